@@ -1,0 +1,136 @@
+"""Data sets held in memory as uint8 tensors, and their augmentation on the device.
+
+`describe` says what a data set will look like, `load` reads it; both take the fields of `dataset` as keywords. Importing this package costs
+nothing: torch, torchvision and scikit-learn are imported by `load` alone, NumPy by whoever opens a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data.image_data import ImageData
+
+__all__ = ["DataError", "Description", "check_augmentation", "describe", "file_fingerprint", "load"]
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """Sizes of a data set. train_size: images left for training, after `train_size` and `val_fraction`; image_size: pixels a side."""
+
+    name: str
+    train_size: int
+    test_size: int
+    image_size: int
+    channels: int
+    classes: int
+
+
+KNOWN = {
+    "digits": Description("digits", train_size=1000, test_size=797, image_size=8, channels=1, classes=10),
+    "cifar10": Description("cifar10", train_size=50_000, test_size=10_000, image_size=32, channels=3, classes=10),
+    "cifar100": Description("cifar100", train_size=50_000, test_size=10_000, image_size=32, channels=3, classes=100),
+}
+
+
+def describe(
+    *,
+    name: str,
+    path: str | None = None,
+    root: str = "datasets",
+    download: bool = True,
+    val_fraction: float = 0.0,
+    label_noise: float = 0.0,
+    train_size: int | None = None,
+) -> Description:
+    """What `load` with the same keywords will return, without reading an image or importing torch (of an .npz: headers and labels).
+
+    Raises `DataError` for an unusable file or unsatisfiable settings. Whether CIFAR lies below `root` is not looked up.
+    """
+    if name != "arrays" and name not in KNOWN:
+        raise DataError(f"dataset.name={name}: must be one of {', '.join(KNOWN)}, arrays.")
+    if name == "digits" and path:
+        raise DataError(f"dataset.path={path}: the digits are embedded and take no path; use dataset=arrays.")
+    if name == "arrays" and not path:
+        raise DataError("dataset.path=null: dataset=arrays needs dataset.path=FILE.npz.")
+    if not 0 <= label_noise <= 1:
+        raise DataError(f"dataset.label_noise={label_noise}: must be between 0 and 1.")
+    if path:
+        from data import npz
+
+        full = npz.describe(path, name, KNOWN.get(name))
+    else:
+        full = KNOWN[name]
+    train, _ = split_sizes(full.train_size, train_size, val_fraction)
+    return Description(name, train, full.test_size, full.image_size, full.channels, full.classes)
+
+
+def split_sizes(available: int, train_size: int | None, val_fraction: float) -> tuple[int, int]:
+    """(images for training, images for validation): the validation set is taken out of the `train_size` images that are used."""
+    used = available if train_size is None else train_size
+    if not 1 <= used <= available:
+        raise DataError(f"dataset.train_size={train_size}: must be between 1 and {available}, the number of training images.")
+    if not 0 <= val_fraction < 1:
+        raise DataError(f"dataset.val_fraction={val_fraction}: must be at least 0 and less than 1.")
+    held_out = round(val_fraction * used)
+    if held_out == used:
+        raise DataError(f"dataset.val_fraction={val_fraction}: holds out all of the {used} training images.")
+    return used - held_out, held_out
+
+
+def check_augmentation(image_size: int, *, crop_padding: int = 0, cutout: int = 0, **_: object) -> None:
+    """Raise `DataError` unless these fields of `augmentation` suit images of `image_size` pixels a side (other fields are ignored)."""
+    for key, value in (("crop_padding", crop_padding), ("cutout", cutout)):
+        if not 0 <= value < image_size:
+            raise DataError(f"augmentation.{key}={value}: must be between 0 and {image_size - 1} for images of {image_size} pixels.")
+
+
+def load(
+    *,
+    name: str,
+    path: str | None = None,
+    root: str = "datasets",
+    download: bool = True,
+    val_fraction: float = 0.0,
+    label_noise: float = 0.0,
+    train_size: int | None = None,
+) -> ImageData:
+    """Read a data set, split it and corrupt its training labels as asked; the same keywords always give the same tensors.
+
+    name          digits | cifar10 | cifar100 | arrays.
+    path          an .npz with train_images, train_labels, test_images, test_labels (uint8 images (n, h, w, c) or (n, h, w)).
+    root          folder in which torchvision keeps CIFAR; `download`: fetch it if it is not there.
+    val_fraction  share of the training images held out as the validation set.
+    label_noise   share of the training labels replaced by a wrong one (never a validation or test label).
+    train_size    use only this many training images (validation included).
+    Raises `DataError`.
+    """
+    wanted = describe(name=name, path=path, val_fraction=val_fraction, label_noise=label_noise, train_size=train_size)
+    from data import image_data, sources
+
+    raw = sources.read(name, path, root, download)
+    held_out = split_sizes(len(raw.train_labels), train_size, val_fraction)[1]
+    return image_data.build(raw, wanted.train_size, held_out, label_noise)
+
+
+def file_fingerprint(path: str | Path) -> str:
+    """The first 16 hex digits of the SHA-256 of a file's bytes, computed once per (path, size, time of change). Raises `DataError`."""
+    try:
+        status = Path(path).expanduser().stat()
+        return _file_sha256(str(Path(path).expanduser().resolve()), status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise DataError(f"dataset.path={path}: cannot be read ({error.strerror}).") from error
+
+
+@lru_cache(maxsize=64)
+def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

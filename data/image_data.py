@@ -1,0 +1,112 @@
+"""A data set in memory: uint8 tensors, fixed splits, label noise, normalisation."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.sources import RawData
+
+SPLIT_SEED = 0
+NOISE_SEED = 1
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set, split. n, v, t: training, validation (may be 0) and test images.
+
+    train_images (n, c, h, w), val_images (v, c, h, w), test_images (t, c, h, w): uint8, stored channels last.
+    train_labels (n,), val_labels (v,), test_labels (t,): int64; only train_labels carry the label noise, clean_train_labels (n,) do not.
+    mean, std (c,): float32, of training images scaled to [0, 1].
+    fingerprint: 16 hex digits over shapes and bytes of the whole data set, before any split or noise.
+    notes: what must be said beside every result measured on these images.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    clean_train_labels: Tensor
+    val_images: Tensor
+    val_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    mean: Tensor
+    std: Tensor
+    classes: int
+    fingerprint: str
+    notes: tuple[str, ...]
+    label_noise: float
+
+    def to(self, device: torch.device | str) -> ImageData:
+        """The same data with every tensor on `device`."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved: dict[str, Any] = {key: value.to(device) for key, value in values.items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **moved)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 images (b, c, h, w) as the network sees them: see `normalize`."""
+        return normalize(images, self.mean, self.std)
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(images / 255 - mean) / std as one multiplication and one addition: uint8 (b, c, h, w) -> float32 (b, c, h, w), channels last."""
+    assert images.dtype == torch.uint8, images.dtype
+    scale, shift = 1 / (255 * std), -mean / std
+    return images.to(torch.float32, memory_format=torch.channels_last).mul_(scale[:, None, None]).add_(shift[:, None, None])
+
+
+def build(raw: RawData, train_size: int, val_size: int, label_noise: float) -> ImageData:
+    """Split off `val_size` validation and `train_size` training images, and corrupt the share `label_noise` of the training labels.
+
+    Both sets come from one fixed permutation of the training images, and stay in the order of the file.
+    """
+    order = np.random.RandomState(SPLIT_SEED).permutation(len(raw.train_labels))
+    held_out, kept = np.sort(order[:val_size]), np.sort(order[val_size : val_size + train_size])
+    clean = raw.train_labels[kept]
+    return ImageData(
+        train_images=_image_tensor(raw.train_images if len(kept) == len(order) else raw.train_images[kept]),
+        train_labels=torch.from_numpy(corrupt_labels(clean, raw.classes, label_noise)),
+        clean_train_labels=torch.from_numpy(clean),
+        val_images=_image_tensor(raw.train_images[held_out]),
+        val_labels=torch.from_numpy(raw.train_labels[held_out]),
+        test_images=_image_tensor(raw.test_images),
+        test_labels=torch.from_numpy(raw.test_labels),
+        mean=torch.tensor(raw.mean, dtype=torch.float32),
+        std=torch.tensor(raw.std, dtype=torch.float32),
+        classes=raw.classes,
+        fingerprint=fingerprint(raw),
+        notes=raw.notes,
+        label_noise=label_noise,
+    )
+
+
+def corrupt_labels(labels: np.ndarray, classes: int, share: float) -> np.ndarray:
+    """A copy of `labels` (n,) in which exactly round(share * n) are replaced by another class, drawn uniformly from the wrong ones.
+
+    The draws are fixed, and nested: the wrong labels at a smaller share are among those at a larger one.
+    """
+    generator = np.random.RandomState(NOISE_SEED)
+    chosen = generator.permutation(len(labels))[: round(share * len(labels))]
+    shifts = generator.randint(1, classes, size=len(labels))[: len(chosen)]
+    noisy = labels.copy()
+    noisy[chosen] = (labels[chosen] + shifts) % classes
+    return noisy
+
+
+def fingerprint(raw: RawData) -> str:
+    """16 hex digits of the SHA-256 over shapes and bytes of images (n, h, w, c) and labels (int64), training before test."""
+    digest = hashlib.sha256()
+    for array in (raw.train_images, raw.train_labels, raw.test_images, raw.test_labels):
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def _image_tensor(images: np.ndarray) -> Tensor:
+    """(n, h, w, c) -> (n, c, h, w) without moving a byte: the tensor is channels last."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)

@@ -1,0 +1,146 @@
+"""Where images come from: scikit-learn's digits, CIFAR through torchvision, arrays in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data import KNOWN, DataError, npz
+
+# Mean and standard deviation of the training pixels scaled to [0, 1], per channel: the constants of Foret et al.'s code.
+CIFAR_STATISTICS = {
+    "cifar10": ((0.49139968, 0.48215841, 0.44653091), (0.24703223, 0.24348513, 0.26158784)),
+    "cifar100": ((0.50707516, 0.48654887, 0.44091784), (0.26733429, 0.25643846, 0.27615047)),
+}
+CIFAR_LABELS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+CONNECT_TIMEOUT = 30.0  # seconds; without one, a firewall that drops packets would hold a run for minutes
+
+
+@dataclass(frozen=True)
+class RawData:
+    """A whole data set: images (n, h, w, c) uint8, labels (n,) int64; mean, std (c,) of the training images scaled to [0, 1]."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    classes: int
+    mean: np.ndarray
+    std: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+def read(name: str, path: str | None, root: str, download: bool) -> RawData:
+    """Read one data set, of which `describe` has checked the settings and the file. Raises `DataError`."""
+    if path:
+        return _arrays(name, path)
+    return _digits() if name == "digits" else _cifar(name, root, download)
+
+
+def _digits() -> RawData:
+    """1,797 scans of 8 x 8 pixels, 0 to 16 as they come; shuffled once, because the file is ordered by writer."""
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    order = np.random.RandomState(0).permutation(len(scans.target))  # the legacy generator's stream is frozen across NumPy versions
+    images = scans.images.astype(np.uint8)[order][..., None]
+    labels = scans.target.astype(np.int64)[order]
+    n = KNOWN["digits"].train_size
+    return RawData(images[:n], labels[:n], images[n:], labels[n:], KNOWN["digits"].classes, *pixel_statistics(images[:n]))
+
+
+def _arrays(name: str, path: str) -> RawData:
+    arrays = npz.read(path)
+    notes: tuple[str, ...] = ()
+    if "train_exact" in arrays:
+        exact = np.concatenate([arrays.pop("train_exact"), arrays.pop("test_exact")])
+        if not exact.all():
+            decoded = np.count_nonzero(~exact)
+            notes = (f"{CIFAR_LABELS.get(name, Path(path).name)}, {decoded:,} of {len(exact):,} images JPEG-decoded",)
+    if name in CIFAR_STATISTICS:
+        mean, std = map(np.array, CIFAR_STATISTICS[name])
+        classes = KNOWN[name].classes
+    else:
+        mean, std = pixel_statistics(arrays["train_images"])
+        classes = int(arrays["train_labels"].max()) + 1
+        if not std.all():
+            raise DataError(f"dataset.path={path}: a channel of train_images has one value everywhere, so that it cannot be normalised.")
+    return RawData(**arrays, classes=classes, mean=mean, std=std, notes=notes)
+
+
+def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (c,) in float64 of uint8 images (n, h, w, c) scaled to [0, 1]."""
+    values = np.arange(256) / 255
+    counts = np.zeros((images.shape[-1], 256))
+    for block in np.array_split(images, -(-len(images) // 1000)):  # in blocks: bincount needs 8 bytes a pixel
+        for channel, row in enumerate(counts):
+            row += np.bincount(block[..., channel].ravel(), minlength=256)
+    share = counts / counts.sum(axis=1, keepdims=True)
+    mean = share @ values
+    return mean, np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
+
+
+def _cifar(name: str, root: str, download: bool) -> RawData:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # progress bars
+        train, test = fetch_cifar(name, root, download)
+    mean, std = map(np.array, CIFAR_STATISTICS[name])
+    images = [np.ascontiguousarray(part.data) for part in (train, test)]
+    labels = [np.array(part.targets, dtype=np.int64) for part in (train, test)]
+    return RawData(images[0], labels[0], images[1], labels[1], KNOWN[name].classes, mean, std)
+
+
+def fetch_cifar(name: str, root: str, download: bool) -> tuple[Any, Any]:
+    """torchvision's training and test set of `name` below `root`, checked against the MD5 sums, downloaded first if need be and allowed.
+
+    Raises `DataError` that says which files are missing or damaged, and how to get them.
+    """
+    from data import torchvision_guard
+
+    torchvision_guard.ensure()
+    try:
+        from torchvision import datasets
+    except ImportError as error:
+        raise DataError(f"dataset={name}: needs torchvision, or dataset.path=FILE.npz ({error}).") from error
+    source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    folder = os.path.expanduser(root)
+    try:
+        with _connect_timeout():
+            return source(folder, train=True, download=download), source(folder, train=False, download=False)
+    except (OSError, RuntimeError, EOFError) as error:  # no network; MD5 differs; a download cut short
+        reason = (str(getattr(error, "reason", error)) or type(error).__name__).splitlines()[0].rstrip(".")
+        cause = f"the download failed: {reason}" if download else "dataset.download=false"
+        raise DataError(_cifar_missing(name, root, source, cause)) from error
+
+
+@contextlib.contextmanager
+def _connect_timeout() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(CONNECT_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _cifar_missing(name: str, root: str, source: Any, cause: str) -> str:
+    from torchvision.datasets.utils import check_integrity
+
+    sums = {**dict(source.train_list + source.test_list), source.meta["filename"]: source.meta["md5"]}
+    folder = Path(root).expanduser() / source.base_folder
+    damaged = [file for file, md5 in sums.items() if (folder / file).exists() and not check_integrity(str(folder / file), md5)]
+    missing = [file for file in sums if not (folder / file).exists()]
+    parts = [f"{', '.join(missing)} missing"] if missing else []
+    parts += [f"{', '.join(damaged)} damaged (MD5 differs)"] if damaged else []
+    state = "; ".join(parts) or "the files are there but cannot be read"
+    return (
+        f"dataset={name}: {folder} must hold {', '.join(sums)} ({state}; {cause}); run `python scripts/prepare_data.py "
+        f"dataset={name} root={root}` on a machine with a network and copy the folder here, or give dataset.path=FILE.npz."
+    )

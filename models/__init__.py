@@ -1,0 +1,122 @@
+"""Models by name: `check` refuses an impossible combination, `build` makes the network.
+
+Importing this package costs no import of torch: a config can be checked in milliseconds, and each network's module is loaded when built.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ModelError(ValueError):
+    """A model that cannot be built; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One row of the registry.
+
+    target:          "module:callable", imported only by `build`; called with classes, channels and the options.
+    options:         the keyword arguments of `build` that this model reads, beside `init`.
+    smallest, largest, multiple: the image sizes (height = width) that it takes.
+    reason:          why those sizes, as a clause for the error message.
+    takes_image_size: whether the target wants image_size too.
+    """
+
+    target: str
+    options: tuple[str, ...] = ()
+    smallest: int = 1
+    largest: int | None = None
+    multiple: int = 1
+    reason: str = ""
+    takes_image_size: bool = False
+
+    def accepts(self, image_size: int) -> bool:
+        """Whether images of image_size x image_size fit."""
+        return self.smallest <= image_size <= (self.largest or image_size) and image_size % self.multiple == 0
+
+    @property
+    def sizes(self) -> str:
+        """The allowed sizes in words."""
+        if self.smallest == self.largest:
+            return f"exactly {self.smallest}"
+        return f"at least {self.smallest} and divisible by {self.multiple}"
+
+
+REGISTRY: dict[str, ModelSpec] = {
+    "wide_resnet": ModelSpec(
+        "models.wide_resnet:WideResNet",
+        ("depth", "width", "dropout", "shortcut"),
+        smallest=8,
+        multiple=4,
+        reason="it halves the image twice",
+    ),
+    "resnet18": ModelSpec("models.resnet:ResNet18", smallest=8, multiple=8, reason="it halves the image three times"),
+    "vgg11_bn": ModelSpec(
+        "models.vgg:VGG11BN",
+        ("dropout",),
+        smallest=32,
+        largest=32,
+        reason="five max-pools must leave the 1x1x512 that its head takes",
+    ),
+    "densenet121": ModelSpec("models.densenet:DenseNet121", smallest=8, multiple=8, reason="it halves the image three times"),
+    "timm": ModelSpec("models.timm_bridge:build_timm", ("timm_name",), takes_image_size=True),
+}
+
+
+def check(name: str, *, image_size: int, channels: int, **options: Any) -> None:
+    """Raise `ModelError` if model `name` cannot take channels x image_size x image_size images. Imports nothing heavy.
+
+    Takes the other keywords of `build` too, so that a whole model config can be handed over; a keyword unknown to every model is refused.
+    """
+    if name not in REGISTRY:
+        raise ModelError(f"model {name}: unknown; must be one of {', '.join(REGISTRY)}.")
+    known = {"init", *(option for spec in REGISTRY.values() for option in spec.options)}
+    for option in options:
+        if option not in known:
+            raise ModelError(f"model {name}: unknown option {option}; must be one of {', '.join(sorted(known))}.")
+    if channels < 1:
+        raise ModelError(f"model {name}: images with {channels} channels; must be at least 1.")
+    spec = REGISTRY[name]
+    if not spec.accepts(image_size):
+        raise ModelError(
+            f"model {name} cannot take {image_size}x{image_size} images: the size must be {spec.sizes}, because {spec.reason}."
+        )
+
+
+def build(
+    name: str,
+    *,
+    classes: int,
+    channels: int,
+    image_size: int,
+    init: str = "fan_out",
+    depth: int = 28,
+    width: int = 10,
+    dropout: float = 0.0,
+    shortcut: str = "conv",
+    timm_name: str | None = None,
+) -> torch.nn.Module:
+    """A fresh network, fp32 on the CPU, that maps (batch, channels, image_size, image_size) to logits (batch, classes).
+
+    Options that the model does not read are ignored (`REGISTRY[name].options` lists those it does). `init` is explained in
+    `models.init.initialise`. All weights come from torch's global random generator, so `torch.manual_seed` decides them.
+    Raises `ModelError` for an impossible combination.
+    """
+    options = {"depth": depth, "width": width, "dropout": dropout, "shortcut": shortcut, "timm_name": timm_name}
+    check(name, image_size=image_size, channels=channels, **options)
+    from models.init import initialise  # imports torch
+
+    spec = REGISTRY[name]
+    arguments: dict[str, Any] = {option: options[option] for option in spec.options}
+    if spec.takes_image_size:
+        arguments["image_size"] = image_size
+    module, _, attribute = spec.target.partition(":")
+    model: torch.nn.Module = getattr(importlib.import_module(module), attribute)(classes=classes, channels=channels, **arguments)
+    initialise(model, init)
+    return model

@@ -1,0 +1,463 @@
+"""Typed schemas of every setting, and the table of methods. Standard library only: nothing here costs an import of torch or Hydra.
+
+A schema is a frozen dataclass. Hydra composes the same classes (see `sam.training.hydra_schema`), so that an unknown key or a wrong
+type gets Hydra's own message; values are checked here, and a bad one raises `ConfigError`: one sentence that names the key, the value
+and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message is one sentence for the user."""
+
+
+def _one_of(key: str, value: object, allowed: Collection[object]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key}={value}: must be one of {', '.join(map(str, allowed))}.")
+
+
+def _number(key: str, value: float | None, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False) -> None:
+    """Refuse a number outside [low, high] (or (low, high] if `open_low`); None is left alone."""
+    if value is None:
+        return
+    above = value > low if open_low else value >= low
+    if not (math.isfinite(value) and above and value <= high):
+        floor = f"{'>' if open_low else '>='} {low:g}"
+        limits = floor if high == math.inf else f"{floor} and <= {high:g}"
+        raise ConfigError(f"{key}={value}: must be a finite number {limits}.")
+
+
+# ---------------------------------------------------------------------------------------------------------------- methods
+
+STEP_RULES = ("split", "project", "accumulate", "boundary")
+DESCENT_GRADIENTS = ("last", "mean")
+PERTURBED = ("all", "no_norm", "norm_only", "weights_only")
+NORM_SCOPES = ("global", "layer", "filter")
+DECAY_MODES = ("loss", "optimizer")
+DECAY_SCOPES = ("all", "no_norm_bias")
+DEFAULT_ALPHAS = tuple(k / 10 for k in range(21))
+
+_PERTURBING = ("rho", "perturb", "norm_scope")
+_MULTISTEP = (*_PERTURBING, "ascent_steps", "step_rule")
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One row of the method table.
+
+    target:  "module:Class", imported only when a run builds it.
+    keys:    keys of `OptimizerConfig` that this method reads, beside those of the base optimizer (`BASE_KEYS`); no other key can change
+             its result, so no other key enters a run's identity.
+    passes:  forward+backward pairs per step.
+    probes:  forward-only evaluations per search (XSAM).
+    """
+
+    target: str
+    label: str
+    keys: tuple[str, ...]
+    passes: Callable[[OptimizerConfig], int]
+    probes: Callable[[OptimizerConfig], int] = lambda _: 0
+
+
+METHODS: dict[str, MethodSpec] = {
+    "sgd": MethodSpec("sam.optimizers.sgd:SGD", "SGD", (), lambda c: 1),
+    "rand_sam": MethodSpec("sam.optimizers.rand_sam:RandSAM", "Rand-SAM", _PERTURBING, lambda c: 1),
+    "sam": MethodSpec("sam.optimizers.sam:SAM", "SAM", (*_MULTISTEP, "descent_gradient"), lambda c: c.ascent_steps + 1),
+    "xsam": MethodSpec(
+        "sam.optimizers.xsam:XSAM",
+        "XSAM",
+        (*_MULTISTEP, "rho_max", "alpha", "alpha_grid", "alpha_refresh"),
+        lambda c: c.ascent_steps + 1,
+        lambda c: len(c.alpha_grid) if c.alpha is None else 0,
+    ),
+}
+
+BASE_KEYS = ("method", "lr", "momentum", "nesterov", "weight_decay", "weight_decay_mode", "weight_decay_scope", "grad_clip")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The keys of every method in one flat schema, so that `optimizer=sgd,sam optimizer.rho=0.05,0.1` composes.
+
+    rho            radius of the perturbation (Euclidean norm over all perturbed parameters).
+    ascent_steps   N of N-step SAM and k of XSAM.
+    step_rule      split: rho/N per step, no projection (Tiwary & Aananth 2024, Eq. 5); project: rho per step, projected on the ball;
+                   accumulate: rho per step, no projection; boundary: split, then rescaled to norm rho.
+    descent_gradient  last: the gradient at w^N; mean: the average over w^1 .. w^N.
+    perturb        all | no_norm | norm_only (normalisation parameters) | weights_only (tensors with two or more dimensions).
+    norm_scope     global: one norm over all perturbed tensors; layer, filter: each tensor (each output filter) gets an equal share of
+                   the length, so that the whole perturbation still has norm rho.
+    rho_max        XSAM's search radius; null means 2 rho.
+    alpha          XSAM without a search: this constant alpha; null means search.
+    alpha_grid     the candidates of XSAM's search.
+    alpha_refresh  epochs between searches (1: on the first batch of every epoch; 0.5: twice an epoch).
+    weight_decay_mode  loss: lambda w is part of every gradient, the ascent's too; optimizer: torch's SGD adds it at w.
+    grad_clip      largest norm of the descent gradient, or null.
+    """
+
+    method: str = "sam"
+    rho: float = 0.05
+    ascent_steps: int = 1
+    step_rule: str = "split"
+    descent_gradient: str = "last"
+    perturb: str = "all"
+    norm_scope: str = "global"
+    rho_max: float | None = None
+    alpha: float | None = None
+    alpha_grid: list[float] = field(default_factory=lambda: list(DEFAULT_ALPHAS))
+    alpha_refresh: float = 1.0
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    weight_decay_mode: str = "loss"
+    weight_decay_scope: str = "all"
+    grad_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer.method", self.method, METHODS)
+        _one_of("optimizer.step_rule", self.step_rule, STEP_RULES)
+        _one_of("optimizer.descent_gradient", self.descent_gradient, DESCENT_GRADIENTS)
+        _one_of("optimizer.perturb", self.perturb, PERTURBED)
+        _one_of("optimizer.norm_scope", self.norm_scope, NORM_SCOPES)
+        _one_of("optimizer.weight_decay_mode", self.weight_decay_mode, DECAY_MODES)
+        _one_of("optimizer.weight_decay_scope", self.weight_decay_scope, DECAY_SCOPES)
+        _number("optimizer.rho", self.rho, low=0)
+        _number("optimizer.ascent_steps", self.ascent_steps, low=1)
+        _number("optimizer.rho_max", self.rho_max, low=0)
+        _number("optimizer.alpha", self.alpha)
+        _number("optimizer.alpha_refresh", self.alpha_refresh, low=0, open_low=True)
+        _number("optimizer.lr", self.lr, low=0, open_low=True)
+        _number("optimizer.momentum", self.momentum, low=0, high=1)
+        _number("optimizer.weight_decay", self.weight_decay, low=0)
+        _number("optimizer.grad_clip", self.grad_clip, low=0, open_low=True)
+        if not self.alpha_grid:
+            raise ConfigError("optimizer.alpha_grid=[]: must hold at least one candidate alpha.")
+        for alpha in self.alpha_grid:
+            _number("optimizer.alpha_grid", alpha)
+        if self.nesterov and self.momentum == 0:
+            raise ConfigError("optimizer.nesterov=true with optimizer.momentum=0: Nesterov's rule needs a momentum > 0; set optimizer.nesterov=false.")
+
+    @property
+    def search_radius(self) -> float:
+        """XSAM's rho_max, with its default of 2 rho filled in."""
+        return 2 * self.rho if self.rho_max is None else self.rho_max
+
+    @property
+    def used_keys(self) -> tuple[str, ...]:
+        """The keys that can change this method's result."""
+        keys = BASE_KEYS + METHODS[self.method].keys
+        idle: tuple[str, ...] = ("step_rule", "descent_gradient") if self.ascent_steps == 1 else ()  # one step: every rule is the same
+        idle += ("rho_max", "alpha_grid", "alpha_refresh") if self.alpha is not None else ()  # a constant alpha: nothing is searched
+        return tuple(key for key in keys if key not in idle)
+
+
+# ------------------------------------------------------------------------------------------------- model, data, augmentation
+
+# Keys of ModelConfig that each model reads, beside `name` and `init`.
+MODELS: dict[str, tuple[str, ...]] = {
+    "wide_resnet": ("depth", "width", "dropout", "shortcut"),
+    "resnet18": (),
+    "vgg11_bn": ("dropout",),
+    "densenet121": (),
+    "timm": ("timm_name",),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """depth, width, dropout, shortcut belong to the WideResNet; timm_name to `name=timm`.
+
+    init   fan_out: He-normal convolutions (fan out), PyTorch's linear layer; foret: the same with a linear layer drawn from
+           U(+-1/sqrt(classes)); torch: PyTorch's own defaults throughout.
+    """
+
+    name: str = "wide_resnet"
+    depth: int = 28
+    width: int = 10
+    dropout: float = 0.0
+    shortcut: str = "conv"
+    init: str = "fan_out"
+    timm_name: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("model.name", self.name, MODELS)
+        _one_of("model.shortcut", self.shortcut, ("conv", "zero_pad"))
+        _one_of("model.init", self.init, ("fan_out", "foret", "torch"))
+        _number("model.width", self.width, low=1)
+        _number("model.dropout", self.dropout, low=0, high=0.99)
+        if self.name == "wide_resnet" and (self.depth < 10 or (self.depth - 4) % 6):
+            raise ConfigError(f"model.depth={self.depth}: a WideResNet has depth 6n + 4: 10, 16, 22, 28, 34, 40, ...")
+        if self.name == "timm" and not self.timm_name:
+            raise ConfigError("model.timm_name=null: name the timm model, for example model=timm model.timm_name=resnet18.")
+
+    @property
+    def label(self) -> str:
+        if self.name == "wide_resnet":
+            return f"WRN-{self.depth}-{self.width}"
+        plain = {"resnet18": "ResNet-18", "vgg11_bn": "VGG-11-BN", "densenet121": "DenseNet-121"}
+        return plain.get(self.name) or f"timm {self.timm_name}"
+
+
+DATASETS = {"digits": "digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "arrays": "arrays"}
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """path: an .npz with train_images, train_labels, test_images, test_labels; root: where torchvision keeps CIFAR.
+
+    val_fraction  share of the training set held out for choosing rho.
+    label_noise   share of the training labels replaced by a wrong one, on purpose.
+    train_size    use only this many training images (the same ones for every run), or null for all.
+    """
+
+    name: str = "cifar10"
+    path: str | None = None
+    root: str = "datasets"
+    download: bool = True
+    val_fraction: float = 0.0
+    label_noise: float = 0.0
+    train_size: int | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("dataset.name", self.name, DATASETS)
+        _number("dataset.val_fraction", self.val_fraction, low=0, high=0.9)
+        _number("dataset.label_noise", self.label_noise, low=0, high=1)
+        _number("dataset.train_size", self.train_size, low=1)
+        if self.name == "arrays" and not self.path:
+            raise ConfigError("dataset.path=null: dataset=arrays needs dataset.path=FILE.npz.")
+        if self.name == "digits" and self.path:
+            raise ConfigError(f"dataset.path={self.path}: the digits are embedded and take no path; use dataset=arrays.")
+
+    @property
+    def label(self) -> str:
+        noise = f", {100 * self.label_noise:g}% wrong training labels" if self.label_noise else ""
+        size = f", {self.train_size} training images" if self.train_size else ""
+        return DATASETS[self.name] + size + noise
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Training-time augmentation: crop after padding, horizontal flip, policy, Cutout (in this order; Cutout on normalised images)."""
+
+    crop_padding: int = 0
+    padding_mode: str = "reflect"
+    flip: bool = False
+    policy: str = "none"
+    cutout: int = 0
+    cutout_probability: float = 1.0
+    cutout_per: str = "image"
+
+    def __post_init__(self) -> None:
+        _number("augmentation.crop_padding", self.crop_padding, low=0)
+        _one_of("augmentation.padding_mode", self.padding_mode, ("reflect", "zeros"))
+        _one_of("augmentation.policy", self.policy, ("none", "autoaugment"))
+        _number("augmentation.cutout", self.cutout, low=0)
+        _number("augmentation.cutout_probability", self.cutout_probability, low=0, high=1)
+        _one_of("augmentation.cutout_per", self.cutout_per, ("image", "batch"))
+
+
+# -------------------------------------------------------------------------------------------------------------------- runs
+
+
+@dataclass(frozen=True)
+class ProtocolConfig:
+    """What a protocol is called, and what must be said under every table made with it. Its values live in the keys they set."""
+
+    name: str = "tiwary2024"
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """backend: none | wandb; mode: auto (online if a key is configured, else offline) | online | offline | disabled."""
+
+    backend: str = "none"
+    mode: str = "auto"
+    project: str = "sam"
+    entity: str | None = None
+    init_timeout: float = 60.0
+    finish_timeout: float = 120.0
+
+    def __post_init__(self) -> None:
+        _one_of("tracking.backend", self.backend, ("none", "wandb"))
+        _one_of("tracking.mode", self.mode, ("auto", "online", "offline", "disabled"))
+
+
+SCHEDULES = ("cosine_step", "cosine_epoch", "wrn_step", "constant")
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    schedule     cosine_step, cosine_epoch: half cosine to zero, per step or per epoch; wrn_step: x0.2 at 30, 60 and 80% of the epochs;
+                 constant.
+    m            samples that share one perturbation (m-sharpness); null means the whole batch.
+    precision    fp32 (TF32 off) | tf32 | bf16 (autocast, fp32 weights).
+    checkpoint_interval  epochs between checkpoints; the last epoch is always saved.
+    """
+
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    epochs: int = 200
+    batch_size: int = 256
+    m: int | None = None
+    drop_last: bool = False
+    schedule: str = "cosine_step"
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
+    precision: str = "fp32"
+    seed: int = 0
+    runs_dir: str = "runs"
+    run_dir: str | None = None
+    force: bool = False
+    device: str = "auto"
+    threads: int | None = None
+    eval_batch_size: int = 500
+    checkpoint_interval: int = 10
+
+    def __post_init__(self) -> None:
+        _number("epochs", self.epochs, low=1)
+        _number("batch_size", self.batch_size, low=1)
+        _number("m", self.m, low=1)
+        if self.m is not None and self.m > self.batch_size:
+            raise ConfigError(f"m={self.m}: must not exceed batch_size={self.batch_size}.")
+        _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("precision", self.precision, PRECISIONS)
+        _number("warmup_epochs", self.warmup_epochs, low=0, high=self.epochs)
+        _number("label_smoothing", self.label_smoothing, low=0, high=1)
+        _number("seed", self.seed, low=0)
+        _number("threads", self.threads, low=1)
+        _number("eval_batch_size", self.eval_batch_size, low=1)
+        _number("checkpoint_interval", self.checkpoint_interval, low=1)
+
+
+# -------------------------------------------------------------------------------------------------- measuring and tables
+
+
+@dataclass(frozen=True)
+class SharpnessConfig:
+    """How a checkpoint is measured.
+
+    rho          list of radii; Eq. 4 of Tiwary & Aananth 2024 uses 0.05 for every method.
+    m            size of the disjoint batches of the batch-wise measure, of train-mode BatchNorm's batches, in the order of the set.
+    train_mode   also measure with BatchNorm in train mode (each batch normalised by its own statistics).
+    batch_size   images per forward pass in eval mode; changes memory and speed only.
+    """
+
+    rho: list[float] = field(default_factory=lambda: [0.05])
+    m: int = 128
+    train_mode: bool = True
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        if not self.rho:
+            raise ConfigError("sharpness.rho=[]: must hold at least one radius.")
+        for rho in self.rho:
+            _number("sharpness.rho", rho, low=0, open_low=True)
+        _number("sharpness.m", self.m, low=2)
+        _number("sharpness.batch_size", self.batch_size, low=1)
+
+
+@dataclass  # not frozen: OmegaConf would make the entries of `tables` read-only while composing
+class ColumnConfig:
+    """One column: `measure` times `scale`, printed with `digits` decimals. `each_rho` repeats it for every measured radius.
+
+    `measure` is a key of a row's measures; "{rho}" in it and in `header` stands for the radius. `key` is what `published` refers to.
+    `compare` adds the paired difference from the baseline row.
+    """
+
+    key: str = ""
+    header: str = ""
+    measure: str = ""
+    scale: float = 1.0
+    digits: int = 2
+    each_rho: bool = False
+    compare: bool = False
+
+
+@dataclass  # not frozen: OmegaConf would make the entries of `tables` read-only while composing
+class RowConfig:
+    """One row: runs whose optimizer settings equal `match`; `published` maps a column key to ids of paper_values.csv."""
+
+    label: str = ""
+    match: dict[str, Any] = field(default_factory=dict)
+    published: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass  # not frozen: OmegaConf would make the entries of `tables` read-only while composing
+class TableConfig:
+    """A table is data: rows, columns, the baseline row, published values, and what must be said under it."""
+
+    title: str = ""
+    source: str = ""
+    row_header: str = ""
+    rows: list[RowConfig] = field(default_factory=list)
+    columns: list[ColumnConfig] = field(default_factory=list)
+    baseline: str | None = None
+    setup_columns: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measure every finished run below `runs_dir` and print the tables."""
+
+    runs_dir: str = "runs"
+    out: str | None = None
+    sharpness: SharpnessConfig = field(default_factory=SharpnessConfig)
+    tables: dict[str, TableConfig] = field(default_factory=dict)
+    data_path: str | None = None
+    data_root: str | None = None
+    device: str = "auto"
+    threads: int | None = None
+    force: bool = False
+
+
+# ------------------------------------------------------------------------------------------------------- plain dictionaries
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as nested plain dictionaries and lists."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """Build (and check) a schema from nested dictionaries; missing keys take their defaults, unknown keys raise `ConfigError`."""
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ConfigError(f"{prefix}{unknown[0]}: unknown key; known here: {', '.join(hints)}.")
+    return cls(**{key: _build(hints[key], value, f"{prefix}{key}") for key, value in values.items()})
+
+
+def _build(hint: Any, value: Any, key: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _build(next(a for a in args if a is not type(None)), value, key)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_dict(typing.cast(type, hint), value, f"{key}.")
+    if origin is list:
+        return [_build(args[0], item, key) for item in value]
+    if origin is dict:
+        return {k: _build(args[1], item, f"{key}.{k}") for k, item in value.items()}
+    if hint is float and isinstance(value, int):
+        return float(value)
+    return value

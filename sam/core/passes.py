@@ -1,0 +1,117 @@
+"""What belongs to a forward pass rather than to the vectors: BatchNorm's running statistics and dropout's mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sam.core import vectors
+
+_NORMS = (nn.modules.batchnorm._NormBase,)
+_STOCHASTIC_NAMES = ("DropPath", "StochasticDepth", "DropBlock2d")
+
+
+def running_buffers(model: nn.Module) -> list[Tensor]:
+    """running_mean, running_var and num_batches_tracked of every normalisation layer that keeps them (in eval mode they do not move, but
+    a closure may switch the mode)."""
+    buffers = []
+    for module in model.modules():
+        if isinstance(module, _NORMS) and module.track_running_stats:
+            buffers += [b for b in (module.running_mean, module.running_var, module.num_batches_tracked) if b is not None]
+    return buffers
+
+
+def is_stochastic(model: nn.Module) -> bool:
+    """Whether a forward pass in the present mode draws random numbers (dropout, stochastic depth)."""
+    return any(
+        module.training and ((isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0) or type(module).__name__ in _STOCHASTIC_NAMES)
+        for module in model.modules()
+    )
+
+
+def _copy_groups(target: list[Tensor], source: list[Tensor]) -> None:
+    for dtype in {t.dtype for t in target}:  # foreach wants one dtype a call
+        pairs = [(t, s) for t, s in zip(target, source, strict=True) if t.dtype == dtype]
+        vectors.copy_([t for t, _ in pairs], [s for _, s in pairs])
+
+
+def _copies(room: list[Tensor], source: list[Tensor]) -> list[Tensor]:
+    """Copies of `source`, in `room` if they fit."""
+    alike = [(t.shape, t.dtype, t.device) for t in room] == [(t.shape, t.dtype, t.device) for t in source]
+    target = room if alike else vectors.empty_like(source)
+    _copy_groups(target, source)
+    return target
+
+
+class Passes:
+    """Keeps the passes of one step consistent.
+
+    - Only the first pass of a step (the one at w; for Rand-SAM its single pass) moves BatchNorm's running statistics and
+      `num_batches_tracked`. Layers are left alone: the buffers are saved after the first pass and put back at the end, so nothing can be
+      "disabled twice", and a captured graph sees one model.
+    - All passes of a step see one dropout mask; afterwards the random stream stands where one pass would have left it.
+    - If anything raises, the buffers are put back to where the step began.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._inside = False
+        self._count = 0
+        self._buffers: list[Tensor] = []
+        self._begin: list[Tensor] = []  # as the step found them
+        self._after: list[Tensor] = []  # as the first pass of the group left them
+        self._random: tuple[list[Tensor], list[Tensor]] | None = None
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """All passes of one step happen inside this."""
+        if self._inside:
+            raise RuntimeError("Passes: this step is inside another one; give each optimizer a Passes(model) of its own.")
+        self._buffers = running_buffers(self.model)
+        self._begin = _copies(self._begin, self._buffers)
+        self._inside = True
+        try:
+            yield
+        except BaseException:
+            _copy_groups(self._buffers, self._begin)
+            raise
+        finally:
+            self._inside = False
+
+    @contextmanager
+    def group(self) -> Iterator[None]:
+        """All passes on one group of samples happen inside this, inside `step`."""
+        self._count = 0
+        self._random = None
+        yield
+        if self._count > 1:
+            _copy_groups(self._buffers, self._after)
+            if self._random is not None:
+                self._set_random(self._random[1])
+
+    def before(self) -> None:
+        """Called before every forward pass of the step."""
+        if self._count == 0 and is_stochastic(self.model):
+            state = self._get_random()
+            self._random = (state, state)
+        elif self._count == 1:
+            self._after = _copies(self._after, self._buffers)
+            if self._random is not None:
+                self._random = (self._random[0], self._get_random())
+        if self._count and self._random is not None:
+            self._set_random(self._random[0])
+        self._count += 1
+
+    def _devices(self) -> list[torch.device]:
+        return sorted({p.device for p in self.model.parameters() if p.is_cuda}, key=str)
+
+    def _get_random(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in self._devices())]
+
+    def _set_random(self, states: list[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        for device, state in zip(self._devices(), states[1:], strict=True):
+            torch.cuda.set_rng_state(state, device)

@@ -1,0 +1,100 @@
+"""Arithmetic on parameter-sized vectors kept as lists of tensors. Scalars stay on the device: nothing here waits for the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Vector = list[Tensor]
+Scalar = float | Tensor
+
+TINY = 1e-12  # a norm below this is treated as this, so that a zero gradient gives a zero perturbation and never NaN
+_CHUNK = 65_536
+
+
+def _partial_norms(x: Tensor) -> Tensor:
+    """Norms of the rows of x (pieces, if x has one dimension), as a 1-D tensor.
+
+    Why rows: on a CPU, float32 `vector_norm` over one flat 36.5 M vector is 0.2% low; norms of rows, combined, are good to 1e-7.
+    """
+    dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    if x.ndim > 1:
+        return torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), dtype=dtype)
+    return torch.stack([torch.linalg.vector_norm(piece, dtype=dtype) for piece in x.reshape(-1).split(_CHUNK)])
+
+
+def tensor_norms(x: Vector) -> list[Tensor]:
+    """Euclidean norm of each tensor, 0-d tensors."""
+    if x[0].is_cuda:
+        return list(torch._foreach_norm(x))
+    return [torch.linalg.vector_norm(_partial_norms(t)) for t in x]
+
+
+def norm(x: Vector) -> Tensor:
+    """Euclidean norm over all tensors together, a 0-d tensor on their device."""
+    if x[0].is_cuda:  # reduces in a tree: accurate as it is
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(x)))
+    return torch.linalg.vector_norm(torch.cat([_partial_norms(t) for t in x]))
+
+
+def dot(x: Vector, y: Vector) -> Tensor:
+    """Inner product over all tensors together, a 0-d float64 tensor: products summed by rows, the rows in float64."""
+    rows = [torch.linalg.vecdot(_rows(a), _rows(b)).sum(dtype=torch.float64) for a, b in zip(x, y, strict=True)]
+    return torch.stack(rows).sum()
+
+
+def _rows(x: Tensor) -> Tensor:
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return wide.flatten(1) if wide.ndim > 1 else wide.reshape(1, -1)
+
+
+def empty_like(x: Vector) -> Vector:
+    return [torch.empty_like(t, memory_format=torch.preserve_format) for t in x]
+
+
+def copy_(target: Vector, source: Vector) -> None:
+    """target <- source, in place: same storage, bitwise the same values."""
+    if target:
+        torch._foreach_copy_(target, source)
+
+
+def scale_(x: Vector, factor: Scalar) -> None:
+    """x <- factor * x."""
+    torch._foreach_mul_(x, factor.to(x[0].dtype) if isinstance(factor, Tensor) else factor)
+
+
+def add_(y: Vector, x: Vector, factor: Scalar = 1.0) -> None:
+    """y <- y + factor * x."""
+    if isinstance(factor, Tensor):
+        torch._foreach_add_(y, torch._foreach_mul(x, factor.to(x[0].dtype)))
+    else:
+        torch._foreach_add_(y, x, alpha=factor)
+
+
+def add_scaled_(y: Vector, x: Vector, factors: Sequence[float]) -> None:
+    """y_i <- y_i + factors_i * x_i, one factor a tensor."""
+    if len(set(factors)) == 1:
+        torch._foreach_add_(y, x, alpha=factors[0])
+    else:
+        torch._foreach_add_(y, torch._foreach_mul(x, list(factors)))
+
+
+def normalize_(x: Vector, scope: str = "global") -> Tensor:
+    """Scale x in place to norm 1 and return the norm it had (0-d). A zero vector stays zero.
+
+    scope: global: one norm for all; layer: every tensor gets norm 1/sqrt(tensors); filter: every row of a tensor (a one-dimensional
+    tensor counts as one row) gets norm 1/sqrt(rows).
+    """
+    total = norm(x)
+    if scope == "global":
+        torch._foreach_div_(x, total.clamp(min=TINY).to(x[0].dtype))
+    elif scope == "layer":
+        torch._foreach_div_(x, [n.clamp(min=TINY).to(x[0].dtype) * len(x) ** 0.5 for n in tensor_norms(x)])
+    else:
+        rows = sum(t.shape[0] if t.ndim > 1 else 1 for t in x)
+        for t in x:
+            dims = tuple(range(1, t.ndim)) if t.ndim > 1 else (0,)
+            t.div_(torch.linalg.vector_norm(t, dim=dims, keepdim=True).clamp(min=TINY) * rows**0.5)
+    return total

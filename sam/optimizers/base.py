@@ -1,0 +1,326 @@
+"""The one contract of every method: look at the loss around w, hand the base optimizer one gradient.
+
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.05, passes=Passes(model))
+
+    def closure(backward=True):
+        loss = criterion(model(images), labels)
+        if backward:
+            loss.backward()
+        return loss
+
+    loss = optimizer.step(closure)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sam.config import OptimizerConfig
+from sam.core import vectors
+from sam.core.ascent import Ascent
+from sam.core.passes import Passes
+from sam.core.vectors import Vector
+
+Closure = Callable[..., Tensor]
+Gradients = list[Tensor | None]
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+class Method(torch.optim.Optimizer):
+    """A torch optimizer around a base optimizer, whose parameter groups it shares (schedulers and per-group `rho` just work).
+
+    Group keys beside the base optimizer's: `rho` (radius), `perturb` (whether the group is perturbed at all), `loss_decay`: lambda of a
+    weight decay *in the loss*: lambda w is added to the gradient of every pass, at the weights of that pass; never to the reported loss.
+
+    base:        hands out the step; any torch optimizer.
+    norm_scope:  global | layer | filter, see `sam.core.vectors.normalize_`.
+    grad_clip:   largest norm of the descent gradient.
+    passes:      `Passes(model)`: BatchNorm statistics and dropout masks across the passes; None: plain vector arithmetic.
+
+    After each step `stats` holds 0-d tensors on the device: grad_norm (of the first pass), eps_over_rho, cos_g_eps, decay_ratio
+    (lambda ||w|| / ||g||); the last two only where `diagnose` is set. `forwards` and `backwards` count passes over a whole batch.
+    A step whose gradient is not finite is skipped: weights and base optimizer stay as they are, `skipped` (0-d tensor) counts.
+    """
+
+    moves = True  # evaluates away from w
+
+    def __init__(
+        self,
+        base: torch.optim.Optimizer,
+        *,
+        rho: float = 0.0,
+        norm_scope: str = "global",
+        loss_decay: float = 0.0,
+        grad_clip: float | None = None,
+        passes: Passes | None = None,
+    ) -> None:
+        self.base = base
+        super().__init__(base.param_groups, {"rho": rho, "perturb": True, "loss_decay": loss_decay})
+        self._share()
+        self.norm_scope, self.grad_clip, self.passes = norm_scope, grad_clip, passes
+        self.diagnose = True
+        self.stats: dict[str, Tensor] = {}
+        self.forwards = self.backwards = 0.0
+        self._weight = 1.0
+        self._start: Vector = []
+        self.skipped = torch.zeros((), dtype=torch.int64, device=self.parameters[0].device)
+        low = next((p.dtype for p in self.parameters if p.dtype in LOW_PRECISION), None)
+        if self.moves and low is not None:
+            raise ValueError(
+                f"{type(self).__name__} cannot perturb {low} weights: a perturbation of radius {rho:g} is below their spacing and would "
+                "mostly be rounded away; keep the parameters in float32 and use autocast."
+            )
+
+    # ------------------------------------------------------------------------------------------ what a method writes
+
+    def begin(self) -> None:
+        """Called once a step, before any group is looked at (XSAM forgets the probes of a search that was interrupted)."""
+
+    def look(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Any]:
+        """Run every pass for one group of samples; return (loss at w, descent direction). Weights are put back by the caller."""
+        raise NotImplementedError
+
+    def descent(self, direction: Any) -> Gradients:
+        """The gradient for the base optimizer, from what `look` returned. XSAM defers it until alpha is known."""
+        return direction
+
+    def decide(self) -> None:
+        """Called once a step, after every group was looked at (XSAM picks alpha)."""
+
+    defer = False  # hold the directions of all groups until `decide`
+
+    @classmethod
+    def options(cls, config: OptimizerConfig, *, steps_per_epoch: int, generator: torch.Generator) -> dict[str, Any]:
+        """Constructor arguments beside the common ones, from the flat schema; `generator` is the method's own random stream."""
+        return {}
+
+    # ------------------------------------------------------------------------------------------------------ the step
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self,
+        closure: Closure | Sequence[Closure],
+        *,
+        ascent: Closure | Sequence[Closure] | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> Tensor:
+        """One update; returns the loss at w (0-d tensor; the weighted mean over groups).
+
+        closure:  evaluates the loss at the weights as they are, back-propagates into `.grad`, returns the loss. A list of closures is
+                  m-sharpness: each group of samples has its own perturbation, loss and gradient are averaged with `weights`
+                  (n_i/n for groups of n_i samples; equal by default).
+        ascent:   closure(s) of another batch, on which the perturbation is computed (the loss returned is then that batch's).
+        """
+        closures = list(closure) if isinstance(closure, Sequence) else [closure]
+        others = closures if ascent is None else list(ascent) if isinstance(ascent, Sequence) else [ascent]
+        if not closures or len(others) != len(closures) or (weights is not None and len(weights) != len(closures)):
+            raise ValueError("step: closures, ascent closures and weights must be equally many, and at least one.")
+        shares = [1 / len(closures)] * len(closures) if weights is None else list(weights)
+        self.stats = {}
+        self.begin()
+        if self.moves:
+            self._snapshot()
+        losses: list[Tensor] = []
+        held: list[tuple[Any, float]] = []
+        total: Gradients | None = None
+        with self.passes.step() if self.passes else nullcontext():
+            for own, other, share in zip(closures, others, shares, strict=True):
+                self._weight = share
+                try:
+                    with self.passes.group() if self.passes else nullcontext():
+                        loss, direction = self.look(own, other)
+                finally:
+                    self._restore()
+                losses.append(loss * share if len(closures) > 1 else loss)
+                if self.defer:
+                    held.append((direction, share))
+                else:
+                    total = self._accumulate(total, self.descent(direction), share, alone=len(closures) == 1)
+        self.decide()
+        for direction, share in held:
+            total = self._accumulate(total, self.descent(direction), share, alone=len(closures) == 1)
+        self._update(total or [])
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    # ------------------------------------------------------------------------------------------- the verbs of a method
+
+    def evaluate(self, closure: Closure) -> tuple[Tensor, Gradients]:
+        """One forward and backward at the weights as they are: (loss, gradients incl. weight decay in the loss), off `.grad`."""
+        self.zero_grad(set_to_none=True)
+        self._before_pass()
+        with torch.enable_grad():
+            loss = closure()
+        self.forwards += self._weight
+        self.backwards += self._weight
+        gradients = [p.grad for p in self.parameters]
+        self.zero_grad(set_to_none=True)
+        for group, members in self._by_group(gradients):
+            if group["loss_decay"]:
+                pairs = [(g, p.detach()) for g, p in zip(members, group["params"], strict=True) if g is not None]
+                if pairs:
+                    vectors.add_([g for g, _ in pairs], [p for _, p in pairs], group["loss_decay"])
+        return loss.detach(), gradients
+
+    def probe(self, closure: Closure) -> Tensor:
+        """One forward, no backward: the loss at the weights as they are, weight decay in the loss included (0-d tensor)."""
+        if "backward" not in inspect.signature(closure).parameters:
+            raise ValueError("XSAM's search evaluates the loss without a backward pass: its closure must take `backward=True`.")
+        self._before_pass()
+        loss = closure(backward=False).detach()
+        self.forwards += self._weight
+        for group in self.param_groups:
+            if group["loss_decay"]:
+                loss = loss + group["loss_decay"] / 2 * vectors.norm([p.detach() for p in group["params"]]) ** 2
+        return loss
+
+    def ascent(self, steps: int = 1, rule: str = "split") -> Ascent:
+        """An ascent from w over the perturbed parameters."""
+        return Ascent(self.points, self._start, self.radii, steps=steps, rule=rule, scope=self.norm_scope)
+
+    def perturbed(self, gradients: Gradients) -> Vector:
+        """The part of `gradients` that belongs to perturbed parameters; zeros for a parameter this pass did not use."""
+        pairs = zip(self.parameters, gradients, self._is_perturbed(), strict=True)
+        return [torch.zeros_like(p) if g is None else g for p, g, chosen in pairs if chosen]
+
+    def record_first(self, gradients: Gradients) -> Tensor:
+        """Note the first pass's gradient norm (and lambda ||w|| / ||g|| where weight decay is in the loss)."""
+        present = [g for g in gradients if g is not None]
+        length = vectors.norm(present) if present else torch.zeros(())
+        self._mean("grad_norm", length)
+        decays = [(group["loss_decay"], group["params"]) for group in self.param_groups if group["loss_decay"]]
+        if self.diagnose and decays:
+            pull = torch.stack([decay * vectors.norm([p.detach() for p in params]) for decay, params in decays])
+            self._mean("decay_ratio", torch.linalg.vector_norm(pull) / length)
+        return length
+
+    def record(self, name: str, value: Tensor) -> None:
+        self._mean(name, value)
+
+    # -------------------------------------------------------------------------------------------------------- inside
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _is_perturbed(self) -> list[bool]:
+        return [group["perturb"] and p.requires_grad for group in self.param_groups for p in group["params"]]
+
+    @property
+    def points(self) -> Vector:
+        """The perturbed parameters, detached views of them; frozen parameters are never moved."""
+        return [p.detach() for p, chosen in zip(self.parameters, self._is_perturbed(), strict=True) if chosen]
+
+    @property
+    def radii(self) -> list[float]:
+        all_radii = [group["rho"] for group in self.param_groups for _ in group["params"]]
+        return [rho for rho, chosen in zip(all_radii, self._is_perturbed(), strict=True) if chosen]
+
+    def _by_group(self, values: Sequence[Any]) -> list[tuple[dict[str, Any], list[Any]]]:
+        pieces, at = [], 0
+        for group in self.param_groups:
+            pieces.append((group, list(values[at : at + len(group["params"])])))
+            at += len(group["params"])
+        return pieces
+
+    def _mean(self, name: str, value: Tensor) -> None:
+        share = value.float() * self._weight
+        self.stats[name] = self.stats[name] + share if name in self.stats else share
+
+    def _before_pass(self) -> None:
+        # Autocast caches low-precision copies of the weights until its outermost context ends, and never sees them change in place:
+        # inside a caller's context, the second pass would run at the first pass's weights.
+        torch.clear_autocast_cache()
+        if self.passes:
+            self.passes.before()
+
+    def _snapshot(self) -> None:
+        points = self.points
+        if [(s.shape, s.dtype, s.device) for s in self._start] != [(p.shape, p.dtype, p.device) for p in points]:
+            self._start = vectors.empty_like(points)
+        vectors.copy_(self._start, points)
+
+    def _restore(self) -> None:
+        if self.moves:
+            vectors.copy_(self.points, self._start)
+
+    @staticmethod
+    def _accumulate(total: Gradients | None, gradients: Gradients, share: float, *, alone: bool) -> Gradients:
+        """Weighted sum over groups; a parameter that no group used keeps None, and the base optimizer leaves it alone."""
+        if alone:
+            return gradients
+        scaled = [None if g is None else g * share for g in gradients]
+        if total is None:
+            return scaled
+        return [b if a is None else a if b is None else a.add_(b) for a, b in zip(total, scaled, strict=True)]
+
+    def _update(self, gradients: Gradients) -> None:
+        for p, g in zip(self.parameters, gradients, strict=True):
+            p.grad = g
+        present = [g for g in gradients if g is not None]
+        if not present:
+            return
+        length = vectors.norm(present)
+        if self.grad_clip is not None:
+            vectors.scale_(present, (self.grad_clip / (length + 1e-6)).clamp(max=1.0))
+        bad = ~torch.isfinite(length)
+        self.skipped += bad
+        if all(group.get("fused") for group in self.param_groups) and self._ready_for_device_skip():
+            self.base.found_inf = bad.float()  # type: ignore[attr-defined]  # the kernel itself leaves everything alone: no host sync
+            self.base.step()
+            del self.base.found_inf  # type: ignore[attr-defined]
+        elif not bool(bad):
+            self.base.step()
+
+    def _ready_for_device_skip(self) -> bool:
+        """Fused SGD allocates its momentum in the first step without filling it if that step is skipped: start it at zero instead."""
+        if not isinstance(self.base, torch.optim.SGD):
+            return True
+        for group in self.param_groups:
+            if group["momentum"] and group["dampening"]:
+                return False
+            for p in group["params"]:
+                if group["momentum"] and p.grad is not None and self.base.state[p].get("momentum_buffer") is None:
+                    self.base.state[p]["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return True
+
+    # ------------------------------------------------------------------------------------------------- groups and state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if not any(param_group is group for group in self.base.param_groups):
+            self.base.add_param_group(param_group)
+        for key, value in self.defaults.items():
+            param_group.setdefault(key, value)
+
+    def _share(self) -> None:
+        self.param_groups = self.base.param_groups
+        self.state = self.base.state
+
+    def report(self) -> dict[str, Any]:
+        """Host-side numbers of the method's own, for an epoch's record (alpha, the last search's probe losses)."""
+        return {}
+
+    def method_state(self) -> dict[str, Any]:
+        """What the method itself must remember between steps (alpha, a random generator)."""
+        return {}
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+        """The base optimizer's state (momentum, groups) and the method's own; nothing that can be derived."""
+        counters = {"forwards": self.forwards, "backwards": self.backwards, "skipped": int(self.skipped)}
+        return {"base": self.base.state_dict(), "method": self.method_state(), "counters": counters}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+        self.base.load_state_dict(state_dict["base"])
+        self._share()  # the base optimizer has made new lists
+        self.load_method_state(state_dict["method"])
+        counters = state_dict["counters"]
+        self.forwards, self.backwards = counters["forwards"], counters["backwards"]
+        self.skipped.fill_(counters["skipped"])

@@ -1,0 +1,43 @@
+"""Rand-SAM (Tiwary & Aananth 2024, section 4.2): SAM with a random direction in place of the gradient's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sam.config import OptimizerConfig
+from sam.optimizers.base import Closure, Gradients, Method
+from sam.optimizers.sam import record_ascent
+
+
+class RandSAM(Method):
+    """eps = rho z/||z|| with z ~ N(0, I), drawn anew each step; descend with grad L(w + eps): one forward and one backward.
+
+    The loss that `step` returns is the one at w + eps: this method never evaluates at w. `generator` is the method's own stream, so that
+    its draws move nothing else.
+    """
+
+    def __init__(self, base: torch.optim.Optimizer, *, rho: float = 0.05, generator: torch.Generator | None = None, **common: Any) -> None:
+        super().__init__(base, rho=rho, **common)
+        self.generator = generator or torch.Generator(self.parameters[0].device).manual_seed(0)
+
+    @classmethod
+    def options(cls, config: OptimizerConfig, *, steps_per_epoch: int, generator: torch.Generator) -> dict[str, Any]:
+        return {"generator": generator}
+
+    def look(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
+        climb = self.ascent()
+        climb.climb([torch.empty_like(p).normal_(generator=self.generator) for p in self.points])
+        loss, gradient = self.evaluate(closure)
+        self.record_first(gradient)
+        if self.diagnose:
+            record_ascent(self, climb, self.perturbed(gradient))
+        return loss, gradient
+
+    def method_state(self) -> dict[str, Any]:
+        return {"generator": self.generator.get_state()}
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["generator"])

@@ -1,0 +1,18 @@
+"""SGD: the gradient at w, one forward and one backward."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sam.optimizers.base import Closure, Gradients, Method
+
+
+class SGD(Method):
+    """The base optimizer under the common contract; `rho` has no effect."""
+
+    moves = False
+
+    def look(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
+        loss, gradient = self.evaluate(closure)
+        self.record_first(gradient)
+        return loss, gradient

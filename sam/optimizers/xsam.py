@@ -1,0 +1,155 @@
+"""XSAM (Chen & Zhou 2026, arXiv 2603.10048, after the released algorithm): search the direction of the maximum explicitly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sam.config import DEFAULT_ALPHAS, OptimizerConfig
+from sam.core import vectors
+from sam.core.vectors import Vector
+from sam.optimizers.base import Closure, Gradients, Method
+from sam.optimizers.sam import record_ascent, start_ascent
+
+# Below this sin(psi) the two directions span no plane. Rounding of float32 sums alone makes sin(psi) 5e-4 of parallel vectors; what the
+# larger bound gives away is a turn of the update by less than 1e-3.
+DEGENERATE = {torch.float64: 1e-6, torch.float32: 1e-3}
+
+
+class Plane:
+    """The plane of the ascent displacement d and the gradient g at the ascent point; v(alpha) is their spherical interpolation.
+
+    v(alpha) = [sin((1-alpha) psi) d/||d|| + sin(alpha psi) g/||g||] / sin psi has norm 1 and lies alpha psi away from d.
+    It is written as p d + q g, so that no further vector is stored. psi comes from atan2 of float64 sums: no arccos, no NaN.
+    Where d and g span no plane (parallel, antiparallel, or zero), v is g/||g|| for every alpha: the method acts as SAM.
+    """
+
+    def __init__(self, d: Vector, g: Vector) -> None:
+        self.d, self.g = d, g
+        dd, dg, gg = vectors.dot(d, d), vectors.dot(d, g), vectors.dot(g, g)
+        self.d_norm, self.g_norm = dd.sqrt(), gg.sqrt()
+        self.psi = torch.atan2((dd * gg - dg * dg).clamp(min=0).sqrt(), dg)
+        sine = torch.sin(self.psi)
+        self._flat = sine < DEGENERATE.get(d[0].dtype, 1e-3)
+        self._sine = torch.where(self._flat, torch.ones_like(sine), sine)
+
+    def coefficients(self, alpha: float) -> tuple[Tensor, Tensor]:
+        """(p, q) with ||g|| v(alpha) = p d + q g: the update, as long as SAM's. At alpha = 1 exactly (0, 1)."""
+        p = torch.sin((1 - alpha) * self.psi) / self._sine * self.g_norm / self.d_norm
+        q = torch.sin(alpha * self.psi) / self._sine
+        return torch.where(self._flat, torch.zeros_like(p), p), torch.where(self._flat, torch.ones_like(q), q)
+
+    def place_(self, points: Vector, start: Vector, alpha: float, radius: float) -> None:
+        """points <- start + radius v(alpha)."""
+        p, q = self.coefficients(alpha)
+        scale = radius / self.g_norm.clamp(min=vectors.TINY)
+        vectors.copy_(points, start)
+        vectors.add_(points, self.d, p * scale)
+        vectors.add_(points, self.g, q * scale)
+
+    def combine_(self, alpha: float) -> None:
+        """g <- ||g|| v(alpha), in place."""
+        p, q = self.coefficients(alpha)
+        vectors.scale_(self.g, q)
+        vectors.add_(self.g, self.d, p)
+
+
+class XSAM(Method):
+    """Descend with ||g_k|| v(alpha), alpha = argmax over a grid of L(w + rho_max v(alpha)).
+
+    steps, rule:      k ascent steps as in N-step SAM; k + 1 forwards and backwards a step.
+    rho_max:          search radius; None means 2 rho.
+    alphas:           the grid (ties go to the earlier entry); `alpha`: a constant instead, nothing is searched.
+    search_interval:  steps between searches, the first step included; a search costs len(alphas) forwards, and its alpha already serves
+                      the step in which it was found.
+    A search with a non-finite probe loss keeps the previous alpha (1, that is SAM, before the first search).
+    """
+
+    def __init__(
+        self,
+        base: torch.optim.Optimizer,
+        *,
+        rho: float = 0.05,
+        steps: int = 1,
+        rule: str = "split",
+        rho_max: float | None = None,
+        alpha: float | None = None,
+        alphas: Sequence[float] = DEFAULT_ALPHAS,
+        search_interval: int = 1,
+        **common: Any,
+    ) -> None:
+        super().__init__(base, rho=rho, **common)
+        self.steps, self.rule, self.rho_max = steps, rule, rho_max
+        self.alphas, self.search_interval, self.constant = list(alphas), search_interval, alpha is not None
+        self.alpha = 1.0 if alpha is None else alpha
+        self.steps_taken = 0
+        self.probe_losses: list[float] = []
+        self._probes: Tensor | None = None
+
+    @classmethod
+    def options(cls, config: OptimizerConfig, *, steps_per_epoch: int, generator: torch.Generator) -> dict[str, Any]:
+        return {
+            "steps": config.ascent_steps,
+            "rule": config.step_rule,
+            "rho_max": config.rho_max,
+            "alpha": config.alpha,
+            "alphas": config.alpha_grid,
+            "search_interval": max(1, round(config.alpha_refresh * steps_per_epoch)),
+        }
+
+    @property
+    def search_radius(self) -> float:
+        return 2 * max(self.radii, default=0.0) if self.rho_max is None else self.rho_max
+
+    @property
+    def defer(self) -> bool:  # type: ignore[override]
+        return not self.constant and self.steps_taken % self.search_interval == 0
+
+    def begin(self) -> None:
+        self._probes = None
+
+    def look(self, closure: Closure, ascent: Closure) -> tuple[Tensor, tuple[Plane, Gradients]]:
+        climb = self.ascent(self.steps, self.rule)
+        loss, g0 = start_ascent(self, ascent, climb)
+        for _ in range(self.steps - 1):
+            climb.climb(self.perturbed(self.evaluate(ascent)[1]))
+        record_ascent(self, climb, g0)
+        _, gradient = self.evaluate(closure)
+        plane = Plane(climb.displacement(), self.perturbed(gradient))
+        self.record("psi", plane.psi)
+        if self.defer:
+            probes = torch.stack([self._probe_at(plane, alpha, closure) for alpha in self.alphas]) * self._weight
+            self._probes = probes if self._probes is None else self._probes + probes
+        return loss, (plane, gradient)
+
+    def _probe_at(self, plane: Plane, alpha: float, closure: Closure) -> Tensor:
+        plane.place_(self.points, self._start, alpha, self.search_radius)
+        return self.probe(closure).double()
+
+    def decide(self) -> None:
+        """The search's only host sync: read all probe losses, take the largest."""
+        if self._probes is not None:
+            self.probe_losses = self._probes.tolist()
+            if all(map(math.isfinite, self.probe_losses)):
+                self.alpha = self.alphas[self.probe_losses.index(max(self.probe_losses))]
+            self._probes = None
+        self.steps_taken += 1
+
+    def descent(self, direction: tuple[Plane, Gradients]) -> Gradients:
+        """||g_k|| v(alpha) on the perturbed parameters; the others descend with g_k, as in SAM."""
+        plane, gradients = direction
+        plane.combine_(self.alpha)  # in place: where a parameter had a gradient, it is the very tensor in `gradients`
+        return gradients
+
+    def report(self) -> dict[str, Any]:
+        return {"alpha": self.alpha, "probe_losses": list(self.probe_losses)}
+
+    def method_state(self) -> dict[str, Any]:
+        return {"alpha": self.alpha, "steps_taken": self.steps_taken, "probe_losses": self.probe_losses}
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        self.alpha, self.steps_taken, self.probe_losses = state["alpha"], state["steps_taken"], state["probe_losses"]

@@ -1,0 +1,78 @@
+"""A run is its configuration: what can change its result is hashed; folder, checkpoint and "finished" all hang on that hash."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import data
+from sam.config import MODELS, TrainConfig, to_dict
+
+# Cannot change the result: where and how a run is executed, watched and labelled.
+_IRRELEVANT = ("runs_dir", "run_dir", "force", "device", "threads", "eval_batch_size", "checkpoint_interval", "protocol", "tracking")
+_IRRELEVANT_DATA = ("path", "root", "download")
+
+
+def identity(config: TrainConfig) -> dict[str, Any]:
+    """The settings that decide the result, without those at their default, so that a new key orphans no old run.
+
+    A data file enters by the hash of its bytes, not by its path. Keys that the method or the model does not read are left out.
+    Raises `data.DataError` if the data file is missing.
+    """
+    values, defaults = to_dict(config), to_dict(TrainConfig())
+    for key in _IRRELEVANT:
+        values.pop(key)
+    for key in _IRRELEVANT_DATA:
+        values["dataset"].pop(key)
+    if config.dataset.path:
+        values["dataset"]["file"] = data.file_fingerprint(config.dataset.path)
+    values["optimizer"] = {key: values["optimizer"][key] for key in config.optimizer.used_keys}
+    values["model"] = {key: values["model"][key] for key in ("name", "init", *MODELS[config.model.name])}
+    return _without_defaults(values, defaults)
+
+
+def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    kept = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            value = _without_defaults(value, defaults[key])
+            if value:
+                kept[key] = value
+        elif key not in defaults or value != defaults[key]:
+            kept[key] = value
+    return kept
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """16 hexadecimal digits of the SHA-256 of a canonical form."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def run_fingerprint(config: TrainConfig) -> str:
+    return fingerprint(identity(config))
+
+
+def setting(config: TrainConfig) -> str:
+    """The identity of everything but the seed: runs with equal `setting` are replicas."""
+    return fingerprint(identity(dataclasses.replace(config, seed=TrainConfig().seed)))
+
+
+def run_name(config: TrainConfig) -> str:
+    """Readable name and the first 8 digits of the fingerprint: digits-wrn-10-1-sam-n3-rho0.05-s1-1a2b3c4d."""
+    optimizer = config.optimizer
+    parts = [config.dataset.name, config.model.label, optimizer.method.replace("_", "-")]
+    if optimizer.ascent_steps > 1 and "ascent_steps" in optimizer.used_keys:
+        parts.append(f"n{optimizer.ascent_steps}")
+    if "rho" in optimizer.used_keys:
+        parts.append(f"rho{optimizer.rho:g}")
+    parts += [f"s{config.seed}", run_fingerprint(config)[:8]]
+    return re.sub(r"[^a-z0-9.-]+", "-", "-".join(parts).lower())
+
+
+def run_folder(config: TrainConfig) -> Path:
+    """`run_dir` if given, else `runs_dir`/name."""
+    return Path(config.run_dir) if config.run_dir else Path(config.runs_dir) / run_name(config)

@@ -1,0 +1,130 @@
+"""Published values (paper_values.csv): which ones may stand beside a run, and how they are printed.
+
+A published value is shown as its source prints it: never converted, rounded, or averaged with ours.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sam.config import DATASETS, AugmentationConfig, ConfigError, OptimizerConfig, TrainConfig
+
+CSV = Path(__file__).with_name("paper_values.csv")
+
+_UNCERTAINTY = {"std": "std", "std?": "std?", "ci95": "95% CI", "ci68": "68% CI", "median": "median", "unstated": "± unstated"}
+_UNITS = {"err": " err"}
+# Keys that make another method of the same name; a published value belongs to the plain one.
+_VARIANT_KEYS = ("step_rule", "descent_gradient", "perturb", "norm_scope")
+
+
+@dataclass(frozen=True)
+class Published:
+    """One line of paper_values.csv. `value` and `unc` are text, as printed in the source (97.30 is not 97.3, and "<0.1" is a bound).
+
+    metric    acc and err in percent; "... x1e3" already multiplied by 1000.
+    unc_kind  what the source's ± is: std | ci95 | ci68 | median (the value is one; there is no ±) | unstated; "std?" where inferred.
+    check     V: read in the source itself; S: read in a secondary page only, and printed with that mark.
+    """
+
+    id: str
+    paper: str
+    method: str
+    dataset: str
+    arch: str
+    epochs: str
+    augmentation: str
+    metric: str
+    value: str
+    unc: str
+    unc_kind: str
+    n_runs: str
+    note: str
+    check: str
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """("97.3 ± <0.1", "(std, n unstated; s01)")."""
+        number = self.value + (f" ± {self.unc}" if self.unc else "") + _UNITS.get(self.metric, "")
+        kind = _UNCERTAINTY[self.unc_kind] if self.unc or self.unc_kind == "median" else ""
+        runs = "n unstated" if self.n_runs in ("", "unstated") else f"n = {self.n_runs}"
+        about = ", ".join(filter(None, (kind, runs)))
+        return number, f"({about}; {self.id}{', secondary source' if self.check == 'S' else ''})"
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.parts)
+
+
+def citations(published: Sequence[Published]) -> list[str]:
+    """What must be said under a table that shows these values: where each is from, and its note. One line per source and setting."""
+    groups: dict[str, list[Published]] = {}
+    for p in published:
+        setup = f"{p.dataset}, {p.arch}, {p.epochs} epochs, augmentation {p.augmentation}"
+        groups.setdefault(f"{p.paper}, {setup}{f': {p.note}' if p.note else ''}", []).append(p)
+    lines = []
+    for text, members in groups.items():
+        ids = ", ".join(sorted(p.id for p in members))
+        lines.append(f"{ids} ({'; '.join(dict.fromkeys(p.method for p in members))}): {text}.")
+    return lines
+
+
+@functools.cache
+def _load() -> Mapping[str, Published]:
+    with CSV.open(newline="", encoding="utf-8") as file:
+        return {line["id"]: Published(**line) for line in csv.DictReader(file)}
+
+
+def lookup(ids: Sequence[str]) -> list[Published]:
+    """The published values with these ids, in this order. An unknown or unchecked one raises `ConfigError`."""
+    known = _load()
+    for key in ids:
+        if key not in known:
+            raise ConfigError(f"published: {key}: no such id in {CSV.name}.")
+        if known[key].check not in ("V", "S"):
+            raise ConfigError(f"published: {key}: check={known[key].check} in {CSV.name}: only V and S rows may be shown.")
+    return [known[key] for key in ids]
+
+
+def matches(published: Published, config: TrainConfig) -> bool:
+    """Whether the value may stand beside this run: same architecture, data set and epochs, and augmentation and radius where it names one.
+
+    A run with wrong labels, a subset or a held-out part of the training set, or dropout is another experiment; so is a variant of the
+    method (another step rule, some parameters only). Batch size, learning rate and schedule are not compared: most sources leave them out.
+    """
+    data, optimizer = config.dataset, config.optimizer
+    whole = data.label_noise == 0 and data.train_size is None and data.val_fraction == 0
+    same_data = whole and data.name in ("cifar10", "cifar100") and published.dataset == DATASETS[data.name]
+    same_model = published.arch == config.model.label and config.model.dropout == 0 and "dropout" not in published.method
+    same_length = published.epochs == str(config.epochs)
+    plain = OptimizerConfig()
+    variant = any(key in optimizer.used_keys and getattr(optimizer, key) != getattr(plain, key) for key in _VARIANT_KEYS)
+    other_rho = "rho" in optimizer.used_keys and optimizer.rho not in _radii(published)
+    same_pictures = _augmentation_matches(published.augmentation, config.augmentation)
+    return same_data and same_model and same_length and same_pictures and not variant and not other_rho
+
+
+def _radii(published: Published) -> tuple[float, ...]:
+    """The training radii beside which the value may stand: the one in `method`; else the one in `note` and 0.05.
+
+    0.05 is the radius of every row in the tables of Tiwary & Aananth 2024, who copy a CIFAR-100 value tuned at 0.1 among them.
+    """
+    pattern = r"\brho ?0?(\.\d+)"
+    if named := re.search(pattern, published.method):
+        return (float(named[1]),)
+    noted = re.search(pattern, published.note)
+    return (0.05, float(noted[1])) if noted else (0.05,)
+
+
+def _augmentation_matches(stated: str, ours: AugmentationConfig) -> bool:
+    """basic: crop and flip only; cutout, autoaugment: that as well. Any other wording matches nothing, "unstated" everything."""
+    if stated == "unstated":
+        return True
+    if ours.crop_padding == 0 or not ours.flip:
+        return False
+    wanted = {"basic": (False, "none"), "cutout": (True, "none"), "autoaugment": (False, "autoaugment")}
+    return wanted.get(stated) == (ours.cutout > 0, ours.policy)

@@ -1,0 +1,78 @@
+"""L^Asc: the loss one normalised gradient step away (Tiwary & Aananth 2024, Table 1 and Eq. 4; Wen et al. 2023)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sam.core import vectors
+from sam.sharpness.dataset_loss import DatasetLoss, Value
+
+
+@dataclass(frozen=True)
+class AscentSharpness:
+    """At one radius: ascent_loss = L(w + rho g/||g||); sharpness = ascent_loss - L(w); first_order = rho ||g||.
+
+    All three are None where g = 0: the direction is undefined there, and the sharpness is not zero. stderr: over batches, where it is a
+    mean over batches.
+    """
+
+    rho: float
+    ascent_loss: float | None
+    sharpness: float | None
+    first_order: float | None
+    stderr: float | None = None
+
+
+def full(loss: DatasetLoss, rhos: Sequence[float]) -> tuple[Value, float, list[AscentSharpness]]:
+    """(L(w), ||grad L(w)||, one result a radius), with the gradient and both losses over the whole set.
+
+    Cost: one forward and backward, and one forward a radius. Memory: the gradient and a copy of the weights.
+    """
+    with loss.measuring(), torch.no_grad():
+        value, gradient = loss.value_and_gradient()
+        start = [p.clone() for p in loss.points]
+        length = vectors.normalize_(gradient).item()
+        if not (math.isfinite(length) and length > vectors.TINY):
+            return value, length, [AscentSharpness(rho, None, None, None) for rho in rhos]
+        results = []
+        for rho in rhos:
+            vectors.copy_(loss.points, start)
+            vectors.add_(loss.points, gradient, rho)
+            moved = loss.value().loss
+            results.append(AscentSharpness(rho, moved, moved - value.loss, rho * length))
+        return value, length, results
+
+
+def batchwise(loss: DatasetLoss, rhos: Sequence[float]) -> list[AscentSharpness]:
+    """The mean over the set's disjoint batches B of L_B(w + rho g_B/||g_B||) - L_B(w), a batch counting by its size (m-sharpness with
+    m = batch_size). Cost: one forward and backward, and one forward a radius, over the set."""
+    with loss.measuring(), torch.no_grad():
+        points, start = loss.points, [p.clone() for p in loss.points]
+        lengths, before, after, sizes = [], [], [], []
+        for inputs, labels in loss.batches():
+            sums, gradient = loss.batch_gradient(inputs, labels, samples=len(labels))
+            lengths.append(vectors.normalize_(gradient).double())
+            before.append(sums[0] / len(labels))
+            row = []
+            for rho in rhos:
+                vectors.copy_(points, start)
+                vectors.add_(points, gradient, rho)
+                row.append(loss.batch_loss(inputs, labels) / len(labels))
+            vectors.copy_(points, start)
+            after.append(torch.stack(row))
+            sizes.append(len(labels))
+    weights = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
+    norms, base, moved = torch.stack(lengths).cpu(), torch.stack(before).cpu(), torch.stack(after).cpu()
+    if not bool((norms > vectors.TINY).all()):  # NaN fails this too
+        return [AscentSharpness(rho, None, None, None) for rho in rhos]
+    results = []
+    for k, rho in enumerate(rhos):
+        rise = moved[:, k] - base
+        mean = float((weights * rise).sum())
+        spread = float((weights**2 * (rise - mean) ** 2).sum().sqrt()) if len(sizes) > 1 else None
+        results.append(AscentSharpness(rho, float((weights * moved[:, k]).sum()), mean, rho * float((weights * norms).sum()), spread))
+    return results

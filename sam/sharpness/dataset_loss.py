@@ -1,0 +1,152 @@
+"""The mean loss over a whole data set as a function of the weights: the one place where a measurement touches data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sam.core import vectors
+from sam.core.device import number_format
+from sam.core.vectors import Vector
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Per-sample cross-entropy, (b,), without label smoothing or weight decay."""
+    return functional.cross_entropy(outputs, labels, reduction="none")
+
+
+def noisy_cross_entropy(noise: float) -> Criterion:
+    """Per-sample cross-entropy in expectation over a symmetric label channel that replaces a label with probability `noise` by one of the
+    other classes, each as likely. With noise 0 it is the plain cross-entropy."""
+    if noise == 0:
+        return cross_entropy
+
+    def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
+        losses = -functional.log_softmax(outputs, dim=1)
+        right = losses.gather(1, labels[:, None]).squeeze(1)
+        wrong = (losses.sum(1) - right) / (outputs.shape[1] - 1)
+        return (1 - noise) * right + noise * wrong
+
+    return criterion
+
+
+@dataclass(frozen=True)
+class Value:
+    """Mean loss, accuracy in percent (NaN where outputs are not class scores), and samples."""
+
+    loss: float
+    accuracy: float
+    samples: int
+
+
+class DatasetLoss:
+    """L(w) = mean loss of `model` over (inputs, labels), streamed in batches in the order given; a ragged last batch counts by its size.
+
+    inputs, labels:  (n, ...) and (n,), on the model's device; `prepare` turns a batch of inputs into what the model takes.
+    criterion:       (outputs, labels) -> (b,) losses.
+    batch_size:      in eval mode it changes memory and rounding only; with batchnorm="train" it is part of the definition, since each
+                     batch is then normalised by its own statistics.
+    batchnorm:       eval (running statistics) | train. Dropout is off in both.
+    progress:        called with the number of samples after each forward (1 unit each) and forward+backward (3 units each).
+
+    Losses are accumulated in float64, gradients in the parameters' own format. Use inside `measuring()`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        labels: Tensor,
+        *,
+        prepare: Callable[[Tensor], Tensor] = lambda x: x,
+        criterion: Criterion = cross_entropy,
+        batch_size: int = 500,
+        batchnorm: str = "eval",
+        progress: Callable[[float], None] = lambda units: None,
+    ) -> None:
+        if len(inputs) == 0 or len(inputs) != len(labels):
+            raise ValueError(f"DatasetLoss: {len(inputs)} inputs and {len(labels)} labels; both must be equally many, and at least one.")
+        self.model, self.inputs, self.labels = model, inputs, labels
+        self.prepare, self.criterion, self.batch_size, self.batchnorm, self.progress = prepare, criterion, batch_size, batchnorm, progress
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+
+    @property
+    def points(self) -> Vector:
+        """The weights themselves (detached views): moving them moves the model."""
+        return [p.detach() for p in self.parameters]
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from zip(self.inputs.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """TF32 off, dropout off, BatchNorm in its mode; afterwards weights, buffers and modes are bitwise what they were. Gradients (`.grad`)
+        and random state are never touched."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        kept = [(t, t.detach().clone()) for t in (*self.points, *self.model.buffers())]
+        self.model.eval()
+        if self.batchnorm == "train":
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._NormBase):
+                    module.train()
+        try:
+            with number_format("fp32"):
+                yield
+        finally:
+            with torch.no_grad():
+                for tensor, value in kept:
+                    tensor.copy_(value)
+            for module, mode in modes:
+                module.training = mode
+
+    def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(sum of losses, float64 sums [loss, right answers] detached) of one batch."""
+        outputs = self.model(self.prepare(inputs))
+        losses = self.criterion(outputs, labels)
+        right = (outputs.argmax(1) == labels).sum() if outputs.ndim == 2 else torch.tensor(float("nan"), device=outputs.device)
+        return losses.sum(), torch.stack([losses.detach().double().sum(), right.double()])
+
+    def _value(self, sums: Tensor, samples: int) -> Value:
+        loss, right = (sums / samples).tolist()
+        return Value(loss, 100 * right, samples)
+
+    @torch.no_grad()
+    def value(self) -> Value:
+        """L at the weights as they are: one forward over the set."""
+        total = torch.zeros(2, dtype=torch.float64, device=self.labels.device)
+        for inputs, labels in self.batches():
+            total += self._forward(inputs, labels)[1]
+            self.progress(len(labels))
+        return self._value(total, len(self.labels))
+
+    def value_and_gradient(self) -> tuple[Value, Vector]:
+        """L and its gradient at the weights as they are: one forward and one backward over the set."""
+        total = torch.zeros(2, dtype=torch.float64, device=self.labels.device)
+        gradient = [torch.zeros_like(p) for p in self.points]
+        for inputs, labels in self.batches():
+            sums, pieces = self.batch_gradient(inputs, labels, samples=len(self.labels))
+            total += sums
+            vectors.add_(gradient, pieces)
+        return self._value(total, len(self.labels)), gradient
+
+    def batch_gradient(self, inputs: Tensor, labels: Tensor, *, samples: int) -> tuple[Tensor, Vector]:
+        """(float64 sums [loss, right answers] of the batch, gradient of (sum of its losses) / samples)."""
+        with torch.enable_grad():
+            loss, sums = self._forward(inputs, labels)
+            pieces = torch.autograd.grad(loss / samples, self.parameters, materialize_grads=True)
+        self.progress(3 * len(labels))
+        return sums, list(pieces)
+
+    @torch.no_grad()
+    def batch_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Float64 sum of the losses of one batch, on the device."""
+        sums = self._forward(inputs, labels)[1]
+        self.progress(len(labels))
+        return sums[0]

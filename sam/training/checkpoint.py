@@ -1,0 +1,50 @@
+"""Checkpoints: written whole or not at all, loaded with `weights_only=True`."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sam.results.records import CHECKPOINT, write_atomic
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or does not belong here; one sentence for the user."""
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors, numbers, strings, lists, dictionaries) as the folder's checkpoint."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    write_atomic(folder / CHECKPOINT, buffer.getvalue())
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The folder's checkpoint. CheckpointError if it is missing, truncated, or not one of ours."""
+    path = folder / CHECKPOINT
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no checkpoint.") from error
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: the checkpoint is damaged or truncated ({str(error).splitlines()[0][:100]}).") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of this project (format {FORMAT}).")
+    return state
+
+
+def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: Path) -> None:
+    """Copy a state_dict into `model`. CheckpointError if a tensor is missing, left over or of another shape."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{source}: the checkpoint does not fit {type(model).__name__} ({detail}).") from error

@@ -1,0 +1,41 @@
+"""What a run will cost, counted in forwards and backwards before it starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import data
+import models
+from sam.config import METHODS, ConfigError, TrainConfig, to_dict
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes over one batch: steps per epoch, and forwards and backwards of the whole run."""
+
+    steps_per_epoch: int
+    forwards: int
+    backwards: int
+
+
+def search_interval(config: TrainConfig, steps_per_epoch: int) -> int:
+    return max(1, round(config.optimizer.alpha_refresh * steps_per_epoch))
+
+
+def check(config: TrainConfig) -> data.Description:
+    """Everything that can be refused without building anything: the data set, the image size, the batch. Returns the description."""
+    description = data.describe(**to_dict(config.dataset))
+    models.check(**to_dict(config.model), image_size=description.image_size, channels=description.channels)
+    if config.batch_size > description.train_size:
+        raise ConfigError(f"batch_size={config.batch_size}: must not exceed the {description.train_size} training images of {config.dataset.label}.")
+    return description
+
+
+def cost(config: TrainConfig, description: data.Description) -> Cost:
+    per_epoch = description.train_size / config.batch_size
+    steps = math.floor(per_epoch) if config.drop_last else math.ceil(per_epoch)
+    method = METHODS[config.optimizer.method]
+    passes = method.passes(config.optimizer) * steps * config.epochs
+    searches = math.ceil(steps * config.epochs / search_interval(config, steps))
+    return Cost(steps, passes + searches * method.probes(config.optimizer), passes)

@@ -1,0 +1,54 @@
+"""Where a run ran: versions, commit, hardware. Recorded, never part of a run's identity."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "timm", "wandb")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        result = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, git commit (and whether the tree was modified), Python, hardware, the command line."""
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "versions": {name: version for name in PACKAGES if (version := _version(name))} | {"python": platform.python_version()},
+        "commit": _git("rev-parse", "HEAD"),
+        "modified": None if changed is None else bool(changed),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "host": platform.node(),
+        "command": " ".join(["python", *sys.argv]),
+    }

@@ -1,0 +1,85 @@
+"""A bar on a terminal, plain lines in a log; an estimate of what remains in both. One bar can span a whole sweep."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LINE_EVERY = 15.0  # seconds between lines in a log
+
+
+def clock(seconds: float) -> str:
+    """75 -> "1:15", 7325 -> "2:02:05"."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+class Progress:
+    """`advance(units)` as work is done; `total` is the whole of it, in any unit that is proportional to time."""
+
+    def __init__(self, total: float, label: str, *, quiet: bool = False) -> None:
+        self.total, self.done, self.label, self.text = max(total, 1e-9), 0.0, label, ""
+        self.quiet, self.began = quiet, time.monotonic()
+        self._next_line = self.began + LINE_EVERY
+        self._bar = None
+        if sys.stderr.isatty() and not quiet:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=100.0, desc=label, bar_format="{desc} {percentage:3.0f}%|{bar:24}| {elapsed}<{remaining} {postfix}")
+
+    def advance(self, units: float) -> None:
+        self.done += units
+        if self._bar is not None:
+            self._bar.n = min(100.0, 100 * self.done / self.total)
+            self._bar.update(0)
+        elif time.monotonic() >= self._next_line:
+            self.line()
+
+    def note(self, text: str) -> None:
+        """What is being done now, and how it stands."""
+        self.text = text
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+
+    def line(self) -> None:
+        if self.quiet or self._bar is not None:
+            return
+        elapsed = time.monotonic() - self.began
+        share = min(1.0, self.done / self.total)
+        remains = f", about {clock(elapsed * (1 - share) / share)} left" if share > 0.01 else ""
+        print(f"{self.label}: {100 * share:3.0f}%, {clock(elapsed)} gone{remains}  {self.text}", file=sys.stderr, flush=True)
+        self._next_line = time.monotonic() + LINE_EVERY
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        elif not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+_shared: Progress | None = None
+
+
+def share(progress: Progress | None) -> None:
+    """Let every following run of this process advance one progress (a sweep's); None ends that."""
+    global _shared
+    _shared = progress
+
+
+@contextmanager
+def progress_for(total: float, label: str, *, quiet: bool = False) -> Iterator[Progress]:
+    """The sweep's progress if there is one, else one of its own for this piece of work."""
+    own = _shared or Progress(total, label, quiet=quiet)
+    try:
+        yield own
+    finally:
+        if own is not _shared:
+            own.close()

@@ -1,0 +1,107 @@
+"""A sweep before it starts: every point composed and checked, what will run, what is finished, and what it costs."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from sam.config import TrainConfig
+from sam.training.hydra_schema import resolve
+
+LONGEST_LIST = 60  # points printed one by one
+
+
+def grid(overrides: Iterable[str]) -> list[list[str]]:
+    """Hydra's sweep syntax as the list of its points, each a list of plain overrides, in Hydra's order."""
+    axes = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.get_key_element()
+        if override.is_sweep_override():
+            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            axes.append([override.input_line or f"{key}={override.get_value_element_as_str()}"])
+    return [list(point) for point in itertools.product(*axes)]
+
+
+def sweep_overrides(config: DictConfig) -> list[str]:
+    """What defines a sweep: the experiment's `hydra.sweeper.params`, then the command line, which wins."""
+    params = config.hydra.sweeper.params or {}
+    return [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
+
+
+def compose(point: Sequence[str]) -> TrainConfig:
+    """One point as a checked configuration. Raises Hydra's, OmegaConf's or our own error."""
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    from hydra.types import RunMode
+
+    return resolve(TrainConfig, hydra.compose_config("train", list(point), run_mode=RunMode.RUN, with_log_configuration=False))
+
+
+class Preflight(Callback):
+    """Hydra calls this around a sweep; errors leave through SystemExit, because Hydra turns exceptions of a callback into warnings."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        points = grid(sweep_overrides(config))
+        try:
+            plans = [compose(point) for point in points]
+            pending = _print_plan(plans)
+        except (ValueError, HydraException, OmegaConfBaseException) as error:
+            print(f"error: {error}\nNothing was run.", file=sys.stderr)
+            raise SystemExit(2) from error
+        from sam.training import progress
+
+        progress.share(progress.Progress(pending, "sweep"))
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        from sam.training import progress
+
+        progress.share(None)
+
+
+def _print_plan(plans: Sequence[TrainConfig]) -> float:
+    """Check every point, print the table, and return the backward passes that are still to be run."""
+    from sam.results import identity, records
+    from sam.training import cost
+
+    lines, seen = [], set()
+    totals = {"forwards": 0, "backwards": 0, "pending": 0}
+    for config in plans:
+        expected = cost.cost(config, cost.check(config))
+        folder, key = identity.run_folder(config), identity.run_fingerprint(config)
+        record = records.read_run(folder)
+        status = "same as above" if key in seen else _status(record, folder, config.force)
+        if status in ("to run", "to continue"):
+            totals["pending"] += 1
+            totals["forwards"] += expected.forwards
+            totals["backwards"] += expected.backwards
+        seen.add(key)
+        lines.append(f"  {identity.run_name(config):<58} {status:<14} {expected.forwards:>10,} {expected.backwards:>10,}")
+    print(f"  {'run':<58} {'status':<14} {'forwards':>10} {'backwards':>10}")
+    shown = lines if len(lines) <= LONGEST_LIST else [*lines[:LONGEST_LIST], f"  ... and {len(lines) - LONGEST_LIST} more"]
+    print("\n".join(shown))
+    print(
+        f"{len(plans)} runs, {totals['pending']} to do: {totals['forwards']:,} forwards and {totals['backwards']:,} backwards "
+        "(each over one batch).",
+        flush=True,
+    )
+    return float(totals["backwards"])
+
+
+def _status(record: dict[str, Any] | None, folder: Path, force: bool) -> str:
+    from sam.results import records
+
+    if records.is_done(record) and not force:
+        assert record is not None
+        return str(record["status"])
+    return "to continue" if (folder / records.CHECKPOINT).exists() and not force else "to run"

@@ -1,0 +1,149 @@
+"""The digits, the splits, label noise, fingerprints and the order of the batches."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from data import DataError, describe, load
+from data.image_data import ImageData, corrupt_labels, fingerprint
+from data.loader import epoch_batches
+from data.sources import _digits
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return load(name="digits")
+
+
+def rows(images: torch.Tensor) -> list[bytes]:
+    return [image.contiguous().numpy().tobytes() for image in images]
+
+
+@pytest.mark.parametrize("options", [{}, {"train_size": 101, "val_fraction": 0.25, "label_noise": 0.3}, {"val_fraction": 0.1}], ids=str)
+def test_describe_agrees_with_load(options: dict) -> None:
+    told, data = describe(name="digits", **options), load(name="digits", **options)
+    n, channels, height, width = data.train_images.shape
+    assert (told.train_size, told.channels, told.image_size, told.image_size) == (n, channels, height, width)
+    assert (told.test_size, told.classes) == (len(data.test_images), data.classes)
+    assert len(data.train_labels) == len(data.clean_train_labels) == n and len(data.test_labels) == told.test_size
+    assert n + len(data.val_labels) == (options.get("train_size") or 1000) and len(data.val_images) == len(data.val_labels)
+
+
+def test_digits_are_always_the_same(digits: ImageData) -> None:
+    assert digits.fingerprint == "b17d6df724a37303"
+    assert digits.train_images.dtype == torch.uint8 and digits.train_labels.dtype == torch.int64
+    assert int(digits.train_images.max()) == 16 and digits.val_images.shape == (0, 1, 8, 8)
+    assert torch.bincount(digits.train_labels).min() > 80  # shuffled: the classes are balanced
+    assert torch.equal(digits.train_labels, digits.clean_train_labels) and digits.notes == () and digits.label_noise == 0
+
+
+def test_statistics_are_those_of_the_training_images(digits: ImageData) -> None:
+    pixels = digits.train_images.double() / 255
+    assert float(digits.mean) == pytest.approx(float(pixels.mean()), rel=1e-6)
+    assert float(digits.std) == pytest.approx(float(pixels.std(correction=0)), rel=1e-6)
+    normal = digits.normalize(digits.train_images)
+    assert normal.dtype == torch.float32 and normal.is_contiguous(memory_format=torch.channels_last)
+    assert abs(float(normal.mean())) < 1e-5 and float(normal.std()) == pytest.approx(1, abs=1e-4)
+
+
+def test_splits_are_fixed_and_disjoint(digits: ImageData) -> None:
+    split, again = load(name="digits", val_fraction=0.2), load(name="digits", val_fraction=0.2, label_noise=0.5)
+    assert torch.equal(split.train_images, again.train_images) and torch.equal(split.val_images, again.val_images)
+    assert torch.equal(split.val_labels, again.val_labels)  # no noise there
+    assert (len(split.train_labels), len(split.val_labels)) == (800, 200)
+    assert sorted(rows(split.train_images) + rows(split.val_images)) == sorted(rows(digits.train_images))
+    assert torch.equal(split.test_images, digits.test_images) and split.fingerprint == digits.fingerprint
+    labelled = dict(zip(rows(digits.train_images), digits.train_labels.tolist(), strict=True))
+    assert [labelled[row] for row in rows(split.val_images)] == split.val_labels.tolist()
+    assert [labelled[row] for row in rows(again.train_images)] == again.clean_train_labels.tolist()
+
+
+def test_train_size_takes_nested_subsets_and_full_size_changes_nothing(digits: ImageData) -> None:
+    small, large = load(name="digits", train_size=50), load(name="digits", train_size=200)
+    assert set(rows(small.train_images)) < set(rows(large.train_images)) < set(rows(digits.train_images))
+    assert torch.equal(small.mean, digits.mean)
+    assert torch.equal(load(name="digits", train_size=1000).train_images, digits.train_images)
+    assert len(set(small.train_labels.tolist())) == 10
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.0016, 0.2, 0.4, 1.0])
+def test_label_noise_is_exact(digits: ImageData, noise: float) -> None:
+    data = load(name="digits", label_noise=noise)
+    assert int((data.train_labels != data.clean_train_labels).sum()) == round(noise * 1000)
+    assert torch.equal(data.clean_train_labels, digits.train_labels) and torch.equal(data.test_labels, digits.test_labels)
+    assert torch.equal(data.train_labels, load(name="digits", label_noise=noise).train_labels)
+    assert data.label_noise == noise and int(data.train_labels.min()) >= 0 and int(data.train_labels.max()) < 10
+
+
+def test_wrong_labels_are_uniform_over_the_other_classes_and_nested() -> None:
+    labels = np.full(9000, 3)
+    noisy = corrupt_labels(labels, 10, 1.0)
+    counts = np.bincount(noisy, minlength=10)
+    assert counts[3] == 0
+    others = np.delete(counts, 3)
+    assert ((others - 1000) ** 2 / 1000).sum() < 26.1  # 99.9% of chi-square with 8 degrees of freedom
+    half = corrupt_labels(labels, 10, 0.5)
+    assert (half != 3).sum() == 4500 and (half[half != 3] == noisy[half != 3]).all()
+
+
+def test_fingerprint_sees_one_pixel_one_label_and_the_shape() -> None:
+    raw = _digits()
+    seen = {fingerprint(raw)}
+    for field in ("train_images", "train_labels", "test_images", "test_labels"):
+        changed = getattr(raw, field).copy()
+        changed.flat[-1] ^= 1
+        seen.add(fingerprint(dataclasses.replace(raw, **{field: changed})))
+    seen.add(fingerprint(dataclasses.replace(raw, train_images=raw.train_images.reshape(1000, 4, 16, 1))))
+    assert len(seen) == 6
+
+
+def test_to_moves_every_tensor(digits: ImageData) -> None:
+    moved = digits.to("meta")
+    for field in dataclasses.fields(moved):
+        value = getattr(moved, field.name)
+        assert value.device.type == "meta" if isinstance(value, torch.Tensor) else value == getattr(digits, field.name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "mnist"}, "dataset.name=mnist: must be one of digits, cifar10, cifar100, arrays"),
+        ({"name": "digits", "path": "x.npz"}, "take no path"),
+        ({"name": "arrays"}, "needs dataset.path=FILE.npz"),
+        ({"name": "digits", "train_size": 1001}, "train_size=1001: must be between 1 and 1000"),
+        ({"name": "cifar10", "train_size": 0}, "train_size=0: must be between 1 and 50000"),
+        ({"name": "digits", "val_fraction": 1.0}, "val_fraction=1.0: must be at least 0 and less than 1"),
+        ({"name": "digits", "val_fraction": 0.9, "train_size": 1}, "holds out all of the 1 training images"),
+        ({"name": "digits", "label_noise": 1.5}, "label_noise=1.5: must be between 0 and 1"),
+    ],
+    ids=str,
+)
+def test_unusable_settings(options: dict, message: str) -> None:
+    for function in (describe, load):
+        with pytest.raises(DataError) as caught:
+            function(**options)
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize(("n", "batch_size"), [(10, 3), (9, 3), (3, 3), (64, 64)])
+def test_epoch_batches(n: int, batch_size: int, drop_last: bool) -> None:
+    batches = list(epoch_batches(n, batch_size, torch.Generator().manual_seed(0), drop_last))
+    assert [len(batch) for batch in batches] == [batch_size] * (n // batch_size) + (
+        [n % batch_size] if n % batch_size and not drop_last else []
+    )
+    order = torch.cat(batches)
+    assert torch.equal(order, torch.randperm(n, generator=torch.Generator().manual_seed(0))[: len(order)])
+
+
+def test_epoch_batches_draw_once_per_epoch_and_refuse_an_empty_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.cat(list(epoch_batches(50, 8, generator, False))) for _ in range(2))
+    assert not torch.equal(first, second) and sorted(first.tolist()) == sorted(second.tolist()) == list(range(50))
+    with pytest.raises(DataError, match=r"batch_size=8: leaves no batch of the 7 training images"):
+        epoch_batches(7, 8, generator, True)
+    assert len(list(epoch_batches(7, 8, generator, False))) == 1

@@ -1,0 +1,59 @@
+"""Train one configuration, or a sweep of them.
+
+    python train.py                                           # the paper's run: WRN-28-10, CIFAR-10, SAM, rho 0.05, 200 epochs
+    python train.py dataset=digits model=wrn_10_1 epochs=2    # a minute on a laptop
+    python train.py -m optimizer=sgd,sam,rand_sam,xsam 'seed=range(3)' dataset=cifar100
+    python train.py -m experiment=table2                      # the whole grid of a table; also table3, demo
+    python train.py --cfg job                                 # the composed configuration, without running it
+
+A run is its configuration: the same command again continues an unfinished run and skips a finished one. A run's folder below `runs_dir`
+holds run.json, metrics.csv and checkpoint.pt; `evaluate_sharpness.py` measures them and makes the tables.
+"""
+
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from sam.config import TrainConfig
+from sam.training.hydra_schema import register, resolve
+
+register()
+
+
+def refuse_grid_without_multirun() -> None:
+    """An experiment that holds a grid means many runs: without -m, Hydra would run one of them and say nothing."""
+    info = HydraConfig.get()
+    if info.mode == RunMode.RUN and info.sweeper.params:
+        command = " ".join(["python", "train.py", "-m", *info.overrides.task])
+        print(f"error: experiment={info.runtime.choices.experiment} is a grid of runs; start it with: {command}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(composed: DictConfig) -> None:
+    refuse_grid_without_multirun()
+    single = HydraConfig.get().mode == RunMode.RUN
+    try:
+        config = resolve(TrainConfig, composed)
+        from sam.training.run import run  # torch is imported only now: --help and --cfg stay quick
+
+        record = run(config)
+    except ValueError as error:  # bad settings, bad data, a checkpoint that does not fit: one sentence
+        print(f"error: {error}", file=sys.stderr)
+        if single:
+            raise SystemExit(2) from error
+        raise
+    except KeyboardInterrupt:
+        print("interrupted: what was recorded is kept; the same command continues from the last checkpoint.", file=sys.stderr)
+        raise SystemExit(130) from None
+    if single:
+        final = record["final"]
+        outcome = f"diverged in epoch {record['diverged_epoch']}" if record["status"] == "diverged" else "finished"
+        print(f"{record['name']}: {outcome}, test accuracy {final['test_accuracy']:.2f}%, test loss {final['test_loss']:.4f}")
+
+
+if __name__ == "__main__":
+    main()
