@@ -1,0 +1,137 @@
+"""Groups of samples with a perturbation of their own (m-sharpness, Foret et al. 2021, section 4.1), against a loop written out."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from optimizer_oracles import Bowl, Net, arc, batch, buffers, flat, net_closure, net_gradient, same, sam_gradient, unit, xsam_plane
+from torch import nn
+from torch.nn import functional
+
+from sam.core.passes import Passes
+from sam.optimizers.rand_sam import RandSAM
+from sam.optimizers.sam import SAM
+from sam.optimizers.sgd import SGD
+from sam.optimizers.xsam import XSAM
+
+SIZES = (6, 6, 3)  # the last group is ragged
+SHARES = [n / sum(SIZES) for n in SIZES]
+RHO, DECAY, LR = 0.2, 0.01, 0.1
+GRID = [k / 5 for k in range(11)]
+
+
+def groups() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [batch(size, seed) for seed, size in enumerate(SIZES)]
+
+
+def grad_of(model: nn.Module, data):
+    return lambda w: net_gradient(model, data, w, DECAY)
+
+
+def loss_at(model: nn.Module, data, w: np.ndarray) -> float:
+    twin = copy.deepcopy(model)
+    nn.utils.vector_to_parameters(torch.tensor(w), twin.parameters())
+    return functional.cross_entropy(twin(data[0]), data[1]).item()
+
+
+def weighted(values) -> np.ndarray:
+    return sum(share * value for share, value in zip(SHARES, values, strict=True))
+
+
+def one_step(cls, **options):
+    """(model before, method after one step of plain SGD, oracle w, weights reached, loss returned)."""
+    model = Net()
+    before = copy.deepcopy(model)
+    w = flat(model.parameters())
+    optimizer = cls(torch.optim.SGD(model.parameters(), lr=LR, fused=True), rho=RHO, loss_decay=DECAY, passes=Passes(model), **options)
+    loss = optimizer.step([net_closure(model, data) for data in groups()], weights=SHARES)
+    for data in groups():  # BatchNorm: one plain forward a group
+        buffers_only = before(data[0])
+    assert same(buffers(model), buffers(before)) and buffers_only is not None
+    return before, optimizer, w, flat(model.parameters()), loss.item()
+
+
+def test_sgd_over_groups() -> None:
+    model, _, w, reached, loss = one_step(SGD)
+    np.testing.assert_allclose(reached, w - LR * weighted(grad_of(model, d)(w) for d in groups()), rtol=1e-11)
+    assert loss == pytest.approx(weighted(loss_at(model, d, w) for d in groups()), rel=1e-12)
+
+
+@pytest.mark.parametrize(("steps", "rule", "descent"), [(1, "split", "last"), (3, "split", "last"), (3, "project", "mean"), (2, "boundary", "last")])
+def test_sam_over_groups(steps: int, rule: str, descent: str) -> None:
+    model, _, w, reached, loss = one_step(SAM, steps=steps, rule=rule, descent_gradient=descent)
+    expected = weighted(sam_gradient(grad_of(model, d), w, RHO, steps, rule, descent) for d in groups())
+    np.testing.assert_allclose(reached, w - LR * expected, rtol=1e-9, atol=1e-11)
+    assert loss == pytest.approx(weighted(loss_at(model, d, w) for d in groups()), rel=1e-12)
+
+
+def test_rand_sam_over_groups() -> None:
+    """A draw for each group."""
+    model, _, w, reached, loss = one_step(RandSAM, generator=torch.Generator().manual_seed(2))
+    draws = torch.Generator().manual_seed(2)
+    points = []
+    for _ in SIZES:
+        z = torch.cat([torch.empty(p.shape, dtype=p.dtype).normal_(generator=draws).reshape(-1) for p in model.parameters()]).numpy()
+        points.append(w + RHO * unit(z))
+    expected = weighted(grad_of(model, d)(p) for d, p in zip(groups(), points, strict=True))
+    np.testing.assert_allclose(reached, w - LR * expected, rtol=1e-10)
+    assert loss == pytest.approx(weighted(loss_at(model, d, p) for d, p in zip(groups(), points, strict=True)), rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_xsam_over_groups_has_one_alpha(steps: int) -> None:
+    """alpha maximises the weighted mean of the groups' probe losses, each on its own arc."""
+    model, optimizer, w, reached, _ = one_step(XSAM, steps=steps, alphas=GRID)
+    planes = [xsam_plane(grad_of(model, d), w, RHO, steps) for d in groups()]
+
+    def probe(data, plane, alpha: float) -> float:
+        point = w + 2 * RHO * arc(plane[0], plane[1], alpha)
+        return loss_at(model, data, point) + DECAY / 2 * point @ point
+
+    losses = [[probe(d, p, a) for a in GRID] for d, p in zip(groups(), planes, strict=True)]
+    mean = weighted(np.array(row) for row in losses)
+    np.testing.assert_allclose(optimizer.probe_losses, mean, rtol=1e-9)
+    alpha = GRID[int(np.argmax(mean))]
+    assert optimizer.alpha == alpha
+    assert {GRID[int(np.argmax(row))] for row in losses} != {alpha}  # the groups alone would disagree
+    np.testing.assert_allclose(reached, w - LR * weighted(n * arc(v0, v1, alpha) for v0, v1, n in planes), rtol=1e-8, atol=1e-10)
+
+
+def test_equal_weights_by_default_and_wrong_counts_are_refused() -> None:
+    bowls = [Bowl(seed) for seed in range(2)]
+    parameters = bowls[0].parameters()
+    optimizer = SGD(torch.optim.SGD(parameters, lr=1.0))
+    w = flat(parameters)
+    optimizer.step([bowl.closure(parameters) for bowl in bowls])
+    np.testing.assert_allclose(flat(parameters), w - (bowls[0].grad(w) + bowls[1].grad(w)) / 2, rtol=1e-12)
+    for bad in ({"weights": [1.0]}, {"ascent": bowls[0].closure(parameters)}):
+        with pytest.raises(ValueError, match="equally many"):
+            optimizer.step([bowl.closure(parameters) for bowl in bowls], **bad)
+    with pytest.raises(ValueError, match="at least one"):
+        optimizer.step([])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_perturbing_with_another_batch(steps: int) -> None:
+    """step(closure, ascent=other): eps from `other`, the descent gradient from `closure`; the loss returned is the other batch's."""
+    own, other = Bowl(0), Bowl(1)
+    parameters = own.parameters()
+    w = own.start
+    optimizer = SAM(torch.optim.SGD(parameters, lr=LR), rho=RHO, steps=steps)
+    loss = optimizer.step(own.closure(parameters), ascent=other.closure(parameters))
+    point = w
+    for _ in range(steps):
+        point = point + RHO / steps * unit(other.grad(point))
+    np.testing.assert_allclose(flat(parameters), w - LR * own.grad(point), rtol=1e-12)
+    assert loss.item() == pytest.approx(other.loss(w), rel=1e-12)
+
+
+def test_one_group_is_the_plain_step() -> None:
+    results = []
+    for wrap in (lambda c: c, lambda c: [c]):
+        model = Net()
+        optimizer = SAM(torch.optim.SGD(model.parameters(), lr=LR), rho=RHO, passes=Passes(model))
+        optimizer.step(wrap(net_closure(model, batch())))
+        results.append([p.detach() for p in model.parameters()])
+    assert same(*results)
