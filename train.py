@@ -28,7 +28,8 @@ def refuse_grid_without_multirun() -> None:
     info = HydraConfig.get()
     if info.mode == RunMode.RUN and info.sweeper.params:
         command = " ".join(["python", "train.py", "-m", *info.overrides.task])
-        print(f"error: experiment={info.runtime.choices.experiment} is a grid of runs; start it with: {command}", file=sys.stderr)
+        name = dict(info.runtime.choices).get("experiment")
+        print(f"error: experiment={name} is a grid of runs; start it with: {command}", file=sys.stderr)
         raise SystemExit(2)
 
 

@@ -147,7 +147,7 @@ class OptimizerConfig:
         for alpha in self.alpha_grid:
             _number("optimizer.alpha_grid", alpha)
         if self.nesterov and self.momentum == 0:
-            raise ConfigError("optimizer.nesterov=true with optimizer.momentum=0: Nesterov's rule needs a momentum > 0; set optimizer.nesterov=false.")
+            raise ConfigError("optimizer.nesterov=true with optimizer.momentum=0: needs a momentum > 0; set optimizer.nesterov=false.")
 
     @property
     def search_radius(self) -> float:

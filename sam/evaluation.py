@@ -41,7 +41,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     done = [(folder, record) for folder, record in found if records.is_done(record)]
     if not done:
         running = f" ({len(found)} unfinished)" if found else ""
-        raise ConfigError(f"runs_dir={config.runs_dir}: holds no finished run{running}; train first, for example: python train.py -m experiment=demo")
+        raise ConfigError(
+            f"runs_dir={config.runs_dir}: holds no finished run{running}; train first, for example: python train.py -m experiment=demo"
+        )
     problems = [f"{folder.name}: not finished, left out." for folder, record in found if not records.is_done(record)]
     old = [folder.name for folder, record in done if record.get("numerics") != records.NUMERICS]
     problems += [f"{name}: trained by an older version of the arithmetic; its row may differ from a new run's." for name in old]
@@ -115,7 +117,9 @@ def _data_loader(config: EvaluateConfig) -> Callable[[TrainConfig, str], ImageDa
             cache.clear()  # one at a time in memory: runs come sorted by data set
             cache[key] = data.load(**to_dict(dataset))
         if cache[key].fingerprint != expected:
-            raise ConfigError(f"the data differ from those it was trained on (fingerprint {cache[key].fingerprint}, trained on {expected}).")
+            raise ConfigError(
+                f"the data differ from those it was trained on (fingerprint {cache[key].fingerprint}, trained on {expected})."
+            )
         return cache[key]
 
     return load

@@ -27,7 +27,8 @@ def running_buffers(model: nn.Module) -> list[Tensor]:
 def is_stochastic(model: nn.Module) -> bool:
     """Whether a forward pass in the present mode draws random numbers (dropout, stochastic depth)."""
     return any(
-        module.training and ((isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0) or type(module).__name__ in _STOCHASTIC_NAMES)
+        module.training
+        and ((isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0) or type(module).__name__ in _STOCHASTIC_NAMES)
         for module in model.modules()
     )
 

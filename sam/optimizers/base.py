@@ -1,14 +1,14 @@
 """The one contract of every method: look at the loss around w, hand the base optimizer one gradient.
 
-    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.05, passes=Passes(model))
+optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.05, passes=Passes(model))
 
-    def closure(backward=True):
-        loss = criterion(model(images), labels)
-        if backward:
-            loss.backward()
-        return loss
+def closure(backward=True):
+    loss = criterion(model(images), labels)
+    if backward:
+        loss.backward()
+    return loss
 
-    loss = optimizer.step(closure)
+loss = optimizer.step(closure)
 """
 
 from __future__ import annotations
@@ -248,6 +248,7 @@ class Method(torch.optim.Optimizer):
     def _restore(self) -> None:
         if self.moves:
             vectors.copy_(self.points, self._start)
+        torch.clear_autocast_cache()  # nor may a caller's context keep the last pass's copies
 
     @staticmethod
     def _accumulate(total: Gradients | None, gradients: Gradients, share: float, *, alone: bool) -> Gradients:

@@ -41,7 +41,16 @@ class SAM(Method):
     descent_gradient:  last: grad L(w^N); mean: the average of grad L(w^1) .. grad L(w^N), without the one at w.
     """
 
-    def __init__(self, base: torch.optim.Optimizer, *, rho: float = 0.05, steps: int = 1, rule: str = "split", descent_gradient: str = "last", **common: Any) -> None:
+    def __init__(
+        self,
+        base: torch.optim.Optimizer,
+        *,
+        rho: float = 0.05,
+        steps: int = 1,
+        rule: str = "split",
+        descent_gradient: str = "last",
+        **common: Any,
+    ) -> None:
         super().__init__(base, rho=rho, **common)
         self.steps, self.rule, self.descent_gradient = steps, rule, descent_gradient
 

@@ -42,7 +42,7 @@ def _widths(block: Block, stacked: bool) -> list[int]:
 def _panels(block: Block, width: int) -> list[tuple[list[int], list[int]]]:
     """(columns, widths) of each panel: one if the table fits, with its cells stacked if need be; else several that repeat the labels.
 
-    A value column stays with its difference and published columns, unless they do not fit together.
+    A value column stays with its published column; the differences follow the values, in panels of their own.
     """
     every = list(range(len(block.header)))
     for stacked in (False, True):
@@ -52,9 +52,10 @@ def _panels(block: Block, width: int) -> list[tuple[list[int], list[int]]]:
     labels = every[: block.labels]
     families: list[list[int]] = []
     for i in every[block.labels :]:
-        if block.rows[0][i].kind == "value" or not families:
+        if block.rows[0][i].kind != "published" or not families:
             families.append([])
         families[-1].append(i)
+    first_difference = next((f for f in families if block.rows[0][f[0]].kind == "difference"), None)
 
     def size(columns: Sequence[int]) -> int:
         return sum(widths[i] + GAP for i in (*labels, *columns)) - GAP
@@ -62,7 +63,7 @@ def _panels(block: Block, width: int) -> list[tuple[list[int], list[int]]]:
     families = [part for f in families for part in ([f] if size(f) <= width else [[i] for i in f])]
     panels: list[list[int]] = []
     for family in families:
-        if panels and size(panels[-1] + family) <= width:
+        if panels and family is not first_difference and size(panels[-1] + family) <= width:
             panels[-1] += family
         else:
             panels.append(list(family))

@@ -350,16 +350,16 @@ def _block(table: TableConfig, context: Context, columns: Sequence[_Column]) -> 
         header.append(column.header)
         for cells, group in zip(rows, groups, strict=True):
             cells.append(column.value(group))
-        if column.config.compare and baselines:
-            header.append(f"{column.header}: difference from row {table.baseline}")
-            for cells, group in zip(rows, groups, strict=True):
-                cells.append(column.difference(group, baselines))
         values = [column.published(group, context.config) for group in groups]
         if any(values):
             header.append(f"{column.header}: published (protocol unstated)")
             for cells, found in zip(rows, values, strict=True):
                 cells.append(Cell("published", tuple(part for p in found for part in p.parts) or EMPTY, column.header))
                 shown |= {p.id: p for p in found}
+    for column in (c for c in columns if c.config.compare and baselines):  # after the table itself, which is read first
+        header.append(f"{column.header}: difference from row {table.baseline}")
+        for cells, group in zip(rows, groups, strict=True):
+            cells.append(column.difference(group, baselines))
     done = tuple(tuple(cells) for cells in rows)
     notes = _notes(table, context, groups, columns, done, list(shown.values()))
     return Block(table.title, f"{table.title}, {context.label}", len(setup) + 1, tuple(header), done, notes)

@@ -30,10 +30,10 @@ def measure(
 
     test_loss, test_accuracy          the test set and its true labels.
     test_loss_channel                 the test loss in expectation over the label channel that corrupted the training labels.
-    train_loss, train_accuracy        the unaugmented training set, the labels trained on; train_loss[bn=train] with BatchNorm in train mode.
+    train_loss, train_accuracy        the unaugmented training set, the labels trained on; train_loss[bn=train]: BatchNorm in train mode.
     gap, error_gap                    test_loss_channel - train_loss; training accuracy - test accuracy.
     grad_norm, weight_norm            ||grad L|| over the whole training set, eval-mode BatchNorm; ||w||.
-    sharpness[rho=R,bn=B,batch=M]     L^Asc - L: bn eval | train; batch all (full-set gradient) | m (mean over disjoint batches of config.m).
+    sharpness[rho=R,bn=B,batch=M]     L^Asc - L: bn eval | train; batch all (full-set gradient) | m (mean over batches of config.m).
     ascent_loss[...]                  L^Asc itself, same variants. first_order[rho=R]: R ||grad L||. Undefined values are None.
 
     Everything in float32 with TF32 off, sums in float64; the model is left as it was.
@@ -43,7 +43,14 @@ def measure(
     def loss(split: str, criterion: Criterion = cross_entropy, batch_size: int = config.batch_size, batchnorm: str = "eval") -> DatasetLoss:
         images, labels = (getattr(data, f"{split}_{kind}").to(device) for kind in ("images", "labels"))
         return DatasetLoss(
-            model, images, labels, prepare=data.normalize, criterion=criterion, batch_size=batch_size, batchnorm=batchnorm, progress=progress
+            model,
+            images,
+            labels,
+            prepare=data.normalize,
+            criterion=criterion,
+            batch_size=batch_size,
+            batchnorm=batchnorm,
+            progress=progress,
         )
 
     test, channel = loss("test"), loss("test", noisy_cross_entropy(data.label_noise))

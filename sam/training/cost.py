@@ -28,7 +28,9 @@ def check(config: TrainConfig) -> data.Description:
     description = data.describe(**to_dict(config.dataset))
     models.check(**to_dict(config.model), image_size=description.image_size, channels=description.channels)
     if config.batch_size > description.train_size:
-        raise ConfigError(f"batch_size={config.batch_size}: must not exceed the {description.train_size} training images of {config.dataset.label}.")
+        raise ConfigError(
+            f"batch_size={config.batch_size}: must not exceed the {description.train_size} training images of {config.dataset.label}."
+        )
     return description
 
 

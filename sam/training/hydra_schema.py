@@ -16,7 +16,7 @@ def _open(node: Any) -> None:
     """OmegaConf marks a frozen dataclass read-only; composing has to write into it."""
     if isinstance(node, DictConfig):
         OmegaConf.set_readonly(node, None)
-        for key in node:
+        for key in map(str, node):
             if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
                 _open(node._get_node(key))
 

@@ -45,7 +45,7 @@ class Trainer:
         config, size = self.config, len(self.data.train_labels)
         self.steps_per_epoch = size // config.batch_size if config.drop_last else math.ceil(size / config.batch_size)
         self.data = self.data.to(self.device)
-        self.model = build_model(config, self.data).to(self.device, memory_format=torch.channels_last)
+        self.model = build_model(config, self.data).to(self.device)
         generator = streams.generator(self.device, config.seed, "method")
         self.optimizer = build(self.model, config.optimizer, steps_per_epoch=self.steps_per_epoch, generator=generator)
         self.objective = Objective(self.model, autocast(config.precision, self.device), config.label_smoothing)
@@ -72,7 +72,9 @@ class Trainer:
 
     def _train(self, advance: Callable[[float], None]) -> Row:
         config, data, seed = self.config, self.data, self.config.seed
-        order = epoch_batches(len(data.train_labels), config.batch_size, streams.generator("cpu", seed, "order", self.epoch), config.drop_last)
+        order = epoch_batches(
+            len(data.train_labels), config.batch_size, streams.generator("cpu", seed, "order", self.epoch), config.drop_last
+        )
         draws = streams.generator(self.device, seed, "augment", self.epoch)
         sums: dict[str, tuple[Tensor, int]] = {}
         passes = METHODS[config.optimizer.method].passes(config.optimizer)
@@ -134,4 +136,5 @@ def build_model(config: TrainConfig, data: ImageData) -> nn.Module:
     channels, size = data.train_images.shape[1], data.train_images.shape[-1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.derive(config.seed, "init"))
-        return models.build(**to_dict(config.model), classes=data.classes, channels=channels, image_size=size)
+        model = models.build(**to_dict(config.model), classes=data.classes, channels=channels, image_size=size)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

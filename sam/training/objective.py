@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sam.optimizers.base import Closure
 from sam.core.device import Autocast
+from sam.optimizers.base import Closure
 
 
 class Objective:

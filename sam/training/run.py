@@ -27,7 +27,9 @@ def existing(config: TrainConfig) -> dict[str, Any] | None:
     folder = identity.run_folder(config)
     record = records.read_run(folder)
     if record is not None and record["fingerprint"] != identity.run_fingerprint(config):
-        raise ConfigError(f"run_dir={folder}: this folder holds another run ({record['name']}); choose another folder, or leave run_dir out.")
+        raise ConfigError(
+            f"run_dir={folder}: this folder holds another run ({record['name']}); choose another folder, or leave run_dir out."
+        )
     return record
 
 
@@ -78,7 +80,11 @@ def _train(trainer: Trainer, folder: Path, progress: Progress) -> dict[str, Any]
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "config": to_dict(config),
         "identity": identity.identity(config),
-        "data": {"fingerprint": trainer.data.fingerprint, "notes": list(trainer.data.notes), "train_images": len(trainer.data.train_labels)},
+        "data": {
+            "fingerprint": trainer.data.fingerprint,
+            "notes": list(trainer.data.notes),
+            "train_images": len(trainer.data.train_labels),
+        },
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "environment": environment(trainer.device),
     }
@@ -139,7 +145,7 @@ def load_trained(config: TrainConfig, folder: Path, images: data.ImageData, devi
     """The model of a finished run, with its checkpoint's weights. CheckpointError if the file is damaged or does not fit."""
     from sam.training.loop import build_model
 
-    model = build_model(config, images).to(device, memory_format=torch.channels_last)
+    model = build_model(config, images).to(device)
     state = checkpoint.load(folder, device)
     checkpoint.load_weights(model, state["model"], folder / records.CHECKPOINT)
     return model

@@ -34,13 +34,15 @@ class WandbTracker(Tracker):
             action()
         except Exception as error:  # any failure of the mirror; the record is on disk
             self._run = None
-            print(f"warning: tracking stopped ({type(error).__name__}: {str(error).splitlines()[0][:200]}); the run goes on.", file=sys.stderr)
+            print(
+                f"warning: tracking stopped ({type(error).__name__}: {str(error).splitlines()[0][:200]}); the run goes on.", file=sys.stderr
+            )
 
     def _start(self, config: TrainConfig, record: dict[str, Any], folder: Path) -> None:
         import wandb
 
         tracking, optimizer = config.tracking, config.optimizer
-        mode = tracking.mode
+        mode: Any = tracking.mode
         if mode == "auto":
             mode = "online" if wandb.api.api_key or os.environ.get("WANDB_API_KEY") else "offline"
         options: dict[str, Any] = {

@@ -5,6 +5,7 @@ Nothing here uses `sam`: the oracles are written from the papers' equations, in 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -156,8 +157,6 @@ def net_closure(model: nn.Module, data: tuple[Tensor, Tensor]) -> Callable[..., 
 
 def net_gradient(model: nn.Module, data: tuple[Tensor, Tensor], w: Array, decay: float = 0.0) -> Array:
     """Gradient of the mean cross-entropy at w, in float64, on a copy of the model (train-mode BatchNorm), plus decay * w."""
-    import copy
-
     twin = copy.deepcopy(model).double()
     nn.utils.vector_to_parameters(torch.tensor(w), twin.parameters())
     loss = functional.cross_entropy(twin(data[0].double()), data[1])

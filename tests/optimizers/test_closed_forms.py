@@ -26,7 +26,14 @@ def setting(base: str, decay: str, fused: bool = True):
     in_step = DECAY if decay == "optimizer" else 0.0
     in_loss = DECAY if decay == "loss" else 0.0
     torch_base = torch.optim.SGD(parameters, lr=LR, weight_decay=in_step, fused=fused, **BASES[base])
-    return bowl, parameters, torch_base, {"loss_decay": in_loss}, BaseSGD(LR, decay=in_step, **BASES[base]), lambda w: bowl.grad(w) + in_loss * w
+    return (
+        bowl,
+        parameters,
+        torch_base,
+        {"loss_decay": in_loss},
+        BaseSGD(LR, decay=in_step, **BASES[base]),
+        lambda w: bowl.grad(w) + in_loss * w,
+    )
 
 
 def follow(optimizer, bowl, parameters, numpy_base, direction) -> None:

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from optimizer_oracles import Bowl, Net, arc, batch, buffers, flat, net_closure, net_gradient, same, sam_gradient, unit, xsam_plane
+from optimizer_oracles import Bowl, Net, arc, batch, buffers, flat, net_closure, net_gradient, sam_gradient, same, unit, xsam_plane
 from torch import nn
 from torch.nn import functional
 
@@ -39,16 +39,25 @@ def weighted(values) -> np.ndarray:
     return sum(share * value for share, value in zip(SHARES, values, strict=True))
 
 
+def assert_one_forward_a_group(model: nn.Module, before: nn.Module, points: list[np.ndarray]) -> None:
+    """BatchNorm's buffers: one plain forward for each group, in order, at these weights."""
+    twin = copy.deepcopy(before)
+    for data, point in zip(groups(), points, strict=True):
+        nn.utils.vector_to_parameters(torch.tensor(point), twin.parameters())
+        twin(data[0])
+    for got, expected in zip(buffers(model), buffers(twin), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)
+
+
 def one_step(cls, **options):
-    """(model before, method after one step of plain SGD, oracle w, weights reached, loss returned)."""
+    """(model before, method after one step of plain SGD, w, weights reached, loss returned)."""
     model = Net()
     before = copy.deepcopy(model)
     w = flat(model.parameters())
     optimizer = cls(torch.optim.SGD(model.parameters(), lr=LR, fused=True), rho=RHO, loss_decay=DECAY, passes=Passes(model), **options)
     loss = optimizer.step([net_closure(model, data) for data in groups()], weights=SHARES)
-    for data in groups():  # BatchNorm: one plain forward a group
-        buffers_only = before(data[0])
-    assert same(buffers(model), buffers(before)) and buffers_only is not None
+    if cls is not RandSAM:  # never at w
+        assert_one_forward_a_group(model, before, [w] * len(SIZES))
     return before, optimizer, w, flat(model.parameters()), loss.item()
 
 
@@ -58,7 +67,9 @@ def test_sgd_over_groups() -> None:
     assert loss == pytest.approx(weighted(loss_at(model, d, w) for d in groups()), rel=1e-12)
 
 
-@pytest.mark.parametrize(("steps", "rule", "descent"), [(1, "split", "last"), (3, "split", "last"), (3, "project", "mean"), (2, "boundary", "last")])
+@pytest.mark.parametrize(
+    ("steps", "rule", "descent"), [(1, "split", "last"), (3, "split", "last"), (3, "project", "mean"), (2, "boundary", "last")]
+)
 def test_sam_over_groups(steps: int, rule: str, descent: str) -> None:
     model, _, w, reached, loss = one_step(SAM, steps=steps, rule=rule, descent_gradient=descent)
     expected = weighted(sam_gradient(grad_of(model, d), w, RHO, steps, rule, descent) for d in groups())
@@ -68,12 +79,13 @@ def test_sam_over_groups(steps: int, rule: str, descent: str) -> None:
 
 def test_rand_sam_over_groups() -> None:
     """A draw for each group."""
-    model, _, w, reached, loss = one_step(RandSAM, generator=torch.Generator().manual_seed(2))
+    model, optimizer, w, reached, loss = one_step(RandSAM, generator=torch.Generator().manual_seed(2))
     draws = torch.Generator().manual_seed(2)
     points = []
     for _ in SIZES:
         z = torch.cat([torch.empty(p.shape, dtype=p.dtype).normal_(generator=draws).reshape(-1) for p in model.parameters()]).numpy()
         points.append(w + RHO * unit(z))
+    assert_one_forward_a_group(optimizer.passes.model, model, points)
     expected = weighted(grad_of(model, d)(p) for d, p in zip(groups(), points, strict=True))
     np.testing.assert_allclose(reached, w - LR * expected, rtol=1e-10)
     assert loss == pytest.approx(weighted(loss_at(model, d, p) for d, p in zip(groups(), points, strict=True)), rel=1e-12)

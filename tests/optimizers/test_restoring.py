@@ -82,7 +82,9 @@ def test_parameters_unused_in_either_pass_do_not_drift(plan: list[str], rounds: 
 def test_an_unused_parameter_is_left_alone_by_the_base_optimizer() -> None:
     """No gradient in any pass: no weight decay, no momentum, as with torch's own SGD. Used in the last pass only: it descends."""
     model = TwoHeads()
-    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.5), rho=0.1, loss_decay=0.5, passes=Passes(model))
+    optimizer = SAM(
+        torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.5), rho=0.1, loss_decay=0.5, passes=Passes(model)
+    )
     before_a, before_b = model.a.weight.detach().clone(), model.b.weight.detach().clone()
     model.plan = ["a", "a"]
 

@@ -22,7 +22,10 @@ class Cycle:
     EIGENVALUES, LR, RHO = (5.0, 3.0, 1.0, 0.5), 0.1, 0.05
 
     def run(self, **options) -> np.ndarray:
-        x, diagonal = nn.Parameter(torch.tensor([0.3, -0.2, 0.4, 0.1], dtype=torch.float64)), torch.tensor(self.EIGENVALUES, dtype=torch.float64)
+        x, diagonal = (
+            nn.Parameter(torch.tensor([0.3, -0.2, 0.4, 0.1], dtype=torch.float64)),
+            torch.tensor(self.EIGENVALUES, dtype=torch.float64),
+        )
         optimizer = SAM(torch.optim.SGD([x], lr=self.LR, fused=True), rho=self.RHO, **options)
         optimizer.diagnose = False
 

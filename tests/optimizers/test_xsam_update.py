@@ -103,7 +103,10 @@ def test_row_05_the_arc(degrees: float) -> None:
     v0 = unit(random.standard_normal(20))
     z = random.standard_normal(20)
     v1 = math.cos(psi) * v0 + math.sin(psi) * unit(z - (z @ v0) * v0)
-    plane = Plane([torch.tensor(0.3 * v0[:12]).view(3, 4), torch.tensor(0.3 * v0[12:])], [torch.tensor(7 * v1[:12]).view(3, 4), torch.tensor(7 * v1[12:])])
+    plane = Plane(
+        [torch.tensor(0.3 * v0[:12]).view(3, 4), torch.tensor(0.3 * v0[12:])],
+        [torch.tensor(7 * v1[:12]).view(3, 4), torch.tensor(7 * v1[12:])],
+    )
     start = [torch.zeros(3, 4, dtype=torch.float64), torch.zeros(8, dtype=torch.float64)]
 
     def v(alpha: float) -> np.ndarray:

@@ -1,0 +1,104 @@
+"""Vector arithmetic over lists of tensors, against NumPy on the concatenated vector."""
+
+import numpy as np
+import pytest
+import torch
+
+from sam.core import vectors
+
+SHAPES = ((4, 3, 2, 2), (5,), (3, 7), (1,), ())
+DTYPES = [(torch.float64, 1e-13), (torch.float32, 2e-6)]
+
+
+def sample(seed: int, dtype: torch.dtype = torch.float64, layout: torch.memory_format = torch.contiguous_format) -> list[torch.Tensor]:
+    random = np.random.RandomState(seed)
+    x = [torch.tensor(random.standard_normal(s), dtype=dtype) for s in SHAPES]
+    return [x[0].contiguous(memory_format=layout), *x[1:]]
+
+
+def flat(x: list[torch.Tensor]) -> np.ndarray:
+    return np.concatenate([t.double().numpy().reshape(-1) for t in x])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_norm_and_dot(dtype: torch.dtype, tolerance: float, layout: torch.memory_format) -> None:
+    x, y = sample(0, dtype, layout), sample(1, dtype)
+    assert vectors.norm(x).item() == pytest.approx(np.linalg.norm(flat(x)), rel=tolerance)
+    assert vectors.dot(x, y).item() == pytest.approx(flat(x) @ flat(y), rel=20 * tolerance)
+    assert vectors.dot(x, y).dtype == torch.float64 and vectors.norm(x).shape == vectors.dot(x, y).shape == ()
+    each = [np.linalg.norm(t.double().numpy()) for t in x]
+    np.testing.assert_allclose([n.item() for n in vectors.tensor_norms(x)], each, rtol=tolerance)
+
+
+def test_low_precision_sums_are_wide() -> None:
+    """4096 ones: a bf16 sum stops at 256, a float16 one overflows when squared values are larger."""
+    for dtype, value in ((torch.bfloat16, 1.0), (torch.float16, 100.0)):
+        x = [torch.full((64, 64), value, dtype=dtype), torch.full((4096,), value, dtype=dtype)]
+        assert vectors.norm(x).item() == pytest.approx(value * 8192**0.5, rel=1e-6)
+        assert vectors.dot(x, x).item() == pytest.approx(value**2 * 8192, rel=1e-6)
+
+
+def test_long_one_dimensional_vectors_are_cut() -> None:
+    x = torch.rand(200_003, generator=torch.Generator().manual_seed(0))
+    assert vectors.norm([x]).item() == pytest.approx(np.linalg.norm(x.double().numpy()), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("factor", [0.3, torch.tensor(0.3, dtype=torch.float64)])
+def test_in_place_arithmetic(factor: float | torch.Tensor, dtype: torch.dtype) -> None:
+    """A float or a 0-d tensor of whatever precision; storage and dtype stay."""
+    tolerance = 1e-15 if dtype == torch.float64 else 1e-6
+    x, y = sample(0, dtype), sample(1, dtype)
+    before_x, before_y, addresses = flat(x), flat(y), [t.data_ptr() for t in y]
+    vectors.add_(y, x, factor)
+    np.testing.assert_allclose(flat(y), before_y + 0.3 * before_x, rtol=tolerance, atol=tolerance)
+    vectors.scale_(y, factor)
+    np.testing.assert_allclose(flat(y), 0.3 * (before_y + 0.3 * before_x), rtol=tolerance, atol=tolerance)
+    vectors.add_(y, x)
+    np.testing.assert_array_equal(flat(x), before_x)
+    vectors.copy_(y, x)
+    np.testing.assert_array_equal(flat(y), before_x)
+    assert [t.data_ptr() for t in y] == addresses and all(t.dtype == dtype for t in y)
+
+
+@pytest.mark.parametrize("factors", [[0.5] * 5, [0.1, 0.2, 0.0, -1.0, 3.0]])
+def test_one_factor_a_tensor(factors: list[float]) -> None:
+    x, y = sample(0), sample(1)
+    expected = np.concatenate([(b + f * a).numpy().reshape(-1) for a, b, f in zip(x, y, factors, strict=True)])
+    vectors.add_scaled_(y, x, factors)
+    np.testing.assert_allclose(flat(y), expected, rtol=1e-15)
+
+
+def rows(x: np.ndarray) -> list[np.ndarray]:
+    return list(x.reshape(len(x), -1)) if x.ndim > 1 else [x]
+
+
+@pytest.mark.parametrize("scope", ["global", "layer", "filter"])
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_normalize(scope: str, dtype: torch.dtype, tolerance: float) -> None:
+    x = sample(2, dtype)[:4]
+    arrays = [t.double().numpy().copy() for t in x]
+    pieces = {
+        "global": [np.concatenate([a.reshape(-1) for a in arrays])],
+        "layer": [a.reshape(-1) for a in arrays],
+        "filter": [row for a in arrays for row in rows(a)],
+    }[scope]
+    expected = np.concatenate([p / np.linalg.norm(p) / len(pieces) ** 0.5 for p in pieces])
+    length = vectors.normalize_(x, scope)
+    assert length.item() == pytest.approx(np.linalg.norm(np.concatenate([a.reshape(-1) for a in arrays])), rel=tolerance)
+    np.testing.assert_allclose(flat(x), expected, rtol=10 * tolerance)
+    assert np.linalg.norm(flat(x)) == pytest.approx(1, rel=10 * tolerance)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer", "filter"])
+def test_zero_stays_zero(scope: str) -> None:
+    x = [torch.zeros(3, 2), torch.zeros(4)]
+    assert vectors.normalize_(x, scope).item() == 0
+    assert not flat(x).any()
+
+
+def test_empty_like_keeps_the_layout() -> None:
+    x = torch.zeros(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    copy = vectors.empty_like([x])[0]
+    assert copy.stride() == x.stride() and copy.data_ptr() != x.data_ptr()

@@ -1,0 +1,134 @@
+"""Forwards and backwards of each method, as counted by the method and by the closure; and no waiting for the device inside a step."""
+
+import pytest
+import torch
+from optimizer_oracles import RULES, Bowl, Net, batch, net_closure
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sam.config import METHODS, OptimizerConfig
+from sam.core.passes import Passes
+from sam.optimizers.build import build
+from sam.optimizers.sam import SAM
+
+STEPS_PER_EPOCH = 4
+CONFIGS = {
+    "sgd": {"method": "sgd"},
+    "rand_sam": {"method": "rand_sam"},
+    "sam": {"method": "sam"},
+    "sam_n2": {"method": "sam", "ascent_steps": 2},
+    "sam_n5_mean": {"method": "sam", "ascent_steps": 5, "descent_gradient": "mean"},
+    "xsam": {"method": "xsam"},
+    "xsam_k3_twice_an_epoch": {"method": "xsam", "ascent_steps": 3, "alpha_refresh": 0.5},
+    "xsam_short_grid": {"method": "xsam", "alpha_grid": [0.0, 1.0]},
+    "xsam_constant": {"method": "xsam", "alpha": 1.5},
+}
+# per step; probes per search, searches in two epochs of 4 steps
+COSTS = {
+    "sgd": (1, 0, 0),
+    "rand_sam": (1, 0, 0),
+    "sam": (2, 0, 0),
+    "sam_n2": (3, 0, 0),
+    "sam_n5_mean": (6, 0, 0),
+    "xsam": (2, 21, 2),
+    "xsam_k3_twice_an_epoch": (4, 21, 4),
+    "xsam_short_grid": (2, 2, 2),
+    "xsam_constant": (2, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_passes_of_two_epochs(name: str) -> None:
+    passes, probes, searches = COSTS[name]
+    config = OptimizerConfig(**CONFIGS[name])
+    assert METHODS[config.method].passes(config) == passes
+    assert METHODS[config.method].probes(config) == probes
+    model, calls = Net(), []
+    optimizer = build(model, config, steps_per_epoch=STEPS_PER_EPOCH, generator=torch.Generator())
+    for k in range(2 * STEPS_PER_EPOCH):
+        inner = net_closure(model, batch(seed=k))
+
+        def closure(backward: bool = True, inner=inner):
+            calls.append(backward)
+            return inner(backward)
+
+        optimizer.step(closure)
+    assert calls.count(True) == optimizer.backwards == 2 * STEPS_PER_EPOCH * passes
+    assert len(calls) == optimizer.forwards == 2 * STEPS_PER_EPOCH * passes + searches * probes
+
+
+def test_groups_count_by_their_share() -> None:
+    """A batch cut in ragged groups costs what the whole batch costs."""
+    model = Net()
+    optimizer = build(model, OptimizerConfig(method="xsam"), steps_per_epoch=10, generator=torch.Generator())
+    for _ in range(2):
+        optimizer.step([net_closure(model, batch(size)) for size in (6, 6, 3)], weights=[0.4, 0.4, 0.2])
+    assert optimizer.forwards == pytest.approx(2 * 2 + 21) and optimizer.backwards == pytest.approx(4)
+
+
+class CountReads(TorchDispatchMode):
+    """Counts reads of a device scalar by the host: on an accelerator each would wait for all work queued before it."""
+
+    OPS = ("aten::_local_scalar_dense", "aten::item", "aten::equal", "aten::is_nonzero", "aten::nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.reads += func._schema.name in self.OPS
+        return func(*args, **(kwargs or {}))
+
+
+def reads(optimizer, closure) -> int:
+    with CountReads() as count:
+        optimizer.step(closure)
+    return count.reads
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("scope", ["global", "layer", "filter"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "sgd"},
+        {"method": "rand_sam"},
+        {"method": "sam"},
+        *({"method": "sam", "ascent_steps": 3, "step_rule": rule, "descent_gradient": "mean"} for rule in RULES),
+        {"method": "xsam", "alpha": 1.5},
+    ],
+)
+def test_no_host_reads_in_a_step(options: dict, scope: str, clip: float | None) -> None:
+    """The first step too, where momentum is allocated."""
+    model = Net(torch.float32)
+    config = OptimizerConfig(**options, norm_scope=scope, grad_clip=clip, perturb="no_norm", weight_decay_scope="no_norm_bias")
+    optimizer = build(model, config, steps_per_epoch=4, generator=torch.Generator())
+    closure = net_closure(model, batch(dtype=torch.float32))
+    assert [reads(optimizer, closure) for _ in range(3)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_an_xsam_search_reads_its_losses_and_nothing_else(groups: int) -> None:
+    """One `tolist` of 21 losses (entries read singly on a CPU, in one copy from a device); none in a step without a search."""
+    model = Net(torch.float32)
+    config = OptimizerConfig(method="xsam", alpha_refresh=0.5)
+    optimizer = build(model, config, steps_per_epoch=4, generator=torch.Generator())
+    closure = [net_closure(model, batch(seed=k, dtype=torch.float32)) for k in range(groups)]
+    with CountReads() as count:
+        torch.zeros(21).tolist()
+    assert [reads(optimizer, closure) for _ in range(4)] == [count.reads, 0, count.reads, 0]
+
+
+def test_the_counter_counts() -> None:
+    """A base optimizer that is not fused must ask whether the gradient was finite: one read a step."""
+    bowl = Bowl()
+    parameters = bowl.parameters()
+    optimizer = SAM(torch.optim.SGD(parameters, lr=0.1), rho=0.1)
+    assert reads(optimizer, bowl.closure(parameters)) == 1
+
+
+def test_cumulative_batch_norm_reads_its_own_counter() -> None:
+    """momentum=None divides by `num_batches_tracked` on the host, inside torch's layer: once a pass and layer; not ours to avoid."""
+    model = Net(torch.float32, momentum=None)
+    optimizer = build(model, OptimizerConfig(method="sgd"), steps_per_epoch=4, generator=torch.Generator())
+    optimizer.passes = Passes(model)
+    assert reads(optimizer, net_closure(model, batch(dtype=torch.float32))) == 2
