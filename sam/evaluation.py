@@ -38,7 +38,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """Measure what is not measured yet, build the tables and write them. Raises ConfigError if there is no finished run."""
     runs_dir = Path(config.runs_dir)
     found = list(records.find_runs(runs_dir))
-    done = [(folder, record) for folder, record in found if records.is_done(record)]
+    done = sorted(((f, r) for f, r in found if records.is_done(r)), key=lambda run: (run[1]["started"], run[0]))  # as they were run
     if not done:
         running = f" ({len(found)} unfinished)" if found else ""
         raise ConfigError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def _train(trainer: Trainer, folder: Path, progress: Progress) -> dict[str, Any]
         "fingerprint": identity.run_fingerprint(config),
         "setting": identity.setting(config),
         "status": records.RUNNING,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "started": _now(),
         "config": to_dict(config),
         "identity": identity.identity(config),
         "data": {
@@ -106,6 +106,10 @@ def _train(trainer: Trainer, folder: Path, progress: Progress) -> dict[str, Any]
         raise
 
 
+def _now() -> str:
+    return datetime.now().astimezone().isoformat()
+
+
 def _headline(name: str, row: Row, epochs: int) -> str:
     return f"{name} epoch {row['epoch']}/{epochs}: train loss {row['train_loss']:.3f}, test {row['test_accuracy']:.2f}%"
 
@@ -114,7 +118,7 @@ def _finish(trainer: Trainer, folder: Path, record: dict[str, Any], tracker: Tra
     optimizer = trainer.optimizer
     record |= {
         "status": status,
-        "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "ended": _now(),
         "epochs": trainer.epoch,
         "diverged_epoch": trainer.epoch if status == records.DIVERGED else None,
         "seconds": trainer.seconds,
