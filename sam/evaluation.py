@@ -12,7 +12,7 @@ from typing import Any
 
 import data
 from data.image_data import ImageData
-from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TrainConfig, to_dict
+from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TableConfig, TrainConfig, to_dict
 from sam.core.device import number_format, pick_device
 from sam.results import identity, records, render, tables
 from sam.results.tables import Block, RunRow
@@ -50,9 +50,16 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     measures = _measure_all(done, config, problems)
     runs = [_row(folder, record, measures[folder]) for folder, record in done if folder in measures]
     rhos = config.sharpness.rho
-    blocks = {name: tables.build(table, runs, rhos) for name, table in config.tables.items()}
+    blocks = {name: tables.build(_fill(table, config.sharpness), runs, rhos) for name, table in config.tables.items()}
     out = Path(config.out) if config.out else runs_dir / "tables"
     return Evaluation(runs, [b for group in blocks.values() for b in group], problems, _write(out, blocks, runs, rhos))
+
+
+def _fill(table: TableConfig, sharpness: SharpnessConfig) -> TableConfig:
+    """The table with "{m}" in its headers and notes replaced by the batch size that was measured with."""
+    m = str(sharpness.m)
+    columns = [dataclasses.replace(column, header=column.header.replace("{m}", m)) for column in table.columns]
+    return dataclasses.replace(table, columns=columns, notes=[note.replace("{m}", m) for note in table.notes])
 
 
 # ---------------------------------------------------------------------------------------------------------------- measuring

@@ -241,6 +241,8 @@ class Method(torch.optim.Optimizer):
 
     def _snapshot(self) -> None:
         points = self.points
+        if not points:
+            raise ValueError(f"{type(self).__name__} has no parameter to perturb: every one is frozen or in a group with `perturb` off.")
         if [(s.shape, s.dtype, s.device) for s in self._start] != [(p.shape, p.dtype, p.device) for p in points]:
             self._start = vectors.empty_like(points)
         vectors.copy_(self._start, points)

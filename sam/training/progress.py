@@ -74,6 +74,10 @@ def share(progress: Progress | None) -> None:
     _shared = progress
 
 
+def in_sweep() -> bool:
+    return _shared is not None
+
+
 @contextmanager
 def progress_for(total: float, label: str, *, quiet: bool = False) -> Iterator[Progress]:
     """The sweep's progress if there is one, else one of its own for this piece of work."""

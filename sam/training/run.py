@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from sam.results.records import Row
 from sam.training import checkpoint, cost
 from sam.training.environment import environment
 from sam.training.loop import Trainer
-from sam.training.progress import Progress, progress_for
+from sam.training.progress import Progress, in_sweep, progress_for
 from sam.training.tracking import Tracker, make_tracker
 
 
@@ -40,15 +41,17 @@ def run(config: TrainConfig) -> dict[str, Any]:
     folder = identity.run_folder(config)
     if records.is_done(record) and not config.force:
         assert record is not None
-        with progress_for(1, record["name"]) as progress:
-            progress.say(f"{record['name']}: {record['status']} already; nothing to do (force=true redoes it).")
+        if not in_sweep():  # a sweep's plan has said it
+            print(f"{record['name']}: {record['status']} already; nothing to do (force=true redoes it).", file=sys.stderr)
         return record
     device = pick_device(config.device)
     images = data.load(**to_dict(config.dataset))
     expected = cost.cost(config, description)
     with number_format(config.precision, config.threads), progress_for(expected.backwards, identity.run_name(config)) as progress:
         trainer = Trainer(config, images, device)
-        if not config.force:
+        if config.force:  # or an interruption would be continued from the old run's end
+            (folder / records.CHECKPOINT).unlink(missing_ok=True)
+        else:
             _resume(trainer, folder, progress)
         return _train(trainer, folder, progress)
 
@@ -96,9 +99,10 @@ def _train(trainer: Trainer, folder: Path, progress: Progress) -> dict[str, Any]
             records.write_metrics(folder, trainer.rows)
             tracker.log(row)
             progress.note(_headline(record["name"], row, config.epochs))
-            if not math.isfinite(row["train_loss"]):
+            last = trainer.epoch == config.epochs
+            if not math.isfinite(row["train_loss"]) or (last and not math.isfinite(row["test_loss"])):
                 return _finish(trainer, folder, record, tracker, records.DIVERGED)
-            if trainer.epoch % config.checkpoint_interval == 0 or trainer.epoch == config.epochs:
+            if trainer.epoch % config.checkpoint_interval == 0 or last:
                 checkpoint.save(folder, {"fingerprint": record["fingerprint"], **trainer.state_dict()})
         return _finish(trainer, folder, record, tracker, records.FINISHED)
     except BaseException:

@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from sam.config import TrainConfig
@@ -34,9 +34,17 @@ def grid(overrides: Iterable[str]) -> list[list[str]]:
 
 
 def sweep_overrides(config: DictConfig) -> list[str]:
-    """What defines a sweep: the experiment's `hydra.sweeper.params`, then the command line, which wins."""
+    """What defines a sweep: the experiment's `hydra.sweeper.params` and the command line."""
     params = config.hydra.sweeper.params or {}
     return [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
+
+
+def drop_overridden_params(config: DictConfig) -> None:
+    """Take the parameters that the command line sets out of the experiment's grid: Hydra would run the product of both."""
+    given = {override.get_key_element() for override in OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))}
+    with flag_override(config, ["readonly", "struct"], False):
+        for key in [str(key) for key in config.hydra.sweeper.params or {} if str(key) in given]:
+            del config.hydra.sweeper.params[key]
 
 
 def compose(point: Sequence[str]) -> TrainConfig:
@@ -52,6 +60,7 @@ class Preflight(Callback):
     """Hydra calls this around a sweep; errors leave through SystemExit, because Hydra turns exceptions of a callback into warnings."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        drop_overridden_params(config)
         points = grid(sweep_overrides(config))
         try:
             plans = [compose(point) for point in points]

@@ -34,17 +34,16 @@ class WandbTracker(Tracker):
             action()
         except Exception as error:  # any failure of the mirror; the record is on disk
             self._run = None
-            print(
-                f"warning: tracking stopped ({type(error).__name__}: {str(error).splitlines()[0][:200]}); the run goes on.", file=sys.stderr
-            )
+            reason = " ".join([f"{type(error).__name__}:", *str(error).split()])[:200].rstrip(":")
+            print(f"warning: tracking stopped ({reason}); the run goes on.", file=sys.stderr)
 
     def _start(self, config: TrainConfig, record: dict[str, Any], folder: Path) -> None:
         import wandb
 
         tracking, optimizer = config.tracking, config.optimizer
         mode: Any = tracking.mode
-        if mode == "auto":
-            mode = "online" if wandb.api.api_key or os.environ.get("WANDB_API_KEY") else "offline"
+        if mode == "auto":  # W&B's own variable decides first, then whether there are credentials
+            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
         options: dict[str, Any] = {
             "project": tracking.project,
             "entity": tracking.entity,

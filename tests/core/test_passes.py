@@ -149,6 +149,17 @@ def test_one_dropout_mask_a_step_and_the_stream_of_one_pass() -> None:
     assert same_buffers(model, plain)
 
 
+def test_a_later_pass_that_draws_more_does_not_shift_the_stream() -> None:
+    """Descent on another, larger batch than the ascent's: the stream still ends where the first pass alone would have left it."""
+    model, inputs = net(dropout=0.5), batches(2)
+    torch.manual_seed(5)
+    model(inputs[0])
+    end = torch.get_rng_state()
+    torch.manual_seed(5)
+    one_step(Passes(model), [inputs[0], torch.cat(inputs)])
+    assert torch.equal(torch.get_rng_state(), end)
+
+
 def test_groups_of_a_step_have_masks_of_their_own() -> None:
     model, inputs, masks = net(dropout=0.5), batches(4), []
     model[2].register_forward_hook(lambda module, args, out: masks.append(out == 0))

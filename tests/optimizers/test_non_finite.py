@@ -1,8 +1,9 @@
 """A gradient that is not finite costs one step, not the run; degenerate but finite gradients are no special case."""
 
+import numpy as np
 import pytest
 import torch
-from optimizer_oracles import Net, batch, net_closure, same
+from optimizer_oracles import Bowl, Net, batch, flat, net_closure, sam_gradient, same
 from torch import nn
 
 from sam.core.passes import Passes
@@ -118,6 +119,48 @@ def test_parallel_directions_give_the_gradient(dtype: torch.dtype) -> None:
 
         optimizer.step(closure)
         assert torch.allclose(w, -slope, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_another_base_optimizer(fused: bool) -> None:
+    """AdamW as the base: fed SAM's gradient (Foret et al. 2021, Eq. 3), and a bad step leaves its moments and step count alone."""
+    bowl = Bowl()
+    parameters, reference = bowl.parameters(), bowl.parameters()
+    optimizer = SAM(torch.optim.AdamW(parameters, lr=0.05, weight_decay=0.1, fused=fused), rho=0.3)
+    plain = torch.optim.AdamW(reference, lr=0.05, weight_decay=0.1, fused=fused)
+    closure = bowl.closure(parameters)
+
+    def bad(backward: bool = True):
+        loss = closure()
+        parameters[0].grad[0, 0] = float("inf")
+        return loss
+
+    for _ in range(4):
+        optimizer.step(bad)
+        optimizer.step(closure)
+        g = torch.tensor(sam_gradient(bowl.grad, flat(reference), 0.3))
+        for p, piece in zip(reference, g.split(bowl.sizes), strict=True):
+            p.grad = piece.view(p.shape)
+        plain.step()
+        np.testing.assert_allclose(flat(parameters), flat(reference), rtol=1e-11)
+    assert int(optimizer.skipped) == 4
+
+
+def test_dampened_momentum() -> None:
+    """torch's first step ignores the dampening: a momentum started at zero, as the fused skip needs, would not."""
+    bowl = Bowl()
+    parameters, reference = bowl.parameters(), bowl.parameters()
+    options = {"lr": 0.05, "momentum": 0.9, "dampening": 0.5, "fused": True}
+    optimizer, plain = SGD(torch.optim.SGD(parameters, **options)), torch.optim.SGD(reference, **options)
+    for _ in range(3):
+        optimizer.step(bowl.closure(parameters))
+        plain.zero_grad()
+        bowl.closure(reference)()
+        plain.step()
+        assert same(parameters, reference)
+    before = [p.detach().clone() for p in parameters]
+    optimizer.step(lambda backward=True: (bowl.closure(parameters)(), parameters[0].grad.fill_(float("nan")))[0])
+    assert same(parameters, before)
 
 
 def test_every_gradient_missing_is_a_step_that_does_nothing() -> None:

@@ -149,3 +149,12 @@ def test_scopes_on_a_convolution(scope: str) -> None:
     pieces = g.reshape(1 if scope == "layer" else 3, -1)
     expected = pieces / np.linalg.norm(pieces, axis=1, keepdims=True) * RHO / len(pieces) ** 0.5
     np.testing.assert_allclose(seen[-1].numpy().reshape(pieces.shape), expected, rtol=1e-12)
+
+
+def test_nothing_to_perturb_is_refused() -> None:
+    """`perturb: norm_only` on a net without normalisation layers."""
+    bowl = Bowl()
+    parameters = bowl.parameters()
+    optimizer = SAM(torch.optim.SGD([{"params": parameters, "perturb": False}], lr=0.1), rho=RHO)
+    with pytest.raises(ValueError, match="SAM has no parameter to perturb"):
+        optimizer.step(bowl.closure(parameters))

@@ -1,0 +1,132 @@
+"""Tracking mirrors the record, and never decides about a run."""
+
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sam.config import TrainConfig
+from sam.results import identity, records
+from sam.training.progress import Progress
+from sam.training.run import run
+
+Tiny = Callable[..., TrainConfig]
+Calls = list[tuple[str, Any]]
+
+
+class FakeRun:
+    def __init__(self, calls: Calls, failing: str, error: BaseException) -> None:
+        self.calls, self.failing, self.error = calls, failing, error
+        self.summary = types.SimpleNamespace(update=lambda values: self._note("summary", values))
+
+    def _note(self, name: str, value: Any) -> None:
+        self.calls.append((name, value))
+        if name == self.failing:
+            raise self.error
+
+    def define_metric(self, *names: str, step_metric: str) -> None:
+        self._note("define_metric", step_metric)
+
+    def log(self, values: dict[str, float]) -> None:
+        self._note("log", values)
+
+    def finish(self, exit_code: int) -> None:
+        self._note("finish", exit_code)
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
+    """Installs a fake wandb that fails where told; returns the list of its calls."""
+
+    def install(failing: str = "", error: BaseException | None = None, key: str | None = None) -> Calls:
+        calls: Calls = []
+        module: Any = types.ModuleType("wandb")
+        problem = error or RuntimeError("the server is gone")
+
+        class CommError(Exception):
+            pass
+
+        class UsageError(Exception):
+            pass
+
+        def init(**options: Any) -> FakeRun:
+            calls.append(("init", options))
+            if failing == "init":
+                raise problem
+            if failing == "online" and options["mode"] == "online":
+                raise CommError("no route")
+            return FakeRun(calls, failing, problem)
+
+        module.init, module.api, module.Settings = init, types.SimpleNamespace(api_key=key), lambda **options: options
+        module.login = lambda **options: key is not None
+        module.errors = types.SimpleNamespace(CommError=CommError, UsageError=UsageError)
+        monkeypatch.setitem(sys.modules, "wandb", module)
+        for variable in ("WANDB_API_KEY", "WANDB_MODE"):
+            monkeypatch.delenv(variable, raising=False)
+        return calls
+
+    return install
+
+
+def test_it_mirrors_rows_and_summary(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
+    calls = wandb()
+    config = tiny(tracking={"backend": "wandb", "project": "mine"}, optimizer={"method": "xsam"})
+    record = run(config)
+    assert [name for name, _ in calls] == ["init", "define_metric", "log", "log", "summary", "finish"]
+    options = calls[0][1]
+    assert (options["id"], options["name"], options["project"]) == (record["fingerprint"], record["name"], "mine")
+    assert options["mode"] == "offline" and options["resume"] == "allow"  # no key, so nothing waits for a server
+    assert options["config"]["optimizer"]["rho"] == 0.1
+    rows = [values for name, values in calls if name == "log"]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows[1]["test_accuracy"] == record["final"]["test_accuracy"] and "probe_losses" not in rows[1]
+    assert calls[-2][1]["status"] == "finished" and calls[-2][1]["final/test_loss"] == record["final"]["test_loss"]
+    assert calls[-1][1] == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the server is gone"), OSError(), ValueError("two\nlines"), ValueError("")])
+@pytest.mark.parametrize("failing", ["init", "define_metric", "log", "summary", "finish"])
+def test_its_failure_ends_tracking_and_nothing_else(
+    tiny: Tiny, wandb: Callable[..., Calls], capsys: pytest.CaptureFixture[str], failing: str, error: Exception
+) -> None:
+    calls = wandb(failing, error)
+    config = tiny(tracking={"backend": "wandb"}, epochs=1, batch_size=96)
+    assert run(config)["status"] == "finished"
+    record = records.read_run(identity.run_folder(config))
+    assert record is not None and record["status"] == "finished"
+    assert capsys.readouterr().err.count("warning: tracking stopped") == 1
+    assert [name for name, _ in calls][-1] == failing  # not called again after its failure
+
+
+def test_no_server_means_offline(tiny: Tiny, wandb: Callable[..., Calls], capsys: pytest.CaptureFixture[str]) -> None:
+    calls = wandb("online", key="secret")
+    assert run(tiny(tracking={"backend": "wandb"}, epochs=1))["status"] == "finished"
+    assert [options["mode"] for name, options in calls if name == "init"] == ["online", "offline"]
+    assert calls[-1] == ("finish", 0)
+    assert "no W&B server" in capsys.readouterr().err
+
+
+def test_without_wandb_installed_the_run_goes_on(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it raises ImportError
+    assert run(tiny(tracking={"backend": "wandb"}, epochs=1))["status"] == "finished"
+    assert "warning: tracking stopped" in capsys.readouterr().err
+
+
+def test_without_tracking_wandb_is_not_imported(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert run(tiny(epochs=1))["status"] == "finished"
+    assert "tracking" not in capsys.readouterr().err
+
+
+def test_a_run_that_dies_is_marked_as_failed(tiny: Tiny, wandb: Callable[..., Calls], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = wandb()
+
+    def interrupt(self: Progress, units: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "advance", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny(tracking={"backend": "wandb"}))
+    assert calls[-1] == ("finish", 1)

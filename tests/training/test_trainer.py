@@ -1,0 +1,209 @@
+"""The loop: against loops by hand, the same twice, and paired across methods."""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sam.config import TrainConfig
+from sam.core import streams
+from sam.training.loop import Trainer
+
+Tiny = Callable[..., TrainConfig]
+Make = Callable[[TrainConfig], Trainer]
+TIMES = ("train_seconds", "seconds")
+
+
+def train(trainer: Trainer, epochs: int = 2) -> list[dict[str, Any]]:
+    rows = [trainer.run_epoch(lambda units: None) for _ in range(epochs)]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --------------------------------------------------------------------------------------------------------- loops by hand
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.1])
+@pytest.mark.parametrize("mode", ["loss", "optimizer"])
+def test_two_epochs_equal_a_loop_by_hand(tiny: Tiny, trainer: Make, rho: float, mode: str) -> None:
+    """SGD (rho 0) and SAM with torch's own SGD, ragged batches, weight decay in the loss or in the optimizer; all in float64."""
+    options = {"method": "sam" if rho else "sgd", "rho": rho, "weight_decay": 0.01, "weight_decay_mode": mode}
+    ours = trainer(tiny(optimizer=options, batch_size=40))
+    ours.model.double().register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
+    model, data = copy.deepcopy(ours.model).train(), ours.data
+    parameters = list(model.parameters())
+    base = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01 if mode == "optimizer" else 0.0)
+    step, met = 0, []
+
+    def gradient(x: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
+        loss = functional.cross_entropy(model(x), y)
+        decay = 0.01 / 2 * sum((p**2).sum() for p in parameters) if mode == "loss" else 0.0
+        return loss.detach(), list(torch.autograd.grad(loss + decay, parameters))
+
+    for epoch in range(2):
+        seen = 0.0
+        order = torch.randperm(96, generator=streams.generator("cpu", 0, "order", epoch))
+        for chosen in order.split(40):
+            x = data.normalize(data.train_images[chosen])
+            y = data.train_labels[chosen]
+            loss, g = gradient(x, y)
+            seen += loss.item() * len(y) / 96
+            if rho:
+                running = {name: b.clone() for name, b in model.named_buffers()}
+                length = torch.cat([t.flatten() for t in g]).double().norm().item()
+                start = [p.detach().clone() for p in parameters]
+                with torch.no_grad():
+                    for p, t in zip(parameters, g, strict=True):
+                        p.add_(t, alpha=rho / length)
+                _, g = gradient(x, y)
+                with torch.no_grad():
+                    for p, w in zip(parameters, start, strict=True):
+                        p.copy_(w)
+                    for name, b in model.named_buffers():
+                        b.copy_(running[name])
+            for p, t in zip(parameters, g, strict=True):
+                p.grad = t
+            base.param_groups[0]["lr"] = 0.1 * (1 + math.cos(math.pi * step / 6)) / 2
+            base.step()
+            step += 1
+        met.append(seen)
+    rows = train(ours)
+    assert [row["train_loss"] for row in rows] == pytest.approx(met, rel=1e-8)
+    expected = model.state_dict()
+    for name, value in ours.model.state_dict().items():
+        assert torch.allclose(value, expected[name], rtol=1e-6, atol=1e-8), name
+
+
+def test_a_row_evaluates_the_clean_test_set_in_eval_mode(tiny: Tiny, trainer: Make) -> None:
+    made = trainer(tiny(dataset={"label_noise": 0.3, "val_fraction": 0.25}, model={"dropout": 0.4}))
+    (row,) = train(made, 1)
+    oracle, data = copy.deepcopy(made.model).double().eval(), made.data
+    for split, n in (("test", 797), ("val", 24)):
+        images, labels = getattr(data, f"{split}_images"), getattr(data, f"{split}_labels")
+        assert len(labels) == n
+        logits = oracle((images.double() / 255 - data.mean.double()[:, None, None]) / data.std.double()[:, None, None])
+        assert row[f"{split}_loss"] == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-5)
+        assert row[f"{split}_accuracy"] == pytest.approx(100 * (logits.argmax(1) == labels).double().mean().item())
+    assert made.model.training  # as it was; and BatchNorm saw the 2 training batches only
+    assert int(next(b for name, b in made.model.named_buffers() if "tracked" in name)) == made.steps_per_epoch == 2
+
+
+# ------------------------------------------------------------------------------------------------- the same twice, and pairing
+
+
+def test_the_same_seed_is_bitwise_the_same(tiny: Tiny, trainer: Make, method: dict[str, Any]) -> None:
+    results = []
+    for noise in (1, 2):  # whatever torch's own generator holds
+        torch.manual_seed(noise)
+        made = trainer(tiny(optimizer=method, model={"dropout": 0.3}))
+        results.append((train(made), weights(made)))
+    (rows, first), (others, second) = results
+    assert repr(rows) == repr(others)
+    assert equal(first, second)
+
+
+def test_another_seed_is_another_run(tiny: Tiny, trainer: Make) -> None:
+    starts, orders = [], []
+    for seed in (0, 1):
+        made = trainer(tiny(seed=seed))
+        starts.append(weights(made))
+        orders.append(images_met(made))
+    assert not equal(*starts)
+    assert not torch.equal(orders[0][0], orders[1][0])
+
+
+def images_met(made: Trainer) -> list[Tensor]:
+    """The images of each step's first pass (later passes of a step see the same ones)."""
+    met: list[Tensor] = []
+
+    def note(module: torch.nn.Module, inputs: tuple[Tensor]) -> None:
+        if module.training and not (met and torch.equal(met[-1], inputs[0])):
+            met.append(inputs[0].clone())
+
+    handle = made.model.register_forward_pre_hook(note)
+    train(made)
+    handle.remove()
+    return met
+
+
+def test_methods_are_paired_by_seed(tiny: Tiny, trainer: Make, method: dict[str, Any], arrays: str) -> None:
+    """All methods start from the same weights and meet the same images, equally augmented, in the same order."""
+    options: dict[str, Any] = {
+        "dataset": {"name": "arrays", "path": arrays, "train_size": None},
+        "augmentation": {"crop_padding": 4, "flip": True, "cutout": 4},
+        "model": {"dropout": 0.2},
+        "batch_size": 40,
+    }
+    reference, ours = trainer(tiny(optimizer={"method": "sgd"}, **options)), trainer(tiny(optimizer=method, **options))
+    assert equal(weights(reference), weights(ours))
+    expected, met = images_met(reference), images_met(ours)
+    assert len(met) == len(expected) == 6
+    assert [len(batch) for batch in met] == [40, 40, 10] * 2
+    assert all(torch.equal(a, b) for a, b in zip(expected, met, strict=True))
+    assert not torch.equal(met[0], met[3])  # epochs differ
+    if method["method"] != "sgd":
+        assert not equal(weights(reference), weights(ours))
+
+
+def test_rand_sam_draws_from_its_own_stream(tiny: Tiny, trainer: Make) -> None:
+    """Other draws give other weights, and the same images."""
+    first, second = (trainer(tiny(optimizer={"method": "rand_sam"})) for _ in range(2))
+    second.optimizer.generator.manual_seed(99)  # type: ignore[attr-defined]
+    a, b = images_met(first), images_met(second)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert not equal(weights(first), weights(second))
+
+
+# ------------------------------------------------------------------------------------------------------------- variants
+
+
+def test_m_sharpness_of_whole_batches_is_plain_sam(tiny: Tiny, trainer: Make) -> None:
+    plain, whole, small = (trainer(tiny(m=m)) for m in (None, 40, 16))
+    rows, whole_rows, small_rows = train(plain), train(whole), train(small)
+    assert repr(rows) == repr(whole_rows) and equal(weights(plain), weights(whole))
+    assert small_rows[-1]["train_loss"] != rows[-1]["train_loss"]
+    assert (small_rows[-1]["forwards"], small_rows[-1]["backwards"]) == (12, 12)  # counted over whole batches: 2 x 3 steps x 2 epochs
+    tracked = next(b for name, b in small.model.named_buffers() if "tracked" in name)
+    assert int(tracked) == 2 * (3 + 3 + 1)  # statistics move once a group: 16 + 16 + 8, the same, 16
+
+
+def test_bf16_keeps_fp32_weights_and_a_close_loss(tiny: Tiny, trainer: Make) -> None:
+    plain, low = trainer(tiny()), trainer(tiny(precision="bf16"))
+    rows, low_rows = train(plain), train(low)
+    assert {p.dtype for p in low.model.parameters()} == {torch.float32}
+    assert low_rows[0]["train_loss"] == pytest.approx(rows[0]["train_loss"], rel=0.02)
+    assert low_rows[0]["train_loss"] != rows[0]["train_loss"]
+
+
+def test_label_noise_reaches_the_training_labels_alone(tiny: Tiny, trainer: Make) -> None:
+    clean, noisy = (trainer(tiny(dataset={"label_noise": share})) for share in (0.0, 0.25))
+    wrong = noisy.data.train_labels != clean.data.train_labels
+    assert int(wrong.sum()) == 24
+    assert torch.equal(noisy.data.test_labels, clean.data.test_labels)
+    assert all(torch.equal(a, b) for a, b in zip(images_met(clean), images_met(noisy), strict=True))
+    assert clean.rows[0]["train_loss"] != noisy.rows[0]["train_loss"]
+
+
+def test_drop_last_leaves_out_the_rest(tiny: Tiny, trainer: Make) -> None:
+    made = trainer(tiny(drop_last=True))
+    assert [len(batch) for batch in images_met(made)] == [40, 40] * 2
+
+
+def test_label_smoothing_trains_but_is_not_recorded(tiny: Tiny, trainer: Make) -> None:
+    """On the first batch both see the same weights, so the first epoch of one step records the same loss; then they part."""
+    plain, smooth = (trainer(tiny(batch_size=96, label_smoothing=s)) for s in (0.0, 0.2))
+    a, b = train(plain), train(smooth)
+    assert a[0]["train_loss"] == pytest.approx(b[0]["train_loss"], rel=1e-6)
+    assert a[1]["train_loss"] != pytest.approx(b[1]["train_loss"], rel=1e-3)
