@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from sam.config import TrainConfig
 from sam.training.hydra_schema import register, resolve
+from sam.training.interrupts import Preempted
 
 register()
 
@@ -42,6 +43,8 @@ def main(composed: DictConfig) -> None:
         from sam.training.run import run  # torch is imported only now: --help and --cfg stay quick
 
         record = run(config)
+    except Preempted as signal:
+        raise SystemExit(signal.exit_code) from None
     except ValueError as error:  # bad settings, bad data, a checkpoint that does not fit: one sentence
         print(f"error: {error}", file=sys.stderr)
         if single:

@@ -308,6 +308,7 @@ class TrainConfig:
     m            samples that share one perturbation (m-sharpness); null means the whole batch.
     precision    fp32 (TF32 off) | tf32 | bf16 (autocast, fp32 weights).
     checkpoint_interval  epochs between checkpoints; the last epoch is always saved.
+    checkpoint_steps     also one every so many steps within an epoch, or null; a signal saves at once in any case.
     """
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -332,6 +333,7 @@ class TrainConfig:
     threads: int | None = None
     eval_batch_size: int = 500
     checkpoint_interval: int = 10
+    checkpoint_steps: int | None = None
 
     def __post_init__(self) -> None:
         _number("epochs", self.epochs, low=1)
@@ -347,6 +349,7 @@ class TrainConfig:
         _number("threads", self.threads, low=1)
         _number("eval_batch_size", self.eval_batch_size, low=1)
         _number("checkpoint_interval", self.checkpoint_interval, low=1)
+        _number("checkpoint_steps", self.checkpoint_steps, low=1)
 
 
 # -------------------------------------------------------------------------------------------------- measuring and tables

@@ -40,4 +40,4 @@ class RandSAM(Method):
         return {"generator": self.generator.get_state()}
 
     def load_method_state(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].cpu())  # checkpoints are read onto the model's device

@@ -13,7 +13,10 @@ import data
 from sam.config import MODELS, TrainConfig, to_dict
 
 # Cannot change the result: where and how a run is executed, watched and labelled.
-_IRRELEVANT = ("runs_dir", "run_dir", "force", "device", "threads", "eval_batch_size", "checkpoint_interval", "protocol", "tracking")
+_IRRELEVANT = (
+    *("runs_dir", "run_dir", "force", "device", "threads", "protocol", "tracking"),
+    *("eval_batch_size", "checkpoint_interval", "checkpoint_steps"),
+)
 _IRRELEVANT_DATA = ("path", "root", "download")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -14,21 +15,37 @@ from typing import Any
 from sam.config import TrainConfig, from_dict
 
 RUN, METRICS, CHECKPOINT, MEASURES = "run.json", "metrics.csv", "checkpoint.pt", "sharpness.json"
-FINISHED, DIVERGED, RUNNING = "finished", "diverged", "running"
+PREVIOUS = "checkpoint.previous.pt"  # kept while a run is under way, in case the newest turns out damaged
+FINISHED, DIVERGED, RUNNING, PREEMPTED, FAILED = "finished", "diverged", "running", "preempted", "failed"
 NUMERICS = 1  # raised when the arithmetic of training changes: runs of an older version are named when tables are built
 
 Row = dict[str, Any]
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write beside, flush to disk, rename: a reader sees the old file or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+class StorageError(ValueError):
+    """A file that could not be written; one sentence for the user."""
+
+
+def write_atomic(path: Path, content: str | bytes, *, keep: Path | None = None) -> None:
+    """Write beside, flush to disk, rename: a reader sees the old file or the new one, whole. `keep`: where the old one goes.
+
+    StorageError if the disk is full or the folder cannot be written; the old file is then still there.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        size = f"{len(content) / 1e6:.1f} MB"
+        raise StorageError(f"{path}: {size} could not be written ({error.strerror}); everything saved before is still there.") from error
 
 
 def plain(value: Any) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from sam.results.records import CHECKPOINT, write_atomic
+from sam.results.records import CHECKPOINT, PREVIOUS, write_atomic
 
 FORMAT = 1
 
@@ -19,15 +20,36 @@ class CheckpointError(ValueError):
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings, lists, dictionaries) as the folder's checkpoint."""
+    """Write `state` (tensors, numbers, strings, lists, dictionaries) as the folder's checkpoint; the one before is kept beside it."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
-    write_atomic(folder / CHECKPOINT, buffer.getvalue())
+    write_atomic(folder / CHECKPOINT, buffer.getvalue(), keep=folder / PREVIOUS)
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def exists(folder: Path) -> bool:
+    """Whether there is anything to continue from."""
+    return (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists()
+
+
+def remove(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
+def load_newest(folder: Path, device: torch.device | str, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read, or None; `warn` is told of every damaged one."""
+    for name in (CHECKPOINT, PREVIOUS):
+        if (folder / name).exists():
+            try:
+                return load(folder, device, name)
+            except CheckpointError as error:
+                warn(f"warning: {error}")
+    return None
+
+
+def load(folder: Path, device: torch.device | str = "cpu", name: str = CHECKPOINT) -> dict[str, Any]:
     """The folder's checkpoint. CheckpointError if it is missing, truncated, or not one of ours."""
-    path = folder / CHECKPOINT
+    path = folder / name
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -29,9 +30,20 @@ DIAGNOSE_EVERY = 10  # steps between the costlier diagnostics (cosines, norms of
 
 
 @dataclass
+class _Epoch:
+    """An epoch under way: steps done, where its random streams stand, and what was summed so far."""
+
+    draws: torch.Generator
+    step: int = 0
+    seconds: float = 0.0
+    rate: float = 0.0
+    sums: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+
+
+@dataclass
 class Trainer:
-    """A model in training: everything that must survive an interruption is in `state_dict`. Restarts are exact at epoch boundaries,
-    since order, augmentation and dropout are drawn from streams of (seed, epoch)."""
+    """A model in training: everything that must survive an interruption is in `state_dict`, in mid-epoch too. The order of the images,
+    augmentation and dropout are drawn from streams of (seed, epoch)."""
 
     config: TrainConfig
     data: ImageData
@@ -40,6 +52,8 @@ class Trainer:
     optimizer: Method = field(init=False)
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
+    _under_way: _Epoch | None = field(default=None, init=False)
+    _resumed_random: list[Tensor] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         config, size = self.config, len(self.data.train_labels)
@@ -56,52 +70,65 @@ class Trainer:
         """Epochs completed."""
         return len(self.rows)
 
-    def run_epoch(self, advance: Callable[[float], None]) -> Row:
-        """Train one epoch, evaluate, and return its row of metrics (also kept in `rows`). `advance` gets the passes of each step."""
-        began = time.perf_counter()
+    @property
+    def step(self) -> int:
+        """Steps completed within the present epoch."""
+        return self._under_way.step if self._under_way else 0
+
+    def run_epoch(self, advance: Callable[[float], None], after_step: Callable[[], None] = lambda: None) -> Row:
+        """Train one epoch (or what is left of it), evaluate, and return its row of metrics, also kept in `rows`.
+
+        advance: gets the passes of each step. after_step: called after each step; may save `state_dict`, and may raise to stop.
+        """
         devices = [self.device] if self.device.type == "cuda" else []
+        seed = self.config.seed
+        if self._under_way is None:
+            self._under_way = _Epoch(streams.generator(self.device, seed, "augment", self.epoch))
+            self.objective.reset()
         with torch.random.fork_rng(devices):
-            torch.manual_seed(streams.derive(self.config.seed, "dropout", self.epoch))
-            row = self._train(advance)
-        row["train_seconds"] = time.perf_counter() - began
+            torch.manual_seed(streams.derive(seed, "dropout", self.epoch))
+            self._set_random(self._resumed_random)
+            row = self._train(self._under_way, advance, after_step)
+        row["train_seconds"] = self._under_way.seconds
+        began = time.perf_counter()
         row |= self._evaluate()
-        self.seconds += time.perf_counter() - began
+        self.seconds += self._under_way.seconds + time.perf_counter() - began
         row["seconds"] = self.seconds
         self.rows.append(row)
+        self._under_way = None
         return row
 
-    def _train(self, advance: Callable[[float], None]) -> Row:
-        config, data, seed = self.config, self.data, self.config.seed
-        order = epoch_batches(
-            len(data.train_labels), config.batch_size, streams.generator("cpu", seed, "order", self.epoch), config.drop_last
-        )
-        draws = streams.generator(self.device, seed, "augment", self.epoch)
-        sums: dict[str, tuple[Tensor, int]] = {}
+    def _train(self, epoch: _Epoch, advance: Callable[[float], None], after_step: Callable[[], None]) -> Row:
+        config, data = self.config, self.data
+        shuffle = streams.generator("cpu", config.seed, "order", self.epoch)
+        order = epoch_batches(len(data.train_labels), config.batch_size, shuffle, config.drop_last)
         passes = METHODS[config.optimizer.method].passes(config.optimizer)
         self.model.train()
-        self.objective.reset()
-        rate = 0.0
-        for step, indices in enumerate(order):
-            rate = learning_rate(config, self.epoch * self.steps_per_epoch + step, self.steps_per_epoch)
+        for indices in itertools.islice(order, epoch.step, None):
+            began = time.perf_counter()
+            epoch.rate = learning_rate(config, self.epoch * self.steps_per_epoch + epoch.step, self.steps_per_epoch)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = epoch.rate
             chosen = indices.to(self.device)
-            images = self.augment(data.train_images[chosen], draws, data.mean, data.std)
+            images = self.augment(data.train_images[chosen], epoch.draws, data.mean, data.std)
             labels = data.train_labels[chosen]
             size = config.m or len(labels)
             closures = [self.objective.closure(x, y) for x, y in zip(images.split(size), labels.split(size), strict=True)]
-            self.optimizer.diagnose = step % DIAGNOSE_EVERY == 0
+            self.optimizer.diagnose = epoch.step % DIAGNOSE_EVERY == 0
             self.optimizer.step(closures, weights=[len(y) / len(labels) for y in labels.split(size)])
             self.objective.settle()
             for name, value in self.optimizer.stats.items():
-                total, count = sums.get(name, (torch.zeros_like(value), 0))
-                sums[name] = (total + value, count + 1)
+                total, count = epoch.sums.get(name, (torch.zeros_like(value), 0))
+                epoch.sums[name] = (total + value, count + 1)
+            epoch.step += 1
+            epoch.seconds += time.perf_counter() - began
             advance(passes)
-        means = {name: (total / count).item() for name, (total, count) in sums.items()}
+            after_step()
+        means = {name: (total / count).item() for name, (total, count) in epoch.sums.items()}
         optimizer = self.optimizer
         return {
             "epoch": self.epoch + 1,
-            "lr": rate,
+            "lr": epoch.rate,
             **self.objective.totals(),
             **means,
             **optimizer.report(),
@@ -123,12 +150,43 @@ class Trainer:
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "rows": self.rows, "seconds": self.seconds}
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "rows": self.rows, "seconds": self.seconds}
+        epoch = self._under_way
+        state["epoch"] = epoch and {
+            "step": epoch.step,
+            "seconds": epoch.seconds,
+            "rate": epoch.rate,
+            "sums": {name: [total, count] for name, (total, count) in epoch.sums.items()},
+            "objective": self.objective.state_dict(),
+            "draws": epoch.draws.get_state(),
+            "random": self._get_random(),
+        }
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rows, self.seconds = state["rows"], state["seconds"]
+        saved = state["epoch"]
+        self._under_way, self._resumed_random = None, []
+        if saved:
+            draws = torch.Generator(self.device)
+            draws.set_state(saved["draws"].cpu())
+            sums = {name: (total, count) for name, (total, count) in saved["sums"].items()}
+            self._under_way = _Epoch(draws, saved["step"], saved["seconds"], saved["rate"], sums)
+            self._resumed_random = [r.cpu() for r in saved["random"]]
+            self.objective.load_state_dict(saved["objective"])
+
+    def _get_random(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [])]
+
+    def _set_random(self, states: list[Tensor]) -> None:
+        """Put torch's own streams (dropout's) where a checkpoint left them; an empty list leaves them. Used once."""
+        if states:
+            torch.set_rng_state(states[0])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(states[1], self.device)
+        self._resumed_random = []
 
 
 def build_model(config: TrainConfig, data: ImageData) -> nn.Module:

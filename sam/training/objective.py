@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -54,6 +56,12 @@ class Objective:
             step = torch.stack([seen["first"], seen["correct"], seen["last"]])
             self._sums = step if self._sums is None else self._sums + step
         self._open.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self._sums, "samples": self._samples}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums, self._samples = state["sums"], state["samples"]
 
     def totals(self) -> dict[str, float]:
         """train_loss, train_accuracy (percent), perturbed_loss: means over the samples since `reset`. Waits for the device."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from sam.config import ConfigError, TrainConfig, to_dict
 from sam.core.device import number_format, pick_device
 from sam.results import identity, records
 from sam.results.records import Row
-from sam.training import checkpoint, cost
+from sam.training import checkpoint, cost, lock
 from sam.training.environment import environment
+from sam.training.interrupts import Interrupts, Preempted, watching
+from sam.training.lock import LockedError
 from sam.training.loop import Trainer
 from sam.training.progress import Progress, in_sweep, progress_for
 from sam.training.tracking import Tracker, make_tracker
@@ -28,14 +32,16 @@ def existing(config: TrainConfig) -> dict[str, Any] | None:
     folder = identity.run_folder(config)
     record = records.read_run(folder)
     if record is not None and record["fingerprint"] != identity.run_fingerprint(config):
-        raise ConfigError(
-            f"run_dir={folder}: this folder holds another run ({record['name']}); choose another folder, or leave run_dir out."
-        )
+        raise ConfigError(f"run_dir={folder}: holds another run ({record['name']}); choose another folder, or leave run_dir out.")
     return record
 
 
 def run(config: TrainConfig) -> dict[str, Any]:
-    """Train as configured and return the record. A finished (or diverged) run is returned as it is, unless `force`."""
+    """Train as configured and return the record. A finished (or diverged) run is returned as it is, unless `force`.
+
+    Raises Preempted after a signal, when the state is saved; LockedError if another process is at this run; ConfigError, DataError,
+    StorageError with one sentence for the user.
+    """
     description = cost.check(config)
     record = existing(config)
     folder = identity.run_folder(config)
@@ -45,42 +51,152 @@ def run(config: TrainConfig) -> dict[str, Any]:
             print(f"{record['name']}: {record['status']} already; nothing to do (force=true redoes it).", file=sys.stderr)
         return record
     device = pick_device(config.device)
-    images = data.load(**to_dict(config.dataset))
     expected = cost.cost(config, description)
-    with number_format(config.precision, config.threads), progress_for(expected.backwards, identity.run_name(config)) as progress:
-        trainer = Trainer(config, images, device)
-        if config.force:  # or an interruption would be continued from the old run's end
-            (folder / records.CHECKPOINT).unlink(missing_ok=True)
-        else:
-            _resume(trainer, folder, progress)
-        return _train(trainer, folder, progress)
+    with (
+        number_format(config.precision, config.threads),
+        progress_for(expected.backwards, identity.run_name(config)) as progress,
+        lock.hold(folder, progress.say) as check_lock,
+        watching() as interrupts,
+    ):
+        record = records.read_run(folder)  # another process may have finished it while this one waited for the lock
+        if records.is_done(record) and not config.force:
+            assert record is not None
+            return record
+        if config.force:
+            checkpoint.remove(folder, records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS)
+            record = None
+        trainer = Trainer(config, data.load(**to_dict(config.dataset)), device)
+        _resume(trainer, folder, progress)
+        return _Session(trainer, folder, progress, check_lock, interrupts).train(record)
 
 
 def _resume(trainer: Trainer, folder: Path, progress: Progress) -> None:
-    """Continue from the folder's checkpoint, if there is one that fits; otherwise start from the beginning and say so."""
-    if not (folder / records.CHECKPOINT).exists():
-        return
-    try:
-        state = checkpoint.load(folder, trainer.device)
-    except checkpoint.CheckpointError as error:
-        progress.say(f"warning: {error} Starting this run from the beginning.")
-        return
-    if state["fingerprint"] == identity.run_fingerprint(trainer.config):
+    """Continue from the newest readable checkpoint, if there is one and it is this run's."""
+    state = checkpoint.load_newest(folder, trainer.device, progress.say)
+    if state is None:
+        if checkpoint.exists(folder):
+            progress.say(f"{folder.name}: no checkpoint can be read; starting this run from the beginning.")
+    elif state["fingerprint"] == identity.run_fingerprint(trainer.config):
         trainer.load_state_dict(state)
         progress.advance(trainer.optimizer.backwards)
-        progress.say(f"{folder.name}: continuing after epoch {trainer.epoch}.")
+        where = f"epoch {trainer.epoch}" + (f", step {trainer.step} of the next" if trainer.step else "")
+        progress.say(f"{folder.name}: continuing after {where}.")
 
 
-def _train(trainer: Trainer, folder: Path, progress: Progress) -> dict[str, Any]:
-    config = trainer.config
-    record: dict[str, Any] = {
+@dataclass
+class _Session:
+    """One process's stretch of a run: trains, records, saves."""
+
+    trainer: Trainer
+    folder: Path
+    progress: Progress
+    check_lock: Callable[[], None]
+    interrupts: Interrupts
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def train(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
+        """From where the trainer stands to the end; the record says how it ended, whatever happens. `earlier`: the record so far."""
+        trainer, config = self.trainer, self.trainer.config
+        self.record = _new_record(trainer, earlier)
+        self._warn_of_another_environment()
+        records.write_run(self.folder, self.record)
+        tracker = make_tracker(config, self.record, self.folder)
+        status = records.FAILED
+        try:
+            status = self._epochs(tracker)
+            return self._finish(tracker, status)
+        except Preempted as signal:
+            tracker.preempting()
+            self._note_end(records.PREEMPTED, str(signal))
+            self.progress.say(f"{self.record['name']}: {signal}.")
+            self.interrupts.hand_on()
+            raise
+        except LockedError:
+            raise  # the record is somebody else's now
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._note_end(records.PREEMPTED, "interrupted")
+            else:
+                self._note_end(records.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+            raise
+        finally:
+            tracker.finish(failed=status not in (records.FINISHED, records.DIVERGED))
+
+    def _epochs(self, tracker: Tracker) -> str:
+        trainer, config = self.trainer, self.trainer.config
+        while trainer.epoch < config.epochs:
+            row = trainer.run_epoch(self.progress.advance, self._after_step)
+            self.check_lock()
+            records.write_metrics(self.folder, trainer.rows)
+            tracker.log(row)
+            self.progress.note(_headline(self.record["name"], row, config.epochs))
+            last = trainer.epoch == config.epochs
+            if not math.isfinite(row["train_loss"]) or (last and not math.isfinite(row["test_loss"])):
+                return records.DIVERGED
+            if trainer.epoch % config.checkpoint_interval == 0 or last:
+                self._save()
+        return records.FINISHED
+
+    def _after_step(self) -> None:
+        if self.interrupts.signum is not None:
+            self._save()
+            raise Preempted(self.interrupts.signum)
+        every = self.trainer.config.checkpoint_steps
+        if every and self.trainer.step % every == 0:
+            self._save()
+
+    def _save(self) -> None:
+        self.check_lock()
+        checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **self.trainer.state_dict()})
+
+    def _note_end(self, status: str, reason: str) -> None:
+        self.record |= {"status": status, "error": reason, "epochs": self.trainer.epoch, "seconds": self.trainer.seconds}
+        with contextlib.suppress(records.StorageError):
+            records.write_run(self.folder, self.record)
+
+    def _finish(self, tracker: Tracker, status: str) -> dict[str, Any]:
+        trainer, optimizer = self.trainer, self.trainer.optimizer
+        self.record |= {
+            "status": status,
+            "error": None,
+            "ended": _now(),
+            "epochs": trainer.epoch,
+            "diverged_epoch": trainer.epoch if status == records.DIVERGED else None,
+            "seconds": trainer.seconds,
+            "cost": {"forwards": round(optimizer.forwards), "backwards": round(optimizer.backwards), "skipped": int(optimizer.skipped)},
+            **summary(trainer.rows),
+        }
+        self.check_lock()
+        records.write_metrics(self.folder, trainer.rows)
+        records.write_run(self.folder, self.record)
+        checkpoint.remove(self.folder, records.PREVIOUS)
+        tracker.summarize(self.record)
+        return self.record
+
+    def _warn_of_another_environment(self) -> None:
+        """A continued run is bitwise the uninterrupted one only on the same kind of device, torch version and thread count."""
+        seen = [_arithmetic(segment["environment"]) for segment in self.record["segments"]]
+        if any(arithmetic != seen[-1] for arithmetic in seen):
+            changed = "; then ".join(dict.fromkeys(", ".join(map(str, arithmetic)) for arithmetic in seen))
+            self.progress.say(f"warning: {self.record['name']}: continued elsewhere ({changed}); results may differ in the last digits.")
+
+
+def _arithmetic(environment: dict[str, Any]) -> tuple[Any, ...]:
+    return environment["device"], f"torch {environment['versions'].get('torch')}", f"{environment['threads']} threads"
+
+
+def _new_record(trainer: Trainer, earlier: dict[str, Any] | None) -> dict[str, Any]:
+    config, here = trainer.config, environment(trainer.device)
+    segment = {"from_epoch": trainer.epoch, "from_step": trainer.step, "started": _now(), "environment": here}
+    fresh = earlier is None or (trainer.epoch, trainer.step) == (0, 0)
+    return {
         "format": 1,
         "numerics": records.NUMERICS,
         "name": identity.run_name(config),
         "fingerprint": identity.run_fingerprint(config),
         "setting": identity.setting(config),
         "status": records.RUNNING,
-        "started": _now(),
+        "started": segment["started"] if earlier is None else earlier["started"],
         "config": to_dict(config),
         "identity": identity.identity(config),
         "data": {
@@ -89,25 +205,9 @@ def _train(trainer: Trainer, folder: Path, progress: Progress) -> dict[str, Any]
             "train_images": len(trainer.data.train_labels),
         },
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "environment": environment(trainer.device),
+        "environment": here,
+        "segments": [segment] if fresh else [*(earlier or {}).get("segments", []), segment],
     }
-    records.write_run(folder, record)
-    tracker = make_tracker(config, record, folder)
-    try:
-        while trainer.epoch < config.epochs:
-            row = trainer.run_epoch(progress.advance)
-            records.write_metrics(folder, trainer.rows)
-            tracker.log(row)
-            progress.note(_headline(record["name"], row, config.epochs))
-            last = trainer.epoch == config.epochs
-            if not math.isfinite(row["train_loss"]) or (last and not math.isfinite(row["test_loss"])):
-                return _finish(trainer, folder, record, tracker, records.DIVERGED)
-            if trainer.epoch % config.checkpoint_interval == 0 or last:
-                checkpoint.save(folder, {"fingerprint": record["fingerprint"], **trainer.state_dict()})
-        return _finish(trainer, folder, record, tracker, records.FINISHED)
-    except BaseException:
-        tracker.finish(failed=True)
-        raise
 
 
 def _now() -> str:
@@ -116,23 +216,6 @@ def _now() -> str:
 
 def _headline(name: str, row: Row, epochs: int) -> str:
     return f"{name} epoch {row['epoch']}/{epochs}: train loss {row['train_loss']:.3f}, test {row['test_accuracy']:.2f}%"
-
-
-def _finish(trainer: Trainer, folder: Path, record: dict[str, Any], tracker: Tracker, status: str) -> dict[str, Any]:
-    optimizer = trainer.optimizer
-    record |= {
-        "status": status,
-        "ended": _now(),
-        "epochs": trainer.epoch,
-        "diverged_epoch": trainer.epoch if status == records.DIVERGED else None,
-        "seconds": trainer.seconds,
-        "cost": {"forwards": round(optimizer.forwards), "backwards": round(optimizer.backwards), "skipped": int(optimizer.skipped)},
-        **summary(trainer.rows),
-    }
-    records.write_run(folder, record)
-    tracker.summarize(record)
-    tracker.finish(failed=False)
-    return record
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:

@@ -109,8 +109,9 @@ def _print_plan(plans: Sequence[TrainConfig]) -> float:
 
 def _status(record: dict[str, Any] | None, folder: Path, force: bool) -> str:
     from sam.results import records
+    from sam.training import checkpoint
 
     if records.is_done(record) and not force:
         assert record is not None
         return str(record["status"])
-    return "to continue" if (folder / records.CHECKPOINT).exists() and not force else "to run"
+    return "to continue" if checkpoint.exists(folder) and not force else "to run"

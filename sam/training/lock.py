@@ -1,0 +1,142 @@
+"""One process a run: a lock in the run's folder, with a heartbeat, so that a dead owner's lock can be told from a living one's."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+LOCK = "lock.json"
+BEAT = 15.0  # seconds between heartbeats (the file's time of change)
+STALE = 300.0  # a lock whose last heartbeat is older belongs to nobody
+
+
+class LockedError(ValueError):
+    """Another process owns the run; one sentence for the user."""
+
+
+def _process_start(pid: int) -> str | None:
+    """When a process of this machine started (a number that its successor under the same pid does not share); None if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        pass
+    if Path("/proc/self").exists():
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "unknown"
+
+
+def _job() -> str | None:
+    parts = [os.environ.get(name) for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")]
+    return "_".join(p for p in parts if p) or os.environ.get("SLURM_JOB_ID")
+
+
+def owner(folder: Path) -> dict[str, Any] | None:
+    """Who holds the lock: host, pid, job, started, token, and `age`, seconds since the last heartbeat; None if nobody does."""
+    path = folder / LOCK
+    try:
+        age = max(0.0, time.time() - path.stat().st_mtime)
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        content, age = {}, STALE + 1 if not path.exists() else time.time() - path.stat().st_mtime
+    return {"host": None, "pid": None, "job": None, "token": None} | content | {"age": age}
+
+
+def is_alive(holder: dict[str, Any]) -> bool:
+    """On this machine, whether the process is still there; on another, whether its heartbeat is fresh."""
+    if holder["host"] == platform.node() and holder["pid"] is not None:
+        return holder.get("process_start") == _process_start(holder["pid"])
+    return bool(holder["age"] < STALE)
+
+
+@contextmanager
+def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Hold the run's lock; yields a function that raises LockedError if the lock was lost meanwhile (call it before writing).
+
+    Raises LockedError if a living process has it. A stale lock is taken over, and `say` is told.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, token = folder / LOCK, uuid.uuid4().hex
+    mine = {"host": platform.node(), "pid": os.getpid(), "process_start": _process_start(os.getpid()), "job": _job(), "token": token}
+    while not _create(path, json.dumps(mine | {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})):
+        holder = owner(folder)
+        if holder is None:
+            continue
+        who = f"process {holder['pid']} on {holder['host']}" + (f", job {holder['job']}" if holder["job"] else "")
+        if is_alive(holder):
+            raise LockedError(
+                f"{folder.name}: is being run by {who} (last sign of life {holder['age']:.0f} s ago); two must not write one run."
+            )
+        if _retire(path, holder["token"]):
+            say(f"{folder.name}: took over the lock of {who}, which is gone.")
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(BEAT):
+            try:
+                os.utime(path)
+            except OSError:
+                return
+
+    threading.Thread(target=beat, name="run-lock", daemon=True).start()
+
+    def check() -> None:
+        holder = owner(folder)
+        if holder is None or holder["token"] != token:
+            raise LockedError(f"{folder.name}: the lock was lost to another process; this one stops and writes nothing more.")
+
+    try:
+        yield check
+    finally:
+        stop.set()
+        holder = owner(folder)
+        if holder is not None and holder["token"] == token:
+            path.unlink(missing_ok=True)
+
+
+def _create(path: Path, content: str) -> bool:
+    """Make the lock file with its content in one step, unless there is one."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    temporary.write_text(content)
+    try:
+        os.link(temporary, path)  # fails if `path` exists; never shows a half-written lock
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+def _retire(path: Path, token: str | None) -> bool:
+    """Move a stale lock away. Of two processes that try, one finds the file gone; if the lock changed hands in between, it is put back."""
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return False
+    try:
+        moved = json.loads(aside.read_text()).get("token")
+    except (OSError, ValueError):
+        moved = None
+    if moved != token:
+        with suppress(FileExistsError):
+            os.link(aside, path)
+        aside.unlink()
+        return False
+    aside.unlink()
+    return True
