@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -16,8 +18,9 @@ from omegaconf import DictConfig, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from sam.config import TrainConfig
-from sam.training.hydra_schema import resolve
+from sam.training.hydra_schema import register, resolve
 
+CONF = Path(__file__).resolve().parents[2] / "conf"
 LONGEST_LIST = 60  # points printed one by one
 
 
@@ -54,6 +57,21 @@ def compose(point: Sequence[str]) -> TrainConfig:
     from hydra.types import RunMode
 
     return resolve(TrainConfig, hydra.compose_config("train", list(point), run_mode=RunMode.RUN, with_log_configuration=False))
+
+
+def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
+    """What `train.py -m ARGUMENTS` would run, point by point: (plain overrides, checked configuration). For scripts, outside Hydra's main.
+
+    Raises Hydra's, OmegaConf's or our own error.
+    """
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        plain = [line for line in arguments if not OverridesParser.create().parse_override(line).is_sweep_override()]
+        composed = hydra_compose("train", plain, return_hydra_config=True)
+        given = {line.partition("=")[0] for line in arguments}
+        params = {str(key): value for key, value in (composed.hydra.sweeper.params or {}).items()}
+        lines = [f"{key}={value}" for key, value in params.items() if key not in given] + list(arguments)
+        return [(point, resolve(TrainConfig, hydra_compose("train", point))) for point in grid(lines)]
 
 
 class Preflight(Callback):

@@ -1,0 +1,77 @@
+"""The lock: one holder, whatever the order of events."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sam.training import lock
+
+
+def _contend(folder: Path, entered: list[int], refused: list[int], leave: threading.Event) -> None:
+    try:
+        with lock.hold(folder, lambda text: None):
+            entered.append(1)
+            leave.wait(5)
+    except lock.LockedError:
+        refused.append(1)
+
+
+def test_only_one_of_many_threads_takes_over_a_stale_lock(tmp_path: Path) -> None:
+    """All see the same dead owner; exactly one gets in, the others are refused."""
+    dead = {"host": platform.node(), "pid": 2**22 - 7, "process_start": "1", "job": None, "token": "old"}
+    for _ in range(20):
+        (tmp_path / lock.LOCK).write_text(json.dumps(dead))
+        entered: list[int] = []
+        refused: list[int] = []
+        leave = threading.Event()
+        threads = [threading.Thread(target=_contend, args=(tmp_path, entered, refused, leave)) for _ in range(6)]
+        [thread.start() for thread in threads]
+        limit = time.monotonic() + 5
+        while len(refused) < 5 and time.monotonic() < limit:
+            time.sleep(0.005)
+        leave.set()
+        [thread.join() for thread in threads]
+        assert (len(entered), len(refused)) == (1, 5)
+        assert not (tmp_path / lock.LOCK).exists()
+
+
+def test_another_machines_lock_is_judged_by_its_heartbeat(tmp_path: Path) -> None:
+    path = tmp_path / lock.LOCK
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "job": "17_3", "token": "t"}))
+    with pytest.raises(lock.LockedError, match="job 17_3"), lock.hold(tmp_path, print):
+        pass
+    os.utime(path, (time.time() - lock.STALE - 5,) * 2)
+    said: list[str] = []
+    with lock.hold(tmp_path, said.append):
+        assert "took over the lock of process 1 on elsewhere" in said[0]
+
+
+def test_a_lost_lock_is_noticed_before_anything_is_written(tmp_path: Path) -> None:
+    with lock.hold(tmp_path, print) as check:
+        check()
+        (tmp_path / lock.LOCK).write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "theirs"}))
+        with pytest.raises(lock.LockedError, match="lost"):
+            check()
+    assert json.loads((tmp_path / lock.LOCK).read_text())["token"] == "theirs"  # and theirs is left alone
+
+
+def test_a_recycled_pid_is_not_the_owner(tmp_path: Path) -> None:
+    """Our own pid, but started at another time: some earlier process had this number."""
+    (tmp_path / lock.LOCK).write_text(json.dumps({"host": platform.node(), "pid": os.getpid(), "process_start": "1", "token": "t"}))
+    holder = lock.owner(tmp_path)
+    assert holder is not None and not lock.is_alive(holder)
+
+
+def test_an_unreadable_lock_does_not_block_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / lock.LOCK
+    path.write_text("{")
+    os.utime(path, (time.time() - lock.STALE - 5,) * 2)
+    with lock.hold(tmp_path, lambda text: None):
+        pass
