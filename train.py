@@ -10,6 +10,7 @@ A run is its configuration: the same command again continues an unfinished run a
 holds run.json, metrics.csv and checkpoint.pt; `evaluate_sharpness.py` measures them and makes the tables.
 """
 
+import shlex
 import sys
 
 import hydra
@@ -28,7 +29,7 @@ def refuse_grid_without_multirun() -> None:
     """An experiment that holds a grid means many runs: without -m, Hydra would run one of them and say nothing."""
     info = HydraConfig.get()
     if info.mode == RunMode.RUN and info.sweeper.params:
-        command = " ".join(["python", "train.py", "-m", *info.overrides.task])
+        command = shlex.join(["python", "train.py", "-m", *info.overrides.task])
         name = dict(info.runtime.choices).get("experiment")
         print(f"error: experiment={name} is a grid of runs; start it with: {command}", file=sys.stderr)
         raise SystemExit(2)
@@ -54,9 +55,9 @@ def main(composed: DictConfig) -> None:
         print("interrupted: what was recorded is kept; the same command continues from the last checkpoint.", file=sys.stderr)
         raise SystemExit(130) from None
     if single:
-        final = record["final"]
+        final = record["final"]  # read back from a file, NaN is the string "nan"
         outcome = f"diverged in epoch {record['diverged_epoch']}" if record["status"] == "diverged" else "finished"
-        print(f"{record['name']}: {outcome}, test accuracy {final['test_accuracy']:.2f}%, test loss {final['test_loss']:.4f}")
+        print(f"{record['name']}: {outcome}, test accuracy {float(final['test_accuracy']):.2f}%, test loss {float(final['test_loss']):.4f}")
 
 
 if __name__ == "__main__":

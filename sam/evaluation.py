@@ -47,6 +47,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     problems = [f"{folder.name}: not finished, left out." for folder, record in found if not records.is_done(record)]
     old = [folder.name for folder, record in done if record.get("numerics") != records.NUMERICS]
     problems += [f"{name}: trained by an older version of the arithmetic; its row may differ from a new run's." for name in old]
+    done = _readable(done, problems)
     measures = _measure_all(done, config, problems)
     runs = [_row(folder, record, measures[folder]) for folder, record in done if folder in measures]
     rhos = config.sharpness.rho
@@ -63,6 +64,19 @@ def _fill(table: TableConfig, sharpness: SharpnessConfig) -> TableConfig:
 
 
 # ---------------------------------------------------------------------------------------------------------------- measuring
+
+
+def _readable(done: Sequence[tuple[Path, dict[str, Any]]], problems: list[str]) -> list[tuple[Path, dict[str, Any]]]:
+    """The runs whose recorded settings this version understands; every other one becomes a problem."""
+    kept = []
+    for folder, record in done:
+        try:
+            records.run_config(record)
+        except (ConfigError, KeyError, TypeError) as error:
+            problems.append(f"{folder.name}: its run.json cannot be used ({str(error).rstrip('.')}).")
+        else:
+            kept.append((folder, record))
+    return kept
 
 
 def _measure_all(done: Sequence[tuple[Path, dict[str, Any]]], config: EvaluateConfig, problems: list[str]) -> dict[Path, Measures]:

@@ -1,14 +1,16 @@
 """The one contract of every method: look at the loss around w, hand the base optimizer one gradient.
 
-optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.05, passes=Passes(model))
+How it is used:
 
-def closure(backward=True):
-    loss = criterion(model(images), labels)
-    if backward:
-        loss.backward()
-    return loss
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.05, passes=Passes(model))
 
-loss = optimizer.step(closure)
+    def closure(backward=True):
+        loss = criterion(model(images), labels)
+        if backward:
+            loss.backward()
+        return loss
+
+    loss = optimizer.step(closure)
 """
 
 from __future__ import annotations

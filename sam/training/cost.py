@@ -28,7 +28,6 @@ def check(config: TrainConfig) -> data.Description:
     description = data.describe(**to_dict(config.dataset))
     data.check_augmentation(description.image_size, **to_dict(config.augmentation))
     models.check(**to_dict(config.model), image_size=description.image_size, channels=description.channels)
-    data.check_augmentation(description.image_size, **to_dict(config.augmentation))
     if config.batch_size > description.train_size:
         raise ConfigError(
             f"batch_size={config.batch_size}: must not exceed the {description.train_size} training images of {config.dataset.label}."

@@ -35,46 +35,52 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 # --------------------------------------------------------------------------------------------------------- loops by hand
 
 
+@pytest.mark.parametrize("m", [None, 16])  # 16: groups of 16 + 16 + 8, the same, 16
 @pytest.mark.parametrize("rho", [0.0, 0.1])
 @pytest.mark.parametrize("mode", ["loss", "optimizer"])
-def test_two_epochs_equal_a_loop_by_hand(tiny: Tiny, trainer: Make, rho: float, mode: str) -> None:
-    """SGD (rho 0) and SAM with torch's own SGD, ragged batches, weight decay in the loss or in the optimizer; all in float64."""
+def test_two_epochs_equal_a_loop_by_hand(tiny: Tiny, trainer: Make, mode: str, rho: float, m: int | None) -> None:
+    """SGD (rho 0) and SAM with torch's own SGD, ragged batches and groups, weight decay in the loss or in the optimizer; float64."""
     options = {"method": "sam" if rho else "sgd", "rho": rho, "weight_decay": 0.01, "weight_decay_mode": mode}
-    ours = trainer(tiny(optimizer=options, batch_size=40))
+    ours = trainer(tiny(optimizer=options, batch_size=40, m=m))
     ours.model.double().register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
     model, data = copy.deepcopy(ours.model).train(), ours.data
     parameters = list(model.parameters())
     base = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01 if mode == "optimizer" else 0.0)
     step, met = 0, []
 
-    def gradient(x: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def gradient(x: Tensor, y: Tensor) -> tuple[float, list[Tensor]]:
         loss = functional.cross_entropy(model(x), y)
         decay = 0.01 / 2 * sum((p**2).sum() for p in parameters) if mode == "loss" else 0.0
-        return loss.detach(), list(torch.autograd.grad(loss + decay, parameters))
+        return loss.item(), list(torch.autograd.grad(loss + decay, parameters))
+
+    def sam_gradient(x: Tensor, y: Tensor) -> tuple[float, list[Tensor]]:
+        loss, g = gradient(x, y)
+        running = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        start = [p.detach().clone() for p in parameters]
+        length = torch.cat([t.flatten() for t in g]).norm().item()
+        with torch.no_grad():
+            for p, t in zip(parameters, g, strict=True):
+                p.add_(t, alpha=rho / length)
+        _, g = gradient(x, y)
+        with torch.no_grad():
+            for p, w in zip(parameters, start, strict=True):
+                p.copy_(w)
+            for name, buffer in model.named_buffers():
+                buffer.copy_(running[name])
+        return loss, g
 
     for epoch in range(2):
         seen = 0.0
         order = torch.randperm(96, generator=streams.generator("cpu", 0, "order", epoch))
-        for chosen in order.split(40):
-            x = data.normalize(data.train_images[chosen])
-            y = data.train_labels[chosen]
-            loss, g = gradient(x, y)
-            seen += loss.item() * len(y) / 96
-            if rho:
-                running = {name: b.clone() for name, b in model.named_buffers()}
-                length = torch.cat([t.flatten() for t in g]).double().norm().item()
-                start = [p.detach().clone() for p in parameters]
-                with torch.no_grad():
-                    for p, t in zip(parameters, g, strict=True):
-                        p.add_(t, alpha=rho / length)
-                _, g = gradient(x, y)
-                with torch.no_grad():
-                    for p, w in zip(parameters, start, strict=True):
-                        p.copy_(w)
-                    for name, b in model.named_buffers():
-                        b.copy_(running[name])
-            for p, t in zip(parameters, g, strict=True):
-                p.grad = t
+        for batch in order.split(40):
+            base.zero_grad(set_to_none=False)
+            for group in batch.split(m or 40):
+                x, y = data.normalize(data.train_images[group]), data.train_labels[group]
+                loss, g = sam_gradient(x, y) if rho else gradient(x, y)
+                seen += loss * len(group) / 96
+                for p, t in zip(parameters, g, strict=True):
+                    share = t * len(group) / len(batch)
+                    p.grad = share if p.grad is None else p.grad + share
             base.param_groups[0]["lr"] = 0.1 * (1 + math.cos(math.pi * step / 6)) / 2
             base.step()
             step += 1
@@ -155,6 +161,27 @@ def test_methods_are_paired_by_seed(tiny: Tiny, trainer: Make, method: dict[str,
     assert not torch.equal(met[0], met[3])  # epochs differ
     if method["method"] != "sgd":
         assert not equal(weights(reference), weights(ours))
+
+
+def test_dropout_draws_are_paired_too(tiny: Tiny, trainer: Make) -> None:
+    """Where torch's generator stands when a step begins: the same for all methods, another in each epoch and for each seed."""
+
+    def states(seed: int, method: str) -> list[bytes]:
+        made, seen = trainer(tiny(seed=seed, optimizer={"method": method}, model={"dropout": 0.3})), []
+        advance = made.objective.closure
+
+        def closure(images: Tensor, labels: Tensor) -> Any:
+            seen.append(torch.get_rng_state().numpy().tobytes())
+            return advance(images, labels)
+
+        made.objective.closure = closure  # type: ignore[method-assign]
+        train(made)
+        return seen
+
+    reference = states(0, "sgd")
+    assert len(set(reference)) == 6  # each step of each epoch draws anew
+    assert states(0, "xsam") == states(0, "rand_sam") == reference
+    assert not set(states(1, "sgd")) & set(reference)
 
 
 def test_rand_sam_draws_from_its_own_stream(tiny: Tiny, trainer: Make) -> None:

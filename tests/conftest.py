@@ -1,0 +1,120 @@
+"""Commands as a user types them, and one tiny sweep that the tests of commands share."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "wandb", "submitit")
+
+# Runs command lines one after the other in one process, each as `python <line>` would: what it prints, how it ends, what it imported.
+DRIVER = """
+import contextlib, io, json, runpy, sys, traceback
+results = []
+for line in json.loads(sys.stdin.read()):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    sys.argv = list(line)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_path(line[0], run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+    heavy = [name for name in HEAVY if name in sys.modules]
+    results.append({"code": code, "out": out.getvalue(), "err": err.getvalue(), "heavy": heavy})
+print(json.dumps(results))
+""".replace("HEAVY", repr(HEAVY))
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended. `heavy`: which of the slow packages its process had imported by then."""
+
+    code: int
+    out: str
+    err: str
+    heavy: tuple[str, ...] = ()
+
+    def refused(self, *words: str) -> bool:
+        """Exit code 2 and one sentence on stderr that holds all `words`."""
+        lines = [line for line in self.err.splitlines() if line.strip() and line != "Nothing was run."]
+        return self.code == 2 and len(lines) == 1 and lines[0].startswith("error: ") and all(word in lines[0] for word in words)
+
+
+def environment() -> dict[str, str]:
+    quiet = {"OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "0", "PYTHONWARNINGS": "ignore", "COLUMNS": "200"}
+    return {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | quiet
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., Result]:
+    """`command("train.py", "epochs=1")`: a process of its own."""
+
+    def run(*line: str) -> Result:
+        done = subprocess.run([sys.executable, *line], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def commands() -> Callable[[Sequence[Sequence[str]]], list[Result]]:
+    """Several command lines in one process, which saves importing torch for each."""
+
+    def run(lines: Sequence[Sequence[str]]) -> list[Result]:
+        done = subprocess.run(
+            [sys.executable, "-c", DRIVER],
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            input=json.dumps(lines),
+        )
+        assert done.returncode == 0, done.stderr
+        values: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+        return [Result(v["code"], v["out"], v["err"], tuple(v["heavy"])) for v in values]
+
+    return run
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A finished sweep of the four methods with two seeds, measured once: its folder, and what the two commands said."""
+
+    runs: Path
+    line: tuple[str, ...]
+    trained: Result
+    measured: Result
+
+
+TINY = ("dataset=digits", "model=wrn_10_1", "dataset.train_size=128", "batch_size=64", "epochs=1", "threads=1", "device=cpu")
+MEASURE = ("sharpness.m=64", "threads=1", "device=cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_options() -> tuple[str, ...]:
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def measure_options() -> tuple[str, ...]:
+    return MEASURE
+
+
+@pytest.fixture(scope="session")
+def swept(command: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Never write into its folder: copy it."""
+    runs = tmp_path_factory.mktemp("swept") / "runs"
+    line = ("train.py", "-m", "optimizer=sgd,sam,rand_sam,xsam", "seed=0,1", *TINY, f"runs_dir={runs}")
+    trained = command(*line)
+    return Sweep(runs, line, trained, command("evaluate_sharpness.py", f"runs_dir={runs}", *MEASURE))

@@ -1,0 +1,245 @@
+"""Every command and every piece of Python that the documents show: it composes, its points are valid, and what can be run here runs."""
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+
+import data
+from sam.config import EvaluateConfig, TrainConfig, to_dict
+from sam.results import identity
+from sam.training import cost
+from sam.training.hydra_schema import register, resolve
+from sam.training.loop import Trainer
+from sam.training.sweep import compose, drop_overridden_params, grid, sweep_overrides
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
+SCRIPTS = ("train.py", "evaluate_sharpness.py", "scripts/prepare_data.py")
+
+
+@dataclass(frozen=True)
+class Command:
+    where: str
+    text: str
+
+    @property
+    def words(self) -> list[str]:
+        return shlex.split(self.text, comments=True)
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def shown() -> list[Command]:
+    """Commands of the README's bash blocks, of the scripts' docstrings and of the comments in conf."""
+    found = [Command("README.md", line) for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
+    sources = [ROOT / "train.py", ROOT / "evaluate_sharpness.py", *sorted((ROOT / "conf").rglob("*.yaml"))]
+    for path in sources:
+        for line in path.read_text().splitlines():
+            match = re.match(r"(?:#\s*(?:Command:)?)?\s*(python \S+\.py\b.*)", line)
+            if match:
+                found.append(Command(str(path.relative_to(ROOT)), match[1]))
+    return [command for command in found if command.words]
+
+
+def of_script(script: str) -> list[Command]:
+    return [command for command in shown() if command.words[:2] == ["python", script]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        yield
+    torch.set_num_threads(before)
+
+
+def sweep_points(overrides: Sequence[str]) -> list[list[str]]:
+    """The points that `-m` with these overrides would run."""
+    made = GlobalHydra.instance().hydra
+    assert made is not None
+    whole = made.compose_config("train", list(overrides), run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    drop_overridden_params(whole)
+    return grid(sweep_overrides(whole))
+
+
+@cache
+def composed(point: tuple[str, ...]) -> TrainConfig:
+    return compose(point)
+
+
+def evaluation(overrides: Sequence[str]) -> EvaluateConfig:
+    made = GlobalHydra.instance().hydra
+    assert made is not None
+    return resolve(EvaluateConfig, made.compose_config("evaluate", list(overrides), run_mode=RunMode.RUN, with_log_configuration=False))
+
+
+def points_of(command: Command) -> list[TrainConfig]:
+    options = [word for word in command.words[2:] if not word.startswith("-") and word != "job"]
+    if "-m" not in command.words:
+        made = GlobalHydra.instance().hydra
+        assert made is not None
+        whole = made.compose_config("train", options, run_mode=RunMode.RUN)
+        assert not whole.hydra.sweeper.params, f"{command}: would be refused without -m"
+        return [resolve(TrainConfig, whole)]
+    points = sweep_points(options)
+    first = {tuple(word for word in point if not word.startswith("seed=")): point for point in reversed(points)}
+    return [composed(tuple(point)) for point in first.values()]  # seeds differ in nothing that could be refused
+
+
+def test_the_documents_show_commands() -> None:
+    """The extraction does find them."""
+    places = {command.where for command in shown()}
+    assert {"README.md", "train.py", "evaluate_sharpness.py"} <= places
+    assert {f"conf/experiment/{name}.yaml" for name in EXPERIMENTS} <= places
+    assert len(of_script("train.py")) >= 10 and len(of_script("evaluate_sharpness.py")) >= 5
+
+
+def test_every_script_shown_exists() -> None:
+    for command in shown():
+        if command.words[0] == "python" and command.words[1].endswith(".py"):
+            assert command.words[1] in SCRIPTS and (ROOT / command.words[1]).is_file(), str(command)
+
+
+trained: set[str] = set()
+
+
+@pytest.mark.parametrize("command", of_script("train.py"), ids=str)
+def test_train_commands_are_valid(command: Command) -> None:
+    """Every point composes and passes the checks; one epoch of 64 images is trained of every setting whose data are embedded."""
+    for config in points_of(command):
+        if config.dataset.path:
+            continue  # the user's own file
+        cost.check(config)
+        small = replace(config, epochs=1, batch_size=32, m=None, seed=0, dataset=replace(config.dataset, train_size=64), device="cpu")
+        if config.dataset.name == "digits" and identity.run_fingerprint(small) not in trained:
+            trained.add(identity.run_fingerprint(small))
+            trainer = Trainer(small, data.load(**to_dict(small.dataset)), torch.device("cpu"))
+            assert trainer.run_epoch(lambda units: None)["test_accuracy"] >= 0
+
+
+@pytest.mark.parametrize("command", of_script("evaluate_sharpness.py"), ids=str)
+def test_evaluate_commands_are_valid(command: Command) -> None:
+    assert evaluation(command.words[2:]).tables
+
+
+def test_other_scripts_take_the_keys_shown() -> None:
+    source = (ROOT / "scripts/prepare_data.py").read_text()
+    for command in of_script("scripts/prepare_data.py"):
+        for word in command.words[2:]:
+            assert word.split("=")[0] in source, str(command)
+
+
+def test_every_make_target_shown_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    used = {command.words[1] for command in shown() if command.words[0] == "make"}
+    used |= set(re.findall(r"`make ([a-z-]+)`", README))
+    assert used and used <= targets
+
+
+def test_what_make_demo_runs_is_what_the_readme_says() -> None:
+    recipe = re.search(r"^demo:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    run = [shlex.split(line.replace("$(RUN)", "python")) for line in recipe[1].splitlines()]
+    assert all(line in [command.words for command in shown() if command.where == "README.md"] for line in run)
+
+
+# ------------------------------------------------------------------------------------------------------------------- conf
+
+NEEDED = {"model=timm": ["model.timm_name=resnet18"], "dataset=arrays": ["dataset.path=mine.npz"]}
+
+
+def group(name: str) -> list[str]:
+    return sorted(path.stem for path in (ROOT / "conf" / name).glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [f"{name}={option}" for name in ("optimizer", "model", "dataset", "augmentation", "protocol", "tracking") for option in group(name)],
+)
+def test_every_choice_composes(choice: str) -> None:
+    config = compose([choice, *NEEDED.get(choice, [])])
+    if not config.dataset.path:
+        cost.check(config)
+    name, option = choice.split("=")
+    if name in ("protocol", "dataset"):
+        assert getattr(config, name).name == option
+
+
+@pytest.mark.parametrize("table", group("table"))
+def test_every_table_composes(table: str) -> None:
+    names = list(evaluation([f"table={table}"]).tables)
+    assert names == ["table2", "table3", "measures"] if table == "all" else names == [table]
+
+
+def test_the_default_is_the_papers_run() -> None:
+    config = compose([])
+    assert (config.model.label, config.dataset.name, config.epochs, config.protocol.name) == ("WRN-28-10", "cifar10", 200, "tiwary2024")
+    assert (config.optimizer.method, config.optimizer.rho, config.optimizer.ascent_steps) == ("sam", 0.05, 1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_aliases_are_the_same_run(n: int) -> None:
+    alias, plain = compose([f"optimizer=sam_n{n}"]), compose(["optimizer=sam", f"optimizer.ascent_steps={n}"])
+    assert identity.run_fingerprint(alias) == identity.run_fingerprint(plain) and alias == plain
+
+
+def test_the_command_line_wins_over_protocol_and_experiment() -> None:
+    config = compose(["protocol=xsam", "optimizer=sam", "optimizer.rho=0.3", "epochs=7"])
+    assert (config.optimizer.rho, config.epochs, config.optimizer.lr, config.augmentation.cutout) == (0.3, 7, 0.05, 16)
+    assert compose(["protocol=demo", "dataset.label_noise=0"]).dataset.label_noise == 0
+    assert len(sweep_points(["experiment=table2", "optimizer=sgd", "seed=1,2"])) == 2
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_point_of_an_experiment_is_valid_and_costs_what_its_header_says(name: str) -> None:
+    header = (ROOT / "conf/experiment" / f"{name}.yaml").read_text()
+    assert all(f"# {key}:" in header for key in ("What", "Command", "Cost", "Expect"))
+    points = [composed(tuple(point)) for point in sweep_points([f"experiment={name}"])]
+    assert len({identity.run_fingerprint(point) for point in points}) == len(points) > 1
+    assert {point.runs_dir for point in points} == {f"runs/{name}"}
+    costs = [cost.cost(point, cost.check(point)) for point in points]
+    claim = re.search(r"(\d+) runs.*?([\d,]+)\s+forwards\s+and\s+([\d,]+)\s+backwards", header.replace("\n#", " "))
+    if claim:
+        totals = (len(points), sum(c.forwards for c in costs), sum(c.backwards for c in costs))
+        assert totals == tuple(int(number.replace(",", "")) for number in claim.groups())
+
+
+def test_grid_is_the_product_in_hydras_order() -> None:
+    assert grid(["a=1,2", "b=range(2)", "c=x"]) == [
+        ["a=1", "b=0", "c=x"],
+        ["a=1", "b=1", "c=x"],
+        ["a=2", "b=0", "c=x"],
+        ["a=2", "b=1", "c=x"],
+    ]
+    assert grid(["a=[1,2]"]) == [["a=[1,2]"]]
+
+
+# --------------------------------------------------------------------------------------------------- the README's Python
+
+
+def test_the_pieces_of_python_run() -> None:
+    """One after the other in one namespace, as a reader would paste them."""
+    pieces = blocks("python")
+    assert pieces
+    torch.manual_seed(0)
+    space: dict[str, Any] = {"__name__": "readme"}
+    for number, piece in enumerate(pieces):
+        exec(compile(piece, f"README.md, piece {number + 1} of Python", "exec"), space)
