@@ -89,8 +89,8 @@ def _measure_all(done: Sequence[tuple[Path, dict[str, Any]]], config: EvaluateCo
             continue
         try:
             key = _cache_key(folder, record, config.sharpness)
-        except data.DataError as error:
-            problems.append(f"{folder.name}: the checkpoint is missing ({error})")
+        except data.DataError:
+            problems.append(f"{folder.name}: {records.CHECKPOINT} is missing; the run is left out of the tables.")
             continue
         stored = None if config.force else _stored(folder, key)
         if stored is None:

@@ -337,9 +337,9 @@ def test_ctrl_c_keeps_what_is_recorded(tmp_path: Path) -> None:
     finally:
         process.kill()
     assert process.returncode == 130, err
-    assert "interrupted" in err and "Traceback" not in err
+    assert "stopped by SIGINT; the state is saved" in err and "Traceback" not in err
     (folder,) = folders(tmp_path)
-    assert record(folder)["status"] == "running"
+    assert record(folder)["status"] == "preempted"
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -85,6 +85,11 @@ def is_done(record: Mapping[str, Any] | None) -> bool:
     return record is not None and record.get("status") in (FINISHED, DIVERGED)
 
 
+def can_continue(folder: Path) -> bool:
+    """Whether there is a checkpoint to continue from."""
+    return (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists()
+
+
 def run_config(record: Mapping[str, Any]) -> TrainConfig:
     return from_dict(TrainConfig, record["config"])
 

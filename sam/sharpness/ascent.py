@@ -73,6 +73,7 @@ def batchwise(loss: DatasetLoss, rhos: Sequence[float]) -> list[AscentSharpness]
     for k, rho in enumerate(rhos):
         rise = moved[:, k] - base
         mean = float((weights * rise).sum())
-        spread = float((weights**2 * (rise - mean) ** 2).sum().sqrt()) if len(sizes) > 1 else None
+        n = len(sizes)
+        spread = float((n / (n - 1) * (weights**2 * (rise - mean) ** 2).sum()).sqrt()) if n > 1 else None
         results.append(AscentSharpness(rho, float((weights * moved[:, k]).sum()), mean, rho * float((weights * norms).sum()), spread))
     return results

@@ -26,11 +26,6 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     write_atomic(folder / CHECKPOINT, buffer.getvalue(), keep=folder / PREVIOUS)
 
 
-def exists(folder: Path) -> bool:
-    """Whether there is anything to continue from."""
-    return (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists()
-
-
 def remove(folder: Path, *names: str) -> None:
     for name in names:
         (folder / name).unlink(missing_ok=True)

@@ -22,6 +22,7 @@ class Progress:
 
     def __init__(self, total: float, label: str, *, quiet: bool = False) -> None:
         self.total, self.done, self.label, self.text = max(total, 1e-9), 0.0, label, ""
+        self.finished: set[str] = set()
         self.quiet, self.began = quiet, time.monotonic()
         self._next_line = self.began + LINE_EVERY
         self._bar = None
@@ -76,6 +77,11 @@ def share(progress: Progress | None) -> None:
 
 def in_sweep() -> bool:
     return _shared is not None
+
+
+def finished_in_sweep() -> set[str]:
+    """Fingerprints of the runs that this sweep has done; outside a sweep, an empty set that nobody keeps."""
+    return _shared.finished if _shared is not None else set()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from sam.training.environment import environment
 from sam.training.interrupts import Interrupts, Preempted, watching
 from sam.training.lock import LockedError
 from sam.training.loop import Trainer
-from sam.training.progress import Progress, in_sweep, progress_for
+from sam.training.progress import Progress, finished_in_sweep, in_sweep, progress_for
 from sam.training.tracking import Tracker, make_tracker
 
 
@@ -32,7 +32,7 @@ def existing(config: TrainConfig) -> dict[str, Any] | None:
     folder = identity.run_folder(config)
     record = records.read_run(folder)
     if record is not None and record["fingerprint"] != identity.run_fingerprint(config):
-        raise ConfigError(f"run_dir={folder}: holds another run ({record['name']}); choose another folder, or leave run_dir out.")
+        raise ConfigError(f"run_dir={folder}: this folder holds another run ({record['name']}); choose another, or leave run_dir out.")
     return record
 
 
@@ -44,8 +44,9 @@ def run(config: TrainConfig) -> dict[str, Any]:
     """
     description = cost.check(config)
     record = existing(config)
-    folder = identity.run_folder(config)
-    if records.is_done(record) and not config.force:
+    folder, key = identity.run_folder(config), identity.run_fingerprint(config)
+    force = config.force and key not in finished_in_sweep()  # points of a sweep with one identity run once
+    if records.is_done(record) and not force:
         assert record is not None
         if not in_sweep():  # a sweep's plan has said it
             print(f"{record['name']}: {record['status']} already; nothing to do (force=true redoes it).", file=sys.stderr)
@@ -59,24 +60,28 @@ def run(config: TrainConfig) -> dict[str, Any]:
         watching() as interrupts,
     ):
         record = records.read_run(folder)  # another process may have finished it while this one waited for the lock
-        if records.is_done(record) and not config.force:
+        if records.is_done(record) and not force:
             assert record is not None
             return record
-        if config.force:
+        if force:
             checkpoint.remove(folder, records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS)
             record = None
         trainer = Trainer(config, data.load(**to_dict(config.dataset)), device)
         _resume(trainer, folder, progress)
-        return _Session(trainer, folder, progress, check_lock, interrupts).train(record)
+        record = _Session(trainer, folder, progress, check_lock, interrupts).train(record)
+        finished_in_sweep().add(key)
+        return record
 
 
 def _resume(trainer: Trainer, folder: Path, progress: Progress) -> None:
     """Continue from the newest readable checkpoint, if there is one and it is this run's."""
     state = checkpoint.load_newest(folder, trainer.device, progress.say)
     if state is None:
-        if checkpoint.exists(folder):
+        if records.can_continue(folder):
             progress.say(f"{folder.name}: no checkpoint can be read; starting this run from the beginning.")
-    elif state["fingerprint"] == identity.run_fingerprint(trainer.config):
+    elif state["fingerprint"] != identity.run_fingerprint(trainer.config):
+        raise ConfigError(f"run_dir={folder}: holds another run's checkpoint; choose another folder, or leave run_dir out.")
+    else:
         trainer.load_state_dict(state)
         progress.advance(trainer.optimizer.backwards)
         where = f"epoch {trainer.epoch}" + (f", step {trainer.step} of the next" if trainer.step else "")
@@ -124,6 +129,7 @@ class _Session:
 
     def _epochs(self, tracker: Tracker) -> str:
         trainer, config = self.trainer, self.trainer.config
+        skipped = trainer.rows[-1]["skipped"] if trainer.rows else 0
         while trainer.epoch < config.epochs:
             row = trainer.run_epoch(self.progress.advance, self._after_step)
             self.check_lock()
@@ -131,7 +137,10 @@ class _Session:
             tracker.log(row)
             self.progress.note(_headline(self.record["name"], row, config.epochs))
             last = trainer.epoch == config.epochs
-            if not math.isfinite(row["train_loss"]) or (last and not math.isfinite(row["test_loss"])):
+            moved = row["skipped"] - skipped < trainer.steps_per_epoch  # at least one step had a finite gradient
+            skipped = row["skipped"]
+            if not (moved and math.isfinite(row["train_loss"])) or (last and not math.isfinite(row["test_loss"])):
+                self.progress.say(f"{self.record['name']}: diverged in epoch {trainer.epoch}.")
                 return records.DIVERGED
             if trainer.epoch % config.checkpoint_interval == 0 or last:
                 self._save()

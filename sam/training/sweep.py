@@ -114,6 +114,10 @@ def _print_plan(plans: Sequence[TrainConfig]) -> float:
             totals["backwards"] += expected.backwards
         seen.add(key)
         lines.append(f"  {identity.run_name(config):<58} {status:<14} {expected.forwards:>10,} {expected.backwards:>10,}")
+    from sam.core.device import pick_device  # imports torch: not before everything cheaper is known to be right
+
+    for device in dict.fromkeys(config.device for config in plans):
+        pick_device(device)
     print(f"  {'run':<58} {'status':<14} {'forwards':>10} {'backwards':>10}")
     shown = lines if len(lines) <= LONGEST_LIST else [*lines[:LONGEST_LIST], f"  ... and {len(lines) - LONGEST_LIST} more"]
     print("\n".join(shown))
@@ -127,9 +131,8 @@ def _print_plan(plans: Sequence[TrainConfig]) -> float:
 
 def _status(record: dict[str, Any] | None, folder: Path, force: bool) -> str:
     from sam.results import records
-    from sam.training import checkpoint
 
     if records.is_done(record) and not force:
         assert record is not None
         return str(record["status"])
-    return "to continue" if checkpoint.exists(folder) and not force else "to run"
+    return "to continue" if records.can_continue(folder) and not force else "to run"

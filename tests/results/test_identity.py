@@ -208,5 +208,16 @@ def test_every_key_is_decided_about() -> None:
     """A new key must enter the list of keys that count, or the one of keys that do not, on purpose."""
     counted = {"optimizer", "model", "dataset", "augmentation", "epochs", "batch_size", "m", "drop_last", "schedule", "warmup_epochs"}
     counted |= {"label_smoothing", "precision", "seed"}
-    ignored = {"runs_dir", "run_dir", "force", "device", "threads", "eval_batch_size", "checkpoint_interval", "protocol", "tracking"}
+    ignored = {
+        "runs_dir",
+        "run_dir",
+        "force",
+        "device",
+        "threads",
+        "eval_batch_size",
+        "checkpoint_interval",
+        "checkpoint_steps",
+        "protocol",
+        "tracking",
+    }
     assert {f.name for f in dataclasses.fields(TrainConfig)} == counted | ignored

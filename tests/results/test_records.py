@@ -1,5 +1,6 @@
 """The record of a run on disk: whole or not at all, NaN included, damage ignored."""
 
+import errno
 import json
 import math
 import os
@@ -53,16 +54,16 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path, monkeypatc
     records.write_atomic(path, "old")
 
     def fail(*_: object) -> None:
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(moment, fail)
-        with pytest.raises(OSError):
+        with pytest.raises(records.StorageError, match="No space left on device"):
             records.write_atomic(path, "new")
     assert path.read_text() == "old"
     records.write_atomic(path, b"newer")
     assert path.read_text() == "newer"
-    assert os.listdir(tmp_path) == ["file"]  # what the failed write left has been used up
+    assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,12 +22,12 @@ TIMES = ("train_seconds", "seconds")
 RUN = ["protocol=demo", "optimizer=sam_n2", "dataset.train_size=192", "model.dropout=0.2", "checkpoint_interval=1"]
 
 
-def command(runs_dir: Path, *overrides: str) -> list[str]:
-    return [sys.executable, str(ROOT / "train.py"), *RUN, *overrides, f"runs_dir={runs_dir}"]
+def command(runs_dir: Path, *overrides: str, flags: Sequence[str] = ()) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), *flags, *RUN, *overrides, f"runs_dir={runs_dir}"]
 
 
-def train(runs_dir: Path, *overrides: str, shell: str = "") -> subprocess.CompletedProcess[str]:
-    arguments = command(runs_dir, *overrides)
+def train(runs_dir: Path, *overrides: str, flags: Sequence[str] = (), shell: str = "") -> subprocess.CompletedProcess[str]:
+    arguments = command(runs_dir, *overrides, flags=flags)
     if shell:
         arguments = ["bash", "-c", f'{shell}; exec "$@"', "bash", *arguments]
     return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=180)
@@ -173,7 +173,7 @@ def test_continuing_with_other_threads_warns_and_is_recorded(tmp_path: Path) -> 
 
 def test_status_names_every_state_of_a_grid(tmp_path: Path) -> None:
     grid = ["optimizer=sgd", "epochs=1", "seed=0,1,2,3"]
-    assert train(tmp_path, "-m", "optimizer=sgd", "epochs=1", "seed=0,1,2").returncode == 0
+    assert train(tmp_path, "optimizer=sgd", "epochs=1", "seed=0,1,2", flags=["-m"]).returncode == 0
     folders = sorted(path.parent for path in tmp_path.glob("*/run.json"))
     for folder, status, error in ((folders[0], "failed", "RuntimeError: out of luck"), (folders[1], "preempted", "stopped by SIGTERM")):
         record = json.loads((folder / "run.json").read_text())

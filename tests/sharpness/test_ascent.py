@@ -79,7 +79,7 @@ def test_batchwise_is_the_weighted_mean_of_the_batches_closed_forms(batch_size: 
         assert result.sharpness == pytest.approx(mean, rel=1e-11)
         assert result.ascent_loss == pytest.approx(float(share @ (start + rise)), rel=1e-11)
         assert result.first_order == pytest.approx(rho * float(share @ norm), rel=1e-11)
-        assert result.stderr == pytest.approx(math.sqrt(float((share**2) @ (rise - mean) ** 2)), rel=1e-9)
+        assert result.stderr == pytest.approx(math.sqrt(len(rise) / (len(rise) - 1) * float((share**2) @ (rise - mean) ** 2)), rel=1e-9)
         whole = closed_form(a, b, w, rho)[2]
         assert abs(mean - whole) > 0.01 * abs(whole)  # the two notions differ here, so neither can pass for the other
 

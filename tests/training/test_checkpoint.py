@@ -1,11 +1,13 @@
 """Checkpoint files: whole, safe to load, and named when they are not."""
 
+import errno
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from sam.results.records import StorageError
 from sam.training import checkpoint
 from sam.training.checkpoint import CheckpointError
 
@@ -29,10 +31,10 @@ def test_a_failed_write_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.M
     before = (tmp_path / "checkpoint.pt").read_bytes()
 
     def full(fd: int) -> None:
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageError, match="No space"):
         checkpoint.save(tmp_path, {"model": {}})
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
