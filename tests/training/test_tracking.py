@@ -26,10 +26,10 @@ class FakeRun:
         if name == self.failing:
             raise self.error
 
-    def define_metric(self, *names: str, step_metric: str) -> None:
+    def define_metric(self, *names: str, step_metric: str = "") -> None:
         self._note("define_metric", step_metric)
 
-    def log(self, values: dict[str, float]) -> None:
+    def log(self, values: dict[str, float], step: int, commit: bool) -> None:
         self._note("log", values)
 
     def finish(self, exit_code: int) -> None:
@@ -74,14 +74,14 @@ def test_it_mirrors_rows_and_summary(tiny: Tiny, wandb: Callable[..., Calls]) ->
     calls = wandb()
     config = tiny(tracking={"backend": "wandb", "project": "mine"}, optimizer={"method": "xsam"})
     record = run(config)
-    assert [name for name, _ in calls] == ["init", "define_metric", "log", "log", "summary", "finish"]
+    assert [name for name, _ in calls] == ["init", *["define_metric"] * 4, "log", "log", "summary", "finish"]
     options = calls[0][1]
-    assert (options["id"], options["name"], options["project"]) == (record["fingerprint"], record["name"], "mine")
+    assert (options["id"], options["name"], options["project"]) == (record["fingerprint"], "XSAM N=1 rho=0.1 seed=0", "mine")
     assert options["mode"] == "offline" and options["resume"] == "allow"  # no key, so nothing waits for a server
     assert options["config"]["optimizer"]["rho"] == 0.1
     rows = [values for name, values in calls if name == "log"]
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert rows[1]["test_accuracy"] == record["final"]["test_accuracy"] and "probe_losses" not in rows[1]
+    assert rows[1]["test/accuracy"] == record["final"]["test_accuracy"] and not any("probe_losses" in key for key in rows[1])
     assert calls[-2][1]["status"] == "finished" and calls[-2][1]["final/test_loss"] == record["final"]["test_loss"]
     assert calls[-1][1] == 0
 
