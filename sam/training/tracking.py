@@ -79,7 +79,7 @@ class WandbTracker(Tracker):
             if isinstance(error, TimeoutError):
                 _avoid_server()
             self.broken = True
-            hint = f" `wandb sync {self._folder}/wandb/*run-*` sends what is missing." if self._run is not None else ""
+            hint = f" `wandb sync --include-online {self._folder}/wandb/*run-*` sends what is missing." if self._run is not None else ""
             self._run = None
             print(f"warning: tracking stopped ({_reason(error)}); the run goes on.{hint}", file=sys.stderr)
 
