@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sam.config import METHODS, OptimizerConfig, TrackingConfig, TrainConfig
+from sam.config import TrackingConfig, TrainConfig
 from sam.results import records
 from sam.results.records import Row
-from sam.training.metric_names import AXES, EPOCH, SUMMARIES, metric_name, sharpness_name
+from sam.training.metric_names import AXES, EPOCH, SUMMARIES, metric_name, series, sharpness_name, top_level
 
 RETRY_AFTER = 600.0  # seconds without trying a server that did not answer: a sweep must not wait for it again at every run
 _unreachable_until = 0.0
@@ -175,25 +175,6 @@ def mirror_sharpness(tracking: TrackingConfig, runs: Iterable[tuple[Path, dict[s
         tracker.finish(failed=False)
         if tracker.broken:
             return
-
-
-def series(optimizer: OptimizerConfig) -> str:
-    """What seeds are averaged over, as a legend shows it: "SAM N=3 rho=0.05"."""
-    values = top_level_values(optimizer)
-    shown = {"N": values["n"], "rho": values["rho"], "alpha": values["alpha"]}
-    return " ".join([METHODS[optimizer.method].label, *(f"{key}={value:g}" for key, value in shown.items() if value is not None)])
-
-
-def top_level_values(optimizer: OptimizerConfig) -> dict[str, float | None]:
-    """n, rho and alpha, or None where the method does not read them (SGD's rho, XSAM's alpha when it is searched)."""
-    used = optimizer.used_keys
-    keys = {"n": "ascent_steps", "rho": "rho", "alpha": "alpha"}
-    return {name: getattr(optimizer, key) if key in used else None for name, key in keys.items()}
-
-
-def top_level(optimizer: OptimizerConfig) -> dict[str, Any]:
-    """The keys to group and filter by, at the top of the run's config (the seed is there already)."""
-    return {"method": METHODS[optimizer.method].label, "series": series(optimizer), **top_level_values(optimizer)}
 
 
 def recorded_epoch(folder: Path) -> int:

@@ -48,8 +48,8 @@ class Commands:
     def train(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         return self.end(self.start_training(*arguments, environment=environment))
 
-    def interrupted(self, *arguments: str, environment: dict[str, str] | None = None) -> int:
-        """Train, press Ctrl-C after some epochs, and return how many were recorded; the checkpoints are lost with the interruption."""
+    def interrupted(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        """Train, and press Ctrl-C after some epochs; the checkpoints are lost, so that the next run begins anew."""
         process = self.start_training(*arguments, environment=environment)
         self.wait_for_epochs(3)
         process.send_signal(signal.SIGINT)
@@ -57,7 +57,6 @@ class Commands:
         assert done.returncode == 130, done.stderr
         for checkpoint in self.run_folder.glob("checkpoint*.pt"):
             checkpoint.unlink()
-        return len(self.metrics())
 
     def wait_for_epochs(self, epochs: int) -> None:
         began = time.monotonic()

@@ -12,10 +12,10 @@ pytestmark = [pytest.mark.wandb_protocol, pytest.mark.slow]
 
 def test_a_continued_run_and_its_measures_are_one_run(commands: Commands, server: Server) -> None:
     train = ("epochs=20", "tracking.entity=local", "tracking.project=mine", "seed=3")
-    first = commands.interrupted(*train, environment=server.environment)
+    commands.interrupted(*train, environment=server.environment)
     fingerprint = json.loads((commands.run_folder / "run.json").read_text())["fingerprint"]
     run = server.runs[fingerprint]
-    assert run.epochs == list(range(1, first + 1)) and run.exit_code == 1
+    assert run.epochs[:2] == [1, 2] and len(run.epochs) < 20 and run.exit_code == 1
 
     done = commands.train(*train, environment=server.environment)  # from the beginning again
     assert done.returncode == 0 and done.stderr.count("warning: no checkpoint") <= 1 and "tracking" not in done.stderr
