@@ -3,14 +3,17 @@
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sam.config import TrainConfig
 from sam.results import identity, records
+from sam.training import tracking
 from sam.training.progress import Progress
 from sam.training.run import run
+from sam.training.tracking import make_tracker
 
 Tiny = Callable[..., TrainConfig]
 Calls = list[tuple[str, Any]]
@@ -31,6 +34,9 @@ class FakeRun:
 
     def log(self, values: dict[str, float], step: int, commit: bool) -> None:
         self._note("log", values)
+
+    def mark_preempting(self) -> None:
+        self._note("mark_preempting", None)
 
     def finish(self, exit_code: int) -> None:
         self._note("finish", exit_code)
@@ -63,6 +69,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
         module.login = lambda **options: key is not None
         module.errors = types.SimpleNamespace(CommError=CommError, UsageError=UsageError)
         monkeypatch.setitem(sys.modules, "wandb", module)
+        monkeypatch.setattr(tracking, "_unreachable_until", 0.0)
         for variable in ("WANDB_API_KEY", "WANDB_MODE"):
             monkeypatch.delenv(variable, raising=False)
         return calls
@@ -98,6 +105,41 @@ def test_its_failure_ends_tracking_and_nothing_else(
     assert record is not None and record["status"] == "finished"
     assert capsys.readouterr().err.count("warning: tracking stopped") == 1
     assert [name for name, _ in calls][-1] == failing  # not called again after its failure
+
+
+@pytest.mark.parametrize(("variable", "mode"), [("disabled", "disabled"), ("offline", "offline"), ("online", "offline")])
+def test_the_variable_decides_before_the_credentials(
+    tiny: Tiny, wandb: Callable[..., Calls], monkeypatch: pytest.MonkeyPatch, variable: str, mode: str
+) -> None:
+    calls = wandb(key=None if variable == "online" else "secret")  # online without a key: nobody is asked for one
+    monkeypatch.setenv("WANDB_MODE", variable)
+    run(tiny(tracking={"backend": "wandb"}, epochs=1))
+    assert [options["mode"] for name, options in calls if name == "init"] == [mode]
+
+
+def test_a_server_that_did_not_answer_is_left_alone_for_a_while(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
+    calls = wandb("online", key="secret")
+    for seed in (0, 1):
+        run(tiny(tracking={"backend": "wandb"}, epochs=1, seed=seed))
+    assert [options["mode"] for name, options in calls if name == "init"] == ["online", "offline", "offline"]
+
+
+def test_a_run_redone_replaces_the_one_before(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
+    calls = wandb()
+    run(tiny(tracking={"backend": "wandb"}, epochs=1))
+    run(tiny(tracking={"backend": "wandb"}, epochs=1, force=True))
+    assert [options["resume"] for name, options in calls if name == "init"] == ["allow", None]
+    assert [values["epoch"] for name, values in calls if name == "log"] == [1, 1]
+
+
+def test_a_run_about_to_be_continued_says_so_before_it_ends(tiny: Tiny, wandb: Callable[..., Calls], tmp_path: Path) -> None:
+    calls = wandb()
+    config = tiny(tracking={"backend": "wandb"}, epochs=1)
+    record = run(config)
+    tracker = make_tracker(config, record, tmp_path)
+    tracker.preempting()
+    tracker.finish(failed=True)
+    assert calls[-2:] == [("mark_preempting", None), ("finish", 1)]
 
 
 def test_no_server_means_offline(tiny: Tiny, wandb: Callable[..., Calls], capsys: pytest.CaptureFixture[str]) -> None:
