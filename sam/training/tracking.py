@@ -84,6 +84,7 @@ class WandbTracker(Tracker):
             print(f"warning: tracking stopped ({_reason(error)}); the run goes on.{hint}", file=sys.stderr)
 
     def _start(self, config: TrainConfig, record: dict[str, Any], job_type: str) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")  # this module says what there is to say, in one line
         import wandb
 
         tracking = config.tracking
@@ -103,7 +104,6 @@ class WandbTracker(Tracker):
                 finish_timeout_raises=True,
                 reinit="create_new",  # or a run after a broken one would be written into it
                 console="off",
-                silent=True,
             ),
         }
         mode: Any = self._mode(wandb, tracking.mode)
@@ -113,6 +113,7 @@ class WandbTracker(Tracker):
                 self._epoch = int(self._run.summary.get(EPOCH) or 0)
             except (wandb.errors.CommError, wandb.errors.UsageError) as error:
                 _avoid_server()
+                wandb.teardown()  # the attempt that failed still holds the run's id
                 mode = self._offline(f"warning: no W&B server ({_reason(error)})")
         if self._run is None:
             self._epoch = 0 if config.force else recorded_epoch(self._folder)

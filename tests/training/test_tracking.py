@@ -66,6 +66,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
             return FakeRun(calls, failing, problem)
 
         module.init, module.api, module.Settings = init, types.SimpleNamespace(api_key=key), lambda **options: options
+        module.teardown = lambda: calls.append(("teardown", None))
         module.login = lambda **options: key is not None
         module.errors = types.SimpleNamespace(CommError=CommError, UsageError=UsageError)
         monkeypatch.setitem(sys.modules, "wandb", module)
@@ -146,6 +147,7 @@ def test_no_server_means_offline(tiny: Tiny, wandb: Callable[..., Calls], capsys
     calls = wandb("online", key="secret")
     assert run(tiny(tracking={"backend": "wandb"}, epochs=1))["status"] == "finished"
     assert [options["mode"] for name, options in calls if name == "init"] == ["online", "offline"]
+    assert [name for name, _ in calls][:3] == ["init", "teardown", "init"]  # or the id would still be taken
     assert calls[-1] == ("finish", 0)
     assert "no W&B server" in capsys.readouterr().err
 
