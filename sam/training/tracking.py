@@ -57,22 +57,23 @@ class WandbTracker(Tracker):
         self._guard(lambda: self._start(config, record, job_type))
 
     def log(self, row: Row) -> None:
-        self._guard(lambda: self._mirror(row))
+        self._if_on(lambda: self._mirror(row))
 
     def summarize(self, record: dict[str, Any]) -> None:
-        self._guard(lambda: self._summarize(record))
+        self._if_on(lambda: self._summarize(record))
 
     def preempting(self) -> None:
-        self._guard(lambda: self._run.mark_preempting())
+        self._if_on(lambda: self._run.mark_preempting())
 
     def finish(self, *, failed: bool) -> None:
-        self._guard(lambda: self._run.finish(exit_code=int(failed)))
+        self._if_on(lambda: self._run.finish(exit_code=int(failed)))
         self._run = None
 
+    def _if_on(self, action: Callable[[], object]) -> None:
+        if self._run is not None:
+            self._guard(action)
+
     def _guard(self, action: Callable[[], object]) -> None:
-        """Do it, if tracking is (or is being) switched on."""
-        if self.broken:
-            return
         try:
             action()
         except Exception as error:  # any failure of the mirror; the record is on disk

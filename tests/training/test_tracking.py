@@ -140,6 +140,7 @@ def test_a_run_about_to_be_continued_says_so_before_it_ends(tiny: Tiny, wandb: C
     tracker = make_tracker(config, record, tmp_path)
     tracker.preempting()
     tracker.finish(failed=True)
+    tracker.finish(failed=True)  # the second time there is nothing to do
     assert calls[-2:] == [("mark_preempting", None), ("finish", 1)]
 
 
