@@ -20,9 +20,9 @@ Calls = list[tuple[str, Any]]
 
 
 class FakeRun:
-    def __init__(self, calls: Calls, failing: str, error: BaseException) -> None:
+    def __init__(self, calls: Calls, failing: str, error: BaseException, epoch: int | None) -> None:
         self.calls, self.failing, self.error = calls, failing, error
-        self.summary = types.SimpleNamespace(update=lambda values: self._note("summary", values))
+        self.summary = types.SimpleNamespace(update=lambda values: self._note("summary", values), get={"epoch": epoch}.get)
 
     def _note(self, name: str, value: Any) -> None:
         self.calls.append((name, value))
@@ -44,9 +44,9 @@ class FakeRun:
 
 @pytest.fixture
 def wandb(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
-    """Installs a fake wandb that fails where told; returns the list of its calls."""
+    """Installs a fake wandb that fails where told, with a server that has rows up to `epoch`; returns the list of its calls."""
 
-    def install(failing: str = "", error: BaseException | None = None, key: str | None = None) -> Calls:
+    def install(failing: str = "", error: BaseException | None = None, key: str | None = None, epoch: int | None = None) -> Calls:
         calls: Calls = []
         module: Any = types.ModuleType("wandb")
         problem = error or RuntimeError("the server is gone")
@@ -63,7 +63,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
                 raise problem
             if failing == "online" and options["mode"] == "online":
                 raise CommError("no route")
-            return FakeRun(calls, failing, problem)
+            return FakeRun(calls, failing, problem, epoch)
 
         module.init, module.api, module.Settings = init, types.SimpleNamespace(api_key=key), lambda **options: options
         module.teardown = lambda: calls.append(("teardown", None))
@@ -123,6 +123,12 @@ def test_a_server_that_did_not_answer_is_left_alone_for_a_while(tiny: Tiny, wand
     for seed in (0, 1):
         run(tiny(tracking={"backend": "wandb"}, epochs=1, seed=seed))
     assert [options["mode"] for name, options in calls if name == "init"] == ["online", "offline", "offline"]
+
+
+def test_rows_that_the_server_has_are_not_logged_again(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
+    calls = wandb(key="secret", epoch=2)
+    run(tiny(tracking={"backend": "wandb"}, epochs=4))
+    assert [values["epoch"] for name, values in calls if name == "log"] == [3, 4]
 
 
 def test_a_run_redone_replaces_the_one_before(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
