@@ -281,7 +281,13 @@ class ProtocolConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """backend: none | wandb; mode: auto (online if a key is configured, else offline) | online | offline | disabled."""
+    """Weights & Biases as a mirror of the record.
+
+    backend         none | wandb.
+    mode            auto (WANDB_MODE if set; else online with credentials, offline without) | online | offline | disabled.
+    init_timeout    seconds to wait for the server at the start, before the run is logged offline.
+    finish_timeout  seconds to wait for it at the end, before the rest is left to `wandb sync`.
+    """
 
     backend: str = "none"
     mode: str = "auto"
@@ -293,6 +299,8 @@ class TrackingConfig:
     def __post_init__(self) -> None:
         _one_of("tracking.backend", self.backend, ("none", "wandb"))
         _one_of("tracking.mode", self.mode, ("auto", "online", "offline", "disabled"))
+        _number("tracking.init_timeout", self.init_timeout, low=0, open_low=True)
+        _number("tracking.finish_timeout", self.finish_timeout, low=0, open_low=True)
 
 
 SCHEDULES = ("cosine_step", "cosine_epoch", "wrn_step", "constant")
@@ -421,12 +429,16 @@ class TableConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measure every finished run below `runs_dir` and print the tables."""
+    """Measure every finished run below `runs_dir` and print the tables.
+
+    tracking     where the measures of runs that were not tracked themselves go; a tracked run is joined where it was tracked.
+    """
 
     runs_dir: str = "runs"
     out: str | None = None
     sharpness: SharpnessConfig = field(default_factory=SharpnessConfig)
     tables: dict[str, TableConfig] = field(default_factory=dict)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     data_path: str | None = None
     data_root: str | None = None
     device: str = "auto"

@@ -20,6 +20,7 @@ from sam.sharpness.measure import Measures, measure, settings, work
 from sam.training import checkpoint
 from sam.training.progress import Progress, progress_for
 from sam.training.run import load_trained
+from sam.training.tracking import mirror_sharpness
 
 VERSION = 1  # raised when a measure's definition or arithmetic changes, so that no old row is reused
 
@@ -49,11 +50,15 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     problems += [f"{name}: trained by an older version of the arithmetic; its row may differ from a new run's." for name in old]
     done = _readable(done, problems)
     measures = _measure_all(done, config, problems)
-    runs = [_row(folder, record, measures[folder]) for folder, record in done if folder in measures]
+    measured = [(folder, record, _row(folder, record, measures[folder])) for folder, record in done if folder in measures]
+    runs = [row for _, _, row in measured]
     rhos = config.sharpness.rho
     blocks = {name: tables.build(_fill(table, config.sharpness), runs, rhos) for name, table in config.tables.items()}
     out = Path(config.out) if config.out else runs_dir / "tables"
-    return Evaluation(runs, [b for group in blocks.values() for b in group], problems, _write(out, blocks, runs, rhos))
+    files = _write(out, blocks, runs, rhos)
+    finished = ((folder, record, row.measures) for folder, record, row in measured if row.status == records.FINISHED)
+    mirror_sharpness(config.tracking, finished)
+    return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files)
 
 
 def _fill(table: TableConfig, sharpness: SharpnessConfig) -> TableConfig:

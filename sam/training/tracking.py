@@ -1,87 +1,210 @@
-"""A run mirrored to Weights & Biases, if asked for. The run's own files are the record; training never dies of tracking."""
+"""A run mirrored to Weights & Biases, if asked for. The run's own files are the record; training never dies of tracking, nor waits for it.
+
+What may go wrong, and what happens: no credentials, or no server that answers within `init_timeout`: the run is logged offline, below its
+own folder, and `wandb sync` uploads it later. A server lost in mid-run: at most `finish_timeout` is lost at the end. Anything else switches
+tracking off. Each time with one line of warning.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sam.config import METHODS, TrainConfig
+from sam.config import TrackingConfig, TrainConfig
+from sam.results import records
 from sam.results.records import Row
+from sam.training.metric_names import AXES, EPOCH, SUMMARIES, metric_name, series, sharpness_name, top_level
+
+RETRY_AFTER = 600.0  # seconds without trying a server that did not answer: a sweep must not wait for it again at every run
+_unreachable_until = 0.0
 
 
 class Tracker:
     """No tracking: what every call site may rely on."""
 
-    def log(self, row: Row) -> None: ...
+    def log(self, row: Row) -> None:
+        """Mirror one row of metrics.csv; call it after the row was written."""
 
-    def summarize(self, record: dict[str, Any]) -> None: ...
+    def summarize(self, record: dict[str, Any]) -> None:
+        """Mirror how the run ended: the parts of run.json that hold results."""
 
-    def preempting(self) -> None: ...
+    def preempting(self) -> None:
+        """Tell that this process is about to leave and the run will be continued; call it before `finish`."""
 
-    def finish(self, *, failed: bool) -> None: ...
+    def finish(self, *, failed: bool) -> None:
+        """No more calls after this one."""
 
 
 class WandbTracker(Tracker):
-    """Mirrors rows and summaries; the first failure switches it off with one warning."""
+    """Mirrors rows and results; the first failure switches it off with one warning.
 
-    def __init__(self, config: TrainConfig, record: dict[str, Any], folder: Path) -> None:
+    Online, the server knows the last epoch it has; offline, the files of earlier segments do. Rows beyond it are taken from metrics.csv,
+    rows up to it are not logged again: neither a continued run nor a server lost for a while leaves gaps or duplicates.
+    """
+
+    def __init__(self, config: TrainConfig, record: dict[str, Any], folder: Path, job_type: str = "train") -> None:
+        self.broken = False
         self._run: Any = None
-        self._guard(lambda: self._start(config, record, folder))
+        self._folder = folder
+        self._epoch = 0  # the last one mirrored
+        self._guard(lambda: self._start(config, record, job_type))
+
+    def log(self, row: Row) -> None:
+        self._if_on(lambda: self._mirror(row))
+
+    def summarize(self, record: dict[str, Any]) -> None:
+        self._if_on(lambda: self._summarize(record))
+
+    def preempting(self) -> None:
+        self._if_on(lambda: self._run.mark_preempting())
+
+    def finish(self, *, failed: bool) -> None:
+        self._if_on(lambda: self._run.finish(exit_code=int(failed)))
+        self._run = None
+
+    def _if_on(self, action: Callable[[], object]) -> None:
+        if self._run is not None:
+            self._guard(action)
 
     def _guard(self, action: Callable[[], object]) -> None:
         try:
             action()
         except Exception as error:  # any failure of the mirror; the record is on disk
+            if isinstance(error, TimeoutError):
+                _avoid_server()
+            self.broken = True
+            hint = f" `wandb sync --include-online {self._folder}/wandb/*run-*` sends what is missing." if self._run is not None else ""
             self._run = None
-            reason = " ".join([f"{type(error).__name__}:", *str(error).split()])[:200].rstrip(":")
-            print(f"warning: tracking stopped ({reason}); the run goes on.", file=sys.stderr)
+            print(f"warning: tracking stopped ({_reason(error)}); the run goes on.{hint}", file=sys.stderr)
 
-    def _start(self, config: TrainConfig, record: dict[str, Any], folder: Path) -> None:
+    def _start(self, config: TrainConfig, record: dict[str, Any], job_type: str) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")  # this module says what there is to say, in one line
         import wandb
 
-        tracking, optimizer = config.tracking, config.optimizer
-        mode: Any = tracking.mode
-        if mode == "auto":  # W&B's own variable decides first, then whether there are credentials
-            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
+        tracking = config.tracking
         options: dict[str, Any] = {
             "project": tracking.project,
             "entity": tracking.entity,
             "id": record["fingerprint"],
-            "name": record["name"],
+            "name": f"{series(config.optimizer)} seed={config.seed}",
             "group": f"{config.dataset.label} {config.model.label} {config.protocol.name}",
-            "job_type": "train",
-            "resume": "allow",
-            "dir": str(folder),
-            "config": record["config"] | {"method": METHODS[optimizer.method].label, "n": optimizer.ascent_steps, "rho": optimizer.rho},
+            "job_type": job_type,
+            "resume": None if config.force else "allow",  # a run redone replaces what the server has
+            "dir": str(self._folder),
+            "config": record["config"] | top_level(config.optimizer) | {"setting": record["setting"]},
+            "settings": wandb.Settings(
+                init_timeout=tracking.init_timeout,
+                finish_timeout=tracking.finish_timeout,
+                finish_timeout_raises=True,
+                reinit="create_new",  # or a run after a broken one would be written into it
+                console="off",
+            ),
         }
-        settings = wandb.Settings(init_timeout=tracking.init_timeout, finish_timeout=tracking.finish_timeout)
-        try:
-            self._run = wandb.init(mode=mode, settings=settings, **options)
-        except (wandb.errors.CommError, wandb.errors.UsageError) as error:
-            if mode != "online":
-                raise
-            print(f"warning: no W&B server ({type(error).__name__}); logging offline in {folder}.", file=sys.stderr)
-            self._run = wandb.init(mode="offline", settings=settings, **options)
-        self._run.define_metric("*", step_metric="epoch")
+        mode: Any = self._mode(wandb, tracking.mode)
+        if mode == "online":
+            try:
+                self._run = wandb.init(mode=mode, **options)
+                self._epoch = int(self._run.summary.get(EPOCH) or 0)
+            except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+                _avoid_server()
+                wandb.teardown()  # the attempt that failed still holds the run's id
+                mode = self._offline(f"warning: no W&B server ({_reason(error)})")
+        if self._run is None:
+            self._epoch = 0 if config.force else recorded_epoch(self._folder)
+            self._run = wandb.init(mode=mode, **options)
+        for axis in AXES:
+            self._run.define_metric(axis)
+        self._run.define_metric("*", step_metric=EPOCH)
 
-    def log(self, row: Row) -> None:
-        if self._run is not None:
-            numbers = {key: value for key, value in row.items() if isinstance(value, (int, float))}
-            self._guard(lambda: self._run.log(numbers))
+    def _mode(self, wandb: Any, mode: str) -> str:
+        """`auto`: W&B's own variable decides first, then whether there are credentials. Nobody is ever asked for a key."""
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE") or "online"
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
+            return self._offline("no W&B credentials (`wandb login` stores them)")
+        if mode == "online" and time.monotonic() < _unreachable_until:
+            return self._offline("the W&B server did not answer a while ago")
+        return mode
 
-    def summarize(self, record: dict[str, Any]) -> None:
-        if self._run is not None:
-            parts = {f"{part}/{key}": value for part in ("final", "last5", "best") for key, value in record[part].items()}
-            self._guard(lambda: self._run.summary.update({"status": record["status"], **parts}))
+    def _offline(self, why: str) -> str:
+        print(f"{why}; logging offline, `wandb sync {self._folder}/wandb/offline-run-*` uploads it.", file=sys.stderr)
+        return "offline"
 
-    def finish(self, *, failed: bool) -> None:
-        if self._run is not None:
-            self._guard(lambda: self._run.finish(exit_code=int(failed)))
-            self._run = None
+    def _mirror(self, last: Row) -> None:
+        """Log this row, and before it those of metrics.csv that the mirror lacks."""
+        gap = last["epoch"] > self._epoch + 1
+        earlier = [row for row in records.read_metrics(self._folder) if row["epoch"] < last["epoch"]] if gap else []
+        for row in [*earlier, last]:
+            epoch = int(row["epoch"])
+            if epoch > self._epoch:
+                values = {metric_name(column): value for column, value in row.items() if isinstance(value, (int, float))}
+                self._run.log(values | {EPOCH: epoch}, step=epoch, commit=True)
+                self._epoch = epoch
+
+    def _summarize(self, record: Mapping[str, Any]) -> None:
+        rows = records.read_metrics(self._folder)
+        if rows:
+            self._mirror(rows[-1])
+        parts = {f"{part}/{key}": _value(value) for part in SUMMARIES for key, value in record[part].items()}
+        measures = {sharpness_name(key): value for key, value in record.get("sharpness", {}).items() if value is not None}
+        self._run.summary.update({"status": record["status"], **parts, **measures})
 
 
 def make_tracker(config: TrainConfig, record: dict[str, Any], folder: Path) -> Tracker:
     return WandbTracker(config, record, folder) if config.tracking.backend == "wandb" else Tracker()
+
+
+def mirror_sharpness(tracking: TrackingConfig, runs: Iterable[tuple[Path, dict[str, Any], Mapping[str, float | None]]]) -> None:
+    """Write the measures of finished runs (folder, record, measures) into their runs' summaries, as `sharpness/...`.
+
+    A run that was tracked is joined where it was tracked; `tracking` says where any other goes. The first failure ends it.
+    """
+    for folder, record, measures in runs if tracking.backend == "wandb" else ():
+        config = records.run_config(record)
+        if config.tracking.backend == "wandb":
+            place = dataclasses.replace(tracking, project=config.tracking.project, entity=config.tracking.entity)
+        else:
+            place = tracking
+        tracker = WandbTracker(dataclasses.replace(config, tracking=place, force=False), record, folder, job_type="sharpness")
+        tracker.summarize(record | {"sharpness": measures})
+        tracker.finish(failed=False)
+        if tracker.broken:
+            return
+
+
+def recorded_epoch(folder: Path) -> int:
+    """The last epoch in the newest W&B file of this run that holds any; 0 if there is none, or if it cannot be read."""
+    files = folder.glob("wandb/*run-*/run-*.wandb")
+    for file in sorted(files, key=lambda path: path.parent.name.removeprefix("offline-"), reverse=True):  # the name holds the time
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+        try:
+            lines = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.splitlines()
+            entries = [json.loads(line) for line in lines]
+            rows = [entry["history"]["item"] for entry in entries if entry["type"] == "history"]
+        except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
+            return 0
+        if epochs := [int(row[EPOCH]) for row in rows if EPOCH in row]:
+            return max(epochs)
+    return 0
+
+
+def _avoid_server() -> None:
+    global _unreachable_until
+    _unreachable_until = time.monotonic() + RETRY_AFTER
+
+
+def _value(value: Any) -> Any:
+    """A number that run.json holds as "nan" or "inf" is a number again; a word stays one."""
+    number = records.number(value)
+    return value if number is None else number
+
+
+def _reason(error: Exception) -> str:
+    return " ".join([f"{type(error).__name__}:", *str(error).split()])[:200].rstrip(":")

@@ -3,34 +3,40 @@
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sam.config import TrainConfig
 from sam.results import identity, records
+from sam.training import tracking
 from sam.training.progress import Progress
 from sam.training.run import run
+from sam.training.tracking import make_tracker
 
 Tiny = Callable[..., TrainConfig]
 Calls = list[tuple[str, Any]]
 
 
 class FakeRun:
-    def __init__(self, calls: Calls, failing: str, error: BaseException) -> None:
+    def __init__(self, calls: Calls, failing: str, error: BaseException, epoch: int | None) -> None:
         self.calls, self.failing, self.error = calls, failing, error
-        self.summary = types.SimpleNamespace(update=lambda values: self._note("summary", values))
+        self.summary = types.SimpleNamespace(update=lambda values: self._note("summary", values), get={"epoch": epoch}.get)
 
     def _note(self, name: str, value: Any) -> None:
         self.calls.append((name, value))
         if name == self.failing:
             raise self.error
 
-    def define_metric(self, *names: str, step_metric: str) -> None:
+    def define_metric(self, *names: str, step_metric: str = "") -> None:
         self._note("define_metric", step_metric)
 
-    def log(self, values: dict[str, float]) -> None:
+    def log(self, values: dict[str, float], step: int, commit: bool) -> None:
         self._note("log", values)
+
+    def mark_preempting(self) -> None:
+        self._note("mark_preempting", None)
 
     def finish(self, exit_code: int) -> None:
         self._note("finish", exit_code)
@@ -38,9 +44,9 @@ class FakeRun:
 
 @pytest.fixture
 def wandb(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
-    """Installs a fake wandb that fails where told; returns the list of its calls."""
+    """Installs a fake wandb that fails where told, with a server that has rows up to `epoch`; returns the list of its calls."""
 
-    def install(failing: str = "", error: BaseException | None = None, key: str | None = None) -> Calls:
+    def install(failing: str = "", error: BaseException | None = None, key: str | None = None, epoch: int | None = None) -> Calls:
         calls: Calls = []
         module: Any = types.ModuleType("wandb")
         problem = error or RuntimeError("the server is gone")
@@ -57,12 +63,14 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
                 raise problem
             if failing == "online" and options["mode"] == "online":
                 raise CommError("no route")
-            return FakeRun(calls, failing, problem)
+            return FakeRun(calls, failing, problem, epoch)
 
         module.init, module.api, module.Settings = init, types.SimpleNamespace(api_key=key), lambda **options: options
+        module.teardown = lambda: calls.append(("teardown", None))
         module.login = lambda **options: key is not None
         module.errors = types.SimpleNamespace(CommError=CommError, UsageError=UsageError)
         monkeypatch.setitem(sys.modules, "wandb", module)
+        monkeypatch.setattr(tracking, "_unreachable_until", 0.0)
         for variable in ("WANDB_API_KEY", "WANDB_MODE"):
             monkeypatch.delenv(variable, raising=False)
         return calls
@@ -74,14 +82,14 @@ def test_it_mirrors_rows_and_summary(tiny: Tiny, wandb: Callable[..., Calls]) ->
     calls = wandb()
     config = tiny(tracking={"backend": "wandb", "project": "mine"}, optimizer={"method": "xsam"})
     record = run(config)
-    assert [name for name, _ in calls] == ["init", "define_metric", "log", "log", "summary", "finish"]
+    assert [name for name, _ in calls] == ["init", *["define_metric"] * 4, "log", "log", "summary", "finish"]
     options = calls[0][1]
-    assert (options["id"], options["name"], options["project"]) == (record["fingerprint"], record["name"], "mine")
+    assert (options["id"], options["name"], options["project"]) == (record["fingerprint"], "XSAM N=1 rho=0.1 seed=0", "mine")
     assert options["mode"] == "offline" and options["resume"] == "allow"  # no key, so nothing waits for a server
     assert options["config"]["optimizer"]["rho"] == 0.1
     rows = [values for name, values in calls if name == "log"]
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert rows[1]["test_accuracy"] == record["final"]["test_accuracy"] and "probe_losses" not in rows[1]
+    assert rows[1]["test/accuracy"] == record["final"]["test_accuracy"] and not any("probe_losses" in key for key in rows[1])
     assert calls[-2][1]["status"] == "finished" and calls[-2][1]["final/test_loss"] == record["final"]["test_loss"]
     assert calls[-1][1] == 0
 
@@ -100,10 +108,53 @@ def test_its_failure_ends_tracking_and_nothing_else(
     assert [name for name, _ in calls][-1] == failing  # not called again after its failure
 
 
+@pytest.mark.parametrize(("variable", "mode"), [("disabled", "disabled"), ("offline", "offline"), ("online", "offline")])
+def test_the_variable_decides_before_the_credentials(
+    tiny: Tiny, wandb: Callable[..., Calls], monkeypatch: pytest.MonkeyPatch, variable: str, mode: str
+) -> None:
+    calls = wandb(key=None if variable == "online" else "secret")  # online without a key: nobody is asked for one
+    monkeypatch.setenv("WANDB_MODE", variable)
+    run(tiny(tracking={"backend": "wandb"}, epochs=1))
+    assert [options["mode"] for name, options in calls if name == "init"] == [mode]
+
+
+def test_a_server_that_did_not_answer_is_left_alone_for_a_while(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
+    calls = wandb("online", key="secret")
+    for seed in (0, 1):
+        run(tiny(tracking={"backend": "wandb"}, epochs=1, seed=seed))
+    assert [options["mode"] for name, options in calls if name == "init"] == ["online", "offline", "offline"]
+
+
+def test_rows_that_the_server_has_are_not_logged_again(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
+    calls = wandb(key="secret", epoch=2)
+    run(tiny(tracking={"backend": "wandb"}, epochs=4))
+    assert [values["epoch"] for name, values in calls if name == "log"] == [3, 4]
+
+
+def test_a_run_redone_replaces_the_one_before(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
+    calls = wandb()
+    run(tiny(tracking={"backend": "wandb"}, epochs=1))
+    run(tiny(tracking={"backend": "wandb"}, epochs=1, force=True))
+    assert [options["resume"] for name, options in calls if name == "init"] == ["allow", None]
+    assert [values["epoch"] for name, values in calls if name == "log"] == [1, 1]
+
+
+def test_a_run_about_to_be_continued_says_so_before_it_ends(tiny: Tiny, wandb: Callable[..., Calls], tmp_path: Path) -> None:
+    calls = wandb()
+    config = tiny(tracking={"backend": "wandb"}, epochs=1)
+    record = run(config)
+    tracker = make_tracker(config, record, tmp_path)
+    tracker.preempting()
+    tracker.finish(failed=True)
+    tracker.finish(failed=True)  # the second time there is nothing to do
+    assert calls[-2:] == [("mark_preempting", None), ("finish", 1)]
+
+
 def test_no_server_means_offline(tiny: Tiny, wandb: Callable[..., Calls], capsys: pytest.CaptureFixture[str]) -> None:
     calls = wandb("online", key="secret")
     assert run(tiny(tracking={"backend": "wandb"}, epochs=1))["status"] == "finished"
     assert [options["mode"] for name, options in calls if name == "init"] == ["online", "offline"]
+    assert [name for name, _ in calls][:3] == ["init", "teardown", "init"]  # or the id would still be taken
     assert calls[-1] == ("finish", 0)
     assert "no W&B server" in capsys.readouterr().err
 

@@ -1,0 +1,141 @@
+"""A Weights & Biases workspace that compares SGD, SAM (N steps), Rand-SAM and XSAM.
+
+    python scripts/dashboard.py project=sam entity=me                  # save it there, as a new view
+    python scripts/dashboard.py project=sam --dry-run                  # print its JSON; no login, no network
+    python scripts/dashboard.py project=sam entity=me name="Table 2" group="CIFAR-10 WRN-28-10 tiwary2024"
+
+Curves are means over seeds with a band of one standard deviation, one curve per method, N, rho and alpha (`series` in a run's config).
+A mean makes sense within one data set, model and protocol only: where a project holds several, `group` picks one (a run's group in W&B).
+The entity is W&B's user or team; without it, that of the credentials. Needs `pip install wandb-workspaces`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
+
+from sam.config import TrackingConfig
+from sam.training.metric_names import EPOCH, GRAD_EVALS, SECONDS, metric_name, sharpness_name
+
+ACCURACY = metric_name("test_accuracy")
+FINAL = "final/test_accuracy"
+SHARPNESS = sharpness_name("sharpness[rho=0.05,bn=eval,batch=all]")  # Eq. 4 of Tiwary & Aananth 2024, at its radius
+GAP = sharpness_name("gap")
+LEGEND = "${config:series}"
+MOST_RUNS = 500  # a panel shows ten runs unless told otherwise: fewer than one table's
+
+
+def workspace(project: str, entity: str, name: str, group: str) -> Any:
+    """The workspace as an object of wandb-workspaces. Costs no network."""
+    import wandb_workspaces.reports.v2 as panels
+    import wandb_workspaces.workspaces as ws
+
+    series = panels.Config("series")
+
+    def curve(title: str, y: str, x: str, x_title: str) -> Any:
+        return panels.LinePlot(
+            title=title,
+            x=x,
+            y=[y],
+            title_x=x_title,
+            groupby=series,
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stddev",
+            max_runs_to_show=MOST_RUNS,
+        )
+
+    def results() -> list[Any]:
+        rho, final = panels.Config("rho"), panels.SummaryMetric(FINAL)
+        return [
+            panels.BarPlot(
+                title="Final test accuracy (%)",
+                metrics=[FINAL],
+                groupby=series,
+                groupby_aggfunc="mean",
+                groupby_rangefunc="stddev",
+                max_runs_to_show=MOST_RUNS,
+                max_bars_to_show=50,
+            ),
+            panels.ScatterPlot(title="Final test accuracy (%) over rho", x=rho, y=final, log_x=True, legend_template=LEGEND),
+            panels.ScatterPlot(
+                title="Generalization gap over sharpness at rho 0.05",
+                x=panels.SummaryMetric(SHARPNESS),
+                y=panels.SummaryMetric(GAP),
+                regression=True,
+                legend_template=LEGEND,
+            ),
+        ]
+
+    sections = {
+        "Results": results(),
+        "Over epochs": [
+            curve("Test accuracy (%)", ACCURACY, EPOCH, "epoch"),
+            curve("Training loss at w", metric_name("train_loss"), EPOCH, "epoch"),
+            curve("XSAM's alpha", metric_name("alpha"), EPOCH, "epoch"),
+        ],
+        "At equal cost": [
+            curve("Test accuracy (%) over gradient evaluations", ACCURACY, GRAD_EVALS, "gradient evaluations"),
+            curve("Test accuracy (%) over seconds", ACCURACY, SECONDS, "seconds"),
+        ],
+    }
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=[ws.Section(name=title, panels=list(members), is_open=True) for title, members in sections.items()],
+        settings=ws.WorkspaceSettings(x_axis=EPOCH, max_runs=MOST_RUNS),
+        runset_settings=ws.RunsetSettings(filters=[ws.Metric("Group") == group] if group else ""),
+    )
+
+
+def parse(arguments: list[str]) -> dict[str, str]:
+    """key=value arguments over the defaults. ValueError names the one that is wrong."""
+    options = {"project": TrackingConfig.project, "entity": "", "name": "SGD, SAM, Rand-SAM, XSAM", "group": ""}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in options or not value:
+            raise ValueError(f"{argument}: unknown argument; known here: {', '.join(f'{known}=...' for known in options)}, --dry-run.")
+        options[key] = value
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status: 0, or 1 after one sentence on the standard error output."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    dry_run = "--dry-run" in arguments
+    try:
+        options = parse([argument for argument in arguments if argument != "--dry-run"])
+        if dry_run:
+            view = workspace(**options | {"entity": options["entity"] or "entity"})._to_model()
+            print(view.model_dump_json(by_alias=True, exclude_none=True, indent=1))
+            return 0
+        save(options)
+    except ImportError as error:
+        print(f"error: {error}; `pip install wandb-workspaces` cures it.", file=sys.stderr)
+        return 1
+    except Exception as error:  # a bad argument, no credentials, no server: W&B has a class for each
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def save(options: dict[str, str]) -> None:
+    """Save the workspace as a new view and print its address."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # the address is all there is to say
+    import wandb
+
+    if not wandb.login(prompt=False, verify=False):
+        raise ValueError("no W&B credentials; `wandb login` stores them, --dry-run needs none.")
+    entity = options["entity"] or wandb.Api().default_entity or ""
+    saved = workspace(**options | {"entity": entity}).save()
+    print(f"saved: {saved.url}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

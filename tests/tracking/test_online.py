@@ -1,0 +1,90 @@
+"""Online against the stand-in server: one run per configuration, whole and without duplicates, whatever happened on the way."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from real_commands import Commands
+from wandb_server import Server, serve, silent
+
+pytestmark = [pytest.mark.wandb_protocol, pytest.mark.slow]
+
+
+def test_a_continued_run_and_its_measures_are_one_run(commands: Commands, server: Server) -> None:
+    train = ("epochs=20", "tracking.entity=local", "tracking.project=mine", "seed=3")
+    commands.interrupted(*train, environment=server.environment)
+    fingerprint = json.loads((commands.run_folder / "run.json").read_text())["fingerprint"]
+    run = server.runs[fingerprint]
+    assert run.epochs[:2] == [1, 2] and len(run.epochs) < 20 and run.exit_code == 1
+
+    done = commands.train(*train, environment=server.environment)  # from the beginning again
+    assert done.returncode == 0 and done.stderr.count("warning: no checkpoint") <= 1 and "tracking" not in done.stderr
+    assert list(server.runs) == [fingerprint] and set(run.job_types) == {"train"} and run.exit_code == 0
+    assert run.epochs == list(range(1, 21))
+    record = json.loads((commands.run_folder / "run.json").read_text())
+    assert run.summary["final/test_accuracy"] == record["final"]["test_accuracy"]
+
+    del run.history[5:]  # as if the server had been away for the rest
+    run.summary = {"epoch": 5}
+    measured = commands.run("evaluate_sharpness.py", "tracking=wandb", "threads=1", environment=server.environment)
+    assert measured.returncode == 0, measured.stderr
+    assert list(server.runs) == [fingerprint] and run.job_types[-1] == "sharpness"
+    assert run.fields["project"] == "mine"  # where the run was tracked
+    assert run.epochs == list(range(1, 21))
+    assert run.config["seed"] == 3 and run.config["method"] == "SAM"
+    rows = json.loads((commands.run_folder / "sharpness.json").read_text())["rows"]
+    (values,) = (row["values"] for row in rows.values())
+    names = {name for name in run.summary if name.startswith("sharpness/")}
+    assert len(names) == len([value for value in values.values() if value is not None]) + 3  # two more gaps, accuracy of the last 5 epochs
+    assert run.summary["sharpness/gap"] == values["gap"]
+    assert run.summary["sharpness/rho_0_05_bn_eval_batch_all"] == values["sharpness[rho=0.05,bn=eval,batch=all]"]
+    assert run.summary["final/test_accuracy"] == record["final"]["test_accuracy"]
+    assert not any(set(key) & set("[]=,.") for key in run.summary)
+
+
+def test_a_server_lost_in_mid_run_costs_the_finish_timeout(commands: Commands, server: Server) -> None:
+    process = commands.start_training("epochs=40", "tracking.finish_timeout=4", environment=server.environment)
+    commands.wait_for_epochs(2)
+    server.stop()
+    epochs = len(commands.metrics())
+    assert process.poll() is None and epochs < 40
+    commands.wait_for_epochs(40)
+    began = time.monotonic()
+    done = commands.end(process)
+    assert time.monotonic() - began < 4 + 6
+    assert done.returncode == 0 and "finished, test accuracy" in done.stdout
+    assert done.stderr.count("warning") == 1 and "`wandb sync --include-online" in done.stderr
+    assert json.loads((commands.run_folder / "run.json").read_text())["status"] == "finished"
+
+    with serve() as later:  # what was not sent is there for `wandb sync`
+        synced = commands.run("wandb", "sync", "--yes", "--include-online", *map(str, commands.segments()), environment=later.environment)
+        assert synced.returncode == 0, synced.stderr
+        (run,) = later.runs.values()
+        assert run.epochs == list(range(1, 41)) and "final/test_accuracy" in run.summary
+
+
+def test_a_server_that_never_answers_is_waited_for_once(commands: Commands) -> None:
+    with silent() as environment:
+        began = time.monotonic()
+        done = commands.train("seed=0,1", "tracking.init_timeout=5", "-m", environment=environment)
+        assert time.monotonic() - began < 60
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: no W&B server") == 1
+    assert done.stderr.count("the W&B server did not answer a while ago; logging offline") == 1
+    assert "tracking stopped" not in done.stderr
+    for segment in commands.folder.glob("runs/*/wandb/offline-run-*"):
+        assert epochs_in(commands, segment) == [1, 2]
+
+
+def test_without_a_network_the_run_goes_on_offline(commands: Commands, server: Server) -> None:
+    server.stop()  # connections are refused
+    done = commands.train("tracking.init_timeout=3", environment=server.environment)
+    assert done.returncode == 0 and len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("warning: no W&B server (CommError: ") and "logging offline" in done.stderr
+    (segment,) = commands.run_folder.glob("wandb/offline-run-*")
+    assert epochs_in(commands, segment) == [1, 2]
+
+
+def epochs_in(commands: Commands, segment: Path) -> list[int]:
+    return [entry["history"]["item"]["epoch"] for entry in commands.inspect(segment) if entry["type"] == "history"]
