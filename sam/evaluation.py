@@ -105,6 +105,7 @@ def _measure_all(done: Sequence[tuple[Path, dict[str, Any]]], config: EvaluateCo
     if pending:
         device = pick_device(config.device)
         load = _data_loader(config)
+        pending.sort(key=lambda run: json.dumps(to_dict(run[1].dataset), sort_keys=True))  # each data set is read once
         total = sum(work(record["data"]["train_images"], _test_size(run), config.sharpness) for _, run, _, record in pending)
         with number_format("fp32", config.threads), progress_for(total, f"measuring {len(pending)} checkpoints") as progress:
             for folder, run, key, record in pending:
@@ -140,7 +141,7 @@ def _data_loader(config: EvaluateConfig) -> Callable[[TrainConfig, str], ImageDa
         dataset = dataclasses.replace(run.dataset, path=config.data_path or run.dataset.path, root=config.data_root or run.dataset.root)
         key = json.dumps(to_dict(dataset), sort_keys=True)
         if key not in cache:
-            cache.clear()  # one at a time in memory: runs come sorted by data set
+            cache.clear()  # one at a time in memory
             cache[key] = data.load(**to_dict(dataset))
         if cache[key].fingerprint != expected:
             raise ConfigError(

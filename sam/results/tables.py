@@ -144,7 +144,7 @@ def context_label(config: TrainConfig) -> str:
 
 
 def contexts(runs: Sequence[RunRow]) -> list[Context]:
-    """The runs by context, sorted by label; contexts that would share a label get the settings that differ appended."""
+    """The runs by context, in the order in which they first appear; contexts that would share a label get the settings that differ appended."""
     groups: dict[str, list[RunRow]] = {}
     for run in runs:
         if run.status not in ("finished", "diverged"):
@@ -161,7 +161,7 @@ def contexts(runs: Sequence[RunRow]) -> list[Context]:
             members = groups[key]
             suffix = "".join(f", {name}={str(setting[name])[:12] if name == 'data' else _word(setting[name])}" for name in differing)
             found.append(Context(label + suffix, members[0].config, tuple(members)))
-    return sorted(found, key=lambda c: c.label)
+    return found
 
 
 # -------------------------------------------------------------------------------------------------------------------- rows
