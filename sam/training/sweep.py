@@ -56,6 +56,20 @@ def compose(point: Sequence[str]) -> TrainConfig:
     return resolve(TrainConfig, hydra.compose_config("train", list(point), run_mode=RunMode.RUN, with_log_configuration=False))
 
 
+def unfinished(plans: Sequence[TrainConfig]) -> list[int]:
+    """Positions of the runs that are still to be done: neither finished nor a second point with the same identity."""
+    from sam.results import identity, records
+
+    seen: set[str] = set()
+    chosen = []
+    for position, config in enumerate(plans):
+        key = identity.run_fingerprint(config)
+        if key not in seen and (config.force or not records.is_done(records.read_run(identity.run_folder(config)))):
+            chosen.append(position)
+        seen.add(key)
+    return chosen
+
+
 class Preflight(Callback):
     """Hydra calls this around a sweep; errors leave through SystemExit, because Hydra turns exceptions of a callback into warnings."""
 
