@@ -56,6 +56,14 @@ def compose(point: Sequence[str]) -> TrainConfig:
     return resolve(TrainConfig, hydra.compose_config("train", list(point), run_mode=RunMode.RUN, with_log_configuration=False))
 
 
+def check(plans: Sequence[TrainConfig]) -> None:
+    """Raise the ValueError that any of these runs would raise at its start because of its settings or its data's description."""
+    from sam.training import cost
+
+    for config in plans:
+        cost.check(config)
+
+
 def unfinished(plans: Sequence[TrainConfig]) -> list[int]:
     """Positions of the runs that are still to be done: neither finished nor a second point with the same identity."""
     from sam.results import identity, records
