@@ -25,12 +25,15 @@ die() {
 }
 
 job=${SLURM_JOB_ID:-}
+# The job number of an array's last task is the whole array's: a command on it would hit every task.
+task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}
+task=${task:-$job}
 [[ -n $job ]] || die "submit this script with sbatch; python scripts/grid.py prints the command."
 list=${1:-}
 [[ -r $list ]] || die "the list '$list' cannot be read from $PWD; give the file that scripts/grid.py wrote."
 
 # SLURM runs a copy of this file from its spool: only the controller knows where the repository is.
-script=$(scontrol --oneliner show job "$job" | sed -n 's/.* Command=\(.*slurm_array\.sh\).*/\1/p')
+script=$(scontrol --oneliner show job "$task" | sed -n 's/.* Command=\(.*slurm_array\.sh\).*/\1/p')
 root=$(cd "$(dirname "$script")/.." && pwd) || die "cannot tell where this script was submitted from ('$script')."
 program=${PROGRAM:-train.py}
 [[ $program == /* ]] || program=$root/$program
@@ -95,10 +98,10 @@ if ((restarts >= ${MAX_RESTARTS:-20})); then
     exit 75
 fi
 # scancel sends TERM too, and a requeue would bring a cancelled job back. An empty answer means that the controller is busy.
-state=$(squeue --noheader --jobs="$job" --format=%T 2>/dev/null)
+state=$(squeue --noheader --jobs="$task" --format=%T 2>/dev/null)
 if [[ -z $state || $state == RUNNING ]]; then
     for pause in 5 10 0; do
-        scontrol requeue "$job" && break
+        scontrol requeue "$task" && break
         sleep "$pause"
     done
 fi

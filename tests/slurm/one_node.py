@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -157,7 +158,7 @@ class Cluster:
             self._configure()
             self._start()
         except BaseException as error:
-            words = self._last_words() if isinstance(error, (ClusterError, subprocess.CalledProcessError)) else ""
+            words = self._last_words() if isinstance(error, (ClusterError, subprocess.TimeoutExpired)) else ""
             self._stop()
             if words:
                 raise ClusterError(f"{error}\n{words}") from error
@@ -167,14 +168,42 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def call(self, *command: str | Path, cwd: Path | None = None, seconds: float = 60, check: bool = True) -> str:
+    def call(self, *command: str | Path, seconds: float = 60, check: bool = True) -> str:
         """Standard output of a command that talks to this cluster. CalledProcessError, TimeoutExpired."""
-        done = subprocess.run(
-            list(map(str, command)), cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=seconds, check=False
-        )
+        words = list(map(str, command))
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=seconds, check=False)
         if check and done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, command, done.stdout, f"{done.stdout}\n{done.stderr}")
+            raise ClusterError(f"{shlex.join(words)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
         return done.stdout
+
+    def states(self, job: str) -> dict[str, str]:
+        """State and exit code of each task of a job for the accounting: {"12_3": "FAILED 1:0", ...}; a queued array is one entry."""
+        lines = self.call("sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}", "--format=JobID,State,ExitCode")
+        return {name: f"{state.split()[0]} {code}" for name, state, code in (line.split("|") for line in lines.splitlines())}
+
+    def queue(self, job: str) -> dict[str, str]:
+        """State of each task that has not left the queue; empty for a job that is over."""
+        lines = self.call("squeue", "--noheader", "--array", f"--jobs={job}", "--format=%i %T", check=False)
+        return dict(line.split() for line in lines.splitlines())
+
+    def wait_for(self, job: str, seconds: float = 240) -> dict[str, str]:
+        """`states`, once every task has ended. ClusterError after `seconds`."""
+        wait_until(f"the end of job {job}", lambda: not self.queue(job), seconds)
+        unsettled = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "RESIZING")
+        # The accounting hears of an end some seconds late.
+        wait_until(f"the record of job {job}", lambda: not any(s.startswith(unsettled) for s in self.states(job).values() or ["PENDING"]), 30)
+        return self.states(job)
+
+    def release(self, task: str, seconds: float = 60) -> None:
+        """Wait until a task is requeued, and end the two minutes for which SLURM holds it."""
+
+        def started_again() -> bool:
+            # Asked repeatedly: the hold is set only when the last process of the task's first start is gone.
+            self.call("scontrol", "update", f"jobid={task}", "starttime=now", check=False)
+            return self.queue(task).get(task) != "PENDING"
+
+        wait_until(f"{task} being requeued", lambda: self.queue(task).get(task) == "PENDING", seconds)
+        wait_until(f"{task} starting again", started_again, seconds)
 
     # ------------------------------------------------------------------------------------------------------------ starting
 
