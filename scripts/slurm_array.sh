@@ -53,15 +53,13 @@ export OMP_NUM_THREADS=$((cpus > per_task ? cpus / per_task : 1))
 export PYTHONUNBUFFERED=1
 
 # Each run is a job step, because SLURM sends its signals to the steps and not to this shell. The steps overlap: they share the task's GPU,
-# cores and memory. What a site sends to the shell all the same (scancel --batch, --signal=B:) is handed on.
+# cores and memory. What a site sends to the shell all the same (scancel --batch, --signal=B:) is handed on as USR1: TERM would make srun
+# kill its step instead of telling it.
 steps=()
 hand_on() {
-    ((${#steps[@]})) && kill -s "$1" "${steps[@]}" 2>/dev/null
+    ((${#steps[@]})) && kill -s USR1 "${steps[@]}" 2>/dev/null
 }
-for name in USR1 USR2 TERM; do
-    # shellcheck disable=SC2064 # the name of now
-    trap "hand_on $name" "$name"
-done
+trap hand_on USR1 USR2 TERM
 
 for ((i = first; i < first + per_task && i < ${#lines[@]}; i++)); do
     # xargs takes the line apart as grid.py quoted it, and expands nothing.

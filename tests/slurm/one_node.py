@@ -195,15 +195,15 @@ class Cluster:
         return self.states(job)
 
     def release(self, task: str, seconds: float = 60) -> None:
-        """Wait until a task is requeued, and end the two minutes for which SLURM holds it."""
+        """Wait until a task is requeued for the first time, and end the two minutes for which SLURM holds it."""
 
-        def started_again() -> bool:
-            # Asked repeatedly: the hold is set only when the last process of the task's first start is gone.
-            self.call("scontrol", "update", f"jobid={task}", "starttime=now", check=False)
-            return self.queue(task).get(task) != "PENDING"
+        def requeued() -> bool:
+            shown = self.call("scontrol", "--oneliner", "show", "job", task, check=False)
+            return "Restarts=1" in shown and "JobState=PENDING" in shown  # not the PENDING of before its first start
 
-        wait_until(f"{task} being requeued", lambda: self.queue(task).get(task) == "PENDING", seconds)
-        wait_until(f"{task} starting again", started_again, seconds)
+        wait_until(f"{task} being requeued", requeued, seconds)
+        time.sleep(2)  # slurmd refuses a second start in the second of the first one's end ("job credential revoked")
+        self.call("scontrol", "update", f"jobid={task}", "starttime=now")
 
     # ------------------------------------------------------------------------------------------------------------ starting
 
