@@ -23,8 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from any folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -35,6 +34,8 @@ from omegaconf.errors import OmegaConfBaseException
 from sam.config import ConfigError
 from sam.training import sweep
 from sam.training.hydra_schema import register
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)

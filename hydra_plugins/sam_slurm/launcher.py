@@ -1,6 +1,6 @@
 """A sweep as one SLURM job array, submitted by Hydra through submitit.
 
-    python train.py -m experiment=table2 hydra/launcher=slurm hydra.launcher.partition=gpu hydra.launcher.timeout_min=600 hydra.launcher.wait=false
+    python train.py -m experiment=table2 hydra/launcher=slurm hydra.launcher.timeout_min=600 hydra.launcher.wait=false
 
 It differs from the plugin that it builds on (hydra-submitit-launcher): a run that fails is FAILED for SLURM too, with its traceback in its
 own log; all others are still collected and the failed ones named; finished runs are not submitted, and runs with one identity only
@@ -27,7 +27,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLaunche
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUEUE_ME = 75  # exit code of a run that saved its state and wants to be started again
-QUEUE_EVERY = 20.0  # seconds between two looks at the queue
+QUEUE_EVERY = 15.0  # seconds between two looks at the queue
 
 Overrides = Sequence[str]
 

@@ -1,4 +1,4 @@
-"""A real SLURM for the tests of this folder, and `one_node` importable by that name. Where it is not installed they are skipped, but not in CI."""
+"""A real SLURM for the tests of this folder (skipped where it is not installed, except in CI), and `one_node` importable by that name."""
 
 import os
 import sys

@@ -8,6 +8,7 @@ every daemon listens on 127.0.0.1 only, on ports of its own, so that two of thes
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shlex
@@ -190,8 +191,12 @@ class Cluster:
         """`states`, once every task has ended. ClusterError after `seconds`."""
         wait_until(f"the end of job {job}", lambda: not self.queue(job), seconds)
         unsettled = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "RESIZING")
-        # The accounting hears of an end some seconds late.
-        wait_until(f"the record of job {job}", lambda: not any(s.startswith(unsettled) for s in self.states(job).values() or ["PENDING"]), 30)
+
+        def settled() -> bool:
+            states = self.states(job).values()
+            return bool(states) and not any(state.startswith(unsettled) for state in states)
+
+        wait_until(f"the record of job {job}", settled, 30)  # the accounting hears of an end some seconds late
         return self.states(job)
 
     def release(self, task: str, seconds: float = 60) -> None:
@@ -275,7 +280,8 @@ class Cluster:
             return probe.connect_ex(("127.0.0.1", self._ports[name])) == 0
 
     def _last_words(self) -> str:
-        texts = [(path, path.read_text(errors="replace")[-1500:]) for path in sorted(self.folder.glob("*.*")) if path.suffix in (".log", ".out")]
+        files = [path for path in sorted(self.folder.iterdir()) if path.suffix in (".log", ".out")]
+        texts = [(path, path.read_text(errors="replace")[-1500:]) for path in files]
         dead = [f"{name} ended with {daemon.returncode}" for name, daemon in self._daemons if daemon.poll() is not None]
         return "\n".join([*dead, *(f"--- {path.name}\n{text}" for path, text in texts if text)])
 
@@ -286,10 +292,8 @@ class Cluster:
         if {"slurmctld", "slurmd"} <= running:
             self.call("scancel", "--full", "--signal=KILL", "--me", check=False)
             self.call("scancel", "--me", check=False)
-            try:
+            with contextlib.suppress(ClusterError):  # what is left of them is killed below
                 wait_until("the jobs' end", lambda: not self.call("squeue", "--noheader", "--me", check=False).strip(), 20)
-            except ClusterError:
-                pass  # what is left of them is killed below
         for _, daemon in reversed(self._daemons):
             daemon.terminate()
             try:

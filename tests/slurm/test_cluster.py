@@ -279,7 +279,7 @@ def same(one: Any, other: Any) -> bool:
 def assert_same_run(one: Path, other: Path) -> None:
     states = [torch.load(path / records.CHECKPOINT, weights_only=True) for path in (one, other)]
     assert same(*states)
-    assert same(*[[row for row in records.read_metrics(path)] for path in (one, other)])
+    assert same(*[records.read_metrics(path) for path in (one, other)])
 
 
 LONG = (*TINY, "epochs=12", "batch_size=8", "optimizer=xsam")
@@ -334,8 +334,9 @@ def test_a_preempted_task_of_the_launcher_ends_as_if_nothing_had_happened(
 @needs_exit_75
 def test_a_cancelled_task_of_the_launcher_does_not_come_back_and_is_named(cluster: Cluster, folder: Path) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "-m", *LONG, *LAUNCHER]
-    with subprocess.Popen(command, cwd=folder, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
-        wait_until("the run being under way", lambda: under_way(folder), LIMIT)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=folder, env=cluster.environment, stdout=pipe, stderr=pipe, text=True) as launcher:
+        wait_until("the run being under way", lambda: under_way(folder) or launcher.poll() is not None, LIMIT)
         cluster.call("scancel", "--me")
         output, errors = launcher.communicate(timeout=LIMIT)
     job = job_number(output)
