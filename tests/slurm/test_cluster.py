@@ -16,7 +16,7 @@ from one_node import Cluster, wait_until
 
 from sam.results import records
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # with --dist loadgroup, one cluster serves all of them
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("dataset=digits", "model=wrn_10_1", "epochs=1", "batch_size=64", "dataset.train_size=128", "threads=1", "runs_dir=runs")
