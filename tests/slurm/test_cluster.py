@@ -190,7 +190,7 @@ def array(cluster: Cluster, folder: Path, lines: list[str], *options: str, **env
 def test_a_task_requeues_itself_and_the_restarts_are_bounded(cluster: Cluster, folder: Path) -> None:
     task, log = array(cluster, folder, ["exit=75"], "--cpus-per-task=4", MAX_RESTARTS="1")
     cluster.release(task)
-    assert cluster.wait_for(task) == {task: "FAILED 75:0"}
+    assert cluster.wait_for(task, 40) == {task: "FAILED 75:0"}
     assert [line for line in log.read_text().splitlines() if line.startswith("start")] == [
         "start 0 gpu 0 threads 4 ['exit=75']",
         "start 1 gpu 0 threads 4 ['exit=75']",
@@ -202,7 +202,7 @@ def test_the_last_task_of_an_array_requeues_only_itself(cluster: Cluster, folder
     task, log = array(cluster, folder, ["wait=SIGUSR1,SIGTERM", "exit=75=0"])
     last = task.replace("_0", "_1")
     cluster.release(last)
-    assert cluster.wait_for(last) == {last: "COMPLETED 0:0"}
+    assert cluster.wait_for(last, 40) == {last: "COMPLETED 0:0"}
     assert cluster.queue(task) == {task: "RUNNING"} and log.read_text().count("start") == 1
     cluster.call("scancel", task)
 
@@ -212,7 +212,7 @@ def test_a_signal_reaches_the_run(cluster: Cluster, folder: Path, how: tuple[str
     task, log = array(cluster, folder, ["wait=SIGUSR1,SIGTERM"], MAX_RESTARTS="0")
     wait_until("the start", lambda: log.exists() and "waiting" in log.read_text())
     cluster.call("scancel", *how, task)
-    assert cluster.wait_for(task, 30) == {task: "FAILED 75:0"}
+    assert cluster.wait_for(task, 40) == {task: "FAILED 75:0"}
     assert "caught SIGUSR1" in log.read_text()
 
 
@@ -221,7 +221,7 @@ def test_a_task_that_another_partition_preempts_comes_back(cluster: Cluster, fol
     wait_until("the start", lambda: log.exists() and "waiting" in log.read_text())
     cluster.call("sbatch", "--partition=high", "--gpus-per-node=2", f"--output={folder}/high.out", "--wrap=true")
     cluster.release(task)
-    assert cluster.wait_for(task) == {task: "COMPLETED 0:0"}
+    assert cluster.wait_for(task, 40) == {task: "COMPLETED 0:0"}
     assert "caught SIGUSR1" in log.read_text() and "start 1 " in log.read_text()
 
 
@@ -229,7 +229,7 @@ def test_a_cancelled_task_does_not_come_back(cluster: Cluster, folder: Path) -> 
     task, log = array(cluster, folder, ["wait=SIGUSR1,SIGTERM"])
     wait_until("the start", lambda: log.exists() and "waiting" in log.read_text())
     cluster.call("scancel", task)
-    assert cluster.wait_for(task, 30)[task].startswith("CANCELLED")
+    assert cluster.wait_for(task, 40)[task].startswith("CANCELLED")
     assert "caught SIG" in log.read_text()  # it was told, and asked to be started again
 
 
@@ -246,7 +246,7 @@ def test_runs_side_by_side(cluster: Cluster, folder: Path, lines: list[str], end
     task, log = array(cluster, folder, lines, "--cpus-per-task=6", RUNS_PER_TASK="3", MAX_RESTARTS=bound)
     if ends == "COMPLETED 0:0":
         cluster.release(task)
-    assert cluster.wait_for(task) == {task: ends}
+    assert cluster.wait_for(task, 40) == {task: ends}
     logs = sorted(folder.glob("list-*-line*.out"))
     assert [path.name for path in logs] == [f"list-{task.partition('_')[0]}-line{i}.out" for i in range(len(lines))]
     for path, line in zip(logs, lines, strict=True):
@@ -257,7 +257,7 @@ def test_runs_side_by_side(cluster: Cluster, folder: Path, lines: list[str], end
 def test_arguments_reach_the_program_as_they_were_written(cluster: Cluster, folder: Path) -> None:
     arguments = ["exit=0", "a=[1,2]", "b='x y'", 'c="$HOME *"', "*"]
     task, log = array(cluster, folder, [shlex.join(arguments)])
-    assert cluster.wait_for(task) == {task: "COMPLETED 0:0"}
+    assert cluster.wait_for(task, 40) == {task: "COMPLETED 0:0"}
     assert str(arguments) in log.read_text()
 
 
