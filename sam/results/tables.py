@@ -144,7 +144,7 @@ def context_label(config: TrainConfig) -> str:
 
 
 def contexts(runs: Sequence[RunRow]) -> list[Context]:
-    """The runs by context, in the order in which they first appear; contexts that would share a label get the settings that differ appended."""
+    """The runs by context, in the order in which they first appear; where labels would collide, the settings that differ are appended."""
     groups: dict[str, list[RunRow]] = {}
     for run in runs:
         if run.status not in ("finished", "diverged"):

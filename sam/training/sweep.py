@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
@@ -54,8 +54,6 @@ def compose(point: Sequence[str]) -> TrainConfig:
     """One point as a checked configuration. Raises Hydra's, OmegaConf's or our own error."""
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
-    from hydra.types import RunMode
-
     return resolve(TrainConfig, hydra.compose_config("train", list(point), run_mode=RunMode.RUN, with_log_configuration=False))
 
 
@@ -66,12 +64,33 @@ def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
     """
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        plain = [line for line in arguments if not OverridesParser.create().parse_override(line).is_sweep_override()]
-        composed = hydra_compose("train", plain, return_hydra_config=True)
-        given = {line.partition("=")[0] for line in arguments}
-        params = {str(key): value for key, value in (composed.hydra.sweeper.params or {}).items()}
-        lines = [f"{key}={value}" for key, value in params.items() if key not in given] + list(arguments)
-        return [(point, resolve(TrainConfig, hydra_compose("train", point))) for point in grid(lines)]
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        whole = hydra.compose_config("train", list(arguments), run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+        drop_overridden_params(whole)
+        return [(point, compose(point)) for point in grid(sweep_overrides(whole))]
+
+
+def check(plans: Sequence[TrainConfig]) -> None:
+    """Raise the ValueError that any of these runs would raise at its start because of its settings or its data's description."""
+    from sam.training import cost
+
+    for config in plans:
+        cost.check(config)
+
+
+def unfinished(plans: Sequence[TrainConfig]) -> list[int]:
+    """Positions of the runs that are still to be done: neither finished nor a second point with the same identity."""
+    from sam.results import identity, records
+
+    seen: set[str] = set()
+    chosen = []
+    for position, config in enumerate(plans):
+        key = identity.run_fingerprint(config)
+        if key not in seen and (config.force or not records.is_done(records.read_run(identity.run_folder(config)))):
+            chosen.append(position)
+        seen.add(key)
+    return chosen
 
 
 class Preflight(Callback):
@@ -82,7 +101,7 @@ class Preflight(Callback):
         points = grid(sweep_overrides(config))
         try:
             plans = [compose(point) for point in points]
-            pending = _print_plan(plans)
+            pending = _print_plan(plans, here=config.hydra.launcher._target_.endswith("BasicLauncher"))
         except (ValueError, HydraException, OmegaConfBaseException) as error:
             print(f"error: {error}\nNothing was run.", file=sys.stderr)
             raise SystemExit(2) from error
@@ -96,8 +115,8 @@ class Preflight(Callback):
         progress.share(None)
 
 
-def _print_plan(plans: Sequence[TrainConfig]) -> float:
-    """Check every point, print the table, and return the backward passes that are still to be run."""
+def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
+    """Check every point, print the table, and return the backward passes that are still to be run. `here`: on this machine."""
     from sam.results import identity, records
     from sam.training import cost
 
@@ -114,10 +133,11 @@ def _print_plan(plans: Sequence[TrainConfig]) -> float:
             totals["backwards"] += expected.backwards
         seen.add(key)
         lines.append(f"  {identity.run_name(config):<58} {status:<14} {expected.forwards:>10,} {expected.backwards:>10,}")
-    from sam.core.device import pick_device  # imports torch: not before everything cheaper is known to be right
+    if here:
+        from sam.core.device import pick_device  # imports torch: not before everything cheaper is known to be right
 
-    for device in dict.fromkeys(config.device for config in plans):
-        pick_device(device)
+        for device in dict.fromkeys(config.device for config in plans):
+            pick_device(device)
     print(f"  {'run':<58} {'status':<14} {'forwards':>10} {'backwards':>10}")
     shown = lines if len(lines) <= LONGEST_LIST else [*lines[:LONGEST_LIST], f"  ... and {len(lines) - LONGEST_LIST} more"]
     print("\n".join(shown))

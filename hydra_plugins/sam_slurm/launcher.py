@@ -1,0 +1,192 @@
+"""A sweep as one SLURM job array, submitted by Hydra through submitit.
+
+    python train.py -m experiment=table2 hydra/launcher=slurm hydra.launcher.timeout_min=600 hydra.launcher.wait=false
+
+It differs from the plugin that it builds on (hydra-submitit-launcher): a run that fails is FAILED for SLURM too, with its traceback in its
+own log; all others are still collected and the failed ones named; finished runs are not submitted, and runs with one identity only
+once; tasks find this repository from whichever folder the sweep is launched; a run that saved and left (exit code 75) is requeued.
+"""
+
+# No `from __future__ import annotations`: Hydra executes a plugin before it is in sys.modules, and a dataclass with string annotations
+# would look there.
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf, SlurmQueueConf
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUEUE_ME = 75  # exit code of a run that saved its state and wants to be started again
+QUEUE_EVERY = 15.0  # seconds between two looks at the queue
+
+Overrides = Sequence[str]
+
+
+class SamSlurmLauncher(SlurmLauncher):
+    """`hydra/launcher=slurm`. Its keys are those of `SlurmQueueConf`, and `wait`."""
+
+    def __init__(self, wait: bool = True, **params: Any) -> None:
+        super().__init__(**params)
+        self.wait = wait
+
+    # ------------------------------------------------------------------------------------------------------- in the task
+
+    def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
+        """One run. Raises what the run raised: only then does submitit end the task with an exit code other than 0."""
+        from submitit import JobEnvironment
+
+        preempted = getattr(signal, "SIG" + JobEnvironment.USR_SIG)
+        requeue = signal.getsignal(preempted)  # submitit's handler; a run puts its own in its place
+        try:
+            outcome = super().__call__(*args, **kwargs)
+        except SystemExit as leaving:
+            if leaving.code == REQUEUE_ME and callable(requeue) and not _cancelled(JobEnvironment().job_id):
+                requeue(preempted, None)  # stores the task for its next start, requeues the job and leaves
+            if leaving.code in (REQUEUE_ME, -1):  # -1: submitit's own way out of a task that it has requeued
+                raise
+            raise RuntimeError(f"the run left with exit code {leaving.code}") from leaving
+        if outcome.status == JobStatus.FAILED:
+            _ = outcome.return_value  # raises
+        return outcome
+
+    # -------------------------------------------------------------------------------------------------- where it is launched
+
+    def launch(self, job_overrides: Sequence[Overrides], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Submit what is unfinished as one array, and (unless `wait` is false) collect it. Hydra ends with exit code 1 if a run failed."""
+        from submitit.core.utils import FailedSubmissionError
+
+        self._refuse_late_signal()
+        chosen = self._unfinished(job_overrides)
+        if not chosen:
+            print("every run is finished already: nothing was submitted")
+            return [_outcome(overrides) for overrides in job_overrides]
+        try:
+            jobs = self._submit([job_overrides[i] for i in chosen], initial_job_idx)
+        except FailedSubmissionError as error:
+            _refuse(f"sbatch refused the sweep: {' '.join(str(error).split())}")
+        array = jobs[0].job_id.split("_")[0]
+        logs = Path(str(self.params["submitit_folder"])).parent
+        print(f"submitted job {array}: {len(jobs)} of {len(job_overrides)} runs; logs below {logs}/{array}*", flush=True)
+        failures = {}
+        if self.wait:
+            try:
+                failures = _collect(jobs)
+            except KeyboardInterrupt:
+                print(f"no longer waiting; the submitted runs go on (scancel {array} would end them)", file=sys.stderr)
+                raise SystemExit(130) from None
+        results = [_outcome(overrides) for overrides in job_overrides]
+        for i, job in zip(chosen, jobs, strict=True):
+            if job.job_id in failures:
+                results[i].status = JobStatus.FAILED
+                results[i].return_value = SystemExit(1)  # Hydra raises the first one; its traceback stands in the run's log
+                what = f"{' '.join(job_overrides[i])} (job {job.job_id})"
+                print(f"failed: {what}: {failures[job.job_id]}; log: {job.paths.stdout}", file=sys.stderr)
+        if failures:
+            print(f"{len(failures)} of {len(jobs)} runs failed; the same command runs them again, and only them.", file=sys.stderr)
+        return results
+
+    def _refuse_late_signal(self) -> None:
+        delay, limit = self.params["signal_delay_s"], 60 * self.params["timeout_min"]
+        if delay >= limit:
+            _refuse(
+                f"hydra.launcher.signal_delay_s={delay}: must be shorter than the time limit, hydra.launcher.timeout_min="
+                f"{self.params['timeout_min']} ({limit} s), or every run would be told to leave as soon as it starts."
+            )
+
+    def _unfinished(self, job_overrides: Sequence[Overrides]) -> list[int]:
+        """Positions of the points that are to be submitted: for training, those that are unfinished, each identity once."""
+        assert self.config is not None
+        if self.config.hydra.job.config_name != "train":
+            return list(range(len(job_overrides)))
+        from sam.training import sweep
+
+        return sweep.unfinished([sweep.compose(overrides) for overrides in job_overrides])
+
+    def _submit(self, points: Sequence[Overrides], first_index: int) -> list[Any]:
+        import submitit
+
+        assert self.config is not None
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        params = dict(self.params)
+        executor = submitit.AutoExecutor(
+            cluster="slurm", folder=params.pop("submitit_folder"), slurm_max_num_timeout=params.pop("max_num_timeout")
+        )
+        # A task starts with the launching folder on its path, where neither this package nor sam need be.
+        params["setup"] = [f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}", *(params["setup"] or [])]
+        shared = BaseQueueConf.__dataclass_fields__
+        executor.update_parameters(**{key if key in shared else f"slurm_{key}": value for key, value in params.items()})
+        state = Singleton.get_state()
+        columns = zip(
+            *[(list(point), "hydra.sweep.dir", i, f"job_id_for_{i}", state) for i, point in enumerate(points, first_index)], strict=True
+        )
+        return list(executor.map_array(self, *columns))
+
+
+def _refuse(sentence: str) -> None:
+    print(f"error: {sentence}\nNothing was submitted.", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _outcome(overrides: Overrides) -> JobReturn:
+    return JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
+
+
+def _queue(*options: str) -> list[str] | None:
+    """Lines that squeue prints about this user's jobs; None if it could not tell."""
+    listed = subprocess.run(["squeue", "--noheader", "--array", *options], capture_output=True, text=True)
+    return listed.stdout.split() if listed.returncode == 0 else None
+
+
+def _cancelled(job_id: str) -> bool:
+    """scancel says SIGTERM too; a run that saved because of it must not come back."""
+    return _queue("--jobs", job_id, "--format=%T") not in (["RUNNING"], None)
+
+
+def _collect(jobs: Sequence[Any]) -> dict[str, str]:
+    """Wait for every job; the error of each that failed, by job id.
+
+    A job is over when its result lies there, or when it has left the queue without one (cancelled, killed). The queue is asked, not the
+    accounting, which many clusters lack.
+    """
+    failures: dict[str, str] = {}
+    waiting, missing = {job.job_id: job for job in jobs}, set[str]()
+    next_look = time.monotonic() + QUEUE_EVERY
+    while waiting:
+        for name in [name for name, job in waiting.items() if job.paths.result_pickle.exists()]:
+            error = waiting.pop(name).exception()
+            if error is not None:
+                failures[name] = _last_line(str(error))
+        if time.monotonic() >= next_look:
+            queued = _queue("--me", "--format=%i")
+            gone = set() if queued is None else set(waiting) - set(queued)
+            for name in gone & missing:  # twice in a row: a result needs a moment to be seen on a shared disk
+                failures[name] = "left the queue without a result (cancelled or killed)"
+                del waiting[name]
+            missing, next_look = gone, time.monotonic() + QUEUE_EVERY
+        time.sleep(1)
+    return failures
+
+
+def _last_line(trace: str) -> str:
+    """The line of a submitit error that names the exception: the last one of the traceback that it quotes."""
+    quoted = trace.split("----------------------")
+    return (quoted[1] if len(quoted) > 1 else trace).strip().splitlines()[-1]
+
+
+@dataclass
+class SamSlurmConf(SlurmQueueConf):
+    _target_: str = f"{__name__}.{SamSlurmLauncher.__name__}"
+    wait: bool = True
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="sam_slurm", node=SamSlurmConf(), provider="sam_slurm")

@@ -1,0 +1,117 @@
+"""List the runs of a sweep that are still to be done, and print the command that submits them to SLURM.
+
+    python scripts/grid.py experiment=table2                          # the arguments of `train.py -m`
+    python scripts/grid.py experiment=table2 throttle=8 max_array=500
+    python scripts/grid.py optimizer=sgd,sam 'seed=range(5)' dataset=cifar100 runs_per_task=4
+    python scripts/grid.py experiment=table2 | bash                   # submit at once
+
+throttle       tasks that may run at the same time (all)
+max_array      tasks in one array, the site's MaxArraySize at most (1000); a longer list is cut into grid-0.txt, grid-1.txt, ...
+runs_per_task  runs side by side on one GPU (1)
+
+Every point is checked first. Finished runs are left out, and runs with one identity appear once: after a failure the same command lists
+what is missing. A list is one line of plain overrides per run; its folder's name is a hash of its content, because queued tasks read it
+by line number, and no later list may take its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from sam.config import ConfigError
+from sam.training import sweep
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Options:
+    throttle: int | None = None
+    max_array: int = 1000
+    runs_per_task: int = 1
+
+
+def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
+    """Our own options, and what is left for Hydra. Raises ConfigError."""
+    values: dict[str, int] = {}
+    overrides = []
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        if key not in Options.__dataclass_fields__:
+            overrides.append(argument)
+        elif text.isdecimal() and int(text) > 0:
+            values[key] = int(text)
+        else:
+            raise ConfigError(f"{argument}: must be a whole number > 0.")
+    return Options(**values), overrides
+
+
+def runs(overrides: Sequence[str]) -> tuple[list[str], int, Path]:
+    """(one line of overrides for each run that is to be done, the number of points, the folder of runs). Raises what composing raises."""
+    points, plans = zip(*sweep.planned(overrides), strict=True)
+    sweep.check(plans)
+    # A line names a single run: the experiment's grid, which train.py refuses to run without -m, goes.
+    rest = ["hydra.sweeper.params=null"] if any(line.startswith("experiment=") for line in overrides) else []
+    return [shlex.join([*points[i], *rest]) for i in sweep.unfinished(plans)], len(points), Path(plans[0].runs_dir)
+
+
+def write(lines: Sequence[str], folder: Path, per_list: int) -> list[tuple[Path, int]]:
+    """The lists (file, number of lines) below `folder`, in a folder named by what they say."""
+    own = folder / hashlib.sha256("\n".join([str(per_list), *lines]).encode()).hexdigest()[:8]
+    own.mkdir(parents=True, exist_ok=True)
+    lists = []
+    for number, start in enumerate(range(0, len(lines), per_list)):
+        chunk = lines[start : start + per_list]
+        path = own / f"grid-{number}.txt"
+        path.write_text("\n".join(chunk) + "\n")
+        lists.append((path.resolve(), len(chunk)))
+    return lists
+
+
+def command(path: Path, length: int, options: Options) -> str:
+    """What submits a list. The tasks run where the sweep was composed, so that relative paths in it keep their meaning."""
+    tasks = -(-length // options.runs_per_task)
+    throttle = f"%{options.throttle}" if options.throttle else ""
+    words = [
+        *([f"RUNS_PER_TASK={options.runs_per_task}"] if options.runs_per_task > 1 else []),
+        "sbatch",
+        f"--array=0-{tasks - 1}{throttle}",
+        f"--chdir={Path.cwd()}",
+        f"--output={path.parent}/%A_%a.out",
+        str(ROOT / "scripts" / "slurm_array.sh"),
+        str(path),
+    ]
+    return shlex.join(words)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit status: 0, or 2 after one sentence on the standard error output."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    try:
+        options, overrides = parse(arguments)
+        lines, points, runs_dir = runs(overrides)
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    # Comments and commands, so that the output can be piped to a shell.
+    print(f"# {points} runs, {len(lines)} to do" + ("" if lines else ": nothing to submit"))
+    for path, length in write(lines, runs_dir / ".slurm", options.max_array * options.runs_per_task) if lines else []:
+        print(f"# {path}: {length} runs")
+        print(command(path, length, options))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,79 @@
+"""What of both routes needs no SLURM: refusals, lists, and an import of submitit only where it is used."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ("dataset=digits", "model=wrn_10_1", "epochs=1", "threads=1")
+
+
+def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+def grid(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return python(str(ROOT / "scripts" / "grid.py"), *arguments, cwd=cwd)
+
+
+def lists(folder: Path) -> list[list[str]]:
+    return [path.read_text().splitlines() for path in sorted(folder.glob("runs/.slurm/*/grid-*.txt"))]
+
+
+def test_a_signal_later_than_the_limit_is_refused(tmp_path: Path) -> None:
+    options = ("hydra/launcher=slurm", "hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=120")
+    refused = python(str(ROOT / "train.py"), "-m", *TINY, *options, "seed=0,1", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: hydra.launcher.signal_delay_s=120: must be shorter than the time limit")
+    assert "Traceback" not in refused.stderr and "Nothing was submitted" in refused.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--cfg", "job"], ["--help"], ["--cfg", "hydra", "hydra/launcher=slurm"]], ids=" ".join)
+def test_showing_the_configuration_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    shown = python("-X", "importtime", str(ROOT / "train.py"), *arguments, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    assert "hydra" in imported and not imported & {"torch", "wandb", "submitit"}
+    if "hydra" in arguments:
+        assert "hydra_plugins.sam_slurm.launcher.SamSlurmLauncher" in shown.stdout
+
+
+def test_the_list_of_an_experiment_can_be_run_line_by_line(tmp_path: Path) -> None:
+    shown = grid("experiment=demo", "seed=0,1", "runs_dir=runs", cwd=tmp_path)  # the command line wins over the experiment's grid
+    assert shown.stdout.startswith("# 28 runs, 28 to do\n"), shown.stderr
+    ((*lines,),) = lists(tmp_path)
+    assert len(set(lines)) == 28
+    line = shlex.split(next(line for line in lines if "optimizer=sgd " in line))
+    ran = python(str(ROOT / "train.py"), *line, "epochs=1", "dataset.train_size=128", "threads=1", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_long_lists_are_cut_and_packed(tmp_path: Path) -> None:
+    shown = grid(*TINY, "seed=range(7)", "max_array=2", "runs_per_task=2", "throttle=1", cwd=tmp_path)
+    assert [len(lines) for lines in lists(tmp_path)] == [4, 3]
+    commands = [line for line in shown.stdout.splitlines() if not line.startswith("#")]
+    assert [word for line in commands for word in shlex.split(line) if word.startswith("--array")] == ["--array=0-1%1"] * 2
+    assert all(line.startswith("RUNS_PER_TASK=2 sbatch ") and f"--chdir={tmp_path}" in line for line in commands)
+
+
+def test_a_list_that_was_submitted_is_never_rewritten(tmp_path: Path) -> None:
+    grid(*TINY, "seed=range(3)", cwd=tmp_path)
+    before = lists(tmp_path)
+    grid(*TINY, "seed=range(2)", cwd=tmp_path)
+    assert before[0] in lists(tmp_path) and len(lists(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("max_array=0", "max_array=0: must be a whole number > 0."),
+        ("optimizer.rho=-1,2", "optimizer.rho=-1.0: must be a finite number >= 0."),
+        ("optimizer.nothing=1", "Could not override 'optimizer.nothing'"),
+    ],
+)
+def test_a_bad_point_is_refused_before_anything_is_listed(argument: str, says: str, tmp_path: Path) -> None:
+    refused = grid(*TINY, argument, cwd=tmp_path)
+    assert refused.returncode == 2 and says in refused.stderr and not refused.stdout and not lists(tmp_path)
