@@ -68,7 +68,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
             record = None
         trainer = Trainer(config, data.load(**to_dict(config.dataset)), device)
         _resume(trainer, folder, progress)
-        record = _Session(trainer, folder, progress, check_lock, interrupts).train(record)
+        record = _Segment(trainer, folder, progress, check_lock, interrupts).train(record)
         finished_in_sweep().add(key)
         return record
 
@@ -89,7 +89,7 @@ def _resume(trainer: Trainer, folder: Path, progress: Progress) -> None:
 
 
 @dataclass
-class _Session:
+class _Segment:
     """One process's stretch of a run: trains, records, saves."""
 
     trainer: Trainer
