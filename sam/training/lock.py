@@ -58,9 +58,14 @@ def owner(folder: Path) -> dict[str, Any] | None:
 
 
 def is_alive(holder: dict[str, Any]) -> bool:
-    """On this machine, whether the process is still there; on another, whether its heartbeat is fresh."""
+    """On this machine, whether the process is still there; on another, whether its heartbeat is fresh.
+
+    The lock of this very SLURM job on another machine is its own, from before it was requeued: that process is gone.
+    """
     if holder["host"] == platform.node() and holder["pid"] is not None:
         return holder.get("process_start") == _process_start(holder["pid"])
+    if holder["job"] is not None and holder["job"] == _job():
+        return False
     return bool(holder["age"] < STALE)
 
 

@@ -53,6 +53,15 @@ def test_another_machines_lock_is_judged_by_its_heartbeat(tmp_path: Path) -> Non
         assert "took over the lock of process 1 on elsewhere" in said[0]
 
 
+def test_a_job_requeued_on_another_machine_does_not_wait_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    (tmp_path / lock.LOCK).write_text(json.dumps({"host": "elsewhere", "pid": 1, "job": "17_3", "token": "t"}))
+    said: list[str] = []
+    with lock.hold(tmp_path, said.append):
+        assert "job 17_3" in said[0]
+
+
 def test_a_lost_lock_is_noticed_before_anything_is_written(tmp_path: Path) -> None:
     with lock.hold(tmp_path, print) as check:
         check()
