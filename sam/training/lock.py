@@ -15,6 +15,7 @@ from typing import Any
 
 LOCK = "lock.json"
 BEAT = 15.0  # seconds between heartbeats (the file's time of change)
+GUARD = 60.0  # seconds after which a takeover that was begun is given up for dead
 STALE = 300.0  # a lock whose last heartbeat is older belongs to nobody
 
 
@@ -78,17 +79,18 @@ def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None
     folder.mkdir(parents=True, exist_ok=True)
     path, token = folder / LOCK, uuid.uuid4().hex
     mine = {"host": platform.node(), "pid": os.getpid(), "process_start": _process_start(os.getpid()), "job": _job(), "token": token}
-    while not _create(path, json.dumps(mine | {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})):
+    content = json.dumps(mine | {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    while not _create(path, content):
         holder = owner(folder)
         if holder is None:
             continue
         who = f"process {holder['pid']} on {holder['host']}" + (f", job {holder['job']}" if holder["job"] else "")
         if is_alive(holder):
-            raise LockedError(
-                f"{folder.name}: is being run by {who} (last sign of life {holder['age']:.0f} s ago); two must not write one run."
-            )
-        if _retire(path, holder["token"]):
+            sign = f"last sign of life {holder['age']:.0f} s ago"
+            raise LockedError(f"{folder.name}: is being run by {who} ({sign}); two must not write one run.")
+        if _take_over(path, holder["token"], content):
             say(f"{folder.name}: took over the lock of {who}, which is gone.")
+            break
     stop = threading.Event()
 
     def beat() -> None:
@@ -114,10 +116,15 @@ def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None
             path.unlink(missing_ok=True)
 
 
-def _create(path: Path, content: str) -> bool:
-    """Make the lock file with its content in one step, unless there is one."""
+def _beside(path: Path, content: str) -> Path:
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     temporary.write_text(content)
+    return temporary
+
+
+def _create(path: Path, content: str) -> bool:
+    """Make the lock file with its content in one step, unless there is one."""
+    temporary = _beside(path, content)
     try:
         os.link(temporary, path)  # fails if `path` exists; never shows a half-written lock
     except FileExistsError:
@@ -127,21 +134,25 @@ def _create(path: Path, content: str) -> bool:
     return True
 
 
-def _retire(path: Path, token: str | None) -> bool:
-    """Move a stale lock away. Of two processes that try, one finds the file gone; if the lock changed hands in between, it is put back."""
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+def _take_over(path: Path, token: str | None, content: str) -> bool:
+    """Replace the lock that holds `token` by `content`, if it is still there; False if somebody else was quicker.
+
+    Takers queue at a guard file, and the lock is replaced in one step, never absent: otherwise a third process could slip in between.
+    """
+    guard = path.with_name(f"{path.name}.taking")
     try:
-        os.rename(path, aside)
-    except FileNotFoundError:
+        os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        with suppress(FileNotFoundError):
+            if time.time() - guard.stat().st_mtime > GUARD:  # its maker died at it
+                guard.unlink()
+        time.sleep(0.02)
         return False
     try:
-        moved = json.loads(aside.read_text()).get("token")
-    except (OSError, ValueError):
-        moved = None
-    if moved != token:
-        with suppress(FileExistsError):
-            os.link(aside, path)
-        aside.unlink()
-        return False
-    aside.unlink()
-    return True
+        holder = owner(path.parent)
+        if holder is None or holder["token"] != token:
+            return False
+        os.replace(_beside(path, content), path)
+        return True
+    finally:
+        guard.unlink(missing_ok=True)
