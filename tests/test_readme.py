@@ -1,5 +1,6 @@
 """Every command and every piece of Python that the documents show: it composes, its points are valid, and what can be run here runs."""
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -20,12 +21,14 @@ from sam.results import identity
 from sam.training import cost
 from sam.training.hydra_schema import register, resolve
 from sam.training.loop import Trainer
-from sam.training.sweep import compose, drop_overridden_params, grid, sweep_overrides
+from sam.training.sweep import compose, drop_overridden_params, grid, planned, sweep_overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
-SCRIPTS = ("train.py", "evaluate_sharpness.py", "scripts/prepare_data.py")
+PLANNERS = ("scripts/status.py", "scripts/grid.py")  # take the arguments of `train.py -m`
+TRIED_ELSEWHERE = ("scripts/kill_test.py", "scripts/doctor.py", "scripts/dashboard.py")  # in tests/runs and tests/scripts
+SCRIPTS = ("train.py", "evaluate_sharpness.py", "scripts/prepare_data.py", *PLANNERS, *TRIED_ELSEWHERE)
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,13 @@ def test_train_commands_are_valid(command: Command) -> None:
 @pytest.mark.parametrize("command", of_script("evaluate_sharpness.py"), ids=str)
 def test_evaluate_commands_are_valid(command: Command) -> None:
     assert evaluation(command.words[2:]).tables
+
+
+@pytest.mark.parametrize("command", [c for script in PLANNERS for c in of_script(script)], ids=str)
+def test_commands_that_plan_a_sweep_are_valid(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GlobalHydra.instance(), "hydra", None)  # a script starts without this module's Hydra
+    words = itertools.takewhile(lambda word: word != "|", command.words[2:])
+    assert planned([word for word in words if word.partition("=")[0] not in ("throttle", "max_array", "runs_per_task")])
 
 
 def test_other_scripts_take_the_keys_shown() -> None:
