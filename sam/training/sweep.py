@@ -101,10 +101,13 @@ class Preflight(Callback):
         points = grid(sweep_overrides(config))
         try:
             plans = [compose(point) for point in points]
-            pending = _print_plan(plans, here=config.hydra.launcher._target_.endswith("BasicLauncher"))
+            here = config.hydra.launcher._target_.endswith("BasicLauncher")
+            pending = _print_plan(plans, here=here)
         except (ValueError, HydraException, OmegaConfBaseException) as error:
             print(f"error: {error}\nNothing was run.", file=sys.stderr)
             raise SystemExit(2) from error
+        if here and not pending:  # a finished sweep need not compose every point once more to find that out
+            raise SystemExit(0)
         from sam.training import progress
 
         progress.share(progress.Progress(pending, "sweep"))
@@ -133,7 +136,7 @@ def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
             totals["backwards"] += expected.backwards
         seen.add(key)
         lines.append(f"  {identity.run_name(config):<58} {status:<14} {expected.forwards:>10,} {expected.backwards:>10,}")
-    if here:
+    if here and totals["pending"]:
         from sam.core.device import pick_device  # imports torch: not before everything cheaper is known to be right
 
         for device in dict.fromkeys(config.device for config in plans):
