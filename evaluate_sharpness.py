@@ -24,7 +24,7 @@ register()
 def main(composed: DictConfig) -> None:
     try:
         config = resolve(EvaluateConfig, composed)
-        from sam.evaluation import evaluate  # torch is imported only now: --help and --cfg stay quick
+        from sam.evaluation.evaluate import evaluate  # torch is imported only now: --help and --cfg stay quick
         from sam.results import render
 
         evaluation = evaluate(config)

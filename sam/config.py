@@ -364,27 +364,248 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class NotionSpec:
+    """One row of the table of notions.
+
+    module:  imported only when it is measured; it holds `measure(subject)`, `work(sizes, config)` and `VERSION`.
+    keys:    keys of `SharpnessConfig` that can change its numbers; a stored row is reused as long as they are the same.
+    """
+
+    module: str
+    keys: tuple[str, ...]
+
+
+NOTIONS: dict[str, NotionSpec] = {
+    "ascent": NotionSpec("sam.sharpness.ascent", ("rho", "m", "batchnorm")),
+    "gap": NotionSpec("sam.sharpness.gap", ("gap",)),
+    "n_step": NotionSpec("sam.sharpness.n_step", ("rho", "n_step")),
+    "average": NotionSpec("sam.sharpness.average", ("rho", "seed", "average")),
+    "maximum": NotionSpec("sam.sharpness.maximum", ("rho", "seed", "maximum")),
+    "adaptive": NotionSpec("sam.sharpness.adaptive", ("seed", "adaptive")),
+    "keskar": NotionSpec("sam.sharpness.keskar", ("keskar",)),
+    "hessian": NotionSpec("sam.sharpness.hessian", ("rho", "seed", "hessian")),
+    "spectrum": NotionSpec("sam.sharpness.spectrum", ("seed", "spectrum")),
+    "landscape": NotionSpec("sam.sharpness.landscape", ("rho", "seed", "landscape")),
+    "corruption": NotionSpec("sam.sharpness.corruption", ("corruption",)),
+}
+BATCHNORMS = ("eval", "train", "recalibrated")
+
+
+@dataclass(frozen=True)
+class GapConfig:
+    """bins: equal-width confidence bins of the expected calibration error."""
+
+    bins: int = 15
+
+    def __post_init__(self) -> None:
+        _number("sharpness.gap.bins", self.bins, low=1)
+
+
+@dataclass(frozen=True)
+class NStepConfig:
+    """N-step sharpness (Tiwary & Aananth 2024, Eq. 6). steps: the N; rules: step rules as in training; subset: images, or null for all."""
+
+    steps: list[int] = field(default_factory=lambda: [3])
+    rules: list[str] = field(default_factory=lambda: ["split"])
+    subset: int | None = None
+
+    def __post_init__(self) -> None:
+        for steps in self.steps:
+            _number("sharpness.n_step.steps", steps, low=1)
+        for rule in self.rules:
+            _one_of("sharpness.n_step.rules", rule, STEP_RULES)
+        _number("sharpness.n_step.subset", self.subset, low=1)
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """L^Avg. draws: antithetic pairs of random directions."""
+
+    draws: int = 8
+    subset: int | None = None
+
+    def __post_init__(self) -> None:
+        _number("sharpness.average.draws", self.draws, low=2)
+        _number("sharpness.average.subset", self.subset, low=1)
+
+
+@dataclass(frozen=True)
+class MaximumConfig:
+    """L^Max by projected gradient ascent. steps per start; restarts: random starts beside the one at w; momentum of the ascent;
+    draws: random directions among the candidates; subset: images."""
+
+    steps: int = 20
+    restarts: int = 1
+    momentum: float = 0.75
+    draws: int = 2
+    subset: int | None = 1024
+
+    def __post_init__(self) -> None:
+        _number("sharpness.maximum.steps", self.steps, low=1)
+        _number("sharpness.maximum.restarts", self.restarts, low=0)
+        _number("sharpness.maximum.momentum", self.momentum, low=0, high=1)
+        _number("sharpness.maximum.draws", self.draws, low=0)
+        _number("sharpness.maximum.subset", self.subset, low=1)
+
+
+@dataclass(frozen=True)
+class AdaptiveConfig:
+    """Adaptive sharpness (Kwon et al. 2021; Andriushchenko et al. 2023): radii are relative to |w|.
+
+    rho_l2, rho_linf  radii of the two norms; steps, draws: of the worst and of the average case; logits: plain, and normalised, or one.
+    """
+
+    rho_l2: list[float] = field(default_factory=lambda: [0.5])
+    rho_linf: list[float] = field(default_factory=lambda: [0.001])
+    logits: list[str] = field(default_factory=lambda: ["plain", "normalized"])
+    steps: int = 20
+    draws: int = 8
+    subset: int | None = 1024
+
+    def __post_init__(self) -> None:
+        for key in ("rho_l2", "rho_linf"):
+            for rho in getattr(self, key):
+                _number(f"sharpness.adaptive.{key}", rho, low=0, open_low=True)
+        for kind in self.logits:
+            _one_of("sharpness.adaptive.logits", kind, ("plain", "normalized"))
+        _number("sharpness.adaptive.steps", self.steps, low=1)
+        _number("sharpness.adaptive.draws", self.draws, low=2)
+        _number("sharpness.adaptive.subset", self.subset, low=1)
+
+
+@dataclass(frozen=True)
+class KeskarConfig:
+    """Keskar et al. 2017: the largest rise within a box of epsilon (|w_i| + 1), by `iterations` of L-BFGS-B."""
+
+    epsilon: list[float] = field(default_factory=lambda: [1e-3, 5e-4])
+    iterations: int = 10
+    subset: int | None = 1024
+
+    def __post_init__(self) -> None:
+        for epsilon in self.epsilon:
+            _number("sharpness.keskar.epsilon", epsilon, low=0, open_low=True)
+        _number("sharpness.keskar.iterations", self.iterations, low=1)
+        _number("sharpness.keskar.subset", self.subset, low=1)
+
+
+@dataclass(frozen=True)
+class HessianConfig:
+    """Top eigenvalues (Lanczos) and trace of the Hessian of L. eigenvalues: how many; steps: Hessian-vector products of Lanczos at most;
+    probes: of the trace; trace: hutchinson | hutch++; subset: images."""
+
+    eigenvalues: int = 5
+    steps: int = 60
+    tolerance: float = 1e-4
+    probes: int = 30
+    trace: str = "hutchinson"
+    subset: int | None = 1024
+
+    def __post_init__(self) -> None:
+        _number("sharpness.hessian.eigenvalues", self.eigenvalues, low=1)
+        _number("sharpness.hessian.steps", self.steps, low=1)
+        _number("sharpness.hessian.tolerance", self.tolerance, low=0, open_low=True)
+        _number("sharpness.hessian.probes", self.probes, low=3)
+        _one_of("sharpness.hessian.trace", self.trace, ("hutchinson", "hutch++"))
+        _number("sharpness.hessian.subset", self.subset, low=1)
+
+
+@dataclass(frozen=True)
+class SpectrumConfig:
+    """Spectral density by stochastic Lanczos quadrature. probes: random starts; steps of each; points of the curve; subset: images."""
+
+    probes: int = 2
+    steps: int = 40
+    points: int = 200
+    subset: int | None = 1024
+
+    def __post_init__(self) -> None:
+        _number("sharpness.spectrum.probes", self.probes, low=1)
+        _number("sharpness.spectrum.steps", self.steps, low=2)
+        _number("sharpness.spectrum.points", self.points, low=2)
+        _number("sharpness.spectrum.subset", self.subset, low=1)
+
+
+@dataclass(frozen=True)
+class LandscapeConfig:
+    """Loss along lines and over planes through w. lines: gradient | n_step | top_eigenvector | random; planes: random | eigenvectors |
+    xsam; span: half-width of a filter-normalised axis; points of a line; grid: points a side of a plane; subset: images."""
+
+    lines: list[str] = field(default_factory=lambda: ["gradient", "n_step", "top_eigenvector", "random"])
+    planes: list[str] = field(default_factory=lambda: ["random", "xsam"])
+    span: float = 1.0
+    points: int = 21
+    grid: int = 11
+    subset: int | None = 512
+
+    def __post_init__(self) -> None:
+        for line in self.lines:
+            _one_of("sharpness.landscape.lines", line, ("gradient", "n_step", "top_eigenvector", "random"))
+        for plane in self.planes:
+            _one_of("sharpness.landscape.planes", plane, ("random", "eigenvectors", "xsam"))
+        _number("sharpness.landscape.span", self.span, low=0, open_low=True)
+        _number("sharpness.landscape.points", self.points, low=3)
+        _number("sharpness.landscape.grid", self.grid, low=3)
+        _number("sharpness.landscape.subset", self.subset, low=1)
+
+
+@dataclass(frozen=True)
+class CorruptionConfig:
+    """Accuracy on corrupted test images. path: a folder of CIFAR-C files (labels.npy and one .npy a corruption), or null: not measured."""
+
+    path: str | None = None
+
+
+@dataclass(frozen=True)
 class SharpnessConfig:
     """How a checkpoint is measured.
 
+    notions      which (see NOTIONS), or [all].
     rho          list of radii; Eq. 4 of Tiwary & Aananth 2024 uses 0.05 for every method.
     m            size of the disjoint batches of the batch-wise measure, of train-mode BatchNorm's batches, in the order of the set.
-    train_mode   also measure with BatchNorm in train mode (each batch normalised by its own statistics).
+    batchnorm    eval (running statistics), train (each batch normalised by its own), recalibrated (running statistics replaced, once at
+                 w, by their averages over the training set's batches of m): a list; L^Asc is measured with each.
     batch_size   images per forward pass in eval mode; changes memory and speed only.
+    seed         of the random draws; two evaluations with one seed give the same numbers.
     """
 
+    notions: list[str] = field(default_factory=lambda: ["ascent", "gap"])
     rho: list[float] = field(default_factory=lambda: [0.05])
     m: int = 128
-    train_mode: bool = True
+    batchnorm: list[str] = field(default_factory=lambda: ["eval", "train"])
     batch_size: int = 500
+    seed: int = 0
+    gap: GapConfig = field(default_factory=GapConfig)
+    n_step: NStepConfig = field(default_factory=NStepConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
+    maximum: MaximumConfig = field(default_factory=MaximumConfig)
+    adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
+    keskar: KeskarConfig = field(default_factory=KeskarConfig)
+    hessian: HessianConfig = field(default_factory=HessianConfig)
+    spectrum: SpectrumConfig = field(default_factory=SpectrumConfig)
+    landscape: LandscapeConfig = field(default_factory=LandscapeConfig)
+    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
 
     def __post_init__(self) -> None:
+        if not self.notions:
+            raise ConfigError(f"sharpness.notions=[]: must name at least one of {', '.join(NOTIONS)}, or all.")
+        for name in self.notions:
+            _one_of("sharpness.notions", name, (*NOTIONS, "all"))
         if not self.rho:
             raise ConfigError("sharpness.rho=[]: must hold at least one radius.")
         for rho in self.rho:
             _number("sharpness.rho", rho, low=0, open_low=True)
         _number("sharpness.m", self.m, low=2)
+        if "eval" not in self.batchnorm:
+            raise ConfigError(f"sharpness.batchnorm={self.batchnorm}: must hold eval, the mode in which gap and L(w) are reported.")
+        for mode in self.batchnorm:
+            _one_of("sharpness.batchnorm", mode, BATCHNORMS)
         _number("sharpness.batch_size", self.batch_size, low=1)
+        _number("sharpness.seed", self.seed, low=0)
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The notions to measure, each once, in the order of the table: a cheap one first, and those that share work side by side."""
+        return tuple(name for name in NOTIONS if name in self.notions or "all" in self.notions)
 
 
 @dataclass  # not frozen: OmegaConf would make the entries of `tables` read-only while composing

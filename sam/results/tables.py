@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sam.config import (
@@ -44,6 +44,7 @@ class RunRow:
     setting  identity of everything but the seed: runs with equal `setting` are replicas over seeds.
     status   finished | diverged.
     epochs   the rows of metrics.csv (epoch, test_accuracy, train_loss, ...).
+    series   curves of the notions (spectra, landscapes), by name.
     """
 
     config: TrainConfig
@@ -56,6 +57,7 @@ class RunRow:
     fingerprint: str
     data_fingerprint: str
     data_notes: tuple[str, ...]
+    series: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
+from sam.config import SharpnessConfig
 from sam.core import vectors
+from sam.core.vectors import Vector
 from sam.sharpness.dataset_loss import DatasetLoss, Value
+from sam.sharpness.subject import Measures, Result, Sizes, Subject, place
+
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -34,17 +39,24 @@ def full(loss: DatasetLoss, rhos: Sequence[float]) -> tuple[Value, float, list[A
     """
     with loss.measuring(), torch.no_grad():
         value, gradient = loss.value_and_gradient()
+        length, results = along(loss, value, gradient, rhos)
+    return value, length, results
+
+
+def along(loss: DatasetLoss, value: Value, gradient: Vector, rhos: Sequence[float]) -> tuple[float, list[AscentSharpness]]:
+    """(||gradient||, one result a radius) from L and its gradient at w (which is normalised in place). Use inside `measuring()`."""
+    with torch.no_grad():
         start = [p.clone() for p in loss.points]
         length = vectors.normalize_(gradient).item()
         if not (math.isfinite(length) and length > vectors.TINY):
-            return value, length, [AscentSharpness(rho, None, None, None) for rho in rhos]
+            return length, [AscentSharpness(rho, None, None, None) for rho in rhos]
         results = []
         for rho in rhos:
             vectors.copy_(loss.points, start)
             vectors.add_(loss.points, gradient, rho)
             moved = loss.value().loss
             results.append(AscentSharpness(rho, moved, moved - value.loss, rho * length))
-        return value, length, results
+        return length, results
 
 
 def batchwise(loss: DatasetLoss, rhos: Sequence[float]) -> list[AscentSharpness]:
@@ -77,3 +89,45 @@ def batchwise(loss: DatasetLoss, rhos: Sequence[float]) -> list[AscentSharpness]
         spread = float((n / (n - 1) * (weights**2 * (rise - mean) ** 2).sum()).sqrt()) if n > 1 else None
         results.append(AscentSharpness(rho, float((weights * moved[:, k]).sum()), mean, rho * float((weights * norms).sum()), spread))
     return results
+
+
+def work(sizes: Sizes, config: SharpnessConfig) -> float:
+    recalibration = sizes.train if "recalibrated" in config.batchnorm else 0
+    return 2 * len(config.batchnorm) * sizes.train * (3 + len(config.rho)) + recalibration
+
+
+def measure(subject: Subject) -> Result:
+    """L^Asc - L and its parts, over the whole training set, unaugmented.
+
+    train_loss[bn=B], train_accuracy[bn=B], grad_norm[bn=B]   L, accuracy (%) and ||grad L||, with B other than eval (which needs no name).
+    sharpness[rho=R,bn=B,batch=M]     L^Asc - L: M all (full-set gradient) | m (mean over batches of config.m).
+    sharpness_stderr[...,batch=m]     its standard error over those batches.
+    ascent_loss[...]                  L^Asc itself, same variants.
+    first_order[rho=R]                R ||grad L||, eval mode: what sharpness would be if the loss were linear.
+    second_order[rho=R]               sharpness - first_order, eval mode, whole set: R² uᵀHu / 2 + O(R³) with u the gradient's direction.
+    """
+    config, values = subject.config, Measures()
+    for mode in config.batchnorm:
+        whole = subject.loss(batchnorm=mode)
+        with whole.measuring():
+            value, gradient = subject.value_and_gradient(mode)
+            length, results = along(whole, value, gradient, config.rho)
+        del gradient
+        suffix = "" if mode == "eval" else place(bn=mode)
+        values |= {f"train_loss{suffix}": value.loss, f"train_accuracy{suffix}": value.accuracy, f"grad_norm{suffix}": length}
+        batches = batchwise(subject.loss(batchnorm=mode, batch_size=config.m), config.rho)
+        for label, variants in (("all", results), ("m", batches)):
+            for result in variants:
+                where = place(rho=result.rho, bn=mode, batch=label)
+                values[f"sharpness{where}"], values[f"ascent_loss{where}"] = result.sharpness, result.ascent_loss
+                if result.stderr is not None:
+                    values[f"sharpness_stderr{where}"] = result.stderr
+        if mode == "eval":
+            for result in results:
+                where = place(rho=result.rho)
+                values[f"first_order{where}"], values[f"second_order{where}"] = result.first_order, _difference(result)
+    return Result(values)
+
+
+def _difference(result: AscentSharpness) -> float | None:
+    return None if result.sharpness is None or result.first_order is None else result.sharpness - result.first_order

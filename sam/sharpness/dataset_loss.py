@@ -13,6 +13,7 @@ from torch.nn import functional
 from sam.core import vectors
 from sam.core.device import number_format
 from sam.core.vectors import Vector
+from sam.sharpness.batchnorm import Statistics, install
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -54,6 +55,7 @@ class DatasetLoss:
     batch_size:      in eval mode it changes memory and rounding only; with batchnorm="train" it is part of the definition, since each
                      batch is then normalised by its own statistics.
     batchnorm:       eval (running statistics) | train. Dropout is off in both.
+    statistics:      running statistics to use in eval mode in place of the model's own (`sam.sharpness.batchnorm.averaged`).
     progress:        called with the number of samples after each forward (1 unit each) and forward+backward (3 units each).
 
     Losses are accumulated in float64, gradients in the parameters' own format. Use inside `measuring()`.
@@ -69,12 +71,14 @@ class DatasetLoss:
         criterion: Criterion = cross_entropy,
         batch_size: int = 500,
         batchnorm: str = "eval",
+        statistics: Statistics | None = None,
         progress: Callable[[float], None] = lambda units: None,
     ) -> None:
         if len(inputs) == 0 or len(inputs) != len(labels):
             raise ValueError(f"DatasetLoss: {len(inputs)} inputs and {len(labels)} labels; both must be equally many, and at least one.")
         self.model, self.inputs, self.labels = model, inputs, labels
-        self.prepare, self.criterion, self.batch_size, self.batchnorm, self.progress = prepare, criterion, batch_size, batchnorm, progress
+        self.prepare, self.criterion, self.batch_size, self.progress = prepare, criterion, batch_size, progress
+        self.batchnorm, self.statistics = batchnorm, statistics
         self.parameters = [p for p in model.parameters() if p.requires_grad]
 
     @property
@@ -97,6 +101,8 @@ class DatasetLoss:
                 if isinstance(module, nn.modules.batchnorm._NormBase):
                     module.train()
         try:
+            if self.statistics is not None:
+                install(self.model, self.statistics)
             with number_format("fp32"):
                 yield
         finally:

@@ -1,4 +1,4 @@
-"""`measure`: names, and each number against float64 by hand."""
+"""The notions "ascent" and "gap" together: names, and each number against float64 by hand."""
 
 import copy
 import math
@@ -11,7 +11,9 @@ from torch.nn import functional
 
 from data.image_data import ImageData
 from sam.config import SharpnessConfig
-from sam.sharpness.measure import measure, settings, work
+from sam.sharpness.notions import Notion, work
+from sam.sharpness.notions import measure as measure_subject
+from sam.sharpness.subject import Measures, Sizes, subject_of
 
 MEAN, STD, NOISE = 0.4, 0.25, 0.3
 
@@ -37,6 +39,12 @@ def image_data() -> ImageData:
     return ImageData(train, labels, clean, empty, empty[:, 0, 0, 0].long(), test, test_labels, mean, std, 4, "", (), NOISE)
 
 
+def measure(
+    model: nn.Module, data: ImageData, config: SharpnessConfig, *, progress: Callable[[float], None] = lambda units: None
+) -> Measures:
+    return measure_subject(subject_of(model, data, config, progress=progress), config.chosen).values
+
+
 CONFIG = SharpnessConfig(rho=[0.05, 0.5], m=8, batch_size=10)
 PLAIN = ["test_loss", "test_accuracy", "test_loss_channel", "train_loss", "train_accuracy", "grad_norm", "gap", "error_gap", "weight_norm"]
 
@@ -44,7 +52,7 @@ PLAIN = ["test_loss", "test_accuracy", "test_loss_channel", "train_loss", "train
 def keys(modes: tuple[str, ...]) -> set[str]:
     names = set(PLAIN)
     for rho in ("0.05", "0.5"):
-        names.add(f"first_order[rho={rho}]")
+        names |= {f"first_order[rho={rho}]", f"second_order[rho={rho}]"}
         for mode in modes:
             names |= {f"{kind}[rho={rho},bn={mode},batch={b}]" for kind in ("sharpness", "ascent_loss") for b in ("all", "m")}
             names.add(f"sharpness_stderr[rho={rho},bn={mode},batch=m]")
@@ -61,7 +69,7 @@ def oracle() -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
 def test_names_and_plain_values() -> None:
     values = measure(network(), image_data(), CONFIG)
     assert set(values) == keys(("eval", "train"))
-    assert set(measure(network(), image_data(), SharpnessConfig(rho=[0.05, 0.5], m=8, train_mode=False))) == keys(("eval",))
+    assert set(measure(network(), image_data(), SharpnessConfig(rho=[0.05, 0.5], m=8, batchnorm=["eval"]))) == keys(("eval",))
     net, train, labels, test, test_labels = oracle()
     train_loss = functional.cross_entropy(net(train), labels)
     logp = functional.log_softmax(net(test), dim=1)
@@ -117,13 +125,13 @@ def test_dropout_is_off() -> None:
     assert measure(network(0.5), image_data(), CONFIG) == measure(network(0.0), image_data(), CONFIG)
 
 
-@pytest.mark.parametrize("train_mode", [False, True])
+@pytest.mark.parametrize("modes", [["eval"], ["eval", "train"]])
 @pytest.mark.parametrize("rho", [[0.05], [0.05, 0.1, 0.5]])
-def test_work_is_what_is_reported(train_mode: bool, rho: list[float]) -> None:
-    config, done = SharpnessConfig(rho=rho, m=8, train_mode=train_mode, batch_size=10), []
+def test_work_is_what_is_reported(modes: list[str], rho: list[float]) -> None:
+    config, done = SharpnessConfig(rho=rho, m=8, batchnorm=modes, batch_size=10), []
     measure(network(), image_data(), config, progress=done.append)
-    by_hand = 2 * 15 + (2 if train_mode else 1) * 2 * 26 * (3 + len(rho))
-    assert sum(done) == by_hand == work(26, 15, config)
+    by_hand = 2 * 15 + len(modes) * 2 * 26 * (3 + len(rho))
+    assert sum(done) == by_hand == work(config.chosen, Sizes(26, 15), config)
 
 
 @pytest.fixture
@@ -151,8 +159,13 @@ def test_tf32_is_off_inside_and_as_it_was_outside(tf32: Callable[..., tuple[bool
     assert seen == {(False, False)}
 
 
-def test_the_eval_batch_size_is_no_setting_of_the_numbers() -> None:
+def test_a_row_is_reused_only_under_the_settings_that_change_its_numbers() -> None:
+    def settings(config: SharpnessConfig) -> list[dict[str, object]]:
+        return [Notion(name).settings(config) for name in ("ascent", "gap")]
+
     base = SharpnessConfig()
-    assert settings(SharpnessConfig(batch_size=7)) == settings(base)
-    changed = [SharpnessConfig(rho=[0.1]), SharpnessConfig(m=64), SharpnessConfig(train_mode=False)]
-    assert all(settings(config) != settings(base) for config in changed)
+    assert settings(SharpnessConfig(batch_size=7)) == settings(SharpnessConfig(notions=["all"])) == settings(base)
+    for config in (SharpnessConfig(rho=[0.1]), SharpnessConfig(m=64), SharpnessConfig(batchnorm=["eval"])):
+        ascent, gap = settings(config)
+        assert ascent != settings(base)[0]
+        assert gap == settings(base)[1]

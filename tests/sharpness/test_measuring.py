@@ -10,7 +10,8 @@ from data.image_data import ImageData
 from sam.config import SharpnessConfig
 from sam.sharpness import ascent
 from sam.sharpness.dataset_loss import DatasetLoss, cross_entropy
-from sam.sharpness.measure import measure
+from sam.sharpness.notions import measure
+from sam.sharpness.subject import subject_of
 
 
 class Stop(Exception):
@@ -77,7 +78,8 @@ def batchwise(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -
 
 
 def everything(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> object:
-    return measure(model, image_data(), SharpnessConfig(rho=[0.5, 2.0], m=4, train_mode=batchnorm == "train", batch_size=4), progress=tick)
+    modes = list(dict.fromkeys(["eval", batchnorm]))
+    return measure(subject_of(model, image_data(), SharpnessConfig(rho=[0.5, 2.0], m=4, batchnorm=modes, batch_size=4), progress=tick))
 
 
 MEASURES = [full, batchwise, everything]

@@ -1,0 +1,120 @@
+"""Every finished run below a folder -> one row of measurements each -> the tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TableConfig
+from sam.evaluation.measuring import Measured, measure_runs
+from sam.results import records, render, tables
+from sam.results.tables import Block, RunRow
+from sam.training.tracking import mirror_sharpness
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """runs: what the tables were made of; problems: one sentence for each run that could not be measured; files: what was written."""
+
+    runs: list[RunRow]
+    blocks: list[Block]
+    problems: list[str]
+    files: list[Path]
+
+
+def evaluate(config: EvaluateConfig) -> Evaluation:
+    """Measure what is not measured yet, build the tables and write them. Raises ConfigError if there is no finished run."""
+    runs_dir = Path(config.runs_dir)
+    found = list(records.find_runs(runs_dir))
+    done = sorted(((f, r) for f, r in found if records.is_done(r)), key=lambda run: (run[1]["started"], run[0]))  # as they were run
+    if not done:
+        running = f" ({len(found)} unfinished)" if found else ""
+        raise ConfigError(
+            f"runs_dir={config.runs_dir}: holds no finished run{running}; train first, for example: python train.py -m experiment=demo"
+        )
+    problems = [f"{folder.name}: not finished, left out." for folder, record in found if not records.is_done(record)]
+    old = [folder.name for folder, record in done if record.get("numerics") != records.NUMERICS]
+    problems += [f"{name}: trained by an older version of the arithmetic; its row may differ from a new run's." for name in old]
+    done = _readable(done, problems)
+    rows = measure_runs(done, config, problems)
+    measured = [(folder, record, _row(folder, record, rows[folder])) for folder, record in done if folder in rows]
+    runs = [row for _, _, row in measured]
+    rhos = config.sharpness.rho
+    blocks = {name: tables.build(_fill(table, config.sharpness), runs, rhos) for name, table in config.tables.items()}
+    out = Path(config.out) if config.out else runs_dir / "tables"
+    files = _write(out, blocks, runs, rhos)
+    finished = ((folder, record, row.measures) for folder, record, row in measured if row.status == records.FINISHED)
+    mirror_sharpness(config.tracking, finished)
+    return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files)
+
+
+def _fill(table: TableConfig, sharpness: SharpnessConfig) -> TableConfig:
+    """The table with "{m}" in its headers and notes replaced by the batch size that was measured with."""
+    m = str(sharpness.m)
+    columns = [dataclasses.replace(column, header=column.header.replace("{m}", m)) for column in table.columns]
+    return dataclasses.replace(table, columns=columns, notes=[note.replace("{m}", m) for note in table.notes])
+
+
+# --------------------------------------------------------------------------------------------------------------------- rows
+
+
+def _readable(done: Sequence[tuple[Path, dict[str, Any]]], problems: list[str]) -> list[tuple[Path, dict[str, Any]]]:
+    """The runs whose recorded settings this version understands; every other one becomes a problem."""
+    kept = []
+    for folder, record in done:
+        try:
+            records.run_config(record)
+        except (ConfigError, KeyError, TypeError) as error:
+            problems.append(f"{folder.name}: its run.json cannot be used ({str(error).rstrip('.')}).")
+        else:
+            kept.append((folder, record))
+    return kept
+
+
+def _row(folder: Path, record: dict[str, Any], measured: Measured) -> RunRow:
+    """The measures of a run, with what only the training saw: the gap against the training loss as met, at w and at the perturbed point."""
+    values = dict(measured.values)
+    test = values.get("test_loss_channel")
+    for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")):
+        met = records.number(record["final"].get(column))
+        values[name] = None if test is None or met is None else test - met
+    values["last5_test_accuracy"] = records.number(record["last5"].get("test_accuracy"))
+    return RunRow(
+        config=records.run_config(record),
+        setting=record["setting"],
+        status=record["status"],
+        diverged_epoch=record["diverged_epoch"],
+        measures=values,
+        series=measured.series,
+        epochs=records.read_metrics(folder),
+        folder=str(folder),
+        fingerprint=record["fingerprint"],
+        data_fingerprint=record["data"]["fingerprint"],
+        data_notes=tuple(record["data"]["notes"]),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------------ writing
+
+
+def _write(out: Path, blocks: dict[str, list[Block]], runs: Sequence[RunRow], rhos: Sequence[float]) -> list[Path]:
+    """Each table as Markdown, CSV and LaTeX, and one figure."""
+    files = []
+    for name, group in blocks.items():
+        for suffix, form in ((".md", render.markdown), (".csv", render.csv), (".tex", render.latex)):
+            if group:
+                records.write_atomic(out / f"{name}{suffix}", form(group))
+                files.append(out / f"{name}{suffix}")
+    if any(run.status == records.FINISHED for run in runs):
+        from sam.results.figures import overview
+
+        out.mkdir(parents=True, exist_ok=True)
+        temporary = out / "overview.tmp.png"
+        overview(runs, rhos, temporary)
+        os.replace(temporary, out / "overview.png")
+        files.append(out / "overview.png")
+    return files

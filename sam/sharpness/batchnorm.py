@@ -1,0 +1,57 @@
+"""BatchNorm's running statistics, taken anew over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Statistics = list[tuple[Tensor, Tensor]]
+
+
+def normalizers(model: nn.Module) -> list[Any]:
+    """The BatchNorm modules that keep running statistics."""
+    modules = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    return [m for m in modules if m.track_running_stats and m.running_mean is not None]
+
+
+@contextmanager
+def _momentum_kept(module: Any) -> Any:
+    momentum = module.momentum
+    try:
+        yield
+    finally:
+        module.momentum = momentum
+
+
+@torch.no_grad()
+def averaged(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
+    """(mean, variance) of each of `normalizers(model)`: the averages of the batches' own statistics, a batch counting by its size.
+
+    batches: inputs of the model. Only BatchNorm runs in train mode. Use inside `measuring()`, which puts buffers and modes back; the
+    momenta are put back here.
+    """
+    modules, seen = normalizers(model), 0
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(_momentum_kept(module))
+            module.train()
+        for inputs in batches:
+            seen += len(inputs)
+            for module in modules:
+                module.momentum = len(inputs) / seen  # running <- the average, weighted by size, of all batches so far
+            model(inputs)
+        for module in modules:
+            module.eval()
+    return [(m.running_mean.clone(), m.running_var.clone()) for m in modules]
+
+
+@torch.no_grad()
+def install(model: nn.Module, statistics: Statistics) -> None:
+    """Write `statistics` into the running buffers."""
+    for module, (mean, variance) in zip(normalizers(model), statistics, strict=True):
+        module.running_mean.copy_(mean)
+        module.running_var.copy_(variance)

@@ -1,0 +1,161 @@
+"""What is measured, and what a measurement gives: every notion is `measure(subject) -> Result`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.image_data import ImageData
+from sam.config import OptimizerConfig, SharpnessConfig
+from sam.core import streams
+from sam.core.vectors import Vector
+from sam.sharpness.batchnorm import Statistics, averaged
+from sam.sharpness.dataset_loss import Criterion, DatasetLoss, Value, cross_entropy
+
+Measures = dict[str, float | None]
+Series = dict[str, list[float | None]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """values: named numbers, None where undefined. series: named curves, each a dictionary of columns of equal length."""
+
+    values: Measures = field(default_factory=dict)
+    series: dict[str, Series] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """train, test: images; parameters: D. What a notion needs to foretell its work."""
+
+    train: int
+    test: int
+    parameters: int = 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """inputs (n, ...) as stored, labels (n,)."""
+
+    inputs: Tensor
+    labels: Tensor
+
+
+@dataclass
+class Subject:
+    """A model, the data it is measured on, and how.
+
+    train, test   their images and labels on the model's device; `prepare` turns a batch of inputs into what the model takes.
+    label_noise   share of the training labels that were replaced on purpose (for the gap under the same channel).
+    optimizer     what the model was trained with, or None: for notions that follow the training's own ascent.
+    progress      told of units of work: a forward of one image is 1, a forward and backward 3, a Hessian-vector product 7.
+    """
+
+    model: nn.Module
+    train: Split
+    test: Split | None
+    config: SharpnessConfig
+    prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs
+    label_noise: float = 0.0
+    optimizer: OptimizerConfig | None = None
+    progress: Callable[[float], None] = lambda units: None
+    _seen: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.train.labels.device
+
+    def loss(
+        self,
+        split: str = "train",
+        *,
+        criterion: Criterion = cross_entropy,
+        batch_size: int | None = None,
+        batchnorm: str = "eval",
+        subset: int | None = None,
+    ) -> DatasetLoss:
+        """L over a split; `subset`: over that many of its images, the same ones for every model (`chosen`).
+
+        batchnorm: eval | train | recalibrated. With batch statistics (train) the batches hold config.m images unless said otherwise.
+        """
+        part = self.train if split == "train" else self.test
+        if part is None:
+            raise ValueError(f"there is no {split} set to measure on.")
+        if subset is not None and subset < len(part.labels):
+            index = chosen(len(part.labels), subset).to(part.labels.device)
+            part = Split(part.inputs[index], part.labels[index])
+        usual = self.config.m if batchnorm == "train" else self.config.batch_size
+        return DatasetLoss(
+            self.model,
+            part.inputs,
+            part.labels,
+            prepare=self.prepare,
+            criterion=criterion,
+            batch_size=batch_size or usual,
+            batchnorm="train" if batchnorm == "train" else "eval",
+            statistics=self._recalibrated() if batchnorm == "recalibrated" else None,
+            progress=self.progress,
+        )
+
+    def _recalibrated(self) -> Statistics:
+        """Running statistics averaged, once at w, over the training set's batches of config.m; config.batchnorm="recalibrated"."""
+        if "statistics" not in self._seen:
+            loss = self.loss(batch_size=self.config.m)
+            with loss.measuring():
+                self._seen["statistics"] = averaged(self.model, (self.prepare(inputs) for inputs, _ in loss.batches()))
+            self.progress(len(loss.labels))
+        statistics: Statistics = self._seen["statistics"]
+        return statistics
+
+    def value_and_gradient(self, batchnorm: str) -> tuple[Value, Vector]:
+        """L and its gradient over the whole training set; L is remembered for notions that only want it. Use inside `measuring()`."""
+        value, gradient = self.loss(batchnorm=batchnorm).value_and_gradient()
+        self._seen["train", batchnorm] = value
+        return value, gradient
+
+    def train_value(self, batchnorm: str = "eval") -> Value:
+        """L over the whole training set: at no cost if some notion has computed it at this model."""
+        if ("train", batchnorm) not in self._seen:
+            loss = self.loss(batchnorm=batchnorm)
+            with loss.measuring():
+                self._seen["train", batchnorm] = loss.value()
+        value: Value = self._seen["train", batchnorm]
+        return value
+
+    def generator(self, name: str) -> torch.Generator:
+        """The random stream of one notion, on the CPU, so that every device sees the same draws."""
+        return streams.generator("cpu", self.config.seed, name)
+
+
+def subject_of(model: nn.Module, data: ImageData, config: SharpnessConfig, **options: Any) -> Subject:
+    """The subject of a model and an image data set, moved to the model's device; `options`: Subject's optimizer and progress."""
+    images = data.to(next(model.parameters()).device)
+    train, test = Split(images.train_images, images.train_labels), Split(images.test_images, images.test_labels)
+    return Subject(model, train, test, config, prepare=images.normalize, label_noise=data.label_noise, **options)
+
+
+def chosen(total: int, subset: int) -> Tensor:
+    """`subset` indices below `total`, drawn once and for all, in ascending order: (subset,) int64. Smaller subsets lie in larger ones."""
+    return torch.randperm(total, generator=streams.generator("cpu", 0, "subset"))[:subset].sort().values
+
+
+def place(**parts: object) -> str:
+    """The part of a name that says where a number was taken: place(rho=0.05, bn="eval", subset=None) -> "[rho=0.05,bn=eval]"."""
+    shown = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in parts.items() if value is not None]
+    return f"[{','.join(shown)}]" if shown else ""
+
+
+def like(parameters: Sequence[Tensor], generator: torch.Generator, kind: str = "normal") -> Vector:
+    """A random vector shaped like the parameters, from a CPU generator: N(0, 1) entries, or ±1 with kind="rademacher"."""
+    drawn = []
+    for p in parameters:
+        if kind == "normal":
+            x = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        else:
+            x = torch.randint(0, 2, p.shape, generator=generator, dtype=p.dtype).mul_(2).sub_(1)
+        drawn.append(x.to(p.device))
+    return drawn
