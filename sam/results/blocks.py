@@ -4,9 +4,47 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sam.results.correlation import RankCorrelation
+from sam.results.hypothesis import Equivalence, Welch
 from sam.results.statistics import Paired, Summary
 
 EMPTY = ("–",)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What stands beside the paired t test of a difference; everything is in the unit of its column.
+
+    primary      whether this is the table's own test, named in advance; `tests` of them stand in the block, and p_holm is p after Holm.
+    detectable   the true difference that n pairs show with probability `power` at `level`: alpha / tests (Holm's strictest level) if
+                 primary, else alpha.
+    equivalence  None where the row does not claim "no difference", or its column has no margin.
+    """
+
+    primary: bool
+    tests: int
+    p_holm: float | None
+    alpha: float
+    level: float
+    power: float
+    detectable: float | None
+    welch: Welch | None
+    equivalence: Equivalence | None
+
+    @property
+    def significant(self) -> bool:
+        return self.p_holm is not None and self.p_holm <= self.alpha
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Rank correlation of the columns with headers `x` and `y`."""
+
+    x: str
+    y: str
+    across: RankCorrelation
+    within: RankCorrelation
+    between: RankCorrelation
 
 
 @dataclass(frozen=True)
@@ -23,6 +61,7 @@ class Cell:
     column: str = ""
     summary: Summary | None = None
     paired: Paired | None = None
+    comparison: Comparison | None = None
     baseline: str = ""
     seeds: tuple[int, ...] = ()
     diverged: tuple[int, ...] = ()
@@ -35,7 +74,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Block:
-    """One printed table; the first `labels` columns name the row."""
+    """One printed table; the first `labels` columns name the row.
+
+    verdict  one line: what was found, and what the table does and does not show.
+    """
 
     table: str
     title: str
@@ -43,3 +85,5 @@ class Block:
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...]
+    verdict: str = ""
+    correlations: tuple[Correlation, ...] = ()

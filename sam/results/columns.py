@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sam.config import ColumnConfig, TrainConfig
-from sam.results.blocks import EMPTY, Cell
-from sam.results.groups import Group, baseline_for
+from sam.results.blocks import Cell
+from sam.results.groups import Group
 from sam.results.published import Published, lookup, matches
-from sam.results.statistics import paired_difference, paired_parts, summarize, summary_parts
+from sam.results.statistics import summarize, summary_parts
 
 PUBLISHED_RHO = 0.05  # radius of the published sharpness: Tiwary & Aananth 2024, section 4.1
 
@@ -33,10 +33,14 @@ class Column:
     def measure(self) -> str:
         return self._fill(self.config.measure)
 
+    def values(self, group: Group) -> dict[int, float | None]:
+        """Seed -> value in the column's unit, of the finished runs."""
+        return group.values(self.measure, self.config.scale)
+
     def value(self, group: Group) -> Cell:
         if not group.ran:
             return Cell("value", ("not run",), self.header)
-        values = group.values(self.measure, self.config.scale)
+        values = self.values(group)
         summary = summarize(values.values())
         parts = summary_parts(summary, self.config.digits)
         if group.diverged:
@@ -47,19 +51,6 @@ class Column:
         seeds = tuple(s for s, v in values.items() if v is not None and math.isfinite(v))
         folders = tuple(r.folder for r in (*group.finished.values(), *group.diverged.values()))
         return Cell("value", parts, self.header, summary, seeds=seeds, diverged=tuple(group.diverged), folders=folders)
-
-    def difference(self, group: Group, baselines: Sequence[Group]) -> Cell:
-        base = baseline_for(group, baselines)
-        if any(group is other for other in baselines):
-            return Cell("difference", ("baseline",), self.header)
-        if base is None or not base.ran or not group.ran:
-            return Cell("difference", EMPTY, self.header)
-        measure, scale = self.measure, self.config.scale
-        paired = paired_difference(group.values(measure, scale), base.values(measure, scale))
-        parts = paired_parts(paired, self.config.digits)
-        if len(baselines) > 1:
-            parts += (f"vs {base.label}",)
-        return Cell("difference", parts, self.header, paired=paired, baseline=base.label, seeds=paired.seeds)
 
     def published(self, group: Group, context: TrainConfig) -> list[Published]:
         ids = group.row.published.get(self.config.key, [])

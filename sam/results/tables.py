@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from sam.config import ConfigError, TableConfig
 from sam.results.blocks import EMPTY, Block, Cell
 from sam.results.columns import Column, expand
+from sam.results.comparisons import correlations, differences
 from sam.results.contexts import Context, RunRow, context_label, contexts
 from sam.results.groups import Group, distinguish, group_runs, row_matches
-from sam.results.notes import notes
+from sam.results.notes import notes, verdict
 from sam.results.published import Published
 
 __all__ = ["Block", "Cell", "Context", "Group", "RunRow", "build", "context_label", "contexts", "distinguish", "group_runs", "row_matches"]
@@ -18,15 +19,11 @@ __all__ = ["Block", "Cell", "Context", "Group", "RunRow", "build", "context_labe
 def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> list[Block]:
     """One block per context in which at least one row of the table has a run.
 
-    rhos: the radii at which sharpness was measured. Raises `ConfigError` where the table refers to a row, column or id that is not there.
+    rhos: the radii at which sharpness was measured. Raises `ConfigError` where the table refers to a row, column or id that is not there,
+    or asks for a test that cannot be made.
     """
-    labels, keys = [row.label for row in table.rows], [column.key for column in table.columns]
-    if table.baseline is not None and table.baseline not in labels:
-        raise ConfigError(f"baseline={table.baseline}: must be the label of a row: {', '.join(labels)}.")
-    for row in table.rows:
-        for key in row.published:
-            if key not in keys:
-                raise ConfigError(f"published.{key}: must be the key of a column: {', '.join(keys)}.")
+    _check_references(table)
+    _check_tests(table)
     columns = expand(table.columns, rhos)
     headers = [column.header for column in columns]
     for header in headers:
@@ -36,11 +33,38 @@ def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> 
     return [block for block in blocks if block is not None]
 
 
+def _check_references(table: TableConfig) -> None:
+    labels, keys = [row.label for row in table.rows], [column.key for column in table.columns]
+    if table.baseline is not None and table.baseline not in labels:
+        raise ConfigError(f"baseline={table.baseline}: must be the label of a row: {', '.join(labels)}.")
+    named = [(f"published.{key}", key) for row in table.rows for key in row.published]
+    named += [(f"correlations: {axis}={key}", key) for c in table.correlations for axis, key in (("x", c.x), ("y", c.y))]
+    named += [(f"primary={table.primary}", table.primary)] if table.primary is not None else []
+    for what, key in named:
+        if key not in keys:
+            raise ConfigError(f"{what}: must be the key of a column: {', '.join(keys)}.")
+
+
+def _check_tests(table: TableConfig) -> None:
+    compared = [column.key for column in table.columns if column.compare]
+    if table.primary is not None and table.baseline is None:
+        raise ConfigError(f"primary={table.primary}: needs a baseline row to compare with; set baseline to the label of a row.")
+    if table.primary is not None and table.primary not in compared:
+        raise ConfigError(f"primary={table.primary}: must be a column with compare: true: {', '.join(compared) or 'there is none'}.")
+    margins = [column.key for column in table.columns if column.margin is not None]
+    for key in margins:
+        if key not in compared:
+            raise ConfigError(f"columns: {key}.margin: only a column with compare: true is tested for equivalence.")
+    for row in table.rows:
+        if row.equivalence and (not margins or table.baseline in (None, row.label)):
+            needs = "a margin in a column with compare: true" if not margins else "a baseline, which is another row"
+            raise ConfigError(f"rows: {row.label}.equivalence=true: needs {needs}.")
+
+
 def _block(table: TableConfig, context: Context, columns: Sequence[Column]) -> Block | None:
     groups = [group for row in table.rows for group in group_runs(row, context.runs)]
     if not any(group.ran for group in groups):
         return None
-    baselines = [group for group in groups if group.row.label == table.baseline]
     setup: tuple[str, ...] = (context.config.model.label, context.config.dataset.label) if table.setup_columns else ()
     header = [*(("Model", "Dataset") if setup else ()), table.row_header]
     rows: list[list[Cell]] = [[Cell("label", (text,)) for text in (*setup, group.label)] for group in groups]
@@ -55,10 +79,19 @@ def _block(table: TableConfig, context: Context, columns: Sequence[Column]) -> B
             for cells, found in zip(rows, values, strict=True):
                 cells.append(Cell("published", tuple(part for p in found for part in p.parts) or EMPTY, column.header))
                 shown |= {p.id: p for p in found}
-    for column in (c for c in columns if c.config.compare and baselines):  # after the table itself, which is read first
+    for column, compared in differences(table, columns, groups):  # after the table itself, which is read first
         header.append(f"{column.header}: difference from row {table.baseline}")
-        for cells, group in zip(rows, groups, strict=True):
-            cells.append(column.difference(group, baselines))
+        for cells, cell in zip(rows, compared, strict=True):
+            cells.append(cell)
     done = tuple(tuple(cells) for cells in rows)
-    said = notes(table, context, groups, columns, done, list(shown.values()))
-    return Block(table.title, f"{table.title}, {context.label}", len(setup) + 1, tuple(header), done, said)
+    related = correlations(table, columns, groups)
+    return Block(
+        table=table.title,
+        title=f"{table.title}, {context.label}",
+        labels=len(setup) + 1,
+        header=tuple(header),
+        rows=done,
+        notes=notes(table, context, groups, columns, done, list(shown.values()), bool(related)),
+        verdict=verdict(table, groups, done),
+        correlations=related,
+    )
