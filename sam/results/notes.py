@@ -83,16 +83,17 @@ def _notes_on_tests(table: TableConfig, rows: Sequence[Sequence[Cell]]) -> list[
     own = next((c for c in found if c.primary), None)
     headers = dict.fromkeys(cell.column for cell in cells if cell.comparison is not None and cell.comparison.primary)
     if own is not None:
+        tests = "no test could be made" if own.tests == 0 else f"{own.tests} test{'s' if own.tests > 1 else ''}"
         notes.append(
-            f"The test named in advance: {', '.join(headers)}, at level {table.alpha:g} after Holm's correction over the"
-            f" {own.tests} tests of this block (Holm: the corrected p). Differences in other columns are exploratory, and not corrected."
+            f"The test named in advance: {', '.join(headers)}, at level {table.alpha:g} after Holm's correction within this block"
+            f" ({tests}); Holm: the corrected p. Differences in other columns are exploratory, and not corrected."
         )
     elif found:
         notes.append("No test was named in advance: all differences are exploratory, and not corrected for the number of comparisons.")
     if any(c.detectable is not None for c in found):
-        strictest = f"{table.alpha:g}/{own.tests} (Holm's strictest level), else " if own is not None and own.tests > 1 else ""
+        divided = f"{table.alpha:g}/{own.tests} (Holm's strictest; {table.alpha:g} in exploratory columns)" if own and own.tests > 1 else ""
         notes.append(
-            f"could have shown: the smallest true difference that the paired test at level {strictest}{table.alpha:g} finds with"
+            f"could have shown: the smallest true difference that the paired test at level {divided or f'{table.alpha:g}'} finds with"
             f" {table.power:.0%} power at this n, if the spread of the differences seen here is the true one."
         )
     if any(c.equivalence is not None for c in found):
@@ -144,7 +145,7 @@ def _finding(column: str, cells: Sequence[tuple[str, Cell]]) -> str:
             equal.append(f"{label} {shown} to {cell.baseline} within ±{comparison.equivalence.margin:g}")
     lists = (("no difference shown for ", same), ("no test possible for ", untested))
     texts = [*differ, *(prefix + ", ".join(labels) for prefix, labels in lists if labels), *equal]
-    return f"{column}: {', '.join(texts)}" if texts else ""
+    return f"{column}: {'; '.join(texts)}" if texts else ""
 
 
 def _notes_on_gap(context: Context) -> list[str]:

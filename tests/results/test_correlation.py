@@ -51,7 +51,7 @@ def test_simpsons_paradox_is_seen() -> None:
     """Between methods both rise together; within each method one falls as the other rises."""
     rng = np.random.default_rng(4)
     level, own = np.arange(6.0)[:, None] * 10, rng.normal(size=(6, 5))
-    pairs = grouped(level + own, level - own + 0.1 * rng.normal(size=(6, 5)))
+    pairs = grouped(level + own, level - own + 0.4 * rng.normal(size=(6, 5)))
     assert (between(pairs).rho or 0) == 1.0 and (within(pairs).rho or 0) < -0.9 and (across(pairs).rho or 0) > 0.9
     low, high = within(pairs).ci_low, within(pairs).ci_high
     assert low is not None and high is not None and low < high < 0
