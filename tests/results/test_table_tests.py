@@ -146,13 +146,13 @@ def test_a_null_table_finds_something_in_five_of_a_hundred() -> None:
     """
     rng, table = np.random.default_rng(3), load("table3")
     table = replace(table, columns=table.columns[:1], correlations=[])
-    found, p_values, counts = [], [], 500
-    for _ in range(counts):
+    found, p_values = [], []
+    for _ in range(300):
         seeds = rng.normal(96, 2, 4)
         (block,) = build(table, runs_of({label: seeds + rng.normal(0, 0.2, 4) for label in NAMES}), [])
         cells = differences(block)
         found.append(any(cell.comparison.significant for cell in cells.values()))  # type: ignore[union-attr]
         assert (" is above " in block.verdict or " is below " in block.verdict) == found[-1]
         p_values.append(cells["SAM"].paired.p)  # type: ignore[union-attr]
-    assert 0.02 < np.mean(found) < 0.08  # 5% at most, 5% ± 3 standard errors; uncorrected it would be near 12%
+    assert 0.012 < np.mean(found) < 0.088  # 5% ± 3 standard errors; uncorrected it would be near 12%
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
