@@ -36,6 +36,10 @@ class Sizes:
     test: int
     parameters: int = 0
 
+    def images(self, subset: int | None) -> int:
+        """Training images that a notion with this `subset` sees."""
+        return self.train if subset is None else min(subset, self.train)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -100,6 +104,10 @@ class Subject:
             statistics=self._recalibrated() if batchnorm == "recalibrated" else None,
             progress=self.progress,
         )
+
+    def said(self, subset: int | None) -> int | None:
+        """`subset` where it is smaller than the training set, else None: what a name says of it."""
+        return subset if subset is not None and subset < len(self.train.labels) else None
 
     def _recalibrated(self) -> Statistics:
         """Running statistics averaged, once at w, over the training set's batches of config.m; config.batchnorm="recalibrated"."""
