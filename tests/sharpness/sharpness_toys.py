@@ -13,7 +13,7 @@ from sam.config import SharpnessConfig
 from sam.sharpness.notions import Notion
 from sam.sharpness.subject import Measures, Sizes, Split, Subject
 
-OFFSET = 60.0  # keeps every toy loss positive, as a cross-entropy must be
+OFFSET = 200.0  # keeps every toy loss positive, as a cross-entropy must be
 
 
 class Quadratic(nn.Module):
@@ -38,7 +38,7 @@ class Quadratic(nn.Module):
 def problem(h: np.ndarray, g: np.ndarray, w: np.ndarray, n: int = 7, seed: int = 0) -> Tensor:
     """(n, d, d + 1) samples whose mean loss has the Hessian h everywhere and the gradient g at w; every sample is another quadratic."""
     draw, d = np.random.RandomState(seed), len(g)
-    a, b = draw.randn(n, d, d), draw.randn(n, d)
+    a, b = draw.randn(n, d, d) / 2, draw.randn(n, d) / 2
     a = a + a.transpose(0, 2, 1)
     a += h - a.mean(axis=0)
     b += g - h @ w - b.mean(axis=0)

@@ -65,7 +65,7 @@ def test_a_linear_loss_rises_by_rho_times_the_slope() -> None:
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_it_is_undefined_where_a_gradient_on_the_way_vanishes(steps: int) -> None:
-    h, g, w = random_problem()
+    h = random_problem()[0]
     options = {"rho": [0.5], "n_step": NStepConfig(steps=[steps])}
     at_rest = quadratic(h, np.zeros(6), np.zeros(6), **options)
     at_rest.train.inputs[:, :, -1] = 0
