@@ -431,20 +431,23 @@ class AverageConfig:
 
 @dataclass(frozen=True)
 class MaximumConfig:
-    """L^Max by projected gradient ascent. steps per start; restarts: random starts beside the one at w; momentum of the ascent;
-    draws: random directions among the candidates; subset: images."""
+    """L^Max by projected gradient ascent. steps per start; restarts: random starts beside the one at w; momentum: the share of the last
+    move in the next (Auto-PGD writes 0.25 as alpha = 0.75); draws: random directions, and ascent_steps: N of the N-step ascent, among
+    the points compared; subset: images."""
 
     steps: int = 20
     restarts: int = 1
-    momentum: float = 0.75
+    momentum: float = 0.25
     draws: int = 2
+    ascent_steps: int = 3
     subset: int | None = 1024
 
     def __post_init__(self) -> None:
         _number("sharpness.maximum.steps", self.steps, low=1)
         _number("sharpness.maximum.restarts", self.restarts, low=0)
-        _number("sharpness.maximum.momentum", self.momentum, low=0, high=1)
+        _number("sharpness.maximum.momentum", self.momentum, low=0, high=0.9)
         _number("sharpness.maximum.draws", self.draws, low=0)
+        _number("sharpness.maximum.ascent_steps", self.ascent_steps, low=1)
         _number("sharpness.maximum.subset", self.subset, low=1)
 
 

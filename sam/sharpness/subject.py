@@ -158,11 +158,14 @@ def place(**parts: object) -> str:
 
 
 def like(parameters: Sequence[Tensor], generator: torch.Generator, kind: str = "normal") -> Vector:
-    """A random vector shaped like the parameters, from a CPU generator: N(0, 1) entries, or ±1 with kind="rademacher"."""
+    """A random vector shaped like the parameters, from a CPU generator: N(0, 1) entries, ±1 with
+    kind="rademacher", or uniform ones between -1 and 1 with kind="uniform"."""
     drawn = []
     for p in parameters:
         if kind == "normal":
             x = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        elif kind == "uniform":
+            x = torch.rand(p.shape, generator=generator, dtype=p.dtype).mul_(2).sub_(1)
         else:
             x = torch.randint(0, 2, p.shape, generator=generator, dtype=p.dtype).mul_(2).sub_(1)
         drawn.append(x.to(p.device))
