@@ -455,23 +455,31 @@ class MaximumConfig:
 class AdaptiveConfig:
     """Adaptive sharpness (Kwon et al. 2021; Andriushchenko et al. 2023): radii are relative to |w|.
 
-    rho_l2, rho_linf  radii of the two norms; steps, draws: of the worst and of the average case; logits: plain, and normalised, or one.
+    worst_l2, worst_linf      radii of the worst case, by norm; average_l2, average_linf: of the average case. Any list may be empty.
+    logits                    plain, and normalized, or one.
+    steps, restarts, momentum of the worst case's ascent, as in `maximum`; draws: antithetic pairs of the average case; subset: images.
     """
 
-    rho_l2: list[float] = field(default_factory=lambda: [0.5])
-    rho_linf: list[float] = field(default_factory=lambda: [0.001])
+    worst_l2: list[float] = field(default_factory=lambda: [0.5])
+    worst_linf: list[float] = field(default_factory=lambda: [0.001])
+    average_l2: list[float] = field(default_factory=lambda: [0.1])
+    average_linf: list[float] = field(default_factory=lambda: [0.2])
     logits: list[str] = field(default_factory=lambda: ["plain", "normalized"])
     steps: int = 20
+    restarts: int = 1
+    momentum: float = 0.25
     draws: int = 8
     subset: int | None = 1024
 
     def __post_init__(self) -> None:
-        for key in ("rho_l2", "rho_linf"):
+        for key in ("worst_l2", "worst_linf", "average_l2", "average_linf"):
             for rho in getattr(self, key):
                 _number(f"sharpness.adaptive.{key}", rho, low=0, open_low=True)
         for kind in self.logits:
             _one_of("sharpness.adaptive.logits", kind, ("plain", "normalized"))
         _number("sharpness.adaptive.steps", self.steps, low=1)
+        _number("sharpness.adaptive.restarts", self.restarts, low=0)
+        _number("sharpness.adaptive.momentum", self.momentum, low=0, high=0.9)
         _number("sharpness.adaptive.draws", self.draws, low=2)
         _number("sharpness.adaptive.subset", self.subset, low=1)
 

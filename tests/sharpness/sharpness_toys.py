@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,24 @@ def random_problem(d: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray, n
 
 def rise(h: np.ndarray, g: np.ndarray, e: np.ndarray) -> float:
     return float(g @ e + e @ h @ e / 2)
+
+
+def trust_region(h: np.ndarray, g: np.ndarray, rho: float) -> float:
+    """max of g'e + e'He/2 over ||e|| <= rho: (mu I - H) e = g with mu >= max(lambda, 0), by bisection on mu in the eigenbasis."""
+    eigenvalues, q = np.linalg.eigh(h)
+    c = q.T @ g
+    if eigenvalues[-1] < 0 and np.linalg.norm(c / eigenvalues) <= rho:
+        return rise(h, g, q @ (-c / eigenvalues))  # the top of a concave loss lies inside
+    low, high = max(eigenvalues[-1], 0.0), max(eigenvalues[-1], 0.0) + np.linalg.norm(g) / rho + 1e-300
+    gap = low - eigenvalues
+    inner = np.divide(c, gap, out=np.zeros_like(c), where=(np.abs(c) > 1e-13) & (gap > 1e-13))
+    if not ((np.abs(c) > 1e-13) & (gap <= 1e-13)).any() and np.linalg.norm(inner) <= rho:  # the hard case
+        inner[-1] += math.sqrt(rho**2 - inner @ inner)
+        return rise(h, g, q @ inner)
+    for _ in range(200):
+        mu = (low + high) / 2
+        low, high = (mu, high) if np.linalg.norm(c / (mu - eigenvalues)) > rho else (low, mu)
+    return rise(h, g, q @ (c / (high - eigenvalues)))
 
 
 def measure(name: str, subject: Subject) -> Measures:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from sharpness_toys import fails_cleanly, hold_the_rules, measure, quadratic, random_problem, rise
+from sharpness_toys import fails_cleanly, hold_the_rules, measure, quadratic, random_problem, rise, trust_region
 from torch import nn
 
 from sam.config import MaximumConfig, NStepConfig, SharpnessConfig
@@ -14,24 +14,6 @@ from sam.sharpness.projected_ascent import Ball, Search, ascend, checkpoints, se
 from sam.sharpness.subject import Sizes, Split, Subject
 
 THOROUGH = MaximumConfig(steps=100, restarts=1)
-
-
-def trust_region(h: np.ndarray, g: np.ndarray, rho: float) -> float:
-    """max of g'e + e'He/2 over ||e|| <= rho: (mu I - H) e = g with mu >= max(lambda, 0), by bisection on mu in the eigenbasis."""
-    eigenvalues, q = np.linalg.eigh(h)
-    c = q.T @ g
-    if eigenvalues[-1] < 0 and np.linalg.norm(c / eigenvalues) <= rho:
-        return rise(h, g, q @ (-c / eigenvalues))  # the top of a concave loss lies inside
-    low, high = max(eigenvalues[-1], 0.0), max(eigenvalues[-1], 0.0) + np.linalg.norm(g) / rho + 1e-300
-    gap = low - eigenvalues
-    inner = np.divide(c, gap, out=np.zeros_like(c), where=(np.abs(c) > 1e-13) & (gap > 1e-13))
-    if not ((np.abs(c) > 1e-13) & (gap <= 1e-13)).any() and np.linalg.norm(inner) <= rho:  # the hard case
-        inner[-1] += math.sqrt(rho**2 - inner @ inner)
-        return rise(h, g, q @ inner)
-    for _ in range(200):
-        mu = (low + high) / 2
-        low, high = (mu, high) if np.linalg.norm(c / (mu - eigenvalues)) > rho else (low, mu)
-    return rise(h, g, q @ (c / (high - eigenvalues)))
 
 
 def maximum(h: np.ndarray, g: np.ndarray, w: np.ndarray, rhos: list[float], settings: MaximumConfig = THOROUGH) -> dict[str, float]:
