@@ -382,7 +382,7 @@ NOTIONS: dict[str, NotionSpec] = {
     "average": NotionSpec("sam.sharpness.average", ("rho", "seed", "average")),
     "maximum": NotionSpec("sam.sharpness.maximum", ("rho", "seed", "maximum")),
     "adaptive": NotionSpec("sam.sharpness.adaptive", ("seed", "adaptive")),
-    "keskar": NotionSpec("sam.sharpness.keskar", ("keskar",)),
+    "keskar": NotionSpec("sam.sharpness.keskar", ("seed", "keskar")),
     "hessian": NotionSpec("sam.sharpness.hessian", ("rho", "seed", "hessian")),
     "spectrum": NotionSpec("sam.sharpness.spectrum", ("seed", "spectrum")),
     "landscape": NotionSpec("sam.sharpness.landscape", ("rho", "seed", "landscape")),
@@ -486,16 +486,27 @@ class AdaptiveConfig:
 
 @dataclass(frozen=True)
 class KeskarConfig:
-    """Keskar et al. 2017: the largest rise within a box of epsilon (|w_i| + 1), by `iterations` of L-BFGS-B."""
+    """Keskar et al. 2017: the largest rise within a box of epsilon (|w_i| + 1).
+
+    iterations  of L-BFGS-B, and steps of each sign ascent (one from w, `restarts` from random points, with `momentum` as in `maximum`).
+    full_space  largest number of parameters for which L-BFGS-B runs: its float64 work space is 33 times theirs.
+    subset      images.
+    """
 
     epsilon: list[float] = field(default_factory=lambda: [1e-3, 5e-4])
     iterations: int = 10
+    restarts: int = 1
+    momentum: float = 0.25
+    full_space: int = 1_000_000
     subset: int | None = 1024
 
     def __post_init__(self) -> None:
         for epsilon in self.epsilon:
             _number("sharpness.keskar.epsilon", epsilon, low=0, open_low=True)
         _number("sharpness.keskar.iterations", self.iterations, low=1)
+        _number("sharpness.keskar.restarts", self.restarts, low=0)
+        _number("sharpness.keskar.momentum", self.momentum, low=0, high=0.9)
+        _number("sharpness.keskar.full_space", self.full_space, low=0)
         _number("sharpness.keskar.subset", self.subset, low=1)
 
 
