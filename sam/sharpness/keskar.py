@@ -30,7 +30,7 @@ def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vec
 
     In the coordinates u = delta / (radius scale), so that every bound is -1 or 1, with the loss scaled such that its gradient at w has
     entries of size 1 (root mean square). At most 2 `iterations` values and gradients, `lbfgsb_cost`; what is left of them is reported as
-    done. Memory: 33 float64 vectors of D on the host (SciPy's 10 pairs and work space), and two more on the device.
+    done. Memory: some 60 float64 vectors of D on the host (SciPy 1.17, measured: its 10 pairs, work space and bounds).
     """
     from scipy.optimize import Bounds, minimize  # slow to import
 
@@ -101,8 +101,8 @@ def measure(subject: Subject) -> Result:
                                copies. None where none could begin.
     keskar_spread[epsilon=E]   the best sign ascent's value less the worst one's. None unless two began.
 
-    NaN or infinite as soon as one loss met is. Peak: as `maximum`, and |w| + 1: 11 vectors of D; and L-BFGS-B's 33 float64 vectors of
-    D, at most 0.26 GB with full_space at its default.
+    NaN or infinite as soon as one loss met is. Peak: as `maximum`, and |w| + 1: 11 vectors of D; for small models also L-BFGS-B's
+    60 float64 vectors of D, at most 0.25 GB with full_space at its default.
     """
     settings, result = subject.config.keskar, Result()
     loss = subject.loss(subset=settings.subset)
