@@ -76,6 +76,26 @@ def test_every_point_lies_in_the_box_and_no_more_are_evaluated_than_were_foretol
     assert sum(done) == work(Sizes(7, 0, 6), subject.config) == 7 * (3 + (3 * 2 + 1) + (3 * 3 + 1) + 3 * 6)
 
 
+def test_a_search_that_goes_astray_is_cut_off() -> None:
+    """A loss whose gradient points the wrong way: every line search fails, after 20 evaluations if nobody stops it."""
+
+    class Liar(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3, dtype=torch.float64))
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            s = inputs * (2 * self.w.detach() - self.w).sum()
+            return torch.stack([torch.zeros_like(s), s], dim=1)
+
+    done: list[float] = []
+    split = Split(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64))
+    config = SharpnessConfig(keskar=KeskarConfig(epsilon=[0.1], iterations=4))
+    values = measure("keskar", Subject(Liar(), split, None, config, progress=done.append))
+    assert values["keskar_lbfgsb[epsilon=0.1]"] < 0  # type: ignore[operator]
+    assert sum(done) == work(Sizes(5, 0, 3), config) and min(done) >= 0
+
+
 def test_where_the_gradient_is_zero_random_starts_remain() -> None:
     h, done = np.diag([1.0, 2.0, 3.0, 1.0, 1.0, 1.0]), []
     subject = quadratic(h, np.zeros(6), np.zeros(6), keskar=KeskarConfig(epsilon=[0.1]))
