@@ -40,7 +40,7 @@ def pair_rises(
 def mean_and_stderr(sample: Sequence[float]) -> tuple[float, float]:
     """Mean and its standard error from independent values, two at least; not finite where a value is not."""
     mean = sum(sample) / len(sample)
-    spread = sum((x - mean) ** 2 for x in sample) / (len(sample) - 1)
+    spread = sum((x - mean) * (x - mean) for x in sample) / (len(sample) - 1)
     return mean, (spread / len(sample)) ** 0.5
 
 

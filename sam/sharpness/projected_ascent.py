@@ -1,7 +1,6 @@
 """The largest loss in a ball around w, from below: projected gradient ascent with momentum and restarts, and other points of the ball.
 
-The ascent follows Auto-PGD (Croce & Hein 2020, sections 3.1 and 3.2), as Andriushchenko et al. 2023 use it on weights. It works in
-coordinates where every ball is the unit ball, so that nothing is ever divided by a weight.
+The ascent follows Auto-PGD (Croce & Hein 2020, sections 3.1 and 3.2), as Andriushchenko et al. 2023 use it on weights.
 """
 
 from __future__ import annotations
@@ -14,57 +13,10 @@ import torch
 
 from sam.core import vectors
 from sam.core.vectors import Vector
+from sam.sharpness.ball import Ball
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.subject import like
 
 Stream = Callable[[str], torch.Generator]
-
-
-@dataclass(frozen=True)
-class Ball:
-    """All delta = radius * scale * u with ||u|| <= 1, in the norm l2 or linf; scale None: ones.
-
-    A weight whose scale is exactly 0 cannot move, whatever its u. All methods write into their argument.
-    """
-
-    norm: str
-    radius: float
-    scale: Vector | None = None
-
-    def move(self, points: Vector, start: Vector, u: Vector) -> None:
-        """points <- start + delta."""
-        vectors.copy_(points, start)
-        if self.scale is None:
-            vectors.add_(points, u, self.radius)
-        else:
-            torch._foreach_addcmul_(points, self.scale, u, value=self.radius)
-
-    def steepest_(self, gradient: Vector) -> bool:
-        """gradient of L -> the u of norm 1 along which a linear loss rises most; False where it is zero or not finite."""
-        if self.scale is not None:
-            torch._foreach_mul_(gradient, self.scale)
-        length = vectors.normalize_(gradient).item()
-        if self.norm == "linf":
-            torch._foreach_sign_(gradient)
-        return math.isfinite(length) and length > vectors.TINY
-
-    def project_(self, u: Vector) -> None:
-        """u -> the nearest point of the unit ball."""
-        if self.norm == "linf":
-            torch._foreach_clamp_min_(u, -1.0)
-            torch._foreach_clamp_max_(u, 1.0)
-        else:
-            vectors.scale_(u, 1 / vectors.norm(u).clamp(min=1))
-
-    def random(self, points: Vector, generator: torch.Generator) -> Vector:
-        """u drawn uniformly: on the sphere (l2, of the weights that can move), or in the box (linf)."""
-        if self.norm == "linf":
-            return like(points, generator, "uniform")
-        u = like(points, generator)
-        if self.scale is not None:
-            torch._foreach_mul_(u, [(s != 0).to(s.dtype) for s in self.scale])
-        vectors.normalize_(u)
-        return u
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -110,16 +62,8 @@ def ascend(
     for k in range(1, steps + 1):
         if not climbs:
             break
-        onward = direction  # its memory becomes the next point
-        vectors.scale_(onward, size)
-        vectors.add_(onward, u)
-        ball.project_(onward)
-        if previous is not u:  # else the first step, or the first after going back: nothing to carry on
-            vectors.scale_(onward, 1 - momentum)
-            vectors.add_(onward, u, 2 * momentum)
-            vectors.add_(onward, previous, -momentum)
-            ball.project_(onward)
-        previous, u, before = u, onward, value
+        _step_(ball, direction, u, previous, size, momentum)
+        previous, u, before = u, direction, value
         ball.move(loss.points, start, u)
         if k == steps:
             value, reserved = loss.value().loss, reserved - 1
@@ -142,6 +86,21 @@ def ascend(
             rises, last_mark, last_best = 0, k, best
     loss.progress(reserved * samples)
     return reached
+
+
+def _step_(ball: Ball, direction: Vector, u: Vector, previous: Vector, size: float, momentum: float) -> None:
+    """direction -> the next point: z = P(u + size direction), then P(u + (1 - momentum) (z - u) + momentum (u - previous)).
+
+    In the first step, and in the first after going back, previous is u: there is nothing to carry on, and the step is z itself.
+    """
+    vectors.scale_(direction, size)
+    vectors.add_(direction, u)
+    ball.project_(direction)
+    if previous is not u:
+        vectors.scale_(direction, 1 - momentum)
+        vectors.add_(direction, u, 2 * momentum)
+        vectors.add_(direction, previous, -momentum)
+        ball.project_(direction)
 
 
 def _copy(x: Vector) -> Vector:

@@ -102,13 +102,16 @@ def network() -> nn.Module:
     return net
 
 
-def net_subject(model: nn.Module | None = None, progress: Callable[[float], None] = lambda units: None, **options: Any) -> Subject:
+def net_subject(
+    model: nn.Module | None = None, progress: Callable[[float], None] = lambda units: None, device: str = "cpu", **options: Any
+) -> Subject:
     """13 images, so that every batch size but 1 leaves a ragged one."""
     generator = torch.Generator().manual_seed(5)
-    images = torch.randint(256, (13, 1, 6, 6), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(3, (13,), generator=generator)
+    images = torch.randint(256, (13, 1, 6, 6), dtype=torch.uint8, generator=generator).to(device)
+    labels = torch.randint(3, (13,), generator=generator).to(device)
     config = SharpnessConfig(**({"batch_size": 4} | options))
-    return Subject(model or network(), Split(images, labels), None, config, lambda x: (x.double() / 255 - 0.5) / 0.3, progress=progress)
+    model = (model or network()).to(device)
+    return Subject(model, Split(images, labels), None, config, lambda x: (x.double() / 255 - 0.5) / 0.3, progress=progress)
 
 
 def state(model: nn.Module) -> list[object]:

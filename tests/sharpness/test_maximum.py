@@ -8,9 +8,10 @@ import torch
 from sharpness_toys import fails_cleanly, hold_the_rules, measure, quadratic, random_problem, rise, trust_region
 from torch import nn
 
-from sam.config import MaximumConfig, NStepConfig, SharpnessConfig
+from sam.config import ConfigError, MaximumConfig, NStepConfig, SharpnessConfig
+from sam.sharpness.ball import Ball
 from sam.sharpness.maximum import work
-from sam.sharpness.projected_ascent import Ball, Search, ascend, checkpoints, search_balls
+from sam.sharpness.projected_ascent import Search, ascend, checkpoints, search_balls
 from sam.sharpness.subject import Sizes, Split, Subject
 
 THOROUGH = MaximumConfig(steps=100, restarts=1)
@@ -267,3 +268,10 @@ def test_a_subset_is_said_in_the_name() -> None:
     h, g, w = random_problem()
     values = measure("maximum", quadratic(h, g, w, rho=[0.5], maximum=MaximumConfig(steps=2, subset=4)))
     assert set(values) == {f"maximum{kind}[rho=0.5,subset=4]" for kind in ("", "_ascent", "_spread")}
+
+
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"momentum": 1.0}, {"restarts": -1}, {"ascent_steps": 0}, {"draws": -1}, {"subset": 0}])
+def test_settings_that_cannot_be_used_are_refused_by_name(settings: dict[str, float]) -> None:
+    (key,) = settings
+    with pytest.raises(ConfigError, match=rf"^sharpness\.maximum\.{key}="):
+        MaximumConfig(**settings)  # type: ignore[arg-type]
