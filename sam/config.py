@@ -469,7 +469,7 @@ class AdaptiveConfig:
     restarts: int = 1
     momentum: float = 0.25
     draws: int = 8
-    subset: int | None = 1024
+    subset: int | None = 512
 
     def __post_init__(self) -> None:
         for key in ("worst_l2", "worst_linf", "average_l2", "average_linf"):
@@ -498,7 +498,7 @@ class KeskarConfig:
     restarts: int = 1
     momentum: float = 0.25
     full_space: int = 500_000
-    subset: int | None = 1024
+    subset: int | None = 512
 
     def __post_init__(self) -> None:
         for epsilon in self.epsilon:
