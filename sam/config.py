@@ -382,7 +382,7 @@ NOTIONS: dict[str, NotionSpec] = {
     "average": NotionSpec("sam.sharpness.average", ("rho", "seed", "average")),
     "maximum": NotionSpec("sam.sharpness.maximum", ("rho", "seed", "maximum")),
     "adaptive": NotionSpec("sam.sharpness.adaptive", ("seed", "adaptive")),
-    "keskar": NotionSpec("sam.sharpness.keskar", ("keskar",)),
+    "keskar": NotionSpec("sam.sharpness.keskar", ("seed", "keskar")),
     "hessian": NotionSpec("sam.sharpness.hessian", ("rho", "seed", "hessian")),
     "spectrum": NotionSpec("sam.sharpness.spectrum", ("seed", "spectrum")),
     "landscape": NotionSpec("sam.sharpness.landscape", ("rho", "seed", "landscape")),
@@ -431,20 +431,23 @@ class AverageConfig:
 
 @dataclass(frozen=True)
 class MaximumConfig:
-    """L^Max by projected gradient ascent. steps per start; restarts: random starts beside the one at w; momentum of the ascent;
-    draws: random directions among the candidates; subset: images."""
+    """L^Max by projected gradient ascent. steps per start; restarts: random starts beside the one at w; momentum: the share of the last
+    move in the next (Auto-PGD writes 0.25 as alpha = 0.75); draws: random directions, and ascent_steps: N of the N-step ascent, among
+    the points compared; subset: images."""
 
     steps: int = 20
     restarts: int = 1
-    momentum: float = 0.75
+    momentum: float = 0.25
     draws: int = 2
+    ascent_steps: int = 3
     subset: int | None = 1024
 
     def __post_init__(self) -> None:
         _number("sharpness.maximum.steps", self.steps, low=1)
         _number("sharpness.maximum.restarts", self.restarts, low=0)
-        _number("sharpness.maximum.momentum", self.momentum, low=0, high=1)
+        _number("sharpness.maximum.momentum", self.momentum, low=0, high=0.9)
         _number("sharpness.maximum.draws", self.draws, low=0)
+        _number("sharpness.maximum.ascent_steps", self.ascent_steps, low=1)
         _number("sharpness.maximum.subset", self.subset, low=1)
 
 
@@ -452,39 +455,58 @@ class MaximumConfig:
 class AdaptiveConfig:
     """Adaptive sharpness (Kwon et al. 2021; Andriushchenko et al. 2023): radii are relative to |w|.
 
-    rho_l2, rho_linf  radii of the two norms; steps, draws: of the worst and of the average case; logits: plain, and normalised, or one.
+    worst_l2, worst_linf      radii of the worst case, by norm; average_l2, average_linf: of the average case. Any list may be empty.
+    logits                    plain, and normalized, or one.
+    steps, restarts, momentum of the worst case's ascent, as in `maximum`; draws: antithetic pairs of the average case; subset: images.
     """
 
-    rho_l2: list[float] = field(default_factory=lambda: [0.5])
-    rho_linf: list[float] = field(default_factory=lambda: [0.001])
+    worst_l2: list[float] = field(default_factory=lambda: [0.5])
+    worst_linf: list[float] = field(default_factory=lambda: [0.001])
+    average_l2: list[float] = field(default_factory=lambda: [0.1])
+    average_linf: list[float] = field(default_factory=lambda: [0.2])
     logits: list[str] = field(default_factory=lambda: ["plain", "normalized"])
     steps: int = 20
+    restarts: int = 1
+    momentum: float = 0.25
     draws: int = 8
-    subset: int | None = 1024
+    subset: int | None = 512
 
     def __post_init__(self) -> None:
-        for key in ("rho_l2", "rho_linf"):
+        for key in ("worst_l2", "worst_linf", "average_l2", "average_linf"):
             for rho in getattr(self, key):
                 _number(f"sharpness.adaptive.{key}", rho, low=0, open_low=True)
         for kind in self.logits:
             _one_of("sharpness.adaptive.logits", kind, ("plain", "normalized"))
         _number("sharpness.adaptive.steps", self.steps, low=1)
+        _number("sharpness.adaptive.restarts", self.restarts, low=0)
+        _number("sharpness.adaptive.momentum", self.momentum, low=0, high=0.9)
         _number("sharpness.adaptive.draws", self.draws, low=2)
         _number("sharpness.adaptive.subset", self.subset, low=1)
 
 
 @dataclass(frozen=True)
 class KeskarConfig:
-    """Keskar et al. 2017: the largest rise within a box of epsilon (|w_i| + 1), by `iterations` of L-BFGS-B."""
+    """Keskar et al. 2017: the largest rise within a box of epsilon (|w_i| + 1).
+
+    iterations  of L-BFGS-B, and steps of each sign ascent (one from w, `restarts` from random points, with `momentum` as in `maximum`).
+    full_space  largest number of parameters for which L-BFGS-B runs: it takes some 60 float64 copies of them.
+    subset      images.
+    """
 
     epsilon: list[float] = field(default_factory=lambda: [1e-3, 5e-4])
     iterations: int = 10
-    subset: int | None = 1024
+    restarts: int = 1
+    momentum: float = 0.25
+    full_space: int = 500_000
+    subset: int | None = 512
 
     def __post_init__(self) -> None:
         for epsilon in self.epsilon:
             _number("sharpness.keskar.epsilon", epsilon, low=0, open_low=True)
         _number("sharpness.keskar.iterations", self.iterations, low=1)
+        _number("sharpness.keskar.restarts", self.restarts, low=0)
+        _number("sharpness.keskar.momentum", self.momentum, low=0, high=0.9)
+        _number("sharpness.keskar.full_space", self.full_space, low=0)
         _number("sharpness.keskar.subset", self.subset, low=1)
 
 
