@@ -129,6 +129,7 @@ def _measure(loss: DatasetLoss, subject: Subject, shown: dict[str, int | None]) 
     trace_value, trace_error = _trace(hessian, pairs, config, generator)
     values |= {f"trace{where}": trace_value, f"trace_stderr{where}": trace_error}
     values |= _alignment(pairs, unit if has_slope else None, where)
+    values["cos_random_level"] = math.sqrt(2 / (math.pi * hessian.length))
     _, along = ascent.along(loss, value, gradient, subject.config.rho)
     smallest = None if pairs is None else smallest_nonzero(pairs.spectrum, torch.finfo(unit.dtype).eps)
     for result in along:
