@@ -94,9 +94,9 @@ def measure(subject: Subject) -> Result:
     curvature_gradient               u'Hu with u = g/||g||.
     second_order[rho=R]              L(w + R u) - L(w) - R ||g|| on these images: R² u'Hu / 2 + O(R³).
     limit_worst[rho=R]               R² lambda_1 / 2, worst direction (Wen, Ma & Li 2023).
-    limit_ascent[rho=R]              R² lambda_M / 2, ascent direction, lambda_M the smallest non-zero eigenvalue. Known only where the whole
-                                     spectrum is (D <= config.steps), since Lanczos sees the ends of a spectrum and not its inside; None
-                                     otherwise, and where H has a negative eigenvalue.
+    limit_ascent[rho=R]              R² lambda_M / 2, ascent direction, lambda_M the smallest non-zero eigenvalue. Known only where the
+                                     whole spectrum is (D <= config.steps), since Lanczos sees the ends of a spectrum and not its
+                                     inside; None otherwise, and where H has a negative eigenvalue.
     limit_average[rho=R], limit_average_stderr[rho=R]   R² Tr H / (2 D), average direction.
 
     The three limits hold at minimisers as rho -> 0, where the first-order term is gone; so they stand beside the measured value minus

@@ -129,7 +129,8 @@ class Krylov:
 @dataclass(frozen=True)
 class Extremes:
     """vectors: (m + 1, D) of norm 1: the Ritz vectors of the m largest values in descending order, orthogonal to each other, then that of
-    the smallest (which is the last of them again where m = D, or where no more steps were taken than eigenvalues asked for). products: how many were taken. spectrum: all D eigenvalues, ascending float64, if the space became the whole one, else None."""
+    the smallest (the last of the m again where there are no more than m). products: how many were taken. spectrum: all D eigenvalues,
+    ascending float64, if the space became the whole one, else None."""
 
     vectors: Tensor
     products: int

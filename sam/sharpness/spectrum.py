@@ -1,4 +1,4 @@
-"""The spectral density of the Hessian of the training loss, by stochastic Lanczos quadrature (Ubaru, Chen & Saad 2017; Ghorbani et al. 2019)."""
+"""Spectral density of the Hessian of the training loss: stochastic Lanczos quadrature (Ubaru et al. 2017; Ghorbani et al. 2019)."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_the_moments_are_within_their_sampling_error() -> None:
         assert value is not None and error is not None
         sampling = math.sqrt(2 * float(((a - torch.diag(a.diagonal())) ** 2).sum()) / 20) / len(a)
         assert abs(value - exact) < 4 * sampling and error == pytest.approx(sampling, rel=0.6), name
-    probes = {p: 0.0 for p in range(1, 21)}
+    probes = dict.fromkeys(range(1, 21), 0.0)
     ritz = result.series["spectrum_ritz"]
     for p, weight in zip(ritz["probe"], ritz["weight"], strict=True):
         assert p is not None and weight is not None and weight >= 0
@@ -189,5 +189,5 @@ def test_twice_is_the_same_and_another_seed_is_not() -> None:
 
 def test_a_width_that_is_no_share_is_refused() -> None:
     for width in (0.0, 1.5):
-        with pytest.raises(ConfigError, match="sharpness.spectrum.width"):
+        with pytest.raises(ConfigError, match=r"sharpness\.spectrum\.width"):
             SpectrumConfig(width=width)
