@@ -179,7 +179,7 @@ def test_the_recalibrated_measure_is_the_eval_measure_of_a_model_with_those_buff
     theirs = measure(subject_of(with_buffers_by_hand(), image_data(), eval_only)).values
     checked = 0
     for name, value in theirs.items():
-        kind, _, rest = name.partition("[")
+        kind = name.partition("[")[0]
         if "bn=eval" in name:
             name = name.replace("bn=eval", "bn=recalibrated")
         elif kind in ("train_loss", "train_accuracy", "grad_norm"):
