@@ -63,12 +63,12 @@ def test_the_moments_are_within_their_sampling_error() -> None:
 
 def test_the_standard_error_of_the_mean_is_calibrated() -> None:
     h, scores = matrix(VALUES), []
-    for seed in range(60):
+    for seed in range(40):
         values = on(h, seed=seed, probes=12, steps=2)[0].values
         scores.append((values["spectrum_mean"] - MEAN) / values["spectrum_mean_stderr"])  # type: ignore[operator]
     z = torch.tensor(scores)
-    assert float(z.std()) == pytest.approx(math.sqrt(11 / 9), abs=0.33)  # three standard errors of a deviation
-    assert abs(float(z.mean())) < 0.45
+    assert float(z.std()) == pytest.approx(math.sqrt(11 / 9), abs=0.4)  # three standard errors of a deviation
+    assert abs(float(z.mean())) < 0.6
 
 
 def test_on_a_diagonal_hessian_signs_see_every_eigenvalue_alike() -> None:
@@ -82,8 +82,9 @@ def test_on_a_diagonal_hessian_signs_see_every_eigenvalue_alike() -> None:
     assert ritz["eigenvalue"] == pytest.approx([-2, 1, 4] * 2) and ritz["weight"] == pytest.approx([1 / 6, 1 / 3, 1 / 2] * 2)
 
 
-def test_the_curve_is_the_smoothed_density_and_has_mass_1() -> None:
-    result, _, _ = on(torch.diag(torch.tensor([-2.0, 1.0, 1.0, 4.0, 4.0, 4.0]).double()), probes=1, steps=10, points=400, width=0.02)
+@pytest.mark.parametrize("probes", [1, 3])
+def test_the_curve_is_the_smoothed_density_and_has_mass_1(probes: int) -> None:
+    result, _, _ = on(torch.diag(torch.tensor([-2.0, 1.0, 1.0, 4.0, 4.0, 4.0]).double()), probes=probes, steps=10, points=400, width=0.02)
     curve, values = result.series["spectrum_density"], result.values
     sigma = 0.02 * 6
     assert values["spectrum_width"] == pytest.approx(sigma)
@@ -130,6 +131,23 @@ def test_a_loss_that_is_not_finite_is_said_and_has_no_spectrum() -> None:
     assert all(value is None for name, value in result.values.items() if name != "train_loss")
     assert all(column == [] for series in result.series.values() for column in series.values())
     assert sum(done) <= spectrum.work(Sizes(5, 0), config)
+
+
+def test_no_spectrum_is_made_of_those_probes_that_happened_to_be_finite() -> None:
+    config = SharpnessConfig(notions=["spectrum"], spectrum=SpectrumConfig(probes=3, steps=2, subset=None))
+    x, calls = torch.ones(1, dtype=torch.float64), []
+
+    def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
+        calls.append(1)
+        return outputs * (math.nan if len(calls) == 5 else 1.0)  # the value, two products of the first probe, two of the second
+
+    task = Subject(Bowl(matrix(VALUES)), Split(x, x.long()), None, config)
+    loss = DatasetLoss(task.model, x, x.long(), criterion=criterion)
+    task.loss = lambda *args, **kwargs: loss  # type: ignore[method-assign]
+    result = spectrum.measure(task)
+    assert len(calls) == 5
+    assert all(value is None for name, value in result.values.items() if name != "train_loss")
+    assert all(column == [] for series in result.series.values() for column in series.values())
 
 
 def network() -> nn.Module:
