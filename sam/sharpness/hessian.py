@@ -123,7 +123,8 @@ def _measure(loss: DatasetLoss, subject: Subject, shown: dict[str, int | None]) 
     length = vectors.norm(gradient).item()
     has_slope = math.isfinite(length) and length > vectors.TINY
     unit = hessian.flatten(gradient) / length if has_slope else torch.zeros(hessian.length).to(hessian.points[0])
-    pairs = eigenpairs(hessian, config, generator, beside=unit[None])
+    finite_here = math.isfinite(value.loss) and math.isfinite(length)
+    pairs = eigenpairs(hessian, config, generator, beside=unit[None]) if finite_here else None
     values: Measures = {f"train_loss{where}": value.loss, f"grad_norm{where}": length}
     values |= _eigenvalues(pairs, config.eigenvalues, shown)
     trace_value, trace_error = _trace(hessian, pairs, config, generator)

@@ -55,7 +55,7 @@ def measure(subject: Subject) -> Result:
         value = loss.value()
         hessian = Hessian(loss)
         probes: list[Quadrature] = []
-        for _ in range(config.probes):
+        for _ in range(config.probes if math.isfinite(value.loss) else 0):
             probe = quadrature(hessian, hessian.draw(generator)[0], config.steps, generator)
             if probe is None:  # no density from the probes that happened to be finite
                 probes = []

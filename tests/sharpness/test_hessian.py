@@ -260,10 +260,14 @@ def test_where_the_gradient_vanishes_its_direction_is_undefined() -> None:
     assert found["limit_worst[rho=0.1]"] == pytest.approx(0.025)
 
 
-def test_a_loss_that_is_not_finite_is_said_and_gives_no_eigenvalue() -> None:
-    h = diagonal(5, 3, 1, 0.5)
-    h[1, 2] = h[2, 1] = math.nan
-    found = on(h, W)
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_loss_that_is_not_finite_is_said_and_gives_no_eigenvalue(linear: bool) -> None:
+    h, b = diagonal(5, 3, 1, 0.5), torch.zeros_like(W)
+    if linear:
+        b[1] = math.nan  # the second derivatives are finite, and mean nothing
+    else:
+        h[1, 2] = h[2, 1] = math.nan
+    found = on(h, W, b=b)
     assert math.isnan(found["train_loss"])  # type: ignore[arg-type]
     left = {name for name, value in found.items() if value is not None and math.isfinite(value)}
     assert left == {"cos_random_level"}
@@ -274,7 +278,8 @@ def test_a_gpu_gives_the_numbers_of_the_cpu() -> None:
     data = samples()
     there = values(network().cuda(), Split(data.inputs.cuda(), data.labels.cuda()), steps=190)
     here = values(network(), data, steps=190)
-    exact = [name for name in here if "residual" not in name and "_min" not in name and "products" not in name]
+    exact = [n for n, v in here.items() if v is not None and not any(word in n for word in ("residual", "_min", "products"))]
+    assert [n for n, v in there.items() if v is None] == [n for n, v in here.items() if v is None]
     assert {n: there[n] for n in exact} == pytest.approx({n: here[n] for n in exact}, rel=1e-6)
 
 
