@@ -512,14 +512,19 @@ class KeskarConfig:
 
 @dataclass(frozen=True)
 class HessianConfig:
-    """Top eigenvalues (Lanczos) and trace of the Hessian of L. eigenvalues: how many; steps: Hessian-vector products of Lanczos at most;
-    probes: of the trace; trace: hutchinson | hutch++; subset: images."""
+    """Top eigenvalues (Lanczos with thick restarts) and trace (Hutchinson beside them) of the Hessian of L.
+
+    eigenvalues  how many; steps: Hessian-vector products of Lanczos at most, fewer once their residuals are below tolerance * (the
+                 largest |eigenvalue|).
+    basis        vectors of all weights that Lanczos keeps at once: its memory.
+    probes       of the trace; subset: images, or null for all.
+    """
 
     eigenvalues: int = 5
     steps: int = 60
     tolerance: float = 1e-4
+    basis: int = 24
     probes: int = 30
-    trace: str = "hutchinson"
     subset: int | None = 1024
 
     def __post_init__(self) -> None:
@@ -527,23 +532,27 @@ class HessianConfig:
         _number("sharpness.hessian.steps", self.steps, low=1)
         _number("sharpness.hessian.tolerance", self.tolerance, low=0, open_low=True)
         _number("sharpness.hessian.probes", self.probes, low=3)
-        _one_of("sharpness.hessian.trace", self.trace, ("hutchinson", "hutch++"))
         _number("sharpness.hessian.subset", self.subset, low=1)
+        if self.basis < self.eigenvalues + 4:
+            raise ConfigError(f"sharpness.hessian.basis={self.basis}: must be at least sharpness.hessian.eigenvalues + 4.")
 
 
 @dataclass(frozen=True)
 class SpectrumConfig:
-    """Spectral density by stochastic Lanczos quadrature. probes: random starts; steps of each; points of the curve; subset: images."""
+    """Spectral density by stochastic Lanczos quadrature. probes: random starts; steps of each (and vectors kept at once); points of the
+    curve; width: standard deviation of its smoothing, as a share of the range of the eigenvalues; subset: images, or null for all."""
 
     probes: int = 2
     steps: int = 40
     points: int = 200
+    width: float = 0.01
     subset: int | None = 1024
 
     def __post_init__(self) -> None:
         _number("sharpness.spectrum.probes", self.probes, low=1)
         _number("sharpness.spectrum.steps", self.steps, low=2)
         _number("sharpness.spectrum.points", self.points, low=2)
+        _number("sharpness.spectrum.width", self.width, low=0, high=1, open_low=True)
         _number("sharpness.spectrum.subset", self.subset, low=1)
 
 
