@@ -12,6 +12,7 @@ from typing import Any
 from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TableConfig
 from sam.evaluation.measuring import Measured, measure_runs
 from sam.results import records, render, tables
+from sam.results.report.page import report
 from sam.results.tables import Block, RunRow
 from sam.training.tracking import mirror_sharpness
 
@@ -44,9 +45,13 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     measured = [(folder, record, _row(folder, record, rows[folder])) for folder, record in done if folder in rows]
     runs = [row for _, _, row in measured]
     rhos = config.sharpness.rho
-    blocks = {name: tables.build(_fill(table, config.sharpness), runs, rhos) for name, table in config.tables.items()}
+    config = dataclasses.replace(config, tables={name: _fill(table, config.sharpness) for name, table in config.tables.items()})
+    blocks = {name: tables.build(table, runs, rhos) for name, table in config.tables.items()}
     out = Path(config.out) if config.out else runs_dir / "tables"
     files = _write(out, blocks, runs, rhos)
+    page = report(runs, blocks, config, {str(folder): record for folder, record, _ in measured}, problems)
+    records.write_atomic(out / "report.html", page)
+    files.append(out / "report.html")
     finished = ((folder, record, row.measures) for folder, record, row in measured if row.status == records.FINISHED)
     mirror_sharpness(config.tracking, finished)
     return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files)

@@ -1,0 +1,215 @@
+"""Figures of the series that the notions measured: spectra, the loss along lines, the loss over planes.
+
+What a series is follows from its columns: (eigenvalue, density) a spectrum, (t, loss) a line, (x, y, loss) on a full grid a plane; other
+(x, y) points are drawn on the plane whose name they share after the first underscore (marks_xsam[rho=0.05] on plane_xsam[rho=0.05]).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sam.results.report.chart import HEIGHT, LEFT, MARKERS, RIGHT, TOP, WIDTH, Curve, chart, frame, shown
+from sam.results.report.figures import BAND, Look, figure, looks, mean_curve, panel, wide
+from sam.results.report.html import Html, el, join
+from sam.results.report.scale import Axis, Scale
+from sam.results.tables import Context
+
+Columns = Mapping[str, Sequence[float | None]]
+Points = dict[tuple[float, float], float | None]
+
+# Anchors of matplotlib's "viridis", which rises evenly in lightness and stays legible to colour-blind readers and in grey.
+SHADES = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725")
+PLANE = 300  # pixels
+MARK_NAMES = ("w", "ascent point", "α*")
+LEVELS = 8  # contour lines
+
+
+def names(context: Context, *columns: str) -> list[str]:
+    """The series, in the order of their appearance, that have these columns."""
+    found = {name: series for run in context.runs for name, series in run.series.items()}
+    return [name for name, series in found.items() if set(columns) <= set(series)]
+
+
+def _series(look: Look, name: str) -> dict[int, Columns]:
+    """Seed -> the series, of the finished runs that have it."""
+    return {seed: run.series[name] for seed, run in look.group.finished.items() if name in run.series}
+
+
+def _curves(look: Look, name: str, x: str, y: str) -> list[Curve]:
+    """Mean and band where all seeds share their x; else a thin line for every seed."""
+    found = list(_series(look, name).values())
+    if found and all(list(s[x]) == list(found[0][x]) for s in found):
+        return [mean_curve(look.style, [(s[x], s[y]) for s in found])]
+    alone = [mean_curve(look.style, [(s[x], s[y])]) for s in found]
+    return [replace(c, spread=(), thin=True) for c in alone]
+
+
+# ------------------------------------------------------------------------------------------------------- spectra and lines
+
+
+def spectra(context: Context) -> Html:
+    """Spectral densities of the Hessian."""
+    charts = []
+    for name in names(context, "eigenvalue", "density"):
+        curves = [c for look in looks(context) for c in _curves(look, name, "eigenvalue", "density") if c.x]
+        if curves:
+            top = max((v for c in curves for v in c.y if v is not None), default=1.0)
+            y = Axis("density", log=top > 0, low=top * 1e-6 if top > 0 else None)  # the tail, where the outliers lie
+            charts.append(panel(name, chart(f"{name}, {context.label}", Axis("eigenvalue of the Hessian"), y, curves)))
+    said = "Spectral density of the Hessian of the training loss (logarithmic, cut six decades below the peak)."
+    return figure(charts, f"{said} {_MEAN_OR_EACH}", looks(context))
+
+
+def lines(context: Context) -> Html:
+    """The loss along every line that was measured."""
+    charts = []
+    for name in names(context, "t", "loss"):
+        curves = [c for look in looks(context) for c in _curves(look, name, "t", "loss") if c.x]
+        if curves:
+            y = Axis("training loss (nats)", log=wide([v for c in curves for v in c.y], 30))
+            charts.append(panel(name, chart(f"{name}, {context.label}", Axis("t, the place on the line (0: the weights)"), y, curves)))
+    said = "Training loss along a line through the trained weights; t is in the unit of the line's direction."
+    return figure(charts, f"{said} {_MEAN_OR_EACH}", looks(context))
+
+
+_MEAN_OR_EACH = f"{BAND} Where seeds were measured at different places, each is a thin line of its own."
+
+
+# ------------------------------------------------------------------------------------------------------------------ planes
+
+
+@dataclass(frozen=True)
+class Plane:
+    """xs, ys: the grid's places in ascending order; loss[(x, y)]; overlays: names and points of what is drawn on it."""
+
+    xs: list[float]
+    ys: list[float]
+    loss: Points
+    overlays: dict[str, list[tuple[float, float]]]
+
+
+def plane_of(series: Mapping[str, Columns], name: str) -> Plane | None:
+    """The plane of that name in the series of a run, with what lies on it; None if its points are no grid."""
+    columns = series.get(name, {})
+    if not {"x", "y", "loss"} <= set(columns):
+        return None
+    loss = {(x, y): v for x, y, v in zip(columns["x"], columns["y"], columns["loss"], strict=True) if x is not None and y is not None}
+    xs, ys = sorted({x for x, _ in loss}), sorted({y for _, y in loss})
+    if len(xs) < 2 or len(ys) < 2 or len(loss) != len(xs) * len(ys):
+        return None
+    overlays = {}
+    for other, points in series.items():
+        if other != name and _place(other) == _place(name) and {"x", "y"} <= set(points):
+            pairs = zip(points["x"], points["y"], strict=True)
+            overlays[other] = [(x, y) for x, y in pairs if x is not None and y is not None]
+    return Plane(xs, ys, loss, overlays)
+
+
+def _place(name: str) -> str:
+    return name.partition("_")[2]
+
+
+def landscapes(context: Context) -> Html:
+    """A panel for every plane and method: of the lowest seed that has it."""
+    return join(*(_landscape(context, name) for name in names(context, "x", "y", "loss")))
+
+
+def _landscape(context: Context, name: str) -> Html | None:
+    found = []
+    for look in looks(context):
+        planes = {seed: plane_of(run.series, name) for seed, run in look.group.finished.items()}
+        first = next(((seed, plane) for seed, plane in planes.items() if plane is not None), None)
+        if first is not None and first[1] is not None:
+            found.append((look, first[0], first[1], len(planes)))
+    values = [v for _, _, plane, _ in found for v in plane.loss.values() if v is not None and shown(v)]
+    if not values:
+        return None
+    colours = Scale(min(values), max(max(values), min(values) + 1e-12), 0.0, 1.0, log=wide(values, 20))
+    charts = []
+    for look, seed, plane, _ in found:
+        charts.append(panel(f"{look.style.label}, seed {seed}", _draw_plane(f"{name}, {look.style.label}", plane, colours)))
+    more = sum(count - 1 for *_, count in found)
+    marks = "; ".join(f"{shape} {mark}" for shape, mark in zip(("●", "■", "▲"), MARK_NAMES, strict=True))
+    said = (
+        f"{name}: training loss (nats{', colours logarithmic' if colours.log else ''}) over a plane through the trained weights, with"
+        f" {LEVELS} contour lines; one colour scale for all panels."
+        + (f" Marks: {marks}." if any(p.overlays for _, _, p, _ in found) else "")
+        + (f" {more} further seeds are in the runs' sharpness.json." if more else "")
+    )
+    return el("figure", el("div", *charts, class_="charts planes"), _colour_bar(colours), el("figcaption", said))
+
+
+def shade(part: float) -> str:
+    """The colour at `part` (0 to 1) of the scale."""
+    place = min(max(part, 0.0), 1.0) * (len(SHADES) - 1)
+    i = min(int(place), len(SHADES) - 2)
+    low, high = (tuple(int(SHADES[j][k : k + 2], 16) for k in (1, 3, 5)) for j in (i, i + 1))
+    return "#" + "".join(f"{round(a + (b - a) * (place - i)):02x}" for a, b in zip(low, high, strict=True))
+
+
+def _edges(places: Sequence[float]) -> list[float]:
+    """The borders of cells around the places."""
+    between = [(a + b) / 2 for a, b in itertools.pairwise(places)]
+    return [2 * places[0] - between[0], *between, 2 * places[-1] - between[-1]]
+
+
+def _draw_plane(name: str, plane: Plane, colours: Scale) -> Html:
+    ex, ey = _edges(plane.xs), _edges(plane.ys)
+    height = PLANE + TOP + HEIGHT - 256
+    width = LEFT + PLANE + RIGHT
+    across, down = Scale(ex[0], ex[-1], LEFT, LEFT + PLANE), Scale(ey[0], ey[-1], TOP + PLANE, TOP)
+    cells = []
+    for i, x in enumerate(plane.xs):
+        for j, y in enumerate(plane.ys):
+            value = plane.loss[x, y]
+            fill = shade(colours(value)) if value is not None and shown(value, colours.log) else "none"
+            left, top = across(ex[i]), down(ey[j + 1])
+            size = {"width": f"{across(ex[i + 1]) - left + 0.3:.1f}", "height": f"{down(ey[j]) - top + 0.3:.1f}"}
+            cells.append(el("rect", x=f"{left:.1f}", y=f"{top:.1f}", fill=fill, **size))
+    marks = [part for points in plane.overlays.values() for part in _draw_overlay(points, across, down)]
+    axes = frame(Axis("x"), Axis("y"), across, down)
+    contours = el("path", d=_contours(plane, colours, across, down), class_="contour")
+    lowest = min((v for v in plane.loss.values() if v is not None and math.isfinite(v)), default=math.nan)
+    highest = max((v for v in plane.loss.values() if v is not None and math.isfinite(v)), default=math.nan)
+    said = f"{name}: loss from {lowest:.4g} to {highest:.4g} nats"
+    return el("svg", *cells, contours, axes, *marks, viewBox=f"0 0 {width} {height}", class_="chart", role="img", aria_label=said)
+
+
+def _contours(plane: Plane, colours: Scale, across: Scale, down: Scale) -> str:
+    """Lines of equal loss at even steps of the colour scale, within what this plane reaches."""
+    import contourpy  # comes with matplotlib
+    import numpy as np
+
+    rows = [[plane.loss[x, y] for x in plane.xs] for y in plane.ys]
+    z = np.array([[colours(v) if v is not None and shown(v, colours.log) else math.nan for v in row] for row in rows])
+    generator = contourpy.contour_generator(plane.xs, plane.ys, np.ma.masked_invalid(z))
+    paths = []
+    for level in np.linspace(float(np.nanmin(z)), float(np.nanmax(z)), LEVELS + 2)[1:-1] if np.isfinite(z).any() else []:
+        for line in generator.lines(float(level)):
+            paths.append("M" + "L".join(f"{across(float(x)):.1f} {down(float(y)):.1f}" for x, y in line))  # type: ignore[union-attr, misc]
+    return "".join(paths)
+
+
+def _draw_overlay(points: Sequence[tuple[float, float]], across: Scale, down: Scale) -> list[Html]:
+    """Up to as many points as there are names: marks; more: a path."""
+    inside = [(across(x), down(y)) for x, y in points]
+    if len(points) > len(MARK_NAMES):
+        return [el("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in inside), class_="arc")]
+    return [
+        el("path", el("title", mark), d=shape, transform=f"translate({x:.1f} {y:.1f}) scale(1.4)", class_="mark")
+        for (x, y), shape, mark in zip(inside, MARKERS, MARK_NAMES, strict=False)
+    ]
+
+
+def _colour_bar(colours: Scale) -> Html:
+    steps, size = 40, (WIDTH - 2 * LEFT) / 40
+    places = [{"x": f"{LEFT + i * size:.1f}", "width": f"{size + 0.5:.1f}", "fill": shade((i + 0.5) / steps)} for i in range(steps)]
+    cells = [el("rect", y=2, height=12, **place) for place in places]
+    bar = Scale(colours.low, colours.high, LEFT, WIDTH - LEFT, colours.log)
+    ticks = [el("text", words, x=f"{bar(v):.1f}", y=30, text_anchor="middle") for v, words in bar.ticks]
+    unit = el("text", "nats", x=WIDTH - LEFT + 8, y=13)
+    said = f"Colours from {colours.low:.4g} (dark) to {colours.high:.4g} nats (bright)"
+    return el("svg", *cells, *ticks, unit, viewBox=f"0 0 {WIDTH} 36", class_="chart bar", role="img", aria_label=said)
