@@ -12,6 +12,7 @@ from sam.config import TableConfig
 from sam.results.report.html import Html, el
 from sam.results.tables import Block, Cell, RunRow
 
+PAPER = 6  # columns, beside the labels, that fit on a printed page
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
@@ -49,15 +50,32 @@ def column_measures(table: TableConfig, rhos: Sequence[float]) -> dict[str, tupl
 
 def table(block: Block, trace: Trace, place: str) -> Html:
     """One block: title, table in a container that scrolls by itself, notes. `place`: the id of the section."""
-    head = [
-        el("th", el("button", header, type="button", title="Sort by this column"), scope="col", aria_sort="none") for header in block.header
-    ]
+    head = []
+    for i, header in enumerate(block.header):
+        button = el("button", header, type="button", title="Sort by this column")
+        head.append(el("th", button, scope="col", aria_sort="none", class_="label" if i == block.labels - 1 else None))
     rows = [el("tr", *(_cell(block, row, i, trace) for i in range(len(row)))) for row in block.rows]
     caption = el("caption", block.title, class_="hidden")
     grid = el("table", caption, el("thead", el("tr", *head)), el("tbody", *rows))
-    box = el("div", grid, class_="scroll", tabindex=0, role="region", aria_label=block.title)
+    paper = _paper(block)
+    box = el("div", grid, class_="scroll wide" if paper else "scroll", tabindex=0, role="region", aria_label=block.title)
     notes = el("ul", *(el("li", note) for note in block.notes), class_="notes")
-    return el("section", el("h3", block.title), box, notes, id=place, class_="block")
+    return el("section", el("h3", block.title), box, *paper, notes, id=place, class_="block")
+
+
+def _paper(block: Block) -> list[Html]:
+    """For print, which cannot scroll: a wide table as several that repeat the row's name. Nothing, if it fits."""
+    columns = list(range(block.labels, len(block.header)))
+    if len(columns) <= PAPER:
+        return []
+    name = block.labels - 1
+    panels = [[name, *columns[i : i + PAPER]] for i in range(0, len(columns), PAPER)]
+    tables = []
+    for panel in panels:
+        head = el("tr", *(el("th", block.header[i]) for i in panel))
+        rows = [el("tr", *(el("td", *(el("span", part) for part in row[i].parts)) for i in panel)) for row in block.rows]
+        tables.append(el("table", el("thead", head), el("tbody", *rows), class_="paper"))
+    return tables
 
 
 def sort_key(cell: Cell) -> float | None:

@@ -24,6 +24,10 @@ TRAINING = (  # column of metrics.csv, what it is, unit
 _AT_RADIUS = re.compile(r"(\w+)\[rho=([^,\]]+)(?:,([^\]]*))?\]")
 _SIDE = re.compile(r"_(stderr|spread|residual|std|draws)$")  # how sure a measure is: no measure of its own
 FIRST = ("sharpness", "bn=eval,batch=all")
+# Losses, or differences of losses.
+_NATS = re.compile(
+    r"sharpness|ascent_loss|(first|second)_order|average|maximum|n_step|adaptive|keskar|gap"
+)  # differences of losses, or losses
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,9 @@ def training(context: Context) -> Html:
         low, high = _late(curves) if column == "test_accuracy" else (None, None)
         cut = cut or low is not None
         y = Axis(f"{title} ({unit})", log=column != "test_accuracy" and wide(values, 20), low=low, high=high)
-        charts.append(panel(title, chart(f"{title} over epochs, {context.label}. {_ends(curves, unit)}", Axis("Epoch"), y, curves)))
+        charts.append(
+            panel(title, chart(f"{title} over epochs, {context.label}. {_ends(curves, unit)}", Axis("Epoch", whole=True), y, curves))
+        )
     note = " The accuracy axis is cut below, where the first climb would flatten what tells the methods apart." if cut else ""
     said = f"Over training, by epoch. {BAND} Training loss: as met in training, over the epoch's own batches.{note}"
     return figure(charts, said, looks(context))
@@ -128,7 +134,7 @@ def alphas(context: Context) -> Html:
     having = [(look, curve) for look in looks(context) if (curve := _over_epochs(look, "alpha")).x]
     if not having:
         return Html("")
-    drawn = chart(f"Alpha over epochs, {context.label}", Axis("Epoch"), Axis("α"), [curve for _, curve in having])
+    drawn = chart(f"Alpha over epochs, {context.label}", Axis("Epoch", whole=True), Axis("α"), [curve for _, curve in having])
     said = f"The α that the search last chose, by epoch (no unit; α = 1 is SAM's own direction). {BAND}"
     return figure([panel("α over training", drawn)], said, [look for look, _ in having])
 
@@ -145,6 +151,11 @@ def families(runs: Iterable[RunRow]) -> dict[tuple[str, str], dict[float, str]]:
             if match and shown(value) and not _SIDE.search(match[1]):
                 found.setdefault((match[1], match[3] or ""), {})[float(match[2])] = name
     return {family: dict(sorted(names.items())) for family, names in found.items() if names}
+
+
+def _unit(family: tuple[str, str]) -> str:
+    """ " (nats)" for what is known to be a loss; nothing is claimed of others."""
+    return " (nats)" if _NATS.match(family[0]) else ""
 
 
 def spoken(family: tuple[str, str]) -> str:
@@ -169,11 +180,11 @@ def gap_scatter(context: Context, anchors: Anchors, family: tuple[str, str], nam
                 dots.append(Dot(look.style, x, y, said, f"#{anchors[run.folder]}"))
                 used.append(look)
         if dots:
-            across = Axis(f"{spoken(family)} at ρ = {rho:g} (nats)", log=wide([d.x for d in dots], 10))
+            across = Axis(f"{spoken(family)} at ρ = {rho:g}{_unit(family)}", log=wide([d.x for d in dots], 10))
             drawn = chart(f"{name} against generalisation gap, {context.label}", across, Axis("Gap (nats)"), dots=dots)
             charts.append(panel(f"ρ = {rho:g}", drawn))
     lost = f" {hidden} runs without a finite value are not shown." if hidden else ""
-    said = f"{spoken(family).capitalize()} against the generalisation gap, both in nats; a point is a run and leads to it.{lost}"
+    said = f"{spoken(family).capitalize()}{_unit(family)} against the generalisation gap (nats); a point is a run and leads to it.{lost}"
     return figure(charts, said, [look for look in looks(context) if look in used])
 
 
@@ -184,9 +195,9 @@ def measured_radii(context: Context, family: tuple[str, str], names: Mapping[flo
     radii = list(names)
     of = [look for look in looks(context) if look.group.finished]
     curves = [mean_curve(o.style, [(radii, [r.measures.get(n) for n in names.values()]) for r in o.group.finished.values()]) for o in of]
-    y = Axis(f"{spoken(family)} (nats)", log=wide([v for c in curves for v in c.y], 10))
+    y = Axis(f"{spoken(family)}{_unit(family)}", log=wide([v for c in curves for v in c.y], 10))
     drawn = chart(f"{spoken(family)} over the measured radius, {context.label}", Axis("measured ρ", log=wide(radii, 4)), y, curves)
-    said = f"{spoken(family).capitalize()} of the trained weights over the radius ρ at which it was measured, in nats. {BAND}"
+    said = f"{spoken(family).capitalize()} of the trained weights over the radius ρ at which it was measured{_unit(family)}. {BAND}"
     return figure([panel(f"{spoken(family)} over ρ", drawn)], said, of)
 
 

@@ -83,12 +83,12 @@ _MEAN_OR_EACH = f"{BAND} Where seeds were measured at different places, each is 
 
 @dataclass(frozen=True)
 class Plane:
-    """xs, ys: the grid's places in ascending order; loss[(x, y)]; overlays: names and points of what is drawn on it."""
+    """xs, ys: the grid's places in ascending order; loss[(x, y)]; overlays: points of what is drawn on it, by name; None: undefined."""
 
     xs: list[float]
     ys: list[float]
     loss: Points
-    overlays: dict[str, list[tuple[float, float]]]
+    overlays: dict[str, list[tuple[float, float] | None]]
 
 
 def plane_of(series: Mapping[str, Columns], name: str) -> Plane | None:
@@ -100,11 +100,11 @@ def plane_of(series: Mapping[str, Columns], name: str) -> Plane | None:
     xs, ys = sorted({x for x, _ in loss}), sorted({y for _, y in loss})
     if len(xs) < 2 or len(ys) < 2 or len(loss) != len(xs) * len(ys):
         return None
-    overlays = {}
+    overlays: dict[str, list[tuple[float, float] | None]] = {}
     for other, points in series.items():
         if other != name and _place(other) == _place(name) and {"x", "y"} <= set(points):
             pairs = zip(points["x"], points["y"], strict=True)
-            overlays[other] = [(x, y) for x, y in pairs if x is not None and y is not None]
+            overlays[other] = [(x, y) if x is not None and y is not None else None for x, y in pairs]
     return Plane(xs, ys, loss, overlays)
 
 
@@ -175,7 +175,7 @@ def _draw_plane(name: str, plane: Plane, colours: Scale) -> Html:
     lowest = min((v for v in plane.loss.values() if v is not None and math.isfinite(v)), default=math.nan)
     highest = max((v for v in plane.loss.values() if v is not None and math.isfinite(v)), default=math.nan)
     said = f"{name}: loss from {lowest:.4g} to {highest:.4g} nats"
-    return el("svg", *cells, contours, axes, *marks, viewBox=f"0 0 {width} {height}", class_="chart", role="img", aria_label=said)
+    return el("svg", axes, *cells, contours, *marks, viewBox=f"0 0 {width} {height}", class_="chart", role="img", aria_label=said)
 
 
 def _contours(plane: Plane, colours: Scale, across: Scale, down: Scale) -> str:
@@ -193,14 +193,15 @@ def _contours(plane: Plane, colours: Scale, across: Scale, down: Scale) -> str:
     return "".join(paths)
 
 
-def _draw_overlay(points: Sequence[tuple[float, float]], across: Scale, down: Scale) -> list[Html]:
+def _draw_overlay(points: Sequence[tuple[float, float] | None], across: Scale, down: Scale) -> list[Html]:
     """Up to as many points as there are names: marks; more: a path."""
-    inside = [(across(x), down(y)) for x, y in points]
+    inside = [None if point is None else f"{across(point[0]):.1f} {down(point[1]):.1f}" for point in points]
     if len(points) > len(MARK_NAMES):
-        return [el("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in inside), class_="arc")]
+        return [el("path", d="M" + "L".join(place for place in inside if place), class_="arc")] if any(inside) else []
     return [
-        el("path", el("title", mark), d=shape, transform=f"translate({x:.1f} {y:.1f}) scale(1.4)", class_="mark")
-        for (x, y), shape, mark in zip(inside, MARKERS, MARK_NAMES, strict=False)
+        el("path", el("title", mark), d=shape, transform=f"translate({place}) scale(1.4)", class_="mark")
+        for place, shape, mark in zip(inside, MARKERS, MARK_NAMES, strict=False)
+        if place
     ]
 
 

@@ -1,7 +1,7 @@
 "use strict";
 
 // A table sorts by the mean of a column: ascending, descending, then as it was. What has no number comes last.
-for (const table of document.querySelectorAll(".block table")) {
+for (const table of document.querySelectorAll(".block .scroll > table")) {
   const body = table.tBodies[0];
   const original = [...body.rows];
   const heads = [...table.tHead.rows[0].cells];

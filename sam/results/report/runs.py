@@ -46,7 +46,7 @@ def _versions(record: Record) -> str:
 
 def _hardware(record: Record) -> str:
     here = _environment(record)
-    return f"{here['device']}, {here.get('threads')} of {here.get('cores')} cores' threads" if here.get("device") else "not recorded"
+    return f"{here['device']}, {here.get('cores')} cores, threads of a run: {here.get('threads')}" if here.get("device") else "not recorded"
 
 
 def _when(all_records: Sequence[Record]) -> str:

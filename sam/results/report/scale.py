@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis shows. log: logarithmic (values <= 0 cannot be shown); low, high: limits, or None to take them from the values."""
+    """What an axis shows. log: logarithmic (values <= 0 cannot be shown); whole: ticks at whole numbers only; low, high: limits, or None
+    to take them from the values."""
 
     label: str
     log: bool = False
+    whole: bool = False
     low: float | None = None
     high: float | None = None
 
@@ -26,6 +28,7 @@ class Scale:
     start: float
     end: float
     log: bool = False
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
@@ -38,7 +41,7 @@ class Scale:
         decades = math.log10(self.high / self.low) if self.log else 0.0
         if self.log and decades >= 0.7:
             return _log_ticks(self.low, self.high, decades)
-        return _linear_ticks(self.low, self.high)
+        return _linear_ticks(self.low, self.high, self.whole)
 
 
 def scale(values: Iterable[float], axis: Axis, start: float, end: float) -> Scale:
@@ -52,13 +55,14 @@ def scale(values: Iterable[float], axis: Axis, start: float, end: float) -> Scal
         margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
         low, high = low - margin, high + margin
     low, high = low if axis.low is None else axis.low, high if axis.high is None else axis.high
-    return Scale(low, high if high > low else low + 1, start, end, axis.log)
+    return Scale(low, high if high > low else low + 1, start, end, axis.log, axis.whole)
 
 
-def _linear_ticks(low: float, high: float) -> list[tuple[float, str]]:
+def _linear_ticks(low: float, high: float, whole: bool) -> list[tuple[float, str]]:
     raw = (high - low) / 5
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw * 0.999)
+    step = max(1.0, round(step)) if whole else step
     values = [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
     return list(zip(values, plain_numbers(values, step), strict=True))
 
