@@ -103,9 +103,12 @@ class Browser:
         return found
 
     def requests(self) -> list[str]:
-        """Addresses that were asked for since the last call."""
+        """Addresses that were asked for since the last call, without those that the page's own policy refused (the console tells them)."""
         events = [json.loads(entry["message"])["message"] for entry in self.log("performance")]
-        return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        failed = [e["params"] for e in events if e["method"] == "Network.loadingFailed"]
+        refused = {p["requestId"] for p in failed if p.get("blockedReason") == "csp"}
+        sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        return [p["request"]["url"] for p in sent if p["requestId"] not in refused]
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
         shot = self.devtools("Page.captureScreenshot", format="png", captureBeyondViewport=whole)

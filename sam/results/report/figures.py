@@ -25,9 +25,7 @@ _AT_RADIUS = re.compile(r"(\w+)\[rho=([^,\]]+)(?:,([^\]]*))?\]")
 _SIDE = re.compile(r"_(stderr|spread|residual|std|draws)$")  # how sure a measure is: no measure of its own
 FIRST = ("sharpness", "bn=eval,batch=all")
 # Losses, or differences of losses.
-_NATS = re.compile(
-    r"sharpness|ascent_loss|(first|second)_order|average|maximum|n_step|adaptive|keskar|gap"
-)  # differences of losses, or losses
+_NATS = re.compile(r"sharpness|ascent_loss|(first|second)_order|average|maximum|n_step|adaptive|keskar|gap")
 
 
 @dataclass(frozen=True)

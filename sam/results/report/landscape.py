@@ -1,7 +1,7 @@
 """Figures of the series that the notions measured: spectra, the loss along lines, the loss over planes.
 
-What a series is follows from its columns: (eigenvalue, density) a spectrum, (t, loss) a line, (x, y, loss) on a full grid a plane; other
-(x, y) points are drawn on the plane whose name they share after the first underscore (marks_xsam[rho=0.05] on plane_xsam[rho=0.05]).
+What a series is follows from its columns: a curve if they are in KINDS, a plane if they are x, y, loss on a full grid; other (x, y) points
+are drawn on the plane whose name they share after the first underscore (marks_xsam[rho=0.05] on plane_xsam[rho=0.05]).
 """
 
 from __future__ import annotations
@@ -47,35 +47,62 @@ def _curves(look: Look, name: str, x: str, y: str) -> list[Curve]:
     return [replace(c, spread=(), thin=True) for c in alone]
 
 
-# ------------------------------------------------------------------------------------------------------- spectra and lines
+# ------------------------------------------------------------------------------------------------------------------ curves
 
 
-def spectra(context: Context) -> Html:
-    """Spectral densities of the Hessian."""
-    charts = []
-    for name in names(context, "eigenvalue", "density"):
-        curves = [c for look in looks(context) for c in _curves(look, name, "eigenvalue", "density") if c.x]
-        if curves:
-            top = max((v for c in curves for v in c.y if v is not None), default=1.0)
-            y = Axis("density", log=top > 0, low=top * 1e-6 if top > 0 else None)  # the tail, where the outliers lie
-            charts.append(panel(name, chart(f"{name}, {context.label}", Axis("eigenvalue of the Hessian"), y, curves)))
-    said = "Spectral density of the Hessian of the training loss (logarithmic, cut six decades below the peak)."
-    return figure(charts, f"{said} {_MEAN_OR_EACH}", looks(context))
+@dataclass(frozen=True)
+class Kind:
+    """Series that are curves y over x: their columns, what the axes are called, the caption.
+
+    decades: on a logarithmic y axis, how far below the peak it is cut, or None: logarithmic only where that hides nothing.
+    """
+
+    title: str
+    x: str
+    y: str
+    x_label: str
+    y_label: str
+    caption: str
+    decades: int | None = None
 
 
-def lines(context: Context) -> Html:
-    """The loss along every line that was measured."""
-    charts = []
-    for name in names(context, "t", "loss"):
-        curves = [c for look in looks(context) for c in _curves(look, name, "t", "loss") if c.x]
-        if curves:
-            y = Axis("training loss (nats)", log=wide([v for c in curves for v in c.y], 30))
-            charts.append(panel(name, chart(f"{name}, {context.label}", Axis("t, the place on the line (0: the weights)"), y, curves)))
-    said = "Training loss along a line through the trained weights; t is in the unit of the line's direction."
-    return figure(charts, f"{said} {_MEAN_OR_EACH}", looks(context))
-
-
+KINDS = (
+    Kind(
+        *("Spectra", "eigenvalue", "density", "eigenvalue of the Hessian", "density"),
+        "Spectral density of the Hessian of the training loss (logarithmic, cut six decades below the peak).",
+        decades=6,
+    ),
+    Kind(
+        *("Loss along lines", "t", "loss", "t, the place on the line (0: the weights)", "training loss (nats)"),
+        "Training loss along a line through the trained weights; t is in the unit of the line's direction.",
+    ),
+    Kind(
+        *("Accuracy on corrupted images", "severity", "accuracy", "severity of the corruption", "accuracy (%)"),
+        "Accuracy on corrupted test images over the corruption's severity.",
+    ),
+)
 _MEAN_OR_EACH = f"{BAND} Where seeds were measured at different places, each is a thin line of its own."
+
+
+def series_curves(context: Context, kind: Kind) -> Html:
+    """A chart for every series of this kind."""
+    charts, used = [], []
+    for name in names(context, kind.x, kind.y):
+        found = [(look, c) for look in looks(context) for c in _curves(look, name, kind.x, kind.y) if c.x]
+        if found:
+            curves = [curve for _, curve in found]
+            used += [look for look, _ in found]
+            said = f"{name}, {context.label}: {kind.y_label} over {kind.x_label}"
+            charts.append(panel(name, chart(said, Axis(kind.x_label), _y_axis(kind, curves), curves)))
+    return figure(charts, f"{kind.caption} {_MEAN_OR_EACH}", [look for look in looks(context) if look in used])
+
+
+def _y_axis(kind: Kind, curves: Sequence[Curve]) -> Axis:
+    values = [v for c in curves for v in c.y if v is not None]
+    if kind.decades is None:
+        return Axis(kind.y_label, log=wide(values, 30))
+    top = max(values)
+    return Axis(kind.y_label, log=True, low=top * 10.0**-kind.decades) if top > 0 else Axis(kind.y_label)
 
 
 # ------------------------------------------------------------------------------------------------------------------ planes

@@ -16,7 +16,7 @@ def figures_of(context: Context, anchors: Anchors) -> Html:
     parts += [("Sharpness against gap", figures.gap_scatter(context, anchors, family, names)) for family, names in first]
     parts += [("Sharpness over the measured ρ", figures.measured_radii(context, family, names)) for family, names in first]
     parts += [("Results over the ρ of training", figures.trained_radii(context)), ("XSAM's α", figures.alphas(context))]
-    parts += [("Spectra", landscape.spectra(context)), ("Loss along lines", landscape.lines(context))]
+    parts += [(kind.title, landscape.series_curves(context, kind)) for kind in landscape.KINDS]
     parts += [("Loss over planes", landscape.landscapes(context))]
     more = [join(figures.gap_scatter(context, anchors, f, names), figures.measured_radii(context, f, names)) for f, names in others]
     found = [el("section", el("h3", title), drawn) for title, drawn in parts if drawn]
