@@ -174,7 +174,7 @@ def test_names_are_text_and_never_html() -> None:
     tree = parsed(text.encode().decode())  # encodes: the lone surrogate is gone
     assert len(list(tree.all("script"))) == 1 and not list(tree.all("img"))
     assert all(not key.startswith("on") for node in tree.all() for key in node.attributes)
-    assert sum(EVIL[:-1] in node.text for node in tree.all("li")) > 5
+    assert sum(EVIL[:-1] in node.text for node in tree.all("li")) >= 3
 
 
 def test_elements_escape_what_is_not_html() -> None:
