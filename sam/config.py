@@ -613,7 +613,8 @@ class ColumnConfig:
     """One column: `measure` times `scale`, printed with `digits` decimals. `each_rho` repeats it for every measured radius.
 
     `measure` is a key of a row's measures; "{rho}" in it and in `header` stands for the radius. `key` is what `published` refers to.
-    `compare` adds the paired difference from the baseline row.
+    `compare` adds the paired difference from the baseline row; `margin`, in the column's unit, is the difference that is still taken for
+    none where a row asks for a test of equivalence.
     """
 
     key: str = ""
@@ -623,20 +624,42 @@ class ColumnConfig:
     digits: int = 2
     each_rho: bool = False
     compare: bool = False
+    margin: float | None = None
+
+    def __post_init__(self) -> None:
+        _number(f"columns: {self.key}.margin", self.margin, low=0, open_low=True)
 
 
 @dataclass  # not frozen: OmegaConf would make the entries of `tables` read-only while composing
 class RowConfig:
-    """One row: runs whose optimizer settings equal `match`; `published` maps a column key to ids of paper_values.csv."""
+    """One row: runs whose optimizer settings equal `match`; `published` maps a column key to ids of paper_values.csv.
+
+    equivalence  the claim about this row is "no difference from the baseline": test that, in every column that has a margin.
+    """
 
     label: str = ""
     match: dict[str, Any] = field(default_factory=dict)
     published: dict[str, list[str]] = field(default_factory=dict)
+    equivalence: bool = False
+
+
+@dataclass  # not frozen: OmegaConf would make the entries of `tables` read-only while composing
+class CorrelationConfig:
+    """Rank correlation of two columns, named by their keys. A column with `each_rho` makes one for every measured radius."""
+
+    x: str = ""
+    y: str = ""
 
 
 @dataclass  # not frozen: OmegaConf would make the entries of `tables` read-only while composing
 class TableConfig:
-    """A table is data: rows, columns, the baseline row, published values, and what must be said under it."""
+    """A table is data: rows, columns, the baseline row, published values, and what must be said under it.
+
+    primary      key of the column whose differences are the table's test, named before the runs: Holm-corrected over all rows of a block.
+                 Differences in other columns are exploratory. Null: all are.
+    alpha        level of that test after Holm, and of the tests of equivalence; power: of "could have shown".
+    shows, shows_not  what a reader may and may not conclude from the table; each goes on after "Shows:" and "Does not show:".
+    """
 
     title: str = ""
     source: str = ""
@@ -646,6 +669,16 @@ class TableConfig:
     baseline: str | None = None
     setup_columns: bool = False
     notes: list[str] = field(default_factory=list)
+    primary: str | None = None
+    alpha: float = 0.05
+    power: float = 0.8
+    correlations: list[CorrelationConfig] = field(default_factory=list)
+    shows: str = ""
+    shows_not: str = ""
+
+    def __post_init__(self) -> None:
+        _number("tables: alpha", self.alpha, low=0, high=0.5, open_low=True)
+        _number("tables: power", self.power, low=0.5, high=0.999)
 
 
 @dataclass(frozen=True)
