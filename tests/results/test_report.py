@@ -116,7 +116,7 @@ def test_every_number_leads_to_its_runs(tree: Node) -> None:
         cell
         for box in tree.all("div", class_="scroll")
         for cell in box.all("td")
-        if cell.attributes.get("class") in ("value", "difference")
+        if cell.attributes.get("class") in ("value", "difference", "correlation")
     ]
     counted = 0
     for cell in cells:
@@ -150,6 +150,22 @@ def test_a_difference_shows_the_runs_of_both_rows(tree: Node) -> None:
     assert {a.text for a in here.all("a")}.isdisjoint({a.text for a in there.all("a")})
 
 
+def test_a_rank_correlation_shows_both_numbers_of_its_runs(tree: Node) -> None:
+    cell = next(c for c in tree.all("td", class_="correlation") if "n = 8 runs" in c.text)
+    said = dict(reversed(re.findall(r"([\d.e-]+, [\d.e-]+) (\S+)", item.text)[0]) for item in cell.all("li"))
+    assert len(said) == 8
+    by_name = {row.folder.split("/")[-1]: row.measures for row in made_up.runs()}
+    for name, pair in said.items():
+        sharpness, gap = by_name[name]["sharpness[rho=0.05,bn=eval,batch=all]"], by_name[name]["gap"]
+        assert sharpness is not None and gap is not None
+        assert [float(v) for v in pair.split(", ")] == pytest.approx([1000 * sharpness, 1000 * gap], rel=1e-5)
+
+
+def test_what_a_table_shows_and_does_not_show_stands_under_it(tree: Node) -> None:
+    verdicts = [node.text for node in tree.all("p", class_="verdict")]
+    assert len(verdicts) == len(list(tree.all("section", class_="block"))) and all(verdicts)
+
+
 def test_the_page_says_what_was_measured_where_and_when(tree: Node) -> None:
     summary = next(n for n in tree.all("section") if n.attributes.get("id") == "summary").text
     for words in ("9: 8 finished, 1 diverged", "a7befeea9c86, unmodified", "torch 2.13.0+cpu", "a processor", "b17d6df724a37303"):
@@ -170,7 +186,7 @@ def test_names_are_text_and_never_html() -> None:
     label = RowConfig(label=EVIL, match={"method": "sgd"})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(made_up, "RECORD", record)
-        text = made_up.page(rows, (EVIL,), rows=[label], baseline=None, title=EVIL)
+        text = made_up.page(rows, (EVIL,), rows=[label], baseline=EVIL, title=EVIL)
     tree = parsed(text.encode().decode())  # encodes: the lone surrogate is gone
     assert len(list(tree.all("script"))) == 1 and not list(tree.all("img"))
     assert all(not key.startswith("on") for node in tree.all() for key in node.attributes)

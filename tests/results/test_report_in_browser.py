@@ -81,6 +81,15 @@ def test_equal_means_keep_their_order(shown: Browser) -> None:
     assert column(shown, "L(w)") == before
 
 
+def test_negative_and_tiny_numbers_sort_as_numbers(shown: Browser) -> None:
+    header = "Accuracy (%)"
+    column(shown, header)
+    spoil = "rows.forEach((row, i) => { row.cells[1].dataset.sort = ['9', '-10', '-2', '1e-5', '1e3'][i]; })"
+    shown.run(f"const rows = [...document.querySelector('[data-test]').closest('table').tBodies[0].rows]; {spoil}")
+    shown.click("[data-test]")
+    assert [value for _, value in column(shown, header)] == [-10, -2, 1e-5, 9, 1000]
+
+
 def test_numbers_sort_as_numbers(shown: Browser) -> None:
     header = "Sharpness ×10³ (ρ 0.05)"
     assert [value for _, value in column(shown, header)[:2]] == pytest.approx([13.125, 9.25])  # as text, 13 would come first

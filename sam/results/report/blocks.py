@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from sam.config import TableConfig
+from sam.results.blocks import Block, Cell, Correlation
+from sam.results.columns import expand
+from sam.results.contexts import RunRow
+from sam.results.layout import grids
 from sam.results.report.html import Html, el
-from sam.results.tables import Block, Cell, RunRow
 
 PAPER = 6  # columns, beside the labels, that fit on a printed page
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
@@ -35,32 +38,37 @@ class Trace:
         value = run.measures.get(column[0]) if run is not None and column is not None and run.status == "finished" else None
         return None if value is None or column is None else value * column[1]
 
+    def link(self, folder: str) -> Html:
+        """To the run's entry in the page."""
+        name = PurePath(folder).name or folder
+        return el("a", name, href=f"#{self.anchors[folder]}") if folder in self.anchors else el("code", folder)
+
 
 def column_measures(table: TableConfig, rhos: Sequence[float]) -> dict[str, tuple[str, float]]:
-    """Header -> (measure, scale) of every column, with the radius filled in."""
-    found = {}
-    for column in table.columns:
-        for rho in [f"{rho:g}" for rho in rhos] if column.each_rho else [""]:
-            found[column.header.replace("{rho}", rho) if rho else column.header] = (
-                column.measure.replace("{rho}", rho) if rho else column.measure,
-                column.scale,
-            )
-    return found
+    """Header -> (measure, scale) of every column."""
+    return {column.header: (column.measure, column.config.scale) for column in expand(table.columns, rhos)}
 
 
-def table(block: Block, trace: Trace, place: str) -> Html:
-    """One block: title, table in a container that scrolls by itself, notes. `place`: the id of the section."""
-    head = []
-    for i, header in enumerate(block.header):
-        button = el("button", header, type="button", title="Sort by this column")
-        head.append(el("th", button, scope="col", aria_sort="none", class_="label" if i == block.labels - 1 else None))
-    rows = [el("tr", *(_cell(block, row, i, trace) for i in range(len(row)))) for row in block.rows]
-    caption = el("caption", block.title, class_="hidden")
-    grid = el("table", caption, el("thead", el("tr", *head)), el("tbody", *rows))
-    paper = _paper(block)
-    box = el("div", grid, class_="scroll wide" if paper else "scroll", tabindex=0, role="region", aria_label=block.title)
+def section(block: Block, trace: Trace, place: str) -> Html:
+    """One block: its tables, each in a container that scrolls by itself, and what is said below. `place`: the id of the section."""
+    tables = [part for grid in grids(block) for part in _table(block, grid, trace)]
+    verdict = el("p", block.verdict, class_="verdict") if block.verdict else None
     notes = el("ul", *(el("li", note) for note in block.notes), class_="notes")
-    return el("section", el("h3", block.title), box, *paper, notes, id=place, class_="block")
+    return el("section", el("h3", block.title), *tables, verdict, notes, id=place, class_="block")
+
+
+def _table(block: Block, grid: Block, trace: Trace) -> list[Html]:
+    """A grid of the block for the screen, and, if it is too wide for that, for paper."""
+    head = []
+    for i, header in enumerate(grid.header):
+        button = el("button", header, type="button", title="Sort by this column")
+        head.append(el("th", button, scope="col", aria_sort="none", class_="label" if i == grid.labels - 1 else None))
+    rows = [el("tr", *(_cell(block, grid, y, x, trace) for x in range(len(row)))) for y, row in enumerate(grid.rows)]
+    name = block.title if grid is block else f"{grid.header[0]}, {block.title}"
+    table = el("table", el("caption", name, class_="hidden"), el("thead", el("tr", *head)), el("tbody", *rows))
+    paper = _paper(grid)
+    box = el("div", table, class_="scroll wide" if paper else "scroll", tabindex=0, role="region", aria_label=name)
+    return [box, *paper]
 
 
 def _paper(block: Block) -> list[Html]:
@@ -79,23 +87,23 @@ def _paper(block: Block) -> list[Html]:
 
 
 def sort_key(cell: Cell) -> float | None:
-    """The mean; for other cells the first number in their text; None if there is neither."""
+    """The mean; for cells without one the number that they begin with; None if there is neither."""
     for source in (cell.summary, cell.paired):
         if source is not None:
             return source.mean
-    match = _NUMBER.search(cell.text) if cell.kind not in ("label", "value") else None
+    match = _NUMBER.search(cell.parts[0]) if cell.kind not in ("label", "value") and cell.parts else None
     return float(match[0]) if match else None
 
 
-def _cell(block: Block, row: Sequence[Cell], index: int, trace: Trace) -> Html:
-    cell = row[index]
+def _cell(block: Block, grid: Block, y: int, x: int, trace: Trace) -> Html:
+    cell = grid.rows[y][x]
     words = [el("span", part) for part in cell.parts]
     if cell.kind == "label":
-        last = index == block.labels - 1
+        last = x == grid.labels - 1
         return el("th" if last else "td", *words, scope="row" if last else None, class_="label" if last else None)
     key = sort_key(cell)
     data = repr(key) if key is not None and math.isfinite(key) else None
-    behind = _behind(block, row, cell, trace)
+    behind = _pairs(block, block.correlations[y], trace) if cell.kind == "correlation" else _behind(block, grid.rows[y], cell, trace)
     inside = el("details", el("summary", *words), *behind) if behind else el("span", *words, class_="text")
     return el("td", inside, data_sort=data, class_=cell.kind)
 
@@ -108,6 +116,18 @@ def _behind(block: Block, row: Sequence[Cell], cell: Cell, trace: Trace) -> list
             return []
         return [_list(block, own, "this row", trace), _list(block, base, cell.baseline, trace)]
     return [_list(block, cell, "", trace)] if cell.folders else []
+
+
+def _pairs(block: Block, related: Correlation, trace: Trace) -> list[Html]:
+    """The runs behind a rank correlation, with both numbers of each."""
+    items = []
+    for row in block.rows:
+        x, y = _value_cell(row, related.x), _value_cell(row, related.y)
+        for folder in x.folders if x is not None and y is not None else ():
+            both = [trace.value(block, cell, folder) for cell in (x, y) if cell is not None]
+            if all(v is not None and math.isfinite(v) for v in both):
+                items.append(el("li", ", ".join(f"{v:.6g}" for v in both) + " ", trace.link(folder)))
+    return [el("div", el("ul", *items), class_="behind")] if items else []
 
 
 def _value_cell(row: Sequence[Cell], column: str) -> Cell | None:
@@ -129,6 +149,5 @@ def _list(block: Block, cell: Cell, title: str, trace: Trace) -> Html:
         value = trace.value(block, cell, folder)
         number = f"{value:.6g}" if value is not None else "diverged" if run is not None and run.status != "finished" else "no finite value"
         seed = f"seed {run.config.seed}: " if run is not None else ""
-        link = el("a", PurePath(folder).name or folder, href=f"#{trace.anchors[folder]}") if folder in trace.anchors else el("code", folder)
-        items.append(el("li", f"{seed}{number} ", link))
+        items.append(el("li", f"{seed}{number} ", trace.link(folder)))
     return el("div", el("b", title) if title else None, el("ul", *items), class_="behind")

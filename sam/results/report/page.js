@@ -7,8 +7,8 @@ for (const table of document.querySelectorAll(".block .scroll > table")) {
   const heads = [...table.tHead.rows[0].cells];
   const key = (row, column) => {
     const cell = row.cells[column];
-    if (cell.matches(".value, .difference, .published") || "sort" in cell.dataset) return "sort" in cell.dataset ? Number(cell.dataset.sort) : null;
-    return cell.textContent;
+    if (cell.tagName === "TH" || !cell.className) return cell.textContent; // the name of the row
+    return "sort" in cell.dataset ? Number(cell.dataset.sort) : null;
   };
   const compare = (a, b) => (typeof a === "string" && typeof b === "string" ? a.localeCompare(b, "en", { numeric: true }) : a - b);
   heads.forEach((head, column) => {

@@ -41,7 +41,7 @@ def report(
     ]
     main = join(
         el("section", el("h2", "Summary"), summary(runs, groups, records, config, problems), id="summary"),
-        el("section", el("h2", "Tables"), el("p", HINT, class_="hint"), *(tables_html.table(b, trace, p) for p, b in every), id="tables"),
+        el("section", el("h2", "Tables"), el("p", HINT, class_="hint"), *(tables_html.section(b, trace, p) for p, b in every), id="tables"),
         *drawn,
         el(
             "section",
