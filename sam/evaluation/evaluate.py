@@ -45,13 +45,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     measured = [(folder, record, _row(folder, record, rows[folder])) for folder, record in done if folder in rows]
     runs = [row for _, _, row in measured]
     rhos = config.sharpness.rho
-    config = dataclasses.replace(config, tables={name: _fill(table, config.sharpness) for name, table in config.tables.items()})
-    blocks = {name: tables.build(table, runs, rhos) for name, table in config.tables.items()}
+    blocks = {name: tables.build(_fill(table, config.sharpness), runs, rhos) for name, table in config.tables.items()}
     out = Path(config.out) if config.out else runs_dir / "tables"
     files = _write(out, blocks, runs, rhos)
-    page = report(runs, blocks, config, {str(folder): record for folder, record, _ in measured}, problems)
-    records.write_atomic(out / "report.html", page)
-    files.append(out / "report.html")
+    files.append(_write_report(out, config, blocks, measured, problems))
     finished = ((folder, record, row.measures) for folder, record, row in measured if row.status == records.FINISHED)
     mirror_sharpness(config.tracking, finished)
     return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files)
@@ -123,3 +120,18 @@ def _write(out: Path, blocks: dict[str, list[Block]], runs: Sequence[RunRow], rh
         os.replace(temporary, out / "overview.png")
         files.append(out / "overview.png")
     return files
+
+
+def _write_report(
+    out: Path,
+    config: EvaluateConfig,
+    blocks: dict[str, list[Block]],
+    measured: Sequence[tuple[Path, dict[str, Any], RunRow]],
+    problems: Sequence[str],
+) -> Path:
+    """Everything on one page."""
+    filled = dataclasses.replace(config, tables={name: _fill(table, config.sharpness) for name, table in config.tables.items()})
+    by_folder = {row.folder: record for _, record, row in measured}
+    path = out / "report.html"
+    records.write_atomic(path, report([row for *_, row in measured], blocks, filled, by_folder, problems))
+    return path
