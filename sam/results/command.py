@@ -18,7 +18,7 @@ _TRAIN_UNNAMED = (
     *("runs_dir", "run_dir", "force", "tracking", "protocol.notes"),
     *("eval_batch_size", "checkpoint_interval", "checkpoint_steps", "dataset.download"),
 )
-_EVALUATE_UNNAMED = ("runs_dir", "out", "tables", "tracking", "force")
+_EVALUATE_UNNAMED = ("runs_dir", "out", "tables", "tracking", "force", "part", "parts")
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
 _WORDS = ("null", "true", "false", "nan", "inf")  # unquoted, they are no strings
 

@@ -36,11 +36,13 @@ class Browser:
 
     def __enter__(self) -> Browser:
         self._folder = tempfile.TemporaryDirectory(prefix="chromium")
-        # chromedriver finds the browser itself; a profile of its own, below a folder that is removed
         self._driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
             assert self._driver.stdout is not None
-            port = next(m[1] for line in self._driver.stdout if (m := re.search(r"started successfully on port (\d+)", line)))
+            said = (re.search(r"started successfully on port (\d+)", line) for line in self._driver.stdout)
+            port = next((match[1] for match in said if match), None)
+            if port is None:
+                raise BrowserError("chromedriver ended before it had started.")
             self._base = f"http://127.0.0.1:{port}/session"
             options = {"binary": shutil.which("chromium"), "args": [*FLAGS, f"--user-data-dir={self._folder.name}"]}
             capabilities = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}

@@ -48,7 +48,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Dot:
-    """One point: `title` is its tooltip and what a screen reader says, `href` where it leads."""
+    """One point: `title` is its tooltip and its name to a screen reader, `href` where it leads."""
 
     style: Style
     x: float
@@ -173,7 +173,7 @@ def marker(style: Style, x: float, y: float, size: float = 1.0) -> Html:
 
 
 def _draw_dot(dot: Dot, across: Scale, down: Scale) -> Html:
-    return el("a", el("title", dot.title), marker(dot.style, across(dot.x), down(dot.y)), href=dot.href, aria_label=dot.title)
+    return el("a", el("title", dot.title), marker(dot.style, across(dot.x), down(dot.y)), href=dot.href)
 
 
 def legend(styles: Iterable[Style], notes: dict[str, str] | None = None) -> Html:

@@ -133,7 +133,7 @@ def alphas(context: Context) -> Html:
     if not having:
         return Html("")
     drawn = chart(f"Alpha over epochs, {context.label}", Axis("Epoch", whole=True), Axis("α"), [curve for _, curve in having])
-    said = f"The α that the search last chose, by epoch (no unit; α = 1 is SAM's own direction). {BAND}"
+    said = f"The α that the search last chose, by epoch (no unit; at α = 1 XSAM's step is SAM's). {BAND}"
     return figure([panel("α over training", drawn)], said, [look for look, _ in having])
 
 

@@ -154,7 +154,7 @@ def _landscape(context: Context, name: str) -> Html | None:
     values = [v for _, _, plane, _ in found for v in plane.loss.values() if v is not None and shown(v)]
     if not values:
         return None
-    colours = Scale(min(values), max(max(values), min(values) + 1e-12), 0.0, 1.0, log=wide(values, 20))
+    colours = Scale(min(values), max(max(values), min(values) + 1e-12), 0.0, 1.0, log=wide(values, 5))
     charts = []
     for look, seed, plane, _ in found:
         charts.append(panel(f"{look.style.label}, seed {seed}", _draw_plane(f"{name}, {look.style.label}", plane, colours)))

@@ -69,7 +69,7 @@ def _linear_ticks(low: float, high: float, whole: bool) -> list[tuple[float, str
 
 def _log_ticks(low: float, high: float, decades: float) -> list[tuple[float, str]]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if decades < 2.5 else (1,)
+    steps = (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 2.5 else (1,)  # further apart than their texts are wide
     every = math.ceil(decades / 6) if decades >= 2.5 else 1
     values = [m * 10.0**p for p in powers for m in steps if p % every == 0]
     return [(v, f"{v:g}") for v in values if low <= v <= high]
