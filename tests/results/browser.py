@@ -35,7 +35,7 @@ class Browser:
     """One window. Use as a context manager; both processes and the profile are gone afterwards."""
 
     def __enter__(self) -> Browser:
-        self._folder = tempfile.TemporaryDirectory(prefix="chromium")
+        self._folder = tempfile.TemporaryDirectory(prefix="chromium", ignore_cleanup_errors=True)  # a profile of its own
         self._driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
             assert self._driver.stdout is not None
