@@ -1,7 +1,7 @@
-"""Figures of the series that the notions measured: spectra, the loss along lines, the loss over planes.
+"""The loss over planes through the weights, as maps of colour with contour lines and marks.
 
-What a series is follows from its columns: a curve if they are in KINDS, a plane if they are x, y, loss on a full grid; other (x, y) points
-are drawn on the plane whose name they share after the first underscore (marks_xsam[rho=0.05] on plane_xsam[rho=0.05]).
+A plane is a series whose columns are x, y, loss on a full grid; other (x, y) points are drawn on the plane whose name they share after
+the first underscore (marks_xsam[rho=0.05] on plane_xsam[rho=0.05]).
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from sam.results.report.chart import HEIGHT, LEFT, MARKERS, RIGHT, TOP, WIDTH, Curve, chart, frame, shown
-from sam.results.report.figures import BAND, Look, figure, looks, mean_curve, panel, wide
+from sam.results.report.chart import HEIGHT, LEFT, MARKERS, RIGHT, TOP, WIDTH, frame, shown
+from sam.results.report.figures import looks, panel, wide
 from sam.results.report.html import Html, el, join
 from sam.results.report.scale import Axis, Scale
+from sam.results.report.series import Columns, names
 from sam.results.tables import Context
 
-Columns = Mapping[str, Sequence[float | None]]
 Points = dict[tuple[float, float], float | None]
 
 # Anchors of matplotlib's "viridis", which rises evenly in lightness and stays legible to colour-blind readers and in grey.
@@ -25,87 +25,6 @@ SHADES = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35
 PLANE = 300  # pixels
 MARK_NAMES = ("w", "ascent point", "α*")
 LEVELS = 8  # contour lines
-
-
-def names(context: Context, *columns: str) -> list[str]:
-    """The series, in the order of their appearance, that have these columns."""
-    found = {name: series for run in context.runs for name, series in run.series.items()}
-    return [name for name, series in found.items() if set(columns) <= set(series)]
-
-
-def _series(look: Look, name: str) -> dict[int, Columns]:
-    """Seed -> the series, of the finished runs that have it."""
-    return {seed: run.series[name] for seed, run in look.group.finished.items() if name in run.series}
-
-
-def _curves(look: Look, name: str, x: str, y: str) -> list[Curve]:
-    """Mean and band where all seeds share their x; else a thin line for every seed."""
-    found = list(_series(look, name).values())
-    if found and all(list(s[x]) == list(found[0][x]) for s in found):
-        return [mean_curve(look.style, [(s[x], s[y]) for s in found])]
-    alone = [mean_curve(look.style, [(s[x], s[y])]) for s in found]
-    return [replace(c, spread=(), thin=True) for c in alone]
-
-
-# ------------------------------------------------------------------------------------------------------------------ curves
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Series that are curves y over x: their columns, what the axes are called, the caption.
-
-    decades: on a logarithmic y axis, how far below the peak it is cut, or None: logarithmic only where that hides nothing.
-    """
-
-    title: str
-    x: str
-    y: str
-    x_label: str
-    y_label: str
-    caption: str
-    decades: int | None = None
-
-
-KINDS = (
-    Kind(
-        *("Spectra", "eigenvalue", "density", "eigenvalue of the Hessian", "density"),
-        "Spectral density of the Hessian of the training loss (logarithmic, cut six decades below the peak).",
-        decades=6,
-    ),
-    Kind(
-        *("Loss along lines", "t", "loss", "t, the place on the line (0: the weights)", "training loss (nats)"),
-        "Training loss along a line through the trained weights; t is in the unit of the line's direction.",
-    ),
-    Kind(
-        *("Accuracy on corrupted images", "severity", "accuracy", "severity of the corruption", "accuracy (%)"),
-        "Accuracy on corrupted test images over the corruption's severity.",
-    ),
-)
-_MEAN_OR_EACH = f"{BAND} Where seeds were measured at different places, each is a thin line of its own."
-
-
-def series_curves(context: Context, kind: Kind) -> Html:
-    """A chart for every series of this kind."""
-    charts, used = [], []
-    for name in names(context, kind.x, kind.y):
-        found = [(look, c) for look in looks(context) for c in _curves(look, name, kind.x, kind.y) if c.x]
-        if found:
-            curves = [curve for _, curve in found]
-            used += [look for look, _ in found]
-            said = f"{name}, {context.label}: {kind.y_label} over {kind.x_label}"
-            charts.append(panel(name, chart(said, Axis(kind.x_label), _y_axis(kind, curves), curves)))
-    return figure(charts, f"{kind.caption} {_MEAN_OR_EACH}", [look for look in looks(context) if look in used])
-
-
-def _y_axis(kind: Kind, curves: Sequence[Curve]) -> Axis:
-    values = [v for c in curves for v in c.y if v is not None]
-    if kind.decades is None:
-        return Axis(kind.y_label, log=wide(values, 30))
-    top = max(values)
-    return Axis(kind.y_label, log=True, low=top * 10.0**-kind.decades) if top > 0 else Axis(kind.y_label)
-
-
-# ------------------------------------------------------------------------------------------------------------------ planes
 
 
 @dataclass(frozen=True)
