@@ -12,6 +12,7 @@ import pytest
 from sam.config import OptimizerConfig, RowConfig
 from sam.results.command import train_command
 from sam.results.report.chart import Curve, Dot, Style, chart
+from sam.results.report.figures import left_out, mean_curve
 from sam.results.report.html import Html, el
 from sam.results.report.landscape import plane_of, shade
 from sam.results.report.scale import Axis, Scale, scale
@@ -210,6 +211,24 @@ def test_every_kind_of_data_has_its_figure_with_caption_and_words(tree: Node) ->
         svg.attributes.get("aria-label") or svg.attributes.get("aria-hidden") for svg in tree.all("svg") if "class" in svg.attributes
     )
     assert any("SAM (rho 0.05) (n = 2, 1 diverged and left out)" in f.text.replace("SAM N=1", "SAM") for f in figures)
+
+
+def test_a_mean_is_of_finite_values_and_says_how_many_were_not() -> None:
+    curve = mean_curve(Style("a"), [([1, 2], [1.0, None]), ([1, 2], [3.0, 5.0]), ([1, 2], [float("inf"), None])])
+    assert (curve.x, curve.y, curve.n, curve.lost) == ([1, 2], [2.0, 5.0], 2, 3)
+    assert curve.spread == [pytest.approx(2**0.5), None]
+    assert left_out([curve]) == " 3 values that are not finite: in no mean." and left_out([]) == ""
+
+
+def test_a_legend_counts_the_runs_that_are_shown() -> None:
+    rows = [replace(row, series={}) if row.config.seed == 1 else row for row in made_up.runs()]
+    rows[0].series["line_gradient[subset=512]"]["loss"][3] = None  # type: ignore[index]
+    sections = {
+        next(section.all("h3")).text: section for section in parsed(made_up.page(rows)).all("section") if list(section.all("figure"))
+    }
+    lines = sections["Loss along lines"].text
+    assert "SGD (n = 2)" in lines and "XSAM (n = 1)" in lines and "1 value that is not finite: in no mean." in lines
+    assert "SGD (n = 3)" in sections["Over training"].text and "not finite" not in sections["Over training"].text
 
 
 def test_no_data_no_figure() -> None:

@@ -37,12 +37,18 @@ class Style:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points joined by a line, with a band (low, high) where `spread` has a number. y is None where there is no finite value."""
+    """Points joined by a line, with a band of ± `spread` where it has a number. y is None where there is no finite value.
+
+    n     runs that the curve is the mean of; lost: values of theirs that are not finite, and in no mean.
+    thin  one of several runs, drawn each by itself.
+    """
 
     style: Style
     x: Sequence[float]
     y: Sequence[float | None]
     spread: Sequence[float | None] = ()
+    n: int = 1
+    lost: int = 0
     thin: bool = False
 
 

@@ -66,10 +66,9 @@ def landscapes(context: Context) -> Html:
 def _landscape(context: Context, name: str) -> Html | None:
     found = []
     for look in looks(context):
-        planes = {seed: plane_of(run.series, name) for seed, run in look.group.finished.items()}
-        first = next(((seed, plane) for seed, plane in planes.items() if plane is not None), None)
-        if first is not None and first[1] is not None:
-            found.append((look, first[0], first[1], len(planes)))
+        planes = [(seed, plane) for seed, run in look.group.finished.items() if (plane := plane_of(run.series, name)) is not None]
+        if planes:
+            found.append((look, *planes[0], len(planes)))
     values = [v for _, _, plane, _ in found for v in plane.loss.values() if v is not None and shown(v)]
     if not values:
         return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from sam.results.figures import method_name
 from sam.results.report.chart import Curve, Dot, Style, chart, legend, shown
-from sam.results.report.figures import BAND, Look, figure, looks, mean_curve, panel, wide
+from sam.results.report.figures import BAND, Look, figure, left_out, looks, mean_curve, panel, tally, wide
 from sam.results.report.html import Html, el
 from sam.results.report.scale import Axis
 from sam.results.tables import Context, RunRow
@@ -46,7 +47,7 @@ def spoken(family: tuple[str, str]) -> str:
 
 def gap_scatter(context: Context, anchors: Anchors, family: tuple[str, str], names: Mapping[float, str]) -> Html:
     """A measure against the gap at each radius, a point for every finished run; a point leads to its run."""
-    charts, used = [], []
+    charts, tallies = [], []
     hidden = 0
     for rho, name in names.items():
         dots = []
@@ -58,14 +59,14 @@ def gap_scatter(context: Context, anchors: Anchors, family: tuple[str, str], nam
                     continue
                 said = f"{look.style.label}, seed {seed}: {name} {x:.4g}, gap {y:.4g}"
                 dots.append(Dot(look.style, x, y, said, f"#{anchors[run.folder]}"))
-                used.append(look)
         if dots:
+            tallies.append(Counter(dot.style.label for dot in dots))
             across = Axis(f"{spoken(family)} at ρ = {rho:g}{_unit(family)}", log=wide([d.x for d in dots], 10))
             drawn = chart(f"{name} against generalisation gap, {context.label}", across, Axis("Gap (nats)"), dots=dots)
             charts.append(panel(f"ρ = {rho:g}", drawn))
-    lost = f" {hidden} runs without a finite value are not shown." if hidden else ""
+    lost = f" Not shown, without a finite value: {hidden} points." if hidden else ""
     said = f"{spoken(family).capitalize()}{_unit(family)} against the generalisation gap (nats); a point is a run and leads to it.{lost}"
-    return figure(charts, said, [look for look in looks(context) if look in used])
+    return figure(charts, said, looks(context), tallies)
 
 
 def measured_radii(context: Context, family: tuple[str, str], names: Mapping[float, str]) -> Html:
@@ -78,7 +79,7 @@ def measured_radii(context: Context, family: tuple[str, str], names: Mapping[flo
     y = Axis(f"{spoken(family)}{_unit(family)}", log=wide([v for c in curves for v in c.y], 10))
     drawn = chart(f"{spoken(family)} over the measured radius, {context.label}", Axis("measured ρ", log=wide(radii, 4)), y, curves)
     said = f"{spoken(family).capitalize()} of the trained weights over the radius ρ at which it was measured{_unit(family)}. {BAND}"
-    return figure([panel(f"{spoken(family)} over ρ", drawn)], said, of)
+    return figure([panel(f"{spoken(family)} over ρ", drawn)], said + left_out(curves), of, [tally(curves)])
 
 
 SWEPT: tuple[tuple[str, str, str], ...] = (("test_accuracy", "Final test accuracy", "%"), ("gap", "Generalisation gap", "nats"))
@@ -95,14 +96,15 @@ def trained_radii(context: Context) -> Html:
         return Html("")
     first = next(iter(families(context.runs).items()), None)
     measures = list(SWEPT)
-    if first is not None:
+    if first is not None and _unit(first[0]):
         rho, name = next(iter(first[1].items()))
         measures.append((name, f"{spoken(first[0])}, measured at ρ = {rho:g}", "nats"))
     styles = [replace(of[0].style, label=_without_rho(of), dash=i % 4) for i, of in enumerate(swept)]
-    charts = []
+    charts, drawn = [], list[Curve]()
     for name, title, unit in measures:
         curves = [_over_trained_rho(style, of, name) for style, of in zip(styles, swept, strict=True)]
         if any(c.x for c in curves):
+            drawn += curves
             across = Axis("ρ of training", log=wide([x for c in curves for x in c.x], 4))
             y = Axis(f"{title} ({unit})", log=name != "test_accuracy" and wide([v for c in curves for v in c.y], 30))
             charts.append(panel(title, chart(f"{title} over the rho of training, {context.label}", across, y, curves)))
@@ -110,7 +112,7 @@ def trained_radii(context: Context) -> Html:
         "figure",
         el("div", *charts, class_="charts"),
         legend(styles, {s.label: f" ({_seeds(of)})" for s, of in zip(styles, swept, strict=True)}),
-        el("figcaption", f"Results over the radius ρ that was trained with. {BAND}"),
+        el("figcaption", f"Results over the radius ρ that was trained with. {BAND}{left_out(drawn)}"),
     )
 
 

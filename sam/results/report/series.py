@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sam.results.report.chart import Curve, chart
-from sam.results.report.figures import BAND, Look, figure, looks, mean_curve, panel, wide
+from sam.results.report.figures import BAND, Look, figure, left_out, looks, mean_curve, panel, tally, wide
 from sam.results.report.html import Html
 from sam.results.report.scale import Axis
 from sam.results.tables import Context
@@ -70,15 +70,15 @@ _MEAN_OR_EACH = f"{BAND} Where seeds were measured at different places, each is 
 
 def series_curves(context: Context, kind: Kind) -> Html:
     """A chart for every series of this kind."""
-    charts, used = [], []
+    charts, drawn = [], list[list[Curve]]()
     for name in names(context, kind.x, kind.y):
-        found = [(look, c) for look in looks(context) for c in _curves(look, name, kind.x, kind.y) if c.x]
-        if found:
-            curves = [curve for _, curve in found]
-            used += [look for look, _ in found]
+        curves = [c for look in looks(context) for c in _curves(look, name, kind.x, kind.y) if c.x]
+        if curves:
+            drawn.append(curves)
             said = f"{name}, {context.label}: {kind.y_label} over {kind.x_label}"
             charts.append(panel(name, chart(said, Axis(kind.x_label), _y_axis(kind, curves), curves)))
-    return figure(charts, f"{kind.caption} {_MEAN_OR_EACH}", [look for look in looks(context) if look in used])
+    lost = left_out(c for curves in drawn for c in curves)
+    return figure(charts, f"{kind.caption} {_MEAN_OR_EACH}{lost}", looks(context), [tally(curves) for curves in drawn])
 
 
 def _y_axis(kind: Kind, curves: Sequence[Curve]) -> Axis:
