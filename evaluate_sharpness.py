@@ -4,8 +4,8 @@
     python evaluate_sharpness.py runs_dir=runs/demo table=table2                   # one of them
     python evaluate_sharpness.py runs_dir=runs/demo 'sharpness.rho=[0.05,0.5]'     # sharpness at two radii
 
-Rows are stored beside their run and reused if nothing changed. The tables are also written as Markdown, CSV and LaTeX, with a figure,
-below `runs_dir`/tables. Exit code 1: some run could not be measured; it is named, and everything else is there.
+Rows are stored beside their run and reused if nothing changed. Tables are also written, as Markdown, CSV, LaTeX and report.html, with a
+figure, below `runs_dir`/tables. Exit code 1: some run could not be measured; it is named, and everything else is there.
 """
 
 import shutil
