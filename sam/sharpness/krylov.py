@@ -13,7 +13,7 @@ from torch import Tensor
 
 Product = Callable[[Tensor], Tensor]  # rows (m, D) -> the operator times each row, (m, D)
 
-CHUNK = 1 << 20  # columns at a time
+CHUNK = 1 << 18  # columns at a time: what is copied on the way is that small
 BLOCK = 1 << 10  # columns summed in the rows' own format; their sums in float64
 VERIFY = 10  # products spent on a fresh direction before convergence is believed
 
