@@ -527,14 +527,26 @@ class SpectrumConfig:
 
 @dataclass(frozen=True)
 class LandscapeConfig:
-    """Loss along lines and over planes through w. lines: gradient | n_step | top_eigenvector | random; planes: random | eigenvectors |
-    xsam; span: half-width of a filter-normalised axis; points of a line; grid: points a side of a plane; subset: images."""
+    """Loss along lines and over planes through w.
+
+    lines, planes  gradient | n_step | top_eigenvector | random; random | eigenvectors | xsam.
+    span, reach    half-widths: of a filter-normalised axis, in units of the filters' norms; of a Euclidean one, in units of rho.
+    points, grid   of a line, and a side of a plane; subset: images.
+    ascent_steps   N of the line along eps_N.
+    rho_max, alphas  XSAM's search, as in training: its radius (null: 2 rho) and its candidates.
+    lanczos_steps  Hessian-vector products spent on the eigenvectors.
+    """
 
     lines: list[str] = field(default_factory=lambda: ["gradient", "n_step", "top_eigenvector", "random"])
     planes: list[str] = field(default_factory=lambda: ["random", "xsam"])
     span: float = 1.0
+    reach: float = 4.0
     points: int = 21
     grid: int = 11
+    ascent_steps: int = 3
+    rho_max: float | None = None
+    alphas: list[float] = field(default_factory=lambda: list(DEFAULT_ALPHAS))
+    lanczos_steps: int = 20
     subset: int | None = 512
 
     def __post_init__(self) -> None:
@@ -543,8 +555,16 @@ class LandscapeConfig:
         for plane in self.planes:
             _one_of("sharpness.landscape.planes", plane, ("random", "eigenvectors", "xsam"))
         _number("sharpness.landscape.span", self.span, low=0, open_low=True)
+        _number("sharpness.landscape.reach", self.reach, low=0, open_low=True)
         _number("sharpness.landscape.points", self.points, low=3)
         _number("sharpness.landscape.grid", self.grid, low=3)
+        _number("sharpness.landscape.ascent_steps", self.ascent_steps, low=1)
+        _number("sharpness.landscape.rho_max", self.rho_max, low=0, open_low=True)
+        if not self.alphas:
+            raise ConfigError("sharpness.landscape.alphas=[]: must hold at least one candidate alpha.")
+        for alpha in self.alphas:
+            _number("sharpness.landscape.alphas", alpha)
+        _number("sharpness.landscape.lanczos_steps", self.lanczos_steps, low=2)
         _number("sharpness.landscape.subset", self.subset, low=1)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from data.image_data import ImageData
-from sam.config import SharpnessConfig
+from sam.config import LandscapeConfig, SharpnessConfig
 from sam.sharpness import ascent
 from sam.sharpness.dataset_loss import DatasetLoss, cross_entropy
 from sam.sharpness.notions import measure
@@ -82,7 +82,13 @@ def everything(model: nn.Module, tick: Callable[[float], None], batchnorm: str) 
     return measure(subject_of(model, image_data(), SharpnessConfig(rho=[0.5, 2.0], m=4, batchnorm=modes, batch_size=4), progress=tick))
 
 
-MEASURES = [full, batchwise, everything]
+def drawing(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> object:
+    settings = LandscapeConfig(lines=["n_step", "top_eigenvector"], planes=["xsam"], points=3, grid=3, alphas=[0.0, 1.0], lanczos_steps=2)
+    config = SharpnessConfig(notions=["landscape"], rho=[0.5], batch_size=4, landscape=settings)
+    return measure(subject_of(model, image_data(), config, progress=tick))
+
+
+MEASURES = [full, batchwise, everything, drawing]
 
 
 @pytest.mark.parametrize("batchnorm", ["eval", "train"])
