@@ -84,7 +84,7 @@ def everything(model: nn.Module, tick: Callable[[float], None], batchnorm: str) 
 
 def drawing(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> object:
     settings = LandscapeConfig(lines=["n_step", "top_eigenvector"], planes=["xsam"], points=3, grid=3, alphas=[0.0, 1.0], lanczos_steps=2)
-    config = SharpnessConfig(notions=["landscape"], rho=[0.5], batch_size=4, landscape=settings)
+    config = SharpnessConfig(notions=["landscape"], rho=[0.5], batch_size=11, landscape=settings)
     return measure(subject_of(model, image_data(), config, progress=tick))
 
 
