@@ -670,21 +670,67 @@ class TableConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measure every finished run below `runs_dir` and print the tables.
+    """Measure every finished run below `runs_dir` and print the tables, or measure one checkpoint of anybody's.
 
+    checkpoint   a file of weights (state_dict or safetensors) of `model`, to be measured on `dataset`; `mean`, `std`: the normalisation
+                 of the images that it was trained with, one number a channel, or null for the data set's own.
+    out          folder for the tables (`runs_dir`/tables), or for the checkpoint's rows (beside it).
+    part, parts  measure only the part-th (from 0) of `parts` equal shares of the runs, and make no tables.
     tracking     where the measures of runs that were not tracked themselves go; a tracked run is joined where it was tracked.
+    augmentation is there for `dataset=digits`, which sets it; nothing is ever measured on augmented images.
     """
 
     runs_dir: str = "runs"
+    checkpoint: str | None = None
+    model: ModelConfig | None = None
+    dataset: DatasetConfig | None = None
+    augmentation: AugmentationConfig | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
     out: str | None = None
     sharpness: SharpnessConfig = field(default_factory=SharpnessConfig)
     tables: dict[str, TableConfig] = field(default_factory=dict)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     data_path: str | None = None
     data_root: str | None = None
+    part: int | None = None
+    parts: int = 1
     device: str = "auto"
     threads: int | None = None
     force: bool = False
+
+    def __post_init__(self) -> None:
+        alone = ("model", "dataset", "mean", "std")
+        if self.checkpoint is None:
+            given = [key for key in alone if getattr(self, key) is not None]
+            if given:
+                raise ConfigError(f"{given[0]}=...: belongs to checkpoint=FILE; runs below runs_dir bring their own.")
+        else:
+            missing = [key for key in ("model", "dataset") if getattr(self, key) is None]
+            if missing:
+                raise ConfigError(f"checkpoint={self.checkpoint}: needs {missing[0]}=... too, as in: model=resnet18 dataset=cifar10.")
+            changed = [
+                key for key in ("runs_dir", "data_path", "data_root", "part", "parts") if getattr(self, key) != _default(type(self), key)
+            ]
+            if changed:
+                raise ConfigError(
+                    f"checkpoint={self.checkpoint}: is one file, and {changed[0]}=... is for the runs below runs_dir; leave it out."
+                )
+        for value in self.mean or []:
+            _number("mean", value)
+        for value in self.std or []:
+            _number("std", value, low=0, open_low=True)
+        _number("parts", self.parts, low=1)
+        if self.part is None and self.parts > 1:
+            raise ConfigError(
+                f"parts={self.parts}: needs part=K too, from 0 to {self.parts - 1}; all of them: -m 'part=range({self.parts})'."
+            )
+        _number("part", self.part, low=0, high=self.parts - 1)
+        _number("threads", self.threads, low=1)
+
+
+def _default(cls: type, key: str) -> object:
+    return next(f.default for f in dataclasses.fields(cls) if f.name == key)
 
 
 # ------------------------------------------------------------------------------------------------------- plain dictionaries
