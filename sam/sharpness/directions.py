@@ -83,7 +83,7 @@ def top_eigenpairs(loss: DatasetLoss, count: int, steps: int, generator: torch.G
     """The `count` largest eigenvalues (algebraically) of the Hessian of `loss` at the weights as they are, the largest first, by `steps`
     steps of Lanczos with full reorthogonalisation. Empty if a product is not finite. Use inside `measuring()`.
 
-    Cost: min(steps, D) Hessian-vector products. Memory: as many vectors of D.
+    Cost: min(steps, D) + count Hessian-vector products. Memory: as many vectors of D.
     """
     size = min(steps, sum(p.numel() for p in loss.points))
     basis, projected = [_orthogonal(like(loss.points, generator), [])], torch.zeros(size, size, dtype=torch.float64)
@@ -93,10 +93,10 @@ def top_eigenpairs(loss: DatasetLoss, count: int, steps: int, generator: torch.G
         before = vectors.norm(product).item()
         if not math.isfinite(before):
             return []
-        product = _orthogonal(product, basis, normalize=False)
-        beta = vectors.norm(product).item()
         if j + 1 == size:
             break
+        product = _orthogonal(product, basis, normalize=False)
+        beta = vectors.norm(product).item()
         if beta <= 1e-6 * before:  # an invariant subspace: go on in a fresh direction, to which H does not lead
             product, coupling = _orthogonal(like(loss.points, generator), basis, normalize=False), 0.0
         else:
@@ -111,7 +111,10 @@ def top_eigenpairs(loss: DatasetLoss, count: int, steps: int, generator: torch.G
         for weight, direction in zip(small[:, k].tolist(), basis, strict=True):
             vectors.add_(vector, direction, weight)
         vectors.normalize_(vector)
-        pairs.append(Eigenpair(values[k].item(), vector, beta * abs(small[-1, k].item())))
+        value = values[k].item()
+        rest = _hessian_times(loss, vector)  # Lanczos' own estimate of the residual knows nothing of rounding
+        vectors.add_(rest, vector, -value)
+        pairs.append(Eigenpair(value, vector, vectors.norm(rest).item()))
     return pairs
 
 

@@ -33,7 +33,8 @@ def _eigenvectors(settings: LandscapeConfig) -> int:
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
     """Units of work; fewer only where a direction is undefined."""
     settings, rhos = config.landscape, len(config.rho)
-    products = min(settings.lanczos_steps, sizes.parameters) if _eigenvectors(settings) else 0
+    wanted = _eigenvectors(settings)
+    products = min(settings.lanczos_steps, sizes.parameters) + wanted if wanted else 0
     along = sum((rhos if line == "n_step" else 1) * settings.points for line in settings.lines)
     steps = 3 * (settings.ascent_steps - 1) * rhos if "n_step" in settings.lines else 0
     over = sum((rhos if plane == "xsam" else 1) * settings.grid**2 for plane in settings.planes)
