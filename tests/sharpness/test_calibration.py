@@ -43,11 +43,11 @@ def test_known_calibrations() -> None:
 
 
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below() -> None:
-    """Confidences 1/2 and 3/4 with four bins: (1/4, 1/2] and (1/2, 3/4]. In one bin, errors of opposite sign would cancel."""
-    logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]], dtype=torch.float64)
-    labels = torch.tensor([0, 1])  # the first right at 1/2, the second wrong at 3/4
-    assert calibration_error(logits, labels, 4) == pytest.approx(100 * (0.5 + 0.75) / 2)
-    assert calibration_error(logits, labels, 1) == pytest.approx(100 * abs(0.5 - 0.625))
+    """Confidences 1/2 (exactly) and 3/5 with two bins, (0, 1/2] and (1/2, 1]. In one bin, errors of opposite sign cancel."""
+    logits = torch.tensor([[0.0, 0.0], [math.log(1.5), 0.0]], dtype=torch.float64)
+    labels = torch.tensor([0, 1])  # the first right, the second wrong
+    assert calibration_error(logits, labels, 2) == pytest.approx(100 * (0.5 + 0.6) / 2)
+    assert calibration_error(logits, labels, 1) == pytest.approx(100 * (0.6 - 0.5) / 2)
 
 
 def test_it_is_not_a_number_if_a_logit_is_not() -> None:

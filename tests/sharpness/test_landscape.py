@@ -300,3 +300,17 @@ def test_work_is_what_is_reported(lines: list[str], planes: list[str], subset: i
     made.progress = done.append
     landscape.measure(made)
     assert sum(done) == work(["landscape"], Sizes(N, 0, D), made.config)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_draws_the_same_landscape() -> None:
+    """In float64, where the two differ by rounding alone."""
+    x, y = torch.randn(13, 1, 4, 4, dtype=torch.float64), torch.randint(3, (13,))
+    settings = LandscapeConfig(planes=["random", "eigenvectors", "xsam"], points=3, grid=3)
+    results = []
+    for device in ("cpu", "cuda"):
+        made = Subject(network().to(device), Split(x.to(device), y.to(device)), None, SharpnessConfig(landscape=settings))
+        results.append(landscape.measure(made))
+    assert results[0].values == pytest.approx(results[1].values, rel=1e-6, abs=1e-9)
+    for name, curve in results[0].series.items():
+        assert curve["loss"] == pytest.approx(results[1].series[name]["loss"], rel=1e-8)
