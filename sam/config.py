@@ -382,7 +382,7 @@ NOTIONS: dict[str, NotionSpec] = {
     "average": NotionSpec("sam.sharpness.average", ("rho", "seed", "average")),
     "maximum": NotionSpec("sam.sharpness.maximum", ("rho", "seed", "maximum")),
     "adaptive": NotionSpec("sam.sharpness.adaptive", ("seed", "adaptive")),
-    "keskar": NotionSpec("sam.sharpness.keskar", ("keskar",)),
+    "keskar": NotionSpec("sam.sharpness.keskar", ("seed", "keskar")),
     "hessian": NotionSpec("sam.sharpness.hessian", ("rho", "seed", "hessian")),
     "spectrum": NotionSpec("sam.sharpness.spectrum", ("seed", "spectrum")),
     "landscape": NotionSpec("sam.sharpness.landscape", ("rho", "seed", "landscape")),
@@ -431,20 +431,23 @@ class AverageConfig:
 
 @dataclass(frozen=True)
 class MaximumConfig:
-    """L^Max by projected gradient ascent. steps per start; restarts: random starts beside the one at w; momentum of the ascent;
-    draws: random directions among the candidates; subset: images."""
+    """L^Max by projected gradient ascent. steps per start; restarts: random starts beside the one at w; momentum: the share of the last
+    move in the next (Auto-PGD writes 0.25 as alpha = 0.75); draws: random directions, and ascent_steps: N of the N-step ascent, among
+    the points compared; subset: images."""
 
     steps: int = 20
     restarts: int = 1
-    momentum: float = 0.75
+    momentum: float = 0.25
     draws: int = 2
+    ascent_steps: int = 3
     subset: int | None = 1024
 
     def __post_init__(self) -> None:
         _number("sharpness.maximum.steps", self.steps, low=1)
         _number("sharpness.maximum.restarts", self.restarts, low=0)
-        _number("sharpness.maximum.momentum", self.momentum, low=0, high=1)
+        _number("sharpness.maximum.momentum", self.momentum, low=0, high=0.9)
         _number("sharpness.maximum.draws", self.draws, low=0)
+        _number("sharpness.maximum.ascent_steps", self.ascent_steps, low=1)
         _number("sharpness.maximum.subset", self.subset, low=1)
 
 
@@ -452,52 +455,76 @@ class MaximumConfig:
 class AdaptiveConfig:
     """Adaptive sharpness (Kwon et al. 2021; Andriushchenko et al. 2023): radii are relative to |w|.
 
-    rho_l2, rho_linf  radii of the two norms; steps, draws: of the worst and of the average case; logits: plain, and normalised, or one.
+    worst_l2, worst_linf      radii of the worst case, by norm; average_l2, average_linf: of the average case. Any list may be empty.
+    logits                    plain, and normalized, or one.
+    steps, restarts, momentum of the worst case's ascent, as in `maximum`; draws: antithetic pairs of the average case; subset: images.
     """
 
-    rho_l2: list[float] = field(default_factory=lambda: [0.5])
-    rho_linf: list[float] = field(default_factory=lambda: [0.001])
+    worst_l2: list[float] = field(default_factory=lambda: [0.5])
+    worst_linf: list[float] = field(default_factory=lambda: [0.001])
+    average_l2: list[float] = field(default_factory=lambda: [0.1])
+    average_linf: list[float] = field(default_factory=lambda: [0.2])
     logits: list[str] = field(default_factory=lambda: ["plain", "normalized"])
     steps: int = 20
+    restarts: int = 1
+    momentum: float = 0.25
     draws: int = 8
-    subset: int | None = 1024
+    subset: int | None = 512
 
     def __post_init__(self) -> None:
-        for key in ("rho_l2", "rho_linf"):
+        for key in ("worst_l2", "worst_linf", "average_l2", "average_linf"):
             for rho in getattr(self, key):
                 _number(f"sharpness.adaptive.{key}", rho, low=0, open_low=True)
         for kind in self.logits:
             _one_of("sharpness.adaptive.logits", kind, ("plain", "normalized"))
         _number("sharpness.adaptive.steps", self.steps, low=1)
+        _number("sharpness.adaptive.restarts", self.restarts, low=0)
+        _number("sharpness.adaptive.momentum", self.momentum, low=0, high=0.9)
         _number("sharpness.adaptive.draws", self.draws, low=2)
         _number("sharpness.adaptive.subset", self.subset, low=1)
 
 
 @dataclass(frozen=True)
 class KeskarConfig:
-    """Keskar et al. 2017: the largest rise within a box of epsilon (|w_i| + 1), by `iterations` of L-BFGS-B."""
+    """Keskar et al. 2017: the largest rise within a box of epsilon (|w_i| + 1).
+
+    iterations  of L-BFGS-B, and steps of each sign ascent (one from w, `restarts` from random points, with `momentum` as in `maximum`).
+    full_space  largest number of parameters for which L-BFGS-B runs: it takes some 60 float64 copies of them.
+    subset      images.
+    """
 
     epsilon: list[float] = field(default_factory=lambda: [1e-3, 5e-4])
     iterations: int = 10
-    subset: int | None = 1024
+    restarts: int = 1
+    momentum: float = 0.25
+    full_space: int = 500_000
+    subset: int | None = 512
 
     def __post_init__(self) -> None:
         for epsilon in self.epsilon:
             _number("sharpness.keskar.epsilon", epsilon, low=0, open_low=True)
         _number("sharpness.keskar.iterations", self.iterations, low=1)
+        _number("sharpness.keskar.restarts", self.restarts, low=0)
+        _number("sharpness.keskar.momentum", self.momentum, low=0, high=0.9)
+        _number("sharpness.keskar.full_space", self.full_space, low=0)
         _number("sharpness.keskar.subset", self.subset, low=1)
 
 
 @dataclass(frozen=True)
 class HessianConfig:
-    """Top eigenvalues (Lanczos) and trace of the Hessian of L. eigenvalues: how many; steps: Hessian-vector products of Lanczos at most;
-    probes: of the trace; trace: hutchinson | hutch++; subset: images."""
+    """Top eigenvalues (Lanczos with thick restarts) and trace (Hutchinson beside them) of the Hessian of L.
+
+    eigenvalues  how many; steps: Hessian-vector products of Lanczos at most, fewer once their residuals are below tolerance * (the
+                 largest |eigenvalue|).
+    basis        vectors of all weights that Lanczos keeps at once: its memory.
+    probes       of the trace; subset: images, or null for all.
+    """
 
     eigenvalues: int = 5
     steps: int = 60
     tolerance: float = 1e-4
+    basis: int = 24
     probes: int = 30
-    trace: str = "hutchinson"
     subset: int | None = 1024
 
     def __post_init__(self) -> None:
@@ -505,23 +532,27 @@ class HessianConfig:
         _number("sharpness.hessian.steps", self.steps, low=1)
         _number("sharpness.hessian.tolerance", self.tolerance, low=0, open_low=True)
         _number("sharpness.hessian.probes", self.probes, low=3)
-        _one_of("sharpness.hessian.trace", self.trace, ("hutchinson", "hutch++"))
         _number("sharpness.hessian.subset", self.subset, low=1)
+        if self.basis < self.eigenvalues + 4:
+            raise ConfigError(f"sharpness.hessian.basis={self.basis}: must be at least sharpness.hessian.eigenvalues + 4.")
 
 
 @dataclass(frozen=True)
 class SpectrumConfig:
-    """Spectral density by stochastic Lanczos quadrature. probes: random starts; steps of each; points of the curve; subset: images."""
+    """Spectral density by stochastic Lanczos quadrature. probes: random starts; steps of each (and vectors kept at once); points of the
+    curve; width: standard deviation of its smoothing, as a share of the range of the eigenvalues; subset: images, or null for all."""
 
     probes: int = 2
     steps: int = 40
     points: int = 200
+    width: float = 0.01
     subset: int | None = 1024
 
     def __post_init__(self) -> None:
         _number("sharpness.spectrum.probes", self.probes, low=1)
         _number("sharpness.spectrum.steps", self.steps, low=2)
         _number("sharpness.spectrum.points", self.points, low=2)
+        _number("sharpness.spectrum.width", self.width, low=0, high=1, open_low=True)
         _number("sharpness.spectrum.subset", self.subset, low=1)
 
 
@@ -534,7 +565,7 @@ class LandscapeConfig:
     points, grid   of a line, and a side of a plane; subset: images.
     ascent_steps   N of the line along eps_N.
     rho_max, alphas  XSAM's search, as in training: its radius (null: 2 rho) and its candidates.
-    lanczos_steps  Hessian-vector products spent on the eigenvectors.
+    lanczos_steps  Hessian-vector products spent on the eigenvectors, at most.
     """
 
     lines: list[str] = field(default_factory=lambda: ["gradient", "n_step", "top_eigenvector", "random"])
@@ -546,7 +577,7 @@ class LandscapeConfig:
     ascent_steps: int = 3
     rho_max: float | None = None
     alphas: list[float] = field(default_factory=lambda: list(DEFAULT_ALPHAS))
-    lanczos_steps: int = 20
+    lanczos_steps: int = 40
     subset: int | None = 512
 
     def __post_init__(self) -> None:
@@ -633,7 +664,8 @@ class ColumnConfig:
     """One column: `measure` times `scale`, printed with `digits` decimals. `each_rho` repeats it for every measured radius.
 
     `measure` is a key of a row's measures; "{rho}" in it and in `header` stands for the radius. `key` is what `published` refers to.
-    `compare` adds the paired difference from the baseline row.
+    `compare` adds the paired difference from the baseline row; `margin`, in the column's unit, is the difference that is still taken for
+    none where a row asks for a test of equivalence.
     """
 
     key: str = ""
@@ -643,20 +675,42 @@ class ColumnConfig:
     digits: int = 2
     each_rho: bool = False
     compare: bool = False
+    margin: float | None = None
+
+    def __post_init__(self) -> None:
+        _number(f"columns: {self.key}.margin", self.margin, low=0, open_low=True)
 
 
 @dataclass  # not frozen: OmegaConf would make the entries of `tables` read-only while composing
 class RowConfig:
-    """One row: runs whose optimizer settings equal `match`; `published` maps a column key to ids of paper_values.csv."""
+    """One row: runs whose optimizer settings equal `match`; `published` maps a column key to ids of paper_values.csv.
+
+    equivalence  the claim about this row is "no difference from the baseline": test that, in every column that has a margin.
+    """
 
     label: str = ""
     match: dict[str, Any] = field(default_factory=dict)
     published: dict[str, list[str]] = field(default_factory=dict)
+    equivalence: bool = False
+
+
+@dataclass  # not frozen: OmegaConf would make the entries of `tables` read-only while composing
+class CorrelationConfig:
+    """Rank correlation of two columns, named by their keys. A column with `each_rho` makes one for every measured radius."""
+
+    x: str = ""
+    y: str = ""
 
 
 @dataclass  # not frozen: OmegaConf would make the entries of `tables` read-only while composing
 class TableConfig:
-    """A table is data: rows, columns, the baseline row, published values, and what must be said under it."""
+    """A table is data: rows, columns, the baseline row, published values, and what must be said under it.
+
+    primary      key of the column whose differences are the table's test, named before the runs: Holm-corrected over all rows of a block.
+                 Differences in other columns are exploratory. Null: all are.
+    alpha        level of that test after Holm, and of the tests of equivalence; power: of "could have shown".
+    shows, shows_not  what a reader may and may not conclude from the table; each goes on after "Shows:" and "Does not show:".
+    """
 
     title: str = ""
     source: str = ""
@@ -666,6 +720,16 @@ class TableConfig:
     baseline: str | None = None
     setup_columns: bool = False
     notes: list[str] = field(default_factory=list)
+    primary: str | None = None
+    alpha: float = 0.05
+    power: float = 0.8
+    correlations: list[CorrelationConfig] = field(default_factory=list)
+    shows: str = ""
+    shows_not: str = ""
+
+    def __post_init__(self) -> None:
+        _number("tables: alpha", self.alpha, low=0, high=0.5, open_low=True)
+        _number("tables: power", self.power, low=0.5, high=0.999)
 
 
 @dataclass(frozen=True)

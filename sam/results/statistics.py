@@ -109,13 +109,19 @@ def summary_parts(s: Summary, digits: int) -> tuple[str, ...]:
     return (*parts, f"{s.excluded} without a finite value") if s.excluded else parts
 
 
-def paired_parts(d: Paired, digits: int) -> tuple[str, ...]:
-    """A paired difference in words: "+0.10", "[-0.05, +0.25]", "n = 3, p = 0.12"."""
+def p_text(p: float) -> str:
+    """ "= 0.12", or "< 0.001"."""
+    return f"= {p:.2g}" if p >= 0.001 else "< 0.001"
+
+
+def paired_parts(d: Paired, digits: int, p_holm: float | None = None) -> tuple[str, ...]:
+    """A paired difference in words: "+0.10", "[-0.05, +0.25]", "n = 3, p = 0.12 (Holm 0.24)"."""
     if d.mean is None:
         return ("no common seed",)
     parts: tuple[str, ...] = (fixed(d.mean, digits, sign=True),)
     if d.ci_low is not None and d.ci_high is not None:
         parts += (f"[{fixed(d.ci_low, digits, sign=True)}, {fixed(d.ci_high, digits, sign=True)}]",)
-    if d.p is not None:
-        return (*parts, f"n = {d.n}, p {f'= {d.p:.2g}' if d.p >= 0.001 else '< 0.001'}")
-    return (*parts, f"n = {d.n}" + (", all equal" if d.n > 1 else ""))
+    if d.p is None:
+        return (*parts, f"n = {d.n}" + (", all equal" if d.n > 1 else ""))
+    corrected = "" if p_holm is None else f" (Holm {p_text(p_holm).removeprefix('= ')})"
+    return (*parts, f"n = {d.n}, p {p_text(d.p)}{corrected}")

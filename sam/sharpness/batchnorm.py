@@ -38,6 +38,8 @@ def averaged(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
     with ExitStack() as stack:
         for module in modules:
             stack.enter_context(_momentum_kept(module))
+            module.running_mean.zero_()  # what was there has weight 0, and 0 * NaN is NaN
+            module.running_var.zero_()
             module.train()
         for inputs in batches:
             seen += len(inputs)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sam.core import vectors
 from sam.core.device import number_format
@@ -56,7 +57,8 @@ class DatasetLoss:
                      batch is then normalised by its own statistics.
     batchnorm:       eval (running statistics) | train. Dropout is off in both.
     statistics:      running statistics to use in eval mode in place of the model's own (`sam.sharpness.batchnorm.averaged`).
-    progress:        called with the number of samples after each forward (1 unit each) and forward+backward (3 units each).
+    progress:        called with units of work after each batch; a sample counts 1 for a forward, 3 for a forward and backward, and
+                     3 + 4k for k Hessian-vector products.
 
     Losses are accumulated in float64, gradients in the parameters' own format. Use inside `measuring()`.
     """
@@ -150,6 +152,29 @@ class DatasetLoss:
             total += sums
             vectors.add_(gradient, pieces)
         return self._value(total, len(self.labels)), gradient
+
+    def hessian_vector_products(self, directions: Sequence[Vector]) -> list[Vector]:
+        """H v for every v in `directions`, with H the Hessian of L at the weights as they are; each like the parameters, in their format.
+
+        The derivative of the gradient along v (Pearlmutter 1994), summed over the batches: with batchnorm="train" through each batch's
+        statistics too. All directions share a batch's forward and first backward. Peak, beside the directions: as many results, and a
+        batch's graph of forward and backward with one more result.
+        """
+        products = [[torch.zeros_like(p) for p in self.points] for _ in directions]
+        for inputs, labels in self.batches():
+            # The fused attention kernels have no second derivative.
+            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+                loss, _ = self._forward(inputs, labels)
+                gradient = torch.autograd.grad(loss / len(self.labels), self.parameters, create_graph=True, materialize_grads=True)
+                curved = [k for k, g in enumerate(gradient) if g.requires_grad]  # the others do not depend on the weights
+                for number, (direction, product) in enumerate(zip(directions, products, strict=True), start=1):
+                    if curved:
+                        ends, along = [gradient[k] for k in curved], [direction[k] for k in curved]
+                        kept = number < len(directions)
+                        pieces = torch.autograd.grad(ends, self.parameters, along, retain_graph=kept, materialize_grads=True)
+                        vectors.add_(product, list(pieces))
+            self.progress((3 + 4 * len(directions)) * len(labels))
+        return products
 
     def batch_gradient(self, inputs: Tensor, labels: Tensor, *, samples: int) -> tuple[Tensor, Vector]:
         """(float64 sums [loss, right answers] of the batch, gradient of (sum of its losses) / samples)."""

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from sam.config import HessianConfig
 from sam.core import vectors
 from sam.core.vectors import Vector
+from sam.sharpness.curvature import Hessian
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.subject import like
+from sam.sharpness.hessian import eigenpairs
 
 # Below this sin(psi) two directions span no plane: what is left of the second one is rounding.
 FLAT = {torch.float64: 1e-8, torch.float32: 1e-4}
@@ -80,65 +81,18 @@ class Eigenpair:
 
 
 def top_eigenpairs(loss: DatasetLoss, count: int, steps: int, generator: torch.Generator) -> list[Eigenpair]:
-    """The `count` largest eigenvalues (algebraically) of the Hessian of `loss` at the weights as they are, the largest first, by `steps`
-    steps of Lanczos with full reorthogonalisation. Empty if a product is not finite. Use inside `measuring()`.
+    """The `count` largest eigenvalues (algebraically) of the Hessian of `loss` at the weights as they are, the largest first; empty if a
+    product is not finite. At most `steps` products (`hessian.eigenpairs`). Use inside `measuring()`.
 
-    Cost: min(steps, D) + count Hessian-vector products. Memory: as many vectors of D.
+    Units an image: at most `eigenpairs_work`.
     """
-    size = min(steps, sum(p.numel() for p in loss.points))
-    basis, projected = [_orthogonal(like(loss.points, generator), [])], torch.zeros(size, size, dtype=torch.float64)
-    for j in range(size):
-        product = _hessian_times(loss, basis[j])
-        projected[j, j] = vectors.dot(product, basis[j]).item()
-        before = vectors.norm(product).item()
-        if not math.isfinite(before):
-            return []
-        if j + 1 == size:
-            break
-        product = _orthogonal(product, basis, normalize=False)
-        beta = vectors.norm(product).item()
-        if beta <= 1e-6 * before:  # an invariant subspace: go on in a fresh direction, to which H does not lead
-            product, coupling = _orthogonal(like(loss.points, generator), basis, normalize=False), 0.0
-        else:
-            coupling = beta
-        vectors.normalize_(product)
-        projected[j, j + 1] = projected[j + 1, j] = coupling
-        basis.append(product)
-    values, small = torch.linalg.eigh(projected)
-    pairs = []
-    for k in range(size - 1, max(size - 1 - count, -1), -1):
-        vector = [torch.zeros_like(p) for p in loss.points]
-        for weight, direction in zip(small[:, k].tolist(), basis, strict=True):
-            vectors.add_(vector, direction, weight)
-        vectors.normalize_(vector)
-        value = values[k].item()
-        rest = _hessian_times(loss, vector)  # Lanczos' own estimate of the residual knows nothing of rounding
-        vectors.add_(rest, vector, -value)
-        pairs.append(Eigenpair(value, vector, vectors.norm(rest).item()))
-    return pairs
+    hessian = Hessian(loss)
+    found = eigenpairs(hessian, HessianConfig(eigenvalues=count, steps=steps), generator)
+    if found is None:
+        return []
+    top = zip(found.values[:-1], found.vectors[:-1], found.residuals[:-1], strict=True)  # the last one is the smallest
+    return [Eigenpair(value, hessian.unflatten(row), residual) for value, row, residual in top]
 
 
-def _orthogonal(x: Vector, basis: list[Vector], *, normalize: bool = True) -> Vector:
-    """x, in place, less its components along an orthonormal basis (taken off twice, against rounding)."""
-    for _ in range(2):
-        for direction in basis:
-            vectors.add_(x, direction, -vectors.dot(x, direction).item())
-    if normalize:
-        vectors.normalize_(x)
-    return x
-
-
-def _hessian_times(loss: DatasetLoss, v: Vector) -> Vector:
-    """H v over the whole set: 7 units of progress an image."""
-    product = [torch.zeros_like(p) for p in loss.points]
-    for inputs, labels in loss.batches():
-        with torch.enable_grad():
-            total, _ = loss._forward(inputs, labels)
-            gradient = torch.autograd.grad(total / len(loss.labels), loss.parameters, create_graph=True, materialize_grads=True)
-            curved = [(g, direction) for g, direction in zip(gradient, v, strict=True) if g.requires_grad]
-        if curved:
-            outputs, directions = zip(*curved, strict=True)
-            pieces: tuple[Tensor, ...] = torch.autograd.grad(outputs, loss.parameters, directions, materialize_grads=True)
-            vectors.add_(product, [piece.detach() for piece in pieces])
-        loss.progress(7 * len(labels))
-    return product
+def eigenpairs_work(count: int, steps: int) -> float:
+    return 7 * steps + 3 + 4 * (count + 1)

@@ -12,17 +12,14 @@ from sam.config import LandscapeConfig, SharpnessConfig
 from sam.core import vectors
 from sam.core.ascent import Ascent
 from sam.core.vectors import Vector
+from sam.sharpness.curvature import Meter
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.directions import Eigenpair, Plane, filter_normalize_, top_eigenpairs, unit_
+from sam.sharpness.directions import Eigenpair, Plane, eigenpairs_work, filter_normalize_, top_eigenpairs, unit_
 from sam.sharpness.subject import Result, Series, Sizes, Subject, like, place
 
 VERSION = 1
 MARKS = ("training point", "ascent point", "alpha*")  # the rows of a series of marks
 MARGIN = 1.5  # XSAM's plane is drawn this many times as wide as the arc
-
-
-def _images(sizes: Sizes, settings: LandscapeConfig) -> int:
-    return min(settings.subset or sizes.train, sizes.train)
 
 
 def _eigenvectors(settings: LandscapeConfig) -> int:
@@ -31,15 +28,15 @@ def _eigenvectors(settings: LandscapeConfig) -> int:
 
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
-    """Units of work; fewer only where a direction is undefined."""
+    """What the largest number of products costs, where all directions are defined; what is not needed is reported as done at the end."""
     settings, rhos = config.landscape, len(config.rho)
     wanted = _eigenvectors(settings)
-    products = min(settings.lanczos_steps, sizes.parameters) + wanted if wanted else 0
+    top = eigenpairs_work(wanted, settings.lanczos_steps) if wanted else 0
     along = sum((rhos if line == "n_step" else 1) * settings.points for line in settings.lines)
     steps = 3 * (settings.ascent_steps - 1) * rhos if "n_step" in settings.lines else 0
     over = sum((rhos if plane == "xsam" else 1) * settings.grid**2 for plane in settings.planes)
     search = (3 + len(settings.alphas)) * rhos if "xsam" in settings.planes else 0
-    return _images(sizes, settings) * (3 + 7 * products + along + steps + over + search)
+    return sizes.images(settings.subset) * (3 + top + along + steps + over + search)
 
 
 def measure(subject: Subject) -> Result:
@@ -64,10 +61,11 @@ def measure(subject: Subject) -> Result:
 
     Where a direction is undefined (g = 0; d and the gradient parallel; a loss that is not finite) the losses are None, and so is what
     follows from them. Random directions depend on the seed and on the shapes of the weights alone, so that pictures compare.
-    Memory: six vectors of D, and `lanczos_steps` more for eigenvectors.
+    Memory: six vectors of D; for eigenvectors what `hessian.eigenpairs` takes, about 30.
     """
     settings, result = subject.config.landscape, Result()
     loss = subject.loss(subset=settings.subset)
+    loss.progress = meter = Meter(subject.progress, work(Sizes(len(subject.train.labels), 0), subject.config))
     with loss.measuring(), torch.no_grad():
         start = [p.clone() for p in loss.points]
         value, gradient = loss.value_and_gradient()
@@ -86,6 +84,7 @@ def measure(subject: Subject) -> Result:
                     _xsam(rho, ground, result)
             else:
                 result.series[f"plane_{kind}{ground.where()}"] = _plane(kind, ground, found)
+    meter.finish()
     return result
 
 
@@ -110,8 +109,7 @@ class _Ground:
 
     def where(self, **parts: object) -> str:
         """The ending of a name; the subset is named if it is smaller than the training set."""
-        images = len(self.loss.labels)
-        return place(**parts, subset=images if images < len(self.subject.train.labels) else None)
+        return place(**parts, subset=self.subject.said(self.settings.subset))
 
     def random(self, stream: str, count: int) -> list[Vector]:
         """Filter-normalised directions from one stream of the seed."""
@@ -150,7 +148,8 @@ def _top(ground: _Ground, result: Result) -> list[Eigenpair]:
     wanted = _eigenvectors(settings)
     if not wanted:
         return []
-    found = top_eigenpairs(ground.loss, wanted, settings.lanczos_steps, ground.subject.generator("landscape.lanczos"))
+    generator = ground.subject.generator("landscape.lanczos")
+    found = top_eigenpairs(ground.loss, wanted, settings.lanczos_steps, generator) if math.isfinite(ground.at_w) else []
     for k in range(1, wanted + 1):
         pair = found[k - 1] if k <= len(found) else None
         if pair is not None and ground.uphill is not None and vectors.dot(pair.vector, ground.uphill).item() < 0:

@@ -36,6 +36,10 @@ class Sizes:
     test: int
     parameters: int = 0
 
+    def images(self, subset: int | None) -> int:
+        """Training images that a notion with this `subset` sees."""
+        return self.train if subset is None else min(subset, self.train)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -101,6 +105,10 @@ class Subject:
             progress=self.progress,
         )
 
+    def said(self, subset: int | None) -> int | None:
+        """`subset` where it is smaller than the training set, else None: what a name says of it."""
+        return subset if subset is not None and subset < len(self.train.labels) else None
+
     def _recalibrated(self) -> Statistics:
         """Running statistics averaged, once at w, over the training set's batches of config.m; config.batchnorm="recalibrated"."""
         if "statistics" not in self._seen:
@@ -150,11 +158,14 @@ def place(**parts: object) -> str:
 
 
 def like(parameters: Sequence[Tensor], generator: torch.Generator, kind: str = "normal") -> Vector:
-    """A random vector shaped like the parameters, from a CPU generator: N(0, 1) entries, or ±1 with kind="rademacher"."""
+    """A random vector shaped like the parameters, from a CPU generator: N(0, 1) entries, ±1 with
+    kind="rademacher", or uniform ones between -1 and 1 with kind="uniform"."""
     drawn = []
     for p in parameters:
         if kind == "normal":
             x = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        elif kind == "uniform":
+            x = torch.rand(p.shape, generator=generator, dtype=p.dtype).mul_(2).sub_(1)
         else:
             x = torch.randint(0, 2, p.shape, generator=generator, dtype=p.dtype).mul_(2).sub_(1)
         drawn.append(x.to(p.device))

@@ -101,7 +101,7 @@ class Preflight(Callback):
         points = grid(sweep_overrides(config))
         try:
             plans = [compose(point) for point in points]
-            here = config.hydra.launcher._target_.endswith("BasicLauncher")
+            here = config.hydra.launcher._target_.endswith(("BasicLauncher", "LocalLauncher"))
             pending = _print_plan(plans, here=here)
         except (ValueError, HydraException, OmegaConfBaseException) as error:
             print(f"error: {error}\nNothing was run.", file=sys.stderr)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from sam.config import (
     AugmentationConfig,
     ConfigError,
+    CorrelationConfig,
     DatasetConfig,
     ModelConfig,
     OptimizerConfig,
@@ -24,6 +25,7 @@ from sam.config import (
     from_dict,
 )
 from sam.results import render
+from sam.results.layout import grids
 from sam.results.published import lookup
 from sam.results.tables import Block, Cell, RunRow, build, contexts
 
@@ -105,7 +107,7 @@ def test_planted_difference_is_recovered() -> None:
     (block,) = build(load("table2"), runs, [0.05])
     assert cell(block, "1", "Accuracy").parts == ("94.00 ± 3.61", "[85.04, 102.96]", "n = 3")
     # differences 0.3, 0.4, 0.5: mean 0.4, std 0.1, half width 4.302653 * 0.1 / sqrt(3) = 0.2484, t = 6.928, p = 0.0202
-    assert cell(block, "2", "Accuracy", "difference").parts == ("+0.40", "[+0.15, +0.65]", "n = 3, p = 0.02")
+    assert cell(block, "2", "Accuracy", "difference").parts[:3] == ("+0.40", "[+0.15, +0.65]", "n = 3, p = 0.02 (Holm 0.02)")
     assert cell(block, "1", "Accuracy", "difference").text == "baseline"
 
 
@@ -260,7 +262,29 @@ def test_mistakes_in_a_table_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"published\.acc"):
         build(replace(table, rows=[replace(table.rows[0], published={"acc": ["s01"]})]), [run()], [0.05])
     with pytest.raises(ConfigError, match="stands over 2 columns"):
-        build(replace(table, rows=[], baseline=None, columns=[replace(table.columns[1], header="Sharpness")]), [run()], [0.05, 0.1])
+        build(
+            replace(table, rows=[], baseline=None, primary=None, correlations=[], columns=[replace(table.columns[1], header="Sharpness")]),
+            [run()],
+            [0.05, 0.1],
+        )
+    broken = {
+        "primary=acc: must be the key of a column": replace(table, primary="acc"),
+        "primary=gap: must be a column with compare: true: accuracy, sharpness": replace(table, primary="gap"),
+        "primary=accuracy: needs a baseline row": replace(table, baseline=None),
+        "correlations: y=gapp": replace(table, correlations=[CorrelationConfig("sharpness", "gapp")]),
+        "gap.margin: only a column with compare: true": replace(table, columns=[*table.columns[:3], replace(table.columns[3], margin=1.0)]),
+        "rows: 2.equivalence=true: needs a margin": replace(table, rows=[table.rows[0], replace(table.rows[1], equivalence=True)]),
+    }
+    for message, bad in broken.items():
+        with pytest.raises(ConfigError, match=message):
+            build(bad, [run()], [0.05])
+    for values, message in (
+        ({"alpha": 0.0}, "alpha=0.0"),
+        ({"power": 0.3}, "power=0.3"),
+        ({"columns": [{"key": "a", "margin": -1}]}, "a.margin"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            from_dict(TableConfig, values)
     with pytest.raises(ConfigError, match="ascent_stepz"):
         build(replace(table, rows=[table.rows[0], replace(table.rows[1], match={"ascent_stepz": 2})]), [run()], [0.05])
 
@@ -324,8 +348,11 @@ RENDERERS: dict[str, Callable[[list[Block]], str]] = {
 def test_every_rendering_has_all_content(name: str, blocks: list[Block]) -> None:
     text = " ".join(RENDERERS[name](blocks).split())
     for block in blocks:
-        wanted = [block.title, *block.notes, *(c.text for row in block.rows for c in row[block.labels - 1 :])]
-        wanted += [piece for h in block.header if name != "csv" for piece in (h.split() if name == "terminal" else [h])]
+        wanted = [block.title, block.verdict, *block.notes]
+        wanted += [c.text for grid in grids(block) for row in grid.rows for c in row[grid.labels - 1 :]]
+        wanted += [
+            piece for grid in grids(block) for h in grid.header if name != "csv" for piece in (h.split() if name == "terminal" else [h])
+        ]
         for piece in wanted:
             assert " ".join(piece.split()) in text
 
@@ -334,7 +361,7 @@ def test_terminal_keeps_its_width_and_loses_nothing(blocks: list[Block]) -> None
     for width in (60, 100, 150):
         text = render.terminal(blocks, width)
         assert max(map(len, text.splitlines())) <= width
-        for part in (p for b in blocks for row in b.rows for c in row for p in c.parts):
+        for part in (p for b in blocks for grid in grids(b) for row in grid.rows for c in row for p in c.parts):
             assert part in text
 
 
@@ -361,5 +388,5 @@ def test_latex_is_balanced_and_has_no_raw_specials(blocks: list[Block]) -> None:
 
 def test_markdown_tables_are_rectangular(blocks: list[Block]) -> None:
     sizes = [len(re.findall(r"(?<!\\)\|", line)) for line in render.markdown(blocks).splitlines() if line.startswith("|")]
-    expected = [len(b.header) + 1 for b in blocks for _ in range(len(b.rows) + 2)]
+    expected = [len(grid.header) + 1 for b in blocks for grid in grids(b) for _ in range(len(grid.rows) + 2)]
     assert sizes == expected

@@ -1,9 +1,13 @@
-"""One thread, and the toys of this folder as fixtures."""
+"""One thread, and `sharpness_toys` importable by that name (pytest's importlib mode puts no test folder on the path)."""
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)

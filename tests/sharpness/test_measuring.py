@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from data.image_data import ImageData
-from sam.config import LandscapeConfig, SharpnessConfig
+from sam.config import HessianConfig, LandscapeConfig, SharpnessConfig, SpectrumConfig
 from sam.sharpness import ascent
 from sam.sharpness.dataset_loss import DatasetLoss, cross_entropy
 from sam.sharpness.notions import measure
@@ -88,7 +88,19 @@ def drawing(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> 
     return measure(subject_of(model, image_data(), config, progress=tick))
 
 
-MEASURES = [full, batchwise, everything, drawing]
+def curvature(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> object:
+    own = HessianConfig(eigenvalues=1, steps=3, probes=3, subset=7), SpectrumConfig(probes=1, steps=2, subset=7)
+    config = SharpnessConfig(notions=["hessian", "spectrum"], rho=[0.5, 2.0], batch_size=4, hessian=own[0], spectrum=own[1])
+    return measure(subject_of(model, image_data(), config, progress=tick))
+
+
+def products(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> object:
+    loss = train_loss(model, tick, batchnorm)
+    with loss.measuring():
+        return [t.double().sum() for t in loss.hessian_vector_products([loss.points])[0]]
+
+
+MEASURES = [full, batchwise, everything, curvature, products, drawing]
 
 
 @pytest.mark.parametrize("batchnorm", ["eval", "train"])

@@ -1,0 +1,60 @@
+"""A sweep on this machine, several runs at a time: small networks leave most of a machine idle.
+
+    python train.py -m experiment=demo hydra/launcher=local hydra.launcher.processes=4
+
+Each process trains one run after the other; the progress is one for all. A run that fails keeps no other from running, and the sweep then
+ends with exit code 1. On a GPU the processes share it.
+"""
+
+# No `from __future__ import annotations`: Hydra executes a plugin before it is in sys.modules, and a dataclass with string annotations
+# would look there.
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class LocalLauncher(Launcher):
+    """`hydra/launcher=local`. processes: runs at the same time."""
+
+    def __init__(self, processes: int = 2) -> None:
+        self.processes = processes
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from sam.training import sweep
+        from sam.training.workers import run_all
+
+        if self.config.hydra.job.config_name != "train":
+            print("error: hydra/launcher=local: trains only; use hydra/launcher=slurm or basic for other commands.", file=sys.stderr)
+            raise SystemExit(2)
+        if self.processes < 1:
+            print(f"error: hydra.launcher.processes={self.processes}: must be a whole number >= 1.", file=sys.stderr)
+            raise SystemExit(2)
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # Hydra writes its own record of the sweep there
+        plans = [sweep.compose(overrides) for overrides in job_overrides]
+        chosen = sweep.unfinished(plans)
+        outcomes = run_all([plans[i] for i in chosen], self.processes)
+        results = [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in job_overrides]
+        for i, problem in zip(chosen, outcomes, strict=True):
+            if problem is not None:
+                print(f"failed: {' '.join(job_overrides[i])}: {problem}", file=sys.stderr)
+                results[i].status, results[i].return_value = JobStatus.FAILED, SystemExit(1)  # Hydra raises the first one
+        return results
+
+
+@dataclass
+class LocalConf:
+    _target_: str = f"{__name__}.{LocalLauncher.__name__}"
+    processes: int = 2
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="sam_local", node=LocalConf(), provider="sam_local")

@@ -1,0 +1,62 @@
+"""The columns of a block: the values of every row, and the published ones beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sam.config import ColumnConfig, TrainConfig
+from sam.results.blocks import Cell
+from sam.results.groups import Group
+from sam.results.published import Published, lookup, matches
+from sam.results.statistics import summarize, summary_parts
+
+PUBLISHED_RHO = 0.05  # radius of the published sharpness: Tiwary & Aananth 2024, section 4.1
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column for one radius (rho None where the measure has none)."""
+
+    config: ColumnConfig
+    rho: float | None
+
+    def _fill(self, text: str) -> str:
+        return text if self.rho is None else text.replace("{rho}", f"{self.rho:g}")
+
+    @property
+    def header(self) -> str:
+        return self._fill(self.config.header)
+
+    @property
+    def measure(self) -> str:
+        return self._fill(self.config.measure)
+
+    def values(self, group: Group) -> dict[int, float | None]:
+        """Seed -> value in the column's unit, of the finished runs."""
+        return group.values(self.measure, self.config.scale)
+
+    def value(self, group: Group) -> Cell:
+        if not group.ran:
+            return Cell("value", ("not run",), self.header)
+        values = self.values(group)
+        summary = summarize(values.values())
+        parts = summary_parts(summary, self.config.digits)
+        if group.diverged:
+            epochs = [r.diverged_epoch for r in group.diverged.values()]
+            when = ", ".join("unknown" if e is None else str(e) for e in epochs)
+            total = len(group.diverged) + len(group.finished)
+            parts += (f"{len(group.diverged)} of {total} diverged", f"(epoch{'s' if len(epochs) > 1 else ''} {when})")
+        seeds = tuple(s for s, v in values.items() if v is not None and math.isfinite(v))
+        folders = tuple(r.folder for r in (*group.finished.values(), *group.diverged.values()))
+        return Cell("value", parts, self.header, summary, seeds=seeds, diverged=tuple(group.diverged), folders=folders)
+
+    def published(self, group: Group, context: TrainConfig) -> list[Published]:
+        ids = group.row.published.get(self.config.key, [])
+        here = self.rho is None or math.isclose(self.rho, PUBLISHED_RHO)
+        return [p for p in lookup(ids) if here and matches(p, replace(context, optimizer=group.optimizer))]
+
+
+def expand(columns: Sequence[ColumnConfig], rhos: Sequence[float]) -> list[Column]:
+    return [Column(c, rho) for c in columns for rho in (rhos if c.each_rho else [None])]

@@ -1,0 +1,114 @@
+"""Runs as the tables see them, and the *contexts* they fall into.
+
+A context is everything but the seed and the keys of the method (rho, ascent steps, ...). Learning rate, momentum and weight decay belong
+to it, so that two rows of a block differ in the method alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sam.config import BASE_KEYS, MODELS, DatasetConfig, ModelConfig, OptimizerConfig, ProtocolConfig, TrackingConfig, TrainConfig, to_dict
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run as the tables see it; `measures` in plain units (accuracy in percent, losses in nats), None where not measured.
+
+    setting  identity of everything but the seed: runs with equal `setting` are replicas over seeds.
+    status   finished | diverged.
+    epochs   the rows of metrics.csv (epoch, test_accuracy, train_loss, ...).
+    series   curves of the notions (spectra, landscapes), by name.
+    """
+
+    config: TrainConfig
+    setting: str
+    status: str
+    diverged_epoch: int | None
+    measures: Mapping[str, float | None]
+    epochs: Sequence[Mapping[str, float]]
+    folder: str
+    fingerprint: str
+    data_fingerprint: str
+    data_notes: tuple[str, ...]
+    series: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Runs that differ in method and seed only. `config` is the first run's; `label` tells contexts apart."""
+
+    label: str
+    config: TrainConfig
+    runs: tuple[RunRow, ...]
+
+    @property
+    def noisy(self) -> bool:
+        return self.config.dataset.label_noise > 0
+
+
+def _context_key(run: RunRow) -> dict[str, Any]:
+    """The run's settings without seed, method, names and places; a model's idle keys count for nothing."""
+    c = run.config
+    neutral = replace(
+        c,
+        optimizer=OptimizerConfig(**{key: getattr(c.optimizer, key) for key in BASE_KEYS} | {"method": "sgd"}),
+        model=ModelConfig(**{key: getattr(c.model, key) for key in ("name", "init", *MODELS[c.model.name])}),
+        dataset=replace(c.dataset, path="file" if c.dataset.path else None, root=DatasetConfig.root, download=False),
+        protocol=ProtocolConfig(name=c.protocol.name),
+        tracking=TrackingConfig(),
+        **{f.name: f.default for f in dataclasses.fields(TrainConfig) if f.name in _NEUTRAL},  # type: ignore[arg-type]
+    )
+    return _flat(to_dict(neutral)) | {"data": run.data_fingerprint}
+
+
+_NEUTRAL = ("seed", "runs_dir", "run_dir", "force", "device", "threads", "eval_batch_size", "checkpoint_interval")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def word(value: Any) -> str:
+    """A setting's value as a label prints it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(word, value)) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def context_label(config: TrainConfig) -> str:
+    """ "digits demo", or "CIFAR-10, WRN-28-10, 200 epochs, protocol tiwary2024"."""
+    data = config.dataset
+    if data.name == "digits" and config.protocol.name.startswith("demo"):
+        return "digits demo" + data.label.removeprefix("digits")
+    return f"{data.label}, {config.model.label}, {config.epochs} epochs, protocol {config.protocol.name}"
+
+
+def contexts(runs: Sequence[RunRow]) -> list[Context]:
+    """The runs by context, in the order in which they first appear; where labels would collide, the settings that differ are appended."""
+    groups: dict[str, list[RunRow]] = {}
+    for run in runs:
+        if run.status not in ("finished", "diverged"):
+            raise ValueError(f"{run.folder}: status {run.status}: only finished and diverged runs belong in a table.")
+        groups.setdefault(json.dumps(_context_key(run), sort_keys=True), []).append(run)
+    by_label: dict[str, list[str]] = {}
+    for key, members in groups.items():
+        by_label.setdefault(context_label(members[0].config), []).append(key)
+    found = []
+    for label, keys in by_label.items():
+        settings = [json.loads(key) for key in keys]
+        differing = [name for name in settings[0] if len({repr(s.get(name)) for s in settings}) > 1]
+        for key, setting in zip(keys, settings, strict=True):
+            members = groups[key]
+            suffix = "".join(f", {name}={str(setting[name])[:12] if name == 'data' else word(setting[name])}" for name in differing)
+            found.append(Context(label + suffix, members[0].config, tuple(members)))
+    return found

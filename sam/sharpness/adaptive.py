@@ -1,0 +1,122 @@
+"""Adaptive sharpness: balls measured in units of each weight's own size (Kwon et al. 2021; Andriushchenko et al. 2023, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sam.config import AdaptiveConfig, SharpnessConfig
+from sam.core.vectors import Vector
+from sam.sharpness.average import mean_and_stderr, pair_rises
+from sam.sharpness.ball import Ball
+from sam.sharpness.dataset_loss import Criterion, DatasetLoss, cross_entropy
+from sam.sharpness.projected_ascent import Search, search_balls
+from sam.sharpness.subject import Measures, Result, Sizes, Subject, like, place
+
+VERSION = 1
+
+FLOOR = 1e-10
+DRAWS = {"l2": "normal", "linf": "uniform"}
+
+
+def normalized(criterion: Criterion) -> Criterion:
+    """`criterion` on logits less their mean over the classes, divided by the norm that is left, FLOOR at least; sample by sample."""
+
+    def on_normalized(outputs: Tensor, labels: Tensor) -> Tensor:
+        centred = outputs - outputs.mean(dim=1, keepdim=True)
+        return criterion(centred / torch.linalg.vector_norm(centred, dim=1, keepdim=True).clamp(min=FLOOR), labels)
+
+    return on_normalized
+
+
+CRITERIA: dict[str, Criterion] = {"plain": cross_entropy, "normalized": normalized(cross_entropy)}
+
+
+def _search(settings: AdaptiveConfig) -> Search:
+    return Search(settings.steps, settings.momentum, settings.restarts, draws=1)
+
+
+def _radii(settings: AdaptiveConfig) -> dict[str, tuple[list[float], list[float]]]:
+    """norm -> radii of (worst, average) case."""
+    return {"l2": (settings.worst_l2, settings.average_l2), "linf": (settings.worst_linf, settings.average_linf)}
+
+
+def work(sizes: Sizes, config: SharpnessConfig) -> float:
+    settings = config.adaptive
+    cost = 3.0
+    for worst, average in _radii(settings).values():
+        cost += len(worst) * _search(settings).cost + len(average) * 2 * settings.draws
+    return sizes.images(settings.subset) * len(settings.logits) * cost
+
+
+def measure(subject: Subject) -> Result:
+    """Rises of the loss under perturbations delta in units of |w|, over config.adaptive.subset training images, unaugmented, eval mode.
+
+    adaptive_worst[rho=R,norm=P,logits=G]     a lower bound of max L(w + delta) - L(w) over ||delta / |w| ||_P <= R; P: l2 | linf.
+                                              The largest of w, of projected ascents from w and from random points, of random directions
+                                              both ways, and of what was found at a smaller R. Never negative.
+    adaptive_worst_ascent[...], _spread[...]  as `maximum_ascent` and `maximum_spread`.
+    adaptive_average[rho=R,norm=P,logits=G]   mean of L(w + delta) - L(w) over antithetic pairs: delta ~ N(0, R² diag(w²)) for l2, uniform
+                                              in the box |delta_i| <= R |w_i| for linf. With l2, R is the deviation of each weight relative
+                                              to its size, so that ||delta / |w| || is near R sqrt(D): not the worst case's radius.
+    adaptive_average_stderr[...]              its standard error over the pairs.
+
+    G: plain | normalized, where the loss sees logits less their mean over the classes, divided by the norm that is left. Every trained
+    parameter counts, biases and BatchNorm's too. A weight that is exactly 0 cannot move. Losses that are not finite make NaN or infinite
+    values. Peak: as `maximum`, and |w|: 11 vectors of D.
+    """
+    settings, result = subject.config.adaptive, Result()
+    for kind in settings.logits:
+        loss = subject.loss(criterion=CRITERIA[kind], subset=settings.subset)
+        with loss.measuring(), torch.no_grad():
+            start, size = [p.clone() for p in loss.points], [p.abs() for p in loss.points]
+            value, gradient = loss.value_and_gradient()
+            for norm, (worst, average) in _radii(settings).items():
+                name = partial(_where, norm, kind, subject.said(settings.subset))
+                balls = [Ball(norm, rho, size) for rho in worst]
+                result.values.update(_worst(subject, loss, balls, start, (value.loss, gradient), name))
+                result.values.update(_average(subject, loss, norm, average, start, size, value.loss, name))
+    return result
+
+
+def _where(norm: str, kind: str, subset: int | None, rho: float) -> str:
+    return place(rho=rho, norm=norm, logits=kind, subset=subset)
+
+
+def _worst(
+    subject: Subject, loss: DatasetLoss, balls: list[Ball], start: Vector, origin: tuple[float, Vector], name: Callable[[float], str]
+) -> Measures:
+    values = Measures()
+    stream = lambda which: subject.generator(f"adaptive {which}")
+    found = search_balls(loss, balls, start, origin, _search(subject.config.adaptive), stream)
+    for ball, one in zip(balls, found, strict=True):
+        where = name(ball.radius)
+        values[f"adaptive_worst{where}"] = one.rise
+        values[f"adaptive_worst_ascent{where}"], values[f"adaptive_worst_spread{where}"] = one.ascent, one.spread
+    return values
+
+
+def _average(
+    subject: Subject,
+    loss: DatasetLoss,
+    norm: str,
+    radii: list[float],
+    start: Vector,
+    size: Vector,
+    base: float,
+    name: Callable[[float], str],
+) -> Measures:
+    values, stream = Measures(), subject.generator(f"adaptive average {norm}")
+
+    def draw() -> Vector:
+        direction = like(start, stream, DRAWS[norm])
+        torch._foreach_mul_(direction, size)
+        return direction
+
+    samples = pair_rises(loss, start, base, [draw] * (subject.config.adaptive.draws if radii else 0), radii)
+    for rho, sample in zip(radii, samples, strict=True):
+        values[f"adaptive_average{name(rho)}"], values[f"adaptive_average_stderr{name(rho)}"] = mean_and_stderr(sample)
+    return values

@@ -1,0 +1,178 @@
+"""The Hessian of the training loss: its top eigenvalues, its trace, how the gradient lies in it, and the limits of Wen et al. 2023."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sam.config import HessianConfig, SharpnessConfig
+from sam.core import vectors
+from sam.sharpness import ascent, krylov
+from sam.sharpness.curvature import Hessian, Meter, finite, images, trace, trace_work
+from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.subject import Measures, Result, Sizes, Subject, place
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """values, residuals: v'Hv and ||Hv - (v'Hv) v|| of each row v of `vectors` (m, D): an eigenvalue of H lies within the residual of the
+    value. The rows are those of the largest eigenvalues in descending order, and last that of the smallest. `extra`: H times the rows
+    that were handed in beside. products: Hessian-vector products of Lanczos. spectrum: every eigenvalue, ascending, where known."""
+
+    values: list[float]
+    residuals: list[float]
+    vectors: Tensor
+    extra: Tensor
+    products: int
+    spectrum: Tensor | None
+
+
+def eigenpairs(hessian: Hessian, config: HessianConfig, generator: torch.Generator, beside: Tensor | None = None) -> Eigenpairs | None:
+    """The config.eigenvalues largest ALGEBRAIC eigenvalues and the smallest one, by `krylov.extremes`; None if a product is not finite.
+
+    beside: rows (n, D) whose products are wanted too: they share a forward pass with the residuals. Peak: the larger of
+    config.basis + config.eigenvalues + 5 rows, and four rows a pair and each of `beside`. Use inside `loss.measuring()`.
+    """
+    found = krylov.extremes(
+        hessian,
+        torch.randn(hessian.length, generator=generator, dtype=hessian.points[0].dtype).to(hessian.points[0].device),
+        count=config.eigenvalues,
+        steps=config.steps,
+        basis=config.basis,
+        tolerance=config.tolerance,
+        generator=generator,
+    )
+    if found is None:
+        return None
+    rows = found.vectors
+    products = hessian(rows if beside is None else torch.cat([rows, beside]))
+    values, residuals = [], []
+    for v, hv in zip(rows, products[: len(rows)], strict=True):
+        values.append(float(krylov.inner(v[None], hv[None]) / krylov.inner(v[None], v[None])))
+        rest = (hv - values[-1] * v)[None]
+        residuals.append(float(krylov.inner(rest, rest).sqrt()))
+    return Eigenpairs(values, residuals, rows, products[len(rows) :], found.products, found.spectrum)
+
+
+def smallest_nonzero(spectrum: Tensor | None, eps: float) -> float | None:
+    """lambda_M: the smallest eigenvalue above rounding; None where the spectrum is not known, is zero, or holds a negative eigenvalue
+    (no minimiser then, and no lambda_M)."""
+    if spectrum is None:
+        return None
+    rounding = 10 * len(spectrum) * eps * float(spectrum.abs().max())
+    positive = spectrum[spectrum > rounding]
+    return None if float(spectrum[0]) < -rounding or len(positive) == 0 else float(positive[0])
+
+
+def work(sizes: Sizes, config: SharpnessConfig) -> float:
+    """What the largest number of steps costs; what is not needed is reported as done at the end."""
+    own = config.hessian
+    each = 3 + len(config.rho) + 7 * own.steps + 3 + 4 * (own.eigenvalues + 2) + trace_work(own.probes)
+    return each * images(own.subset, sizes.train)
+
+
+def measure(subject: Subject) -> Result:
+    """H: the Hessian of L, the mean loss over `subset` training images (all, where no subset is named), eval-mode BatchNorm; g = grad L.
+
+    Everything carries [subset=n] where a subset was taken. None: not finite, or not defined, as said.
+
+    train_loss, grad_norm            L and ||g|| on these images.
+    eigenvalue[k=1], [k=2], ...      the largest algebraic eigenvalues, loss per squared weight; None beyond D.
+    eigenvalue_residual[k=1], ...    ||Hv - lambda v||: an eigenvalue of H lies within this of the number given. That none above it was
+                                     missed is Lanczos' usual promise, no proof; a large residual says that it had too few steps.
+    eigenvalue_min, eigenvalue_min_residual   the smallest (most negative) one. Lanczos does not wait for it: read its residual.
+    lanczos_products                 Hessian-vector products that the eigenvalues took, at most config.steps.
+    trace, trace_stderr              Tr H from a fixed number of probes, beside the part held by the eigenvectors above.
+    cos_gradient_top                 |cos(g, v1)|; undefined at g = 0; arbitrary within the eigenspace where lambda_1 is multiple.
+    cos_random_level                 sqrt(2 / (pi D)): what it is for a random direction.
+    gradient_top_share               ||P g||² / ||g||², P the projection on the k eigenvectors above; a random direction has k / D.
+    curvature_gradient               u'Hu with u = g/||g||.
+    second_order[rho=R]              L(w + R u) - L(w) - R ||g|| on these images: R² u'Hu / 2 + O(R³).
+    limit_worst[rho=R]               R² lambda_1 / 2, worst direction (Wen, Ma & Li 2023).
+    limit_ascent[rho=R]              R² lambda_M / 2, ascent direction, lambda_M the smallest non-zero eigenvalue. Known only where the
+                                     whole spectrum is (D <= config.steps), since Lanczos sees the ends of a spectrum and not its
+                                     inside; None otherwise, and where H has a negative eigenvalue.
+    limit_average[rho=R], limit_average_stderr[rho=R]   R² Tr H / (2 D), average direction.
+
+    The three limits hold at minimisers as rho -> 0, where the first-order term is gone; so they stand beside the measured value minus
+    rho ||grad L||, which is second_order, and not beside the sharpness itself.
+
+    Peak beside the model and the graph of a batch: about config.basis + config.eigenvalues + 7 vectors of D floats (36.5 M weights: 146 MB
+    each), however many steps.
+    """
+    config, total = subject.config.hessian, len(subject.train.labels)
+    n = images(config.subset, total)
+    shown = {"subset": n if n < total else None}
+    loss = subject.loss(subset=config.subset)
+    loss.progress = meter = Meter(subject.progress, work(Sizes(total, 0), subject.config))
+    with loss.measuring():
+        values = _measure(loss, subject, shown)
+    meter.finish()
+    return Result(values)
+
+
+def _measure(loss: DatasetLoss, subject: Subject, shown: dict[str, int | None]) -> Measures:
+    config, where, generator = subject.config.hessian, place(**shown), subject.generator("hessian")
+    hessian = Hessian(loss)
+    value, gradient = loss.value_and_gradient()
+    length = vectors.norm(gradient).item()
+    has_slope = math.isfinite(length) and length > vectors.TINY
+    unit = hessian.flatten(gradient) / length if has_slope else torch.zeros(hessian.length).to(hessian.points[0])
+    finite_here = math.isfinite(value.loss) and math.isfinite(length)
+    pairs = eigenpairs(hessian, config, generator, beside=unit[None]) if finite_here else None
+    values: Measures = {f"train_loss{where}": value.loss, f"grad_norm{where}": length}
+    values |= _eigenvalues(pairs, config.eigenvalues, shown)
+    trace_value, trace_error = _trace(hessian, pairs, config, generator)
+    values |= {f"trace{where}": trace_value, f"trace_stderr{where}": trace_error}
+    values |= _alignment(pairs, unit if has_slope else None, where)
+    values["cos_random_level"] = math.sqrt(2 / (math.pi * hessian.length))
+    _, along = ascent.along(loss, value, gradient, subject.config.rho)
+    smallest = None if pairs is None else smallest_nonzero(pairs.spectrum, torch.finfo(unit.dtype).eps)
+    for result in along:
+        half, at = result.rho**2 / 2, place(rho=result.rho, **shown)
+        rise = None if result.sharpness is None or result.first_order is None else result.sharpness - result.first_order
+        values[f"second_order{at}"] = rise
+        values[f"limit_worst{at}"] = _times(half, values[f"eigenvalue{place(k=1, **shown)}"])
+        values[f"limit_ascent{at}"] = _times(half, smallest)
+        values[f"limit_average{at}"] = _times(half / hessian.length, trace_value)
+        values[f"limit_average_stderr{at}"] = _times(half / hessian.length, trace_error)
+    return values
+
+
+def _times(factor: float, value: float | None) -> float | None:
+    return None if value is None else factor * value
+
+
+def _eigenvalues(pairs: Eigenpairs | None, count: int, shown: dict[str, int | None]) -> Measures:
+    top = 0 if pairs is None else len(pairs.values) - 1
+    values: Measures = {}
+    for k in range(1, count + 1):
+        at, known = place(k=k, **shown), pairs is not None and k <= top
+        values[f"eigenvalue{at}"] = pairs.values[k - 1] if pairs is not None and known else None
+        values[f"eigenvalue_residual{at}"] = pairs.residuals[k - 1] if pairs is not None and known else None
+    where = place(**shown)
+    values[f"eigenvalue_min{where}"] = None if pairs is None else pairs.values[-1]
+    values[f"eigenvalue_min_residual{where}"] = None if pairs is None else pairs.residuals[-1]
+    values[f"lanczos_products{where}"] = None if pairs is None else pairs.products
+    return values
+
+
+def _trace(hessian: Hessian, pairs: Eigenpairs | None, config: HessianConfig, generator: torch.Generator) -> list[float | None]:
+    if pairs is None:
+        return [None, None]
+    known, part = pairs.vectors[:-1], math.fsum(pairs.values[:-1])
+    return finite(trace(hessian, lambda count: hessian.draw(generator, count), config.probes, known, part))
+
+
+def _alignment(pairs: Eigenpairs | None, unit: Tensor | None, where: str) -> Measures:
+    names = ("cos_gradient_top", "gradient_top_share", "curvature_gradient")
+    if pairs is None or unit is None:
+        return {f"{name}{where}": None for name in names}
+    cosines = krylov.inner(pairs.vectors[:-1], unit[None])[:, 0]
+    curvature = float(krylov.inner(unit[None], pairs.extra))
+    return {f"{n}{where}": v for n, v in zip(names, (float(cosines[0].abs()), float((cosines**2).sum()), curvature), strict=True)}

@@ -1,0 +1,129 @@
+"""Keskar et al. 2017, Metric 2.1: the largest loss in a box around w, in percent of 1 + L(w)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sam.config import KeskarConfig, SharpnessConfig
+from sam.core import vectors
+from sam.core.vectors import Vector
+from sam.sharpness.ball import Ball
+from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.projected_ascent import Search, highest, search_balls
+from sam.sharpness.subject import Result, Sizes, Subject, place
+
+VERSION = 1
+
+Flat = NDArray[np.float64]
+
+
+class _Enough(Exception):
+    """Nothing more is to be evaluated."""
+
+
+def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vector], iterations: int) -> list[float]:
+    """L at each point that L-BFGS-B visits in the box from w on, w left out; empty where the gradient at w is zero or not finite.
+
+    In the coordinates u = delta / (radius scale), so that every bound is -1 or 1, with the loss scaled such that its gradient at w has
+    entries of size 1 (root mean square). At most 2 `iterations` values and gradients, `lbfgsb_cost`; what is left of them is reported as
+    done. Memory: some 60 float64 vectors of D on the host (SciPy 1.17, measured: its 10 pairs, work space and bounds).
+    """
+    from scipy.optimize import Bounds, minimize  # slow to import
+
+    assert box.scale is not None
+    slope = _flat(origin[1], box)
+    unit = float(np.sqrt(np.mean(slope**2)))
+    visited: list[float] = []
+
+    def objective(x: Flat) -> tuple[float, Flat]:
+        if not x.any():
+            return 0.0, -slope / unit
+        if len(visited) == 2 * iterations:
+            raise _Enough
+        box.move(loss.points, start, _shaped(x, start))
+        value, gradient = loss.value_and_gradient()
+        visited.append(value.loss)
+        along = _flat(gradient, box)
+        if not (math.isfinite(value.loss) and np.isfinite(along).all()):
+            raise _Enough
+        return (origin[0] - value.loss) / unit, -along / unit
+
+    if math.isfinite(unit) and unit * slope.size**0.5 > vectors.TINY * box.radius:  # as a sign ascent asks
+        sides, options = np.ones_like(slope), {"maxiter": iterations, "ftol": 0.0, "gtol": 0.0}
+        with contextlib.suppress(_Enough):
+            minimize(objective, np.zeros_like(slope), jac=True, method="L-BFGS-B", bounds=Bounds(-sides, sides), options=options)
+    loss.progress((lbfgsb_cost(iterations) - 3 * len(visited)) * len(loss.labels))
+    return visited
+
+
+def lbfgsb_cost(iterations: int) -> int:
+    """Units of work an image."""
+    return 3 * 2 * iterations
+
+
+def _flat(gradient: Vector, box: Ball) -> Flat:
+    """The gradient with respect to u, float64 on the host."""
+    assert box.scale is not None
+    return (
+        np.concatenate([(g.double() * s.double()).flatten().cpu().numpy() for g, s in zip(gradient, box.scale, strict=True)]) * box.radius
+    )
+
+
+def _shaped(x: Flat, start: Vector) -> Vector:
+    pieces = np.split(x, np.cumsum([p.numel() for p in start])[:-1])
+    return [torch.from_numpy(piece).reshape(p.shape).to(p) for piece, p in zip(pieces, start, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------------------------ the notion
+
+
+def _search(settings: KeskarConfig) -> Search:
+    return Search(settings.iterations, settings.momentum, settings.restarts, draws=0)
+
+
+def work(sizes: Sizes, config: SharpnessConfig) -> float:
+    settings = config.keskar
+    full = lbfgsb_cost(settings.iterations) if sizes.parameters <= settings.full_space else 0
+    return sizes.images(settings.subset) * (3 + len(settings.epsilon) * (_search(settings).cost + full))
+
+
+def measure(subject: Subject) -> Result:
+    """100 (max L(w + z) - L(w)) / (1 + L(w)) over |z_i| <= E (|w_i| + 1), on config.keskar.subset training images, unaugmented, eval mode.
+
+    keskar[epsilon=E]          a lower bound of it: the largest of w, of all that follows, and of what was found at a smaller E. Percent.
+    keskar_lbfgsb[epsilon=E]   what L-BFGS-B alone reached from w (the search of the paper); None for models of more than
+                               config.keskar.full_space parameters, and where the gradient at w is zero or not finite.
+    keskar_sign[epsilon=E]     what projected sign ascents alone reached, from w and from random points of the box: they need no float64
+                               copies. None where none could begin.
+    keskar_spread[epsilon=E]   the best sign ascent's value less the worst one's. None unless two began.
+
+    NaN or infinite as soon as one loss met is. Peak: as `maximum`, and |w| + 1: 11 vectors of D; for small models also L-BFGS-B's
+    60 float64 vectors of D, at most 0.25 GB with full_space at its default.
+    """
+    settings, result = subject.config.keskar, Result()
+    loss = subject.loss(subset=settings.subset)
+    full = sum(p.numel() for p in subject.model.parameters()) <= settings.full_space
+    visited: dict[float, list[float]] = {}
+    with loss.measuring(), torch.no_grad():
+        start, size = [p.clone() for p in loss.points], [p.abs() + 1 for p in loss.points]
+        value, gradient = loss.value_and_gradient()
+
+        def others(box: Ball) -> list[float]:
+            visited[box.radius] = lbfgsb(loss, box, start, (value.loss, gradient), settings.iterations) if full else []
+            return visited[box.radius]
+
+        boxes = [Ball("linf", epsilon, size) for epsilon in settings.epsilon]
+        stream = lambda name: subject.generator(f"keskar {name}")
+        found = search_balls(loss, boxes, start, (value.loss, gradient), _search(settings), stream, others)
+    for box, one in zip(boxes, found, strict=True):
+        met = visited[box.radius]
+        rises = {"": one.rise, "_lbfgsb": highest(met) - value.loss if met else None, "_sign": one.ascent, "_spread": one.spread}
+        for kind, rise in rises.items():
+            where = place(epsilon=box.radius, subset=subject.said(settings.subset))
+            result.values[f"keskar{kind}{where}"] = None if rise is None else 100 * rise / (1 + value.loss)
+    return result

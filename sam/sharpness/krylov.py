@@ -1,0 +1,195 @@
+"""Krylov spaces of a symmetric operator: extreme eigenvalues by thick-restart Lanczos, and quadrature nodes. Plain linear algebra.
+
+Vectors are rows of length D in the operator's own format; everything of the size of the space is float64 on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Product = Callable[[Tensor], Tensor]  # rows (m, D) -> the operator times each row, (m, D)
+
+CHUNK = 1 << 20  # columns at a time
+BLOCK = 1 << 10  # columns summed in the rows' own format; their sums in float64
+VERIFY = 10  # products spent on a fresh direction before convergence is believed
+
+
+def columns(length: int) -> list[slice]:
+    return [slice(start, start + CHUNK) for start in range(0, length, CHUNK)]
+
+
+def inner(rows: Tensor, x: Tensor) -> Tensor:
+    """rows (m, D), x (n, D) -> their inner products (m, n), float64 on the CPU."""
+    total = torch.zeros(len(rows), len(x), dtype=torch.float64, device=x.device)
+    for c in columns(x.shape[1]):
+        left, right = rows[:, c], x[:, c]
+        even = left.shape[1] // BLOCK * BLOCK
+        blocks = left[:, :even].unflatten(1, (-1, BLOCK)).transpose(0, 1) @ right[:, :even].unflatten(1, (-1, BLOCK)).permute(1, 2, 0)
+        total += blocks.sum(0, dtype=torch.float64) + left[:, even:] @ right[:, even:].T
+    return total.cpu()
+
+
+def combine(rows: Tensor, weights: Tensor) -> Tensor:
+    """rows (m, D), weights (m, n) -> the n combinations weights' rows, (n, D)."""
+    result = rows.new_empty(weights.shape[1], rows.shape[1])
+    weights = weights.to(rows)
+    for c in columns(rows.shape[1]):
+        result[:, c] = weights.T @ rows[:, c]
+    return result
+
+
+def project_out(x: Tensor, rows: Tensor) -> Tensor:
+    """Remove from each row of x, in place and twice, its part in the span of the orthonormal `rows`; returns that part's coefficients
+    (len(rows), len(x)), float64."""
+    total = torch.zeros(len(rows), len(x), dtype=torch.float64)
+    for _ in range(2):  # once leaves what rounding let through
+        part = inner(rows, x)
+        weights = part.to(x)
+        for c in columns(x.shape[1]):
+            x[:, c] -= weights.T @ rows[:, c]
+        total += part
+    return total
+
+
+class Krylov:
+    """An orthonormal basis of `size` <= `capacity` vectors, and H's projection on it, grown by one product at a time.
+
+    Each new vector is orthogonalised twice against the whole basis, and the coefficients are the new column of the projection: so it is
+    V H V' itself, whether the basis came from one start, from a restart or from fresh directions. `next` (at row `size` of the basis) is
+    what the coming product is taken with. Where the space is invariant (a breakdown, rest = 0) it is a fresh random direction. Memory:
+    capacity + 1 rows, and three while growing.
+    """
+
+    def __init__(self, product: Product, start: Tensor, capacity: int, generator: torch.Generator) -> None:
+        self.product, self.capacity, self.generator = product, capacity, generator
+        self.length = len(start)
+        self.rows = start.new_zeros(min(capacity, self.length) + 1, self.length)
+        self.projection = torch.zeros(capacity, capacity, dtype=torch.float64)
+        self.size, self.rest, self.scale = 0, 0.0, 0.0
+        self._set_next(start[None].clone())
+
+    @property
+    def basis(self) -> Tensor:
+        return self.rows[: self.size]
+
+    def _set_next(self, x: Tensor) -> None:
+        length = float(inner(x, x).sqrt())
+        self.rows[self.size] = x[0] / length
+
+    def refresh(self) -> None:
+        """Make the next vector a random one, orthogonal to the basis."""
+        self.rest = 0.0
+        x = torch.randn(1, self.length, generator=self.generator, dtype=self.rows.dtype).to(self.rows.device)
+        project_out(x, self.basis)
+        self._set_next(x)
+
+    def grow(self) -> bool:
+        """One product. False, and nothing grown, if it holds a number that is not finite."""
+        x = self.product(self.rows[self.size : self.size + 1]).clone()
+        length = float(inner(x, x).sqrt())
+        if not torch.isfinite(torch.tensor(length)):
+            return False
+        self.size += 1
+        self.scale = max(self.scale, length)
+        coefficients = project_out(x, self.basis)[:, 0]
+        self.projection[: self.size, self.size - 1] = self.projection[self.size - 1, : self.size] = coefficients
+        self.rest = float(inner(x, x).sqrt())
+        if self.size == self.length:
+            self.rest = 0.0
+        elif self.rest <= 10 * torch.finfo(x.dtype).eps * self.scale:
+            self.refresh()
+        else:
+            self._set_next(x)
+        return True
+
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """(values ascending (size,), coefficients of the vectors in the basis (size, size), one a column), float64."""
+        values, vectors = torch.linalg.eigh(self.projection[: self.size, : self.size])
+        return values, vectors
+
+    def residuals(self, vectors: Tensor) -> Tensor:
+        """Estimated ||H y - theta y|| of Ritz vectors given by their coefficients: what a product adds lies along the next vector."""
+        return self.rest * vectors[-1].abs()
+
+    def compress(self, values: Tensor, vectors: Tensor) -> None:
+        """Thick restart (Wu & Simon 2000): the basis becomes these Ritz vectors, and the next vector stays."""
+        count, next_row = len(values), self.rows[self.size].clone()
+        for c in columns(self.length):
+            self.rows[:count, c] = vectors.T.to(self.rows) @ self.rows[: self.size, c]
+        self.rows[count] = next_row
+        self.size = count
+        self.projection.zero_()
+        self.projection[:count, :count] = torch.diag(values)
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """vectors: (m + 1, D) of norm 1: the Ritz vectors of the m largest values in descending order, orthogonal to each other, then that of
+    the smallest (the last of the m again where there are no more than m). products: how many were taken. spectrum: all D eigenvalues,
+    ascending float64, if the space became the whole one, else None."""
+
+    vectors: Tensor
+    products: int
+    spectrum: Tensor | None
+
+
+def extremes(
+    product: Product, start: Tensor, *, count: int, steps: int, basis: int, tolerance: float, generator: torch.Generator
+) -> Extremes | None:
+    """Ritz vectors of the `count` largest ALGEBRAIC eigenvalues and of the smallest, after at most `steps` products, start (D,) random.
+
+    It ends when the residuals of the `count` largest are below tolerance * (largest |Ritz value|), and still are (of whatever are then
+    the largest) VERIFY products after a fresh random direction was added: one start sees one copy of a multiple eigenvalue, and nothing
+    of a space it is orthogonal to. If D <= steps, the whole space is spanned and the spectrum is known. None where a product is not
+    finite. Memory: the basis' rows (D <= steps: D), the result, three more.
+    """
+    length = len(start)
+    whole = length <= steps
+    space = Krylov(product, start, length if whole else min(basis, steps), generator)
+    verified_since: int | None = None
+    taken = 0
+    while taken < min(steps, length):
+        if not whole and space.size == space.capacity:
+            space.compress(*_kept(*space.ritz(), count, space.capacity))
+        if not space.grow():
+            return None
+        taken += 1
+        if whole or space.size < count:
+            continue
+        values, vectors = space.ritz()
+        if float(space.residuals(vectors)[-count:].max()) <= tolerance * float(values.abs().max()):
+            if verified_since is None:
+                verified_since = taken
+                space.refresh()
+            elif taken - verified_since >= VERIFY:
+                break
+    values, vectors = space.ritz()
+    order = [*range(len(values) - 1, max(len(values) - 1 - count, -1), -1), 0]
+    return Extremes(combine(space.basis, vectors[:, order]), taken, values if whole else None)
+
+
+def _kept(values: Tensor, vectors: Tensor, count: int, capacity: int) -> tuple[Tensor, Tensor]:
+    """What survives a restart: the smallest two, and the largest `count` and half of the room that is left."""
+    top = count + max((capacity - count - 2) // 2, 0)
+    keep = [0, 1, *range(max(len(values) - top, 2), len(values))]
+    return values[keep], vectors[:, keep]
+
+
+def quadrature(product: Product, start: Tensor, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+    """Gauss quadrature of start's spectral measure by Lanczos: (nodes, weights), each (at most `steps`,), float64, weights summing to 1.
+
+    sum weights f(nodes) = u' f(H) u with u = start/||start||, exactly for polynomials f of degree below 2 steps, and for all f if the
+    space is invariant before. None where a product is not finite. Memory: steps + 1 rows, and three more.
+    """
+    space = Krylov(product, start, min(steps, len(start)), generator)
+    for _ in range(space.capacity):
+        if not space.grow():
+            return None
+        if space.rest == 0:
+            break
+    nodes, vectors = space.ritz()
+    return nodes, vectors[0] ** 2

@@ -1,0 +1,54 @@
+"""L^Max: the largest loss within distance rho (Tiwary & Aananth 2024, Table 1; Wen et al. 2023), from below."""
+
+from __future__ import annotations
+
+import torch
+
+from sam.config import MaximumConfig, SharpnessConfig
+from sam.sharpness.ball import Ball
+from sam.sharpness.n_step import climb
+from sam.sharpness.projected_ascent import Search, search_balls
+from sam.sharpness.subject import Result, Sizes, Subject, place
+
+VERSION = 1
+
+
+def _search(settings: MaximumConfig) -> Search:
+    return Search(settings.steps, settings.momentum, settings.restarts, settings.draws)
+
+
+def work(sizes: Sizes, config: SharpnessConfig) -> float:
+    chain = 1 + 3 * (config.maximum.ascent_steps - 1) + 1
+    return sizes.images(config.maximum.subset) * (3 + len(config.rho) * (_search(config.maximum).cost + chain))
+
+
+def measure(subject: Subject) -> Result:
+    """A lower bound of max over ||eps|| <= rho of L(w + eps) - L(w), over config.maximum.subset training images, unaugmented, eval mode.
+
+    maximum[rho=R]          the largest loss met, less L(w), nats. Met are: w; every point of projected gradient ascents with momentum,
+                            from w and from random points; the L^Asc point; the end of N-step ascent (rule project); random directions,
+                            both ways; and whatever was met at a smaller radius. All on one and the same loss. Never negative.
+    maximum_ascent[rho=R]   what the ascents alone reached; below maximum, or negative, where they failed; None where none could begin.
+    maximum_spread[rho=R]   the best ascent's rise less the worst one's: how far chance decides. None unless two began.
+
+    NaN or infinite as soon as one loss met is. Where the gradient at w is zero, the ascents from random points go on alone.
+    Peak: weights, their copies (2), gradients (3), this point, the last and the best one, and the direction there: 10 vectors of D.
+    """
+    settings, result = subject.config.maximum, Result()
+    loss = subject.loss(subset=settings.subset)
+    with loss.measuring(), torch.no_grad():
+        start = [p.clone() for p in loss.points]
+        value, gradient = loss.value_and_gradient()
+
+        def others(ball: Ball) -> list[float]:
+            ends = [climb(loss, start, gradient, ball.radius, steps, "project").loss for steps in (1, settings.ascent_steps)]
+            return [end for end in ends if end is not None]
+
+        balls = [Ball("l2", rho) for rho in subject.config.rho]
+        stream = lambda name: subject.generator(f"maximum {name}")
+        found = search_balls(loss, balls, start, (value.loss, gradient), _search(settings), stream, others)
+    for ball, one in zip(balls, found, strict=True):
+        where = place(rho=ball.radius, subset=subject.said(settings.subset))
+        result.values[f"maximum{where}"] = one.rise
+        result.values[f"maximum_ascent{where}"], result.values[f"maximum_spread{where}"] = one.ascent, one.spread
+    return result

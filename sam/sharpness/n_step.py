@@ -1,0 +1,82 @@
+"""N-step sharpness: the loss at the end of N gradient ascent steps (Tiwary & Aananth 2024, Eqs. 5-6; Kim et al. 2023)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from sam.config import SharpnessConfig
+from sam.core import vectors
+from sam.core.ascent import Ascent
+from sam.core.vectors import Vector
+from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.subject import Measures, Result, Sizes, Subject, place
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Climb:
+    """loss = L(w + eps_N), length = ||eps_N|| / rho, cosine = that between eps_N and the gradient at w.
+
+    All three are None where a gradient on the way is zero or not finite: its direction is undefined, and the sharpness is not zero.
+    """
+
+    loss: float | None = None
+    length: float | None = None
+    cosine: float | None = None
+
+
+def climb(loss: DatasetLoss, start: Vector, gradient: Vector, rho: float, steps: int, rule: str) -> Climb:
+    """N ascent steps from `start`, where the gradient is `gradient` (left as it is), each with the gradient of the whole set.
+
+    Cost: steps - 1 forwards and backwards, and one forward; where it ends early, the rest is reported as done. Memory: two vectors of D
+    beside start and gradient. Use inside `measuring()` and `no_grad()`; the weights are left at the last point.
+    """
+    vectors.copy_(loss.points, start)
+    ascent = Ascent(loss.points, start, [rho] * len(start), steps=steps, rule=rule)
+    here = [g.clone() for g in gradient]
+    for taken in range(1, steps + 1):
+        norm = ascent.climb(here).item()
+        if not (math.isfinite(norm) and norm > vectors.TINY):
+            loss.progress((3 * (steps - taken) + 1) * len(loss.labels))
+            return Climb()
+        if taken < steps:
+            here = loss.value_and_gradient()[1]
+    length = ascent.relative_length().item()
+    scale = length * vectors.norm(gradient).item()
+    cosine = vectors.dot(ascent.unit, gradient).item() / scale if scale > 0 else None
+    return Climb(loss.value().loss, length, cosine)
+
+
+def work(sizes: Sizes, config: SharpnessConfig) -> float:
+    settings = config.n_step
+    climbs = len(config.rho) * len(settings.rules) * sum(3 * (steps - 1) + 1 for steps in settings.steps)
+    return sizes.images(settings.subset) * (3 + climbs)
+
+
+def measure(subject: Subject) -> Result:
+    """Eq. 6 with gradients and losses of the whole training set (or config.n_step.subset of it), unaugmented, BatchNorm in eval mode.
+
+    n_step[rho=R,n=N,rule=S]          L(w + eps_N) - L(w), nats; S: split | project | accumulate | boundary, as in training.
+    n_step_length[rho=R,n=N,rule=S]   ||eps_N|| / R: 1 on the sphere, below 1 inside, above 1 outside (accumulate).
+    n_step_cosine[rho=R,n=N,rule=S]   cosine between eps_N and the gradient at w.
+
+    None where a gradient on the way is zero or not finite; a loss that is not finite at the end is reported as it is. With N = 1 every
+    rule is L^Asc. The gradient at w is computed once for all. Peak: weights, their copies (2), gradients (3) and eps: 7 vectors of D.
+    """
+    settings, values = subject.config.n_step, Measures()
+    loss = subject.loss(subset=settings.subset)
+    with loss.measuring(), torch.no_grad():
+        start = [p.clone() for p in loss.points]
+        value, gradient = loss.value_and_gradient()
+        for rho in subject.config.rho:
+            for steps in settings.steps:
+                for rule in settings.rules:
+                    end = climb(loss, start, gradient, rho, steps, rule)
+                    where = place(rho=rho, n=steps, rule=rule, subset=subject.said(settings.subset))
+                    values[f"n_step{where}"] = None if end.loss is None else end.loss - value.loss
+                    values[f"n_step_length{where}"], values[f"n_step_cosine{where}"] = end.length, end.cosine
+    return Result(values)

@@ -1,0 +1,188 @@
+"""The largest loss in a ball around w, from below: projected gradient ascent with momentum and restarts, and other points of the ball.
+
+The ascent follows Auto-PGD (Croce & Hein 2020, sections 3.1 and 3.2), as Andriushchenko et al. 2023 use it on weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sam.core import vectors
+from sam.core.vectors import Vector
+from sam.sharpness.ball import Ball
+from sam.sharpness.dataset_loss import DatasetLoss
+
+Stream = Callable[[str], torch.Generator]
+
+
+def checkpoints(steps: int) -> list[int]:
+    """Steps after which Auto-PGD looks back: w_j = ceil(p_j steps), p = 0.22, then ever closer, at least 0.06 apart."""
+    marks, before, share = [], 0.0, 0.22
+    while share < 1:
+        marks.append(math.ceil(round(share * steps, 9)))
+        before, share = share, share + max(share - before - 0.03, 0.06)
+    return sorted(set(marks))
+
+
+def ascend(
+    loss: DatasetLoss,
+    ball: Ball,
+    start: Vector,
+    *,
+    steps: int,
+    momentum: float,
+    origin: tuple[float, Vector] | None = None,
+    begin: Vector | None = None,
+) -> list[float]:
+    """L at the start and at each point that the ascent reaches; it starts at u = `begin`, or at w, where `origin` = (L, gradient) is known.
+
+    The first step is 2 radii long. At each checkpoint the step is halved if L rose in fewer than 3 of 4 steps since the last one, or if
+    neither step nor best point changed; the ascent then goes on from its best point, with the gradient found there and no momentum.
+    momentum: the share of the last move in the next one (0.25 in Auto-PGD). It ends early where a gradient is zero or not finite; the
+    rest of its cost, `path_cost`, is reported as done. Memory: 6 vectors of D beside start and gradient.
+    """
+    samples, reserved = len(loss.labels), path_cost(steps, known=origin is not None)
+    if origin is not None:
+        value, direction = origin[0], [g.clone() for g in origin[1]]
+        u = [torch.zeros_like(p) for p in start]
+    else:
+        assert begin is not None
+        u = begin
+        ball.move(loss.points, start, u)
+        found, direction = loss.value_and_gradient()
+        value, reserved = found.loss, reserved - 3
+    climbs = ball.steepest_(direction)
+    best, best_u, best_direction = value, _copy(u), _copy(direction)
+    reached = [value]
+    size, rises, last_mark, last_best, halved, previous, marks = 2.0, 0, 0, value, False, u, checkpoints(steps)
+    for k in range(1, steps + 1):
+        if not climbs:
+            break
+        _step_(ball, direction, u, previous, size, momentum)
+        previous, u, before = u, direction, value
+        ball.move(loss.points, start, u)
+        if k == steps:
+            value, reserved = loss.value().loss, reserved - 1
+        else:
+            found, direction = loss.value_and_gradient()
+            value, reserved = found.loss, reserved - 3
+            climbs = ball.steepest_(direction)
+        reached.append(value)
+        rises += value > before
+        if value > best and climbs:
+            best = value
+            vectors.copy_(best_u, u)
+            vectors.copy_(best_direction, direction)
+        if k in marks and k < steps:
+            stuck = not halved and best == last_best
+            halved = stuck or rises < 0.75 * (k - last_mark)
+            if halved:
+                size, value, u, direction = size / 2, best, _copy(best_u), _copy(best_direction)
+                previous = u
+            rises, last_mark, last_best = 0, k, best
+    loss.progress(reserved * samples)
+    return reached
+
+
+def _step_(ball: Ball, direction: Vector, u: Vector, previous: Vector, size: float, momentum: float) -> None:
+    """direction -> the next point: z = P(u + size direction), then P(u + (1 - momentum) (z - u) + momentum (u - previous)).
+
+    In the first step, and in the first after going back, previous is u: there is nothing to carry on, and the step is z itself.
+    """
+    vectors.scale_(direction, size)
+    vectors.add_(direction, u)
+    ball.project_(direction)
+    if previous is not u:
+        vectors.scale_(direction, 1 - momentum)
+        vectors.add_(direction, u, 2 * momentum)
+        vectors.add_(direction, previous, -momentum)
+        ball.project_(direction)
+
+
+def _copy(x: Vector) -> Vector:
+    return [t.clone() for t in x]
+
+
+def path_cost(steps: int, *, known: bool) -> int:
+    """Units of work an image of one ascent, with the gradient at its start known or not."""
+    return 3 * (steps - 1) + 1 + (0 if known else 3)
+
+
+# ------------------------------------------------------------------------------------------------------------ over several balls
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a ball is searched. steps of an ascent, momentum; restarts: ascents from random points beside the one from w; draws: random
+    directions, each looked at on both sides."""
+
+    steps: int
+    momentum: float
+    restarts: int
+    draws: int
+
+    @property
+    def cost(self) -> int:
+        """Units of work an image and a ball."""
+        return path_cost(self.steps, known=True) + self.restarts * path_cost(self.steps, known=False) + 2 * self.draws
+
+
+@dataclass(frozen=True)
+class Found:
+    """In one ball. rise: the largest L found in it, less L(w), never negative; a lower bound of the maximum. ascent: what the ascents
+    alone reached, less L(w) (negative where they failed, None where no gradient let any begin). spread: the best ascent's rise less the
+    worst one's; None unless two began."""
+
+    rise: float
+    ascent: float | None
+    spread: float | None
+
+
+def highest(values: Sequence[float]) -> float:
+    """The largest; NaN if one is NaN, since then nobody knows."""
+    return math.nan if any(math.isnan(v) for v in values) else max(values)
+
+
+def search_balls(
+    loss: DatasetLoss,
+    balls: Sequence[Ball],
+    start: Vector,
+    origin: tuple[float, Vector],
+    search: Search,
+    stream: Stream,
+    others: Callable[[Ball], list[float]] = lambda ball: [],
+) -> list[Found]:
+    """One `Found` a ball, in the order given. The balls must lie in one another, by radius: what is found in a smaller one counts in a
+    larger one.
+
+    origin: (L(w), gradient at w), left as it is; stream: random streams by name, the same for all balls; others: L at further points of
+    a ball. Use inside `measuring()` and `no_grad()`; the weights are left at the last point.
+    """
+    seen, results = [origin[0]], [Found(math.nan, None, None)] * len(balls)
+    for i in sorted(range(len(balls)), key=lambda i: balls[i].radius):
+        ball = balls[i]
+        paths = [ascend(loss, ball, start, steps=search.steps, momentum=search.momentum, origin=origin)]
+        for k in range(search.restarts):
+            begin = ball.random(start, stream(f"start {k}"))
+            paths.append(ascend(loss, ball, start, steps=search.steps, momentum=search.momentum, begin=begin))
+        met = [value for path in paths for value in path]
+        ends = [highest(path[1:]) for path in paths if len(path) > 1]
+        seen = [highest([*seen, *met, *_drawn(loss, ball, start, search.draws, stream), *others(ball)])]
+        ascent = highest(ends) - origin[0] if ends else None
+        results[i] = Found(seen[0] - origin[0], ascent, highest(ends) - min(ends) if len(ends) > 1 else None)
+    return results
+
+
+def _drawn(loss: DatasetLoss, ball: Ball, start: Vector, draws: int, stream: Stream) -> list[float]:
+    values = []
+    for k in range(draws):
+        u = ball.random(start, stream(f"draw {k}"))
+        for _ in range(2):
+            ball.move(loss.points, start, u)
+            values.append(loss.value().loss)
+            vectors.scale_(u, -1.0)
+    return values

@@ -1,0 +1,103 @@
+"""Spectral density of the Hessian of the training loss: stochastic Lanczos quadrature (Ubaru et al. 2017; Ghorbani et al. 2019)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sam.config import SharpnessConfig, SpectrumConfig
+from sam.sharpness.curvature import Hessian, Meter, images
+from sam.sharpness.krylov import quadrature
+from sam.sharpness.subject import Measures, Result, Series, Sizes, Subject, place
+
+VERSION = 1
+
+MARGIN = 5  # standard deviations of the smoothing beyond the outermost eigenvalues
+
+Quadrature = tuple[Tensor, Tensor]  # nodes, weights: float64
+
+
+def work(sizes: Sizes, config: SharpnessConfig) -> float:
+    """What the largest number of steps costs; what is not needed is reported as done at the end."""
+    own = config.spectrum
+    return (1 + 7 * own.probes * own.steps) * images(own.subset, sizes.train)
+
+
+def measure(subject: Subject) -> Result:
+    """H: the Hessian of L, the mean loss over `subset` training images (all, where no subset is named), eval-mode BatchNorm. Its density
+    is the share of its D eigenvalues per unit of loss per squared weight.
+
+    Everything carries [subset=n] where a subset was taken. None: not finite, or not defined.
+
+    train_loss                  L on these images.
+    spectrum_mean, spectrum_mean_stderr      mean eigenvalue, Tr H / D, and the standard error over probes (None with one probe).
+    spectrum_second_moment, spectrum_second_moment_stderr   mean squared eigenvalue, ||H||_F² / D.
+    spectrum_smallest, spectrum_largest      outermost Ritz values: within the spectrum, and close to its ends.
+    spectrum_probes             random starts; each entry ±1.
+    spectrum_width              standard deviation of the Gaussian in the curve: config.width times (largest - smallest).
+    spectrum_mass               the curve's integral: 1 if its points are close enough for its width.
+
+    Series: spectrum_density with columns eigenvalue, density: the mean over probes of the Gaussians around the Ritz values, on an even
+    grid that ends five standard deviations beyond them (empty where all Ritz values coincide: there is nothing to smooth).
+    spectrum_ritz with columns probe, eigenvalue, weight: what the curve is made of; the weights of a probe sum to 1.
+
+    Peak beside the model and the graph of a batch: config.steps + 6 vectors of D floats (36.5 M weights: 146 MB each).
+    """
+    config, total = subject.config.spectrum, len(subject.train.labels)
+    n = images(config.subset, total)
+    where = place(subset=n if n < total else None)
+    loss, generator = subject.loss(subset=config.subset), subject.generator("spectrum")
+    loss.progress = meter = Meter(subject.progress, work(Sizes(total, 0), subject.config))
+    with loss.measuring():
+        value = loss.value()
+        hessian = Hessian(loss)
+        probes: list[Quadrature] = []
+        for _ in range(config.probes if math.isfinite(value.loss) else 0):
+            probe = quadrature(hessian, hessian.draw(generator)[0], config.steps, generator)
+            if probe is None:  # no density from the probes that happened to be finite
+                probes = []
+                break
+            probes.append(probe)
+    meter.finish()
+    values, curve = summarize(probes, config)
+    ritz: Series = {
+        "probe": [float(k) for k, (nodes, _) in enumerate(probes, start=1) for _ in nodes],
+        "eigenvalue": [x for nodes, _ in probes for x in nodes.tolist()],
+        "weight": [x for _, weights in probes for x in weights.tolist()],
+    }
+    named: Measures = {f"{name}{where}": number for name, number in {"train_loss": value.loss, **values}.items()}
+    return Result(named, {f"spectrum_density{where}": curve, f"spectrum_ritz{where}": ritz})
+
+
+def summarize(probes: Sequence[Quadrature], config: SpectrumConfig) -> tuple[Measures, Series]:
+    """(the numbers of `measure`, the curve) from each probe's nodes and weights; without probes all are None, and the curve empty."""
+    values: Measures = {}
+    for power, name in ((1, "spectrum_mean"), (2, "spectrum_second_moment")):
+        moments = torch.tensor([float((weights * nodes**power).sum()) for nodes, weights in probes], dtype=torch.float64)
+        values[name] = float(moments.mean()) if probes else None
+        values[f"{name}_stderr"] = float(moments.std()) / math.sqrt(len(probes)) if len(probes) > 1 else None
+    low = min((float(nodes[0]) for nodes, _ in probes), default=None)
+    high = max((float(nodes[-1]) for nodes, _ in probes), default=None)
+    values |= {"spectrum_smallest": low, "spectrum_largest": high, "spectrum_probes": len(probes) or None}
+    x, y, width = density(probes, config.points, config.width)
+    values |= {"spectrum_width": width, "spectrum_mass": float(torch.trapezoid(y, x)) if width is not None else None}
+    return values, {"eigenvalue": list(x.tolist()), "density": list(y.tolist())}
+
+
+def density(probes: Sequence[Quadrature], points: int, share: float) -> tuple[Tensor, Tensor, float | None]:
+    """(grid, density, width): Gaussians of standard deviation `share` times the range of all nodes, around each node with its weight.
+    Empty, with width None, without probes or where the nodes coincide up to rounding."""
+    empty = torch.zeros(0, dtype=torch.float64)
+    if not probes:
+        return empty, empty, None
+    nodes, weights = torch.cat([n for n, _ in probes]), torch.cat([w for _, w in probes]) / len(probes)
+    low, high = float(nodes.min()), float(nodes.max())
+    width = share * (high - low)
+    if high - low <= 1e-6 * float(nodes.abs().max()):
+        return empty, empty, None
+    grid = torch.linspace(low - MARGIN * width, high + MARGIN * width, points, dtype=torch.float64)
+    bells = torch.exp(-(((grid[:, None] - nodes) / width) ** 2) / 2) / (width * math.sqrt(2 * math.pi))
+    return grid, bells @ weights, width

@@ -1,0 +1,173 @@
+"""Several runs at a time on one machine: worker processes that are handed one configuration after the other, and share one progress."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from sam.config import TrainConfig
+from sam.training import progress
+from sam.training.interrupts import BY_HAND, REQUEUE_ME, SAVE_AND_LEAVE, Preempted
+
+TELL_EVERY = 0.25  # seconds between two reports of a worker
+SIGNALS = [getattr(signal, name) for name in SAVE_AND_LEAVE if hasattr(signal, name)]
+LOST = "its process died (out of memory?); the same command continues it from its last checkpoint"
+LEFT = "its process was told to leave; it has saved, and the same command continues it"
+UNSTARTED = "not started: no process was left to take it"
+
+
+# -------------------------------------------------------------------------------------------------------------- in a worker
+
+
+class _Told(progress.Progress):
+    """A worker's progress: it tells the parent process."""
+
+    def __init__(self, parent: Connection) -> None:
+        super().__init__(1.0, "", quiet=True)
+        self.parent, self._units, self._next = parent, 0.0, 0.0
+
+    def advance(self, units: float) -> None:
+        self._units += units
+        if time.monotonic() >= self._next:
+            self.flush()
+
+    def flush(self) -> None:
+        self._tell("advance", self._units)
+        self._units, self._next = 0.0, time.monotonic() + TELL_EVERY
+
+    def note(self, text: str) -> None:
+        self._tell("note", text)
+
+    def say(self, text: str) -> None:
+        self._tell("say", text)
+
+    def _tell(self, kind: str, content: object) -> None:
+        try:
+            self.parent.send((kind, content))
+        except BrokenPipeError:  # nobody listens any more: save and leave
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _work(parent: Connection) -> None:
+    """A worker's life: take a configuration, train, say how it ended (done | failed | left, text), until None comes."""
+    os.setsid()  # Ctrl-C in a terminal reaches the parent alone, which hands it on once
+    told_to_leave: list[int] = []
+    for number in SIGNALS:  # during a run the run has handlers of its own
+        signal.signal(number, lambda signum, _: told_to_leave.append(signum))
+    from sam.training.run import run
+
+    shown = _Told(parent)
+    progress.share(shown)
+    with suppress(EOFError, BrokenPipeError):  # the parent is gone: what is under way was finished, nothing new begins
+        while not told_to_leave and (config := parent.recv()) is not None:
+            try:
+                run(config)
+                shown.flush()
+                parent.send(("done", ""))
+            except (Preempted, KeyboardInterrupt):
+                parent.send(("left", ""))
+                return
+            except ValueError as error:  # bad settings, bad data, a checkpoint that does not fit: one sentence
+                parent.send(("failed", str(error)))
+            except Exception:
+                parent.send(("failed", traceback.format_exc()))
+
+
+# ------------------------------------------------------------------------------------------------------------ in the parent
+
+
+@dataclass
+class _Worker:
+    process: Any
+    line: Connection
+    task: int | None = None  # what it is at
+
+
+def run_all(configs: Sequence[TrainConfig], processes: int) -> list[str | None]:
+    """Train every configuration, `processes` at a time, each as `run` would; per configuration None, or what went wrong.
+
+    One that fails keeps no other from running. If a signal asks to leave, the runs under way save, and SystemExit is raised (75, or 130
+    after Ctrl-C).
+    """
+    spawn = multiprocessing.get_context("spawn")
+    waiting = list(range(len(configs)))[::-1]
+    outcomes: list[str | None] = [UNSTARTED] * len(configs)
+    workers: list[_Worker] = []
+    with _forwarding(workers) as came:
+        for _ in range(min(processes, len(configs))):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=_work, args=(theirs,))
+            process.start()
+            theirs.close()
+            workers.append(_Worker(process, ours))
+        with progress.progress_for(1.0, "runs", quiet=True) as shown:
+            for worker in workers:
+                _hand_out(worker, configs, waiting, came)
+            while any(worker.task is not None for worker in workers):
+                for worker in [
+                    w for w in workers if w.task is not None and w.line in wait([w.line for w in workers if w.task is not None])
+                ]:
+                    _hear(worker, outcomes, shown)
+                    _hand_out(worker, configs, waiting, came)
+            for worker in workers:
+                worker.process.join()
+    if came:
+        shown.say("stopped: the runs under way have saved; the same command continues.")
+        raise SystemExit(BY_HAND if came[0] == signal.SIGINT else REQUEUE_ME)
+    return outcomes
+
+
+def _hand_out(worker: _Worker, configs: Sequence[TrainConfig], waiting: list[int], came: list[int]) -> None:
+    """Give an idle worker its next run, or send it home."""
+    if worker.task is not None or not worker.process.is_alive():
+        return
+    with suppress(BrokenPipeError):
+        if waiting and not came:
+            worker.line.send(configs[waiting[-1]])
+            worker.task = waiting.pop()
+        else:
+            worker.line.send(None)
+
+
+def _hear(worker: _Worker, outcomes: list[str | None], shown: progress.Progress) -> None:
+    """One message of a worker, or its end."""
+    assert worker.task is not None
+    try:
+        kind, content = worker.line.recv()
+    except (EOFError, ConnectionResetError):
+        kind, content = "lost", ""
+        worker.process.join()
+    if kind in ("advance", "note", "say"):
+        getattr(shown, kind)(content)
+        return
+    outcomes[worker.task] = {"done": None, "left": LEFT, "lost": LOST}.get(kind, content)
+    worker.task = None
+    if kind == "left":
+        worker.process.join()
+
+
+@contextmanager
+def _forwarding(workers: Sequence[_Worker]) -> Iterator[list[int]]:
+    """Signals that ask to save and leave go on to the workers; the list holds those that came."""
+    came: list[int] = []
+
+    def handle(signum: int, frame: Any) -> None:
+        came.append(signum)
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker.process.pid, signum)
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

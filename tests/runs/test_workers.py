@@ -1,0 +1,130 @@
+"""Several runs of a sweep at a time: the same records as one after the other, whatever happens to one of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ("dataset=digits", "model=wrn_10_1", "dataset.train_size=128", "batch_size=64", "threads=1", "device=cpu")
+TIMES = ("train_seconds", "seconds")
+
+
+def line(runs_dir: Path, launcher: str, *overrides: str) -> list[str]:
+    return [sys.executable, "train.py", "-m", f"hydra/launcher={launcher}", *TINY, *overrides, f"runs_dir={runs_dir}"]
+
+
+def train(runs_dir: Path, launcher: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(line(runs_dir, launcher, *overrides), cwd=ROOT, capture_output=True, text=True, timeout=180)
+
+
+def folders(runs_dir: Path) -> list[Path]:
+    return sorted(path.parent for path in runs_dir.glob("*/run.json"))
+
+
+def status(runs_dir: Path) -> list[str]:
+    return [json.loads((folder / "run.json").read_text())["status"] for folder in folders(runs_dir)]
+
+
+def assert_same_end(a: Path, b: Path) -> None:
+    assert [f.name for f in folders(a)] == [f.name for f in folders(b)]
+    for left, right in zip(folders(a), folders(b), strict=True):
+        one, other = (torch.load(f / "checkpoint.pt", weights_only=True)["model"] for f in (left, right))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+        assert without_times(left) == without_times(right)
+
+
+def without_times(folder: Path) -> list[list[str]]:
+    rows = [row.split(",") for row in (folder / "metrics.csv").read_text().splitlines()]
+    kept = [i for i, name in enumerate(rows[0]) if name not in TIMES]
+    return [[row[i] for i in kept] for row in rows]
+
+
+def wait_for(runs_dir: Path, epochs: int, count: int) -> None:
+    """Until that many runs have recorded that many epochs."""
+    limit = time.monotonic() + 120
+    while (
+        sum(len((f / "metrics.csv").read_text().splitlines()) > epochs for f in folders(runs_dir) if (f / "metrics.csv").exists()) < count
+    ):
+        assert time.monotonic() < limit, "nothing happened in time"
+        time.sleep(0.05)
+
+
+def children(pid: int) -> Sequence[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+GRID = ("optimizer=sam,xsam", "seed=0,1", "epochs=2")
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("basic")
+    assert train(runs, "basic", *GRID).returncode == 0
+    return runs
+
+
+def test_the_records_are_those_of_one_after_the_other(one_by_one: Path, tmp_path: Path) -> None:
+    done = train(tmp_path, "local", *GRID)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(one_by_one, tmp_path)
+    again = train(tmp_path, "local", *GRID)
+    assert again.returncode == 0
+    assert "4 runs, 0 to do" in again.stdout
+
+
+def test_one_that_fails_keeps_no_other_from_running(one_by_one: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / folders(one_by_one)[0].name
+    blocked.mkdir()
+    (blocked / "checkpoint.pt").mkdir()  # cannot be read, nor written
+    done = train(tmp_path, "local", *GRID)
+    assert done.returncode == 1
+    assert done.stderr.count("failed: ") == 1
+    assert sorted(status(tmp_path)) == ["failed", "finished", "finished", "finished"]
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the worker processes in /proc")
+def test_a_signal_saves_every_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    long = ("optimizer=sam", "seed=0,1", "epochs=12")
+    process = subprocess.Popen(line(tmp_path / "a", "local", *long), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(tmp_path / "a", epochs=1, count=2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    assert status(tmp_path / "a") == ["preempted", "preempted"]
+    assert train(tmp_path / "a", "local", *long).returncode == 0
+    assert train(tmp_path / "b", "local", *long).returncode == 0
+    assert_same_end(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the worker processes in /proc")
+def test_a_process_that_dies_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        line(tmp_path, "local", "optimizer=sam", "seed=0,1", "epochs=12"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(tmp_path, epochs=1, count=2)
+    victims = [pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(victims) == 2
+    os.kill(victims[0], signal.SIGKILL)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "its process died" in stderr
+    assert sorted(status(tmp_path)) == ["finished", "running"]
+
+
+def test_impossible_numbers_of_processes_are_refused(tmp_path: Path) -> None:
+    done = train(tmp_path, "local", *GRID, "hydra.launcher.processes=0")
+    assert done.returncode == 2
+    assert "hydra.launcher.processes=0" in done.stderr
