@@ -7,8 +7,8 @@
     python evaluate_sharpness.py checkpoint=weights.safetensors model=timm model.timm_name=resnet18 dataset=cifar100
     python evaluate_sharpness.py runs_dir=runs/table2 parts=8 part=3               # measure an eighth of the runs, without tables
 
-Rows are stored beside their run and reused if nothing changed. The tables are also written as Markdown, CSV and LaTeX, with a figure,
-below `runs_dir`/tables. Exit code 1: some run could not be measured; it is named, and everything else is there.
+Rows are stored beside their run and reused if nothing changed. Tables are also written, as Markdown, CSV, LaTeX and report.html, with a
+figure, below `runs_dir`/tables. Exit code 1: some run could not be measured; it is named, and everything else is there.
 The parts are for several processes at once (-m 'part=range(8)' with hydra/launcher=slurm: a SLURM array); the tables come after them,
 from the plain command.
 """

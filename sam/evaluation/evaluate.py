@@ -13,6 +13,7 @@ from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TableConfig
 from sam.evaluation.measuring import measure_runs, share
 from sam.evaluation.storing import Measured
 from sam.results import records, render, tables
+from sam.results.report.page import report
 from sam.results.tables import Block, RunRow
 from sam.training.tracking import mirror_sharpness
 
@@ -56,6 +57,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     blocks = {name: tables.build(_fill(table, config.sharpness), runs, rhos) for name, table in config.tables.items()}
     out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
     files = _write(out, blocks, runs, rhos)
+    files.append(_write_report(out, config, blocks, measured, problems))
     finished = ((folder, record, row.measures) for folder, record, row in measured if row.status == records.FINISHED)
     mirror_sharpness(config.tracking, finished)
     return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files)
@@ -142,3 +144,18 @@ def _write(out: Path, blocks: dict[str, list[Block]], runs: Sequence[RunRow], rh
         os.replace(temporary, out / "overview.png")
         files.append(out / "overview.png")
     return files
+
+
+def _write_report(
+    out: Path,
+    config: EvaluateConfig,
+    blocks: dict[str, list[Block]],
+    measured: Sequence[tuple[Path, dict[str, Any], RunRow]],
+    problems: Sequence[str],
+) -> Path:
+    """Everything on one page."""
+    filled = dataclasses.replace(config, tables={name: _fill(table, config.sharpness) for name, table in config.tables.items()})
+    by_folder = {row.folder: record for _, record, row in measured}
+    path = out / "report.html"
+    records.write_atomic(path, report([row for *_, row in measured], blocks, filled, by_folder, problems))
+    return path

@@ -31,12 +31,24 @@ def method_name(optimizer: OptimizerConfig) -> str:
 
 
 @dataclass(frozen=True)
-class _Series:
-    """A method (one setting) with the look that it has in every panel."""
+class MethodSeries:
+    """A method (one setting) with the look that it has in every panel and chart.
+
+    slot     its method's place among the colours (the last one for every method that is not in ORDER).
+    setting  its number among the settings of its method, from 0: tells them apart by line style.
+    """
 
     group: Group
-    colour: str
-    line: str
+    slot: int
+    setting: int
+
+    @property
+    def colour(self) -> str:
+        return COLOURS[self.slot]
+
+    @property
+    def line(self) -> str:
+        return ("-", "--", ":", "-.")[self.setting % 4]
 
     @property
     def label(self) -> str:
@@ -44,16 +56,15 @@ class _Series:
         return f"{self.group.label} (n = {n}{f', {lost} diverged' if lost else ''})"
 
 
-def _series(context: Context) -> list[_Series]:
+def method_series(context: Context) -> list[MethodSeries]:
     """The methods of a context in a fixed order; settings of one method share its colour and differ in line style."""
     names = {method_name(run.config.optimizer) for run in context.runs}
     known = [name for name in ORDER if name in names]
-    found = []
+    found: list[MethodSeries] = []
     for name in [*known, *sorted(names - set(known))]:
         runs = [run for run in context.runs if method_name(run.config.optimizer) == name]
-        colour = COLOURS[ORDER.index(name)] if name in ORDER else COLOURS[-1]
-        for i, group in enumerate(group_runs(RowConfig(label=name), runs)):
-            found.append(_Series(group, colour, ("-", "--", ":", "-.")[i % 4]))
+        slot = ORDER.index(name) if name in ORDER else len(COLOURS) - 1
+        found += [MethodSeries(group, slot, i) for i, group in enumerate(group_runs(RowConfig(label=name), runs))]
     return found
 
 
@@ -71,14 +82,14 @@ def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path) ->
     found = contexts(runs)
     if not found:
         raise ValueError("overview: no runs to draw.")
-    size = (20, sum(_height(_series(c)) for c in found) + 0.3)
-    ratios = [_height(_series(c)) for c in found]
+    size = (20, sum(_height(method_series(c)) for c in found) + 0.3)
+    ratios = [_height(method_series(c)) for c in found]
     with plt.rc_context({"font.size": 11, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True}):
         figure = plt.figure(figsize=size, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[union-attr, call-arg]
         bands = figure.subfigures(len(found), 1, squeeze=False, height_ratios=ratios)[:, 0]
         for band, context in zip(bands, found, strict=True):
-            series = _series(context)
+            series = method_series(context)
             band.suptitle(context.label, fontsize=13, fontweight="bold")
             axes = band.subplots(1, 4, gridspec_kw={"width_ratios": [1.15, 1, 1, 1]})
             _draw_curves(axes[0], series)
@@ -90,17 +101,17 @@ def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path) ->
         plt.close(figure)
 
 
-def _height(series: Sequence[_Series]) -> float:
+def _height(series: Sequence[MethodSeries]) -> float:
     """Inches: room for one line per method in the panels that list them, and for the legend's rows."""
     return max(4.4, 1.6 + 0.36 * len(series)) + 0.2 * math.ceil(len(series) / 7)
 
 
-def _handles(axes: Any, series: Sequence[_Series]) -> tuple[list[Any], list[str]]:
+def _handles(axes: Any, series: Sequence[MethodSeries]) -> tuple[list[Any], list[str]]:
     lines = [axes.plot([], [], color=s.colour, linestyle=s.line, linewidth=2.2)[0] for s in series]
     return lines, [s.label for s in series]
 
 
-def _draw_curves(axes: Any, series: Sequence[_Series]) -> None:
+def _draw_curves(axes: Any, series: Sequence[MethodSeries]) -> None:
     late: list[float] = []
     for s in series:
         by_epoch: dict[float, list[float]] = {}
@@ -124,7 +135,7 @@ def _draw_curves(axes: Any, series: Sequence[_Series]) -> None:
     )
 
 
-def _list_methods(axes: Any, series: Sequence[_Series]) -> None:
+def _list_methods(axes: Any, series: Sequence[MethodSeries]) -> None:
     """Methods from top to bottom, one line each."""
     axes.set_yticks(range(len(series)), [s.group.label for s in series])
     axes.set_ylim(len(series) - 0.5, -0.5)
@@ -134,7 +145,7 @@ def _points(group: Group, measure: str, scale: float = 1.0) -> list[float]:
     return [v for v in group.values(measure, scale).values() if v is not None and math.isfinite(v)]
 
 
-def _draw_accuracy(axes: Any, series: Sequence[_Series]) -> None:
+def _draw_accuracy(axes: Any, series: Sequence[MethodSeries]) -> None:
     for i, s in enumerate(series):
         values = _points(s.group, "test_accuracy")
         axes.scatter(values, [i] * len(values), color=s.colour, s=34, alpha=0.75, linewidths=0)
@@ -166,7 +177,7 @@ def _hidden_note(hidden: int) -> str:
     return f"; {hidden} values ≤ 0 not shown" if hidden else ""
 
 
-def _draw_sharpness(axes: Any, series: Sequence[_Series], rhos: Sequence[float]) -> None:
+def _draw_sharpness(axes: Any, series: Sequence[MethodSeries], rhos: Sequence[float]) -> None:
     hidden = 0
     for j, rho in enumerate(rhos):
         offset = 0.44 * ((j + 0.5) / len(rhos) - 0.5)
@@ -182,7 +193,7 @@ def _draw_sharpness(axes: Any, series: Sequence[_Series], rhos: Sequence[float])
     _rho_legend(axes, rhos)
 
 
-def _draw_scatter(axes: Any, series: Sequence[_Series], rhos: Sequence[float]) -> None:
+def _draw_scatter(axes: Any, series: Sequence[MethodSeries], rhos: Sequence[float]) -> None:
     """At the first radius only: the same gap at several radii would draw every run several times."""
     if not rhos:
         return

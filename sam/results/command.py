@@ -1,0 +1,72 @@
+"""The shortest command line that makes a run again, and the one that measures it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from sam.config import MODELS, AugmentationConfig, EvaluateConfig, TrainConfig, to_dict
+
+# What `python train.py` alone composes (conf/train.yaml); every key that differs from it is named in the command.
+BASE = dataclasses.replace(TrainConfig(), augmentation=AugmentationConfig(crop_padding=4, flip=True))
+
+# Where and how a run is executed, watched and labelled. Threads and device stay: they can change the last digits.
+_TRAIN_UNNAMED = (
+    *("runs_dir", "run_dir", "force", "tracking", "protocol.notes"),
+    *("eval_batch_size", "checkpoint_interval", "checkpoint_steps", "dataset.download"),
+)
+_EVALUATE_UNNAMED = ("runs_dir", "out", "tables", "tracking", "force", "part", "parts")
+_PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
+_WORDS = ("null", "true", "false", "nan", "inf")  # unquoted, they are no strings
+
+
+def train_command(config: TrainConfig) -> str:
+    """ "python train.py optimizer.method=xsam seed=1 ...": composed again, it has the fingerprint of `config`.
+
+    Plain keys only, so that no change of a file of conf/ changes what it means; keys that the method or the model does not read are
+    left out, and so are the protocol's notes. `python train.py` alone stands for the defaults of conf/train.yaml.
+    """
+    values, base = to_dict(config), _flat(to_dict(BASE))
+    values["optimizer"] = {key: values["optimizer"][key] for key in config.optimizer.used_keys}
+    values["model"] = {key: values["model"][key] for key in ("name", "init", *MODELS[config.model.name])}
+    return _command("train.py", _named(_flat(values), base, _TRAIN_UNNAMED))
+
+
+def evaluate_command(config: EvaluateConfig) -> str:
+    """ "python evaluate_sharpness.py runs_dir=... 'sharpness.rho=[0.05,0.5]'": measures the same way; it prints every table."""
+    named = _named(_flat(to_dict(config) | {"tables": None}), _flat(to_dict(EvaluateConfig())), _EVALUATE_UNNAMED)
+    return _command("evaluate_sharpness.py", {"runs_dir": config.runs_dir, **named})
+
+
+def _command(script: str, overrides: Mapping[str, Any]) -> str:
+    return shlex.join(["python", script, *(f"{key}={hydra_value(value)}" for key, value in overrides.items())])
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _named(values: Mapping[str, Any], base: Mapping[str, Any], unnamed: tuple[str, ...]) -> dict[str, Any]:
+    parents = tuple(f"{key}." for key in unnamed)
+    kept = {k: v for k, v in values.items() if k not in unnamed and not k.startswith(parents)}
+    return {key: value for key, value in kept.items() if key not in base or base[key] != value}
+
+
+def hydra_value(value: Any) -> str:
+    """A value in Hydra's override syntax, strings quoted where they must be."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(hydra_value, value))}]"
+    if not isinstance(value, str):
+        return repr(value)
+    if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
+        return value
+    doubled = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)  # backslashes count only before a quote
+    return f"'{doubled}'"

@@ -1,0 +1,39 @@
+"""HTML that is escaped by construction: plain text is escaped when it enters, and only what `el` made counts as HTML."""
+
+from __future__ import annotations
+
+import html
+
+_VOID = ("br", "col", "link", "meta")
+_CLOSED = ("circle", "line", "path", "rect", "use")  # SVG elements written as <path .../>
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+def text(value: object) -> Html:
+    """Anything as HTML: `Html` as it is, everything else escaped."""
+    return value if isinstance(value, Html) else Html(html.escape(str(value)))
+
+
+def join(*parts: object) -> Html:
+    """Parts one after the other; None is left out."""
+    return Html("".join(text(part) for part in parts if part is not None))
+
+
+def el(name: str, /, *children: object, **attributes: object) -> Html:
+    """<name attributes>children</name>. `class_` is class, `data_sort` is data-sort; True is a bare attribute, None or False none."""
+    words = [name]
+    for key, value in attributes.items():
+        if value is not None and value is not False:
+            key = key.rstrip("_").replace("_", "-")
+            words.append(key if value is True else f'{key}="{html.escape(str(value))}"')
+    start = " ".join(words)
+    if name in _VOID:
+        return Html(f"<{start}>")
+    if name in _CLOSED and not children:
+        return Html(f"<{start}/>")
+    return Html(f"<{start}>{join(*children)}</{name}>")
