@@ -1,17 +1,25 @@
-"""Measure every finished run below a folder, and print the tables.
+"""Measure every finished run below a folder, and print the tables; or measure one checkpoint, anybody's.
 
     python evaluate_sharpness.py runs_dir=runs/demo                                # every table
     python evaluate_sharpness.py runs_dir=runs/demo table=table2                   # one of them
     python evaluate_sharpness.py runs_dir=runs/demo 'sharpness.rho=[0.05,0.5]'     # sharpness at two radii
+    python evaluate_sharpness.py checkpoint=weights.pt model=resnet18 dataset=cifar10 'sharpness.notions=[all]'
+    python evaluate_sharpness.py checkpoint=weights.safetensors model=timm model.timm_name=resnet18 dataset=cifar100
+    python evaluate_sharpness.py runs_dir=runs/table2 parts=8 part=3               # measure an eighth of the runs, without tables
 
 Rows are stored beside their run and reused if nothing changed. Tables are also written, as Markdown, CSV, LaTeX and report.html, with a
 figure, below `runs_dir`/tables. Exit code 1: some run could not be measured; it is named, and everything else is there.
+The parts are for several processes at once (-m 'part=range(8)' with hydra/launcher=slurm: a SLURM array); the tables come after them,
+from the plain command.
 """
 
 import shutil
 import sys
+from collections.abc import Sequence
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sam.config import EvaluateConfig
@@ -20,26 +28,46 @@ from sam.training.hydra_schema import register, resolve
 register()
 
 
+def measure(config: EvaluateConfig) -> Sequence[str]:
+    """Do what is asked and print it; returns the problems. Raises ValueError: one sentence for the user."""
+    if config.checkpoint is not None:  # torch is imported only in these branches: --help and --cfg stay quick
+        from sam.evaluation.checkpoint import evaluate_checkpoint
+        from sam.sharpness.api import listing
+
+        one = evaluate_checkpoint(config)
+        print("\n".join([listing(one.found.values), *one.notes, f"Written: {one.file}"]))
+        return ()
+    if config.part is not None:
+        from sam.evaluation.evaluate import measure_part
+
+        part = measure_part(config)
+        print(part.summary)
+        return part.problems
+    from sam.evaluation.evaluate import evaluate
+    from sam.results import render
+
+    evaluation = evaluate(config)
+    print(render.terminal(evaluation.blocks, width=max(100, shutil.get_terminal_size((140, 40)).columns)))
+    print("Written: " + ", ".join(map(str, evaluation.files)))
+    return evaluation.problems
+
+
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(composed: DictConfig) -> None:
     try:
-        config = resolve(EvaluateConfig, composed)
-        from sam.evaluation.evaluate import evaluate  # torch is imported only now: --help and --cfg stay quick
-        from sam.results import render
-
-        evaluation = evaluate(config)
+        problems = measure(resolve(EvaluateConfig, composed))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         print("interrupted: the rows measured so far are kept beside their runs.", file=sys.stderr)
         raise SystemExit(130) from None
-    print(render.terminal(evaluation.blocks, width=max(100, shutil.get_terminal_size((140, 40)).columns)))
-    print("Written: " + ", ".join(map(str, evaluation.files)))
-    for problem in evaluation.problems:
+    for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
-    if evaluation.problems:
+    if problems and HydraConfig.get().mode == RunMode.RUN:
         raise SystemExit(1)
+    if problems:  # the other parts of a sweep go on
+        raise RuntimeError(f"{len(problems)} runs could not be measured")
 
 
 if __name__ == "__main__":

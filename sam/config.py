@@ -558,14 +558,26 @@ class SpectrumConfig:
 
 @dataclass(frozen=True)
 class LandscapeConfig:
-    """Loss along lines and over planes through w. lines: gradient | n_step | top_eigenvector | random; planes: random | eigenvectors |
-    xsam; span: half-width of a filter-normalised axis; points of a line; grid: points a side of a plane; subset: images."""
+    """Loss along lines and over planes through w.
+
+    lines, planes  gradient | n_step | top_eigenvector | random; random | eigenvectors | xsam.
+    span, reach    half-widths: of a filter-normalised axis, in units of the filters' norms; of a Euclidean one, in units of rho.
+    points, grid   of a line, and a side of a plane; subset: images.
+    ascent_steps   N of the line along eps_N.
+    rho_max, alphas  XSAM's search, as in training: its radius (null: 2 rho) and its candidates.
+    lanczos_steps  Hessian-vector products spent on the eigenvectors, at most.
+    """
 
     lines: list[str] = field(default_factory=lambda: ["gradient", "n_step", "top_eigenvector", "random"])
     planes: list[str] = field(default_factory=lambda: ["random", "xsam"])
     span: float = 1.0
+    reach: float = 4.0
     points: int = 21
     grid: int = 11
+    ascent_steps: int = 3
+    rho_max: float | None = None
+    alphas: list[float] = field(default_factory=lambda: list(DEFAULT_ALPHAS))
+    lanczos_steps: int = 40
     subset: int | None = 512
 
     def __post_init__(self) -> None:
@@ -574,8 +586,16 @@ class LandscapeConfig:
         for plane in self.planes:
             _one_of("sharpness.landscape.planes", plane, ("random", "eigenvectors", "xsam"))
         _number("sharpness.landscape.span", self.span, low=0, open_low=True)
+        _number("sharpness.landscape.reach", self.reach, low=0, open_low=True)
         _number("sharpness.landscape.points", self.points, low=3)
         _number("sharpness.landscape.grid", self.grid, low=3)
+        _number("sharpness.landscape.ascent_steps", self.ascent_steps, low=1)
+        _number("sharpness.landscape.rho_max", self.rho_max, low=0, open_low=True)
+        if not self.alphas:
+            raise ConfigError("sharpness.landscape.alphas=[]: must hold at least one candidate alpha.")
+        for alpha in self.alphas:
+            _number("sharpness.landscape.alphas", alpha)
+        _number("sharpness.landscape.lanczos_steps", self.lanczos_steps, low=2)
         _number("sharpness.landscape.subset", self.subset, low=1)
 
 
@@ -714,21 +734,67 @@ class TableConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measure every finished run below `runs_dir` and print the tables.
+    """Measure every finished run below `runs_dir` and print the tables, or measure one checkpoint of anybody's.
 
+    checkpoint   a file of weights (state_dict or safetensors) of `model`, to be measured on `dataset`; `mean`, `std`: the normalisation
+                 of the images that it was trained with, one number a channel, or null for the data set's own.
+    out          folder for the tables (`runs_dir`/tables), or for the checkpoint's rows (beside it).
+    part, parts  measure only the part-th (from 0) of `parts` equal shares of the runs, and make no tables.
     tracking     where the measures of runs that were not tracked themselves go; a tracked run is joined where it was tracked.
+    augmentation is there for `dataset=digits`, which sets it; nothing is ever measured on augmented images.
     """
 
     runs_dir: str = "runs"
+    checkpoint: str | None = None
+    model: ModelConfig | None = None
+    dataset: DatasetConfig | None = None
+    augmentation: AugmentationConfig | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
     out: str | None = None
     sharpness: SharpnessConfig = field(default_factory=SharpnessConfig)
     tables: dict[str, TableConfig] = field(default_factory=dict)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     data_path: str | None = None
     data_root: str | None = None
+    part: int | None = None
+    parts: int = 1
     device: str = "auto"
     threads: int | None = None
     force: bool = False
+
+    def __post_init__(self) -> None:
+        alone = ("model", "dataset", "mean", "std")
+        if self.checkpoint is None:
+            given = [key for key in alone if getattr(self, key) is not None]
+            if given:
+                raise ConfigError(f"{given[0]}=...: belongs to checkpoint=FILE; runs below runs_dir bring their own.")
+        else:
+            missing = [key for key in ("model", "dataset") if getattr(self, key) is None]
+            if missing:
+                raise ConfigError(f"checkpoint={self.checkpoint}: needs {missing[0]}=... too, as in: model=resnet18 dataset=cifar10.")
+            changed = [
+                key for key in ("runs_dir", "data_path", "data_root", "part", "parts") if getattr(self, key) != _default(type(self), key)
+            ]
+            if changed:
+                raise ConfigError(
+                    f"checkpoint={self.checkpoint}: is one file, and {changed[0]}=... is for the runs below runs_dir; leave it out."
+                )
+        for value in self.mean or []:
+            _number("mean", value)
+        for value in self.std or []:
+            _number("std", value, low=0, open_low=True)
+        _number("parts", self.parts, low=1)
+        if self.part is None and self.parts > 1:
+            raise ConfigError(
+                f"parts={self.parts}: needs part=K too, from 0 to {self.parts - 1}; all of them: -m 'part=range({self.parts})'."
+            )
+        _number("part", self.part, low=0, high=self.parts - 1)
+        _number("threads", self.threads, low=1)
+
+
+def _default(cls: type, key: str) -> object:
+    return next(f.default for f in dataclasses.fields(cls) if f.name == key)
 
 
 # ------------------------------------------------------------------------------------------------------- plain dictionaries

@@ -4,6 +4,7 @@
     python scripts/grid.py experiment=table2 throttle=8 max_array=500
     python scripts/grid.py optimizer=sgd,sam 'seed=range(5)' dataset=cifar100 runs_per_task=4
     python scripts/grid.py experiment=table2 | bash                   # submit at once
+    python scripts/grid.py evaluate runs_dir=runs/table2 parts=8      # the arguments of evaluate_sharpness.py: its runs in eight shares
 
 throttle       tasks that may run at the same time (all)
 max_array      tasks in one array, the site's MaxArraySize at most (1000); a longer list is cut into grid-0.txt, grid-1.txt, ...
@@ -11,7 +12,8 @@ runs_per_task  runs side by side on one GPU (1)
 
 Every point is checked first. Finished runs are left out, and runs with one identity appear once: after a failure the same command lists
 what is missing. A list is one line of plain overrides per run; its folder's name is a hash of its content, because queued tasks read it
-by line number, and no later list may take its place.
+by line number, and no later list may take its place. `evaluate` lists the shares of the runs below runs_dir, one a task; rows that are
+stored are not measured again, and the tables are made afterwards by `python evaluate_sharpness.py` with the same arguments.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
 
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from sam.config import ConfigError
+from sam.config import ConfigError, EvaluateConfig
 from sam.training import sweep
+from sam.training.hydra_schema import register, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,6 +69,14 @@ def runs(overrides: Sequence[str]) -> tuple[list[str], int, Path]:
     return [shlex.join([*points[i], *rest]) for i in sweep.unfinished(plans)], len(points), Path(plans[0].runs_dir)
 
 
+def shares(overrides: Sequence[str]) -> tuple[list[str], Path]:
+    """(one line of overrides of evaluate_sharpness.py for each share, the folder of runs). Raises what composing raises."""
+    register()
+    with initialize_config_dir(str(sweep.CONF), version_base="1.3"):
+        config = resolve(EvaluateConfig, compose("evaluate", [*overrides, "part=0"]))
+    return [shlex.join([*overrides, f"part={part}"]) for part in range(config.parts)], Path(config.runs_dir)
+
+
 def write(lines: Sequence[str], folder: Path, per_list: int) -> list[tuple[Path, int]]:
     """The lists (file, number of lines) below `folder`, in a folder named by what they say."""
     own = folder / hashlib.sha256("\n".join([str(per_list), *lines]).encode()).hexdigest()[:8]
@@ -78,11 +90,12 @@ def write(lines: Sequence[str], folder: Path, per_list: int) -> list[tuple[Path,
     return lists
 
 
-def command(path: Path, length: int, options: Options) -> str:
+def command(path: Path, length: int, options: Options, program: str | None = None) -> str:
     """What submits a list. The tasks run where the sweep was composed, so that relative paths in it keep their meaning."""
     tasks = -(-length // options.runs_per_task)
     throttle = f"%{options.throttle}" if options.throttle else ""
     words = [
+        *([f"PROGRAM={program}"] if program else []),
         *([f"RUNS_PER_TASK={options.runs_per_task}"] if options.runs_per_task > 1 else []),
         "sbatch",
         f"--array=0-{tasks - 1}{throttle}",
@@ -101,15 +114,22 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         options, overrides = parse(arguments)
-        lines, points, runs_dir = runs(overrides)
+        program = None
+        if overrides[:1] == ["evaluate"]:
+            program = "evaluate_sharpness.py"
+            lines, runs_dir = shares(overrides[1:])
+            points = len(lines)
+        else:
+            lines, points, runs_dir = runs(overrides)
     except (ValueError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     # Comments and commands, so that the output can be piped to a shell.
-    print(f"# {points} runs, {len(lines)} to do" + ("" if lines else ": nothing to submit"))
+    what = "shares" if program else "runs"
+    print(f"# {points} {what}, {len(lines)} to do" + ("" if lines else ": nothing to submit"))
     for path, length in write(lines, runs_dir / ".slurm", options.max_array * options.runs_per_task) if lines else []:
-        print(f"# {path}: {length} runs")
-        print(command(path, length, options))
+        print(f"# {path}: {length} {what}")
+        print(command(path, length, options, program))
     return 0
 
 

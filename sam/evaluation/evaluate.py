@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TableConfig
-from sam.evaluation.measuring import Measured, measure_runs
+from sam.evaluation.measuring import measure_runs, share
+from sam.evaluation.storing import Measured
 from sam.results import records, render, tables
 from sam.results.report.page import report
 from sam.results.tables import Block, RunRow
@@ -27,26 +28,34 @@ class Evaluation:
     files: list[Path]
 
 
+@dataclass(frozen=True)
+class Part:
+    """summary: one line about a part of the runs; problems: one sentence for each of them that could not be measured."""
+
+    summary: str
+    problems: list[str]
+
+
+def measure_part(config: EvaluateConfig) -> Part:
+    """Measure what is not measured yet of one part of the runs; rows are stored beside them, no table is made. The tables name the runs
+    that cannot take part at all. Raises ConfigError if there is no finished run."""
+    assert config.part is not None
+    runs = share(_finished(config, []), config.part, config.parts, config.sharpness)
+    problems: list[str] = []
+    rows = measure_runs(runs, config, problems)
+    return Part(f"part {config.part} of {config.parts} (from 0): {len(rows)} of {len(runs)} runs are measured.", problems)
+
+
 def evaluate(config: EvaluateConfig) -> Evaluation:
     """Measure what is not measured yet, build the tables and write them. Raises ConfigError if there is no finished run."""
-    runs_dir = Path(config.runs_dir)
-    found = list(records.find_runs(runs_dir))
-    done = sorted(((f, r) for f, r in found if records.is_done(r)), key=lambda run: (run[1]["started"], run[0]))  # as they were run
-    if not done:
-        running = f" ({len(found)} unfinished)" if found else ""
-        raise ConfigError(
-            f"runs_dir={config.runs_dir}: holds no finished run{running}; train first, for example: python train.py -m experiment=demo"
-        )
-    problems = [f"{folder.name}: not finished, left out." for folder, record in found if not records.is_done(record)]
-    old = [folder.name for folder, record in done if record.get("numerics") != records.NUMERICS]
-    problems += [f"{name}: trained by an older version of the arithmetic; its row may differ from a new run's." for name in old]
-    done = _readable(done, problems)
+    problems: list[str] = []
+    done = _finished(config, problems)
     rows = measure_runs(done, config, problems)
     measured = [(folder, record, _row(folder, record, rows[folder])) for folder, record in done if folder in rows]
     runs = [row for _, _, row in measured]
     rhos = config.sharpness.rho
     blocks = {name: tables.build(_fill(table, config.sharpness), runs, rhos) for name, table in config.tables.items()}
-    out = Path(config.out) if config.out else runs_dir / "tables"
+    out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
     files = _write(out, blocks, runs, rhos)
     files.append(_write_report(out, config, blocks, measured, problems))
     finished = ((folder, record, row.measures) for folder, record, row in measured if row.status == records.FINISHED)
@@ -62,6 +71,21 @@ def _fill(table: TableConfig, sharpness: SharpnessConfig) -> TableConfig:
 
 
 # --------------------------------------------------------------------------------------------------------------------- rows
+
+
+def _finished(config: EvaluateConfig, problems: list[str]) -> list[tuple[Path, dict[str, Any]]]:
+    """The runs to measure, in the order in which they were started; every other one becomes a problem. ConfigError if there is none."""
+    found = list(records.find_runs(Path(config.runs_dir)))
+    done = sorted(((f, r) for f, r in found if records.is_done(r)), key=lambda run: (run[1]["started"], run[0]))
+    if not done:
+        running = f" ({len(found)} unfinished)" if found else ""
+        raise ConfigError(
+            f"runs_dir={config.runs_dir}: holds no finished run{running}; train first, for example: python train.py -m experiment=demo"
+        )
+    problems += [f"{folder.name}: not finished, left out." for folder, record in found if not records.is_done(record)]
+    old = [folder.name for folder, record in done if record.get("numerics") != records.NUMERICS]
+    problems += [f"{name}: trained by an older version of the arithmetic; its row may differ from a new run's." for name in old]
+    return _readable(done, problems)
 
 
 def _readable(done: Sequence[tuple[Path, dict[str, Any]]], problems: list[str]) -> list[tuple[Path, dict[str, Any]]]:

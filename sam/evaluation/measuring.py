@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,16 @@ import data
 from data.image_data import ImageData
 from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TrainConfig, to_dict
 from sam.core.device import number_format, pick_device
-from sam.results import identity, records
-from sam.sharpness.notions import Notion, work
-from sam.sharpness.subject import Measures, Result, Series, Sizes, subject_of
+from sam.evaluation import storing
+from sam.evaluation.storing import Measured
+from sam.results import records
+from sam.sharpness.notions import work
+from sam.sharpness.subject import Sizes, subject_of
 from sam.training import checkpoint
 from sam.training.progress import Progress, progress_for
 from sam.training.run import load_trained
 
 Run = tuple[Path, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What is known of one run: the values and curves of all notions asked for."""
-
-    values: Measures = field(default_factory=dict)
-    series: dict[str, Series] = field(default_factory=dict)
 
 
 @dataclass
@@ -49,6 +44,25 @@ class _Pending:
         return Sizes(self.record["data"]["train_images"], test, self.record["parameters"])
 
 
+def share(done: Sequence[Run], part: int, parts: int, sharpness: SharpnessConfig) -> list[Run]:
+    """The part-th (from 0) of `parts` shares of the runs that can be measured. The shares are disjoint, hold all of them, and cost about
+    the same; with the same runs and settings they are the same, whatever is measured already: an interrupted part goes on where it was.
+    """
+    costs = {}
+    for folder, record in done:
+        if record["status"] != records.DIVERGED:
+            # From the record alone, which every process reads alike. A pass over an image costs more in a larger model.
+            sizes = Sizes(record["data"]["train_images"], 0, record["parameters"])
+            costs[folder] = work(sharpness.chosen, sizes, sharpness) * sizes.parameters
+    loads, mine = [0.0] * parts, set()
+    for folder in sorted(costs, key=lambda folder: (-costs[folder], folder)):  # the dearest first, each to the share with least so far
+        chosen = loads.index(min(loads))
+        loads[chosen] += costs[folder]
+        if chosen == part:
+            mine.add(folder)
+    return [(folder, record) for folder, record in done if folder in mine]
+
+
 def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str]) -> dict[Path, Measured]:
     """Rows by folder: what is stored beside the run, and what is measured now. A run that cannot be measured becomes a problem."""
     rows: dict[Path, Measured] = {}
@@ -62,9 +76,9 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
         except data.DataError:
             problems.append(f"{folder.name}: {records.CHECKPOINT} is missing; the run is left out of the tables.")
             continue
-        keys = {name: _key(name, checkpoint_hash, record, config.sharpness) for name in config.sharpness.chosen}
-        stored = {} if config.force else _stored(folder)
-        rows[folder] = _merge(stored[key] for key in keys.values() if key in stored)
+        keys = storing.keys(checkpoint_hash, record["data"]["fingerprint"], config.sharpness)
+        stored = {} if config.force else storing.stored(folder / records.MEASURES)
+        rows[folder] = storing.merge(stored[key] for key in keys.values() if key in stored)
         missing = {name: key for name, key in keys.items() if key not in stored}
         if missing:
             pending.append(_Pending(folder, record, records.run_config(record), missing))
@@ -84,14 +98,15 @@ def _measure(pending: list[_Pending], config: EvaluateConfig, rows: dict[Path, M
                 images = load(run.config, run.record["data"]["fingerprint"])
                 model = load_trained(run.config, run.folder, images, device)
                 subject = subject_of(model, images, config.sharpness, optimizer=run.config.optimizer, progress=progress.advance)
-                for name, key in run.keys.items():
-                    progress.note(f"{run.folder.name}: {name}")
-                    result = Notion(name).measure(subject)
-                    _store(run.folder, key, name, result, Notion(name).settings(config.sharpness))
-                    rows[run.folder] = _merge([rows[run.folder], result])
+                found = storing.measure(subject, run.keys, run.folder / records.MEASURES, partial(_note, progress, run.folder.name))
+                rows[run.folder] = storing.merge([rows[run.folder], found])
             except (checkpoint.CheckpointError, data.DataError, ConfigError) as error:
                 rows.pop(run.folder)
                 _say(progress, problems, f"{run.folder.name}: {error}")
+
+
+def _note(progress: Progress, name: str, notion: str) -> None:
+    progress.note(f"{name}: {notion}")
 
 
 def _say(progress: Progress, problems: list[str], sentence: str) -> None:
@@ -116,50 +131,3 @@ def _data_loader(config: EvaluateConfig) -> Callable[[TrainConfig, str], ImageDa
         return cache[key]
 
     return load
-
-
-# ------------------------------------------------------------------------------------------------------------------ storing
-
-
-def _key(name: str, checkpoint_hash: str, record: Mapping[str, Any], sharpness: SharpnessConfig) -> str:
-    parts = {"notion": name, "checkpoint": checkpoint_hash, "data": record["data"]["fingerprint"]}
-    return identity.fingerprint(parts | {"settings": Notion(name).settings(sharpness)})
-
-
-def _merge(parts: Any) -> Measured:
-    total = Measured()
-    for part in parts:
-        total.values.update(part.values)
-        total.series.update(part.series)
-    return total
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        rows = json.loads((folder / records.MEASURES).read_text())["rows"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return rows if isinstance(rows, dict) else {}
-
-
-def _stored(folder: Path) -> dict[str, Measured]:
-    """The rows stored beside a run, by key; damaged ones are left out."""
-    rows = {}
-    for key, row in _read(folder).items():
-        try:
-            values = {name: records.number(value) for name, value in row["values"].items()}
-            series = {
-                name: {column: [records.number(v) for v in column_values] for column, column_values in curve.items()}
-                for name, curve in row["series"].items()
-            }
-        except (KeyError, TypeError, AttributeError):
-            continue
-        rows[key] = Measured(values, series)
-    return rows
-
-
-def _store(folder: Path, key: str, name: str, result: Result, settings: Mapping[str, object]) -> None:
-    """Add this row to those stored beside the run (one for every notion and way of measuring it)."""
-    row = {"notion": name, "settings": settings, "values": records.plain(result.values), "series": records.plain(result.series)}
-    content = json.dumps({"format": 2, "rows": _read(folder) | {key: row}}, indent=1, allow_nan=False)
-    records.write_atomic(folder / records.MEASURES, content + "\n")

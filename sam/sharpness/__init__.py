@@ -1,0 +1,18 @@
+"""What is measured at a checkpoint. `sam.sharpness.evaluate(model, data)` measures any model; importing this package imports nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sam.sharpness.api import Measurements, evaluate
+
+__all__ = ["Measurements", "evaluate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from sam.sharpness import api  # imports torch
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

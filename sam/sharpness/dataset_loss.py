@@ -134,6 +134,15 @@ class DatasetLoss:
             self.progress(len(labels))
         return self._value(total, len(self.labels))
 
+    @torch.no_grad()
+    def outputs(self) -> Tensor:
+        """What the model puts out for every sample of the set, (n, ...): one forward over the set, and that much memory."""
+        pieces = []
+        for inputs, labels in self.batches():
+            pieces.append(self.model(self.prepare(inputs)))
+            self.progress(len(labels))
+        return torch.cat(pieces)
+
     def value_and_gradient(self) -> tuple[Value, Vector]:
         """L and its gradient at the weights as they are: one forward and one backward over the set."""
         total = torch.zeros(2, dtype=torch.float64, device=self.labels.device)

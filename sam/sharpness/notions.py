@@ -15,7 +15,8 @@ from sam.sharpness.subject import Result, Sizes, Subject
 @dataclass(frozen=True)
 class Notion:
     """One notion: a module with `measure(subject) -> Result`, `work(sizes, config) -> units of progress`, and `VERSION`, raised when its
-    definition or arithmetic changes, so that no old row is reused."""
+    definition or arithmetic changes, so that no old row is reused. Where the numbers depend on files of its own, also `inputs(config)`,
+    which says which, so that changed files are measured anew."""
 
     name: str
 
@@ -31,9 +32,10 @@ class Notion:
         return float(self.module.work(sizes, config))
 
     def settings(self, config: SharpnessConfig) -> dict[str, object]:
-        """What can change its numbers."""
+        """What can change its numbers. Raises DataError if it needs files that are not there."""
         values = dataclasses.asdict(config)
-        return {"version": self.module.VERSION, **{key: values[key] for key in NOTIONS[self.name].keys}}
+        files = {"inputs": self.module.inputs(config)} if hasattr(self.module, "inputs") else {}
+        return {"version": self.module.VERSION, **{key: values[key] for key in NOTIONS[self.name].keys}, **files}
 
 
 def work(names: Iterable[str], sizes: Sizes, config: SharpnessConfig) -> float:

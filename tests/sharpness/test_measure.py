@@ -46,7 +46,18 @@ def measure(
 
 
 CONFIG = SharpnessConfig(rho=[0.05, 0.5], m=8, batch_size=10)
-PLAIN = ["test_loss", "test_accuracy", "test_loss_channel", "train_loss", "train_accuracy", "grad_norm", "gap", "error_gap", "weight_norm"]
+PLAIN = [
+    "test_loss",
+    "test_accuracy",
+    "test_loss_channel",
+    "ece",
+    "train_loss",
+    "train_accuracy",
+    "grad_norm",
+    "gap",
+    "error_gap",
+    "weight_norm",
+]
 
 
 def keys(modes: tuple[str, ...]) -> set[str]:
@@ -77,12 +88,17 @@ def test_names_and_plain_values() -> None:
     wrong = (-logp.sum(dim=1) - right) / 3
     channel = ((1 - NOISE) * right + NOISE * wrong).mean().item()
     gradient = torch.cat([g.flatten() for g in torch.autograd.grad(train_loss, list(net.parameters()))])
+    confidence = logp.exp().max(1).values
+    bins = [((confidence > b / 15) & (confidence <= (b + 1) / 15)) for b in range(15)]
+    hits = (logp.argmax(1) == test_labels).double()
+    ece = 100 * sum(abs((hits[b] - confidence[b]).sum().item()) for b in bins) / 15
     accuracy = 100 * (net(train).argmax(1) == labels).double().mean().item()
     test_accuracy = 100 * (logp.argmax(1) == test_labels).double().mean().item()
     expected = {
         "test_loss": right.mean().item(),
         "test_accuracy": test_accuracy,
         "test_loss_channel": channel,
+        "ece": ece,
         "train_loss": train_loss.item(),
         "train_accuracy": accuracy,
         "grad_norm": gradient.norm().item(),
@@ -130,7 +146,7 @@ def test_dropout_is_off() -> None:
 def test_work_is_what_is_reported(modes: list[str], rho: list[float]) -> None:
     config, done = SharpnessConfig(rho=rho, m=8, batchnorm=modes, batch_size=10), []
     measure(network(), image_data(), config, progress=done.append)
-    by_hand = 2 * 15 + len(modes) * 2 * 26 * (3 + len(rho))
+    by_hand = 15 + len(modes) * 2 * 26 * (3 + len(rho))
     assert sum(done) == by_hand == work(config.chosen, Sizes(26, 15), config)
 
 

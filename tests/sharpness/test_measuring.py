@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from data.image_data import ImageData
-from sam.config import HessianConfig, SharpnessConfig, SpectrumConfig
+from sam.config import HessianConfig, LandscapeConfig, SharpnessConfig, SpectrumConfig
 from sam.sharpness import ascent
 from sam.sharpness.dataset_loss import DatasetLoss, cross_entropy
 from sam.sharpness.notions import measure
@@ -82,6 +82,12 @@ def everything(model: nn.Module, tick: Callable[[float], None], batchnorm: str) 
     return measure(subject_of(model, image_data(), SharpnessConfig(rho=[0.5, 2.0], m=4, batchnorm=modes, batch_size=4), progress=tick))
 
 
+def drawing(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> object:
+    settings = LandscapeConfig(lines=["n_step", "top_eigenvector"], planes=["xsam"], points=3, grid=3, alphas=[0.0, 1.0], lanczos_steps=2)
+    config = SharpnessConfig(notions=["landscape"], rho=[0.5], batch_size=11, landscape=settings)
+    return measure(subject_of(model, image_data(), config, progress=tick))
+
+
 def curvature(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> object:
     own = HessianConfig(eigenvalues=1, steps=3, probes=3, subset=7), SpectrumConfig(probes=1, steps=2, subset=7)
     config = SharpnessConfig(notions=["hessian", "spectrum"], rho=[0.5, 2.0], batch_size=4, hessian=own[0], spectrum=own[1])
@@ -94,7 +100,7 @@ def products(model: nn.Module, tick: Callable[[float], None], batchnorm: str) ->
         return [t.double().sum() for t in loss.hessian_vector_products([loss.points])[0]]
 
 
-MEASURES = [full, batchwise, everything, curvature, products]
+MEASURES = [full, batchwise, everything, curvature, products, drawing]
 
 
 @pytest.mark.parametrize("batchnorm", ["eval", "train"])

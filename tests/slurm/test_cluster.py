@@ -145,6 +145,30 @@ def test_a_sweep_as_an_array(cluster: Cluster, folder: Path) -> None:
     assert listed == "# 16 runs, 0 to do: nothing to submit\n"
 
 
+# ------------------------------------------------------------------------------------------------------- measuring, both routes
+
+
+def test_checkpoints_are_measured_as_an_array_by_both_routes(cluster: Cluster, folder: Path) -> None:
+    assert python(cluster, "train.py", "-m", *TINY, "seed=range(4)", cwd=folder).returncode == 0
+    options = ("runs_dir=runs", "threads=1", "sharpness.m=64", "parts=2")
+
+    def measured() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in folder.rglob("sharpness.json")}
+
+    launched = python(cluster, "evaluate_sharpness.py", "-m", *options, *LAUNCHER, "sharpness.notions=[gap]", "part=0,1", cwd=folder)
+    job = job_number(launched.stdout)
+    assert launched.returncode == 0 and cluster.wait_for(job) == {f"{job}_{i}": "COMPLETED 0:0" for i in range(2)}, launched.stderr
+    assert len(measured()) == 4 and not (folder / "runs" / "tables").exists()
+
+    listed = python(cluster, "scripts/grid.py", "evaluate", *options, "sharpness.notions=[ascent,gap]", cwd=folder).stdout
+    job = submit(cluster, listed, folder, *SBATCH)
+    assert cluster.wait_for(job) == {f"{job}_{i}": "COMPLETED 0:0" for i in range(2)}
+    before = measured()
+    tables = python(cluster, "evaluate_sharpness.py", *options[:-1], cwd=folder)
+    assert tables.returncode == 0 and "All measures" in tables.stdout, tables.stderr
+    assert measured() == before  # the tables found every row there
+
+
 # What a line of this list says is what the program does; it stands in for train.py, which takes longer.
 STANDIN = """
 import os, signal, sys, time

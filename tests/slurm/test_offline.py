@@ -66,6 +66,18 @@ def test_a_list_that_was_submitted_is_never_rewritten(tmp_path: Path) -> None:
     assert before[0] in lists(tmp_path) and len(lists(tmp_path)) == 2
 
 
+def test_the_shares_of_an_evaluation_are_listed_with_their_program(tmp_path: Path) -> None:
+    shown = grid("evaluate", "runs_dir=runs", "parts=3", "sharpness.rho=[0.05, 0.5]", "throttle=2", cwd=tmp_path)
+    ((*lines,),) = lists(tmp_path)
+    assert [shlex.split(line) for line in lines] == [
+        ["runs_dir=runs", "parts=3", "sharpness.rho=[0.05, 0.5]", f"part={k}"] for k in range(3)
+    ]
+    command = shlex.split(shown.stdout.splitlines()[-1])
+    assert command[:3] == ["PROGRAM=evaluate_sharpness.py", "sbatch", "--array=0-2%2"]
+    refused = grid("evaluate", "parts=0", cwd=tmp_path)
+    assert refused.returncode == 2 and refused.stderr == "error: parts=0: must be a finite number >= 1.\n" and not refused.stdout
+
+
 @pytest.mark.parametrize(
     ("argument", "says"),
     [

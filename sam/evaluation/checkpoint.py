@@ -1,0 +1,97 @@
+"""Anybody's checkpoint -> one row of measurements, stored beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import data
+import models
+from data.image_data import ImageData
+from sam.config import ConfigError, DatasetConfig, EvaluateConfig, ModelConfig, to_dict
+from sam.core.device import number_format, pick_device
+from sam.evaluation import storing, weights
+from sam.evaluation.storing import Measured
+from sam.sharpness.notions import work
+from sam.sharpness.subject import Sizes, subject_of
+from sam.training.checkpoint import load_weights
+from sam.training.progress import progress_for
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """found: what was measured; file: where its rows are stored; notes: what must be said beside it."""
+
+    found: Measured
+    file: Path
+    notes: list[str]
+
+
+def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
+    """Measure what is not stored yet. Rows lie in FILE.sharpness.json beside the checkpoint, or in the folder `out`.
+
+    The model is built as configured, the weights must fit it exactly. Images are normalised with `mean` and `std`, or as the data set's
+    own runs here. Raises ConfigError, DataError, ModelError, CheckpointError, StorageError: one sentence each.
+    """
+    assert config.checkpoint is not None and config.model is not None and config.dataset is not None
+    path = Path(config.checkpoint).expanduser()
+    description = data.describe(**to_dict(config.dataset))
+    models.check(**to_dict(config.model), image_size=description.image_size, channels=description.channels)
+    state = weights.read(path)
+    device = pick_device(config.device)
+    images = _images(config)
+    keys = storing.keys(
+        data.file_fingerprint(path), images.fingerprint, config.sharpness, subject=_subject(config.model, config.dataset, images)
+    )
+    file = (Path(config.out) if config.out else path.parent) / f"{path.name}.sharpness.json"
+    rows = {} if config.force else storing.stored(file)
+    found = storing.merge(rows[key] for key in keys.values() if key in rows)
+    missing = {name: key for name, key in keys.items() if key not in rows}
+    if missing:
+        model = _model(config.model, images)
+        load_weights(model, state, path)
+        sizes = Sizes(len(images.train_labels), len(images.test_labels), sum(p.numel() for p in model.parameters()))
+        total = work(missing, sizes, config.sharpness)
+        with number_format("fp32", config.threads), progress_for(total, f"measuring {path.name}") as progress:
+            subject = subject_of(model.to(device), images.to(device), config.sharpness, progress=progress.advance)
+            found = storing.merge([found, storing.measure(subject, missing, file, progress.note)])
+    return Checkpoint(found, file, _notes(config.dataset, images))
+
+
+def _images(config: EvaluateConfig) -> ImageData:
+    assert config.dataset is not None
+    images = data.load(**to_dict(config.dataset))
+    replaced = {}
+    for key, values in (("mean", config.mean), ("std", config.std)):
+        if values is not None:
+            if len(values) != len(images.mean):
+                raise ConfigError(
+                    f"{key}={values}: must hold one number for each of the {len(images.mean)} channels of {config.dataset.label}."
+                )
+            replaced[key] = torch.tensor(values, dtype=torch.float32)
+    return dataclasses.replace(images, **replaced)  # type: ignore[arg-type]
+
+
+def _subject(model: ModelConfig, dataset: DatasetConfig, images: ImageData) -> dict[str, object]:
+    """What else decides the numbers: which function the weights are of, and of which inputs."""
+    split = {key: value for key, value in to_dict(dataset).items() if key not in ("path", "root", "download")}
+    return {"model": to_dict(model), "dataset": split, "mean": images.mean.tolist(), "std": images.std.tolist()}
+
+
+def _model(config: ModelConfig, images: ImageData) -> torch.nn.Module:
+    channels, size = images.train_images.shape[1], images.train_images.shape[-1]
+    with torch.random.fork_rng(devices=[]):
+        model = models.build(**to_dict(config), classes=images.classes, channels=channels, image_size=size)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _notes(dataset: DatasetConfig, images: ImageData) -> list[str]:
+    mean, std = (", ".join(f"{value:.4f}" for value in values.tolist()) for values in (images.mean, images.std))
+    return [
+        *images.notes,
+        f"Measured on {dataset.label}, unaugmented, normalised with mean ({mean}) and std ({std}).",
+        "Compare its accuracy with what you know: a checkpoint trained with another normalisation needs mean=[...] std=[...].",
+    ]

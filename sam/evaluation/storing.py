@@ -1,0 +1,79 @@
+"""Rows of measurements in a JSON file beside their checkpoint: one for every notion and way of measuring it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sam.config import SharpnessConfig
+from sam.results import identity, records
+from sam.sharpness.notions import Notion
+from sam.sharpness.subject import Measures, Result, Series, Subject
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of one checkpoint: the values and curves of all notions asked for."""
+
+    values: Measures = field(default_factory=dict)
+    series: dict[str, Series] = field(default_factory=dict)
+
+
+def keys(checkpoint_hash: str, data_fingerprint: str, sharpness: SharpnessConfig, **more: object) -> dict[str, str]:
+    """Notion -> key of its row: the checkpoint's bytes, the data, and all that can change the notion's numbers. Raises DataError."""
+    parts = {"checkpoint": checkpoint_hash, "data": data_fingerprint, **more}
+    return {
+        name: identity.fingerprint({"notion": name, **parts, "settings": Notion(name).settings(sharpness)}) for name in sharpness.chosen
+    }
+
+
+def merge(parts: Iterable[Measured | Result]) -> Measured:
+    total = Measured()
+    for part in parts:
+        total.values.update(part.values)
+        total.series.update(part.series)
+    return total
+
+
+def measure(subject: Subject, missing: Mapping[str, str], path: Path, note: Callable[[str], None]) -> Measured:
+    """Measure the notions of `missing` (notion -> key); every one is stored as soon as it is known, and `note` is told its name before."""
+    results = []
+    for name, key in missing.items():
+        note(name)
+        results.append(Notion(name).measure(subject))
+        store(path, key, name, results[-1], Notion(name).settings(subject.config))
+    return merge(results)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        rows = json.loads(path.read_text())["rows"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return rows if isinstance(rows, dict) else {}
+
+
+def stored(path: Path) -> dict[str, Measured]:
+    """The rows of a file, by key; damaged ones are left out."""
+    rows = {}
+    for key, row in _read(path).items():
+        try:
+            values = {name: records.number(value) for name, value in row["values"].items()}
+            series = {
+                name: {column: [records.number(v) for v in column_values] for column, column_values in curve.items()}
+                for name, curve in row["series"].items()
+            }
+        except (KeyError, TypeError, AttributeError):
+            continue
+        rows[key] = Measured(values, series)
+    return rows
+
+
+def store(path: Path, key: str, name: str, result: Result, settings: Mapping[str, object]) -> None:
+    """Add this row to those of the file."""
+    row = {"notion": name, "settings": settings, "values": records.plain(result.values), "series": records.plain(result.series)}
+    content = json.dumps({"format": 2, "rows": _read(path) | {key: row}}, indent=1, allow_nan=False)
+    records.write_atomic(path, content + "\n")

@@ -1,0 +1,125 @@
+"""Loss and accuracy on corrupted test images: the files of CIFAR-10-C and CIFAR-100-C (Hendrycks & Dietterich 2019)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data import DataError
+from sam.config import SharpnessConfig
+from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.subject import Measures, Result, Series, Sizes, Subject, place
+
+VERSION = 1
+SEVERITIES = 5
+EXTRA = ("gaussian_blur", "saturate", "spatter", "speckle_noise")  # for validation; the benchmark's mean is over the other 15
+LABELS = "labels.npy"
+
+
+def work(sizes: Sizes, config: SharpnessConfig) -> float:
+    if config.corruption.path is None:
+        return 0.0
+    try:
+        return float(len(files(config.corruption.path)) * len(_open(Path(config.corruption.path) / LABELS)))
+    except DataError:
+        return 0.0  # only the progress bar wants it; measuring will name the problem
+
+
+def inputs(config: SharpnessConfig) -> dict[str, object]:
+    """What the numbers depend on beside the settings: sizes and times of change of the files. DataError if there is no such folder."""
+    if config.corruption.path is None:
+        return {}
+    paths = [*files(config.corruption.path), Path(config.corruption.path).expanduser() / LABELS]
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
+
+
+def measure(subject: Subject) -> Result:
+    """Mean cross-entropies in nats, accuracies in percent; BatchNorm in eval mode. Nothing if `corruption.path` is null.
+
+    corruption_accuracy[kind=K], corruption_loss[kind=K]   corruption K, mean over its five severities.
+    corruption_accuracy, corruption_loss                   mean over the corruptions and severities: 15 corruptions in the benchmark; of
+                                                           the files present, all but the four extra ones (see EXTRA).
+    corruption_kinds                                       how many corruptions that mean is over.
+    Series corruption[kind=K]: columns severity (1 to 5), accuracy, loss.
+
+    Raises DataError (one sentence) if a file is missing or does not fit the data set.
+    """
+    path = subject.config.corruption.path
+    if path is None:
+        return Result()
+    found = files(path)
+    labels = _labels(Path(path) / LABELS, subject)
+    values: Measures = {}
+    series: dict[str, Series] = {}
+    means: dict[str, tuple[float, float]] = {}
+    for file in found:
+        kind, curve = file.stem, _curve(file, labels, subject)
+        accuracy, loss = float(np.mean(curve["accuracy"])), float(np.mean(curve["loss"]))  # type: ignore[arg-type]
+        means[kind] = accuracy, loss
+        series[f"corruption{place(kind=kind)}"] = curve
+        values |= {f"corruption_accuracy{place(kind=kind)}": accuracy, f"corruption_loss{place(kind=kind)}": loss}
+    main = [means[kind] for kind in means if kind not in EXTRA]
+    for column, name in enumerate(("corruption_accuracy", "corruption_loss")):
+        values[name] = float(np.mean([mean[column] for mean in main])) if main else None
+    values["corruption_kinds"] = len(main)
+    return Result(values, series)
+
+
+def _curve(file: Path, labels: np.ndarray, subject: Subject) -> Series:
+    """One severity after the other; a severity's images are in memory together, the others stay in the file."""
+    images = _open(file)
+    expected = (len(labels), *subject.train.inputs.shape[2:], subject.train.inputs.shape[1])
+    if images.dtype != np.uint8 or images.shape != expected:
+        raise DataError(f"{file}: holds {images.dtype} {images.shape}, but must hold uint8 {expected}, as {LABELS} and the data set say.")
+    curve: Series = {"severity": [], "accuracy": [], "loss": []}
+    each = len(labels) // SEVERITIES
+    for severity in range(SEVERITIES):
+        part = slice(severity * each, (severity + 1) * each)
+        inputs = torch.from_numpy(np.array(images[part])).permute(0, 3, 1, 2).to(subject.device)
+        loss = DatasetLoss(
+            subject.model,
+            inputs,
+            torch.from_numpy(labels[part]).to(subject.device),
+            prepare=subject.prepare,
+            batch_size=subject.config.batch_size,
+            progress=subject.progress,
+        )
+        with loss.measuring():
+            value = loss.value()
+        for column, number in (("severity", severity + 1), ("accuracy", value.accuracy), ("loss", value.loss)):
+            curve[column].append(number)
+    return curve
+
+
+def files(path: str) -> list[Path]:
+    """The corruptions' files, by name. DataError if the folder or its labels are missing."""
+    folder = Path(path).expanduser()
+    if not (folder / LABELS).is_file():
+        why = f"has no {LABELS}" if folder.is_dir() else "there is no such folder"
+        wanted = f"give the folder of CIFAR-10-C or CIFAR-100-C, with {LABELS} and one .npy a corruption"
+        raise DataError(f"sharpness.corruption.path={path}: {why}; {wanted}.")
+    found = sorted(file for file in folder.glob("*.npy") if file.name != LABELS)
+    if not found:
+        raise DataError(f"sharpness.corruption.path={path}: holds {LABELS}, but no other .npy file with corrupted images.")
+    return found
+
+
+def _labels(file: Path, subject: Subject) -> np.ndarray:
+    labels = _open(file)
+    classes = max(int(split.labels.max()) + 1 for split in (subject.train, subject.test) if split is not None)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0 or len(labels) % SEVERITIES:
+        wanted = f"{SEVERITIES} whole numbers for each test image"
+        raise DataError(f"{file}: must hold {wanted}, not {labels.dtype} {labels.shape}.")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise DataError(f"{file}: labels run from {labels.min()} to {labels.max()}, but those of the data set from 0 to {classes - 1}.")
+    return labels.astype(np.int64)
+
+
+def _open(file: Path) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(file.expanduser(), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{file}: cannot be read as a NumPy array ({str(error).splitlines()[0]}).") from error
+    return array
