@@ -1,0 +1,119 @@
+"""Several processes for one run: who was started, how they find each other, which device each takes.
+
+    torchrun --nproc-per-node=4 train.py optimizer=sam                  # four GPUs of one machine
+    srun --ntasks=4 --gpus-per-node=4 python train.py optimizer=sam     # the same, within a SLURM job
+
+Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from sam.config import ConfigError, TrainConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from sam.core.replicas import Replicas
+
+PATIENCE = timedelta(minutes=30)  # a peer that has not answered for so long is given up
+
+
+@dataclass(frozen=True)
+class Launch:
+    """This process among those that were started together. local: its number on its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> Launch:
+    """What torchrun's or srun's variables say; one process if there are none.
+
+    srun's are those of the job *step*: a task of an array, a batch script or an interactive shell inside a larger job is one process.
+    """
+    for rank, size, local in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
+        if all(name in environment for name in (rank, size, local)) and int(environment[size]) > 1:
+            return Launch(int(environment[rank]), int(environment[size]), int(environment[local]))
+    return Launch()
+
+
+def meeting_point(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """(host, port) at which the processes meet: MASTER_ADDR and MASTER_PORT, or what follows from a SLURM step on one machine."""
+    host, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
+    if host is None:
+        if environment.get("SLURM_STEP_NUM_NODES", "1") != "1":
+            raise ConfigError(
+                "MASTER_ADDR is not set: processes on several machines meet at the first one; put `export "
+                'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)` before srun.'
+            )
+        host = "127.0.0.1"
+    if port is None:  # the same for all tasks of a step, and another for every step
+        port = str(20_000 + (int(environment.get("SLURM_JOB_ID", 0)) * 37 + int(environment.get("SLURM_STEP_ID", 0))) % 10_000)
+    return host, int(port)
+
+
+def with_replicas(config: TrainConfig) -> TrainConfig:
+    """`replicas` filled in with the number of processes. ConfigError if another number is configured."""
+    size = launched().size
+    if config.replicas not in (None, size):
+        started = "one process was" if size == 1 else f"{size} processes were"
+        raise ConfigError(
+            f"replicas={config.replicas}: {started} started; start as many with "
+            f"`torchrun --nproc-per-node={config.replicas} train.py ...`, or with srun."
+        )
+    return dataclasses.replace(config, replicas=size) if size > 1 else config
+
+
+def join(config: TrainConfig) -> tuple[Replicas, torch.device]:
+    """Meet the other processes (once in a process's life), and take a device. ConfigError if there is none for this process."""
+    import torch
+    from torch import distributed
+
+    from sam.core.device import pick_device
+    from sam.core.replicas import ALONE, Replicas
+
+    here = launched()
+    if here.size == 1:
+        return ALONE, pick_device(config.device)
+    if config.device not in ("auto", "cuda", "cpu"):
+        raise ConfigError(f"device={config.device}: several processes each take a device of their own; allowed: auto, cuda, cpu.")
+    device = pick_device(config.device)
+    if device.type == "cuda" and torch.cuda.device_count() > 1:  # a task that SLURM gave one GPU sees only that one
+        device = pick_device(f"cuda:{here.local}")
+    if config.batchnorm == "sync" and device.type != "cuda":
+        raise ConfigError("batchnorm=sync: torch has SyncBatchNorm for CUDA alone; on a CPU use batchnorm=replica.")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if not distributed.is_initialized():
+        host, port = meeting_point()
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            init_method=f"tcp://{host}:{port}" if "RANK" not in os.environ else "env://",
+            rank=here.rank,
+            world_size=here.size,
+            timeout=PATIENCE,
+        )
+        atexit.register(_part)
+    replicas = Replicas(here.rank, here.size)
+    if device.type == "cuda":
+        places = replicas.gather((socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid)))
+        if len(set(places)) < len(places):
+            raise ConfigError(f"replicas={here.size}: two processes would share a GPU; start as many processes as there are GPUs.")
+    return replicas, device
+
+
+def _part() -> None:
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
