@@ -146,9 +146,11 @@ class Trainer:
             epoch.seconds += time.perf_counter() - began
             advance(passes)
             after_step()
-        if self.optimizer.replicas.size > 1:  # every replica had groups in the first step, so that all have the same names
-            epoch.sums = {name: (total.clone(), count) for name, (total, count) in epoch.sums.items()}
-            self.replicas.sum_([total for total, _ in epoch.sums.values()])
+        if self.optimizer.replicas.size > 1:  # sums over groups; every replica had some in the first step, and the first in each
+            counts = self.replicas.from_first([count for _, count in epoch.sums.values()])
+            parts = [total.clone() for total, _ in epoch.sums.values()]
+            self.replicas.sum_(parts)
+            epoch.sums = dict(zip(epoch.sums, zip(parts, counts, strict=True), strict=True))
         means = {name: (total / count).item() for name, (total, count) in epoch.sums.items()}
         optimizer = self.optimizer
         return {
