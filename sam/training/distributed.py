@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from sam.core.replicas import Replicas
 
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
 PATIENCE = timedelta(minutes=30)  # a peer that has not answered for so long is given up
 
 
@@ -41,9 +43,10 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
 
     srun's are those of the job *step*: a task of an array, a batch script or an interactive shell inside a larger job is one process.
     """
-    for rank, size, local in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
-        if all(name in environment for name in (rank, size, local)) and int(environment[size]) > 1:
-            return Launch(int(environment[rank]), int(environment[size]), int(environment[local]))
+    for names in (_TORCHRUN, _SRUN):
+        if all(name in environment for name in names) and int(environment[names[1]]) > 1:
+            rank, size, local = (int(environment[name]) for name in names)
+            return Launch(rank, size, local)
     return Launch()
 
 
@@ -95,10 +98,10 @@ def join(config: TrainConfig) -> tuple[Replicas, torch.device]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
-        host, port = meeting_point()
+        by_torchrun = all(name in os.environ for name in _TORCHRUN)  # whose agent keeps the meeting point
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            init_method=f"tcp://{host}:{port}" if "RANK" not in os.environ else "env://",
+            init_method="env://" if by_torchrun else "tcp://{}:{}".format(*meeting_point()),
             rank=here.rank,
             world_size=here.size,
             timeout=PATIENCE,
@@ -110,6 +113,11 @@ def join(config: TrainConfig) -> tuple[Replicas, torch.device]:
         if len(set(places)) < len(places):
             raise ConfigError(f"replicas={here.size}: two processes would share a GPU; start as many processes as there are GPUs.")
     return replicas, device
+
+
+def give_up() -> None:
+    """Leave without a word when the run has failed here: the others may hang in an exchange that this process will not join."""
+    atexit.unregister(_part)
 
 
 def _part() -> None:

@@ -46,10 +46,15 @@ def run(config: TrainConfig) -> dict[str, Any]:
     config = distributed.with_replicas(config)
     description = cost.check(config)
     replicas, device = distributed.join(config)
-    if not replicas.is_first:
-        return _follow(config, replicas, device)
-    with _telling(replicas) as tell:
-        return _lead(config, description, replicas, device, tell)
+    try:
+        if not replicas.is_first:
+            return _follow(config, replicas, device)
+        with _telling(replicas) as tell:
+            return _lead(config, description, replicas, device, tell)
+    except Exception as error:
+        if not isinstance(error, Preempted):
+            distributed.give_up()
+        raise
 
 
 def _lead(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sam.config import ConfigError
 from sam.results import records
@@ -36,6 +37,20 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 def record(folder: Path) -> dict[str, Any]:
     (path,) = folder.glob("*/run.json")
     return json.loads(path.read_text())
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_with_synchronised_batchnorm_are_one(tmp_path: Path) -> None:
+    """One batch, normalised and perturbed as a whole: the same run, up to rounding in float32."""
+    options = ("epochs=2", "device=cuda", "batchnorm=sync", "optimizer=xsam", "optimizer.lr=0.01")
+    code, _, err = end(start(tmp_path / "two", *options))
+    assert code == 0, err
+    line = [sys.executable, str(ROOT / "train.py"), *TINY, *options, f"runs_dir={tmp_path / 'one'}"]
+    subprocess.run(line, cwd=ROOT, check=True, timeout=120)
+    one, two = record(tmp_path / "one"), record(tmp_path / "two")
+    assert one["fingerprint"] == two["fingerprint"]
+    assert two["final"]["train_loss"] == pytest.approx(one["final"]["train_loss"], rel=1e-3)
+    assert two["final"]["test_loss"] == pytest.approx(one["final"]["test_loss"], rel=1e-3)
 
 
 def test_two_processes_make_one_record_stop_together_and_continue(tmp_path: Path) -> None:
