@@ -77,26 +77,16 @@ def with_replicas(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, replicas=size) if size > 1 else config
 
 
-def join(config: TrainConfig) -> tuple[Replicas, torch.device]:
-    """Meet the other processes (once in a process's life), and take a device. ConfigError if there is none for this process."""
-    import torch
-    from torch import distributed
-
-    from sam.core.device import pick_device
+def join() -> Replicas:
+    """Meet the other processes, once in a process's life. ConfigError if nobody said where."""
     from sam.core.replicas import ALONE, Replicas
 
     here = launched()
     if here.size == 1:
-        return ALONE, pick_device(config.device)
-    if config.device not in ("auto", "cuda", "cpu"):
-        raise ConfigError(f"device={config.device}: several processes each take a device of their own; allowed: auto, cuda, cpu.")
-    device = pick_device(config.device)
-    if device.type == "cuda" and torch.cuda.device_count() > 1:  # a task that SLURM gave one GPU sees only that one
-        device = pick_device(f"cuda:{here.local}")
-    if config.batchnorm == "sync" and device.type != "cuda":
-        raise ConfigError("batchnorm=sync: torch has SyncBatchNorm for CUDA alone; on a CPU use batchnorm=replica.")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+        return ALONE
+    import torch
+    from torch import distributed
+
     if not distributed.is_initialized():
         by_torchrun = all(name in os.environ for name in _TORCHRUN)  # whose agent keeps the meeting point
         distributed.init_process_group(
@@ -107,12 +97,37 @@ def join(config: TrainConfig) -> tuple[Replicas, torch.device]:
             timeout=PATIENCE,
         )
         atexit.register(_part)
-    replicas = Replicas(here.rank, here.size)
+    return Replicas(here.rank, here.size)
+
+
+def take_device(config: TrainConfig) -> torch.device:
+    """The device of this process: among several, the GPU of its number on its machine. ConfigError if it cannot be used."""
+    import torch
+
+    from sam.core.device import pick_device
+
+    here = launched()
+    if here.size == 1:
+        return pick_device(config.device)
+    if config.device not in ("auto", "cuda", "cpu"):
+        raise ConfigError(f"device={config.device}: several processes each take a device of their own; allowed: auto, cuda, cpu.")
+    device = pick_device(config.device)
+    if config.batchnorm == "sync" and device.type != "cuda":
+        raise ConfigError("batchnorm=sync: torch has SyncBatchNorm for CUDA alone; on a CPU use batchnorm=replica.")
     if device.type == "cuda":
-        places = replicas.gather((socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid)))
-        if len(set(places)) < len(places):
-            raise ConfigError(f"replicas={here.size}: two processes would share a GPU; start as many processes as there are GPUs.")
-    return replicas, device
+        if torch.cuda.device_count() > 1:  # a task that SLURM gave one GPU sees only that one
+            device = pick_device(f"cuda:{here.local}")
+        torch.cuda.set_device(device)
+    return device
+
+
+def refuse_shared_gpus(replicas: Replicas, device: torch.device) -> None:
+    """ConfigError, for all processes, if two of them took the same GPU: NCCL cannot serve them, and says so less clearly."""
+    import torch
+
+    place = (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else replicas.rank)
+    if len(set(replicas.gather(place))) < replicas.size:
+        raise ConfigError(f"replicas={replicas.size}: two processes would share a GPU; start as many processes as there are GPUs.")
 
 
 def give_up() -> None:

@@ -45,21 +45,19 @@ def run(config: TrainConfig) -> dict[str, Any]:
     """
     config = distributed.with_replicas(config)
     description = cost.check(config)
-    replicas, device = distributed.join(config)
+    replicas = distributed.join()
     try:
         if not replicas.is_first:
-            return _follow(config, replicas, device)
+            return _follow(config, replicas)
         with _telling(replicas) as tell:
-            return _lead(config, description, replicas, device, tell)
+            return _lead(config, description, replicas, tell)
     except Exception as error:
         if not isinstance(error, Preempted):
             distributed.give_up()
         raise
 
 
-def _lead(
-    config: TrainConfig, description: data.Description, replicas: Replicas, device: torch.device, tell: Callable[..., None]
-) -> dict[str, Any]:
+def _lead(config: TrainConfig, description: data.Description, replicas: Replicas, tell: Callable[..., None]) -> dict[str, Any]:
     """The run's first process, nearly always its only one: it decides what is run, and writes. `tell`: what the others wait for."""
     record = existing(config)
     folder, key = identity.run_folder(config), identity.run_fingerprint(config)
@@ -70,6 +68,7 @@ def _lead(
             print(f"{record['name']}: {record['status']} already; nothing to do (force=true redoes it).", file=sys.stderr)
         tell(record=record)
         return record
+    device = distributed.take_device(config)
     expected = cost.cost(config, description)
     with (
         number_format(config.precision, config.threads),
@@ -87,6 +86,7 @@ def _lead(
             record = None
         trainer = Trainer(config, data.load(**to_dict(config.dataset)), device, replicas)
         tell(state=_resume(trainer, folder, progress))
+        distributed.refuse_shared_gpus(replicas, device)
         record = _Segment(trainer, folder, progress, check_lock, interrupts).train(record)
         finished_in_sweep().add(key)
         return record
@@ -110,14 +110,15 @@ def _telling(replicas: Replicas) -> Iterator[Callable[..., None]]:
         raise
 
 
-def _follow(config: TrainConfig, replicas: Replicas, device: torch.device) -> dict[str, Any]:
+def _follow(config: TrainConfig, replicas: Replicas) -> dict[str, Any]:
     """Any other process: computes its part of every batch, and writes nothing."""
     told = replicas.from_first()
     if "error" in told:
         raise ReplicaError(f"the first process of this run stopped: {told['error']}")
     if "record" in told:
         return dict(told["record"])
-    quiet = Progress(1, "", quiet=True)
+    device, quiet = distributed.take_device(config), Progress(1, "", quiet=True)
+    distributed.refuse_shared_gpus(replicas, device)
     with number_format(config.precision, config.threads), watching() as interrupts:
         trainer = Trainer(config, data.load(**to_dict(config.dataset)), device, replicas)
         if told["state"] is not None:

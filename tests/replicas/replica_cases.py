@@ -168,11 +168,12 @@ def trained(config: TrainConfig, replicas: Replicas = ALONE, *, stop: int | None
     """A whole run; with `stop` it is left after so many steps, and continued by another trainer from its state."""
     images = data.load(**to_dict(config.dataset))
     trainer = Trainer(config, images, torch.device("cpu"), replicas)
-    steps = 0
+    steps, seeds = 0, set[int]()
 
     def after_step() -> None:
         nonlocal steps, state
         steps += 1
+        seeds.add(torch.initial_seed())  # of the stream that dropout draws from
         if steps == stop:
             state = replicas.from_first(trainer.state_dict())
             raise StopIteration
@@ -192,6 +193,7 @@ def trained(config: TrainConfig, replicas: Replicas = ALONE, *, stop: int | None
     return {
         "weights": [p.detach() for p in trainer.model.parameters()],
         "buffers": list(trainer.model.buffers()),
+        "seeds": seeds,
         "rows": [{key: value for key, value in row.items() if key not in times} for row in trainer.rows],
     }
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from sam.config import ConfigError, TrainConfig, from_dict
-from sam.training import cost
-from sam.training.distributed import Launch, launched, meeting_point, with_replicas
+from sam.core.replicas import ReplicaError, Replicas
+from sam.training import cost, run
+from sam.training.distributed import Launch, launched, meeting_point, take_device, with_replicas
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 JOB = {"SLURM_JOB_ID": "70", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NNODES": "1"}
@@ -91,3 +92,49 @@ def test_the_samples_that_share_a_perturbation() -> None:
     assert config(m=16, replicas=2).group_size == 16
     assert config(perturbation="replica", replicas=2).group_size == 32
     assert config(perturbation="replica").group_size is None
+
+
+class Told(Replicas):
+    """A process among two, with what it says to the other, and hears from it, kept here."""
+
+    def __init__(self, rank: int, hears: Any = None) -> None:
+        super().__init__(rank, 2)
+        self.said: list[Any] = []
+        self.hears = hears
+
+    def from_first(self, value: Any = None) -> Any:
+        self.said.append(value)
+        return self.hears
+
+
+def test_the_others_are_told_once_how_it_goes_on_or_why_it_does_not() -> None:
+    first = Told(0)
+    with pytest.raises(ConfigError), run._telling(first):
+        raise ConfigError("the folder\nholds another run.")
+    assert first.said == [{"error": "the folder holds another run."}]
+    first = Told(0)
+    with pytest.raises(RuntimeError), run._telling(first) as tell:
+        tell(state=None)
+        raise RuntimeError("in training: the others find the connection closed")
+    assert first.said == [{"state": None}]
+
+
+def test_the_others_do_what_they_are_told() -> None:
+    with pytest.raises(ReplicaError, match="the first process of this run stopped: the disk is full"):
+        run._follow(config(replicas=2), Told(1, {"error": "the disk is full"}))
+    assert run._follow(config(replicas=2), Told(1, {"record": {"status": "finished"}})) == {"status": "finished"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"device": "cpu", "batchnorm": "sync"}, "batchnorm=sync: torch has SyncBatchNorm for CUDA alone"),
+        ({"device": "cuda:1"}, "device=cuda:1: several processes each take a device of their own; allowed: auto, cuda, cpu"),
+    ],
+)
+def test_devices_that_replicas_cannot_take(values: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in TORCHRUN.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ConfigError, match=message):
+        take_device(config(**values))
+    assert take_device(config(device="cpu")).type == "cpu"

@@ -118,10 +118,17 @@ def test_both_processes_hold_the_same_model(two: Results, name: str) -> None:
     assert_same_on_both(two, f"trained {name}", "weights", "buffers")
 
 
+def test_no_two_processes_drop_the_same(two: Results) -> None:
+    seeds = [result["trained dropout"]["seeds"] for result in two]
+    assert len(seeds[0]) == len(seeds[1]) == 2 and not seeds[0] & seeds[1]  # one for each epoch
+    assert seeds[0] == cases.trained(cases.configuration("dropout"))["seeds"]  # the first draws what one process would
+
+
 @pytest.mark.parametrize("name", ["groups, rand_sam", "dropout"])
 def test_a_run_continued_in_mid_epoch_ends_bitwise_the_same(two: Results, name: str) -> None:
     for result in two:
-        assert_close(result[f"continued {name}"], result[f"trained {name}"], 0.0)
+        for key in ("weights", "buffers", "rows"):
+            assert_close(result[f"continued {name}"][key], result[f"trained {name}"][key], 0.0)
 
 
 def test_a_process_whose_peer_is_gone_is_told_so(two: Results) -> None:
