@@ -4,6 +4,7 @@
     python train.py dataset=digits model=wrn_10_1 epochs=2    # a minute on a laptop
     python train.py -m optimizer=sgd,sam,rand_sam,xsam 'seed=range(3)' dataset=cifar100
     python train.py -m experiment=table2                      # the whole grid of a table; also table3, demo
+    torchrun --nproc-per-node=4 train.py                      # one run on four GPUs
     python train.py --cfg job                                 # the composed configuration, without running it
 
 A run is its configuration: the same command again continues an unfinished run and skips a finished one. A run's folder below `runs_dir`
@@ -12,6 +13,7 @@ holds run.json, metrics.csv and checkpoint.pt; `evaluate_sharpness.py` measures 
 
 import shlex
 import sys
+import traceback
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sam.config import TrainConfig
+from sam.training.distributed import launched
 from sam.training.hydra_schema import register, resolve
 from sam.training.interrupts import Preempted
 
@@ -39,6 +42,7 @@ def refuse_grid_without_multirun() -> None:
 def main(composed: DictConfig) -> None:
     refuse_grid_without_multirun()
     single = HydraConfig.get().mode == RunMode.RUN
+    replicated = launched().size > 1
     try:
         config = resolve(TrainConfig, composed)
         from sam.training.run import run  # torch is imported only now: --help and --cfg stay quick
@@ -48,13 +52,18 @@ def main(composed: DictConfig) -> None:
         raise SystemExit(signal.exit_code) from None
     except ValueError as error:  # bad settings, bad data, a checkpoint that does not fit: one sentence
         print(f"error: {error}", file=sys.stderr)
-        if single:
+        if single or replicated:
             raise SystemExit(2) from error
         raise
     except KeyboardInterrupt:
         print("interrupted: what was recorded is kept; the same command continues from the last checkpoint.", file=sys.stderr)
         raise SystemExit(130) from None
-    if single:
+    except Exception:
+        if not replicated:
+            raise
+        traceback.print_exc()  # Hydra would go on to a sweep's next run; the others notice that this process is gone
+        raise SystemExit(1) from None
+    if single and not launched().rank:
         final = record["final"]  # read back from a file, NaN is the string "nan"
         outcome = f"diverged in epoch {record['diverged_epoch']}" if record["status"] == "diverged" else "finished"
         print(f"{record['name']}: {outcome}, test accuracy {float(final['test_accuracy']):.2f}%, test loss {float(final['test_loss']):.4f}")

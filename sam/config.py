@@ -305,6 +305,8 @@ class TrackingConfig:
 
 SCHEDULES = ("cosine_step", "cosine_epoch", "wrn_step", "constant")
 PRECISIONS = ("fp32", "tf32", "bf16")
+PERTURBATIONS = ("synchronised", "replica")
+BATCHNORMS = ("replica", "sync")
 
 
 @dataclass(frozen=True)
@@ -313,7 +315,13 @@ class TrainConfig:
 
     schedule     cosine_step, cosine_epoch: half cosine to zero, per step or per epoch; wrn_step: x0.2 at 30, 60 and 80% of the epochs;
                  constant.
-    m            samples that share one perturbation (m-sharpness); null means the whole batch.
+    m            samples that share one perturbation (m-sharpness); null means the whole batch, or what `perturbation` says.
+    micro_batch  samples of one forward pass, or null for all at once: gradients are accumulated, which saves memory. BatchNorm normalises
+                 each micro-batch by its own statistics; a model without it trains the same, up to rounding.
+    replicas     processes, with one device each, that share every batch; null: as many as torchrun or srun started.
+    perturbation with several replicas and m=null: synchronised: one perturbation for the whole batch, from the gradient of all replicas;
+                 replica: each replica perturbs with the gradient of its own share (m = batch_size / replicas).
+    batchnorm    replica: each replica normalises its share by its own statistics; sync: by those of the whole batch (SyncBN; CUDA only).
     precision    fp32 (TF32 off) | tf32 | bf16 (autocast, fp32 weights).
     checkpoint_interval  epochs between checkpoints; the last epoch is always saved.
     checkpoint_steps     also one every so many steps within an epoch, or null; a signal saves at once in any case.
@@ -328,6 +336,10 @@ class TrainConfig:
     epochs: int = 200
     batch_size: int = 256
     m: int | None = None
+    micro_batch: int | None = None
+    replicas: int | None = None
+    perturbation: str = "synchronised"
+    batchnorm: str = "replica"
     drop_last: bool = False
     schedule: str = "cosine_step"
     warmup_epochs: float = 0.0
@@ -349,6 +361,10 @@ class TrainConfig:
         _number("m", self.m, low=1)
         if self.m is not None and self.m > self.batch_size:
             raise ConfigError(f"m={self.m}: must not exceed batch_size={self.batch_size}.")
+        _number("micro_batch", self.micro_batch, low=1)
+        if self.micro_batch is not None and self.micro_batch > self.batch_size:
+            raise ConfigError(f"micro_batch={self.micro_batch}: must not exceed batch_size={self.batch_size}.")
+        self._check_replicas()
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("precision", self.precision, PRECISIONS)
         _number("warmup_epochs", self.warmup_epochs, low=0, high=self.epochs)
@@ -358,6 +374,35 @@ class TrainConfig:
         _number("eval_batch_size", self.eval_batch_size, low=1)
         _number("checkpoint_interval", self.checkpoint_interval, low=1)
         _number("checkpoint_steps", self.checkpoint_steps, low=1)
+
+    def _check_replicas(self) -> None:
+        _number("replicas", self.replicas, low=1)
+        _one_of("perturbation", self.perturbation, PERTURBATIONS)
+        _one_of("batchnorm", self.batchnorm, BATCHNORMS)
+        replicas = self.replicas or 1
+        if self.batch_size % replicas:
+            raise ConfigError(f"replicas={replicas}: must divide batch_size={self.batch_size}.")
+        if self.m is not None and replicas > 1 and self.batch_size // replicas % self.m:
+            raise ConfigError(
+                f"m={self.m}: must divide each replica's share of a batch, batch_size / replicas = {self.batch_size // replicas}, so that "
+                "the groups are the same on any number of replicas."
+            )
+        if self.batchnorm == "sync" and (self.m is not None or self.perturbation == "replica" or self.micro_batch is not None):
+            raise ConfigError(
+                "batchnorm=sync: normalises a whole batch at once, and needs m=null, micro_batch=null and perturbation=synchronised."
+            )
+
+    @property
+    def group_size(self) -> int | None:
+        """Samples that share one perturbation; None: the whole batch, however many replicas compute it."""
+        apart = self.perturbation == "replica" and (self.replicas or 1) > 1
+        return self.batch_size // (self.replicas or 1) if self.m is None and apart else self.m
+
+    @property
+    def depends_on_replicas(self) -> bool:
+        """Whether another number of replicas would be another computation, by more than rounding and dropout's draws: without `m`, a
+        replica's share is what is normalised together, or perturbed together."""
+        return (self.replicas or 1) > 1 and self.m is None and self.batchnorm == "replica"
 
 
 # -------------------------------------------------------------------------------------------------- measuring and tables
@@ -388,7 +433,7 @@ NOTIONS: dict[str, NotionSpec] = {
     "landscape": NotionSpec("sam.sharpness.landscape", ("rho", "seed", "landscape")),
     "corruption": NotionSpec("sam.sharpness.corruption", ("corruption",)),
 }
-BATCHNORMS = ("eval", "train", "recalibrated")
+MEASURED_BATCHNORMS = ("eval", "train", "recalibrated")
 
 
 @dataclass(frozen=True)
@@ -649,7 +694,7 @@ class SharpnessConfig:
         if "eval" not in self.batchnorm:
             raise ConfigError(f"sharpness.batchnorm={self.batchnorm}: must hold eval, the mode in which gap and L(w) are reported.")
         for mode in self.batchnorm:
-            _one_of("sharpness.batchnorm", mode, BATCHNORMS)
+            _one_of("sharpness.batchnorm", mode, MEASURED_BATCHNORMS)
         _number("sharpness.batch_size", self.batch_size, low=1)
         _number("sharpness.seed", self.seed, low=0)
 

@@ -3,6 +3,7 @@
     python scripts/grid.py experiment=table2                          # the arguments of `train.py -m`
     python scripts/grid.py experiment=table2 throttle=8 max_array=500
     python scripts/grid.py optimizer=sgd,sam 'seed=range(5)' dataset=cifar100 runs_per_task=4
+    python scripts/grid.py experiment=table2 replicas=2               # two GPUs for each run
     python scripts/grid.py experiment=table2 | bash                   # submit at once
     python scripts/grid.py evaluate runs_dir=runs/table2 parts=8      # the arguments of evaluate_sharpness.py: its runs in eight shares
 
@@ -60,13 +61,19 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
     return Options(**values), overrides
 
 
-def runs(overrides: Sequence[str]) -> tuple[list[str], int, Path]:
-    """(one line of overrides for each run that is to be done, the number of points, the folder of runs). Raises what composing raises."""
+def runs(overrides: Sequence[str]) -> tuple[list[str], int, Path, int]:
+    """(one line of overrides for each run that is to be done, the number of points, the folder of runs, the processes of each run).
+
+    Raises what composing raises, and ConfigError.
+    """
     points, plans = zip(*sweep.planned(overrides), strict=True)
     sweep.check(plans)
+    replicas = {config.replicas or 1 for config in plans}
+    if len(replicas) > 1:
+        raise ConfigError(f"replicas={','.join(map(str, sorted(replicas)))}: an array starts as many processes for each of its runs.")
     # A line names a single run: the experiment's grid, which train.py refuses to run without -m, goes.
     rest = ["hydra.sweeper.params=null"] if any(line.startswith("experiment=") for line in overrides) else []
-    return [shlex.join([*points[i], *rest]) for i in sweep.unfinished(plans)], len(points), Path(plans[0].runs_dir)
+    return [shlex.join([*points[i], *rest]) for i in sweep.unfinished(plans)], len(points), Path(plans[0].runs_dir), replicas.pop()
 
 
 def shares(overrides: Sequence[str]) -> tuple[list[str], Path]:
@@ -90,7 +97,7 @@ def write(lines: Sequence[str], folder: Path, per_list: int) -> list[tuple[Path,
     return lists
 
 
-def command(path: Path, length: int, options: Options, program: str | None = None) -> str:
+def command(path: Path, length: int, options: Options, replicas: int = 1, program: str | None = None) -> str:
     """What submits a list. The tasks run where the sweep was composed, so that relative paths in it keep their meaning."""
     tasks = -(-length // options.runs_per_task)
     throttle = f"%{options.throttle}" if options.throttle else ""
@@ -99,6 +106,7 @@ def command(path: Path, length: int, options: Options, program: str | None = Non
         *([f"RUNS_PER_TASK={options.runs_per_task}"] if options.runs_per_task > 1 else []),
         "sbatch",
         f"--array=0-{tasks - 1}{throttle}",
+        *(["--nodes=1", f"--ntasks={replicas}", f"--gpus-per-node={replicas}"] if replicas > 1 else []),
         f"--chdir={Path.cwd()}",
         f"--output={path.parent}/%A_%a.out",
         str(ROOT / "scripts" / "slurm_array.sh"),
@@ -114,13 +122,17 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         options, overrides = parse(arguments)
-        program = None
+        program, replicas = None, 1
         if overrides[:1] == ["evaluate"]:
             program = "evaluate_sharpness.py"
             lines, runs_dir = shares(overrides[1:])
             points = len(lines)
         else:
-            lines, points, runs_dir = runs(overrides)
+            lines, points, runs_dir, replicas = runs(overrides)
+        if replicas > 1 and options.runs_per_task > 1:
+            raise ConfigError(
+                f"replicas={replicas}, runs_per_task={options.runs_per_task}: several GPUs for a run, or several runs on a GPU."
+            )
     except (ValueError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -129,7 +141,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"# {points} {what}, {len(lines)} to do" + ("" if lines else ": nothing to submit"))
     for path, length in write(lines, runs_dir / ".slurm", options.max_array * options.runs_per_task) if lines else []:
         print(f"# {path}: {length} {what}")
-        print(command(path, length, options, program))
+        print(command(path, length, options, replicas, program))
     return 0
 
 

@@ -8,6 +8,7 @@
 #               MAX_RESTARTS=n    how often a task may requeue itself                                             (20)
 #               PROGRAM=file      what runs the lines                                                       (train.py)
 #               PYTHON=command    the interpreter                          (the repository's .venv if there is one)
+# With --ntasks=k --gpus-per-node=k each run has k processes, with one GPU each, that share every batch (replicas=k).
 #
 #SBATCH --job-name=sam
 #SBATCH --gpus-per-node=1
@@ -44,6 +45,8 @@ if [[ -z $python ]]; then
 fi
 
 per_task=${RUNS_PER_TASK:-1}
+processes=${SLURM_NTASKS:-1}
+((per_task == 1 || processes == 1)) || die "RUNS_PER_TASK=$per_task with --ntasks=$processes: several GPUs for a run, or several runs on one."
 first=$((${SLURM_ARRAY_TASK_ID:-0} * per_task))
 mapfile -t lines <"$list"
 ((first < ${#lines[@]})) || die "$list has ${#lines[@]} lines, and none for this task: the array is too long."
@@ -70,7 +73,7 @@ for ((i = first; i < first + per_task && i < ${#lines[@]}; i++)); do
         output=(--output="$log" --open-mode=append)
         echo "line $i: ${lines[i]}; log: $log"
     fi
-    srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" "${output[@]}" "$python" "$program" "${overrides[@]}" &
+    srun --overlap --nodes=1 --ntasks="$processes" --cpus-per-task="$cpus" "${output[@]}" "$python" "$program" "${overrides[@]}" &
     steps+=($!)
 done
 

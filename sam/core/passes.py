@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sam.core import vectors
+from sam.core.replicas import ALONE, Replicas, join_statistics
 
 _NORMS = (nn.modules.batchnorm._NormBase,)
 _STOCHASTIC_NAMES = ("DropPath", "StochasticDepth", "DropBlock2d")
@@ -55,10 +56,11 @@ class Passes:
       "disabled twice", and a captured graph sees one model.
     - All passes of a step see one dropout mask; afterwards the random stream stands where one pass would have left it.
     - If anything raises, the buffers are put back to where the step began.
+    - With several replicas, the running statistics end as if one process had seen the forwards of all, in the order of the replicas.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, replicas: Replicas = ALONE) -> None:
+        self.model, self.replicas = model, replicas
         self._inside = False
         self._count = 0
         self._buffers: list[Tensor] = []
@@ -76,6 +78,8 @@ class Passes:
         self._inside = True
         try:
             yield
+            if self.replicas.size > 1:
+                join_statistics(self.model, self._buffers, self._begin, self.replicas)
         except BaseException:
             _copy_groups(self._buffers, self._begin)
             raise

@@ -27,6 +27,7 @@ from sam.config import OptimizerConfig
 from sam.core import vectors
 from sam.core.ascent import Ascent
 from sam.core.passes import Passes
+from sam.core.replicas import ALONE, Replicas
 from sam.core.vectors import Vector
 
 Closure = Callable[..., Tensor]
@@ -44,6 +45,7 @@ class Method(torch.optim.Optimizer):
     norm_scope:  global | layer | filter, see `sam.core.vectors.normalize_`.
     grad_clip:   largest norm of the descent gradient.
     passes:      `Passes(model)`: BatchNorm statistics and dropout masks across the passes; None: plain vector arithmetic.
+    replicas:    processes that each look at some of the groups of a step; they exchange the descent gradient, once a step.
 
     After each step `stats` holds 0-d tensors on the device: grad_norm (of the first pass), eps_over_rho, cos_g_eps, decay_ratio
     (lambda ||w|| / ||g||); the last two only where `diagnose` is set. `forwards` and `backwards` count passes over a whole batch.
@@ -61,11 +63,12 @@ class Method(torch.optim.Optimizer):
         loss_decay: float = 0.0,
         grad_clip: float | None = None,
         passes: Passes | None = None,
+        replicas: Replicas = ALONE,
     ) -> None:
         self.base = base
         super().__init__(base.param_groups, {"rho": rho, "perturb": True, "loss_decay": loss_decay})
         self._share()
-        self.norm_scope, self.grad_clip, self.passes = norm_scope, grad_clip, passes
+        self.norm_scope, self.grad_clip, self.passes, self.replicas = norm_scope, grad_clip, passes, replicas
         self.diagnose = True
         self.stats: dict[str, Tensor] = {}
         self.forwards = self.backwards = 0.0
@@ -88,6 +91,9 @@ class Method(torch.optim.Optimizer):
         """Run every pass for one group of samples; return (loss at w, descent direction). Weights are put back by the caller."""
         raise NotImplementedError
 
+    def pass_over(self) -> None:
+        """Called for a group that another replica looks at: advance the method's random stream as `look` would."""
+
     def descent(self, direction: Any) -> Gradients:
         """The gradient for the base optimizer, from what `look` returned. XSAM defers it until alpha is known."""
         return direction
@@ -107,16 +113,16 @@ class Method(torch.optim.Optimizer):
     @torch.no_grad()
     def step(  # type: ignore[override]
         self,
-        closure: Closure | Sequence[Closure],
+        closure: Closure | Sequence[Closure | None],
         *,
-        ascent: Closure | Sequence[Closure] | None = None,
+        ascent: Closure | Sequence[Closure | None] | None = None,
         weights: Sequence[float] | None = None,
     ) -> Tensor:
         """One update; returns the loss at w (0-d tensor; the weighted mean over groups).
 
         closure:  evaluates the loss at the weights as they are, back-propagates into `.grad`, returns the loss. A list of closures is
                   m-sharpness: each group of samples has its own perturbation, loss and gradient are averaged with `weights`
-                  (n_i/n for groups of n_i samples; equal by default).
+                  (n_i/n for groups of n_i samples; equal by default). None stands for a group that another replica looks at.
         ascent:   closure(s) of another batch, on which the perturbation is computed (the loss returned is then that batch's).
         """
         closures = list(closure) if isinstance(closure, Sequence) else [closure]
@@ -128,11 +134,15 @@ class Method(torch.optim.Optimizer):
         self.begin()
         if self.moves:
             self._snapshot()
+        counted = self.forwards, self.backwards
         losses: list[Tensor] = []
         held: list[tuple[Any, float]] = []
         total: Gradients | None = None
         with self.passes.step() if self.passes else nullcontext():
             for own, other, share in zip(closures, others, shares, strict=True):
+                if own is None or other is None:
+                    self.pass_over()
+                    continue
                 self._weight = share
                 try:
                     with self.passes.group() if self.passes else nullcontext():
@@ -147,8 +157,11 @@ class Method(torch.optim.Optimizer):
         self.decide()
         for direction, share in held:
             total = self._accumulate(total, self.descent(direction), share, alone=len(closures) == 1)
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum() if losses else self.parameters[0].new_zeros(())
+        if self.replicas.size > 1:
+            total, loss = self._sum_over_replicas(total, loss, counted)
         self._update(total or [])
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        return loss
 
     # ------------------------------------------------------------------------------------------- the verbs of a method
 
@@ -263,6 +276,14 @@ class Method(torch.optim.Optimizer):
         if total is None:
             return scaled
         return [b if a is None else a if b is None else a.add_(b) for a, b in zip(total, scaled, strict=True)]
+
+    def _sum_over_replicas(self, total: Gradients | None, loss: Tensor, counted: tuple[float, float]) -> tuple[Gradients, Tensor]:
+        """The descent gradient, the loss and the passes counted since `counted`, of the groups of all replicas."""
+        loss = loss.clone()
+        summed = self.replicas.sum_gradients(total or [None] * len(self.parameters), self.parameters, loss)
+        passes = self.replicas.sum_numbers([self.forwards - counted[0], self.backwards - counted[1]])
+        self.forwards, self.backwards = counted[0] + passes[0], counted[1] + passes[1]
+        return summed, loss
 
     def _update(self, gradients: Gradients) -> None:
         for p, g in zip(self.parameters, gradients, strict=True):

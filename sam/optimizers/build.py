@@ -10,6 +10,7 @@ from torch import nn
 
 from sam.config import METHODS, OptimizerConfig
 from sam.core.passes import Passes
+from sam.core.replicas import ALONE, Replicas
 from sam.optimizers.base import Method
 
 _NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -42,9 +43,28 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     ]
 
 
-def build(model: nn.Module, config: OptimizerConfig, *, steps_per_epoch: int, generator: torch.Generator) -> Method:
-    """The configured method around torch's fused SGD. `generator`: the method's own random stream, on the model's device."""
+def build(
+    model: nn.Module,
+    config: OptimizerConfig,
+    *,
+    steps_per_epoch: int,
+    generator: torch.Generator,
+    replicas: Replicas = ALONE,
+    share_groups: bool = False,
+) -> Method:
+    """The configured method around torch's fused SGD. `generator`: the method's own random stream, on the model's device.
+
+    share_groups: each replica looks at some of a step's groups; otherwise every closure speaks for the whole batch, and the replicas share
+    BatchNorm's statistics alone.
+    """
     base = torch.optim.SGD(parameter_groups(model, config), lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
     cls = method_class(config.method)
-    options = cls.options(config, steps_per_epoch=steps_per_epoch, generator=generator)
-    return cls(base, rho=config.rho, norm_scope=config.norm_scope, grad_clip=config.grad_clip, passes=Passes(model), **options)
+    return cls(
+        base,
+        rho=config.rho,
+        norm_scope=config.norm_scope,
+        grad_clip=config.grad_clip,
+        passes=Passes(model, replicas),
+        replicas=replicas if share_groups else ALONE,
+        **cls.options(config, steps_per_epoch=steps_per_epoch, generator=generator),
+    )

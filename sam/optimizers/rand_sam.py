@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sam.config import OptimizerConfig
+from sam.core.vectors import Vector
 from sam.optimizers.base import Closure, Gradients, Method
 from sam.optimizers.sam import record_ascent
 
@@ -29,12 +30,18 @@ class RandSAM(Method):
 
     def look(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()
-        climb.climb([torch.empty_like(p).normal_(generator=self.generator) for p in self.points])
+        climb.climb(self._draw())
         loss, gradient = self.evaluate(closure)
         self.record_first(gradient)
         if self.diagnose:
             record_ascent(self, climb, self.perturbed(gradient))
         return loss, gradient
+
+    def _draw(self) -> Vector:
+        return [torch.empty_like(p).normal_(generator=self.generator) for p in self.points]
+
+    def pass_over(self) -> None:
+        self._draw()  # so that a group's draw does not depend on which replica looks at it
 
     def method_state(self) -> dict[str, Any]:
         return {"generator": self.generator.get_state()}

@@ -132,7 +132,10 @@ class XSAM(Method):
 
     def decide(self) -> None:
         """The search's only host sync: read all probe losses, take the largest."""
-        if self._probes is not None:
+        if self.defer:
+            if self._probes is None:  # every group of this step is another replica's
+                self._probes = torch.zeros(len(self.alphas), dtype=torch.float64, device=self.parameters[0].device)
+            self.replicas.sum_([self._probes])
             self.probe_losses = self._probes.tolist()
             if all(map(math.isfinite, self.probe_losses)):
                 self.alpha = self.alphas[self.probe_losses.index(max(self.probe_losses))]

@@ -17,6 +17,7 @@ _IRRELEVANT = (
     *("runs_dir", "run_dir", "force", "device", "threads", "protocol", "tracking"),
     *("eval_batch_size", "checkpoint_interval", "checkpoint_steps"),
 )
+_OF_REPLICAS = ("replicas", "perturbation", "batchnorm")  # matter only where a replica's share is more than a place to compute
 _IRRELEVANT_DATA = ("path", "root", "download")
 
 
@@ -31,6 +32,9 @@ def identity(config: TrainConfig) -> dict[str, Any]:
         values.pop(key)
     for key in _IRRELEVANT_DATA:
         values["dataset"].pop(key)
+    if not config.depends_on_replicas:
+        for key in _OF_REPLICAS:
+            values.pop(key)
     if config.dataset.path:
         values["dataset"]["file"] = data.file_fingerprint(config.dataset.path)
     values["optimizer"] = {key: values["optimizer"][key] for key in config.optimizer.used_keys}

@@ -32,6 +32,11 @@ def check(config: TrainConfig) -> data.Description:
         raise ConfigError(
             f"batch_size={config.batch_size}: must not exceed the {description.train_size} training images of {config.dataset.label}."
         )
+    rest, replicas = description.train_size % config.batch_size, config.replicas or 1
+    if config.group_size is None and 0 < rest < replicas and not config.drop_last:
+        raise ConfigError(
+            f"replicas={replicas}: the last batch of an epoch has only {rest} images; set drop_last=true, or another batch_size."
+        )
     return description
 
 

@@ -19,13 +19,15 @@ from data.loader import epoch_batches
 from sam.config import METHODS, TrainConfig, to_dict
 from sam.core import streams
 from sam.core.device import autocast
-from sam.optimizers.base import Method
+from sam.core.replicas import ALONE, ReplicaError, Replicas
+from sam.optimizers.base import Closure, Method
 from sam.optimizers.build import build
 from sam.results.records import Row
-from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.dataset_loss import DatasetLoss, Value
 from sam.training.objective import Objective
 from sam.training.schedule import learning_rate
 
+OWN = ("sums", "objective", "random")  # parts of an epoch's state that are each replica's own
 DIAGNOSE_EVERY = 10  # steps between the costlier diagnostics (cosines, norms of the weights)
 
 
@@ -43,11 +45,16 @@ class _Epoch:
 @dataclass
 class Trainer:
     """A model in training: everything that must survive an interruption is in `state_dict`, in mid-epoch too. The order of the images,
-    augmentation and dropout are drawn from streams of (seed, epoch)."""
+    augmentation and dropout are drawn from streams of (seed, epoch).
+
+    With several `replicas`, each holds all images and draws the same batches and augmentation; it computes on its part of a batch. Weights,
+    optimizer and running statistics are the same everywhere; sums, dropout and times are each replica's own.
+    """
 
     config: TrainConfig
     data: ImageData
     device: torch.device
+    replicas: Replicas = ALONE
     model: nn.Module = field(init=False)
     optimizer: Method = field(init=False)
     rows: list[Row] = field(default_factory=list)
@@ -60,9 +67,23 @@ class Trainer:
         self.steps_per_epoch = size // config.batch_size if config.drop_last else math.ceil(size / config.batch_size)
         self.data = self.data.to(self.device)
         self.model = build_model(config, self.data).to(self.device)
-        generator = streams.generator(self.device, config.seed, "method")
-        self.optimizer = build(self.model, config.optimizer, steps_per_epoch=self.steps_per_epoch, generator=generator)
-        self.objective = Objective(self.model, autocast(config.precision, self.device), config.label_smoothing)
+        if config.batchnorm == "sync" and self.replicas.size > 1:
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        self.optimizer = build(
+            self.model,
+            config.optimizer,
+            steps_per_epoch=self.steps_per_epoch,
+            generator=streams.generator(self.device, config.seed, "method"),
+            replicas=self.replicas,
+            share_groups=config.group_size is not None,
+        )
+        self.objective = Objective(
+            self.model,
+            autocast(config.precision, self.device),
+            config.label_smoothing,
+            micro_batch=config.micro_batch,
+            replicas=self.replicas,
+        )
         self.augment = Augment(**to_dict(config.augmentation))
 
     @property
@@ -86,11 +107,13 @@ class Trainer:
             self._under_way = _Epoch(streams.generator(self.device, seed, "augment", self.epoch))
             self.objective.reset()
         with torch.random.fork_rng(devices):
-            torch.manual_seed(streams.derive(seed, "dropout", self.epoch))
+            own = [self.replicas.rank] if self.replicas.rank else []  # no two replicas drop the same
+            torch.manual_seed(streams.derive(seed, "dropout", self.epoch, *own))
             self._set_random(self._resumed_random)
             row = self._train(self._under_way, advance, after_step)
         row["train_seconds"] = self._under_way.seconds
         began = time.perf_counter()
+        self._assert_equal_weights()
         row |= self._evaluate()
         self.seconds += self._under_way.seconds + time.perf_counter() - began
         row["seconds"] = self.seconds
@@ -112,10 +135,9 @@ class Trainer:
             chosen = indices.to(self.device)
             images = self.augment(data.train_images[chosen], epoch.draws, data.mean, data.std)
             labels = data.train_labels[chosen]
-            size = config.m or len(labels)
-            closures = [self.objective.closure(x, y) for x, y in zip(images.split(size), labels.split(size), strict=True)]
+            closures, weights = self._closures(images, labels)
             self.optimizer.diagnose = epoch.step % DIAGNOSE_EVERY == 0
-            self.optimizer.step(closures, weights=[len(y) / len(labels) for y in labels.split(size)])
+            self.optimizer.step(closures, weights=weights)
             self.objective.settle()
             for name, value in self.optimizer.stats.items():
                 total, count = epoch.sums.get(name, (torch.zeros_like(value), 0))
@@ -124,6 +146,11 @@ class Trainer:
             epoch.seconds += time.perf_counter() - began
             advance(passes)
             after_step()
+        if self.optimizer.replicas.size > 1:  # sums over groups; every replica had some in the first step, and the first in each
+            counts = self.replicas.from_first([count for _, count in epoch.sums.values()])
+            parts = [total.clone() for total, _ in epoch.sums.values()]
+            self.replicas.sum_(parts)
+            epoch.sums = dict(zip(epoch.sums, zip(parts, counts, strict=True), strict=True))
         means = {name: (total / count).item() for name, (total, count) in epoch.sums.items()}
         optimizer = self.optimizer
         return {
@@ -137,20 +164,51 @@ class Trainer:
             "skipped": int(optimizer.skipped),
         }
 
+    def _closures(self, images: Tensor, labels: Tensor) -> tuple[list[Closure | None], list[float]]:
+        """The closures of a step and their weights n_i/n: one for each group of samples, None where another replica looks at it."""
+        size, replicas = self.config.group_size, self.replicas
+        if size is None and replicas.size > 1:
+            x, y = (t.tensor_split(replicas.size)[replicas.rank] for t in (images, labels))
+            return [self.objective.closure(x, y, share=len(y) / len(labels))], [1.0]
+        groups = list(zip(images.split(size or len(labels)), labels.split(size or len(labels)), strict=True))
+        each = math.ceil(self.config.batch_size / (size or self.config.batch_size)) // replicas.size  # groups a replica, of a full batch
+        closures = [self.objective.closure(x, y) if i // each == replicas.rank else None for i, (x, y) in enumerate(groups)]
+        return closures, [len(y) / len(labels) for _, y in groups]
+
     def _evaluate(self) -> Row:
-        """Loss and accuracy on the clean test set, and on the validation set if there is one; eval mode, fp32."""
+        """Loss and accuracy on the clean test set, and on the validation set if there is one; eval mode, fp32; a part on each replica."""
         row: Row = {}
         for split in ("test", "val"):
             images, labels = getattr(self.data, f"{split}_images"), getattr(self.data, f"{split}_labels")
             if len(labels):
-                loss = DatasetLoss(self.model, images, labels, prepare=self.data.normalize, batch_size=self.config.eval_batch_size)
-                with loss.measuring():
-                    value = loss.value()
+                own, right = (t.tensor_split(self.replicas.size)[self.replicas.rank] for t in (images, labels))
+                value = Value(0.0, 0.0, 0)
+                if len(right):
+                    loss = DatasetLoss(self.model, own, right, prepare=self.data.normalize, batch_size=self.config.eval_batch_size)
+                    with loss.measuring():
+                        value = loss.value()
+                if self.replicas.size > 1:
+                    sums = self.replicas.sum_numbers([value.loss * value.samples, value.accuracy * value.samples])
+                    value = Value(sums[0] / len(labels), sums[1] / len(labels), len(labels))
                 row |= {f"{split}_loss": value.loss, f"{split}_accuracy": value.accuracy}
         return row
 
+    def _assert_equal_weights(self) -> None:
+        """ReplicaError if the replicas have come apart (on machines whose arithmetic differs, say)."""
+        if self.replicas.size == 1:
+            return
+        sums = repr(torch.stack([p.detach().double().sum() for p in self.optimizer.parameters]).tolist())
+        if len(set(self.replicas.gather(sums))) > 1:
+            raise ReplicaError("the processes of this run no longer hold the same weights; run it on machines of one kind.")
+
     def state_dict(self) -> dict[str, Any]:
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "rows": self.rows, "seconds": self.seconds}
+        """All that a continued run needs. With several replicas, all call it at the same place: it holds what is each one's own."""
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rows": self.rows,
+            "seconds": self.seconds,
+        }
         epoch = self._under_way
         state["epoch"] = epoch and {
             "step": epoch.step,
@@ -161,6 +219,9 @@ class Trainer:
             "draws": epoch.draws.get_state(),
             "random": self._get_random(),
         }
+        if self.replicas.size > 1:
+            whole: dict[str, Any] = state["epoch"] or {}
+            state["replicas"] = self.replicas.gather({name: _on_cpu(whole[name]) for name in OWN if name in whole})
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -170,9 +231,11 @@ class Trainer:
         saved = state["epoch"]
         self._under_way, self._resumed_random = None, []
         if saved:
+            if self.replicas.size > 1:
+                saved = saved | state["replicas"][self.replicas.rank]
             draws = torch.Generator(self.device)
             draws.set_state(saved["draws"].cpu())
-            sums = {name: (total, count) for name, (total, count) in saved["sums"].items()}
+            sums = {name: (total.to(self.device), count) for name, (total, count) in saved["sums"].items()}
             self._under_way = _Epoch(draws, saved["step"], saved["seconds"], saved["rate"], sums)
             self._resumed_random = [r.cpu() for r in saved["random"]]
             self.objective.load_state_dict(saved["objective"])
@@ -187,6 +250,14 @@ class Trainer:
             if self.device.type == "cuda":
                 torch.cuda.set_rng_state(states[1], self.device)
         self._resumed_random = []
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    return [_on_cpu(item) for item in value] if isinstance(value, list) else value
 
 
 def build_model(config: TrainConfig, data: ImageData) -> nn.Module:

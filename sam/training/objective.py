@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sam.core.device import Autocast
+from sam.core.replicas import ALONE, Replicas
 from sam.optimizers.base import Closure
 
 
@@ -17,10 +18,22 @@ class Objective:
 
     `totals()` reads, once an epoch, the sums over the samples seen: loss and accuracy of the first pass of each step ("as met") and loss
     of the last one ("as met at the perturbed point").
+
+    micro_batch:  samples of one forward; a closure over more accumulates their gradients.
+    replicas:     whose samples `totals()` covers.
     """
 
-    def __init__(self, model: nn.Module, autocast: Autocast, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        autocast: Autocast,
+        label_smoothing: float = 0.0,
+        *,
+        micro_batch: int | None = None,
+        replicas: Replicas = ALONE,
+    ) -> None:
         self.model, self.autocast, self.label_smoothing = model, autocast, label_smoothing
+        self.micro_batch, self.replicas = micro_batch, replicas
         self._open: list[dict[str, Tensor]] = []
         self.reset()
 
@@ -28,27 +41,55 @@ class Objective:
         self._sums: Tensor | None = None
         self._samples = 0
 
-    def closure(self, images: Tensor, labels: Tensor) -> Closure:
-        """images: (b, c, h, w) float32; labels: (b,) int64. Losses noted are without label smoothing, whatever is trained."""
+    def closure(self, images: Tensor, labels: Tensor, share: float | None = None) -> Closure:
+        """images: (b, c, h, w) float32; labels: (b,) int64. Losses noted are without label smoothing, whatever is trained.
+
+        share: these are this replica's samples, that part of a batch; the closure speaks for the whole batch: its loss and gradient are
+        those of all replicas together, who must call their closures as often. None: the samples stand for themselves.
+        """
         seen: dict[str, Tensor] = {}
         self._open.append(seen)
         self._samples += len(labels)
+        size = min(self.micro_batch or len(labels), len(labels))
+        pieces = list(zip(images.split(size), labels.split(size), strict=True))
 
         def evaluate(backward: bool = True) -> Tensor:
-            with self.autocast():
-                logits = self.model(images)
-                loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+            losses: list[Tensor] = []
+            last: list[Tensor] = []
+            right: list[Tensor] = []
+            for x, y in pieces:
+                with self.autocast():
+                    logits = self.model(x)
+                    loss = functional.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+                part = len(y) / len(labels) * (share or 1.0)
+                weighted = loss if part == 1.0 else loss * part
+                losses.append(weighted.detach())
+                if backward:
+                    weighted.backward()
+                    with torch.no_grad():
+                        plain = loss.detach() if not self.label_smoothing else functional.cross_entropy(logits.detach().float(), y)
+                        last.append(plain.double() * len(y))
+                        if "first" not in seen:
+                            right.append((logits.argmax(1) == y).sum().double())
             if backward:
-                loss.backward()
-                with torch.no_grad():
-                    plain = loss.detach() if not self.label_smoothing else functional.cross_entropy(logits.detach().float(), labels)
-                    seen["last"] = plain.double() * len(labels)
-                    if "first" not in seen:
-                        seen["first"] = seen["last"]
-                        seen["correct"] = (logits.argmax(1) == labels).sum().double()
-            return loss
+                seen["last"] = _sum(last)
+                if "first" not in seen:
+                    seen["first"], seen["correct"] = seen["last"], _sum(right)
+            return _sum(losses) if share is None else self._of_all_replicas(_sum(losses), backward)
 
         return evaluate
+
+    def _of_all_replicas(self, loss: Tensor, backward: bool) -> Tensor:
+        """Sum the replicas' shares of the loss and, after a backward pass, of every gradient."""
+        loss = loss.clone()
+        if not backward:
+            self.replicas.sum_([loss])
+            return loss
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        summed = self.replicas.sum_gradients([p.grad for p in parameters], parameters, loss)
+        for p, g in zip(parameters, summed, strict=True):
+            p.grad = g
+        return loss
 
     def settle(self) -> None:
         """After a step: add what its closures saw."""
@@ -61,10 +102,18 @@ class Objective:
         return {"sums": self._sums, "samples": self._samples}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._sums, self._samples = state["sums"], state["samples"]
+        sums = state["sums"]
+        self._sums = None if sums is None else sums.to(next(self.model.parameters()).device)
+        self._samples = state["samples"]
 
     def totals(self) -> dict[str, float]:
         """train_loss, train_accuracy (percent), perturbed_loss: means over the samples since `reset`. Waits for the device."""
         assert self._sums is not None
-        first, correct, last = (self._sums / self._samples).tolist()
+        sums, (samples,) = self._sums.clone(), self.replicas.sum_numbers([self._samples])
+        self.replicas.sum_([sums])
+        first, correct, last = (sums / samples).tolist()
         return {"train_loss": first, "train_accuracy": 100 * correct, "perturbed_loss": last}
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,10 +15,11 @@ import torch
 
 import data
 from sam.config import ConfigError, TrainConfig, to_dict
-from sam.core.device import number_format, pick_device
+from sam.core.device import number_format
+from sam.core.replicas import ReplicaError, Replicas
 from sam.results import identity, records
 from sam.results.records import Row
-from sam.training import checkpoint, cost, lock
+from sam.training import checkpoint, cost, distributed, lock
 from sam.training.environment import environment
 from sam.training.interrupts import Interrupts, Preempted, watching
 from sam.training.lock import LockedError
@@ -42,7 +43,22 @@ def run(config: TrainConfig) -> dict[str, Any]:
     Raises Preempted after a signal, when the state is saved; LockedError if another process is at this run; ConfigError, DataError,
     StorageError with one sentence for the user.
     """
+    config = distributed.with_replicas(config)
     description = cost.check(config)
+    replicas = distributed.join()
+    try:
+        if not replicas.is_first:
+            return _follow(config, replicas)
+        with _telling(replicas) as tell:
+            return _lead(config, description, replicas, tell)
+    except Exception as error:
+        if not isinstance(error, Preempted):
+            distributed.give_up()
+        raise
+
+
+def _lead(config: TrainConfig, description: data.Description, replicas: Replicas, tell: Callable[..., None]) -> dict[str, Any]:
+    """The run's first process, nearly always its only one: it decides what is run, and writes. `tell`: what the others wait for."""
     record = existing(config)
     folder, key = identity.run_folder(config), identity.run_fingerprint(config)
     force = config.force and key not in finished_in_sweep()  # points of a sweep with one identity run once
@@ -50,8 +66,9 @@ def run(config: TrainConfig) -> dict[str, Any]:
         assert record is not None
         if not in_sweep():  # a sweep's plan has said it
             print(f"{record['name']}: {record['status']} already; nothing to do (force=true redoes it).", file=sys.stderr)
+        tell(record=record)
         return record
-    device = pick_device(config.device)
+    device = distributed.take_device(config)
     expected = cost.cost(config, description)
     with (
         number_format(config.precision, config.threads),
@@ -62,30 +79,70 @@ def run(config: TrainConfig) -> dict[str, Any]:
         record = records.read_run(folder)  # another process may have finished it while this one waited for the lock
         if records.is_done(record) and not force:
             assert record is not None
+            tell(record=record)
             return record
         if force:
             checkpoint.remove(folder, records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS)
             record = None
-        trainer = Trainer(config, data.load(**to_dict(config.dataset)), device)
-        _resume(trainer, folder, progress)
+        trainer = Trainer(config, data.load(**to_dict(config.dataset)), device, replicas)
+        tell(state=_resume(trainer, folder, progress))
+        distributed.refuse_shared_gpus(replicas, device)
         record = _Segment(trainer, folder, progress, check_lock, interrupts).train(record)
         finished_in_sweep().add(key)
         return record
 
 
-def _resume(trainer: Trainer, folder: Path, progress: Progress) -> None:
-    """Continue from the newest readable checkpoint, if there is one and it is this run's."""
-    state = checkpoint.load_newest(folder, trainer.device, progress.say)
+@contextlib.contextmanager
+def _telling(replicas: Replicas) -> Iterator[Callable[..., None]]:
+    """A function that says once to the other replicas how it goes on; if the first one fails before, they are told that."""
+    told = False
+
+    def tell(**what: Any) -> None:
+        nonlocal told
+        told = True
+        replicas.from_first(what)
+
+    try:
+        yield tell
+    except BaseException as error:
+        if not told:
+            tell(error=" ".join(str(error).split()))
+        raise
+
+
+def _follow(config: TrainConfig, replicas: Replicas) -> dict[str, Any]:
+    """Any other process: computes its part of every batch, and writes nothing."""
+    told = replicas.from_first()
+    if "error" in told:
+        raise ReplicaError(f"the first process of this run stopped: {told['error']}")
+    if "record" in told:
+        return dict(told["record"])
+    device, quiet = distributed.take_device(config), Progress(1, "", quiet=True)
+    distributed.refuse_shared_gpus(replicas, device)
+    with number_format(config.precision, config.threads), watching() as interrupts:
+        trainer = Trainer(config, data.load(**to_dict(config.dataset)), device, replicas)
+        if told["state"] is not None:
+            trainer.load_state_dict(told["state"])
+        return _Follower(trainer, identity.run_folder(config), quiet, lambda: None, interrupts).train(None)
+
+
+def _resume(trainer: Trainer, folder: Path, progress: Progress) -> dict[str, Any] | None:
+    """Continue from the newest readable checkpoint, if there is one and it is this run's; returns its state."""
+    size = trainer.replicas.size
+    state = checkpoint.load_newest(folder, trainer.device if size == 1 else "cpu", progress.say)
     if state is None:
         if records.can_continue(folder):
             progress.say(f"{folder.name}: no checkpoint can be read; starting this run from the beginning.")
     elif state["fingerprint"] != identity.run_fingerprint(trainer.config):
         raise ConfigError(f"run_dir={folder}: holds another run's checkpoint; choose another folder, or leave run_dir out.")
+    elif (begun := len(state.get("replicas", [None]))) != size:
+        raise ConfigError(f"replicas={size}: {folder} was begun with {begun}; continue it with as many, or redo it with force=true.")
     else:
         trainer.load_state_dict(state)
         progress.advance(trainer.optimizer.backwards)
         where = f"epoch {trainer.epoch}" + (f", step {trainer.step} of the next" if trainer.step else "")
         progress.say(f"{folder.name}: continuing after {where}.")
+    return state
 
 
 @dataclass
@@ -114,6 +171,7 @@ class _Segment:
             tracker.preempting()
             self._note_end(records.PREEMPTED, str(signal))
             self.progress.say(f"{self.record['name']}: {signal}.")
+            trainer.replicas.wait()  # the first one to leave may take the others with it: not before all is on disk
             self.interrupts.hand_on()
             raise
         except LockedError:
@@ -132,10 +190,7 @@ class _Segment:
         skipped = trainer.rows[-1]["skipped"] if trainer.rows else 0
         while trainer.epoch < config.epochs:
             row = trainer.run_epoch(self.progress.advance, self._after_step)
-            self.check_lock()
-            records.write_metrics(self.folder, trainer.rows)
-            tracker.log(row)
-            self.progress.note(_headline(self.record["name"], row, config.epochs))
+            self._record_epoch(row, tracker)
             last = trainer.epoch == config.epochs
             moved = row["skipped"] - skipped < trainer.steps_per_epoch  # at least one step had a finite gradient
             skipped = row["skipped"]
@@ -146,17 +201,33 @@ class _Segment:
                 self._save()
         return records.FINISHED
 
+    def _record_epoch(self, row: Row, tracker: Tracker) -> None:
+        self.check_lock()
+        records.write_metrics(self.folder, self.trainer.rows)
+        tracker.log(row)
+        self.progress.note(_headline(self.record["name"], row, self.trainer.config.epochs))
+
     def _after_step(self) -> None:
-        if self.interrupts.signum is not None:
+        signum = self._asked_to_leave()
+        if signum:
+            self.interrupts.signum = signum
             self._save()
-            raise Preempted(self.interrupts.signum)
+            raise Preempted(signum)
         every = self.trainer.config.checkpoint_steps
         if every and self.trainer.step % every == 0:
             self._save()
 
+    def _asked_to_leave(self) -> int:
+        """The signal that any replica got, or 0: all leave after the same step."""
+        own, replicas = self.interrupts.signum or 0, self.trainer.replicas
+        return max(replicas.gather(own)) if replicas.sum_numbers([own])[0] else 0
+
     def _save(self) -> None:
+        self._keep(self.trainer.state_dict())
+
+    def _keep(self, state: dict[str, Any]) -> None:
         self.check_lock()
-        checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **self.trainer.state_dict()})
+        checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **state})
 
     def _note_end(self, status: str, reason: str) -> None:
         self.record |= {"status": status, "error": reason, "epochs": self.trainer.epoch, "seconds": self.trainer.seconds}
@@ -190,6 +261,24 @@ class _Segment:
             self.progress.say(f"warning: {self.record['name']}: continued elsewhere ({changed}); results may differ in the last digits.")
 
 
+class _Follower(_Segment):
+    """The same stretch on another replica than the first: it takes part, and writes nothing."""
+
+    def train(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
+        self.record = {"name": identity.run_name(self.trainer.config)}
+        try:
+            return {"status": self._epochs(Tracker())}
+        except Preempted:
+            self.trainer.replicas.wait()
+            raise
+
+    def _record_epoch(self, row: Row, tracker: Tracker) -> None:
+        pass
+
+    def _keep(self, state: dict[str, Any]) -> None:
+        pass
+
+
 def _arithmetic(environment: dict[str, Any]) -> tuple[Any, ...]:
     return environment["device"], f"torch {environment['versions'].get('torch')}", f"{environment['threads']} threads"
 
@@ -197,6 +286,7 @@ def _arithmetic(environment: dict[str, Any]) -> tuple[Any, ...]:
 def _new_record(trainer: Trainer, earlier: dict[str, Any] | None) -> dict[str, Any]:
     config, here = trainer.config, environment(trainer.device)
     segment = {"from_epoch": trainer.epoch, "from_step": trainer.step, "started": _now(), "environment": here}
+    segment["replicas"] = trainer.replicas.size
     fresh = earlier is None or (trainer.epoch, trainer.step) == (0, 0)
     return {
         "format": 1,

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from sam.config import TrainConfig
+from sam.training.distributed import launched, with_replicas
 from sam.training.hydra_schema import register, resolve
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -54,7 +55,8 @@ def compose(point: Sequence[str]) -> TrainConfig:
     """One point as a checked configuration. Raises Hydra's, OmegaConf's or our own error."""
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
-    return resolve(TrainConfig, hydra.compose_config("train", list(point), run_mode=RunMode.RUN, with_log_configuration=False))
+    config = resolve(TrainConfig, hydra.compose_config("train", list(point), run_mode=RunMode.RUN, with_log_configuration=False))
+    return with_replicas(config) if launched().size > 1 else config
 
 
 def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
@@ -110,7 +112,7 @@ class Preflight(Callback):
             raise SystemExit(0)
         from sam.training import progress
 
-        progress.share(progress.Progress(pending, "sweep"))
+        progress.share(progress.Progress(pending, "sweep", quiet=launched().rank > 0))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from sam.training import progress
@@ -141,6 +143,8 @@ def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
 
         for device in dict.fromkeys(config.device for config in plans):
             pick_device(device)
+    if launched().rank:  # the first of several processes says it
+        return float(totals["backwards"])
     print(f"  {'run':<58} {'status':<14} {'forwards':>10} {'backwards':>10}")
     shown = lines if len(lines) <= LONGEST_LIST else [*lines[:LONGEST_LIST], f"  ... and {len(lines) - LONGEST_LIST} more"]
     print("\n".join(shown))

@@ -204,10 +204,30 @@ def test_a_recorded_configuration_has_the_same_identity() -> None:
         assert run_fingerprint(from_dict(TrainConfig, to_dict(config(**values)))) == fingerprint
 
 
+@pytest.mark.parametrize(
+    ("change", "same_as"),
+    [
+        ({"replicas": 1}, {}),
+        ({"perturbation": "replica"}, {}),  # one process: its share is the batch
+        ({"batchnorm": "sync"}, {}),
+        ({"replicas": 2, "batchnorm": "sync"}, {}),  # normalised and perturbed as a whole
+        ({"replicas": 2, "m": 32}, {"m": 32}),  # the same groups on any number of replicas
+        ({"replicas": 2, "m": 32, "perturbation": "replica"}, {"m": 32}),
+    ],
+)
+def test_replicas_that_only_share_the_work_are_one_run(change: dict[str, Any], same_as: dict[str, Any]) -> None:
+    assert run_fingerprint(config(**change)) == run_fingerprint(config(**same_as))
+
+
+def test_replicas_that_change_the_computation_are_another_run() -> None:
+    changes: list[dict[str, Any]] = [{}, {"replicas": 2}, {"replicas": 4}, {"replicas": 2, "perturbation": "replica"}, {"micro_batch": 64}]
+    assert len({run_fingerprint(config(**change)) for change in changes}) == len(changes)
+
+
 def test_every_key_is_decided_about() -> None:
     """A new key must enter the list of keys that count, or the one of keys that do not, on purpose."""
     counted = {"optimizer", "model", "dataset", "augmentation", "epochs", "batch_size", "m", "drop_last", "schedule", "warmup_epochs"}
-    counted |= {"label_smoothing", "precision", "seed"}
+    counted |= {"label_smoothing", "precision", "seed", "micro_batch", "replicas", "perturbation", "batchnorm"}
     ignored = {
         "runs_dir",
         "run_dir",

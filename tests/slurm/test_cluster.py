@@ -366,3 +366,29 @@ def test_a_cancelled_task_of_the_launcher_does_not_come_back_and_is_named(cluste
     job = job_number(output)
     assert cluster.wait_for(job, 30)[job].startswith("CANCELLED")
     assert launcher.returncode == 1 and "left the queue without a result" in errors
+
+
+# --------------------------------------------------------------------------------------------------------- several GPUs for a run
+
+
+def replicas_of(folder: Path) -> list[tuple[str, list[int]]]:
+    found = records.find_runs(folder / "runs")
+    return sorted((record["status"], [segment["replicas"] for segment in record["segments"]]) for _, record in found)
+
+
+def test_two_processes_a_run_through_the_launcher(cluster: Cluster, folder: Path) -> None:
+    more = ("replicas=2", "hydra.launcher.tasks_per_node=2", "hydra.launcher.gpus_per_node=2")
+    swept = python(cluster, "train.py", "-m", *TINY, *LAUNCHER, *more, "optimizer=sgd", "seed=0", cwd=folder)
+    assert swept.returncode == 0, swept.stderr
+    assert replicas_of(folder) == [(records.FINISHED, [2])]
+
+
+def test_two_processes_a_run_as_an_array(cluster: Cluster, folder: Path) -> None:
+    listed = python(cluster, "scripts/grid.py", *TINY, "epochs=40", "replicas=2", "optimizer=sgd", cwd=folder).stdout
+    job = submit(cluster, listed, folder, *SBATCH)
+    wait_until("the run is under way", lambda: list(folder.glob("runs/*/metrics.csv")) != [], LIMIT)
+    cluster.call("scancel", "--signal=USR1", f"{job}_0")
+    wait_until("it saved and left", lambda: replicas_of(folder) == [(records.PREEMPTED, [2])], LIMIT)
+    cluster.release(f"{job}_0")
+    assert set(cluster.wait_for(job).values()) == {"COMPLETED 0:0"}
+    assert replicas_of(folder) == [(records.FINISHED, [2, 2])]

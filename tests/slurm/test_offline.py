@@ -59,6 +59,15 @@ def test_long_lists_are_cut_and_packed(tmp_path: Path) -> None:
     assert all(line.startswith("RUNS_PER_TASK=2 sbatch ") and f"--chdir={tmp_path}" in line for line in commands)
 
 
+def test_replicas_ask_for_as_many_processes_and_gpus(tmp_path: Path) -> None:
+    shown = grid(*TINY, "replicas=4", "seed=range(3)", cwd=tmp_path)
+    (command,) = [line for line in shown.stdout.splitlines() if not line.startswith("#")]
+    assert command.startswith("sbatch --array=0-2 --nodes=1 --ntasks=4 --gpus-per-node=4 ")
+    for arguments in (("replicas=1,2",), ("replicas=2", "runs_per_task=2")):
+        refused = grid(*TINY, *arguments, cwd=tmp_path)
+        assert refused.returncode == 2 and "error: replicas=" in refused.stderr and not refused.stdout
+
+
 def test_a_list_that_was_submitted_is_never_rewritten(tmp_path: Path) -> None:
     grid(*TINY, "seed=range(3)", cwd=tmp_path)
     before = lists(tmp_path)

@@ -1,0 +1,142 @@
+"""Several processes for one run: who was started, how they find each other, which device each takes.
+
+    torchrun --nproc-per-node=4 train.py optimizer=sam                  # four GPUs of one machine
+    srun --ntasks=4 --gpus-per-node=4 python train.py optimizer=sam     # the same, within a SLURM job
+
+Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from sam.config import ConfigError, TrainConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from sam.core.replicas import Replicas
+
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+PATIENCE = timedelta(minutes=30)  # a peer that has not answered for so long is given up
+
+
+@dataclass(frozen=True)
+class Launch:
+    """This process among those that were started together. local: its number on its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> Launch:
+    """What torchrun's or srun's variables say; one process if there are none.
+
+    srun's are those of the job *step*: a task of an array, a batch script or an interactive shell inside a larger job is one process.
+    """
+    for names in (_TORCHRUN, _SRUN):
+        if all(name in environment for name in names) and int(environment[names[1]]) > 1:
+            rank, size, local = (int(environment[name]) for name in names)
+            return Launch(rank, size, local)
+    return Launch()
+
+
+def meeting_point(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """(host, port) at which the processes meet: MASTER_ADDR and MASTER_PORT, or what follows from a SLURM step on one machine."""
+    host, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
+    if host is None:
+        if environment.get("SLURM_STEP_NUM_NODES", "1") != "1":
+            raise ConfigError(
+                "MASTER_ADDR is not set: processes on several machines meet at the first one; put `export "
+                'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)` before srun.'
+            )
+        host = "127.0.0.1"
+    if port is None:  # the same for all tasks of a step, and another for every step
+        port = str(20_000 + (int(environment.get("SLURM_JOB_ID", 0)) * 37 + int(environment.get("SLURM_STEP_ID", 0))) % 10_000)
+    return host, int(port)
+
+
+def with_replicas(config: TrainConfig) -> TrainConfig:
+    """`replicas` filled in with the number of processes. ConfigError if another number is configured."""
+    size = launched().size
+    if config.replicas not in (None, size):
+        started = "one process was" if size == 1 else f"{size} processes were"
+        raise ConfigError(
+            f"replicas={config.replicas}: {started} started; start as many with "
+            f"`torchrun --nproc-per-node={config.replicas} train.py ...`, or with srun."
+        )
+    return dataclasses.replace(config, replicas=size) if size > 1 else config
+
+
+def join() -> Replicas:
+    """Meet the other processes, once in a process's life. ConfigError if nobody said where."""
+    from sam.core.replicas import ALONE, Replicas
+
+    here = launched()
+    if here.size == 1:
+        return ALONE
+    import torch
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        by_torchrun = all(name in os.environ for name in _TORCHRUN)  # whose agent keeps the meeting point
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            init_method="env://" if by_torchrun else "tcp://{}:{}".format(*meeting_point()),
+            rank=here.rank,
+            world_size=here.size,
+            timeout=PATIENCE,
+        )
+        atexit.register(_part)
+    return Replicas(here.rank, here.size)
+
+
+def take_device(config: TrainConfig) -> torch.device:
+    """The device of this process: among several, the GPU of its number on its machine. ConfigError if it cannot be used."""
+    import torch
+
+    from sam.core.device import pick_device
+
+    here = launched()
+    if here.size == 1:
+        return pick_device(config.device)
+    if config.device not in ("auto", "cuda", "cpu"):
+        raise ConfigError(f"device={config.device}: several processes each take a device of their own; allowed: auto, cuda, cpu.")
+    device = pick_device(config.device)
+    if config.batchnorm == "sync" and device.type != "cuda":
+        raise ConfigError("batchnorm=sync: torch has SyncBatchNorm for CUDA alone; on a CPU use batchnorm=replica.")
+    if device.type == "cuda":
+        if torch.cuda.device_count() > 1:  # a task that SLURM gave one GPU sees only that one
+            device = pick_device(f"cuda:{here.local}")
+        torch.cuda.set_device(device)
+    return device
+
+
+def refuse_shared_gpus(replicas: Replicas, device: torch.device) -> None:
+    """ConfigError, for all processes, if two of them took the same GPU: NCCL cannot serve them, and says so less clearly."""
+    import torch
+
+    place = (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else replicas.rank)
+    if len(set(replicas.gather(place))) < replicas.size:
+        raise ConfigError(f"replicas={replicas.size}: two processes would share a GPU; start as many processes as there are GPUs.")
+
+
+def give_up() -> None:
+    """Leave without a word when the run has failed here: the others may hang in an exchange that this process will not join."""
+    atexit.unregister(_part)
+
+
+def _part() -> None:
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
