@@ -18,6 +18,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,6 +33,24 @@ from sam.core.vectors import Vector
 Closure = Callable[..., Tensor]
 Gradients = list[Tensor | None]
 LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class _Members:
+    """The parameters of all groups in order; which are perturbed; those, as detached views; their radii."""
+
+    parameters: list[Tensor]
+    chosen: list[bool]
+    points: Vector
+    radii: list[float]
+
+
+def _look_up(groups: Sequence[dict[str, Any]]) -> _Members:
+    parameters = [p for group in groups for p in group["params"]]
+    chosen = [group["perturb"] and p.requires_grad for group in groups for p in group["params"]]
+    radii = [group["rho"] for group in groups for _ in group["params"]]
+    points = [p.detach() for p, taken in zip(parameters, chosen, strict=True) if taken]
+    return _Members(parameters, chosen, points, [rho for rho, taken in zip(radii, chosen, strict=True) if taken])
 
 
 class Method(torch.optim.Optimizer):
@@ -71,6 +90,9 @@ class Method(torch.optim.Optimizer):
         self.forwards = self.backwards = 0.0
         self._weight = 1.0
         self._start: Vector = []
+        self._held: _Members | None = None
+        self._ascents: list[Ascent] = []  # of this step
+        self._known: tuple[Gradients, Tensor] | None = None  # gradients of the first pass, and their norm
         self.skipped = torch.zeros((), dtype=torch.int64, device=self.parameters[0].device)
         low = next((p.dtype for p in self.parameters if p.dtype in LOW_PRECISION), None)
         if self.moves and low is not None:
@@ -124,7 +146,14 @@ class Method(torch.optim.Optimizer):
         if not closures or len(others) != len(closures) or (weights is not None and len(weights) != len(closures)):
             raise ValueError("step: closures, ascent closures and weights must be equally many, and at least one.")
         shares = [1 / len(closures)] * len(closures) if weights is None else list(weights)
-        self.stats = {}
+        self.stats, self._ascents, self._known = {}, [], None
+        self._held = _look_up(self.param_groups)  # groups, radii and frozen flags are looked up once a step
+        try:
+            return self._step(closures, others, shares)
+        finally:
+            self._held = None
+
+    def _step(self, closures: Sequence[Closure], others: Sequence[Closure], shares: Sequence[float]) -> Tensor:
         self.begin()
         if self.moves:
             self._snapshot()
@@ -154,14 +183,17 @@ class Method(torch.optim.Optimizer):
 
     def evaluate(self, closure: Closure) -> tuple[Tensor, Gradients]:
         """One forward and backward at the weights as they are: (loss, gradients incl. weight decay in the loss), off `.grad`."""
-        self.zero_grad(set_to_none=True)
+        parameters = self.parameters
+        for p in parameters:
+            p.grad = None
         self._before_pass()
         with torch.enable_grad():
             loss = closure()
         self.forwards += self._weight
         self.backwards += self._weight
-        gradients = [p.grad for p in self.parameters]
-        self.zero_grad(set_to_none=True)
+        gradients = [p.grad for p in parameters]
+        for p in parameters:
+            p.grad = None
         for group, members in self._by_group(gradients):
             if group["loss_decay"]:
                 pairs = [(g, p.detach()) for g, p in zip(members, group["params"], strict=True) if g is not None]
@@ -183,17 +215,19 @@ class Method(torch.optim.Optimizer):
 
     def ascent(self, steps: int = 1, rule: str = "split") -> Ascent:
         """An ascent from w over the perturbed parameters."""
-        return Ascent(self.points, self._start, self.radii, steps=steps, rule=rule, scope=self.norm_scope)
+        self._ascents.append(Ascent(self.points, self._start, self.radii, steps=steps, rule=rule, scope=self.norm_scope))
+        return self._ascents[-1]
 
     def perturbed(self, gradients: Gradients) -> Vector:
         """The part of `gradients` that belongs to perturbed parameters; zeros for a parameter this pass did not use."""
-        pairs = zip(self.parameters, gradients, self._is_perturbed(), strict=True)
+        pairs = zip(self.parameters, gradients, self._members.chosen, strict=True)
         return [torch.zeros_like(p) if g is None else g for p, g, chosen in pairs if chosen]
 
     def record_first(self, gradients: Gradients) -> Tensor:
-        """Note the first pass's gradient norm (and lambda ||w|| / ||g|| where weight decay is in the loss)."""
+        """Note the first pass's gradient norm (and lambda ||w|| / ||g|| where weight decay is in the loss), and return it."""
         present = [g for g in gradients if g is not None]
         length = vectors.norm(present) if present else torch.zeros(())
+        self._known = (gradients, length)
         self._mean("grad_norm", length)
         decays = [(group["loss_decay"], group["params"]) for group in self.param_groups if group["loss_decay"]]
         if self.diagnose and decays:
@@ -207,21 +241,21 @@ class Method(torch.optim.Optimizer):
     # -------------------------------------------------------------------------------------------------------- inside
 
     @property
-    def parameters(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"]]
+    def _members(self) -> _Members:
+        return self._held or _look_up(self.param_groups)
 
-    def _is_perturbed(self) -> list[bool]:
-        return [group["perturb"] and p.requires_grad for group in self.param_groups for p in group["params"]]
+    @property
+    def parameters(self) -> list[Tensor]:
+        return self._members.parameters
 
     @property
     def points(self) -> Vector:
         """The perturbed parameters, detached views of them; frozen parameters are never moved."""
-        return [p.detach() for p, chosen in zip(self.parameters, self._is_perturbed(), strict=True) if chosen]
+        return self._members.points
 
     @property
     def radii(self) -> list[float]:
-        all_radii = [group["rho"] for group in self.param_groups for _ in group["params"]]
-        return [rho for rho, chosen in zip(all_radii, self._is_perturbed(), strict=True) if chosen]
+        return self._members.radii
 
     def _by_group(self, values: Sequence[Any]) -> list[tuple[dict[str, Any], list[Any]]]:
         pieces, at = [], 0
@@ -270,10 +304,12 @@ class Method(torch.optim.Optimizer):
         present = [g for g in gradients if g is not None]
         if not present:
             return
-        length = vectors.norm(present)
+        # Where the first pass's gradient is the descent gradient itself (SGD, Rand-SAM), its norm is known.
+        length = self._known[1] if self._known and self._known[0] is gradients else vectors.norm(present)
         if self.grad_clip is not None:
             vectors.scale_(present, (self.grad_clip / (length + 1e-6)).clamp(max=1.0))
-        bad = ~torch.isfinite(length)
+        lengths = [length, *(climbed for ascent in self._ascents for climbed in ascent.lengths)]
+        bad = ~torch.isfinite(torch.stack(lengths).sum())
         self.skipped += bad
         if all(group.get("fused") for group in self.param_groups) and self._ready_for_device_skip():
             self.base.found_inf = bad.float()  # type: ignore[attr-defined]  # the kernel itself leaves everything alone: no host sync

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sam.config import OptimizerConfig
+from sam.core import vectors
 from sam.optimizers.base import Closure, Gradients, Method
 from sam.optimizers.sam import record_ascent
 
@@ -29,7 +30,7 @@ class RandSAM(Method):
 
     def look(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()
-        climb.climb([torch.empty_like(p).normal_(generator=self.generator) for p in self.points])
+        climb.climb(vectors.normal_like(self.points, self.generator))
         loss, gradient = self.evaluate(closure)
         self.record_first(gradient)
         if self.diagnose:
