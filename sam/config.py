@@ -304,7 +304,7 @@ class TrackingConfig:
 
 
 SCHEDULES = ("cosine_step", "cosine_epoch", "wrn_step", "constant")
-PRECISIONS = ("fp32", "tf32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,7 @@ class TrainConfig:
     schedule     cosine_step, cosine_epoch: half cosine to zero, per step or per epoch; wrn_step: x0.2 at 30, 60 and 80% of the epochs;
                  constant.
     m            samples that share one perturbation (m-sharpness); null means the whole batch.
-    precision    fp32 (TF32 off) | tf32 | bf16 (autocast, fp32 weights).
+    precision    fp32 (TF32 off) | tf32 | bf16 (autocast, fp32 weights) | fp16 (the same, with loss scaling).
     checkpoint_interval  epochs between checkpoints; the last epoch is always saved.
     checkpoint_steps     also one every so many steps within an epoch, or null; a signal saves at once in any case.
     """

@@ -28,6 +28,7 @@ from sam.config import OptimizerConfig
 from sam.core import vectors
 from sam.core.ascent import Ascent
 from sam.core.passes import Passes
+from sam.core.scaling import LossScale
 from sam.core.vectors import Vector
 
 Closure = Callable[..., Tensor]
@@ -63,10 +64,14 @@ class Method(torch.optim.Optimizer):
     norm_scope:  global | layer | filter, see `sam.core.vectors.normalize_`.
     grad_clip:   largest norm of the descent gradient.
     passes:      `Passes(model)`: BatchNorm statistics and dropout masks across the passes; None: plain vector arithmetic.
+    scaling:     `LossScale(device)` where closures back-propagate a scaled loss (float16). Every rule here is linear in the gradients or
+                 normalises them, so a step carries scaled gradients throughout (weight decay in the loss scaled alike) and divides once,
+                 before the base optimizer.
 
     After each step `stats` holds 0-d tensors on the device: grad_norm (of the first pass), eps_over_rho, cos_g_eps, decay_ratio
     (lambda ||w|| / ||g||); the last two only where `diagnose` is set. `forwards` and `backwards` count passes over a whole batch.
-    A step whose gradient is not finite is skipped: weights and base optimizer stay as they are, `skipped` (0-d tensor) counts.
+    A step with a gradient that is not finite, in any pass, is skipped: weights and base optimizer stay as they are, `skipped` (0-d tensor)
+    counts, `bad` (0-d bool) tells of the last step.
     """
 
     moves = True  # evaluates away from w
@@ -80,11 +85,12 @@ class Method(torch.optim.Optimizer):
         loss_decay: float = 0.0,
         grad_clip: float | None = None,
         passes: Passes | None = None,
+        scaling: LossScale | None = None,
     ) -> None:
         self.base = base
         super().__init__(base.param_groups, {"rho": rho, "perturb": True, "loss_decay": loss_decay})
         self._share()
-        self.norm_scope, self.grad_clip, self.passes = norm_scope, grad_clip, passes
+        self.norm_scope, self.grad_clip, self.passes, self.scaling = norm_scope, grad_clip, passes, scaling
         self.diagnose = True
         self.stats: dict[str, Tensor] = {}
         self.forwards = self.backwards = 0.0
@@ -94,6 +100,7 @@ class Method(torch.optim.Optimizer):
         self._ascents: list[Ascent] = []  # of this step
         self._known: tuple[Gradients, Tensor] | None = None  # gradients of the first pass, and their norm
         self.skipped = torch.zeros((), dtype=torch.int64, device=self.parameters[0].device)
+        self.bad = torch.zeros((), dtype=torch.bool, device=self.skipped.device)
         low = next((p.dtype for p in self.parameters if p.dtype in LOW_PRECISION), None)
         if self.moves and low is not None:
             raise ValueError(
@@ -182,7 +189,10 @@ class Method(torch.optim.Optimizer):
     # ------------------------------------------------------------------------------------------- the verbs of a method
 
     def evaluate(self, closure: Closure) -> tuple[Tensor, Gradients]:
-        """One forward and backward at the weights as they are: (loss, gradients incl. weight decay in the loss), off `.grad`."""
+        """One forward and backward at the weights as they are: (loss, gradients incl. weight decay in the loss), off `.grad`.
+
+        With loss scaling the gradients are those of the scaled loss; the loss is not scaled.
+        """
         parameters = self.parameters
         for p in parameters:
             p.grad = None
@@ -198,7 +208,8 @@ class Method(torch.optim.Optimizer):
             if group["loss_decay"]:
                 pairs = [(g, p.detach()) for g, p in zip(members, group["params"], strict=True) if g is not None]
                 if pairs:
-                    vectors.add_([g for g, _ in pairs], [p for _, p in pairs], group["loss_decay"])
+                    factor = group["loss_decay"] if self.scaling is None else group["loss_decay"] * self.scaling.value
+                    vectors.add_([g for g, _ in pairs], [p for _, p in pairs], factor)
         return loss.detach(), gradients
 
     def probe(self, closure: Closure) -> Tensor:
@@ -228,11 +239,12 @@ class Method(torch.optim.Optimizer):
         present = [g for g in gradients if g is not None]
         length = vectors.norm(present) if present else torch.zeros(())
         self._known = (gradients, length)
-        self._mean("grad_norm", length)
+        plain = length if self.scaling is None else length / self.scaling.value
+        self._mean("grad_norm", plain)
         decays = [(group["loss_decay"], group["params"]) for group in self.param_groups if group["loss_decay"]]
         if self.diagnose and decays:
             pull = torch.stack([decay * vectors.norm([p.detach() for p in params]) for decay, params in decays])
-            self._mean("decay_ratio", torch.linalg.vector_norm(pull) / length)
+            self._mean("decay_ratio", torch.linalg.vector_norm(pull) / plain)
         return length
 
     def record(self, name: str, value: Tensor) -> None:
@@ -306,11 +318,16 @@ class Method(torch.optim.Optimizer):
             return
         # Where the first pass's gradient is the descent gradient itself (SGD, Rand-SAM), its norm is known.
         length = self._known[1] if self._known and self._known[0] is gradients else vectors.norm(present)
+        scale = 1.0 if self.scaling is None else self.scaling.value
+        if self.scaling is not None:
+            vectors.scale_(present, 1 / scale)
         if self.grad_clip is not None:
-            vectors.scale_(present, (self.grad_clip / (length + 1e-6)).clamp(max=1.0))
+            vectors.scale_(present, (self.grad_clip / (length / scale + 1e-6)).clamp(max=1.0))
         lengths = [length, *(climbed for ascent in self._ascents for climbed in ascent.lengths)]
-        bad = ~torch.isfinite(torch.stack(lengths).sum())
+        bad = self.bad = ~torch.isfinite(torch.stack(lengths).sum())
         self.skipped += bad
+        if self.scaling is not None:
+            self.scaling.update(bad)
         if all(group.get("fused") for group in self.param_groups) and self._ready_for_device_skip():
             self.base.found_inf = bad.float()  # type: ignore[attr-defined]  # the kernel itself leaves everything alone: no host sync
             self.base.step()
@@ -356,12 +373,15 @@ class Method(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
         """The base optimizer's state (momentum, groups) and the method's own; nothing that can be derived."""
         counters = {"forwards": self.forwards, "backwards": self.backwards, "skipped": int(self.skipped)}
-        return {"base": self.base.state_dict(), "method": self.method_state(), "counters": counters}
+        state = {"base": self.base.state_dict(), "method": self.method_state(), "counters": counters}
+        return state if self.scaling is None else state | {"scaling": self.scaling.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
         self.base.load_state_dict(state_dict["base"])
         self._share()  # the base optimizer has made new lists
         self.load_method_state(state_dict["method"])
+        if self.scaling is not None and "scaling" in state_dict:
+            self.scaling.load_state_dict(state_dict["scaling"])
         counters = state_dict["counters"]
         self.forwards, self.backwards = counters["forwards"], counters["backwards"]
         self.skipped.fill_(counters["skipped"])

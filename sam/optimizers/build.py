@@ -10,6 +10,7 @@ from torch import nn
 
 from sam.config import METHODS, OptimizerConfig
 from sam.core.passes import Passes
+from sam.core.scaling import LossScale
 from sam.optimizers.base import Method
 
 _NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -42,9 +43,13 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     ]
 
 
-def build(model: nn.Module, config: OptimizerConfig, *, steps_per_epoch: int, generator: torch.Generator) -> Method:
-    """The configured method around torch's fused SGD. `generator`: the method's own random stream, on the model's device."""
+def build(
+    model: nn.Module, config: OptimizerConfig, *, steps_per_epoch: int, generator: torch.Generator, scaling: LossScale | None = None
+) -> Method:
+    """The configured method around torch's fused SGD. `generator`: the method's own random stream, on the model's device; `scaling`: where
+    the closures scale the loss."""
     base = torch.optim.SGD(parameter_groups(model, config), lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
     cls = method_class(config.method)
     options = cls.options(config, steps_per_epoch=steps_per_epoch, generator=generator)
-    return cls(base, rho=config.rho, norm_scope=config.norm_scope, grad_clip=config.grad_clip, passes=Passes(model), **options)
+    options |= {"norm_scope": config.norm_scope, "grad_clip": config.grad_clip, "passes": Passes(model), "scaling": scaling}
+    return cls(base, rho=config.rho, **options)

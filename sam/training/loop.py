@@ -18,7 +18,7 @@ from data.image_data import ImageData
 from data.loader import epoch_batches
 from sam.config import METHODS, TrainConfig, to_dict
 from sam.core import streams
-from sam.core.device import autocast
+from sam.core.device import autocast, loss_scale
 from sam.optimizers.base import Method
 from sam.optimizers.build import build
 from sam.results.records import Row
@@ -37,7 +37,7 @@ class _Epoch:
     step: int = 0
     seconds: float = 0.0
     rate: float = 0.0
-    sums: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+    sums: dict[str, tuple[Tensor, int | Tensor]] = field(default_factory=dict)
 
 
 @dataclass
@@ -61,8 +61,9 @@ class Trainer:
         self.data = self.data.to(self.device)
         self.model = build_model(config, self.data).to(self.device)
         generator = streams.generator(self.device, config.seed, "method")
-        self.optimizer = build(self.model, config.optimizer, steps_per_epoch=self.steps_per_epoch, generator=generator)
-        self.objective = Objective(self.model, autocast(config.precision, self.device), config.label_smoothing)
+        scaling = loss_scale(config.precision, self.device)
+        self.optimizer = build(self.model, config.optimizer, steps_per_epoch=self.steps_per_epoch, generator=generator, scaling=scaling)
+        self.objective = Objective(self.model, autocast(config.precision, self.device), config.label_smoothing, scaling)
         self.augment = Augment(**to_dict(config.augmentation))
 
     @property
@@ -103,6 +104,7 @@ class Trainer:
         shuffle = streams.generator("cpu", config.seed, "order", self.epoch)
         order = epoch_batches(len(data.train_labels), config.batch_size, shuffle, config.drop_last)
         passes = METHODS[config.optimizer.method].passes(config.optimizer)
+        scaled = self.optimizer.scaling is not None
         self.model.train()
         for indices in itertools.islice(order, epoch.step, None):
             began = time.perf_counter()
@@ -116,10 +118,12 @@ class Trainer:
             closures = [self.objective.closure(x, y) for x, y in zip(images.split(size), labels.split(size), strict=True)]
             self.optimizer.diagnose = epoch.step % DIAGNOSE_EVERY == 0
             self.optimizer.step(closures, weights=[len(y) / len(labels) for y in labels.split(size)])
-            self.objective.settle()
+            bad = self.optimizer.bad if scaled else None  # an overflow that only lowers the scale is left out of the means
+            self.objective.settle(bad)
             for name, value in self.optimizer.stats.items():
                 total, count = epoch.sums.get(name, (torch.zeros_like(value), 0))
-                epoch.sums[name] = (total + value, count + 1)
+                kept, one = (value, 1) if bad is None else (torch.where(bad, 0.0, value), (~bad).float())
+                epoch.sums[name] = (total + kept, count + one)
             epoch.step += 1
             epoch.seconds += time.perf_counter() - began
             advance(passes)
