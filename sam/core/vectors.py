@@ -94,6 +94,17 @@ def add_(y: Vector, x: Vector, factor: Scalar = 1.0) -> None:
             target.addcmul_(source, factor)
 
 
+def set_sum_(target: Vector, start: Vector, x: Vector, factor: Tensor) -> None:
+    """target <- start + factor * x, where target has the strides of start."""
+    if target[0].is_cuda:  # few launches
+        copy_(target, start)
+        add_(target, x, factor)
+    else:  # one pass over memory
+        factor = factor.to(x[0].dtype)
+        for t, s, v in zip(target, start, x, strict=True):
+            torch.addcmul(s, v, factor, out=t)
+
+
 def add_scaled_(y: Vector, x: Vector, factors: Sequence[float]) -> None:
     """y_i <- y_i + factors_i * x_i, one factor a tensor."""
     if len(set(factors)) == 1:

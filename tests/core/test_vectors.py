@@ -60,6 +60,14 @@ def test_adding_with_a_factor_on_the_device() -> None:
     np.testing.assert_allclose(flat(y), expected, rtol=1e-13)
 
 
+def test_a_sum_written_elsewhere() -> None:
+    target, start, x = (sample(k, layout=torch.channels_last) for k in range(3))
+    places, before = [t.data_ptr() for t in target], flat(start)
+    vectors.set_sum_(target, start, x, torch.tensor(-0.7, dtype=torch.float64))
+    np.testing.assert_allclose(flat(target), flat(start) - 0.7 * flat(x), rtol=1e-13, atol=1e-15)
+    assert [t.data_ptr() for t in target] == places and (flat(start) == before).all()
+
+
 def test_low_precision_sums_are_wide() -> None:
     """4096 ones: a bf16 sum stops at 256, a float16 one overflows when squared values are larger."""
     for dtype, value in ((torch.bfloat16, 1.0), (torch.float16, 100.0)):
