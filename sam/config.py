@@ -304,6 +304,7 @@ class TrackingConfig:
 
 
 SCHEDULES = ("cosine_step", "cosine_epoch", "wrn_step", "constant")
+COMPILE_MODES = ("none", "default", "max-autotune-no-cudagraphs")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
@@ -315,6 +316,8 @@ class TrainConfig:
                  constant.
     m            samples that share one perturbation (m-sharpness); null means the whole batch.
     precision    fp32 (TF32 off) | tf32 | bf16 (autocast, fp32 weights) | fp16 (the same, with loss scaling).
+    compile      torch.compile for the training passes: none | default | max-autotune-no-cudagraphs. Its results differ from eager ones
+                 in the last digits, so it is part of a run's identity.
     checkpoint_interval  epochs between checkpoints; the last epoch is always saved.
     checkpoint_steps     also one every so many steps within an epoch, or null; a signal saves at once in any case.
     """
@@ -333,6 +336,7 @@ class TrainConfig:
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
     precision: str = "fp32"
+    compile: str = "none"
     seed: int = 0
     runs_dir: str = "runs"
     run_dir: str | None = None
@@ -351,6 +355,7 @@ class TrainConfig:
             raise ConfigError(f"m={self.m}: must not exceed batch_size={self.batch_size}.")
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("precision", self.precision, PRECISIONS)
+        _one_of("compile", self.compile, COMPILE_MODES)
         _number("warmup_epochs", self.warmup_epochs, low=0, high=self.epochs)
         _number("label_smoothing", self.label_smoothing, low=0, high=1)
         _number("seed", self.seed, low=0)

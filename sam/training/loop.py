@@ -23,6 +23,7 @@ from sam.optimizers.base import Method
 from sam.optimizers.build import build
 from sam.results.records import Row
 from sam.sharpness.dataset_loss import DatasetLoss
+from sam.training.compiling import compiled
 from sam.training.objective import Objective
 from sam.training.schedule import learning_rate
 
@@ -63,7 +64,8 @@ class Trainer:
         generator = streams.generator(self.device, config.seed, "method")
         scaling = loss_scale(config.precision, self.device)
         self.optimizer = build(self.model, config.optimizer, steps_per_epoch=self.steps_per_epoch, generator=generator, scaling=scaling)
-        self.objective = Objective(self.model, autocast(config.precision, self.device), config.label_smoothing, scaling)
+        forward = compiled(self.model, config.compile, self.device)
+        self.objective = Objective(forward, autocast(config.precision, self.device), config.label_smoothing, scaling)
         self.augment = Augment(**to_dict(config.augmentation))
 
     @property

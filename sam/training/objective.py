@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from sam.core.device import Autocast
@@ -22,7 +23,9 @@ class Objective:
     scaling: back-propagate the scaled loss; steps that overflowed, which belong to finding the scale, are then left out of the sums.
     """
 
-    def __init__(self, model: nn.Module, autocast: Autocast, label_smoothing: float = 0.0, scaling: LossScale | None = None) -> None:
+    def __init__(
+        self, model: Callable[[Tensor], Tensor], autocast: Autocast, label_smoothing: float = 0.0, scaling: LossScale | None = None
+    ) -> None:
         self.model, self.autocast, self.label_smoothing, self.scaling = model, autocast, label_smoothing, scaling
         self._open: list[tuple[dict[str, Tensor], int]] = []
         self.reset()

@@ -67,10 +67,22 @@ def run(config: TrainConfig) -> dict[str, Any]:
             checkpoint.remove(folder, records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS)
             record = None
         trainer = Trainer(config, data.load(**to_dict(config.dataset)), device)
+        if hint := faster_here(trainer, expected.backwards):
+            progress.say(hint)
         _resume(trainer, folder, progress)
         record = _Segment(trainer, folder, progress, check_lock, interrupts).train(record)
         finished_in_sweep().add(key)
         return record
+
+
+def faster_here(trainer: Trainer, backwards: int) -> str | None:
+    """A word on bf16 before a long fp32 run on a processor that computes in it. Never a silent switch: it is another run."""
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    long = backwards * trainer.config.batch_size * parameters > 1e13  # half an hour of WRN-16-4
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    if trainer.device.type != "cpu" or trainer.config.precision != "fp32" or not long or not supported():
+        return None
+    return "hint: this processor has bf16 instructions; precision=bf16 (autocast, fp32 weights) would be 2 to 3 times faster here."
 
 
 def _resume(trainer: Trainer, folder: Path, progress: Progress) -> None:

@@ -207,7 +207,7 @@ def test_a_recorded_configuration_has_the_same_identity() -> None:
 def test_every_key_is_decided_about() -> None:
     """A new key must enter the list of keys that count, or the one of keys that do not, on purpose."""
     counted = {"optimizer", "model", "dataset", "augmentation", "epochs", "batch_size", "m", "drop_last", "schedule", "warmup_epochs"}
-    counted |= {"label_smoothing", "precision", "seed"}
+    counted |= {"label_smoothing", "precision", "compile", "seed"}
     ignored = {
         "runs_dir",
         "run_dir",
