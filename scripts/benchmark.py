@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from data.augment import Augment
 from data.image_data import normalize
-from sam.config import PRECISIONS, ConfigError, OptimizerConfig
+from sam.config import DEFAULT_ALPHAS, PRECISIONS, ConfigError, OptimizerConfig
 from sam.core.device import autocast, loss_scale, number_format, pick_device
 from sam.core.scaling import LossScale
 from sam.optimizers.base import Method
@@ -147,6 +147,11 @@ class Bench:
             closure()
 
         return step
+
+    def forward_alone(self) -> Step:
+        """As in XSAM's probes: train mode, no graph."""
+        closure = self.closure(self.model())
+        return lambda: torch.no_grad()(closure)(backward=False)
 
     def optimizer(self, name: str, model: nn.Module) -> Method:
         config = OptimizerConfig(rho=0.05, weight_decay=DECAY, **BASE, **METHODS[name][0])  # type: ignore[arg-type]
@@ -265,6 +270,7 @@ def methods(bench: Bench) -> dict[str, Any]:
     """Steps of every method against plain SGD; what a step costs beside its passes; the data pipeline."""
     setting = bench.setting
     contenders = {"torch_sgd": bench.plain_sgd(), "torch_sgd_again": bench.plain_sgd(), "forward_backward": bench.passes_alone()}
+    contenders["forward"] = bench.forward_alone()
     contenders |= {name: bench.ours(name) for name in METHODS}
     contenders["sgd_with_loader"] = bench.ours("sgd", loader=True)
     if (peer := bench.peer()) is not None:
@@ -272,6 +278,8 @@ def methods(bench: Bench) -> dict[str, Any]:
     times = interleave(bench, contenders, setting.rounds, setting.steps, {"xsam_search": setting.search_every}, "steps")
     score = {name: ratios(times, name, "torch_sgd") for name in contenders}
     seconds = {name: statistics.median(t for t in values if t == t) for name, values in times.items()}
+    one, probe, grid = score["forward_backward"]["median"], score["forward"]["median"], len(DEFAULT_ALPHAS)
+    bound = {name: passes * one + (grid * probe if name == "xsam_search" else 0) for name, (_, passes, _) in METHODS.items()}
     each = -(-IMAGES // setting.batch)
     search = score["xsam_search"]["median"] - score["xsam"]["median"]
     spread = {"steps_per_epoch": each, "ratio": score["xsam"]["median"] + search / each}
@@ -287,6 +295,7 @@ def methods(bench: Bench) -> dict[str, Any]:
         "seconds": seconds,
         "images_per_second": {name: setting.batch / value for name, value in seconds.items()},
         "limit": {name: limit for name, (_, _, limit) in METHODS.items()},
+        "passes_alone": bound,
         "beside_passes_seconds": beside,
         "beside_passes_share_of_sgd_step": {name: value / seconds["torch_sgd"] for name, value in beside.items()},
         "xsam_over_an_epoch": spread,
@@ -383,7 +392,7 @@ def start_up() -> dict[str, float]:
 
 
 def precision_errors(device: torch.device, steps: int = 20) -> dict[str, float]:
-    """||w - w64|| / ||w64 - w0|| after 20 SAM steps (rho 0.05) of WRN-10-1 on 16 random images of 8x8; w64: the same in float64."""
+    """||w - w64|| / ||w64 - w0|| after 20 SAM steps (rho 0.05, rate 0.005) of WRN-10-1 on 16 random 8x8 images; w64: in float64."""
 
     def train(precision: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         torch.manual_seed(0)
@@ -391,7 +400,7 @@ def precision_errors(device: torch.device, steps: int = 20) -> dict[str, float]:
         draw = torch.Generator().manual_seed(2)
         x = torch.randn(16, 3, 8, 8, generator=draw, dtype=torch.float64).to(device, dtype)
         y = torch.randint(0, 10, (16,), generator=draw).to(device)
-        config, own = OptimizerConfig(rho=0.05, lr=0.05), torch.Generator(device)
+        config, own = OptimizerConfig(rho=0.05, lr=0.005), torch.Generator(device)
         scaling = loss_scale(precision, device)
         optimizer = build(model, config, steps_per_epoch=steps, generator=own, scaling=scaling)
         context = autocast(precision, device)
@@ -415,12 +424,16 @@ def precision_errors(device: torch.device, steps: int = 20) -> dict[str, float]:
 def table(report: dict[str, Any]) -> str:
     lines = []
     if found := report.get("methods"):
-        lines.append(f"{'step of':<18}{'t / t(SGD)':>11}   {'quartiles':<17}{'at most':>8}{'images/s':>10}{'beside the passes':>20}")
+        lines.append(
+            f"{'step of':<18}{'t / t(SGD)':>11}   {'quartiles':<17}{'at most':>8}"
+            + f"{'passes alone':>14}{'images/s':>10}{'beside the passes':>20}"
+        )
         for name, score in found["ratio"].items():
             limit, beside = found["limit"].get(name), found["beside_passes_seconds"].get(name)
             lines.append(
                 f"{name:<18}{score['median']:>11.3f}   [{score['low']:.3f}, {score['high']:.3f}]".ljust(49)
                 + (f"{limit:>8.2f}" if limit else " " * 8)
+                + (f"{found['passes_alone'][name]:>14.3f}" if name in found["passes_alone"] else " " * 14)
                 + f"{found['images_per_second'][name]:>10.1f}"
                 + (f"{1e3 * beside:>17.2f} ms" if beside is not None else "")
             )

@@ -51,7 +51,7 @@ OURS = ("sgd", "rand_sam", "sam", "sam_n3", "xsam", "xsam_search")
 def test_every_method_is_reported_with_its_quartiles(report: tuple[str, dict]) -> None:
     text, found = report
     found = found["methods"]
-    assert list(found["ratio"]) == ["torch_sgd", "torch_sgd_again", "forward_backward", *OURS, "sgd_with_loader", "peer_sam"]
+    assert list(found["ratio"]) == ["torch_sgd", "torch_sgd_again", "forward_backward", "forward", *OURS, "sgd_with_loader", "peer_sam"]
     assert found["ratio"]["torch_sgd"] == {"median": 1, "low": 1, "high": 1}
     for name, score in found["ratio"].items():
         assert 0 < score["low"] <= score["median"] <= score["high"] < 100, name
@@ -59,6 +59,9 @@ def test_every_method_is_reported_with_its_quartiles(report: tuple[str, dict]) -
         assert name in text
     assert found["ratio"]["xsam_search"]["median"] > found["ratio"]["sam_n3"]["median"] > found["ratio"]["sam"]["median"] > 1.2
     assert found["sam_over_peer"]["median"] > 0
+    both, probe = (found["ratio"][name]["median"] for name in ("forward_backward", "forward"))
+    bound = found["passes_alone"]
+    assert bound["sam_n3"] == pytest.approx(4 * both) and bound["xsam_search"] == pytest.approx(2 * both + 21 * probe)
     spread = found["xsam_over_an_epoch"]
     assert spread["steps_per_epoch"] == 6250
     search = found["ratio"]["xsam_search"]["median"] - found["ratio"]["xsam"]["median"]
