@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable
@@ -104,16 +103,16 @@ class Trainer:
     def _train(self, epoch: _Epoch, advance: Callable[[float], None], after_step: Callable[[], None]) -> Row:
         config, data = self.config, self.data
         shuffle = streams.generator("cpu", config.seed, "order", self.epoch)
-        order = epoch_batches(len(data.train_labels), config.batch_size, shuffle, config.drop_last)
+        batches = epoch_batches(len(data.train_labels), config.batch_size, shuffle, config.drop_last)
+        order = [indices.to(self.device) for indices in batches]  # now: a copy to a GPU waits for the work queued before it
         passes = METHODS[config.optimizer.method].passes(config.optimizer)
         scaled = self.optimizer.scaling is not None
         self.model.train()
-        for indices in itertools.islice(order, epoch.step, None):
+        for chosen in order[epoch.step :]:
             began = time.perf_counter()
             epoch.rate = learning_rate(config, self.epoch * self.steps_per_epoch + epoch.step, self.steps_per_epoch)
             for group in self.optimizer.param_groups:
                 group["lr"] = epoch.rate
-            chosen = indices.to(self.device)
             images = self.augment(data.train_images[chosen], epoch.draws, data.mean, data.std)
             labels = data.train_labels[chosen]
             size = config.m or len(labels)
