@@ -391,11 +391,23 @@ def _notes(
         notes.append("Accuracy is that of the final epoch.")
     if "gap" in measures:
         notes += _notes_on_gap(context)
+    notes += [_lost_in_rounding(run.config) for run in used if _rounds_a_random_direction(run.config)]
     notes += citations(published)
     prints = dict.fromkeys(run.data_fingerprint or "unknown" for run in used)
     notes.append(f"Data fingerprint: {', '.join(prints)}.")
     notes += [note for run in used for note in run.data_notes]
     return tuple(dict.fromkeys(notes))
+
+
+def _rounds_a_random_direction(config: TrainConfig) -> bool:
+    return config.optimizer.method == "rand_sam" and config.precision in ("bf16", "fp16")
+
+
+def _lost_in_rounding(config: TrainConfig) -> str:
+    return (
+        f"Rand-SAM at rho {config.optimizer.rho:g} in {config.precision} autocast: rounding the weights perturbs them too, at a small rho "
+        "by more than the method does; the row is not interpretable."
+    )
 
 
 def _notes_on_numbers(table: TableConfig, groups: Sequence[Group], rows: Sequence[Sequence[Cell]]) -> list[str]:
