@@ -16,6 +16,7 @@ How it is used:
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ class Method(torch.optim.Optimizer):
         self._weight = 1.0
         self._start: Vector = []
         self._held: _Members | None = None
-        self._ascents: list[Ascent] = []  # of this step
+        self._climbed: list[list[Tensor]] = []  # norms of the gradients of this step's ascents
         self._known: tuple[Gradients, Tensor] | None = None  # gradients of the first pass, and their norm
         self.skipped = torch.zeros((), dtype=torch.int64, device=self.parameters[0].device)
         self.bad = torch.zeros((), dtype=torch.bool, device=self.skipped.device)
@@ -153,12 +154,12 @@ class Method(torch.optim.Optimizer):
         if not closures or len(others) != len(closures) or (weights is not None and len(weights) != len(closures)):
             raise ValueError("step: closures, ascent closures and weights must be equally many, and at least one.")
         shares = [1 / len(closures)] * len(closures) if weights is None else list(weights)
-        self.stats, self._ascents, self._known = {}, [], None
+        self.stats, self._climbed = {}, []
         self._held = _look_up(self.param_groups)  # groups, radii and frozen flags are looked up once a step
         try:
             return self._step(closures, others, shares)
         finally:
-            self._held = None
+            self._held = self._known = None  # no gradient is kept longer than its step
 
     def _step(self, closures: Sequence[Closure], others: Sequence[Closure], shares: Sequence[float]) -> Tensor:
         self.begin()
@@ -226,8 +227,9 @@ class Method(torch.optim.Optimizer):
 
     def ascent(self, steps: int = 1, rule: str = "split") -> Ascent:
         """An ascent from w over the perturbed parameters."""
-        self._ascents.append(Ascent(self.points, self._start, self.radii, steps=steps, rule=rule, scope=self.norm_scope))
-        return self._ascents[-1]
+        climb = Ascent(self.points, self._start, self.radii, steps=steps, rule=rule, scope=self.norm_scope)
+        self._climbed.append(climb.lengths)
+        return climb
 
     def perturbed(self, gradients: Gradients) -> Vector:
         """The part of `gradients` that belongs to perturbed parameters; zeros for a parameter this pass did not use."""
@@ -323,7 +325,7 @@ class Method(torch.optim.Optimizer):
             vectors.scale_(present, 1 / scale)
         if self.grad_clip is not None:
             vectors.scale_(present, (self.grad_clip / (length / scale + 1e-6)).clamp(max=1.0))
-        lengths = [length, *(climbed for ascent in self._ascents for climbed in ascent.lengths)]
+        lengths = [length, *itertools.chain(*self._climbed)]
         bad = self.bad = ~torch.isfinite(torch.stack(lengths).sum())
         self.skipped += bad
         if self.scaling is not None:

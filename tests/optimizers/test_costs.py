@@ -1,5 +1,8 @@
 """Forwards and backwards of each method, as counted by the method and by the closure; and no waiting for the device inside a step."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from optimizer_oracles import RULES, Bowl, Net, batch, net_closure
@@ -173,3 +176,26 @@ def test_cumulative_batch_norm_reads_its_own_counter() -> None:
     optimizer = build(model, OptimizerConfig(method="sgd"), steps_per_epoch=4, generator=torch.Generator())
     optimizer.passes = Passes(model)
     assert reads(optimizer, net_closure(model, batch(dtype=torch.float32))) == 2
+
+
+def test_no_gradient_outlives_its_step() -> None:
+    """Beside the last one, in `.grad`: the first pass's gradients are gone, of every group, before the next step needs the room."""
+    model = Net(torch.float32)
+    optimizer = build(model, OptimizerConfig(weight_decay=0.0), steps_per_epoch=4, generator=torch.Generator())
+    seen: list[weakref.ref] = []
+
+    def closure(seed: int):
+        inner = net_closure(model, batch(seed=seed, dtype=torch.float32))
+
+        def evaluate(backward: bool = True):
+            loss = inner(backward)
+            seen.extend(weakref.ref(p.grad) for p in model.parameters())
+            return loss
+
+        return evaluate
+
+    optimizer.step([closure(0), closure(1)])
+    gc.collect()
+    kept = {id(p.grad) for p in model.parameters()}
+    alive = [r() for r in seen]
+    assert all(g is None or id(g) in kept for g in alive) and len(alive) == 4 * len(kept)
