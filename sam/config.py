@@ -304,7 +304,8 @@ class TrackingConfig:
 
 
 SCHEDULES = ("cosine_step", "cosine_epoch", "wrn_step", "constant")
-PRECISIONS = ("fp32", "tf32", "bf16")
+COMPILE_MODES = ("none", "default", "max-autotune-no-cudagraphs")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 PERTURBATIONS = ("synchronised", "replica")
 BATCHNORMS = ("replica", "sync")
 
@@ -322,7 +323,9 @@ class TrainConfig:
     perturbation with several replicas and m=null: synchronised: one perturbation for the whole batch, from the gradient of all replicas;
                  replica: each replica perturbs with the gradient of its own share (m = batch_size / replicas).
     batchnorm    replica: each replica normalises its share by its own statistics; sync: by those of the whole batch (SyncBN; CUDA only).
-    precision    fp32 (TF32 off) | tf32 | bf16 (autocast, fp32 weights).
+    precision    fp32 (TF32 off) | tf32 | bf16 (autocast, fp32 weights) | fp16 (the same, with loss scaling).
+    compile      torch.compile for the training passes: none | default | max-autotune-no-cudagraphs. Its results differ from eager ones
+                 in the last digits, so it is part of a run's identity.
     checkpoint_interval  epochs between checkpoints; the last epoch is always saved.
     checkpoint_steps     also one every so many steps within an epoch, or null; a signal saves at once in any case.
     """
@@ -345,6 +348,7 @@ class TrainConfig:
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
     precision: str = "fp32"
+    compile: str = "none"
     seed: int = 0
     runs_dir: str = "runs"
     run_dir: str | None = None
@@ -367,6 +371,7 @@ class TrainConfig:
         self._check_replicas()
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("precision", self.precision, PRECISIONS)
+        _one_of("compile", self.compile, COMPILE_MODES)
         _number("warmup_epochs", self.warmup_epochs, low=0, high=self.epochs)
         _number("label_smoothing", self.label_smoothing, low=0, high=1)
         _number("seed", self.seed, low=0)
@@ -382,6 +387,8 @@ class TrainConfig:
         replicas = self.replicas or 1
         if self.batch_size % replicas:
             raise ConfigError(f"replicas={replicas}: must divide batch_size={self.batch_size}.")
+        if self.precision == "fp16" and replicas > 1:
+            raise ConfigError(f"precision=fp16 with replicas={replicas}: the loss scale belongs to one process; use precision=bf16.")
         if self.m is not None and replicas > 1 and self.batch_size // replicas % self.m:
             raise ConfigError(
                 f"m={self.m}: must divide each replica's share of a batch, batch_size / replicas = {self.batch_size // replicas}, so that "

@@ -29,7 +29,12 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
 PLANNERS = ("scripts/status.py", "scripts/grid.py")  # take the arguments of `train.py -m`
-TRIED_ELSEWHERE = ("scripts/kill_test.py", "scripts/doctor.py", "scripts/dashboard.py")  # in tests/runs and tests/scripts
+TRIED_ELSEWHERE = (
+    "scripts/kill_test.py",
+    "scripts/doctor.py",
+    "scripts/dashboard.py",
+    "scripts/benchmark.py",
+)  # in tests/runs and tests/scripts
 SCRIPTS = ("train.py", "evaluate_sharpness.py", "scripts/prepare_data.py", *PLANNERS, *TRIED_ELSEWHERE)
 
 

@@ -43,11 +43,14 @@ class Ascent:
         self.points, self.start, self.radii, self.steps, self.scope = points, start, radii, steps, scope
         self.rule = RULES["split" if steps == 1 else rule]
         self.taken = 0
+        self.lengths: list[Tensor] = []  # of the gradients climbed along: finite, or the step is void
         self.unit: Vector = []  # eps in units of rho: norm 1 is the boundary of the ball
 
-    def climb(self, gradient: Vector) -> Tensor:
-        """One ascent step along `gradient` (which is used up as work space); returns the gradient's norm, a 0-d tensor."""
-        length = vectors.normalize_(gradient, self.scope)
+    def climb(self, gradient: Vector, length: Tensor | None = None) -> Tensor:
+        """One ascent step along `gradient` (which is used up as work space); returns the gradient's norm, a 0-d tensor, also kept in
+        `lengths`. length: that norm, if it is known already."""
+        length = vectors.normalize_(gradient, self.scope, length)
+        self.lengths.append(length)
         if self.rule.split_length and self.steps > 1:
             vectors.scale_(gradient, 1 / self.steps)
         if self.unit:

@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from sam.config import ConfigError
+from sam.core.scaling import LossScale
 
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Autocast = Callable[[], AbstractContextManager[object]]
 
 
@@ -40,6 +42,11 @@ def number_format(precision: str, threads: int | None = None) -> Iterator[None]:
 
 def autocast(precision: str, device: torch.device) -> Autocast:
     """A fresh autocast context for every forward pass (never one around two passes: see `Method._before_pass`)."""
-    if precision != "bf16":
+    if precision not in _AUTOCAST:
         return nullcontext
-    return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+    return lambda: torch.autocast(device.type, dtype=_AUTOCAST[precision])
+
+
+def loss_scale(precision: str, device: torch.device) -> LossScale | None:
+    """float16 gradients need one: their smallest number is 6e-8."""
+    return LossScale(device) if precision == "fp16" else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -18,8 +18,12 @@ _STOCHASTIC_NAMES = ("DropPath", "StochasticDepth", "DropBlock2d")
 def running_buffers(model: nn.Module) -> list[Tensor]:
     """running_mean, running_var and num_batches_tracked of every normalisation layer that keeps them (in eval mode they do not move, but
     a closure may switch the mode)."""
+    return _buffers_of(model.modules())
+
+
+def _buffers_of(modules: Iterable[nn.Module]) -> list[Tensor]:
     buffers = []
-    for module in model.modules():
+    for module in modules:
         if isinstance(module, _NORMS) and module.track_running_stats:
             buffers += [b for b in (module.running_mean, module.running_var, module.num_batches_tracked) if b is not None]
     return buffers
@@ -27,11 +31,12 @@ def running_buffers(model: nn.Module) -> list[Tensor]:
 
 def is_stochastic(model: nn.Module) -> bool:
     """Whether a forward pass in the present mode draws random numbers (dropout, stochastic depth)."""
-    return any(
-        module.training
-        and ((isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0) or type(module).__name__ in _STOCHASTIC_NAMES)
-        for module in model.modules()
-    )
+    return any(map(_draws, model.modules()))
+
+
+def _draws(module: nn.Module) -> bool:
+    dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+    return module.training and (dropout or type(module).__name__ in _STOCHASTIC_NAMES)
 
 
 def _copy_groups(target: list[Tensor], source: list[Tensor]) -> None:
@@ -63,6 +68,7 @@ class Passes:
         self.model, self.replicas = model, replicas
         self._inside = False
         self._count = 0
+        self._modules: list[nn.Module] = []  # looked up once a step
         self._buffers: list[Tensor] = []
         self._begin: list[Tensor] = []  # as the step found them
         self._after: list[Tensor] = []  # as the first pass of the group left them
@@ -73,7 +79,8 @@ class Passes:
         """All passes of one step happen inside this."""
         if self._inside:
             raise RuntimeError("Passes: this step is inside another one; give each optimizer a Passes(model) of its own.")
-        self._buffers = running_buffers(self.model)
+        self._modules = list(self.model.modules())
+        self._buffers = _buffers_of(self._modules)
         self._begin = _copies(self._begin, self._buffers)
         self._inside = True
         try:
@@ -99,7 +106,7 @@ class Passes:
 
     def before(self) -> None:
         """Called before every forward pass of the step."""
-        if self._count == 0 and is_stochastic(self.model):
+        if self._count == 0 and any(map(_draws, self._modules)):
             state = self._get_random()
             self._random = (state, state)
         elif self._count == 1:

@@ -22,6 +22,8 @@ def _partial_norms(x: Tensor) -> Tensor:
     dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     if x.ndim > 1:
         return torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), dtype=dtype)
+    if x.numel() <= _CHUNK:
+        return torch.linalg.vector_norm(x.reshape(-1), dim=0, keepdim=True, dtype=dtype)
     return torch.stack([torch.linalg.vector_norm(piece, dtype=dtype) for piece in x.reshape(-1).split(_CHUNK)])
 
 
@@ -41,13 +43,17 @@ def norm(x: Vector) -> Tensor:
 
 def dot(x: Vector, y: Vector) -> Tensor:
     """Inner product over all tensors together, a 0-d float64 tensor: products summed by rows, the rows in float64."""
-    rows = [torch.linalg.vecdot(_rows(a), _rows(b)).sum(dtype=torch.float64) for a, b in zip(x, y, strict=True)]
-    return torch.stack(rows).sum()
+    pairs = [_rows(a, b) for a, b in zip(x, y, strict=True)]
+    return torch.stack([torch.linalg.vecdot(a, b).sum(dtype=torch.float64) for a, b in pairs]).sum()
 
 
-def _rows(x: Tensor) -> Tensor:
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    return wide.flatten(1) if wide.ndim > 1 else wide.reshape(1, -1)
+def _rows(*pair: Tensor) -> list[Tensor]:
+    """Tensors of one shape as matrices of their rows. Two channels-last tensors stay in the order of memory: flattened as they are
+    numbered, they would be copied."""
+    wide = [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in pair]
+    if wide[0].ndim == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in wide):
+        wide = [t.permute(0, 2, 3, 1) for t in wide]
+    return [t.flatten(1) if t.ndim > 1 else t.reshape(1, -1) for t in wide]
 
 
 def empty_like(x: Vector) -> Vector:
@@ -60,6 +66,17 @@ def copy_(target: Vector, source: Vector) -> None:
         torch._foreach_copy_(target, source)
 
 
+def normal_like(x: Vector, generator: torch.Generator) -> Vector:
+    """Independent standard normal entries in the shapes (and strides) of `x`.
+
+    Drawn in the order of memory: on a CPU torch fills a channels-last tensor entry by entry, eight times slower.
+    """
+    drawn = empty_like(x)
+    for t in drawn:
+        t.as_strided((t.numel(),), (1,)).normal_(generator=generator)
+    return drawn
+
+
 def scale_(x: Vector, factor: Scalar) -> None:
     """x <- factor * x."""
     torch._foreach_mul_(x, factor.to(x[0].dtype) if isinstance(factor, Tensor) else factor)
@@ -67,10 +84,25 @@ def scale_(x: Vector, factor: Scalar) -> None:
 
 def add_(y: Vector, x: Vector, factor: Scalar = 1.0) -> None:
     """y <- y + factor * x."""
-    if isinstance(factor, Tensor):
-        torch._foreach_add_(y, torch._foreach_mul(x, factor.to(x[0].dtype)))
-    else:
+    if not isinstance(factor, Tensor):
         torch._foreach_add_(y, x, alpha=factor)
+    elif y[0].is_cuda:  # few launches
+        torch._foreach_add_(y, torch._foreach_mul(x, factor.to(x[0].dtype)))
+    else:  # no temporaries
+        factor = factor.to(x[0].dtype)
+        for target, source in zip(y, x, strict=True):
+            target.addcmul_(source, factor)
+
+
+def set_sum_(target: Vector, start: Vector, x: Vector, factor: Tensor) -> None:
+    """target <- start + factor * x, where target has the strides of start."""
+    if target[0].is_cuda:  # few launches
+        copy_(target, start)
+        add_(target, x, factor)
+    else:  # one pass over memory
+        factor = factor.to(x[0].dtype)
+        for t, s, v in zip(target, start, x, strict=True):
+            torch.addcmul(s, v, factor, out=t)
 
 
 def add_scaled_(y: Vector, x: Vector, factors: Sequence[float]) -> None:
@@ -81,13 +113,13 @@ def add_scaled_(y: Vector, x: Vector, factors: Sequence[float]) -> None:
         torch._foreach_add_(y, torch._foreach_mul(x, list(factors)))
 
 
-def normalize_(x: Vector, scope: str = "global") -> Tensor:
-    """Scale x in place to norm 1 and return the norm it had (0-d). A zero vector stays zero.
+def normalize_(x: Vector, scope: str = "global", length: Tensor | None = None) -> Tensor:
+    """Scale x in place to norm 1 and return the norm it had (0-d; `length` if the caller knows it). A zero vector stays zero.
 
     scope: global: one norm for all; layer: every tensor gets norm 1/sqrt(tensors); filter: every row of a tensor (a one-dimensional
     tensor counts as one row) gets norm 1/sqrt(rows).
     """
-    total = norm(x)
+    total = norm(x) if length is None else length
     if scope == "global":
         torch._foreach_div_(x, total.clamp(min=TINY).to(x[0].dtype))
     elif scope == "layer":

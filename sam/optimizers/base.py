@@ -16,8 +16,10 @@ How it is used:
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,11 +30,30 @@ from sam.core import vectors
 from sam.core.ascent import Ascent
 from sam.core.passes import Passes
 from sam.core.replicas import ALONE, Replicas
+from sam.core.scaling import LossScale
 from sam.core.vectors import Vector
 
 Closure = Callable[..., Tensor]
 Gradients = list[Tensor | None]
 LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class _Members:
+    """The parameters of all groups in order; which are perturbed; those, as detached views; their radii."""
+
+    parameters: list[Tensor]
+    chosen: list[bool]
+    points: Vector
+    radii: list[float]
+
+
+def _look_up(groups: Sequence[dict[str, Any]]) -> _Members:
+    parameters = [p for group in groups for p in group["params"]]
+    chosen = [group["perturb"] and p.requires_grad for group in groups for p in group["params"]]
+    radii = [group["rho"] for group in groups for _ in group["params"]]
+    points = [p.detach() for p, taken in zip(parameters, chosen, strict=True) if taken]
+    return _Members(parameters, chosen, points, [rho for rho, taken in zip(radii, chosen, strict=True) if taken])
 
 
 class Method(torch.optim.Optimizer):
@@ -46,10 +67,14 @@ class Method(torch.optim.Optimizer):
     grad_clip:   largest norm of the descent gradient.
     passes:      `Passes(model)`: BatchNorm statistics and dropout masks across the passes; None: plain vector arithmetic.
     replicas:    processes that each look at some of the groups of a step; they exchange the descent gradient, once a step.
+    scaling:     `LossScale(device)` where closures back-propagate a scaled loss (float16). Every rule here is linear in the gradients or
+                 normalises them, so a step carries scaled gradients throughout (weight decay in the loss scaled alike) and divides once,
+                 before the base optimizer.
 
     After each step `stats` holds 0-d tensors on the device: grad_norm (of the first pass), eps_over_rho, cos_g_eps, decay_ratio
     (lambda ||w|| / ||g||); the last two only where `diagnose` is set. `forwards` and `backwards` count passes over a whole batch.
-    A step whose gradient is not finite is skipped: weights and base optimizer stay as they are, `skipped` (0-d tensor) counts.
+    A step with a gradient that is not finite, in any pass, is skipped: weights and base optimizer stay as they are, `skipped` (0-d tensor)
+    counts, `bad` (0-d bool) tells of the last step.
     """
 
     moves = True  # evaluates away from w
@@ -64,17 +89,23 @@ class Method(torch.optim.Optimizer):
         grad_clip: float | None = None,
         passes: Passes | None = None,
         replicas: Replicas = ALONE,
+        scaling: LossScale | None = None,
     ) -> None:
         self.base = base
         super().__init__(base.param_groups, {"rho": rho, "perturb": True, "loss_decay": loss_decay})
         self._share()
-        self.norm_scope, self.grad_clip, self.passes, self.replicas = norm_scope, grad_clip, passes, replicas
+        self.norm_scope, self.grad_clip, self.passes = norm_scope, grad_clip, passes
+        self.replicas, self.scaling = replicas, scaling
         self.diagnose = True
         self.stats: dict[str, Tensor] = {}
         self.forwards = self.backwards = 0.0
         self._weight = 1.0
         self._start: Vector = []
+        self._held: _Members | None = None
+        self._climbed: list[list[Tensor]] = []  # norms of the gradients of this step's ascents
+        self._known: tuple[Gradients, Tensor] | None = None  # gradients of the first pass, and their norm
         self.skipped = torch.zeros((), dtype=torch.int64, device=self.parameters[0].device)
+        self.bad = torch.zeros((), dtype=torch.bool, device=self.skipped.device)
         low = next((p.dtype for p in self.parameters if p.dtype in LOW_PRECISION), None)
         if self.moves and low is not None:
             raise ValueError(
@@ -130,7 +161,14 @@ class Method(torch.optim.Optimizer):
         if not closures or len(others) != len(closures) or (weights is not None and len(weights) != len(closures)):
             raise ValueError("step: closures, ascent closures and weights must be equally many, and at least one.")
         shares = [1 / len(closures)] * len(closures) if weights is None else list(weights)
-        self.stats = {}
+        self.stats, self._climbed = {}, []
+        self._held = _look_up(self.param_groups)  # groups, radii and frozen flags are looked up once a step
+        try:
+            return self._step(closures, others, shares)
+        finally:
+            self._held = self._known = None  # no gradient is kept longer than its step
+
+    def _step(self, closures: Sequence[Closure | None], others: Sequence[Closure | None], shares: Sequence[float]) -> Tensor:
         self.begin()
         if self.moves:
             self._snapshot()
@@ -166,20 +204,27 @@ class Method(torch.optim.Optimizer):
     # ------------------------------------------------------------------------------------------- the verbs of a method
 
     def evaluate(self, closure: Closure) -> tuple[Tensor, Gradients]:
-        """One forward and backward at the weights as they are: (loss, gradients incl. weight decay in the loss), off `.grad`."""
-        self.zero_grad(set_to_none=True)
+        """One forward and backward at the weights as they are: (loss, gradients incl. weight decay in the loss), off `.grad`.
+
+        With loss scaling the gradients are those of the scaled loss; the loss is not scaled.
+        """
+        parameters = self.parameters
+        for p in parameters:
+            p.grad = None
         self._before_pass()
         with torch.enable_grad():
             loss = closure()
         self.forwards += self._weight
         self.backwards += self._weight
-        gradients = [p.grad for p in self.parameters]
-        self.zero_grad(set_to_none=True)
+        gradients = [p.grad for p in parameters]
+        for p in parameters:
+            p.grad = None
         for group, members in self._by_group(gradients):
             if group["loss_decay"]:
                 pairs = [(g, p.detach()) for g, p in zip(members, group["params"], strict=True) if g is not None]
                 if pairs:
-                    vectors.add_([g for g, _ in pairs], [p for _, p in pairs], group["loss_decay"])
+                    factor = group["loss_decay"] if self.scaling is None else group["loss_decay"] * self.scaling.value
+                    vectors.add_([g for g, _ in pairs], [p for _, p in pairs], factor)
         return loss.detach(), gradients
 
     def probe(self, closure: Closure) -> Tensor:
@@ -196,22 +241,26 @@ class Method(torch.optim.Optimizer):
 
     def ascent(self, steps: int = 1, rule: str = "split") -> Ascent:
         """An ascent from w over the perturbed parameters."""
-        return Ascent(self.points, self._start, self.radii, steps=steps, rule=rule, scope=self.norm_scope)
+        climb = Ascent(self.points, self._start, self.radii, steps=steps, rule=rule, scope=self.norm_scope)
+        self._climbed.append(climb.lengths)
+        return climb
 
     def perturbed(self, gradients: Gradients) -> Vector:
         """The part of `gradients` that belongs to perturbed parameters; zeros for a parameter this pass did not use."""
-        pairs = zip(self.parameters, gradients, self._is_perturbed(), strict=True)
+        pairs = zip(self.parameters, gradients, self._members.chosen, strict=True)
         return [torch.zeros_like(p) if g is None else g for p, g, chosen in pairs if chosen]
 
     def record_first(self, gradients: Gradients) -> Tensor:
-        """Note the first pass's gradient norm (and lambda ||w|| / ||g|| where weight decay is in the loss)."""
+        """Note the first pass's gradient norm (and lambda ||w|| / ||g|| where weight decay is in the loss), and return it."""
         present = [g for g in gradients if g is not None]
         length = vectors.norm(present) if present else torch.zeros(())
-        self._mean("grad_norm", length)
+        self._known = (gradients, length)
+        plain = length if self.scaling is None else length / self.scaling.value
+        self._mean("grad_norm", plain)
         decays = [(group["loss_decay"], group["params"]) for group in self.param_groups if group["loss_decay"]]
         if self.diagnose and decays:
             pull = torch.stack([decay * vectors.norm([p.detach() for p in params]) for decay, params in decays])
-            self._mean("decay_ratio", torch.linalg.vector_norm(pull) / length)
+            self._mean("decay_ratio", torch.linalg.vector_norm(pull) / plain)
         return length
 
     def record(self, name: str, value: Tensor) -> None:
@@ -220,21 +269,21 @@ class Method(torch.optim.Optimizer):
     # -------------------------------------------------------------------------------------------------------- inside
 
     @property
-    def parameters(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"]]
+    def _members(self) -> _Members:
+        return self._held or _look_up(self.param_groups)
 
-    def _is_perturbed(self) -> list[bool]:
-        return [group["perturb"] and p.requires_grad for group in self.param_groups for p in group["params"]]
+    @property
+    def parameters(self) -> list[Tensor]:
+        return self._members.parameters
 
     @property
     def points(self) -> Vector:
         """The perturbed parameters, detached views of them; frozen parameters are never moved."""
-        return [p.detach() for p, chosen in zip(self.parameters, self._is_perturbed(), strict=True) if chosen]
+        return self._members.points
 
     @property
     def radii(self) -> list[float]:
-        all_radii = [group["rho"] for group in self.param_groups for _ in group["params"]]
-        return [rho for rho, chosen in zip(all_radii, self._is_perturbed(), strict=True) if chosen]
+        return self._members.radii
 
     def _by_group(self, values: Sequence[Any]) -> list[tuple[dict[str, Any], list[Any]]]:
         pieces, at = [], 0
@@ -278,9 +327,12 @@ class Method(torch.optim.Optimizer):
         return [b if a is None else a if b is None else a.add_(b) for a, b in zip(total, scaled, strict=True)]
 
     def _sum_over_replicas(self, total: Gradients | None, loss: Tensor, counted: tuple[float, float]) -> tuple[Gradients, Tensor]:
-        """The descent gradient, the loss and the passes counted since `counted`, of the groups of all replicas."""
+        """The descent gradient, the loss and the passes counted since `counted`, of the groups of all replicas; and the norms of their
+        ascent gradients, so that all skip the step that one of them must skip."""
         loss = loss.clone()
-        summed = self.replicas.sum_gradients(total or [None] * len(self.parameters), self.parameters, loss)
+        climbed = torch.stack([torch.zeros_like(loss), *itertools.chain(*self._climbed)]).sum()
+        summed = self.replicas.sum_gradients(total or [None] * len(self.parameters), self.parameters, loss, climbed)
+        self._climbed = [[climbed]]
         passes = self.replicas.sum_numbers([self.forwards - counted[0], self.backwards - counted[1]])
         self.forwards, self.backwards = counted[0] + passes[0], counted[1] + passes[1]
         return summed, loss
@@ -291,11 +343,18 @@ class Method(torch.optim.Optimizer):
         present = [g for g in gradients if g is not None]
         if not present:
             return
-        length = vectors.norm(present)
+        # Where the first pass's gradient is the descent gradient itself (SGD, Rand-SAM), its norm is known.
+        length = self._known[1] if self._known and self._known[0] is gradients else vectors.norm(present)
+        scale = 1.0 if self.scaling is None else self.scaling.value
+        if self.scaling is not None:
+            vectors.scale_(present, 1 / scale)
         if self.grad_clip is not None:
-            vectors.scale_(present, (self.grad_clip / (length + 1e-6)).clamp(max=1.0))
-        bad = ~torch.isfinite(length)
+            vectors.scale_(present, (self.grad_clip / (length / scale + 1e-6)).clamp(max=1.0))
+        lengths = [length, *itertools.chain(*self._climbed)]
+        bad = self.bad = ~torch.isfinite(torch.stack(lengths).sum())
         self.skipped += bad
+        if self.scaling is not None:
+            self.scaling.update(bad)
         if all(group.get("fused") for group in self.param_groups) and self._ready_for_device_skip():
             self.base.found_inf = bad.float()  # type: ignore[attr-defined]  # the kernel itself leaves everything alone: no host sync
             self.base.step()
@@ -341,12 +400,15 @@ class Method(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
         """The base optimizer's state (momentum, groups) and the method's own; nothing that can be derived."""
         counters = {"forwards": self.forwards, "backwards": self.backwards, "skipped": int(self.skipped)}
-        return {"base": self.base.state_dict(), "method": self.method_state(), "counters": counters}
+        state = {"base": self.base.state_dict(), "method": self.method_state(), "counters": counters}
+        return state if self.scaling is None else state | {"scaling": self.scaling.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
         self.base.load_state_dict(state_dict["base"])
         self._share()  # the base optimizer has made new lists
         self.load_method_state(state_dict["method"])
+        if self.scaling is not None and "scaling" in state_dict:
+            self.scaling.load_state_dict(state_dict["scaling"])
         counters = state_dict["counters"]
         self.forwards, self.backwards = counters["forwards"], counters["backwards"]
         self.skipped.fill_(counters["skipped"])

@@ -11,6 +11,7 @@ from torch import nn
 from sam.config import METHODS, OptimizerConfig
 from sam.core.passes import Passes
 from sam.core.replicas import ALONE, Replicas
+from sam.core.scaling import LossScale
 from sam.optimizers.base import Method
 
 _NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -51,11 +52,12 @@ def build(
     generator: torch.Generator,
     replicas: Replicas = ALONE,
     share_groups: bool = False,
+    scaling: LossScale | None = None,
 ) -> Method:
     """The configured method around torch's fused SGD. `generator`: the method's own random stream, on the model's device.
 
     share_groups: each replica looks at some of a step's groups; otherwise every closure speaks for the whole batch, and the replicas share
-    BatchNorm's statistics alone.
+    BatchNorm's statistics alone. scaling: where the closures scale the loss.
     """
     base = torch.optim.SGD(parameter_groups(model, config), lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
     cls = method_class(config.method)
@@ -66,5 +68,6 @@ def build(
         grad_clip=config.grad_clip,
         passes=Passes(model, replicas),
         replicas=replicas if share_groups else ALONE,
+        scaling=scaling,
         **cls.options(config, steps_per_epoch=steps_per_epoch, generator=generator),
     )

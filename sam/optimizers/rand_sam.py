@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sam.config import OptimizerConfig
+from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.optimizers.base import Closure, Gradients, Method
 from sam.optimizers.sam import record_ascent
@@ -38,7 +39,7 @@ class RandSAM(Method):
         return loss, gradient
 
     def _draw(self) -> Vector:
-        return [torch.empty_like(p).normal_(generator=self.generator) for p in self.points]
+        return vectors.normal_like(self.points, self.generator)
 
     def pass_over(self) -> None:
         self._draw()  # so that a group's draw does not depend on which replica looks at it

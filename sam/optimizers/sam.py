@@ -17,10 +17,11 @@ from sam.optimizers.base import Closure, Gradients, Method
 def start_ascent(method: Method, closure: Closure, climb: Ascent) -> tuple[Tensor, Vector]:
     """The first pass, at w, and the first ascent step: (loss at w, a copy of the perturbed part of g_0 where diagnostics want it)."""
     loss, gradient = method.evaluate(closure)
-    method.record_first(gradient)
+    length = method.record_first(gradient)
     g0 = method.perturbed(gradient)
     kept = [g.clone() for g in g0] if method.diagnose else []
-    climb.climb(g0)
+    whole = len(g0) == len(gradient) and all(a is b for a, b in zip(g0, gradient, strict=True))
+    climb.climb(g0, length if whole else None)  # where everything is perturbed, the norm is known
     return loss, kept
 
 

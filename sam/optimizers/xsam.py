@@ -47,8 +47,7 @@ class Plane:
         """points <- start + radius v(alpha)."""
         p, q = self.coefficients(alpha)
         scale = radius / self.g_norm.clamp(min=vectors.TINY)
-        vectors.copy_(points, start)
-        vectors.add_(points, self.d, p * scale)
+        vectors.set_sum_(points, start, self.d, p * scale)
         vectors.add_(points, self.g, q * scale)
 
     def combine_(self, alpha: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sam.config import TableConfig
+from sam.config import TableConfig, TrainConfig
 from sam.results.blocks import Cell
 from sam.results.columns import Column
 from sam.results.contexts import Context
@@ -39,6 +39,7 @@ def notes(
         lines.append("Accuracy is that of the final epoch.")
     if "gap" in measures:
         lines += _notes_on_gap(context)
+    lines += [_lost_in_rounding(run.config) for run in used if _rounds_a_random_direction(run.config)]
     lines += citations(published)
     prints = dict.fromkeys(run.data_fingerprint or "unknown" for run in used)
     lines.append(f"Data fingerprint: {', '.join(prints)}.")
@@ -161,3 +162,14 @@ def _notes_on_gap(context: Context) -> list[str]:
     if context.config.model.label == "WRN-28-10" and context.config.dataset.name == "cifar100":
         notes.append("An SGD gap near 800-870 ×10³ is expected here in eval mode; Tiwary & Aananth 2024 print none for CIFAR-100.")
     return notes
+
+
+def _rounds_a_random_direction(config: TrainConfig) -> bool:
+    return config.optimizer.method == "rand_sam" and config.precision in ("bf16", "fp16")
+
+
+def _lost_in_rounding(config: TrainConfig) -> str:
+    return (
+        f"Rand-SAM at rho {config.optimizer.rho:g} in {config.precision} autocast: rounding the weights perturbs them too, at a small rho "
+        "by more than the method does; the row is not interpretable."
+    )

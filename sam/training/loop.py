@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable
@@ -18,12 +17,13 @@ from data.image_data import ImageData
 from data.loader import epoch_batches
 from sam.config import METHODS, TrainConfig, to_dict
 from sam.core import streams
-from sam.core.device import autocast
+from sam.core.device import autocast, loss_scale
 from sam.core.replicas import ALONE, ReplicaError, Replicas
 from sam.optimizers.base import Closure, Method
 from sam.optimizers.build import build
 from sam.results.records import Row
 from sam.sharpness.dataset_loss import DatasetLoss, Value
+from sam.training.compiling import compiled
 from sam.training.objective import Objective
 from sam.training.schedule import learning_rate
 
@@ -39,7 +39,7 @@ class _Epoch:
     step: int = 0
     seconds: float = 0.0
     rate: float = 0.0
-    sums: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+    sums: dict[str, tuple[Tensor, int | Tensor]] = field(default_factory=dict)
 
 
 @dataclass
@@ -69,6 +69,7 @@ class Trainer:
         self.model = build_model(config, self.data).to(self.device)
         if config.batchnorm == "sync" and self.replicas.size > 1:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        scaling = loss_scale(config.precision, self.device)
         self.optimizer = build(
             self.model,
             config.optimizer,
@@ -76,11 +77,13 @@ class Trainer:
             generator=streams.generator(self.device, config.seed, "method"),
             replicas=self.replicas,
             share_groups=config.group_size is not None,
+            scaling=scaling,
         )
         self.objective = Objective(
-            self.model,
+            compiled(self.model, config.compile, self.device),
             autocast(config.precision, self.device),
             config.label_smoothing,
+            scaling,
             micro_batch=config.micro_batch,
             replicas=self.replicas,
         )
@@ -124,24 +127,27 @@ class Trainer:
     def _train(self, epoch: _Epoch, advance: Callable[[float], None], after_step: Callable[[], None]) -> Row:
         config, data = self.config, self.data
         shuffle = streams.generator("cpu", config.seed, "order", self.epoch)
-        order = epoch_batches(len(data.train_labels), config.batch_size, shuffle, config.drop_last)
+        batches = epoch_batches(len(data.train_labels), config.batch_size, shuffle, config.drop_last)
+        order = [indices.to(self.device) for indices in batches]  # now: a copy to a GPU waits for the work queued before it
         passes = METHODS[config.optimizer.method].passes(config.optimizer)
+        scaled = self.optimizer.scaling is not None
         self.model.train()
-        for indices in itertools.islice(order, epoch.step, None):
+        for chosen in order[epoch.step :]:
             began = time.perf_counter()
             epoch.rate = learning_rate(config, self.epoch * self.steps_per_epoch + epoch.step, self.steps_per_epoch)
             for group in self.optimizer.param_groups:
                 group["lr"] = epoch.rate
-            chosen = indices.to(self.device)
             images = self.augment(data.train_images[chosen], epoch.draws, data.mean, data.std)
             labels = data.train_labels[chosen]
             closures, weights = self._closures(images, labels)
             self.optimizer.diagnose = epoch.step % DIAGNOSE_EVERY == 0
             self.optimizer.step(closures, weights=weights)
-            self.objective.settle()
+            bad = self.optimizer.bad if scaled else None  # an overflow that only lowers the scale is left out of the means
+            self.objective.settle(bad)
             for name, value in self.optimizer.stats.items():
                 total, count = epoch.sums.get(name, (torch.zeros_like(value), 0))
-                epoch.sums[name] = (total + value, count + 1)
+                kept, one = (value, 1) if bad is None else (torch.where(bad, 0.0, value), (~bad).float())
+                epoch.sums[name] = (total + kept, count + one)
             epoch.step += 1
             epoch.seconds += time.perf_counter() - began
             advance(passes)

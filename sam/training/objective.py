@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from sam.core.device import Autocast
 from sam.core.replicas import ALONE, Replicas
+from sam.core.scaling import LossScale
 from sam.optimizers.base import Closure
 
 
@@ -19,6 +20,7 @@ class Objective:
     `totals()` reads, once an epoch, the sums over the samples seen: loss and accuracy of the first pass of each step ("as met") and loss
     of the last one ("as met at the perturbed point").
 
+    scaling:      back-propagate the scaled loss; steps that overflowed, which belong to finding the scale, are then left out of the sums.
     micro_batch:  samples of one forward; a closure over more accumulates their gradients.
     replicas:     whose samples `totals()` covers.
     """
@@ -28,18 +30,19 @@ class Objective:
         model: nn.Module,
         autocast: Autocast,
         label_smoothing: float = 0.0,
+        scaling: LossScale | None = None,
         *,
         micro_batch: int | None = None,
         replicas: Replicas = ALONE,
     ) -> None:
-        self.model, self.autocast, self.label_smoothing = model, autocast, label_smoothing
+        self.model, self.autocast, self.label_smoothing, self.scaling = model, autocast, label_smoothing, scaling
         self.micro_batch, self.replicas = micro_batch, replicas
-        self._open: list[dict[str, Tensor]] = []
+        self._open: list[tuple[dict[str, Tensor], int]] = []
         self.reset()
 
     def reset(self) -> None:
         self._sums: Tensor | None = None
-        self._samples = 0
+        self._samples: int | Tensor = 0
 
     def closure(self, images: Tensor, labels: Tensor, share: float | None = None) -> Closure:
         """images: (b, c, h, w) float32; labels: (b,) int64. Losses noted are without label smoothing, whatever is trained.
@@ -48,8 +51,7 @@ class Objective:
         those of all replicas together, who must call their closures as often. None: the samples stand for themselves.
         """
         seen: dict[str, Tensor] = {}
-        self._open.append(seen)
-        self._samples += len(labels)
+        self._open.append((seen, len(labels)))
         size = min(self.micro_batch or len(labels), len(labels))
         pieces = list(zip(images.split(size), labels.split(size), strict=True))
 
@@ -65,7 +67,7 @@ class Objective:
                 weighted = loss if part == 1.0 else loss * part
                 losses.append(weighted.detach())
                 if backward:
-                    weighted.backward()
+                    (weighted if self.scaling is None else weighted * self.scaling.value).backward()
                     with torch.no_grad():
                         plain = loss.detach() if not self.label_smoothing else functional.cross_entropy(logits.detach().float(), y)
                         last.append(plain.double() * len(y))
@@ -91,11 +93,15 @@ class Objective:
             p.grad = g
         return loss
 
-    def settle(self) -> None:
-        """After a step: add what its closures saw."""
-        for seen in self._open:
+    def settle(self, bad: Tensor | None = None) -> None:
+        """After a step: add what its closures saw. bad: 0-d bool, whether the step was skipped; used with loss scaling only."""
+        drop = bad if self.scaling is not None else None
+        for seen, samples in self._open:
             step = torch.stack([seen["first"], seen["correct"], seen["last"]])
+            if drop is not None:
+                step = torch.where(drop, 0.0, step)
             self._sums = step if self._sums is None else self._sums + step
+            self._samples = self._samples + (samples if drop is None else torch.where(drop, 0, samples))
         self._open.clear()
 
     def state_dict(self) -> dict[str, Any]:
@@ -109,7 +115,7 @@ class Objective:
     def totals(self) -> dict[str, float]:
         """train_loss, train_accuracy (percent), perturbed_loss: means over the samples since `reset`. Waits for the device."""
         assert self._sums is not None
-        sums, (samples,) = self._sums.clone(), self.replicas.sum_numbers([self._samples])
+        sums, (samples,) = self._sums.clone(), self.replicas.sum_numbers([float(self._samples)])
         self.replicas.sum_([sums])
         first, correct, last = (sums / samples).tolist()
         return {"train_loss": first, "train_accuracy": 100 * correct, "perturbed_loss": last}

@@ -31,6 +31,43 @@ def test_norm_and_dot(dtype: torch.dtype, tolerance: float, layout: torch.memory
     np.testing.assert_allclose([n.item() for n in vectors.tensor_norms(x)], each, rtol=tolerance)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_the_inner_product_of_two_channels_last_vectors(dtype: torch.dtype, tolerance: float) -> None:
+    x, y = sample(0, dtype, torch.channels_last), sample(1, dtype, torch.channels_last)
+    assert vectors.dot(x, y).item() == pytest.approx(flat(x) @ flat(y), rel=20 * tolerance)
+
+
+def test_normal_draws_have_the_shapes_and_strides_and_are_those_of_the_flat_generator() -> None:
+    """A contiguous tensor gets the draws that `normal_` gives it; a channels-last one the same, in its own order of memory."""
+    x = sample(0, torch.float32, torch.channels_last)
+    generator, twin = (torch.Generator().manual_seed(5) for _ in range(2))
+    for like, z in zip(x, vectors.normal_like(x, generator), strict=True):
+        assert (z.shape, z.stride(), z.dtype) == (like.shape, like.stride(), like.dtype)
+        in_memory = z.permute(0, 2, 3, 1) if z.ndim == 4 else z
+        assert torch.equal(in_memory.reshape(-1), torch.empty(like.numel()).normal_(generator=twin))
+
+
+def test_a_known_length_is_not_taken_again() -> None:
+    x = sample(0)
+    assert vectors.normalize_(x, length=torch.tensor(2.0, dtype=torch.float64)).item() == 2
+    assert [t.tolist() for t in x] == [(t / 2).tolist() for t in sample(0)]
+
+
+def test_adding_with_a_factor_on_the_device() -> None:
+    x, y = sample(0), sample(1, layout=torch.channels_last)
+    expected = flat(y) + 0.3 * flat(x)
+    vectors.add_(y, x, torch.tensor(0.3, dtype=torch.float64))
+    np.testing.assert_allclose(flat(y), expected, rtol=1e-13)
+
+
+def test_a_sum_written_elsewhere() -> None:
+    target, start, x = (sample(k, layout=torch.channels_last) for k in range(3))
+    places, before = [t.data_ptr() for t in target], flat(start)
+    vectors.set_sum_(target, start, x, torch.tensor(-0.7, dtype=torch.float64))
+    np.testing.assert_allclose(flat(target), flat(start) - 0.7 * flat(x), rtol=1e-13, atol=1e-15)
+    assert [t.data_ptr() for t in target] == places and (flat(start) == before).all()
+
+
 def test_low_precision_sums_are_wide() -> None:
     """4096 ones: a bf16 sum stops at 256, a float16 one overflows when squared values are larger."""
     for dtype, value in ((torch.bfloat16, 1.0), (torch.float16, 100.0)):

@@ -1,5 +1,8 @@
 """Forwards and backwards of each method, as counted by the method and by the closure; and no waiting for the device inside a step."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from optimizer_oracles import RULES, Bowl, Net, batch, net_closure
@@ -106,6 +109,47 @@ def test_no_host_reads_in_a_step(options: dict, scope: str, clip: float | None) 
     assert [reads(optimizer, closure) for _ in range(3)] == [0, 0, 0]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "options", [{"method": "sgd"}, {"method": "rand_sam"}, {"method": "sam", "ascent_steps": 2}, {"method": "xsam", "alpha": 1.5}]
+)
+def test_a_step_on_a_gpu_never_waits_for_it(options: dict) -> None:
+    model = Net(torch.float32).cuda()
+    optimizer = build(model, OptimizerConfig(**options), steps_per_epoch=4, generator=torch.Generator("cuda"))
+    x, y = batch(dtype=torch.float32)
+    closure = net_closure(model, (x.cuda(), y.cuda()))
+    optimizer.step(closure)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            optimizer.step(closure)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+class CountNorms(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += func._schema.name == "aten::linalg_vector_norm"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("options", "norms"), [({"method": "sgd"}, 1), ({"method": "sam"}, 2), ({"method": "sam", "ascent_steps": 3}, 4)])
+def test_no_norm_is_taken_twice(options: dict, norms: int) -> None:
+    """One of each pass's gradient: of 8 tensors, and then of their norms."""
+    model = Net(torch.float32)
+    optimizer = build(model, OptimizerConfig(**options), steps_per_epoch=4, generator=torch.Generator())
+    optimizer.diagnose = False
+    closure = net_closure(model, batch(dtype=torch.float32))
+    optimizer.step(closure)
+    with CountNorms() as count:
+        optimizer.step(closure)
+    assert count.calls == norms * (len(list(model.parameters())) + 1)
+
+
 @pytest.mark.parametrize("groups", [1, 3])
 def test_an_xsam_search_reads_its_losses_and_nothing_else(groups: int) -> None:
     """One `tolist` of 21 losses (entries read singly on a CPU, in one copy from a device); none in a step without a search."""
@@ -132,3 +176,26 @@ def test_cumulative_batch_norm_reads_its_own_counter() -> None:
     optimizer = build(model, OptimizerConfig(method="sgd"), steps_per_epoch=4, generator=torch.Generator())
     optimizer.passes = Passes(model)
     assert reads(optimizer, net_closure(model, batch(dtype=torch.float32))) == 2
+
+
+def test_no_gradient_outlives_its_step() -> None:
+    """Beside the last one, in `.grad`: the first pass's gradients are gone, of every group, before the next step needs the room."""
+    model = Net(torch.float32)
+    optimizer = build(model, OptimizerConfig(weight_decay=0.0), steps_per_epoch=4, generator=torch.Generator())
+    seen: list[weakref.ref] = []
+
+    def closure(seed: int):
+        inner = net_closure(model, batch(seed=seed, dtype=torch.float32))
+
+        def evaluate(backward: bool = True):
+            loss = inner(backward)
+            seen.extend(weakref.ref(p.grad) for p in model.parameters())
+            return loss
+
+        return evaluate
+
+    optimizer.step([closure(0), closure(1)])
+    gc.collect()
+    kept = {id(p.grad) for p in model.parameters()}
+    alive = [r() for r in seen]
+    assert all(g is None or id(g) in kept for g in alive) and len(alive) == 4 * len(kept)

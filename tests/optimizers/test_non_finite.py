@@ -75,6 +75,23 @@ def test_a_non_finite_gradient_in_any_pass_skips_the_step(name: str, at: int, fi
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize(("name", "at"), [("sam", 0), ("sam_n3", 2), ("xsam_k2", 1)])
+def test_an_ascent_that_is_not_finite_is_noticed_even_if_the_last_gradient_is(name: str, at: int, value: float) -> None:
+    """A loss may hide NaN weights (a clamp, an untaken branch): the last gradient is finite then, and means nothing."""
+    w = nn.Parameter(torch.ones(3))
+    optimizer = METHODS[name][1](torch.optim.SGD([w], lr=0.1, fused=True))
+    calls = []
+
+    def closure(backward: bool = True):
+        calls.append(1)
+        w.grad = torch.full((3,), value if len(calls) == at + 1 else 1.0)
+        return torch.zeros(())
+
+    optimizer.step(closure)
+    assert torch.equal(w, torch.ones(3)) and int(optimizer.skipped) == 1
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_plain_sgd_dies_of_it(fused: bool) -> None:
     """The comparison: without the guard one infinite entry ends the run."""

@@ -103,7 +103,7 @@ def test_a_run_on_two_processes_is_the_run_on_one(two: Results, name: str) -> No
     config = cases.configuration(name)
     if name == "own perturbations":
         config = cases.from_dict(cases.TrainConfig, cases.to_dict(config) | {"m": 20})
-    with cases.plain_networks("without" in name):
+    with cases.networks("without" in name):
         expected = cases.trained(config)
     for key in ("weights", "buffers"):
         assert_close(two[0][f"trained {name}"][key], expected[key], 2e-4)

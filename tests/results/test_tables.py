@@ -239,6 +239,18 @@ def test_table3_picks_the_data_set_and_says_what_was_copied() -> None:
     assert any("130-160" in n for n in first.notes) and not any("130-160" in n for n in second.notes)
 
 
+def test_a_random_direction_under_16_bit_autocast_is_said_not_to_be_interpretable() -> None:
+    def noted(precision: str, **optimizer: Any) -> list[str]:
+        blocks = build(load("measures"), [run(replace(DEMO, precision=precision), **optimizer)], [0.05])
+        return [note for block in blocks for note in block.notes if "not interpretable" in note]
+
+    for precision in ("bf16", "fp16"):
+        (note,) = noted(precision, method="rand_sam")
+        assert note.startswith(f"Rand-SAM at rho 0.05 in {precision} autocast:")
+        assert not noted(precision, method="sam")
+    assert not noted("fp32", method="rand_sam") and not noted("tf32", method="rand_sam")
+
+
 def test_notes() -> None:
     protocol = ProtocolConfig("demo", ["noise: labels are wrong on purpose", "clean: labels are right", "a small net"])
     clean = replace(DEMO, protocol=protocol)

@@ -303,7 +303,7 @@ def test_checkpoints_come_at_their_interval_and_at_the_end(tiny: Tiny, monkeypat
     assert seen == [2, 4, 5]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 def test_number_format_is_put_back(precision: str) -> None:
     def flags() -> tuple[bool, bool, int]:
         return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.get_num_threads()

@@ -1,0 +1,26 @@
+"""torch.compile of the training forward and its backward: an option, since its sums are ordered differently from eager ones."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import torch
+from torch import nn
+
+from sam.config import ConfigError
+
+
+def compiled(model: nn.Module, mode: str, device: torch.device) -> nn.Module:
+    """`model` itself for "none"; else its compiled twin, which shares every parameter and buffer (so moving the weights in place moves
+    both, and the model's state_dict, evaluation and hooks stay those of the plain model).
+
+    mode: "default", or another mode of `torch.compile`. One graph for each batch shape (a ragged last batch has its own), and one without
+    gradients for XSAM's probes. ConfigError on a CPU without a C++ compiler.
+    """
+    if mode == "none":
+        return model
+    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise ConfigError(f"compile={mode}: compiling for a CPU needs g++ or clang++, and neither is here; allowed without: compile=none.")
+    twin: nn.Module = torch.compile(model, mode=None if mode == "default" else mode, dynamic=False)  # type: ignore[assignment]  # given a module, it returns one
+    return twin

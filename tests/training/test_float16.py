@@ -1,0 +1,73 @@
+"""Training in float16 autocast with loss scaling: near fp32, overflows left out of the record, bitwise resumable."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from sam.config import TrainConfig
+from sam.training.loop import Trainer
+
+Tiny = Callable[..., TrainConfig]
+Make = Callable[[TrainConfig], Trainer]
+
+
+def test_float16_is_near_fp32(tiny: Tiny, trainer: Make) -> None:
+    rows = [trainer(tiny(precision=precision)).run_epoch(lambda passes: None) for precision in ("fp32", "fp16")]
+    for key in ("train_loss", "perturbed_loss", "grad_norm"):
+        assert rows[1][key] == pytest.approx(rows[0][key], rel=0.02) and rows[1][key] != rows[0][key]
+    assert rows[1]["skipped"] == 0
+
+
+def test_steps_that_only_lower_the_scale_are_left_out_of_the_means(tiny: Tiny, trainer: Make) -> None:
+    """A scale of 2^24 overflows float16 until it has come down; the epoch's means are over the steps that were taken."""
+    wild = trainer(tiny(precision="fp16", batch_size=8))
+    assert wild.optimizer.scaling is not None
+    wild.optimizer.scaling.value.fill_(2.0**24)
+    row = wild.run_epoch(lambda passes: None)
+    assert 0 < row["skipped"] < wild.steps_per_epoch
+    assert wild.optimizer.scaling.value.item() == 2.0 ** (24 - row["skipped"])
+    for key in ("train_loss", "train_accuracy", "perturbed_loss", "grad_norm", "eps_over_rho"):
+        assert math.isfinite(row[key]), key
+    assert row["eps_over_rho"] == pytest.approx(1, abs=1e-5)
+    assert 1 < row["train_loss"] < 5
+
+
+def test_an_epoch_that_overflows_throughout_has_no_loss(tiny: Tiny, trainer: Make) -> None:
+    """Nothing was learnt: NaN, which the run takes for divergence, and not 0."""
+    hopeless = trainer(tiny(precision="fp16"))
+    with torch.no_grad():
+        next(hopeless.model.parameters()).fill_(float("nan"))
+    assert math.isnan(hopeless.run_epoch(lambda passes: None)["train_loss"])
+
+
+def test_a_float16_run_cut_within_an_epoch_continues_bitwise(tiny: Tiny, trainer: Make) -> None:
+    config = tiny(precision="fp16")
+    whole, first, second = trainer(config), trainer(config), trainer(config)
+    for one in (whole, first):
+        assert one.optimizer.scaling is not None
+        one.optimizer.scaling.value.fill_(2.0**24)
+
+    class Cut(Exception):
+        pass
+
+    saved = {}
+
+    def cut() -> None:
+        if first.step == 2:
+            saved.update(copy.deepcopy(first.state_dict()))
+            raise Cut
+
+    expected = whole.run_epoch(lambda passes: None)
+    with pytest.raises(Cut):
+        first.run_epoch(lambda passes: None, cut)
+    second.load_state_dict(saved)
+    row = second.run_epoch(lambda passes: None)
+    timeless = [{k: str(v) for k, v in r.items() if "seconds" not in k} for r in (row, expected)]  # NaN equals NaN here
+    assert timeless[0] == timeless[1]
+    for a, b in zip(second.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert second.optimizer.scaling is not None and whole.optimizer.scaling is not None
+    assert torch.equal(second.optimizer.scaling.value, whole.optimizer.scaling.value)
