@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sam.campaign import report, rows, stages
-from sam.campaign.campaign import Campaign, missing, opened, seconds_to_measure
+from sam.campaign.campaign import Campaign, opened
 from sam.campaign.clock import CallClock, TimeUp
 from sam.campaign.options import AUTO, Options
 from sam.campaign.plan import Planned
+from sam.campaign.timing import missing, seconds_to_measure
 from sam.core.device import pick_device
 from sam.evaluation.measuring import measure_runs
 from sam.results import identity, records

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam.campaign.campaign import Campaign, missing, seconds_to_measure
+from sam.campaign.campaign import Campaign
 from sam.campaign.plan import Planned
 from sam.campaign.rows import Row
+from sam.campaign.timing import missing, seconds_to_measure
 from sam.results import identity, records
 from sam.sharpness.subject import place
 from sam.training.progress import clock
@@ -38,11 +39,12 @@ def _epochs_done(campaign: Campaign, run: Planned) -> int:
 
 
 def opening(campaign: Campaign) -> str:
+    return f"campaign in {campaign.out}: {', '.join(campaign.content['data'])}, {_settings(campaign)}; this call has {clock(campaign.options.seconds)} for work."
+
+
+def _settings(campaign: Campaign) -> str:
     s = campaign.settings
-    return (
-        f"campaign in {campaign.out}: {s['model']} on {', '.join(campaign.content['data'])}, protocol {s['protocol']}, {s['epochs']} epochs, "
-        f"batch {s['batch_size']}, {s['precision']}; this call has {clock(campaign.options.seconds)} for work."
-    )
+    return f"{s['model']}, protocol {s['protocol']}, {s['epochs']} epochs, batch {s['batch_size']}, precision {s['precision']}"
 
 
 def closing(campaign: Campaign, rows: Mapping[str, Row]) -> str:
@@ -117,25 +119,19 @@ def readme(campaign: Campaign, rows: Mapping[str, Row]) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "hardware": ", ".join(devices) or content["environment"]["device"],
         "data": ", ".join(prints) or "none yet",
-        "every run": f"{s['model']}, protocol {s['protocol']}, {s['epochs']} epochs, batch {s['batch_size']}, precision {s['precision']}",
+        "every run": _settings(campaign),
         "epochs and precision": _why(campaign),
-        "measured": f"in float32 with TF32 off, BatchNorm in eval mode, rho {campaign.sharpness.rho[0]:g}: L^Asc and gap over the full set, "
-        f"L^Avg and the Hessian on a fixed subset of {s['subset']} training images where the name says subset={s['subset']}",
+        "measured": f"in float32 with TF32 off, BatchNorm in eval mode, rho {campaign.sharpness.rho[0]:g}: L^Asc and gap over the full "
+        f"set, L^Avg and the Hessian on a fixed subset of {s['subset']} training images where the name says subset={s['subset']}",
         **{name: f"{outcome['status']}; {outcome['summary']}" for name, outcome in content["stages"].items()},
     }
     lines = ["# Runs of a campaign", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {_cell(value)} |" for key, value in facts.items()]
-    lines += [
-        "",
-        "| run | method | seed | status | test accuracy (%) | L^Asc - L | gap | seconds | notes |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    header = ("run", "method", "seed", "status", "test accuracy (%)", "L^Asc - L", "gap", "seconds", "notes")
+    lines += ["", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     lines += [_line(campaign, row) for row in listed]
-    lines += [
-        "",
-        *(f"- {note}" for note in content["notes"]),
-        "- A row is one run with one seed; it says nothing about the spread over seeds.",
-    ]
+    lines += ["", *(f"- {note}" for note in content["notes"])]
+    lines += ["- A row is one run with one seed; it says nothing about the spread over seeds."]
     lines += ["- rows.csv and rows.json hold every measure with its name; curves.csv every epoch of every run."]
     return "\n".join(lines) + "\n"
 

@@ -20,8 +20,8 @@ ROWS, TABLE, CURVES = "rows.json", "rows.csv", "curves.csv"
 Row = dict[str, Any]
 
 NOT_INTERPRETABLE = (
-    "bf16 autocast: a random perturbation of this length is mostly rounding (its realised norm and direction are not the intended ones), so "
-    "this row is not interpretable"
+    "bf16 autocast: a random perturbation of this length is mostly rounding (its realised norm and direction are not those "
+    "intended), so this row is not interpretable"
 )
 ROUNDED = "tf32 rounds the weights inside convolutions to 10 bits, so that the perturbation that a pass sees is not exactly of length rho"
 

@@ -1,4 +1,4 @@
-"""What the first call does beside training: the tests that want a GPU, and the benchmark, each in a process of its own with a time limit."""
+"""What the first call does beside training: the tests that want a GPU, and the benchmark, each a process with a time limit."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from data.image_data import ImageData
-from sam.config import METHODS, TrainConfig
+from sam.config import METHODS, NOTIONS, SharpnessConfig, TrainConfig
 from sam.core.device import number_format
+from sam.sharpness.notions import work
+from sam.sharpness.subject import Sizes
 from sam.training import cost
 from sam.training.loop import Trainer
 
@@ -78,3 +81,17 @@ def _now(device: torch.device) -> float:
 def epochs_that_fit(timing: Timing, table: Iterable[TrainConfig], seconds: float) -> int:
     """Epochs, the same for every run of the table, that train them all within `seconds`; may be 0."""
     return int(seconds / sum(timing.epoch(config) for config in table)) if seconds > 0 else 0
+
+
+def missing(notion: str) -> str | None:
+    """Why a notion cannot be measured with this version, or None if it can."""
+    try:
+        importlib.import_module(NOTIONS[notion].module)
+    except ImportError as error:
+        return f"{notion}: not measured, this version cannot import it ({error})"
+    return None
+
+
+def seconds_to_measure(notions: Iterable[str], sizes: Sizes, config: SharpnessConfig, timing: Timing) -> float:
+    """One checkpoint's."""
+    return work(notions, sizes, config) * timing.image
