@@ -14,7 +14,7 @@ from sam.campaign import plan, timing
 from sam.campaign.options import AUTO, PROTECTED, Options
 from sam.campaign.plan import Planned
 from sam.campaign.timing import Timing
-from sam.config import SharpnessConfig, TrainConfig, to_dict
+from sam.config import SharpnessConfig, TrainConfig, from_dict, to_dict
 from sam.core.device import pick_device
 from sam.results import records
 from sam.sharpness.subject import Sizes
@@ -46,15 +46,15 @@ def content(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
     base = _config(options, "sgd", "fp32")
     description = cost.check(base)
     images = data.load(**to_dict(base.dataset)).to(device)
-    sharpness = plan.measures(options.subset, base.optimizer.rho)
+    measures = plan.measures(options.subset, base.optimizer.rho)
+    sharpness = from_dict(SharpnessConfig, measures)
     sizes = Sizes(description.train_size, description.test_size, sum(p.numel() for p in build_model(base, images.to("cpu")).parameters()))
     candidates = [options.precision] if options.precision != AUTO else BY_EXACTNESS if device.type == "cuda" else ["fp32"]
     for precision in candidates:
         say(f"timing SGD and SAM in {precision} on {environment(device)['device']} ...")
         choice = _timed(options, precision, images, sizes, sharpness)
-        say(
-            f"{precision}: {choice.fit} epochs of Table 3 fit into {options.budget / 60:.1f} minutes, {choice.measuring / 60:.1f} for measuring."
-        )
+        minutes, measuring = options.budget / 60, choice.measuring / 60
+        say(f"{precision}: {choice.fit} epochs of Table 3 fit into {minutes:.1f} minutes, {measuring:.1f} of them for measuring.")
         if choice.fit >= options.min_epochs:
             break
     epochs = min(base.epochs, max(choice.fit, options.min_epochs)) if options.epochs == AUTO else int(options.epochs)
@@ -78,7 +78,7 @@ def content(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
         "paths": paths,
         "data": {first: None},
         "parameters": sizes.parameters,
-        "sharpness": to_dict(sharpness),
+        "sharpness": measures,
         "timing": dataclasses.asdict(choice.timing),
         "notes": notes,
         "environment": environment(device),

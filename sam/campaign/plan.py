@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sam.config import METHODS, ConfigError, OptimizerConfig, SharpnessConfig, TrainConfig, from_dict
+from sam.config import METHODS, ConfigError, OptimizerConfig, TrainConfig, from_dict
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TABLE3 = ("sgd", "rand_sam", "sam", "xsam")
@@ -77,19 +77,19 @@ def _over(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def measures(subset: int, rho: float) -> SharpnessConfig:
-    """How every run of a campaign is measured: L^Asc and the gap over the full set, L^Avg and the largest eigenvalue on a subset.
+def measures(subset: int, rho: float) -> dict[str, Any]:
+    """How every run of a campaign is measured, as what differs from the defaults of `sharpness`: L^Asc and the gap over the full set,
+    L^Avg and the largest eigenvalue on a subset.
 
     The number of draws and of Hessian-vector products is small, because all of it is in float32; standard error and residual stand beside.
     """
-    values = {
+    return {
         "notions": ["ascent", "gap", "average", "hessian"],
         "rho": [rho],
         "batchnorm": ["eval"],
         "average": {"subset": subset, "draws": 4},
         "hessian": {"subset": subset, "eigenvalues": 1, "steps": 10, "tolerance": 0.01, "probes": 3},
     }
-    return from_dict(SharpnessConfig, values, "sharpness.")
 
 
 def method_label(optimizer: OptimizerConfig) -> str:

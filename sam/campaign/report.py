@@ -39,7 +39,8 @@ def _epochs_done(campaign: Campaign, run: Planned) -> int:
 
 
 def opening(campaign: Campaign) -> str:
-    return f"campaign in {campaign.out}: {', '.join(campaign.content['data'])}, {_settings(campaign)}; this call has {clock(campaign.options.seconds)} for work."
+    names, work = ", ".join(campaign.content["data"]), clock(campaign.options.seconds)
+    return f"campaign in {campaign.out}: {names}, {_settings(campaign)}; this call has {work} for work."
 
 
 def _settings(campaign: Campaign) -> str:
