@@ -42,18 +42,13 @@ class Call:
         options, done = self.campaign.options, self.campaign.content["stages"]
         cuda = pick_device(options.device).type == "cuda"
         for name, wish in (("tests", options.tests), ("benchmark", options.benchmark)):
-            if name in done or self.clock.over or (wish == "false"):
+            if name in done or self.clock.over or wish == "false" or (wish == AUTO and not cuda):
                 continue
-            if wish == AUTO and not cuda:
-                outcome: dict[str, object] = {"status": "none", "summary": "not run: no GPU here"}
+            self.clock.say(f"{name} ...")
+            if name == "tests":
+                outcome = stages.run_tests(self.campaign.out, self.clock)
             else:
-                self.clock.say(f"{name} ...")
-                out = self.campaign.out
-                outcome = (
-                    stages.run_tests(out, self.clock)
-                    if name == "tests"
-                    else stages.run_benchmark(out, self.clock, "gpu" if cuda else "cpu")
-                )
+                outcome = stages.run_benchmark(self.campaign.out, self.clock, "gpu" if cuda else "cpu")
             if self.clock.signum is not None:
                 return
             self.clock.say(f"{name}: {outcome['status']}; {outcome['summary']}")

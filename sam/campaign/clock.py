@@ -11,9 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sam.training import progress
 from sam.training.interrupts import SAVE_AND_LEAVE
 from sam.training.progress import Progress, clock
+
+SYNCHRONISE_EVERY = 1.0  # seconds
 
 
 class TimeUp(Exception):
@@ -34,6 +38,7 @@ class CallClock(Progress):
         self.signum: int | None = None
         self.training = self.guaranteed = False
         self._given = 0.0  # seconds a unit, as estimated
+        self._synchronised = began
         self._mark: tuple[float, float] | None = None  # (time, units done) after the first report, which may be a resumed run's past
         log.parent.mkdir(parents=True, exist_ok=True)
 
@@ -62,6 +67,7 @@ class CallClock(Progress):
 
     def advance(self, units: float) -> None:
         self.done += units
+        self._synchronise()
         if self._mark is None:
             self._mark = time.monotonic(), self.done
         if time.monotonic() >= self._next_line:
@@ -72,6 +78,13 @@ class CallClock(Progress):
             signal.raise_signal(signal.SIGUSR1 if self.signum is None else self.signum)
         elif self.signum is not None or not self.guaranteed:
             raise TimeUp
+
+    def _synchronise(self) -> None:
+        """Now and then wait for the GPU, which may be many steps behind what was asked of it: the deadline is that of the work itself."""
+        if time.monotonic() - self._synchronised > SYNCHRONISE_EVERY:
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+            self._synchronised = time.monotonic()
 
     def line(self) -> None:
         share = 100 * min(1.0, self.done / self.total)

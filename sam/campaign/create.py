@@ -48,7 +48,7 @@ def content(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
     images = data.load(**to_dict(base.dataset)).to(device)
     measures = plan.measures(options.subset, base.optimizer.rho)
     sharpness = from_dict(SharpnessConfig, measures)
-    sizes = Sizes(description.train_size, description.test_size, sum(p.numel() for p in build_model(base, images.to("cpu")).parameters()))
+    sizes = Sizes(description.train_size, description.test_size, sum(p.numel() for p in build_model(base, images).parameters()))
     candidates = [options.precision] if options.precision != AUTO else BY_EXACTNESS if device.type == "cuda" else ["fp32"]
     for precision in candidates:
         say(f"timing SGD and SAM in {precision} on {environment(device)['device']} ...")

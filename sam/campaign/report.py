@@ -124,7 +124,7 @@ def readme(campaign: Campaign, rows: Mapping[str, Row]) -> str:
         "epochs and precision": _why(campaign),
         "measured": f"in float32 with TF32 off, BatchNorm in eval mode, rho {campaign.sharpness.rho[0]:g}: L^Asc and gap over the full "
         f"set, L^Avg and the Hessian on a fixed subset of {s['subset']} training images where the name says subset={s['subset']}",
-        **{name: f"{outcome['status']}; {outcome['summary']}" for name, outcome in content["stages"].items()},
+        **{name: _outcome(content["stages"].get(name)) for name in ("tests", "benchmark")},
     }
     lines = ["# Runs of a campaign", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {_cell(value)} |" for key, value in facts.items()]
@@ -135,6 +135,10 @@ def readme(campaign: Campaign, rows: Mapping[str, Row]) -> str:
     lines += ["- A row is one run with one seed; it says nothing about the spread over seeds."]
     lines += ["- rows.csv and rows.json hold every measure with its name; curves.csv every epoch of every run."]
     return "\n".join(lines) + "\n"
+
+
+def _outcome(stage: Mapping[str, Any] | None) -> str:
+    return "not run" if stage is None else f"{stage['status']}; {stage['summary']}"
 
 
 def _line(campaign: Campaign, row: Row) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -111,6 +112,7 @@ def pieces(arrays: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         settings.append(content(out)["settings"])
         if len(rows.read(out)) >= 2:
             break
+    assert len(rows.read(out)) == 2 and rows.read(out)["arrays/sgd/s0"]["measured"]  # calls without time do get somewhere
     assert call("minutes=10", f"out={out}", "seeds=1", "threads=1", "device=cpu") == 0
     return out, [*settings, content(out)["settings"]]
 
@@ -191,7 +193,7 @@ def test_finished_runs_are_not_repeated_where_only_the_small_files_are(uninterru
 
 def test_a_killed_call_goes_on_from_its_last_checkpoint(arrays: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = first(arrays, out, "epochs=60", "save_seconds=0")
+    arguments = first(arrays, out, "epochs=20", "save_seconds=0")
     process = subprocess.Popen([sys.executable, str(SCRIPT), "minutes=10", *arguments], stderr=subprocess.DEVNULL, cwd=tmp_path)
     limit = time.monotonic() + 60
     while not any(len(path.read_text().splitlines()) > 2 for path in out.glob("runs/*/metrics.csv")):
@@ -215,7 +217,11 @@ def test_a_killed_call_goes_on_from_its_last_checkpoint(arrays: Path, tmp_path: 
 def test_a_signal_ends_a_call_with_75_and_everything_saved(arrays: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = first(arrays, out, "epochs=200")
-    process = subprocess.Popen([sys.executable, str(SCRIPT), "minutes=10", *arguments], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    for package in ("hydra", "omegaconf", "wandb"):  # as on a machine that has none of them
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise ImportError(__name__)")
+    command = [sys.executable, str(SCRIPT), "minutes=10", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
     while not list(out.glob("runs/*/metrics.csv")):
         assert process.poll() is None
         time.sleep(0.01)
@@ -225,6 +231,58 @@ def test_a_signal_ends_a_call_with_75_and_everything_saved(arrays: Path, tmp_pat
     assert "to go on: python scripts/gpu_sitting.py minutes=10 out=" in err and "under way, epoch" in err
     ((folder, record),) = records.find_runs(out / "runs")
     assert record["status"] == "preempted" and (folder / "checkpoint.pt").exists()
+
+
+def test_a_run_that_fails_stops_no_other_and_is_tried_again(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(uninterrupted, out)
+    lost = ("arrays/rand_sam/s0", "arrays/sam/s0")
+    for label, folder in run_folders(out).items():
+        if label in lost:
+            shutil.rmtree(folder)
+    (out / "rows.json").write_text(json.dumps({"rows": [row for row in rows.read(out).values() if row["label"] not in lost]}))
+
+    def unlucky(config: TrainConfig) -> dict:
+        if config.optimizer.method == "rand_sam":
+            raise RuntimeError("out of memory")
+        return train(config)
+
+    monkeypatch.setattr("sam.campaign.call.train", unlucky)
+    assert call("minutes=10", f"out={out}", "seeds=1", "threads=1", "device=cpu") == 1
+    assert "arrays/rand_sam/s0: failed (RuntimeError: out of memory)" in capsys.readouterr().err
+    assert set(rows.read(out)) == set(LABELS) - {lost[0]}
+    monkeypatch.undo()
+    assert call("minutes=10", f"out={out}", "seeds=1", "threads=1", "device=cpu") == 0
+    assert list(rows.read(out)) == LABELS
+
+
+def test_failing_tests_are_told_once_by_the_exit_status_and_stop_nothing(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, seen = tmp_path / "out", list[str]()
+    shutil.copytree(uninterrupted, out)
+
+    def run_tests(*_: object) -> dict[str, object]:
+        seen.append("tests")
+        return {"status": "failed", "summary": "1 failed"}
+
+    monkeypatch.setattr(stages, "run_tests", run_tests)
+    statuses = [call("minutes=1", f"out={out}", "seeds=1", "threads=1", "device=cpu", "tests=true") for _ in range(2)]
+    assert statuses == [3, 0] and seen == ["tests"]
+    assert "| tests | failed; 1 failed |" in (out / "README.md").read_text()
+
+
+def test_a_second_data_set_and_another_seed_come_after_what_is_done(uninterrupted: Path, tmp_path: Path) -> None:
+    out, path = tmp_path / "out", tmp_path / "cifar100.npz"
+    shutil.copytree(uninterrupted, out)
+    images, labels = np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3)).astype(np.uint8), np.arange(100)
+    np.savez(path, train_images=images, train_labels=labels, test_images=images[:20], test_labels=labels[:20])
+    assert call("minutes=0", f"out={out}", "seeds=2", "threads=1", "device=cpu", f"cifar100={path}") == 0
+    begun = [record for _, record in records.find_runs(out / "runs") if record["status"] == "preempted"]
+    assert [record["config"]["dataset"]["name"] for record in begun] == ["cifar100"]
+    assert begun[0]["config"]["epochs"] == 2 and begun[0]["config"]["seed"] == 0
 
 
 # --------------------------------------------------------------------------------------------------------------- refusals
