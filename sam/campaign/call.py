@@ -82,6 +82,8 @@ class Call:
         try:
             record = train(config)
         except Preempted:
+            if self.clock.signum is None:
+                self.clock.say(f"{run.label}: the time of this call is over; saved.")
             return False
         except (RuntimeError, ValueError) as error:  # out of memory, a full disk, ...: the next run may do better
             self._problem(f"{run.label}: failed ({type(error).__name__}: {' '.join(str(error).split())[:300]}).")
@@ -103,7 +105,7 @@ class Call:
             return
         reasons = {name: missing(name) for name in campaign.sharpness.chosen}
         for group in TOGETHER:
-            wanted = [name for name in group if name not in row["measured"] and reasons[name] is None]
+            wanted = [name for name in group if name not in row["measured"] and name in campaign.wanted]
             if not wanted or self.over:
                 continue
             seconds = seconds_to_measure(wanted, campaign.sizes(run), campaign.sharpness, campaign.timing)

@@ -15,7 +15,7 @@ import data
 from sam.campaign import create, plan
 from sam.campaign.options import PROTECTED, Options
 from sam.campaign.plan import Planned
-from sam.campaign.timing import Timing
+from sam.campaign.timing import Timing, missing
 from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TrainConfig, from_dict
 from sam.core.device import pick_device
 from sam.results import records
@@ -79,6 +79,11 @@ class Campaign:
     def sizes(self, run: Planned) -> Sizes:
         known = self.content["data"][run.dataset]
         return Sizes(known["train_images"], known["test_images"], self.content["parameters"])
+
+    @property
+    def wanted(self) -> list[str]:
+        """The notions that this call measures, those that this version can."""
+        return [name for name in self.sharpness.chosen if name in self.options.notions.split(",") and missing(name) is None]
 
     def save(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)

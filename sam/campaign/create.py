@@ -96,6 +96,6 @@ def _config(options: Options, optimizer: str, precision: str) -> TrainConfig:
 def _timed(options: Options, precision: str, images: ImageData, sizes: Sizes, sharpness: SharpnessConfig) -> Choice:
     times = timing.measure(_config(options, "sgd", precision), _config(options, "sam", precision), images, images.train_labels.device)
     table = [_config(options, optimizer, precision) for optimizer in plan.TABLE3]
-    available = [name for name in sharpness.chosen if timing.missing(name) is None]
+    available = [name for name in options.notions.split(",") if timing.missing(name) is None]
     measuring = len(table) * timing.seconds_to_measure(available, sizes, sharpness, times)
     return Choice(times, table, measuring, timing.epochs_that_fit(times, table, options.budget - measuring))

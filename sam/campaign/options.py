@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sam.campaign.plan import MEASURED
 from sam.config import PRECISIONS, ConfigError
 
 AUTO = "auto"
@@ -25,9 +26,10 @@ class Options:
     cifar100        arrays of CIFAR-100, the campaign's second data set; may be given later.
     precision       fp32 | tf32 | bf16 | ..., or auto: the most exact one in which min_epochs of Table 3 fit into budget_minutes.
     epochs          of every run, or auto: as many as let the four runs of Table 3, with their measuring, fit into budget_minutes.
-    budget_minutes  null means twice the minutes of the first call.
+    budget_minutes  for Table 3's training and measuring; null means twice the minutes of the first call.
     batch_size      null means the protocol's.
     subset          images for L^Avg and the Hessian.
+    notions         what to measure, separated by commas; what a call leaves out, a later one can still measure.
     seeds           seeds 0 .. seeds - 1 in the end.
     save_seconds    of training that a killed process may lose.
     margin          seconds kept for saving at the end of a call; null means 5% of it, at most 30.
@@ -49,6 +51,7 @@ class Options:
     budget_minutes: float | None = None
     batch_size: int | None = None
     subset: int = 5000
+    notions: str = ",".join(MEASURED)
     seeds: int = 5
     device: str = AUTO
     threads: int | None = None
@@ -78,6 +81,9 @@ class Options:
                 raise ConfigError(f"{key}={value}: must be a finite number >= 0.")
         if self.epochs != AUTO and not (self.epochs.isdecimal() and int(self.epochs) > 0):
             raise ConfigError(f"epochs={self.epochs}: must be a whole number > 0, or auto.")
+        for name in self.notions.split(","):
+            if name not in MEASURED:
+                raise ConfigError(f"notions={self.notions}: must be some of {','.join(MEASURED)}, separated by commas.")
         if self.dataset == "arrays" and not self.path:
             raise ConfigError("dataset=arrays: needs dataset.path=FILE.npz.")
         if self.cifar100 and self.dataset == "cifar100":

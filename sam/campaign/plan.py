@@ -14,6 +14,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 TABLE3 = ("sgd", "rand_sam", "sam", "xsam")
 TABLE2 = ("sam_n2", "sam_n3", "sam_n5")  # its N = 1 is Table 3's SAM
 AUGMENTATION = "basic"
+MEASURED = ("ascent", "gap", "average", "hessian")
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,11 @@ def measures(subset: int, rho: float) -> dict[str, Any]:
     The number of draws and of Hessian-vector products is small, because all of it is in float32; standard error and residual stand beside.
     """
     return {
-        "notions": ["ascent", "gap", "average", "hessian"],
+        "notions": list(MEASURED),
         "rho": [rho],
         "batchnorm": ["eval"],
         "average": {"subset": subset, "draws": 4},
-        "hessian": {"subset": subset, "eigenvalues": 1, "steps": 10, "tolerance": 0.01, "probes": 3},
+        "hessian": {"subset": subset, "eigenvalues": 1, "steps": 8, "tolerance": 0.01, "probes": 3},
     }
 
 

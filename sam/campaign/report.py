@@ -10,7 +10,7 @@ from typing import Any
 from sam.campaign.campaign import Campaign
 from sam.campaign.plan import Planned
 from sam.campaign.rows import Row
-from sam.campaign.timing import missing, seconds_to_measure
+from sam.campaign.timing import seconds_to_measure
 from sam.results import identity, records
 from sam.sharpness.subject import place
 from sam.training.progress import clock
@@ -21,7 +21,6 @@ SHOWN = 14  # runs to do that are listed one by one
 def remaining(campaign: Campaign, rows: Mapping[str, Row], runs: Sequence[Planned]) -> float:
     """Seconds that training and measuring these runs are expected to need still."""
     total = 0.0
-    names = [name for name in campaign.sharpness.chosen if missing(name) is None]
     for run in runs:
         row = rows.get(run.label)
         if row is None:
@@ -29,7 +28,7 @@ def remaining(campaign: Campaign, rows: Mapping[str, Row], runs: Sequence[Planne
             total += (config.epochs - _epochs_done(campaign, run)) * campaign.timing.epoch(config)
         elif row["status"] == records.DIVERGED:
             continue
-        unmeasured = [name for name in names if row is None or name not in row["measured"]]
+        unmeasured = [name for name in campaign.wanted if row is None or name not in row["measured"]]
         total += seconds_to_measure(unmeasured, campaign.sizes(run), campaign.sharpness, campaign.timing)
     return total
 
@@ -79,7 +78,7 @@ def _state(campaign: Campaign, row: Row | None, run: Planned) -> str:
     if row is None:
         done = _epochs_done(campaign, run)
         folder = identity.run_folder(campaign.config(run))
-        return f"under way, epoch {done} of {campaign.settings['epochs']}" if done or records.can_continue(folder) else "to do"
+        return f"under way, in epoch {done + 1} of {campaign.settings['epochs']}" if done or records.can_continue(folder) else "to do"
     if row["status"] == records.DIVERGED:
         return f"diverged in epoch {row['diverged_epoch']}"
     unmeasured = [name for name in campaign.sharpness.chosen if name not in row["measured"]]

@@ -155,6 +155,20 @@ def test_a_finished_campaign_repeats_nothing(uninterrupted: Path, tmp_path: Path
     assert "Everything planned is done" in capsys.readouterr().err
 
 
+def test_what_one_call_leaves_unmeasured_a_later_one_measures(uninterrupted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(uninterrupted, out)
+    full = rows.read(out)
+    bare = [row | {"measures": {}, "measured": []} for row in full.values()]
+    (out / "rows.json").write_text(json.dumps({"rows": bare}))
+    for folder in run_folders(out).values():
+        (folder / records.MEASURES).unlink()
+    assert call("minutes=10", f"out={out}", "seeds=1", "threads=1", "device=cpu", "notions=gap") == 0
+    assert [row["measured"] for row in rows.read(out).values()] == [["gap"]] * len(LABELS)
+    assert call("minutes=10", f"out={out}", "seeds=1", "threads=1", "device=cpu") == 0
+    assert {label: row["measures"] for label, row in rows.read(out).items()} == {label: row["measures"] for label, row in full.items()}
+
+
 def test_rows_and_curves_are_complete_and_say_where_they_come_from(uninterrupted: Path) -> None:
     listed = list(csv.DictReader((uninterrupted / "rows.csv").open()))
     assert [row["label"] for row in listed] == LABELS
@@ -228,7 +242,7 @@ def test_a_signal_ends_a_call_with_75_and_everything_saved(arrays: Path, tmp_pat
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75 and "Traceback" not in err
-    assert "to go on: python scripts/gpu_sitting.py minutes=10 out=" in err and "under way, epoch" in err
+    assert "to go on: python scripts/gpu_sitting.py minutes=10 out=" in err and "under way, in epoch" in err
     ((folder, record),) = records.find_runs(out / "runs")
     assert record["status"] == "preempted" and (folder / "checkpoint.pt").exists()
 
@@ -324,6 +338,7 @@ def test_other_images_under_an_old_campaign_are_refused(uninterrupted: Path, tmp
         ("minutes=-1", ("minutes=-1", ">= 0")),
         ("epochs=0", ("epochs=0", "auto")),
         ("precision=fp8", ("precision=fp8", "fp32")),
+        ("notions=ascent,hesian", ("hesian", "hessian")),
         ("dataset=digits", ("dataset=digits", "cifar10")),
         ("model=wrn_28_11", ("model=wrn_28_11", "wrn_28_10")),
         ("protocol=xsam", ("protocol=xsam", "needs Hydra")),
