@@ -127,7 +127,7 @@ def readme(campaign: Campaign, rows: Mapping[str, Row]) -> str:
     }
     lines = ["# Runs of a campaign", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {_cell(value)} |" for key, value in facts.items()]
-    header = ("run", "method", "seed", "status", "test accuracy (%)", "L^Asc - L", "gap", "seconds", "notes")
+    header = ("run", "method", "seed", "status", "test accuracy (%)", "L^Asc - L", "gap", "L^Avg - L", "λ1", "seconds", "notes")
     lines += ["", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     lines += [_line(campaign, row) for row in listed]
     lines += ["", *(f"- {note}" for note in content["notes"])]
@@ -142,7 +142,8 @@ def _outcome(stage: Mapping[str, Any] | None) -> str:
 
 def _line(campaign: Campaign, row: Row) -> str:
     measures = row["measures"]
-    numbers = [records.number(measures.get(name)) for name in (_ascent(campaign), "gap")]
+    short = [next((name for name in measures if name.startswith(start)), "") for start in ("average[", "eigenvalue[k=1")]
+    numbers = [records.number(measures.get(name)) for name in (_ascent(campaign), "gap", *short)]
     accuracy = records.number(row["test_accuracy"])
     cells: list[Any] = [row["label"], row["method"], row["seed"], row["status"], "" if accuracy is None else f"{accuracy:.2f}"]
     cells += ["" if number is None else f"{number:.4g}" for number in numbers]

@@ -23,7 +23,7 @@ NOT_INTERPRETABLE = (
     "bf16 autocast: a random perturbation of this length is mostly rounding (its realised norm and direction are not those "
     "intended), so this row is not interpretable"
 )
-ROUNDED = "tf32 rounds the weights inside convolutions to 10 bits, so that the perturbation that a pass sees is not exactly of length rho"
+TEN_BITS = "{} rounds the weights inside convolutions to 10 bits, so that the perturbation that a pass sees is not exactly of length rho"
 
 
 def read(out: Path) -> dict[str, Row]:
@@ -77,7 +77,9 @@ def _notes(config: TrainConfig) -> list[str]:
     """What must be said beside a run's numbers because of the arithmetic it was trained in."""
     if config.optimizer.method != "rand_sam":
         return []
-    return {"bf16": [NOT_INTERPRETABLE], "tf32": [ROUNDED]}.get(config.precision, [])
+    if config.precision == "bf16":
+        return [NOT_INTERPRETABLE]
+    return [TEN_BITS.format(config.precision)] if config.precision in ("tf32", "fp16") else []
 
 
 def _distinct(values: Iterable[object]) -> str:

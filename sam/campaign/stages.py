@@ -16,7 +16,7 @@ from sam.campaign.clock import CallClock
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARK = ROOT / "scripts" / "benchmark.py"
 NEEDS_GPU = re.compile(r"cuda\.is_available|mark\.gpu|mark\.cuda")
-SHARE = 1 / 3  # of a call that each of the two may take
+TESTS_SHARE, BENCHMARK_SHARE = 1 / 3, 1 / 2  # of what is left of the call when each of the two begins
 WAIT = 0.1  # seconds between looks at a process
 
 
@@ -60,7 +60,7 @@ def run_tests(out: Path, clock: CallClock, tests: Path = ROOT / "tests") -> dict
     if not files:
         return {"status": "none", "summary": "no test asks for a GPU"}
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--continue-on-collection-errors", *map(str, files)]
-    ended = supervised(command, out / "tests.txt", SHARE * max(1.0, clock.left), clock)
+    ended = supervised(command, out / "tests.txt", TESTS_SHARE * max(1.0, clock.left), clock)
     status = "stopped" if ended.code is None else "passed" if ended.code == 0 else "none" if ended.code == 5 else "failed"
     summary = ended.why or _last_line(out / "tests.txt")
     return {"status": status, "summary": summary, "files": len(files), "seconds": round(ended.seconds, 1)}
@@ -72,7 +72,7 @@ def run_benchmark(out: Path, clock: CallClock, preset: str, script: Path = BENCH
         return {"status": "none", "summary": f"{script.name} is not in this version"}
     printed = out / "runs" / "benchmark.txt"
     command = [sys.executable, str(script), f"preset={preset}", f"out={out.resolve() / 'benchmark.json'}"]
-    ended = supervised(command, printed, SHARE * max(1.0, clock.left), clock)
+    ended = supervised(command, printed, BENCHMARK_SHARE * max(1.0, clock.left), clock)
     clock.say(printed.read_text(errors="replace").strip())
     status = "stopped" if ended.code is None else "passed" if ended.code == 0 else "failed"
     return {"status": status, "summary": ended.why or _last_line(printed), "seconds": round(ended.seconds, 1)}
