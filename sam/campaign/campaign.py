@@ -124,6 +124,10 @@ def _existing(path: Path, options: Options) -> Campaign:
         raise ConfigError(f"{path}: cannot be read ({error}); restore it, or choose another out.") from error
     if content.get("format") != create.FORMAT:
         raise ConfigError(f"{path}: not a campaign of this version (format {create.FORMAT}); choose another out.")
+    if content["numerics"] != records.NUMERICS:
+        raise ConfigError(
+            f"out={options.out}: was begun by another version of the arithmetic, so that no rows can be added; choose another."
+        )
     asked = content["asked"]
     for key in PROTECTED:
         value = getattr(options, key)

@@ -322,6 +322,11 @@ def test_another_setting_for_an_old_campaign_is_refused(uninterrupted: Path, cap
     assert (uninterrupted / "campaign.json").read_text() == before
 
 
+def test_a_campaign_of_older_arithmetic_is_refused(uninterrupted: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "campaign.json").write_text(json.dumps(content(uninterrupted) | {"numerics": 0}))
+    assert "another version of the arithmetic" in refused(capfd, f"out={tmp_path}")
+
+
 def test_other_images_under_an_old_campaign_are_refused(uninterrupted: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other.npz"
     images, labels = np.full((64, 8, 8, 3), 7, np.uint8), np.arange(64) % 3
