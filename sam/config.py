@@ -791,6 +791,8 @@ class EvaluateConfig:
     checkpoint   a file of weights (state_dict or safetensors) of `model`, to be measured on `dataset`; `mean`, `std`: the normalisation
                  of the images that it was trained with, one number a channel, or null for the data set's own.
     out          folder for the tables (`runs_dir`/tables), or for the checkpoint's rows (beside it).
+    seeds        only runs with these seeds, or null for all.
+    processes    checkpoints measured at a time, each in a process of its own.
     part, parts  measure only the part-th (from 0) of `parts` equal shares of the runs, and make no tables.
     tracking     where the measures of runs that were not tracked themselves go; a tracked run is joined where it was tracked.
     augmentation is there for `dataset=digits`, which sets it; nothing is ever measured on augmented images.
@@ -809,6 +811,8 @@ class EvaluateConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     data_path: str | None = None
     data_root: str | None = None
+    seeds: list[int] | None = None
+    processes: int = 1
     part: int | None = None
     parts: int = 1
     device: str = "auto"
@@ -825,9 +829,8 @@ class EvaluateConfig:
             missing = [key for key in ("model", "dataset") if getattr(self, key) is None]
             if missing:
                 raise ConfigError(f"checkpoint={self.checkpoint}: needs {missing[0]}=... too, as in: model=resnet18 dataset=cifar10.")
-            changed = [
-                key for key in ("runs_dir", "data_path", "data_root", "part", "parts") if getattr(self, key) != _default(type(self), key)
-            ]
+            for_runs = ("runs_dir", "data_path", "data_root", "seeds", "processes", "part", "parts")
+            changed = [key for key in for_runs if getattr(self, key) != _default(type(self), key)]
             if changed:
                 raise ConfigError(
                     f"checkpoint={self.checkpoint}: is one file, and {changed[0]}=... is for the runs below runs_dir; leave it out."
@@ -836,6 +839,7 @@ class EvaluateConfig:
             _number("mean", value)
         for value in self.std or []:
             _number("std", value, low=0, open_low=True)
+        _number("processes", self.processes, low=1)
         _number("parts", self.parts, low=1)
         if self.part is None and self.parts > 1:
             raise ConfigError(

@@ -31,6 +31,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from sam.training import sweep
+        from sam.training.run import run
         from sam.training.workers import run_all
 
         if self.config.hydra.job.config_name != "train":
@@ -42,7 +43,7 @@ class LocalLauncher(Launcher):
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # Hydra writes its own record of the sweep there
         plans = [sweep.compose(overrides) for overrides in job_overrides]
         chosen = sweep.unfinished(plans)
-        outcomes = run_all([plans[i] for i in chosen], self.processes)
+        outcomes = run_all(run, [plans[i] for i in chosen], self.processes)
         results = [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in job_overrides]
         for i, problem in zip(chosen, outcomes, strict=True):
             if problem is not None:

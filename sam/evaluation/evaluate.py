@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TableConfig
-from sam.evaluation.measuring import measure_runs, share
+from sam.evaluation.measuring import measure_runs, part_of
 from sam.evaluation.storing import Measured
 from sam.results import records, render, tables
 from sam.results.report.page import report
@@ -40,7 +40,7 @@ def measure_part(config: EvaluateConfig) -> Part:
     """Measure what is not measured yet of one part of the runs; rows are stored beside them, no table is made. The tables name the runs
     that cannot take part at all. Raises ConfigError if there is no finished run."""
     assert config.part is not None
-    runs = share(_finished(config, []), config.part, config.parts, config.sharpness)
+    runs = part_of(_finished(config, []), config.part, config.parts, config.sharpness)
     problems: list[str] = []
     rows = measure_runs(runs, config, problems)
     return Part(f"part {config.part} of {config.parts} (from 0): {len(rows)} of {len(runs)} runs are measured.", problems)
@@ -82,6 +82,10 @@ def _finished(config: EvaluateConfig, problems: list[str]) -> list[tuple[Path, d
         raise ConfigError(
             f"runs_dir={config.runs_dir}: holds no finished run{running}; train first, for example: python train.py -m experiment=demo"
         )
+    if config.seeds is not None:
+        done = [(folder, record) for folder, record in done if record["config"].get("seed", 0) in config.seeds]
+        if not done:
+            raise ConfigError(f"seeds={config.seeds}: no finished run below {config.runs_dir} has one of these seeds.")
     problems += [f"{folder.name}: not finished, left out." for folder, record in found if not records.is_done(record)]
     old = [folder.name for folder, record in done if record.get("numerics") != records.NUMERICS]
     problems += [f"{name}: trained by an older version of the arithmetic; its row may differ from a new run's." for name in old]

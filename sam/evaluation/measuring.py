@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import data
 from data.image_data import ImageData
@@ -20,8 +24,9 @@ from sam.results import records
 from sam.sharpness.notions import work
 from sam.sharpness.subject import Sizes, subject_of
 from sam.training import checkpoint
-from sam.training.progress import Progress, progress_for
+from sam.training.progress import Progress, progress_for, share
 from sam.training.run import load_trained
+from sam.training.workers import SIGNALS, run_all
 
 Run = tuple[Path, dict[str, Any]]
 
@@ -44,7 +49,7 @@ class _Pending:
         return Sizes(self.record["data"]["train_images"], test, self.record["parameters"])
 
 
-def share(done: Sequence[Run], part: int, parts: int, sharpness: SharpnessConfig) -> list[Run]:
+def part_of(done: Sequence[Run], part: int, parts: int, sharpness: SharpnessConfig) -> list[Run]:
     """The part-th (from 0) of `parts` shares of the runs that can be measured. The shares are disjoint, hold all of them, and cost about
     the same; with the same runs and settings they are the same, whatever is measured already: an interrupted part goes on where it was.
     """
@@ -89,20 +94,68 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
 
 def _measure(pending: list[_Pending], config: EvaluateConfig, rows: dict[Path, Measured], problems: list[str]) -> None:
     """Measure what is pending, run by run; every notion is stored as soon as it is known."""
-    device, load = pick_device(config.device), _data_loader(config)
     pending.sort(key=lambda run: json.dumps(to_dict(run.config.dataset), sort_keys=True))  # each data set is read once
     total = sum(work(run.keys, run.sizes, config.sharpness) for run in pending)
-    with number_format("fp32", config.threads), progress_for(total, f"measuring {len(pending)} checkpoints") as progress:
-        for run in pending:
+    with progress_for(total, f"measuring {len(pending)} checkpoints") as progress:
+        if config.processes == 1 or len(pending) == 1:
+            _measure_here(pending, config, rows, problems, progress)
+        else:
+            _measure_side_by_side(pending, config, rows, problems, progress)
+
+
+def _measure_here(
+    pending: Sequence[_Pending], config: EvaluateConfig, rows: dict[Path, Measured], problems: list[str], progress: Progress
+) -> None:
+    device = pick_device(config.device)
+    with number_format("fp32", config.threads):
+        for run, state in _read_ahead(pending, device):
             try:
-                images = load(run.config, run.record["data"]["fingerprint"])
-                model = load_trained(run.config, run.folder, images, device)
+                images = _load_data(config, run, device)
+                model = load_trained(run.config, run.folder, images, device, state.result())
                 subject = subject_of(model, images, config.sharpness, optimizer=run.config.optimizer, progress=progress.advance)
                 found = storing.measure(subject, run.keys, run.folder / records.MEASURES, partial(_note, progress, run.folder.name))
                 rows[run.folder] = storing.merge([rows[run.folder], found])
             except (checkpoint.CheckpointError, data.DataError, ConfigError) as error:
                 rows.pop(run.folder)
                 _say(progress, problems, f"{run.folder.name}: {error}")
+
+
+def _read_ahead(pending: Sequence[_Pending], device: torch.device) -> Iterator[tuple[_Pending, Future[dict[str, Any]]]]:
+    """Every run with its checkpoint, which was read while the one before it was measured."""
+    with ThreadPoolExecutor(1) as reader:
+        states = [reader.submit(checkpoint.load, run.folder, device) for run in pending[:1]]
+        for i, run in enumerate(pending):
+            states += [reader.submit(checkpoint.load, following.folder, device) for following in pending[i + 1 : i + 2]]
+            yield run, states.pop(0)
+
+
+def _measure_side_by_side(
+    pending: Sequence[_Pending], config: EvaluateConfig, rows: dict[Path, Measured], problems: list[str], progress: Progress
+) -> None:
+    share(progress)
+    try:
+        outcomes = run_all(measure_one, [(run, config) for run in pending], config.processes)
+    finally:
+        share(None)
+    for run, problem in zip(pending, outcomes, strict=True):
+        if problem is None:
+            stored = storing.stored(run.folder / records.MEASURES)
+            rows[run.folder] = storing.merge([rows[run.folder], *(stored[key] for key in run.keys.values())])
+        else:
+            rows.pop(run.folder)
+            problems.append(problem if problem.startswith(run.folder.name) else f"{run.folder.name}: {problem}")  # it was said already
+
+
+def measure_one(task: tuple[_Pending, EvaluateConfig]) -> None:
+    """In a process of its own: one run, its rows stored beside it. Raises ConfigError; a signal ends it at once: no row is half stored."""
+    run, config = task
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+    problems: list[str] = []
+    with progress_for(1.0, run.folder.name, quiet=True) as progress:
+        _measure_here([run], config, {run.folder: Measured()}, problems, progress)
+    if problems:
+        raise ConfigError(problems[0])
 
 
 def _note(progress: Progress, name: str, notion: str) -> None:
@@ -114,20 +167,18 @@ def _say(progress: Progress, problems: list[str], sentence: str) -> None:
     progress.say(f"error: {sentence}")
 
 
-def _data_loader(config: EvaluateConfig) -> Callable[[TrainConfig, str], ImageData]:
-    """Data sets by their settings, read once each; `data_path` and `data_root` say where they lie now, if they have moved."""
-    cache: dict[str, ImageData] = {}
+_data_in_memory: dict[str, ImageData] = {}
 
-    def load(run: TrainConfig, expected: str) -> ImageData:
-        dataset = dataclasses.replace(run.dataset, path=config.data_path or run.dataset.path, root=config.data_root or run.dataset.root)
-        key = json.dumps(to_dict(dataset), sort_keys=True)
-        if key not in cache:
-            cache.clear()  # one at a time in memory
-            cache[key] = data.load(**to_dict(dataset)).to(pick_device(config.device))
-        if cache[key].fingerprint != expected:
-            raise ConfigError(
-                f"the data differ from those it was trained on (fingerprint {cache[key].fingerprint}, trained on {expected})."
-            )
-        return cache[key]
 
-    return load
+def _load_data(config: EvaluateConfig, run: _Pending, device: torch.device) -> ImageData:
+    """The run's data set, on the device, read once; `data_path` and `data_root` say where it lies now, if it has moved."""
+    kept = run.config.dataset
+    dataset = dataclasses.replace(kept, path=config.data_path or kept.path, root=config.data_root or kept.root)
+    key = json.dumps([to_dict(dataset), str(device)], sort_keys=True)
+    if key not in _data_in_memory:
+        _data_in_memory.clear()  # one at a time
+        _data_in_memory[key] = data.load(**to_dict(dataset)).to(device)
+    images, expected = _data_in_memory[key], run.record["data"]["fingerprint"]
+    if images.fingerprint != expected:
+        raise ConfigError(f"the data differ from those it was trained on (fingerprint {images.fingerprint}, trained on {expected}).")
+    return images

@@ -343,11 +343,16 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def load_trained(config: TrainConfig, folder: Path, images: data.ImageData, device: torch.device) -> torch.nn.Module:
-    """The model of a finished run, with its checkpoint's weights. CheckpointError if the file is damaged or does not fit."""
+def load_trained(
+    config: TrainConfig, folder: Path, images: data.ImageData, device: torch.device, state: dict[str, Any] | None = None
+) -> torch.nn.Module:
+    """The model of a finished run, with its checkpoint's weights (`state`: the checkpoint, if it was read already).
+
+    CheckpointError if the file is damaged or does not fit.
+    """
     from sam.training.loop import build_model
 
     model = build_model(config, images).to(device)
-    state = checkpoint.load(folder, device)
+    state = checkpoint.load(folder, device) if state is None else state
     checkpoint.load_weights(model, state["model"], folder / records.CHECKPOINT)
     return model

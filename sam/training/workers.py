@@ -1,4 +1,4 @@
-"""Several runs at a time on one machine: worker processes that are handed one configuration after the other, and share one progress."""
+"""Several pieces of work at a time on one machine: processes that are handed one after the other, and share one progress."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from sam.config import TrainConfig
 from sam.training import progress
 from sam.training.interrupts import BY_HAND, REQUEUE_ME, SAVE_AND_LEAVE, Preempted
 
@@ -56,20 +55,18 @@ class _Told(progress.Progress):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _work(parent: Connection) -> None:
-    """A worker's life: take a configuration, train, say how it ended (done | failed | left, text), until None comes."""
+def _work(parent: Connection, function: Callable[[Any], object]) -> None:
+    """A worker's life: take an argument, call the function, say how it ended (done | failed | left, text), until None comes."""
     os.setsid()  # Ctrl-C in a terminal reaches the parent alone, which hands it on once
     told_to_leave: list[int] = []
-    for number in SIGNALS:  # during a run the run has handlers of its own
+    for number in SIGNALS:  # a training run has handlers of its own
         signal.signal(number, lambda signum, _: told_to_leave.append(signum))
-    from sam.training.run import run
-
     shown = _Told(parent)
     progress.share(shown)
     with suppress(EOFError, BrokenPipeError):  # the parent is gone: what is under way was finished, nothing new begins
-        while not told_to_leave and (config := parent.recv()) is not None:
+        while not told_to_leave and (argument := parent.recv()) is not None:
             try:
-                run(config)
+                function(argument)
                 shown.flush()
                 parent.send(("done", ""))
             except (Preempted, KeyboardInterrupt):
@@ -91,47 +88,47 @@ class _Worker:
     task: int | None = None  # what it is at
 
 
-def run_all(configs: Sequence[TrainConfig], processes: int) -> list[str | None]:
-    """Train every configuration, `processes` at a time, each as `run` would; per configuration None, or what went wrong.
+def run_all(function: Callable[[Any], object], arguments: Sequence[Any], processes: int) -> list[str | None]:
+    """Call `function` (importable by name) with every argument, `processes` at a time; per argument None, or what went wrong.
 
-    One that fails keeps no other from running. If a signal asks to leave, the runs under way save, and SystemExit is raised (75, or 130
-    after Ctrl-C).
+    One that fails keeps no other from running. If a signal asks to leave, it goes on to the processes, which save what they have, and
+    SystemExit is raised (75, or 130 after Ctrl-C).
     """
     spawn = multiprocessing.get_context("spawn")
-    waiting = list(range(len(configs)))[::-1]
-    outcomes: list[str | None] = [UNSTARTED] * len(configs)
+    waiting = list(range(len(arguments)))[::-1]
+    outcomes: list[str | None] = [UNSTARTED] * len(arguments)
     workers: list[_Worker] = []
     with _forwarding(workers) as came:
-        for _ in range(min(processes, len(configs))):
+        for _ in range(min(processes, len(arguments))):
             ours, theirs = spawn.Pipe()
-            process = spawn.Process(target=_work, args=(theirs,))
+            process = spawn.Process(target=_work, args=(theirs, function))
             process.start()
             theirs.close()
             workers.append(_Worker(process, ours))
         with progress.progress_for(1.0, "runs", quiet=True) as shown:
             for worker in workers:
-                _hand_out(worker, configs, waiting, came)
+                _hand_out(worker, arguments, waiting, came)
             while any(worker.task is not None for worker in workers):
                 for worker in [
                     w for w in workers if w.task is not None and w.line in wait([w.line for w in workers if w.task is not None])
                 ]:
                     _hear(worker, outcomes, shown)
-                    _hand_out(worker, configs, waiting, came)
+                    _hand_out(worker, arguments, waiting, came)
             for worker in workers:
                 worker.process.join()
     if came:
-        shown.say("stopped: the runs under way have saved; the same command continues.")
+        shown.say("stopped: what was done is kept, and the same command continues.")
         raise SystemExit(BY_HAND if came[0] == signal.SIGINT else REQUEUE_ME)
     return outcomes
 
 
-def _hand_out(worker: _Worker, configs: Sequence[TrainConfig], waiting: list[int], came: list[int]) -> None:
-    """Give an idle worker its next run, or send it home."""
+def _hand_out(worker: _Worker, arguments: Sequence[Any], waiting: list[int], came: list[int]) -> None:
+    """Give an idle worker its next argument, or send it home."""
     if worker.task is not None or not worker.process.is_alive():
         return
     with suppress(BrokenPipeError):
         if waiting and not came:
-            worker.line.send(configs[waiting[-1]])
+            worker.line.send(arguments[waiting[-1]])
             worker.task = waiting.pop()
         else:
             worker.line.send(None)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sam.config import ModelConfig, SharpnessConfig, TrainConfig, to_dict
-from sam.evaluation.measuring import share
+from sam.evaluation.measuring import part_of
 
 Run = Callable[..., Any]
 
@@ -23,18 +23,18 @@ def run(name: str, parameters: int, images: int = 1000, status: str = "finished"
 def test_the_parts_are_disjoint_and_whole_and_alike_in_cost(parts: int) -> None:
     runs = [run(f"run{k}", 100 + 37 * k % 90, 1000 + 100 * (k % 3)) for k in range(13)]
     sharpness = SharpnessConfig(notions=["ascent", "gap", "landscape"])
-    dealt = [share(runs, part, parts, sharpness) for part in range(parts)]
+    dealt = [part_of(runs, part, parts, sharpness) for part in range(parts)]
     names = [str(folder) for part in dealt for folder, _ in part]
     assert sorted(names) == sorted(str(folder) for folder, _ in runs)
     loads = [sum(record["parameters"] * record["data"]["train_images"] for _, record in part) for part in dealt]
     assert max(loads) - min(loads) <= 1.05 * max(record["parameters"] * record["data"]["train_images"] for _, record in runs)
-    again = [share(runs[::-1], part, parts, sharpness) for part in range(parts)]
+    again = [part_of(runs[::-1], part, parts, sharpness) for part in range(parts)]
     assert [{folder for folder, _ in part} for part in dealt] == [{folder for folder, _ in part} for part in again]
 
 
 def test_one_large_run_weighs_as_much_as_many_small_ones() -> None:
     runs = [run("large", 1000), *(run(f"small{k}", 250) for k in range(4)), run("diverged", 1000, status="diverged")]
-    dealt = [[folder.name for folder, _ in share(runs, part, 2, SharpnessConfig())] for part in range(2)]
+    dealt = [[folder.name for folder, _ in part_of(runs, part, 2, SharpnessConfig())] for part in range(2)]
     assert dealt == [["large"], ["small0", "small1", "small2", "small3"]]
 
 
