@@ -34,6 +34,7 @@ TRIED_ELSEWHERE = (
     "scripts/doctor.py",
     "scripts/dashboard.py",
     "scripts/benchmark.py",
+    "scripts/gpu_sitting.py",
 )  # in tests/runs and tests/scripts
 SCRIPTS = ("train.py", "evaluate_sharpness.py", "scripts/prepare_data.py", *PLANNERS, *TRIED_ELSEWHERE)
 
@@ -147,7 +148,8 @@ def test_train_commands_are_valid(command: Command) -> None:
 
 @pytest.mark.parametrize("command", of_script("evaluate_sharpness.py"), ids=str)
 def test_evaluate_commands_are_valid(command: Command) -> None:
-    assert evaluation(command.words[2:]).tables
+    for point in grid([word for word in command.words[2:] if word != "-m"]):
+        assert evaluation(point).tables
 
 
 @pytest.mark.parametrize("command", [c for script in PLANNERS for c in of_script(script)], ids=str)
