@@ -18,7 +18,7 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(RUN) train.py -m experiment=demo
-	$(RUN) evaluate_sharpness.py runs_dir=runs/demo 'sharpness.rho=[0.05,0.5]' threads=1
+	$(RUN) evaluate_sharpness.py runs_dir=runs/demo 'sharpness.rho=[0.05,0.5]' threads=1 processes=2
 
 test: $(VENV)/.installed-dev
 	$(RUN) -m pytest -n 2
