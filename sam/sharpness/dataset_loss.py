@@ -93,7 +93,7 @@ class DatasetLoss:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """TF32 off, dropout off, BatchNorm in its mode; afterwards weights, buffers and modes are bitwise what they were. Gradients
+        """TF32 and autocast off, dropout off, BatchNorm in its mode; afterwards weights, buffers and modes are bitwise what they were. Gradients
         (`.grad`) and random state are never touched."""
         modes = [(module, module.training) for module in self.model.modules()]
         kept = [(t, t.detach().clone()) for t in (*self.points, *self.model.buffers())]
@@ -105,7 +105,7 @@ class DatasetLoss:
         try:
             if self.statistics is not None:
                 install(self.model, self.statistics)
-            with number_format("fp32"):
+            with number_format("fp32"), torch.autocast(self.labels.device.type, enabled=False):
                 yield
         finally:
             with torch.no_grad():

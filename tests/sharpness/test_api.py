@@ -89,6 +89,19 @@ def test_an_image_data_set_in_three_lines() -> None:
     assert list(found.series) == ["line_gradient[subset=512]"] and len(found.series["line_gradient[subset=512]"]["t"]) == 21
 
 
+def test_an_image_data_set_and_a_model_in_float64() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    single = sam.sharpness.evaluate(model, data.load(name="digits"))
+    double = sam.sharpness.evaluate(model.double(), data.load(name="digits"))
+    assert double[NAME] == pytest.approx(single[NAME], rel=1e-4) and double["gap"] == pytest.approx(single["gap"], rel=1e-4)
+
+
+def test_an_autocast_around_the_call_changes_no_number() -> None:
+    expected = sam.sharpness.evaluate(network(), FORMS["pairs"], notions=["ascent", "gap", "hessian"])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert sam.sharpness.evaluate(network(), FORMS["pairs"], notions=["ascent", "gap", "hessian"]) == expected
+
+
 def test_without_test_data_only_what_needs_none() -> None:
     found = sam.sharpness.evaluate(network(), TRAIN, rho=[1])
     assert "train_loss" in found and "test_loss" not in found and found["sharpness[rho=1,bn=eval,batch=all]"] is not None
