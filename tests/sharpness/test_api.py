@@ -128,6 +128,10 @@ def test_it_prints_as_a_list_with_standard_errors() -> None:
         (network(), (TRAIN[0].to(torch.uint8), TRAIN[1]), {}, ["uint8", "ImageData"]),
         (network(), DataLoader(Augmenting(TRAIN)), {}, ["without random augmentation"]),
         (nn.Flatten(), TRAIN, {}, ["no trainable parameter"]),
+        (network().bfloat16(), TRAIN, {}, ["weights in torch.bfloat16", "float32"]),
+        (network(), (TRAIN, (TEST[0], TEST[1] + 1)), {}, ["data (test)", "from 1 to 3", "0 to 2"]),
+        (network(), (TRAIN[0], TRAIN[1] - 100), {}, ["data (train)", "from -100 to -98"]),  # -100 would be ignored: a loss of 0
+        (nn.Linear(6, 1), (TRAIN[0], TRAIN[1] * 0), {}, ["outputs (2, 1)"]),  # whose cross-entropy is 0, whatever the weights
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_one_sentence(
