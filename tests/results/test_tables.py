@@ -208,6 +208,15 @@ def test_missing_and_infinite_measures() -> None:
     assert cell(block, "1", "Sharpness ×10³ (ρ 0.7)").text == "not measured"
 
 
+def test_a_run_that_two_rows_match_is_one_observation_of_a_correlation() -> None:
+    runs = [run(seed=s, rho=r, measures={SHARP: 0.001 * s * s + r, "gap": 0.1 + 0.01 * s}) for s in range(4) for r in (0.05, 0.1)]
+    table = load("table2")
+    (once,) = build(replace(table, rows=table.rows[:1]), runs, [0.05])
+    again = replace(table.rows[0], label="again", published={})
+    (twice,) = build(replace(table, rows=[table.rows[0], again]), runs, [0.05])
+    assert twice.correlations == once.correlations and once.correlations[0].across.n == 8
+
+
 # -------------------------------------------------------------------------------------------------------- published and notes
 
 
