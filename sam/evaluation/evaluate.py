@@ -108,9 +108,8 @@ def _readable(done: Sequence[tuple[Path, dict[str, Any]]], problems: list[str]) 
 def _row(folder: Path, record: dict[str, Any], measured: Measured) -> RunRow:
     """The measures of a run, with what only the training saw: the gap against the training loss as met, at w and at the perturbed point."""
     values = dict(measured.values)
-    test = values.get("test_loss_channel")
-    for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")):
-        met = records.number(record["final"].get(column))
+    for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")) if "test_loss_channel" in values else ():
+        test, met = values["test_loss_channel"], records.number(record["final"].get(column))
         values[name] = None if test is None or met is None else test - met
     values["last5_test_accuracy"] = records.number(record["last5"].get("test_accuracy"))
     return RunRow(

@@ -208,6 +208,12 @@ def test_missing_and_infinite_measures() -> None:
     assert cell(block, "1", "Sharpness ×10³ (ρ 0.7)").text == "not measured"
 
 
+@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+def test_what_was_measured_and_has_no_finite_value_is_not_called_unmeasured(value: float | None) -> None:
+    (block,) = build(load("table2"), [run(seed=s, measures={"gap": value}) for s in range(2)], [0.05])
+    assert cell(block, "1", "Gap").parts == ("no finite value",)
+
+
 def test_a_run_that_two_rows_match_is_one_observation_of_a_correlation() -> None:
     runs = [run(seed=s, rho=r, measures={SHARP: 0.001 * s * s + r, "gap": 0.1 + 0.01 * s}) for s in range(4) for r in (0.05, 0.1)]
     table = load("table2")
