@@ -38,6 +38,12 @@ def _number(key: str, value: float | None, *, low: float = -math.inf, high: floa
         raise ConfigError(f"{key}={value}: must be a finite number {limits}.")
 
 
+def _distinct(key: str, radii: Collection[float]) -> None:
+    """Refuse radii that would give one name to two numbers: names hold six digits."""
+    if len({f"{radius:g}" for radius in radii}) < len(radii):
+        raise ConfigError(f"{key}={list(radii)}: must hold each radius once, and radii must differ within six digits.")
+
+
 # ---------------------------------------------------------------------------------------------------------------- methods
 
 STEP_RULES = ("split", "project", "accumulate", "boundary")
@@ -527,6 +533,7 @@ class AdaptiveConfig:
         for key in ("worst_l2", "worst_linf", "average_l2", "average_linf"):
             for rho in getattr(self, key):
                 _number(f"sharpness.adaptive.{key}", rho, low=0, open_low=True)
+            _distinct(f"sharpness.adaptive.{key}", getattr(self, key))
         for kind in self.logits:
             _one_of("sharpness.adaptive.logits", kind, ("plain", "normalized"))
         _number("sharpness.adaptive.steps", self.steps, low=1)
@@ -555,6 +562,7 @@ class KeskarConfig:
     def __post_init__(self) -> None:
         for epsilon in self.epsilon:
             _number("sharpness.keskar.epsilon", epsilon, low=0, open_low=True)
+        _distinct("sharpness.keskar.epsilon", self.epsilon)
         _number("sharpness.keskar.iterations", self.iterations, low=1)
         _number("sharpness.keskar.restarts", self.restarts, low=0)
         _number("sharpness.keskar.momentum", self.momentum, low=0, high=0.9)
@@ -697,6 +705,7 @@ class SharpnessConfig:
             raise ConfigError("sharpness.rho=[]: must hold at least one radius.")
         for rho in self.rho:
             _number("sharpness.rho", rho, low=0, open_low=True)
+        _distinct("sharpness.rho", self.rho)
         _number("sharpness.m", self.m, low=2)
         if "eval" not in self.batchnorm:
             raise ConfigError(f"sharpness.batchnorm={self.batchnorm}: must hold eval, the mode in which gap and L(w) are reported.")
