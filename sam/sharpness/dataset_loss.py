@@ -93,8 +93,8 @@ class DatasetLoss:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """TF32 and autocast off, dropout off, BatchNorm in its mode; afterwards weights, buffers and modes are bitwise what they were. Gradients
-        (`.grad`) and random state are never touched."""
+        """TF32, autocast and dropout off, BatchNorm in its mode; afterwards weights, buffers and modes are bitwise what they were.
+        Gradients (`.grad`) and random state are never touched."""
         modes = [(module, module.training) for module in self.model.modules()]
         kept = [(t, t.detach().clone()) for t in (*self.points, *self.model.buffers())]
         self.model.eval()
