@@ -725,6 +725,9 @@ class ColumnConfig:
     """One column: `measure` times `scale`, printed with `digits` decimals. `each_rho` repeats it for every measured radius.
 
     `measure` is a key of a row's measures; "{rho}" in it and in `header` stands for the radius. `key` is what `published` refers to.
+    "subset={subset}" at the end of `measure` stands for the subset that it was taken on, whichever it was, or for the whole set; "{subset}"
+    in `header` for its size, or "all". In `header` "{m}" stands for the batch size of the batch-wise measures.
+    `optional`: left out where no run was measured that way.
     `compare` adds the paired difference from the baseline row; `margin`, in the column's unit, is the difference that is still taken for
     none where a row asks for a test of equivalence.
     """
@@ -737,6 +740,7 @@ class ColumnConfig:
     each_rho: bool = False
     compare: bool = False
     margin: float | None = None
+    optional: bool = False
 
     def __post_init__(self) -> None:
         _number(f"columns: {self.key}.margin", self.margin, low=0, open_low=True)
@@ -770,6 +774,7 @@ class TableConfig:
     primary      key of the column whose differences are the table's test, named before the runs: Holm-corrected over all rows of a block.
                  Differences in other columns are exploratory. Null: all are.
     alpha        level of that test after Holm, and of the tests of equivalence; power: of "could have shown".
+    optional     the table is left out where none of its optional columns was measured.
     shows, shows_not  what a reader may and may not conclude from the table; each goes on after "Shows:" and "Does not show:".
     """
 
@@ -785,6 +790,7 @@ class TableConfig:
     alpha: float = 0.05
     power: float = 0.8
     correlations: list[CorrelationConfig] = field(default_factory=list)
+    optional: bool = False
     shows: str = ""
     shows_not: str = ""
 
