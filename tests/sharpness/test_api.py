@@ -120,6 +120,8 @@ def test_it_prints_as_a_list_with_standard_errors() -> None:
     [
         (network(), TRAIN, {"rho": [-1]}, ["sharpness.rho=-1"]),
         (network(), TRAIN, {"rho": [0.1, 0.1000000001]}, ["sharpness.rho=", "six digits"]),  # one name for two numbers
+        (network(), TRAIN, {"m": 6}, ["sharpness.m", "one sample"]),  # 13 = 6 + 6 + 1
+        (network(), TRAIN, {"m": 6, "batchnorm": ["eval", "recalibrated"]}, ["sharpness.m", "one sample"]),
         (network(), TRAIN, {"keskar": {"epsilon": [1e-3, 0.001]}}, ["sharpness.keskar.epsilon="]),
         (network(), TRAIN, {"adaptive": {"worst_l2": [1, 1.0]}}, ["sharpness.adaptive.worst_l2="]),
         (network(), TRAIN, {"notions": ["flatness"]}, ["sharpness.notions=flatness", "ascent"]),
