@@ -139,13 +139,17 @@ def _materialised(source: Any, name: str) -> tuple[Tensor, Tensor]:
             starts = range(0, len(dataset), PIECE)
             pieces = [collate([dataset[i] for i in range(start, min(start + PIECE, len(dataset)))]) for start in starts]
             again = collate([dataset[i] for i in range(min(16, len(dataset)))]) if pieces else None
-            if again is not None and not torch.equal(again[0], pieces[0][0][:16]):
+            if again is not None and _is_pair(again) and not torch.equal(again[0], pieces[0][0][:16]):
                 raise ConfigError(f"data ({name}): gives other inputs each time it is read; measure without random augmentation.")
     if not pieces:
         raise ConfigError(f"data ({name}): is empty.")
-    if not all(isinstance(piece, (tuple, list)) and len(piece) == 2 and all(isinstance(x, Tensor) for x in piece) for piece in pieces):
+    if not all(map(_is_pair, pieces)):
         raise ConfigError(f"data ({name}): each sample must be a pair (input, label) of tensors or numbers.")
     return torch.cat([inputs for inputs, _ in pieces]), torch.cat([labels for _, labels in pieces])
+
+
+def _is_pair(piece: Any) -> bool:
+    return isinstance(piece, (tuple, list)) and len(piece) == 2 and all(isinstance(x, Tensor) for x in piece)
 
 
 def listing(values: Mapping[str, float | None]) -> str:

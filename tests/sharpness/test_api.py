@@ -45,6 +45,11 @@ class Stream(IterableDataset[tuple[Tensor, Tensor]]):
         return zip(*TRAIN, strict=True)
 
 
+class Named(Rows):
+    def __getitem__(self, index: int) -> dict[str, object]:  # type: ignore[override]
+        return dict(zip(("input", "label"), super().__getitem__(index), strict=True))
+
+
 class Augmenting(Rows):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         x, y = super().__getitem__(index)
@@ -132,6 +137,7 @@ def test_it_prints_as_a_list_with_standard_errors() -> None:
         (network(), (TRAIN[0], TRAIN[0]), {}, ["labels are torch.float32 (13, 6)"]),
         (network(), (TRAIN[0].to(torch.uint8), TRAIN[1]), {}, ["uint8", "ImageData"]),
         (network(), DataLoader(Augmenting(TRAIN)), {}, ["without random augmentation"]),
+        (network(), Named(TRAIN), {}, ["each sample must be a pair"]),
         (nn.Flatten(), TRAIN, {}, ["no trainable parameter"]),
         (network().bfloat16(), TRAIN, {}, ["weights in torch.bfloat16", "float32"]),
         (network(), (TRAIN, (TEST[0], TEST[1] + 1)), {}, ["data (test)", "from 1 to 3", "0 to 2"]),
