@@ -38,6 +38,12 @@ def _number(key: str, value: float | None, *, low: float = -math.inf, high: floa
         raise ConfigError(f"{key}={value}: must be a finite number {limits}.")
 
 
+def _distinct(key: str, radii: Collection[float]) -> None:
+    """Refuse radii that would give one name to two numbers: names hold six digits."""
+    if len({f"{radius:g}" for radius in radii}) < len(radii):
+        raise ConfigError(f"{key}={list(radii)}: must hold each radius once, and radii must differ within six digits.")
+
+
 # ---------------------------------------------------------------------------------------------------------------- methods
 
 STEP_RULES = ("split", "project", "accumulate", "boundary")
@@ -527,6 +533,7 @@ class AdaptiveConfig:
         for key in ("worst_l2", "worst_linf", "average_l2", "average_linf"):
             for rho in getattr(self, key):
                 _number(f"sharpness.adaptive.{key}", rho, low=0, open_low=True)
+            _distinct(f"sharpness.adaptive.{key}", getattr(self, key))
         for kind in self.logits:
             _one_of("sharpness.adaptive.logits", kind, ("plain", "normalized"))
         _number("sharpness.adaptive.steps", self.steps, low=1)
@@ -555,6 +562,7 @@ class KeskarConfig:
     def __post_init__(self) -> None:
         for epsilon in self.epsilon:
             _number("sharpness.keskar.epsilon", epsilon, low=0, open_low=True)
+        _distinct("sharpness.keskar.epsilon", self.epsilon)
         _number("sharpness.keskar.iterations", self.iterations, low=1)
         _number("sharpness.keskar.restarts", self.restarts, low=0)
         _number("sharpness.keskar.momentum", self.momentum, low=0, high=0.9)
@@ -697,6 +705,7 @@ class SharpnessConfig:
             raise ConfigError("sharpness.rho=[]: must hold at least one radius.")
         for rho in self.rho:
             _number("sharpness.rho", rho, low=0, open_low=True)
+        _distinct("sharpness.rho", self.rho)
         _number("sharpness.m", self.m, low=2)
         if "eval" not in self.batchnorm:
             raise ConfigError(f"sharpness.batchnorm={self.batchnorm}: must hold eval, the mode in which gap and L(w) are reported.")
@@ -716,6 +725,9 @@ class ColumnConfig:
     """One column: `measure` times `scale`, printed with `digits` decimals. `each_rho` repeats it for every measured radius.
 
     `measure` is a key of a row's measures; "{rho}" in it and in `header` stands for the radius. `key` is what `published` refers to.
+    "subset={subset}" at the end of `measure` stands for the subset that it was taken on, whichever it was, or for the whole set; "{subset}"
+    in `header` for its size, or "all". In `header` "{m}" stands for the batch size of the batch-wise measures.
+    `optional`: left out where no run was measured that way.
     `compare` adds the paired difference from the baseline row; `margin`, in the column's unit, is the difference that is still taken for
     none where a row asks for a test of equivalence.
     """
@@ -728,6 +740,7 @@ class ColumnConfig:
     each_rho: bool = False
     compare: bool = False
     margin: float | None = None
+    optional: bool = False
 
     def __post_init__(self) -> None:
         _number(f"columns: {self.key}.margin", self.margin, low=0, open_low=True)
@@ -761,6 +774,7 @@ class TableConfig:
     primary      key of the column whose differences are the table's test, named before the runs: Holm-corrected over all rows of a block.
                  Differences in other columns are exploratory. Null: all are.
     alpha        level of that test after Holm, and of the tests of equivalence; power: of "could have shown".
+    optional     the table is left out where none of its optional columns was measured.
     shows, shows_not  what a reader may and may not conclude from the table; each goes on after "Shows:" and "Does not show:".
     """
 
@@ -776,6 +790,7 @@ class TableConfig:
     alpha: float = 0.05
     power: float = 0.8
     correlations: list[CorrelationConfig] = field(default_factory=list)
+    optional: bool = False
     shows: str = ""
     shows_not: str = ""
 

@@ -206,7 +206,7 @@ def test_every_choice_composes(choice: str) -> None:
 @pytest.mark.parametrize("table", group("table"))
 def test_every_table_composes(table: str) -> None:
     names = list(evaluation([f"table={table}"]).tables)
-    assert names == ["table2", "table3", "measures"] if table == "all" else names == [table]
+    assert names == ["table2", "table3", "measures", "notions"] if table == "all" else names == [table]
 
 
 def test_the_default_is_the_papers_run() -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TableConfig
+from sam.config import ConfigError, EvaluateConfig, TableConfig
 from sam.evaluation.measuring import measure_runs, part_of
 from sam.evaluation.storing import Measured
 from sam.results import records, render, tables
+from sam.results.filling import filled
 from sam.results.report.page import report
 from sam.results.tables import Block, RunRow
 from sam.training.tracking import mirror_sharpness
@@ -50,11 +51,14 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """Measure what is not measured yet, build the tables and write them. Raises ConfigError if there is no finished run."""
     problems: list[str] = []
     done = _finished(config, problems)
+    _check(config.tables)
     rows = measure_runs(done, config, problems)
     measured = [(folder, record, _row(folder, record, rows[folder])) for folder, record in done if folder in rows]
     runs = [row for _, _, row in measured]
     rhos = config.sharpness.rho
-    blocks = {name: tables.build(_fill(table, config.sharpness), runs, rhos) for name, table in config.tables.items()}
+    wanted = {name: filled(table, config.sharpness, runs) for name, table in config.tables.items()}
+    config = dataclasses.replace(config, tables={name: table for name, table in wanted.items() if table is not None})
+    blocks = {name: [] if table is None else tables.build(table, runs, rhos) for name, table in wanted.items()}
     out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
     files = _write(out, blocks, runs, rhos)
     files.append(_write_report(out, config, blocks, measured, problems))
@@ -63,11 +67,13 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files)
 
 
-def _fill(table: TableConfig, sharpness: SharpnessConfig) -> TableConfig:
-    """The table with "{m}" in its headers and notes replaced by the batch size that was measured with."""
-    m = str(sharpness.m)
-    columns = [dataclasses.replace(column, header=column.header.replace("{m}", m)) for column in table.columns]
-    return dataclasses.replace(table, columns=columns, notes=[note.replace("{m}", m) for note in table.notes])
+def _check(wanted: Mapping[str, TableConfig]) -> None:
+    """Refuse a wrong table before hours of measuring, not after. Raises ConfigError."""
+    titles = [table.title for table in wanted.values()]
+    for name, table in wanted.items():
+        tables.check(table)
+        if titles.count(table.title) > 1:
+            raise ConfigError(f"tables.{name}.title={table.title}: each table needs a title of its own.")
 
 
 # --------------------------------------------------------------------------------------------------------------------- rows
@@ -108,9 +114,8 @@ def _readable(done: Sequence[tuple[Path, dict[str, Any]]], problems: list[str]) 
 def _row(folder: Path, record: dict[str, Any], measured: Measured) -> RunRow:
     """The measures of a run, with what only the training saw: the gap against the training loss as met, at w and at the perturbed point."""
     values = dict(measured.values)
-    test = values.get("test_loss_channel")
-    for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")):
-        met = records.number(record["final"].get(column))
+    for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")) if "test_loss_channel" in values else ():
+        test, met = values["test_loss_channel"], records.number(record["final"].get(column))
         values[name] = None if test is None or met is None else test - met
     values["last5_test_accuracy"] = records.number(record["last5"].get("test_accuracy"))
     return RunRow(
@@ -132,13 +137,16 @@ def _row(folder: Path, record: dict[str, Any], measured: Measured) -> RunRow:
 
 
 def _write(out: Path, blocks: dict[str, list[Block]], runs: Sequence[RunRow], rhos: Sequence[float]) -> list[Path]:
-    """Each table as Markdown, CSV and LaTeX, and one figure."""
+    """Each table as Markdown, CSV and LaTeX, and one figure. The files of a table that has nothing to show now are removed: what an
+    earlier call wrote would be taken for the numbers of this one."""
     files = []
     for name, group in blocks.items():
         for suffix, form in ((".md", render.markdown), (".csv", render.csv), (".tex", render.latex)):
             if group:
                 records.write_atomic(out / f"{name}{suffix}", form(group))
                 files.append(out / f"{name}{suffix}")
+            else:
+                (out / f"{name}{suffix}").unlink(missing_ok=True)
     if any(run.status == records.FINISHED for run in runs):
         from sam.results.figures import overview
 
@@ -158,8 +166,7 @@ def _write_report(
     problems: Sequence[str],
 ) -> Path:
     """Everything on one page."""
-    filled = dataclasses.replace(config, tables={name: _fill(table, config.sharpness) for name, table in config.tables.items()})
     by_folder = {row.folder: record for _, record, row in measured}
     path = out / "report.html"
-    records.write_atomic(path, report([row for *_, row in measured], blocks, filled, by_folder, problems))
+    records.write_atomic(path, report([row for *_, row in measured], blocks, config, by_folder, problems))
     return path

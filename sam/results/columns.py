@@ -43,6 +43,8 @@ class Column:
         values = self.values(group)
         summary = summarize(values.values())
         parts = summary_parts(summary, self.config.digits)
+        if summary.n == 0 and any(self.measure in run.measures for run in group.finished.values()):
+            parts = ("no finite value",)  # it was measured: undefined, or not finite
         if group.diverged:
             epochs = [r.diverged_epoch for r in group.diverged.values()]
             when = ", ".join("unknown" if e is None else str(e) for e in epochs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sam.config import TableConfig
@@ -96,17 +96,28 @@ def _difference_cell(pair: _Pair, comparison: Comparison, several: bool) -> Cell
 
 
 def correlations(table: TableConfig, columns: Sequence[Column], groups: Sequence[Group]) -> tuple[Correlation, ...]:
-    """One for every pair of the table's `correlations`, at every radius; only runs that have both values, finite, take part."""
-    found = []
+    """One for every pair of the table's `correlations`, at every radius; only runs that have both values, finite, take part, and each
+    once, in the first row that it matches."""
+    found, own = [], _own_seeds(groups)
     for wanted in table.correlations:
         xs, ys = ([c for c in columns if c.config.key == key] for key in (wanted.x, wanted.y))
         for x, y in ((x, y) for x in xs for y in ys if None in (x.rho, y.rho) or x.rho == y.rho):
-            pairs = {str(i): _both(x, y, group) for i, group in enumerate(groups)}
+            pairs = {str(i): _both(x, y, group, own[i]) for i, group in enumerate(groups)}
             found.append(Correlation(x.header, y.header, correlation.across(pairs), correlation.within(pairs), correlation.between(pairs)))
     return tuple(found)
 
 
-def _both(x: Column, y: Column, group: Group) -> dict[int, tuple[float, float]]:
+def _own_seeds(groups: Sequence[Group]) -> list[set[int]]:
+    """For each group the seeds of its finished runs that no group before it holds: rows may overlap, and a run is one observation."""
+    taken: set[str] = set()
+    own = []
+    for group in groups:
+        own.append({seed for seed, run in group.finished.items() if run.folder not in taken})
+        taken |= {run.folder for run in group.finished.values()}
+    return own
+
+
+def _both(x: Column, y: Column, group: Group, seeds: Collection[int]) -> dict[int, tuple[float, float]]:
     a, b = x.values(group), y.values(group)
-    both = {seed: (a[seed], b[seed]) for seed in a}
+    both = {seed: (a[seed], b[seed]) for seed in a if seed in seeds}
     return {s: (u, v) for s, (u, v) in both.items() if u is not None and v is not None and math.isfinite(u) and math.isfinite(v)}

@@ -26,6 +26,9 @@ _LATEX = str.maketrans(
         "–": "--",
         "−": "$-$",
         "Δ": r"$\Delta$",
+        "→": r"$\to$",
+        "∞": r"$\infty$",
+        "|": r"\textbar{}",  # the default font has a dash in its place
     }
 )
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sam.config import ConfigError, TableConfig
+from sam.config import ConfigError, OptimizerConfig, TableConfig, from_dict
 from sam.results.blocks import EMPTY, Block, Cell
 from sam.results.columns import Column, expand
 from sam.results.comparisons import correlations, differences
 from sam.results.contexts import Context, RunRow, context_label, contexts
+from sam.results.filling import check_columns
 from sam.results.groups import Group, distinguish, group_runs, row_matches
 from sam.results.notes import notes, verdict
-from sam.results.published import Published
+from sam.results.published import Published, lookup
 
 __all__ = ["Block", "Cell", "Context", "Group", "RunRow", "build", "context_label", "contexts", "distinguish", "group_runs", "row_matches"]
 
@@ -22,8 +23,7 @@ def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> 
     rhos: the radii at which sharpness was measured. Raises `ConfigError` where the table refers to a row, column or id that is not there,
     or asks for a test that cannot be made.
     """
-    _check_references(table)
-    _check_tests(table)
+    check(table)
     columns = expand(table.columns, rhos)
     headers = [column.header for column in columns]
     for header in headers:
@@ -31,6 +31,17 @@ def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> 
             raise ConfigError(f"columns: header={header}: stands over {headers.count(header)} columns; each needs its own.")
     blocks = [_block(table, context, columns) for context in contexts(runs)]
     return [block for block in blocks if block is not None]
+
+
+def check(table: TableConfig) -> None:
+    """Refuse a table that refers to what is not there, or asks for a test that cannot be made. Raises ConfigError."""
+    check_columns(table)
+    _check_references(table)
+    _check_tests(table)
+    for row in table.rows:
+        from_dict(OptimizerConfig, row.match, f"rows: {row.label}.match.")
+        for ids in row.published.values():
+            lookup(ids)
 
 
 def _check_references(table: TableConfig) -> None:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from data.image_data import ImageData
 from sam.config import ConfigError, SharpnessConfig, from_dict
+from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.notions import measure
 from sam.sharpness.subject import Result, Series, Split, Subject, subject_of
 
@@ -58,6 +59,9 @@ def evaluate(
     weights = [p for p in model.parameters() if p.requires_grad]
     if not weights:
         raise ConfigError("model: has no trainable parameter (requires_grad), so no sharpness either.")
+    coarse = next((p.dtype for p in weights if p.dtype not in (torch.float32, torch.float64)), None)
+    if coarse is not None:
+        raise ConfigError(f"model: has weights in {coarse}, whose spacing is wider than the steps measured here; give a copy in float32.")
     if isinstance(data, ImageData):
         subject = subject_of(model, data, config, progress=progress)
     else:
@@ -71,7 +75,23 @@ def evaluate(
             prepare=lambda inputs: inputs.to(dtype) if inputs.is_floating_point() else inputs,
             progress=progress,
         )
+    _check_outputs(subject)
     return Measurements(measure(subject))
+
+
+def _check_outputs(subject: Subject) -> None:
+    """One forward of two samples: are the outputs logits, one for every label? (On a GPU a label without one ends the process.)"""
+    for name, split in (("train", subject.train), ("test", subject.test)):
+        if split is None:
+            continue
+        first = DatasetLoss(subject.model, split.inputs[:2], split.labels[:2], prepare=subject.prepare)
+        with first.measuring():
+            shape = tuple(first.outputs().shape)
+        if len(shape) != 2 or shape[1] < 2:
+            raise ConfigError(f"model: maps data ({name}) to outputs {shape}, but must map it to logits (samples, classes), two at least.")
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= shape[1]:
+            raise ConfigError(f"data ({name}): labels run from {low} to {high}, but the model has logits for 0 to {shape[1] - 1}.")
 
 
 def _pair(data: Any) -> tuple[Any, Any]:
@@ -119,13 +139,17 @@ def _materialised(source: Any, name: str) -> tuple[Tensor, Tensor]:
             starts = range(0, len(dataset), PIECE)
             pieces = [collate([dataset[i] for i in range(start, min(start + PIECE, len(dataset)))]) for start in starts]
             again = collate([dataset[i] for i in range(min(16, len(dataset)))]) if pieces else None
-            if again is not None and not torch.equal(again[0], pieces[0][0][:16]):
+            if again is not None and _is_pair(again) and not torch.equal(again[0], pieces[0][0][:16]):
                 raise ConfigError(f"data ({name}): gives other inputs each time it is read; measure without random augmentation.")
     if not pieces:
         raise ConfigError(f"data ({name}): is empty.")
-    if not all(isinstance(piece, (tuple, list)) and len(piece) == 2 and all(isinstance(x, Tensor) for x in piece) for piece in pieces):
+    if not all(map(_is_pair, pieces)):
         raise ConfigError(f"data ({name}): each sample must be a pair (input, label) of tensors or numbers.")
     return torch.cat([inputs for inputs, _ in pieces]), torch.cat([labels for _, labels in pieces])
+
+
+def _is_pair(piece: Any) -> bool:
+    return isinstance(piece, (tuple, list)) and len(piece) == 2 and all(isinstance(x, Tensor) for x in piece)
 
 
 def listing(values: Mapping[str, float | None]) -> str:

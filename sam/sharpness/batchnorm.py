@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from sam.config import ConfigError
 
 Statistics = list[tuple[Tensor, Tensor]]
 
@@ -16,6 +18,18 @@ def normalizers(model: nn.Module) -> list[Any]:
     """The BatchNorm modules that keep running statistics."""
     modules = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
     return [m for m in modules if m.track_running_stats and m.running_mean is not None]
+
+
+@contextmanager
+def refused_alone(size: int) -> Iterator[None]:
+    """A forward pass with batch statistics: one sentence in place of torch's where the batch is one sample without a spatial extent."""
+    try:
+        yield
+    except ValueError as error:
+        if size != 1:
+            raise
+        message = "sharpness.m: leaves a last batch of one sample, which BatchNorm cannot normalise by itself; choose another m."
+        raise ConfigError(message) from error
 
 
 @contextmanager
@@ -45,7 +59,8 @@ def averaged(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
             seen += len(inputs)
             for module in modules:
                 module.momentum = len(inputs) / seen  # running <- the average, weighted by size, of all batches so far
-            model(inputs)
+            with refused_alone(len(inputs)):
+                model(inputs)
         for module in modules:
             module.eval()
     return [(m.running_mean.clone(), m.running_var.clone()) for m in modules]

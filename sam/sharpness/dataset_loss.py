@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sam.core import vectors
 from sam.core.device import number_format
 from sam.core.vectors import Vector
-from sam.sharpness.batchnorm import Statistics, install
+from sam.sharpness.batchnorm import Statistics, install, refused_alone
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -93,8 +93,8 @@ class DatasetLoss:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """TF32 off, dropout off, BatchNorm in its mode; afterwards weights, buffers and modes are bitwise what they were. Gradients
-        (`.grad`) and random state are never touched."""
+        """TF32, autocast and dropout off, BatchNorm in its mode; afterwards weights, buffers and modes are bitwise what they were.
+        Gradients (`.grad`) and random state are never touched."""
         modes = [(module, module.training) for module in self.model.modules()]
         kept = [(t, t.detach().clone()) for t in (*self.points, *self.model.buffers())]
         self.model.eval()
@@ -105,7 +105,7 @@ class DatasetLoss:
         try:
             if self.statistics is not None:
                 install(self.model, self.statistics)
-            with number_format("fp32"):
+            with number_format("fp32"), torch.autocast(self.labels.device.type, enabled=False):
                 yield
         finally:
             with torch.no_grad():
@@ -116,7 +116,8 @@ class DatasetLoss:
 
     def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(sum of losses, float64 sums [loss, right answers] detached) of one batch."""
-        outputs = self.model(self.prepare(inputs))
+        with refused_alone(len(labels)):
+            outputs = self.model(self.prepare(inputs))
         losses = self.criterion(outputs, labels)
         right = (outputs.argmax(1) == labels).sum() if outputs.ndim == 2 else torch.tensor(float("nan"), device=outputs.device)
         return losses.sum(), torch.stack([losses.detach().double().sum(), right.double()])

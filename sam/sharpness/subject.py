@@ -141,9 +141,11 @@ class Subject:
 
 def subject_of(model: nn.Module, data: ImageData, config: SharpnessConfig, **options: Any) -> Subject:
     """The subject of a model and an image data set, moved to the model's device; `options`: Subject's optimizer and progress."""
-    images = data.to(next(model.parameters()).device)
+    weight = next(model.parameters())
+    images = data.to(weight.device)
     train, test = Split(images.train_images, images.train_labels), Split(images.test_images, images.test_labels)
-    return Subject(model, train, test, config, prepare=images.normalize, label_noise=data.label_noise, **options)
+    prepare = lambda inputs: images.normalize(inputs).to(weight.dtype)
+    return Subject(model, train, test, config, prepare=prepare, label_noise=data.label_noise, **options)
 
 
 def chosen(total: int, subset: int) -> Tensor:

@@ -213,6 +213,13 @@ def test_every_kind_of_data_has_its_figure_with_caption_and_words(tree: Node) ->
     assert any("SAM (rho 0.05) (n = 2, 1 diverged and left out)" in f.text.replace("SAM N=1", "SAM") for f in figures)
 
 
+def test_only_losses_are_called_nats() -> None:
+    names = {"n_step": True, "maximum_ascent": True, "n_step_length": False, "n_step_cosine": False, "alpha_star": False, "psi": False}
+    measured = replace(made_up.runs()[0], measures={"gap": 0.1} | {f"{name}[rho=0.05]": 1.0 for name in names})
+    text = parsed(made_up.page([measured])).text
+    assert all((f"{name.replace('_', ' ').capitalize()} (nats) against" in text) == nats for name, nats in names.items())
+
+
 def test_a_mean_is_of_finite_values_and_says_how_many_were_not() -> None:
     curve = mean_curve(Style("a"), [([1, 2], [1.0, None]), ([1, 2], [3.0, 5.0]), ([1, 2], [float("inf"), None])])
     assert (curve.x, curve.y, curve.n, curve.lost) == ([1, 2], [2.0, 5.0], 2, 3)

@@ -70,6 +70,13 @@ def labels(block: Block) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------ the yaml files
 
 
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_latex_knows_every_character_of_the_shipped_tables(path: Path) -> None:
+    escaped = render.escape_latex(path.read_text())
+    assert escaped.isascii(), {c for c in escaped if not c.isascii()}
+    assert "|" not in escaped.replace("\\|", "")  # in the default font a bare one prints as a dash
+
+
 @pytest.mark.parametrize("name", ["table2", "table3", "measures"])
 def test_yaml_is_a_table(name: str) -> None:
     table = load(name)
@@ -80,7 +87,7 @@ def test_yaml_is_a_table(name: str) -> None:
 
 
 def test_yaml_all_names_every_table() -> None:
-    assert OmegaConf.load(CONF / "all.yaml").defaults == ["table2", "table3", "measures"]
+    assert OmegaConf.load(CONF / "all.yaml").defaults == ["table2", "table3", "measures", "notions"]
 
 
 def test_published_ids_are_about_the_row_and_column_they_stand_in() -> None:
@@ -151,6 +158,7 @@ def test_other_settings_split_too_and_idle_keys_do_not() -> None:
 def test_learning_rate_noise_precision_and_data_make_blocks_seeds_and_devices_do_not() -> None:
     noisy = replace(DEMO, dataset=replace(DEMO.dataset, label_noise=0.2))
     runs = [run(), run(seed=1), run(lr=0.05), run(noisy), run(replace(DEMO, precision="bf16")), run(data="d2")]
+    assert len(contexts([*runs, run(replace(DEMO, checkpoint_steps=5), seed=2)])) == 5
     blocks = build(load("table2"), runs, [0.05])
     assert [c.label for c in contexts(runs)] == [b.title.removeprefix("Table 2 layout, ") for b in blocks]
     assert len(blocks) == 5 and len({b.title for b in blocks}) == 5
@@ -206,6 +214,21 @@ def test_missing_and_infinite_measures() -> None:
     (block,) = build(load("table2"), runs, [0.05, 0.7])
     assert cell(block, "1", "Gap").parts == ("200.0", "n = 1", "2 without a finite value")
     assert cell(block, "1", "Sharpness ×10³ (ρ 0.7)").text == "not measured"
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+def test_what_was_measured_and_has_no_finite_value_is_not_called_unmeasured(value: float | None) -> None:
+    (block,) = build(load("table2"), [run(seed=s, measures={"gap": value}) for s in range(2)], [0.05])
+    assert cell(block, "1", "Gap").parts == ("no finite value",)
+
+
+def test_a_run_that_two_rows_match_is_one_observation_of_a_correlation() -> None:
+    runs = [run(seed=s, rho=r, measures={SHARP: 0.001 * s * s + r, "gap": 0.1 + 0.01 * s}) for s in range(4) for r in (0.05, 0.1)]
+    table = load("table2")
+    (once,) = build(replace(table, rows=table.rows[:1]), runs, [0.05])
+    again = replace(table.rows[0], label="again", published={})
+    (twice,) = build(replace(table, rows=[table.rows[0], again]), runs, [0.05])
+    assert twice.correlations == once.correlations and once.correlations[0].across.n == 8
 
 
 # -------------------------------------------------------------------------------------------------------- published and notes
@@ -337,6 +360,7 @@ def _plain_latex(text: str) -> str:
         ("∇", r"$\nabla$"),
         ("‖", r"$\|$"),
         ("–", "--"),
+        ("|", r"\textbar{}"),
     ):
         text = text.replace(command, symbol)
     text = text.replace("$-$", "-").replace("{[}", "[").replace("$<$", "<").replace("$>$", ">").replace(r"\\", " ")

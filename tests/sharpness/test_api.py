@@ -45,6 +45,11 @@ class Stream(IterableDataset[tuple[Tensor, Tensor]]):
         return zip(*TRAIN, strict=True)
 
 
+class Named(Rows):
+    def __getitem__(self, index: int) -> dict[str, object]:  # type: ignore[override]
+        return dict(zip(("input", "label"), super().__getitem__(index), strict=True))
+
+
 class Augmenting(Rows):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         x, y = super().__getitem__(index)
@@ -89,6 +94,19 @@ def test_an_image_data_set_in_three_lines() -> None:
     assert list(found.series) == ["line_gradient[subset=512]"] and len(found.series["line_gradient[subset=512]"]["t"]) == 21
 
 
+def test_an_image_data_set_and_a_model_in_float64() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    single = sam.sharpness.evaluate(model, data.load(name="digits"))
+    double = sam.sharpness.evaluate(model.double(), data.load(name="digits"))
+    assert double[NAME] == pytest.approx(single[NAME], rel=1e-4) and double["gap"] == pytest.approx(single["gap"], rel=1e-4)
+
+
+def test_an_autocast_around_the_call_changes_no_number() -> None:
+    expected = sam.sharpness.evaluate(network(), FORMS["pairs"], notions=["ascent", "gap", "hessian"])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert sam.sharpness.evaluate(network(), FORMS["pairs"], notions=["ascent", "gap", "hessian"]) == expected
+
+
 def test_without_test_data_only_what_needs_none() -> None:
     found = sam.sharpness.evaluate(network(), TRAIN, rho=[1])
     assert "train_loss" in found and "test_loss" not in found and found["sharpness[rho=1,bn=eval,batch=all]"] is not None
@@ -106,6 +124,11 @@ def test_it_prints_as_a_list_with_standard_errors() -> None:
     ("model", "given", "settings", "words"),
     [
         (network(), TRAIN, {"rho": [-1]}, ["sharpness.rho=-1"]),
+        (network(), TRAIN, {"rho": [0.1, 0.1000000001]}, ["sharpness.rho=", "six digits"]),  # one name for two numbers
+        (network(), TRAIN, {"m": 6}, ["sharpness.m", "one sample"]),  # 13 = 6 + 6 + 1
+        (network(), TRAIN, {"m": 6, "batchnorm": ["eval", "recalibrated"]}, ["sharpness.m", "one sample"]),
+        (network(), TRAIN, {"keskar": {"epsilon": [1e-3, 0.001]}}, ["sharpness.keskar.epsilon="]),
+        (network(), TRAIN, {"adaptive": {"worst_l2": [1, 1.0]}}, ["sharpness.adaptive.worst_l2="]),
         (network(), TRAIN, {"notions": ["flatness"]}, ["sharpness.notions=flatness", "ascent"]),
         (network(), TRAIN, {"hessian": {"probe": 3}}, ["sharpness.hessian.probe", "probes"]),
         (network(), {"training": TRAIN}, {}, ["keys train", "training"]),
@@ -114,7 +137,12 @@ def test_it_prints_as_a_list_with_standard_errors() -> None:
         (network(), (TRAIN[0], TRAIN[0]), {}, ["labels are torch.float32 (13, 6)"]),
         (network(), (TRAIN[0].to(torch.uint8), TRAIN[1]), {}, ["uint8", "ImageData"]),
         (network(), DataLoader(Augmenting(TRAIN)), {}, ["without random augmentation"]),
+        (network(), Named(TRAIN), {}, ["each sample must be a pair"]),
         (nn.Flatten(), TRAIN, {}, ["no trainable parameter"]),
+        (network().bfloat16(), TRAIN, {}, ["weights in torch.bfloat16", "float32"]),
+        (network(), (TRAIN, (TEST[0], TEST[1] + 1)), {}, ["data (test)", "from 1 to 3", "0 to 2"]),
+        (network(), (TRAIN[0], TRAIN[1] - 100), {}, ["data (train)", "from -100 to -98"]),  # -100 would be ignored: a loss of 0
+        (nn.Linear(6, 1), (TRAIN[0], TRAIN[1] * 0), {}, ["outputs (2, 1)"]),  # whose cross-entropy is 0, whatever the weights
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_one_sentence(

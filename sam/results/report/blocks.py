@@ -120,10 +120,13 @@ def _behind(block: Block, row: Sequence[Cell], cell: Cell, trace: Trace) -> list
 
 def _pairs(block: Block, related: Correlation, trace: Trace) -> list[Html]:
     """The runs behind a rank correlation, with both numbers of each."""
-    items = []
+    items, taken = [], set[str]()
     for row in block.rows:
         x, y = _value_cell(row, related.x), _value_cell(row, related.y)
         for folder in x.folders if x is not None and y is not None else ():
+            if folder in taken:  # rows may overlap; the coefficient counts a run once
+                continue
+            taken.add(folder)
             both = [trace.value(block, cell, folder) for cell in (x, y) if cell is not None]
             if all(v is not None and math.isfinite(v) for v in both):
                 items.append(el("li", ", ".join(f"{v:.6g}" for v in both) + " ", trace.link(folder)))

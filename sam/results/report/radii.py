@@ -19,8 +19,8 @@ Anchors = Mapping[str, str]  # folder of a run -> id of its entry in the page
 _AT_RADIUS = re.compile(r"(\w+)\[rho=([^,\]]+)(?:,([^\]]*))?\]")
 _SIDE = re.compile(r"_(stderr|spread|residual|std|draws)$")  # how sure a measure is: no measure of its own
 FIRST = ("sharpness", "bn=eval,batch=all")
-# Losses, or differences of losses.
-_NATS = re.compile(r"sharpness|ascent_loss|(first|second)_order|average|maximum|n_step|adaptive|keskar|gap")
+# Losses, or differences of losses; the length and the cosine of n_step's path are none.
+_NATS = re.compile(r"sharpness|ascent_loss|(first|second)_order|average|maximum|n_step(?!_length|_cosine)|adaptive|gap")
 
 
 def families(runs: Iterable[RunRow]) -> dict[tuple[str, str], dict[float, str]]:
