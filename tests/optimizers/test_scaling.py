@@ -89,6 +89,36 @@ def test_an_overflow_in_any_pass_skips_the_step_and_halves_the_scale(name: str, 
     assert not same(list(model.parameters()), weights) and (scaling.value.item(), int(scaling.streak)) == (512.0, 1)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_forward_that_overflows_leaves_no_trace_in_batchnorm(name: str, groups: int) -> None:
+    """Activations beyond float16's 65504 are infinite, and so would the running statistics be, for good."""
+    scaling, context = LossScale("cpu", start=256.0), autocast("fp16", torch.device("cpu"))
+    model, optimizer = build(name, scaling, dtype=torch.float32)
+
+    def closures(size: float) -> list[Callable[..., Tensor]]:
+        def closure_of(x: Tensor, y: Tensor) -> Callable[..., Tensor]:
+            def closure(backward: bool = True) -> Tensor:
+                with context():
+                    loss = functional.cross_entropy(model(x), y)
+                if backward:
+                    (loss * scaling.value).backward()
+                return loss
+
+            return closure
+
+        data = [batch(4, seed=g, dtype=torch.float32) for g in range(groups)]
+        return [closure_of(x * (size if g == groups - 1 else 1.0), y) for g, (x, y) in enumerate(data)]
+
+    optimizer.step(closures(1.0))
+    before = [b.clone() for b in model.buffers()]
+    optimizer.step(closures(1e6))
+    assert bool(optimizer.bad) and same(list(model.buffers()), before)
+    optimizer.step(closures(1.0))
+    assert not bool(optimizer.bad) and not same(list(model.buffers()), before)
+    assert all(b.isfinite().all() for b in model.buffers())
+
+
 def test_the_scale_grows_after_a_streak_and_stays_within_bounds() -> None:
     scaling = LossScale("cpu", start=4.0, interval=3)
     good, bad = torch.tensor(False), torch.tensor(True)
