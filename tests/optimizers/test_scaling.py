@@ -1,6 +1,7 @@
 """Loss scaling: a step with scaled gradients is the step without, and an overflow costs one step and half the scale."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +88,29 @@ def test_an_overflow_in_any_pass_skips_the_step_and_halves_the_scale(name: str, 
     assert (scaling.value.item(), int(scaling.streak), int(optimizer.skipped), bool(optimizer.bad)) == (512.0, 0, 1, True)
     optimizer.step(scaled_closure(model, data, scaling))
     assert not same(list(model.parameters()), weights) and (scaling.value.item(), int(scaling.streak)) == (512.0, 1)
+
+
+@pytest.mark.parametrize("at", range(3))
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_search_lost_to_an_overflow_is_made_up_in_the_next_step(at: int, groups: int) -> None:
+    """The scale is found in the first steps, and the first search is due in the first: without this, an epoch would be trained with the
+    alpha of before. Later searches keep their places."""
+    scaling = LossScale("cpu", start=1024.0)
+    model, optimizer = build("xsam", scaling, dtype=torch.float32)
+    assert isinstance(optimizer, XSAM)
+    searched = []
+    for step in range(7):
+        before = optimizer.forwards
+        data = [batch(4, seed=10 * step + g, dtype=torch.float32) for g in range(groups)]
+        bad_at = [at if step == 0 and g == groups - 1 else None for g in range(groups)]
+        optimizer.step([scaled_closure(model, d, scaling, bad) for d, bad in zip(data, bad_at, strict=True)])
+        searched.append(optimizer.forwards - before > PASSES["xsam"])
+        if step == 0:
+            restored = build("xsam", LossScale("cpu"), dtype=torch.float32)[1]
+            restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            assert restored.defer  # a run that is continued here makes it up too
+    assert searched == [True, True, False, True, False, False, True]
+    assert all(map(math.isfinite, optimizer.probe_losses)) and int(optimizer.skipped) == 1
 
 
 @pytest.mark.parametrize("groups", [1, 2])
