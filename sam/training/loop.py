@@ -99,6 +99,12 @@ class Trainer:
         """Steps completed within the present epoch."""
         return self._under_way.step if self._under_way else 0
 
+    @property
+    def seeks_scale(self) -> bool:
+        """Whether a smaller loss scale may still make the gradients finite: below 1 it would not be the scale that overflows."""
+        scaling = self.optimizer.scaling
+        return scaling is not None and scaling.value.item() >= 1
+
     def run_epoch(self, advance: Callable[[float], None], after_step: Callable[[], None] = lambda: None) -> Row:
         """Train one epoch (or what is left of it), evaluate, and return its row of metrics, also kept in `rows`.
 

@@ -206,7 +206,9 @@ class _Segment:
             last = trainer.epoch == config.epochs
             moved = row["skipped"] - skipped < trainer.steps_per_epoch  # at least one step had a finite gradient
             skipped = row["skipped"]
-            if not (moved and math.isfinite(row["train_loss"])) or (last and not math.isfinite(row["test_loss"])):
+            learnt = moved and math.isfinite(row["train_loss"])
+            seeking = not moved and not last and trainer.seeks_scale  # an epoch of few steps may go by with it
+            if not (learnt or seeking) or (last and not math.isfinite(row["test_loss"])):
                 self.progress.say(f"{self.record['name']}: diverged in epoch {trainer.epoch}.")
                 return records.DIVERGED
             if trainer.epoch % config.checkpoint_interval == 0 or last:
