@@ -43,7 +43,7 @@ class LocalLauncher(Launcher):
             raise SystemExit(2)
         if launched().size > 1:
             print(
-                f"error: hydra/launcher=local: {launched().size} processes were started for each run, by torchrun or srun, and this launcher "
+                f"error: hydra/launcher=local: {launched().size} processes were started for each run, by torchrun or srun, and this one "
                 "would start runs beside each other in every one of them; leave it out, or start one process.",
                 file=sys.stderr,
             )

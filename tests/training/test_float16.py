@@ -77,7 +77,7 @@ def test_a_float16_run_cut_within_an_epoch_continues_bitwise(tiny: Tiny, trainer
 
 
 def test_a_run_whose_first_epochs_only_find_the_scale_has_not_diverged(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three steps an epoch, and a scale that is a dozen halvings too large: the record says that nothing was learnt, and the run goes on."""
+    """Three steps an epoch, and a scale much too large: such an epoch learns nothing, and the run goes on."""
     monkeypatch.setattr(loop, "loss_scale", lambda precision, device: LossScale(device, start=2.0**24))
     record = run(tiny(precision="fp16", epochs=6))
     assert record["status"] == "finished" and 3 <= record["cost"]["skipped"] < 18
