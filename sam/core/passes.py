@@ -110,8 +110,9 @@ class Passes:
         """After a step: the running statistics back to where it found them if `bad` (0-d bool on their device). No host sync."""
         for dtype in {b.dtype for b in self._buffers}:
             now, found = ([b for b in side if b.dtype == dtype] for side in (self._buffers, self._begin))
-            kept = torch.where(bad, *(torch.cat([b.reshape(-1) for b in side]) for side in (found, now)))
-            vectors.copy_(now, [k.view_as(b) for k, b in zip(kept.split([b.numel() for b in now]), now, strict=True)])
+            flat = [torch.cat([b.reshape(-1) for b in side]) for side in (found, now)]
+            kept = torch.where(bad, flat[0], flat[1]).split([b.numel() for b in now])
+            vectors.copy_(now, [k.view_as(b) for k, b in zip(kept, now, strict=True)])
 
     def before(self) -> None:
         """Called before every forward pass of the step."""
