@@ -413,12 +413,24 @@ def precision_errors(device: torch.device, steps: int = 20) -> dict[str, float]:
             return loss
 
         with number_format(precision):
-            for _ in range(steps):
-                optimizer.step(closure)
+            for call in range(2 * steps):
+                if call - int(optimizer.skipped) < steps:  # those that only find float16's scale are none of the 20
+                    optimizer.step(closure)
         return start, nn.utils.parameters_to_vector(model.parameters()).detach().double()
 
     start, exact = train("fp32", torch.float64)
     return {name: ((train(name, torch.float32)[1] - exact).norm() / (exact - start).norm()).item() for name in PRECISIONS}
+
+
+# name -> the report of a part, from what was typed and the parts before it, in the order in which they are made
+PARTS: dict[str, Callable[[Bench, list[str], dict[str, Any]], dict[str, Any]]] = {
+    "methods": lambda bench, arguments, report: methods(bench),
+    "ceiling": lambda bench, arguments, report: ceiling(bench, report.get("methods", {}).get("seconds", {}).get("torch_sgd")),
+    "evaluator": lambda bench, arguments, report: evaluator(bench),
+    "memory": lambda bench, arguments, report: memory(bench, arguments),
+    "start": lambda bench, arguments, report: start_up(),
+    "precision": lambda bench, arguments, report: precision_errors(bench.device),
+}
 
 
 def table(report: dict[str, Any]) -> str:
@@ -499,26 +511,23 @@ def main(arguments: list[str]) -> int:
         if setting.peak:
             print(peak(bench))
             return 0
-        parts = setting.parts.split(",")
         report: dict[str, Any] = {"setting": dataclasses.asdict(setting), "environment": environment(bench.device)}
+        out = Path(setting.out.format(preset=setting.preset))
         gc.disable()  # no collection in the middle of somebody's step
-        if "methods" in parts:
-            report["methods"] = methods(bench)
-        if "ceiling" in parts:
-            report["ceiling"] = ceiling(bench, report["methods"]["seconds"]["torch_sgd"] if "methods" in parts else None)
-        if "evaluator" in parts:
-            report["evaluator"] = evaluator(bench)
-        if "memory" in parts:
-            report["memory"] = memory(bench, arguments)
-        if "start" in parts:
-            report["start"] = start_up()
-        if "precision" in parts:
-            report["precision"] = precision_errors(bench.device)
+        try:
+            for part in [name for name in PARTS if name in setting.parts.split(",")]:
+                try:
+                    report[part] = PARTS[part](bench, arguments, report)
+                except Exception as error:  # of one part: what the others measured stands
+                    report.setdefault("failed", {})[part] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                write_atomic(out, json.dumps(plain(report), indent=1) + "\n")  # what is measured is kept if the next part is stopped
+        finally:
+            gc.enable()
     print(table(report))
-    out = Path(setting.out.format(preset=setting.preset))
-    write_atomic(out, json.dumps(plain(report), indent=1) + "\n")
     print(f"Written: {out}")
-    return 0
+    for part, reason in report.get("failed", {}).items():
+        print(f"error: {part}: {reason}", file=sys.stderr)
+    return int("failed" in report)
 
 
 if __name__ == "__main__":

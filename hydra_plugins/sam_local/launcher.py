@@ -31,6 +31,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from sam.training import sweep
+        from sam.training.distributed import launched
         from sam.training.run import run
         from sam.training.workers import run_all
 
@@ -39,6 +40,13 @@ class LocalLauncher(Launcher):
             raise SystemExit(2)
         if self.processes < 1:
             print(f"error: hydra.launcher.processes={self.processes}: must be a whole number >= 1.", file=sys.stderr)
+            raise SystemExit(2)
+        if launched().size > 1:
+            print(
+                f"error: hydra/launcher=local: {launched().size} processes were started for each run, by torchrun or srun, and this one "
+                "would start runs beside each other in every one of them; leave it out, or start one process.",
+                file=sys.stderr,
+            )
             raise SystemExit(2)
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # Hydra writes its own record of the sweep there
         plans = [sweep.compose(overrides) for overrides in job_overrides]

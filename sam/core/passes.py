@@ -61,6 +61,8 @@ class Passes:
       "disabled twice", and a captured graph sees one model.
     - All passes of a step see one dropout mask; afterwards the random stream stands where one pass would have left it.
     - If anything raises, the buffers are put back to where the step began.
+    - Where float16 makes skipped steps part of every run, `undo_if` takes back what one did to the buffers: an activation that overflowed
+      would stay in them for good.
     - With several replicas, the running statistics end as if one process had seen the forwards of all, in the order of the replicas.
     """
 
@@ -103,6 +105,14 @@ class Passes:
             _copy_groups(self._buffers, self._after)
             if self._random is not None:
                 self._set_random(self._random[1])
+
+    def undo_if(self, bad: Tensor) -> None:
+        """After a step: the running statistics back to where it found them if `bad` (0-d bool on their device). No host sync."""
+        for dtype in {b.dtype for b in self._buffers}:
+            now, found = ([b for b in side if b.dtype == dtype] for side in (self._buffers, self._begin))
+            flat = [torch.cat([b.reshape(-1) for b in side]) for side in (found, now)]
+            kept = torch.where(bad, flat[0], flat[1]).split([b.numel() for b in now])
+            vectors.copy_(now, [k.view_as(b) for k, b in zip(kept, now, strict=True)])
 
     def before(self) -> None:
         """Called before every forward pass of the step."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from sam.sharpness.subject import Sizes, subject_of
 from sam.training import checkpoint
 from sam.training.progress import Progress, progress_for, share
 from sam.training.run import load_trained
-from sam.training.workers import SIGNALS, run_all
+from sam.training.workers import run_all
 
 Run = tuple[Path, dict[str, Any]]
 
@@ -149,8 +148,6 @@ def _measure_side_by_side(
 def measure_one(task: tuple[_Pending, EvaluateConfig]) -> None:
     """In a process of its own: one run, its rows stored beside it. Raises ConfigError; a signal ends it at once: no row is half stored."""
     run, config = task
-    for number in SIGNALS:
-        signal.signal(number, signal.default_int_handler)
     problems: list[str] = []
     with progress_for(1.0, run.folder.name, quiet=True) as progress:
         _measure_here([run], config, {run.folder: Measured()}, problems, progress)

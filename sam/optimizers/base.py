@@ -74,7 +74,8 @@ class Method(torch.optim.Optimizer):
     After each step `stats` holds 0-d tensors on the device: grad_norm (of the first pass), eps_over_rho, cos_g_eps, decay_ratio
     (lambda ||w|| / ||g||); the last two only where `diagnose` is set. `forwards` and `backwards` count passes over a whole batch.
     A step with a gradient that is not finite, in any pass, is skipped: weights and base optimizer stay as they are, `skipped` (0-d tensor)
-    counts, `bad` (0-d bool) tells of the last step.
+    counts, `bad` (0-d bool) tells of the last step. With `scaling`, BatchNorm's running statistics stay as they were too; without it such a
+    step belongs to a run that diverges, and they show it.
     """
 
     moves = True  # evaluates away from w
@@ -355,6 +356,8 @@ class Method(torch.optim.Optimizer):
         self.skipped += bad
         if self.scaling is not None:
             self.scaling.update(bad)
+            if self.passes:
+                self.passes.undo_if(bad)
         if all(group.get("fused") for group in self.param_groups) and self._ready_for_device_skip():
             self.base.found_inf = bad.float()  # type: ignore[attr-defined]  # the kernel itself leaves everything alone: no host sync
             self.base.step()

@@ -65,7 +65,8 @@ class XSAM(Method):
     alphas:           the grid (ties go to the earlier entry); `alpha`: a constant instead, nothing is searched.
     search_interval:  steps between searches, the first step included; a search costs len(alphas) forwards, and its alpha already serves
                       the step in which it was found.
-    A search with a non-finite probe loss keeps the previous alpha (1, that is SAM, before the first search).
+    A search with a non-finite probe loss keeps the previous alpha (1, that is SAM, before the first search). One in a step that is skipped
+    says nothing at all: the next step makes it up (float16 finds its loss scale in the first steps, the first search among them).
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class XSAM(Method):
         self.steps_taken = 0
         self.probe_losses: list[float] = []
         self._probes: Tensor | None = None
+        self._due = False  # a search that was lost is to be made up
 
     @classmethod
     def options(cls, config: OptimizerConfig, *, steps_per_epoch: int, generator: torch.Generator) -> dict[str, Any]:
@@ -106,7 +108,7 @@ class XSAM(Method):
 
     @property
     def defer(self) -> bool:  # type: ignore[override]
-        return not self.constant and self.steps_taken % self.search_interval == 0
+        return not self.constant and (self._due or self.steps_taken % self.search_interval == 0)
 
     def begin(self) -> None:
         self._probes = None
@@ -121,7 +123,8 @@ class XSAM(Method):
         plane = Plane(climb.displacement(), self.perturbed(gradient))
         self.record("psi", plane.psi)
         if self.defer:
-            probes = torch.stack([self._probe_at(plane, alpha, closure) for alpha in self.alphas]) * self._weight
+            losses = [self._probe_at(plane, alpha, closure) for alpha in self.alphas]
+            probes = torch.stack([*losses, plane.psi.double()]) * self._weight  # psi: finite if the step is
             self._probes = probes if self._probes is None else self._probes + probes
         return loss, (plane, gradient)
 
@@ -133,9 +136,10 @@ class XSAM(Method):
         """The search's only host sync: read all probe losses, take the largest."""
         if self.defer:
             if self._probes is None:  # every group of this step is another replica's
-                self._probes = torch.zeros(len(self.alphas), dtype=torch.float64, device=self.parameters[0].device)
+                self._probes = torch.zeros(len(self.alphas) + 1, dtype=torch.float64, device=self.parameters[0].device)
             self.replicas.sum_([self._probes])
-            self.probe_losses = self._probes.tolist()
+            *self.probe_losses, psi = self._probes.tolist()
+            self._due = not math.isfinite(psi)
             if all(map(math.isfinite, self.probe_losses)):
                 self.alpha = self.alphas[self.probe_losses.index(max(self.probe_losses))]
             self._probes = None
@@ -151,7 +155,8 @@ class XSAM(Method):
         return {"alpha": self.alpha, "probe_losses": list(self.probe_losses)}
 
     def method_state(self) -> dict[str, Any]:
-        return {"alpha": self.alpha, "steps_taken": self.steps_taken, "probe_losses": self.probe_losses}
+        return {"alpha": self.alpha, "steps_taken": self.steps_taken, "due": self._due, "probe_losses": self.probe_losses}
 
     def load_method_state(self, state: dict[str, Any]) -> None:
         self.alpha, self.steps_taken, self.probe_losses = state["alpha"], state["steps_taken"], state["probe_losses"]
+        self._due = state.get("due", False)

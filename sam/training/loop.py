@@ -99,6 +99,12 @@ class Trainer:
         """Steps completed within the present epoch."""
         return self._under_way.step if self._under_way else 0
 
+    @property
+    def seeks_scale(self) -> bool:
+        """Whether a smaller loss scale may still make the gradients finite: below 1 it would not be the scale that overflows."""
+        scaling = self.optimizer.scaling
+        return scaling is not None and scaling.value.item() >= 1
+
     def run_epoch(self, advance: Callable[[float], None], after_step: Callable[[], None] = lambda: None) -> Row:
         """Train one epoch (or what is left of it), evaluate, and return its row of metrics, also kept in `rows`.
 
@@ -152,17 +158,19 @@ class Trainer:
             epoch.seconds += time.perf_counter() - began
             advance(passes)
             after_step()
+        began = time.perf_counter()  # reading the sums waits for what a GPU still has to do of the epoch
         if self.optimizer.replicas.size > 1:  # sums over groups; every replica had some in the first step, and the first in each
             counts = self.replicas.from_first([count for _, count in epoch.sums.values()])
             parts = [total.clone() for total, _ in epoch.sums.values()]
             self.replicas.sum_(parts)
             epoch.sums = dict(zip(epoch.sums, zip(parts, counts, strict=True), strict=True))
         means = {name: (total / count).item() for name, (total, count) in epoch.sums.items()}
-        optimizer = self.optimizer
+        optimizer, totals = self.optimizer, self.objective.totals()
+        epoch.seconds += time.perf_counter() - began
         return {
             "epoch": self.epoch + 1,
             "lr": epoch.rate,
-            **self.objective.totals(),
+            **totals,
             **means,
             **optimizer.report(),
             "forwards": round(optimizer.forwards),

@@ -104,7 +104,7 @@ class Preflight(Callback):
         try:
             plans = [compose(point) for point in points]
             here = config.hydra.launcher._target_.endswith(("BasicLauncher", "LocalLauncher"))
-            pending = _print_plan(plans, here=here)
+            pending = _print_plan([with_replicas(plan) for plan in plans] if here else plans, here=here)
         except (ValueError, HydraException, OmegaConfBaseException) as error:
             print(f"error: {error}\nNothing was run.", file=sys.stderr)
             raise SystemExit(2) from error

@@ -59,14 +59,25 @@ def _work(parent: Connection, function: Callable[[Any], object]) -> None:
     """A worker's life: take an argument, call the function, say how it ended (done | failed | left, text), until None comes."""
     os.setsid()  # Ctrl-C in a terminal reaches the parent alone, which hands it on once
     told_to_leave: list[int] = []
-    for number in SIGNALS:  # a training run has handlers of its own
-        signal.signal(number, lambda signum, _: told_to_leave.append(signum))
+    busy = False
+
+    def handle(signum: int, frame: Any) -> None:  # a training run has handlers of its own, once it has something to save
+        told_to_leave.append(signum)
+        if busy:
+            raise KeyboardInterrupt
+
+    for number in SIGNALS:
+        signal.signal(number, handle)
     shown = _Told(parent)
     progress.share(shown)
     with suppress(EOFError, BrokenPipeError):  # the parent is gone: what is under way was finished, nothing new begins
         while not told_to_leave and (argument := parent.recv()) is not None:
             try:
-                function(argument)
+                busy = True
+                try:
+                    function(argument)
+                finally:
+                    busy = False
                 shown.flush()
                 parent.send(("done", ""))
             except (Preempted, KeyboardInterrupt):

@@ -142,6 +142,30 @@ def unused_and_non_finite(replicas: Replicas = ALONE) -> dict[str, Any]:
     return {"weights": after, "skipped": int(optimizer.skipped)}
 
 
+def infinite_ascent(replicas: Replicas = ALONE) -> dict[str, Any]:
+    """Two groups of SAM. In the second step the gradient that the second group climbs along is infinite, and no gradient after it is: the
+    descent gradient alone would not tell the first replica that this step means nothing."""
+    parameters = [nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2)]
+    optimizer = SAM(torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True), rho=0.1, replicas=replicas)
+
+    def closure(index: int, first: float) -> Any:
+        slopes = iter((first, 1.0))
+
+        def evaluate() -> Tensor:
+            parameters[index].grad = torch.full((3,), next(slopes), dtype=torch.float64)
+            return torch.ones((), dtype=torch.float64)
+
+        return evaluate
+
+    after, bad = [], []
+    for first in (1.0, float("inf"), 2.0):
+        closures = [closure(i, first if i else 1.0) if replicas.size == 1 or i == replicas.rank else None for i in range(2)]
+        optimizer.step(closures)
+        after.append([p.detach().clone() for p in parameters])
+        bad.append(bool(optimizer.bad))
+    return {"weights": after, "skipped": int(optimizer.skipped), "bad": bad}
+
+
 @contextmanager
 def networks(plain: bool) -> Iterator[None]:
     """Trainers build their models with a smooth activation, and without BatchNorm if `plain`. A unit that sits at ReLU's kink would turn
@@ -217,6 +241,7 @@ def main(rank: int, port: int, file: str) -> None:
     results |= {f"normed {name}": whole_batches(name, here, batchnorm=True) for name in METHODS}
     results["micro"] = whole_batches("sam", here, micro_batch=4)
     results["odd"] = unused_and_non_finite(here)
+    results["infinite ascent"] = infinite_ascent(here)
     for name in TRAINERS:
         with networks("without" in name):
             results[f"trained {name}"] = trained(replicated(configuration(name), here), here)

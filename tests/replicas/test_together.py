@@ -97,6 +97,15 @@ def test_a_step_that_is_infinite_on_one_process_is_skipped_on_both_and_unused_pa
         assert_close(result["odd"]["weights"], expected["weights"])
 
 
+def test_an_ascent_that_is_infinite_on_one_process_is_skipped_on_both(two: Results) -> None:
+    expected = cases.infinite_ascent()
+    assert expected["bad"] == [False, True, False] and expected["skipped"] == 1
+    assert all(torch.equal(a, b) for a, b in zip(*expected["weights"][:2], strict=True))
+    for result in two:
+        assert result["infinite ascent"]["bad"] == expected["bad"] and result["infinite ascent"]["skipped"] == 1
+        assert_close(result["infinite ascent"]["weights"], expected["weights"])
+
+
 @pytest.mark.parametrize("name", ["groups", "groups, rand_sam", "own perturbations", "together, without BatchNorm"])
 def test_a_run_on_two_processes_is_the_run_on_one(two: Results, name: str) -> None:
     """Batches of 40, 40 and 16 digits, two epochs, float32; `perturbation=replica` is m-sharpness with groups of 20."""

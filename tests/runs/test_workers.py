@@ -128,3 +128,37 @@ def test_impossible_numbers_of_processes_are_refused(tmp_path: Path) -> None:
     done = train(tmp_path, "local", *GRID, "hydra.launcher.processes=0")
     assert done.returncode == 2
     assert "hydra.launcher.processes=0" in done.stderr
+
+
+def test_several_processes_for_one_run_and_several_runs_at_a_time_are_refused_together(tmp_path: Path) -> None:
+    """Each of torchrun's processes would start workers of its own, which would meet in each other's runs."""
+    torchrun = os.environ | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    done = subprocess.run(line(tmp_path, "local", *GRID), cwd=ROOT, capture_output=True, text=True, timeout=180, env=torchrun)
+    assert done.returncode == 2
+    assert "hydra/launcher=local: 2 processes were started for each run" in done.stderr and "Traceback" not in done.stderr
+    assert not folders(tmp_path)
+
+
+@pytest.mark.parametrize("launcher", ["local", "basic"])
+def test_a_sweep_that_wants_processes_nobody_started_is_refused_before_it_begins(tmp_path: Path, launcher: str) -> None:
+    done = train(tmp_path, launcher, *GRID, "replicas=2")
+    assert done.returncode == 2
+    assert "replicas=2: one process was started" in done.stderr and "Nothing was run." in done.stderr
+
+
+WAITING = "import pathlib, os, time; pathlib.Path({folder!r}, str(os.getpid())).touch(); time.sleep(50)"
+PROGRAM = "from sam.training.workers import run_all; run_all(exec, {tasks!r}, 2)"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_work_without_handlers_of_its_own_leaves_at_once(tmp_path: Path, number: int, code: int) -> None:
+    """As a run that reads its data and does not yet watch for signals: it would go on to its end, and be killed for it."""
+    tasks = [WAITING.format(folder=str(tmp_path))] * 2
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM.format(tasks=tasks)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2:
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == code and "Traceback" not in stderr, stderr

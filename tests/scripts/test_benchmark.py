@@ -104,6 +104,31 @@ def test_memory_and_start_up(benchmark: ModuleType) -> None:
     assert torch.get_num_threads() >= 1
 
 
+def test_a_part_that_fails_takes_no_other_with_it(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(bench: object, arguments: list[str]) -> dict:
+        raise subprocess.CalledProcessError(1, "python")
+
+    monkeypatch.setattr(benchmark, "memory", broken)
+    out = tmp_path / "out.json"
+    assert benchmark.main(["preset=tiny", "parts=ceiling,memory,evaluator", f"out={out}"]) == 1
+    shown, found = capsys.readouterr(), json.loads(out.read_text())
+    assert {"ceiling", "evaluator"} < set(found) and "CalledProcessError" in found["failed"]["memory"]
+    assert "GFLOP/s" in shown.out and "error: memory: CalledProcessError" in shown.err
+
+
+def test_what_is_measured_is_kept_if_it_is_stopped(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def stopped(bench: object) -> dict:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "evaluator", stopped)
+    out = tmp_path / "out.json"
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main(["preset=tiny", "parts=ceiling,evaluator", f"out={out}"])
+    assert "ceiling" in json.loads(out.read_text())
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

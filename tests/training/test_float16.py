@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from sam.config import TrainConfig
+from sam.core.scaling import LossScale
+from sam.training import loop
 from sam.training.loop import Trainer
+from sam.training.run import run
 
 Tiny = Callable[..., TrainConfig]
 Make = Callable[[TrainConfig], Trainer]
@@ -71,3 +74,27 @@ def test_a_float16_run_cut_within_an_epoch_continues_bitwise(tiny: Tiny, trainer
         assert torch.equal(a, b)
     assert second.optimizer.scaling is not None and whole.optimizer.scaling is not None
     assert torch.equal(second.optimizer.scaling.value, whole.optimizer.scaling.value)
+
+
+def test_a_run_whose_first_epochs_only_find_the_scale_has_not_diverged(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps an epoch, and a scale much too large: such an epoch learns nothing, and the run goes on."""
+    monkeypatch.setattr(loop, "loss_scale", lambda precision, device: LossScale(device, start=2.0**24))
+    record = run(tiny(precision="fp16", epochs=6))
+    assert record["status"] == "finished" and 3 <= record["cost"]["skipped"] < 18
+    assert math.isfinite(record["final"]["train_loss"])
+
+
+@pytest.mark.parametrize("epochs", [1, 40])
+def test_a_run_that_no_scale_can_help_has_diverged(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """One that is not finite without any scaling, or that has reached its end without a single step."""
+
+    class Hopeless(Trainer):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(float("nan"))
+
+    monkeypatch.setattr("sam.training.run.Trainer", Hopeless)
+    record = run(tiny(precision="fp16", epochs=epochs))
+    assert record["status"] == "diverged"
+    assert record["diverged_epoch"] == (1 if epochs == 1 else 6)  # 2^16 is halved three times an epoch: below 1 after 17 steps

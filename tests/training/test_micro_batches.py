@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from sam.config import TrainConfig
 from sam.core.passes import Passes
+from sam.core.scaling import LossScale
 from sam.optimizers.rand_sam import RandSAM
 from sam.optimizers.sam import SAM
 from sam.optimizers.sgd import SGD
@@ -80,6 +81,30 @@ def test_micro_batches_are_one_batch(name: str, micro_batch: int, smoothing: flo
     for a, b in zip(got, weights, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     assert got_probes == pytest.approx(probes, rel=1e-12)
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_micro_batches_groups_and_a_loss_scale_go_together(name: str, clip: float | None) -> None:
+    """Groups of 5, 5 and 2 in micro-batches of 3, with weight decay in the loss; with a scale of 2^12 and without one: weights, probe
+    losses, loss, and what the objective records."""
+    cls, options = OPTIMIZERS[name]
+    ends = []
+    for scaling in (None, LossScale("cpu", start=2.0**12)):
+        model = network()
+        base = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9, fused=True)
+        own = options | ({"generator": torch.Generator().manual_seed(1)} if cls is RandSAM else {})
+        optimizer = cls(base, rho=0.3, loss_decay=0.02, grad_clip=clip, passes=Passes(model), scaling=scaling, **own)
+        objective = Objective(model, nullcontext, 0.1, scaling, micro_batch=3)
+        for seed in range(3):
+            groups = list(zip(*(t.split(5) for t in samples(12, seed)), strict=True))
+            loss = optimizer.step([objective.closure(x, y) for x, y in groups], weights=[len(y) / 12 for _, y in groups])
+            objective.settle(optimizer.bad)
+        numbers = [loss.item(), *objective.totals().values(), *optimizer.report().get("probe_losses", [])]
+        ends.append(([p.detach() for p in model.parameters()], numbers))
+    for a, b in zip(ends[1][0], ends[0][0], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert ends[1][1] == pytest.approx(ends[0][1], rel=1e-12)
 
 
 def test_no_forward_sees_more_than_a_micro_batch_and_the_loss_is_that_of_the_batch() -> None:

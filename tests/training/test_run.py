@@ -16,7 +16,8 @@ from sam.core.device import number_format
 from sam.results import identity, records
 from sam.training import cost
 from sam.training.progress import Progress
-from sam.training.run import run, summary
+from sam.training.recording import summary
+from sam.training.run import run
 
 Tiny = Callable[..., TrainConfig]
 TIMES = ("train_seconds", "seconds")

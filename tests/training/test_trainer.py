@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -234,3 +235,17 @@ def test_label_smoothing_trains_but_is_not_recorded(tiny: Tiny, trainer: Make) -
     a, b = train(plain), train(smooth)
     assert a[0]["train_loss"] == pytest.approx(b[0]["train_loss"], rel=1e-6)
     assert a[1]["train_loss"] != pytest.approx(b[1]["train_loss"], rel=1e-3)
+
+
+def test_the_time_of_an_epoch_holds_the_wait_for_its_last_steps(tiny: Tiny, trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU is still at work when the last step has been asked of it; reading the epoch's sums waits for it."""
+    ours = trainer(tiny())
+    read = ours.objective.totals
+
+    def slow() -> dict[str, float]:
+        time.sleep(0.5)
+        return read()
+
+    monkeypatch.setattr(ours.objective, "totals", slow)
+    row = ours.run_epoch(lambda units: None)
+    assert row["train_seconds"] > 0.5 and row["seconds"] > row["train_seconds"]

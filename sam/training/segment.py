@@ -1,0 +1,155 @@
+"""One process's stretch of a run, from where its trainer stands to the end or to a signal: train, record, save."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sam.results import identity, records
+from sam.results.records import Row
+from sam.training import checkpoint, recording
+from sam.training.interrupts import Interrupts, Preempted
+from sam.training.lock import LockedError
+from sam.training.loop import Trainer
+from sam.training.progress import Progress
+from sam.training.tracking import Tracker, make_tracker
+
+
+@dataclass
+class Segment:
+    """One process's stretch of a run: trains, records, saves."""
+
+    trainer: Trainer
+    folder: Path
+    progress: Progress
+    check_lock: Callable[[], None]
+    interrupts: Interrupts
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def train(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
+        """From where the trainer stands to the end; the record says how it ended, whatever happens. `earlier`: the record so far."""
+        trainer, config = self.trainer, self.trainer.config
+        self.record = recording.new_record(trainer, earlier)
+        self._warn_of_another_environment()
+        records.write_run(self.folder, self.record)
+        tracker = make_tracker(config, self.record, self.folder)
+        status = records.FAILED
+        try:
+            status = self._epochs(tracker)
+            return self._finish(tracker, status)
+        except Preempted as signal:
+            tracker.preempting()
+            self._note_end(records.PREEMPTED, str(signal))
+            self.progress.say(f"{self.record['name']}: {signal}.")
+            trainer.replicas.wait()  # the first one to leave may take the others with it: not before all is on disk
+            self.interrupts.hand_on()
+            raise
+        except LockedError:
+            raise  # the record is somebody else's now
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._note_end(records.PREEMPTED, "interrupted")
+            else:
+                self._note_end(records.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+            raise
+        finally:
+            tracker.finish(failed=status not in (records.FINISHED, records.DIVERGED))
+
+    def _epochs(self, tracker: Tracker) -> str:
+        trainer, config = self.trainer, self.trainer.config
+        skipped = trainer.rows[-1]["skipped"] if trainer.rows else 0
+        while trainer.epoch < config.epochs:
+            row = trainer.run_epoch(self.progress.advance, self._after_step)
+            self._record_epoch(row, tracker)
+            last = trainer.epoch == config.epochs
+            moved = row["skipped"] - skipped < trainer.steps_per_epoch  # at least one step had a finite gradient
+            skipped = row["skipped"]
+            learnt = moved and math.isfinite(row["train_loss"])
+            seeking = not moved and not last and trainer.seeks_scale  # an epoch of few steps may go by with it
+            if not (learnt or seeking) or (last and not math.isfinite(row["test_loss"])):
+                self.progress.say(f"{self.record['name']}: diverged in epoch {trainer.epoch}.")
+                return records.DIVERGED
+            if trainer.epoch % config.checkpoint_interval == 0 or last:
+                self._save()
+        return records.FINISHED
+
+    def _record_epoch(self, row: Row, tracker: Tracker) -> None:
+        self.check_lock()
+        records.write_metrics(self.folder, self.trainer.rows)
+        tracker.log(row)
+        self.progress.note(recording.headline(self.record["name"], row, self.trainer.config.epochs))
+
+    def _after_step(self) -> None:
+        signum = self._asked_to_leave()
+        if signum:
+            self.interrupts.signum = signum
+            self._save()
+            raise Preempted(signum)
+        every = self.trainer.config.checkpoint_steps
+        if every and self.trainer.step % every == 0:
+            self._save()
+
+    def _asked_to_leave(self) -> int:
+        """The signal that any replica got, or 0: all leave after the same step."""
+        own, replicas = self.interrupts.signum or 0, self.trainer.replicas
+        return max(replicas.gather(own)) if replicas.sum_numbers([own])[0] else 0
+
+    def _save(self) -> None:
+        self._keep(self.trainer.state_dict())
+
+    def _keep(self, state: dict[str, Any]) -> None:
+        self.check_lock()
+        checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **state})
+
+    def _note_end(self, status: str, reason: str) -> None:
+        self.record |= {"status": status, "error": reason, "epochs": self.trainer.epoch, "seconds": self.trainer.seconds}
+        with contextlib.suppress(records.StorageError):
+            records.write_run(self.folder, self.record)
+
+    def _finish(self, tracker: Tracker, status: str) -> dict[str, Any]:
+        trainer, optimizer = self.trainer, self.trainer.optimizer
+        self.record |= {
+            "status": status,
+            "error": None,
+            "ended": recording.now(),
+            "epochs": trainer.epoch,
+            "diverged_epoch": trainer.epoch if status == records.DIVERGED else None,
+            "seconds": trainer.seconds,
+            "cost": {"forwards": round(optimizer.forwards), "backwards": round(optimizer.backwards), "skipped": int(optimizer.skipped)},
+            **recording.summary(trainer.rows),
+        }
+        self.check_lock()
+        records.write_metrics(self.folder, trainer.rows)
+        records.write_run(self.folder, self.record)
+        checkpoint.remove(self.folder, records.PREVIOUS)
+        tracker.summarize(self.record)
+        return self.record
+
+    def _warn_of_another_environment(self) -> None:
+        """A continued run is bitwise the uninterrupted one only on the same kind of device, torch version and thread count."""
+        seen = [recording.arithmetic(segment["environment"]) for segment in self.record["segments"]]
+        if any(arithmetic != seen[-1] for arithmetic in seen):
+            changed = "; then ".join(dict.fromkeys(", ".join(map(str, arithmetic)) for arithmetic in seen))
+            self.progress.say(f"warning: {self.record['name']}: continued elsewhere ({changed}); results may differ in the last digits.")
+
+
+class Follower(Segment):
+    """The same stretch on another replica than the first: it takes part, and writes nothing."""
+
+    def train(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
+        self.record = {"name": identity.run_name(self.trainer.config)}
+        try:
+            return {"status": self._epochs(Tracker())}
+        except Preempted:
+            self.trainer.replicas.wait()
+            raise
+
+    def _record_epoch(self, row: Row, tracker: Tracker) -> None:
+        pass
+
+    def _keep(self, state: dict[str, Any]) -> None:
+        pass
