@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.library import Library
 
-_library: torch.library.Library | None = None  # the names vanish with the object
+_declared: Library | None = None  # the names vanish with the object
 
 
 def ensure() -> None:
@@ -19,8 +20,8 @@ def ensure() -> None:
     the missing operators to torch, which raises RuntimeError. So their names are declared here, without an implementation: nothing in this
     project calls them. Nothing is done where torch has CUDA, or torchvision is absent, imported already, or a CPU build.
     """
-    global _library
-    if _library is not None or torch.version.cuda is not None or "torchvision" in sys.modules:
+    global _declared
+    if _declared is not None or torch.version.cuda is not None or "torchvision" in sys.modules:
         return
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
@@ -29,6 +30,6 @@ def ensure() -> None:
     if "+cu" not in (package / "version.py").read_text():
         return
     described = (package / "_meta_registrations.py").read_text()
-    _library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in re.findall(r'^@torch\.library\.register_fake\("torchvision::(\w+)"\)', described, re.MULTILINE):
-        _library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _declared = Library("torchvision", "FRAGMENT")
+    for operator in re.findall(r'^@\S+register_fake\("torchvision::(\w+)"\)', described, re.MULTILINE):
+        _declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -107,10 +107,11 @@ def _measure_here(
 ) -> None:
     device = pick_device(config.device)
     with number_format("fp32", config.threads):
-        for run, state in _read_ahead(pending, device):
+        for run, weights in _read_ahead(pending):
             try:
                 images = _load_data(config, run, device)
-                model = load_trained(run.config, run.folder, images, device, state.result())
+                model = load_trained(run.config, run.folder, images, device, weights.result())
+                del weights  # on the device only the model's own are left
                 subject = subject_of(model, images, config.sharpness, optimizer=run.config.optimizer, progress=progress.advance)
                 found = storing.measure(subject, run.keys, run.folder / records.MEASURES, partial(_note, progress, run.folder.name))
                 rows[run.folder] = storing.merge([rows[run.folder], found])
@@ -119,13 +120,18 @@ def _measure_here(
                 _say(progress, problems, f"{run.folder.name}: {error}")
 
 
-def _read_ahead(pending: Sequence[_Pending], device: torch.device) -> Iterator[tuple[_Pending, Future[dict[str, Any]]]]:
-    """Every run with its checkpoint, which was read while the one before it was measured."""
+def _read_ahead(pending: Sequence[_Pending]) -> Iterator[tuple[_Pending, Future[dict[str, torch.Tensor]]]]:
+    """Every run with its weights, in host memory, which were read while the one before it was measured."""
+
+    def read(run: _Pending) -> dict[str, torch.Tensor]:
+        weights: dict[str, torch.Tensor] = checkpoint.load(run.folder)["model"]
+        return weights
+
     with ThreadPoolExecutor(1) as reader:
-        states = [reader.submit(checkpoint.load, run.folder, device) for run in pending[:1]]
+        ahead = [reader.submit(read, run) for run in pending[:1]]
         for i, run in enumerate(pending):
-            states += [reader.submit(checkpoint.load, following.folder, device) for following in pending[i + 1 : i + 2]]
-            yield run, states.pop(0)
+            ahead += [reader.submit(read, following) for following in pending[i + 1 : i + 2]]
+            yield run, ahead.pop(0)
 
 
 def _measure_side_by_side(

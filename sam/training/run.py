@@ -152,15 +152,15 @@ def _resume(trainer: Trainer, folder: Path, progress: Progress) -> dict[str, Any
 
 
 def load_trained(
-    config: TrainConfig, folder: Path, images: data.ImageData, device: torch.device, state: dict[str, Any] | None = None
+    config: TrainConfig, folder: Path, images: data.ImageData, device: torch.device, weights: dict[str, torch.Tensor] | None = None
 ) -> torch.nn.Module:
-    """The model of a finished run, with its checkpoint's weights (`state`: the checkpoint, if it was read already).
+    """The model of a finished run, with its checkpoint's weights (`weights`: if they were read already).
 
     CheckpointError if the file is damaged or does not fit.
     """
     from sam.training.loop import build_model
 
     model = build_model(config, images).to(device)
-    state = checkpoint.load(folder, device) if state is None else state
-    checkpoint.load_weights(model, state["model"], folder / records.CHECKPOINT)
+    weights = checkpoint.load(folder)["model"] if weights is None else weights
+    checkpoint.load_weights(model, weights, folder / records.CHECKPOINT)
     return model
