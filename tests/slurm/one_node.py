@@ -199,16 +199,27 @@ class Cluster:
         wait_until(f"the record of job {job}", settled, 30)  # the accounting hears of an end some seconds late
         return self.states(job)
 
-    def release(self, task: str, seconds: float = 60) -> None:
-        """Wait until a task is requeued for the first time, and end the two minutes for which SLURM holds it."""
+    def release(self, task: str, seconds: float = 240) -> None:
+        """Wait until a task is requeued for the first time, and end the two minutes for which SLURM holds it.
 
-        def requeued() -> bool:
-            shown = self.call("scontrol", "--oneliner", "show", "job", task, check=False)
-            return "Restarts=1" in shown and "JobState=PENDING" in shown  # not the PENDING of before its first start
+        ClusterError, with the task's own output and the daemons' last words, if it does not come back.
+        """
 
-        wait_until(f"{task} being requeued", requeued, seconds)
+        def shown() -> str:
+            return self.call("scontrol", "--oneliner", "show", "job", task, check=False)
+
+        def requeued() -> bool:  # pending again, or even running: cleaning up after the first start can outlast the hold
+            return "Restarts=1" in shown() and "JobState=COMPLETING" not in shown()
+
+        try:
+            wait_until(f"{task} being requeued", requeued, seconds)
+        except ClusterError as error:
+            job = shown()
+            output = job.partition(" StdOut=")[2].split(" ")[0]
+            words = Path(output).read_text(errors="replace") if output and Path(output).is_file() else ""
+            raise ClusterError(f"{error}\n{job}\n--- {output}\n{words}\n{self._last_words()}") from error
         time.sleep(2)  # slurmd refuses a second start in the second of the first one's end ("job credential revoked")
-        self.call("scontrol", "update", f"jobid={task}", "starttime=now")
+        self.call("scontrol", "update", f"jobid={task}", "starttime=now", check=False)  # refused if it has started by itself
 
     # ------------------------------------------------------------------------------------------------------------ starting
 
