@@ -332,6 +332,7 @@ class TrainConfig:
     precision    fp32 (TF32 off) | tf32 | bf16 (autocast, fp32 weights) | fp16 (the same, with loss scaling).
     compile      torch.compile for the training passes: none | default | max-autotune-no-cudagraphs. Its results differ from eager ones
                  in the last digits, so it is part of a run's identity.
+    cuda_graph   launch each step as one CUDA graph; for small models, whose many kernels the host launches too slowly. One process only.
     checkpoint_interval  epochs between checkpoints; the last epoch is always saved.
     checkpoint_steps     also one every so many steps within an epoch, or null; a signal saves at once in any case.
     """
@@ -355,6 +356,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     precision: str = "fp32"
     compile: str = "none"
+    cuda_graph: bool = False
     seed: int = 0
     runs_dir: str = "runs"
     run_dir: str | None = None
@@ -395,6 +397,8 @@ class TrainConfig:
             raise ConfigError(f"replicas={replicas}: must divide batch_size={self.batch_size}.")
         if self.precision == "fp16" and replicas > 1:
             raise ConfigError(f"precision=fp16 with replicas={replicas}: the loss scale belongs to one process; use precision=bf16.")
+        if self.cuda_graph and replicas > 1:
+            raise ConfigError(f"cuda_graph=true with replicas={replicas}: the host takes part in what processes exchange; allowed: false.")
         if self.m is not None and replicas > 1 and self.batch_size // replicas % self.m:
             raise ConfigError(
                 f"m={self.m}: must divide each replica's share of a batch, batch_size / replicas = {self.batch_size // replicas}, so that "

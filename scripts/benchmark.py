@@ -3,6 +3,7 @@
     python scripts/benchmark.py preset=cpu                                     # WRN-16-4, batch 32, one thread: three to six minutes
     python scripts/benchmark.py preset=gpu                                     # WRN-28-10, batch 128, bf16
     python scripts/benchmark.py preset=cpu precision=bf16 batch=128 rounds=5
+    python scripts/benchmark.py preset=cpu parts=profile                       # where the time of a step goes
     python scripts/benchmark.py preset=tiny parts=methods,precision            # seconds; only to see that it works
 
 Every round times one step of every method on the same batch, in rotating order; a score is the median over rounds of t(method) / t(SGD)
@@ -20,7 +21,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ from sam.results.records import plain, write_atomic
 from sam.sharpness import ascent
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.training.environment import environment
+from sam.training.graphs import CudaGraphs, GraphedSteps
 from sam.training.loop import DIAGNOSE_EVERY
 from sam.training.progress import clock
 
@@ -56,7 +59,9 @@ IMAGES = 50_000  # an epoch of CIFAR, over which XSAM's search is spread
 class Setting:
     """depth, width: of the WideResNet; size: of the images; steps: timed together in a round (a tiny net needs several);
     search_every: rounds between XSAM's search steps; matmul: side of the matrices whose product is the ceiling; images: in the evaluator's
-    set, in two batches; parts: which reports to make; out: the JSON file."""
+    set, in two batches; parts: which reports to make; out: the JSON file.
+
+    graphs: the steps as CUDA graphs. seeds: several runs of a small model side by side on one GPU, each a graph on a stream of its own."""
 
     preset: str = "cpu"
     device: str = "cpu"
@@ -70,14 +75,26 @@ class Setting:
     search_every: int = 3
     matmul: int = 1024
     images: int = 64
-    parts: str = "methods,ceiling,evaluator,memory,start,precision"
+    parts: str = "methods,ceiling,evaluator,memory,start,precision,profile"
     peak: str = ""  # internal: take two steps of this method and print the peak of memory
     out: str = "runs/benchmark-{preset}.json"
 
 
 PRESETS = {
     "cpu": Setting(),
-    "gpu": Setting("gpu", "cuda", depth=28, width=10, batch=128, precision="bf16", rounds=21, steps=10, matmul=8192, images=4000),
+    "gpu": Setting(
+        "gpu",
+        "cuda",
+        depth=28,
+        width=10,
+        batch=128,
+        precision="bf16",
+        rounds=21,
+        steps=10,
+        matmul=8192,
+        images=4000,
+        parts=f"{Setting.parts},graphs,seeds",
+    ),
     "tiny": Setting("tiny", depth=10, width=1, size=8, batch=8, rounds=3, search_every=2, matmul=64, images=16),
 }
 
@@ -198,6 +215,30 @@ class Bench:
 
         return step
 
+    def stream(self) -> AbstractContextManager[object]:
+        """A stream of its own for what is launched inside."""
+        return torch.cuda.stream(torch.cuda.Stream(self.device)) if self.device.type == "cuda" else nullcontext()
+
+    def graphed(self, name: str) -> Step:
+        """`ours` with `cuda_graph=true`."""
+        model, count = self.model(), [0]
+        optimizer = self.optimizer(name, model)
+        closure = self.closure(model, scaling=optimizer.scaling)
+        take = GraphedSteps(optimizer, lambda x, y: ([closure], [1.0]), [], CudaGraphs(self.device, optimizer.generators))
+
+        def step() -> None:
+            count[0] += 1
+            take(self.images, self.labels, BASE["lr"], diagnose=count[0] % DIAGNOSE_EVERY == 0)
+
+        return repeat(step, 4 * DIAGNOSE_EVERY)  # both kinds of step are captured
+
+    def graphed_sgd(self) -> Step:
+        """`plain_sgd` as one CUDA graph."""
+        step, graphs = self.plain_sgd(), CudaGraphs(self.device, [])
+        with graphs.aside():
+            repeat(step, 3)
+        return graphs.capture(step)  # type: ignore[arg-type]
+
     def beside(self, name: str) -> Callable[[], float]:
         """Seconds of one step whose gradients are handed over ready: what a method does beside its passes."""
         model = self.model()
@@ -236,6 +277,12 @@ class Bench:
         for _ in range(steps):
             step()
         return (time.process_time() - began) / steps
+
+
+def repeat(step: Step, times: int) -> Step:
+    for _ in range(times):
+        step()
+    return step
 
 
 def quartiles(values: list[float]) -> dict[str, float]:
@@ -422,6 +469,69 @@ def precision_errors(device: torch.device, steps: int = 20) -> dict[str, float]:
     return {name: ((train(name, torch.float32)[1] - exact).norm() / (exact - start).norm()).item() for name in PRECISIONS}
 
 
+def profile(bench: Bench, steps: int = 3) -> dict[str, Any]:
+    """Where the time of a SAM step goes: seconds a step and share of each operation (on a GPU: kernel), the largest first."""
+    from torch.profiler import ProfilerActivity
+
+    gpu = bench.device.type == "cuda"
+    step = repeat(bench.ours("sam"), 3)
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as profiler:
+        repeat(step, steps)
+        if gpu:
+            torch.cuda.synchronize()
+    took = {
+        event.key.replace("Optimizer.step#", "Python, in "): (event.self_device_time_total if gpu else event.self_cpu_time_total)
+        / 1e6
+        / steps
+        for event in profiler.key_averages()
+        if not gpu or event.device_type == torch.autograd.DeviceType.CUDA
+    }
+    whole = sum(took.values())
+    largest = sorted(took, key=took.__getitem__, reverse=True)[:15]
+    return {
+        "of": "kernels" if gpu else "operations",
+        "seconds_per_step": whole,
+        "largest": {name: {"seconds": took[name], "share": took[name] / whole} for name in largest},
+    }
+
+
+def graphs(bench: Bench) -> dict[str, Any]:
+    """Every method's step as a CUDA graph against plain SGD's as one, and the eager steps of both against the same."""
+    setting = bench.setting
+    contenders = {"torch_sgd": bench.graphed_sgd(), "torch_sgd_again": bench.graphed_sgd(), "torch_sgd_eager": bench.plain_sgd()}
+    contenders |= {name: bench.graphed(name) for name in METHODS if name != "xsam_search"} | {"sam_eager": bench.ours("sam")}
+    times = interleave(bench, contenders, setting.rounds, setting.steps, {}, "graphs")
+    return {
+        "ratio": {name: ratios(times, name, "torch_sgd") for name in contenders},
+        "seconds": {name: statistics.median(values) for name, values in times.items()},
+        "limit": {name: limit for name, (_, _, limit) in METHODS.items() if name in contenders},
+    }
+
+
+def seeds(bench: Bench, together: Sequence[int] = (1, 2, 4, 8)) -> dict[str, Any]:
+    """SAM on WRN-16-4 (or what is smaller), several runs at a time in one process: steps a second of all, and that over one run's."""
+    small = Bench(dataclasses.replace(bench.setting, depth=min(bench.setting.depth, 16), width=min(bench.setting.width, 4)))
+    streams = [small.stream() for _ in range(max(together))]
+    runs = [small.graphed("sam") for _ in streams]
+
+    def all_of(count: int) -> float:
+        began = time.perf_counter()
+        for _ in range(small.setting.steps):
+            for stream, run in zip(streams[:count], runs, strict=False):
+                with stream:
+                    run()
+        if small.device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - began) / small.setting.steps
+
+    times: dict[int, list[float]] = {count: [] for count in together}
+    for _ in range(small.setting.rounds):
+        for count in together:
+            times[count].append(all_of(count))
+    rate = {count: count / statistics.median(values) for count, values in times.items()}
+    return {"steps_per_second": {str(n): r for n, r in rate.items()}, "over_one_run": {str(n): r / rate[1] for n, r in rate.items()}}
+
+
 # name -> the report of a part, from what was typed and the parts before it, in the order in which they are made
 PARTS: dict[str, Callable[[Bench, list[str], dict[str, Any]], dict[str, Any]]] = {
     "methods": lambda bench, arguments, report: methods(bench),
@@ -430,7 +540,11 @@ PARTS: dict[str, Callable[[Bench, list[str], dict[str, Any]], dict[str, Any]]] =
     "memory": lambda bench, arguments, report: memory(bench, arguments),
     "start": lambda bench, arguments, report: start_up(),
     "precision": lambda bench, arguments, report: precision_errors(bench.device),
+    "profile": lambda bench, arguments, report: profile(bench),
+    "graphs": lambda bench, arguments, report: graphs(bench),
+    "seeds": lambda bench, arguments, report: seeds(bench),
 }
+ON_A_GPU = ("graphs", "seeds")
 
 
 def table(report: dict[str, Any]) -> str:
@@ -476,6 +590,19 @@ def table(report: dict[str, Any]) -> str:
         lines.append("start-up, CPU seconds: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
     if found := report.get("precision"):
         lines.append("error after 20 SAM steps against float64: " + ", ".join(f"{name} {value:.1e}" for name, value in found.items()))
+    if found := report.get("profile"):
+        lines.append(f"a SAM step, {1e3 * found['seconds_per_step']:.1f} ms of {found['of']}:")
+        lines += [f"    {one['share']:>6.1%}  {name[:110]}" for name, one in found["largest"].items()]
+    if found := report.get("graphs"):
+        lines.append("as CUDA graphs, in steps of plain SGD as one (at most):")
+        for name, score in found["ratio"].items():
+            limit = f" ({found['limit'][name]:.2f})" if name in found["limit"] else ""
+            lines.append(f"    {name:<18}{score['median']:>7.3f} [{score['low']:.3f}, {score['high']:.3f}]{limit}")
+    if found := report.get("seeds"):
+        lines.append(
+            "runs side by side, steps a second of all over one run's: "
+            + ", ".join(f"{n}: {r:.2f}" for n, r in found["over_one_run"].items())
+        )
     return "\n".join(lines)
 
 
@@ -494,8 +621,11 @@ def parse(arguments: list[str]) -> Setting:
     setting = dataclasses.replace(PRESETS[name], **{key: known[key](value) for key, value in given.items()})
     if setting.precision not in PRECISIONS:
         raise ConfigError(f"precision={setting.precision}: must be one of {', '.join(PRECISIONS)}.")
-    if unknown := sorted(set(setting.parts.split(",")) - set(Setting().parts.split(","))):
-        raise ConfigError(f"parts={unknown[0]}: must be among {Setting().parts}.")
+    parts = setting.parts.split(",")
+    if unknown := sorted(set(parts) - set(PARTS)):
+        raise ConfigError(f"parts={unknown[0]}: must be among {','.join(PARTS)}.")
+    if setting.device == "cpu" and (beyond := sorted(set(parts) & set(ON_A_GPU))):
+        raise ConfigError(f"parts={beyond[0]}: CUDA graphs need a GPU; with device=cpu leave it out.")
     return setting
 
 

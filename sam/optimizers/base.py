@@ -72,7 +72,8 @@ class Method(torch.optim.Optimizer):
                  before the base optimizer.
 
     After each step `stats` holds 0-d tensors on the device: grad_norm (of the first pass), eps_over_rho, cos_g_eps, decay_ratio
-    (lambda ||w|| / ||g||); the last two only where `diagnose` is set. `forwards` and `backwards` count passes over a whole batch.
+    (lambda ||w|| / ||g||); the last two only where `diagnose` is set. `forwards` and `backwards` count passes over a whole batch,
+    `steps_taken` the steps.
     A step with a gradient that is not finite, in any pass, is skipped: weights and base optimizer stay as they are, `skipped` (0-d tensor)
     counts, `bad` (0-d bool) tells of the last step. With `scaling`, BatchNorm's running statistics stay as they were too; without it such a
     step belongs to a run that diverges, and they show it.
@@ -100,6 +101,7 @@ class Method(torch.optim.Optimizer):
         self.diagnose = True
         self.stats: dict[str, Tensor] = {}
         self.forwards = self.backwards = 0.0
+        self.steps_taken = 0
         self._weight = 1.0
         self._start: Vector = []
         self._held: _Members | None = None
@@ -135,6 +137,16 @@ class Method(torch.optim.Optimizer):
 
     defer = False  # hold the directions of all groups until `decide`
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the host has nothing to decide in the coming step, so that replaying what it launched in another one is the same."""
+        return True
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """The method's own random streams that steps draw from."""
+        return []
+
     @classmethod
     def options(cls, config: OptimizerConfig, *, steps_per_epoch: int, generator: torch.Generator) -> dict[str, Any]:
         """Constructor arguments beside the common ones, from the flat schema; `generator` is the method's own random stream."""
@@ -165,7 +177,9 @@ class Method(torch.optim.Optimizer):
         self.stats, self._climbed = {}, []
         self._held = _look_up(self.param_groups)  # groups, radii and frozen flags are looked up once a step
         try:
-            return self._step(closures, others, shares)
+            loss = self._step(closures, others, shares)
+            self.steps_taken += 1
+            return loss
         finally:
             self._held = self._known = None  # no gradient is kept longer than its step
 

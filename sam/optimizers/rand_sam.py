@@ -25,6 +25,10 @@ class RandSAM(Method):
         super().__init__(base, rho=rho, **common)
         self.generator = generator or torch.Generator(self.parameters[0].device).manual_seed(0)
 
+    @property
+    def generators(self) -> list[torch.Generator]:
+        return [self.generator]
+
     @classmethod
     def options(cls, config: OptimizerConfig, *, steps_per_epoch: int, generator: torch.Generator) -> dict[str, Any]:
         return {"generator": generator}

@@ -37,8 +37,9 @@ class Plane:
         self._flat = sine < DEGENERATE.get(d[0].dtype, 1e-3)
         self._sine = torch.where(self._flat, torch.ones_like(sine), sine)
 
-    def coefficients(self, alpha: float) -> tuple[Tensor, Tensor]:
-        """(p, q) with ||g|| v(alpha) = p d + q g: the update, as long as SAM's. At alpha = 1 exactly (0, 1)."""
+    def coefficients(self, alpha: float | Tensor) -> tuple[Tensor, Tensor]:
+        """(p, q) with ||g|| v(alpha) = p d + q g: the update, as long as SAM's. At alpha = 1 exactly (0, 1). alpha may lie on the device
+        (0-d float64)."""
         p = torch.sin((1 - alpha) * self.psi) / self._sine * self.g_norm / self.d_norm
         q = torch.sin(alpha * self.psi) / self._sine
         return torch.where(self._flat, torch.zeros_like(p), p), torch.where(self._flat, torch.ones_like(q), q)
@@ -50,7 +51,7 @@ class Plane:
         vectors.set_sum_(points, start, self.d, p * scale)
         vectors.add_(points, self.g, q * scale)
 
-    def combine_(self, alpha: float) -> None:
+    def combine_(self, alpha: float | Tensor) -> None:
         """g <- ||g|| v(alpha), in place."""
         p, q = self.coefficients(alpha)
         vectors.scale_(self.g, q)
@@ -85,8 +86,8 @@ class XSAM(Method):
         super().__init__(base, rho=rho, **common)
         self.steps, self.rule, self.rho_max = steps, rule, rho_max
         self.alphas, self.search_interval, self.constant = list(alphas), search_interval, alpha is not None
+        self._turn = torch.empty((), dtype=torch.float64, device=self.parameters[0].device)
         self.alpha = 1.0 if alpha is None else alpha
-        self.steps_taken = 0
         self.probe_losses: list[float] = []
         self._probes: Tensor | None = None
         self._due = False  # a search that was lost is to be made up
@@ -103,12 +104,25 @@ class XSAM(Method):
         }
 
     @property
+    def alpha(self) -> float:
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, value: float) -> None:
+        self._alpha = value
+        self._turn.fill_(value)  # what a step reads: always at one address, so that a captured step sees it change
+
+    @property
     def search_radius(self) -> float:
         return 2 * max(self.radii, default=0.0) if self.rho_max is None else self.rho_max
 
     @property
     def defer(self) -> bool:  # type: ignore[override]
         return not self.constant and (self._due or self.steps_taken % self.search_interval == 0)
+
+    @property
+    def repeats(self) -> bool:
+        return not self.defer
 
     def begin(self) -> None:
         self._probes = None
@@ -143,12 +157,11 @@ class XSAM(Method):
             if all(map(math.isfinite, self.probe_losses)):
                 self.alpha = self.alphas[self.probe_losses.index(max(self.probe_losses))]
             self._probes = None
-        self.steps_taken += 1
 
     def descent(self, direction: tuple[Plane, Gradients]) -> Gradients:
         """||g_k|| v(alpha) on the perturbed parameters; the others descend with g_k, as in SAM."""
         plane, gradients = direction
-        plane.combine_(self.alpha)  # in place: where a parameter had a gradient, it is the very tensor in `gradients`
+        plane.combine_(self._turn)  # in place: where a parameter had a gradient, it is the very tensor in `gradients`
         return gradients
 
     def report(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from sam.optimizers.build import build
 from sam.results.records import Row
 from sam.sharpness.dataset_loss import DatasetLoss, Value
 from sam.training.compiling import compiled
+from sam.training.graphs import steps_for
 from sam.training.objective import Objective
 from sam.training.schedule import learning_rate
 
@@ -88,6 +89,7 @@ class Trainer:
             replicas=self.replicas,
         )
         self.augment = Augment(**to_dict(config.augmentation))
+        self._take_step = steps_for(config, self.model, self.optimizer, self._closures, self.objective.noted)
 
     @property
     def epoch(self) -> int:
@@ -141,13 +143,9 @@ class Trainer:
         for chosen in order[epoch.step :]:
             began = time.perf_counter()
             epoch.rate = learning_rate(config, self.epoch * self.steps_per_epoch + epoch.step, self.steps_per_epoch)
-            for group in self.optimizer.param_groups:
-                group["lr"] = epoch.rate
             images = self.augment(data.train_images[chosen], epoch.draws, data.mean, data.std)
             labels = data.train_labels[chosen]
-            closures, weights = self._closures(images, labels)
-            self.optimizer.diagnose = epoch.step % DIAGNOSE_EVERY == 0
-            self.optimizer.step(closures, weights=weights)
+            self._take_step(images, labels, epoch.rate, diagnose=epoch.step % DIAGNOSE_EVERY == 0)
             bad = self.optimizer.bad if scaled else None  # an overflow that only lowers the scale is left out of the means
             self.objective.settle(bad)
             for name, value in self.optimizer.stats.items():
@@ -241,6 +239,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._take_step.forget()
         self.rows, self.seconds = state["rows"], state["seconds"]
         saved = state["epoch"]
         self._under_way, self._resumed_random = None, []

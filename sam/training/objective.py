@@ -23,6 +23,7 @@ class Objective:
     scaling:      back-propagate the scaled loss; steps that overflowed, which belong to finding the scale, are then left out of the sums.
     micro_batch:  samples of one forward; a closure over more accumulates their gradients.
     replicas:     whose samples `totals()` covers.
+    noted:        what the closures made since the last `settle` saw: (tensors on the device, number of samples) each.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Objective:
     ) -> None:
         self.model, self.autocast, self.label_smoothing, self.scaling = model, autocast, label_smoothing, scaling
         self.micro_batch, self.replicas = micro_batch, replicas
-        self._open: list[tuple[dict[str, Tensor], int]] = []
+        self.noted: list[tuple[dict[str, Tensor], int]] = []
         self.reset()
 
     def reset(self) -> None:
@@ -51,7 +52,7 @@ class Objective:
         those of all replicas together, who must call their closures as often. None: the samples stand for themselves.
         """
         seen: dict[str, Tensor] = {}
-        self._open.append((seen, len(labels)))
+        self.noted.append((seen, len(labels)))
         size = min(self.micro_batch or len(labels), len(labels))
         pieces = list(zip(images.split(size), labels.split(size), strict=True))
 
@@ -96,13 +97,13 @@ class Objective:
     def settle(self, bad: Tensor | None = None) -> None:
         """After a step: add what its closures saw. bad: 0-d bool, whether the step was skipped; used with loss scaling only."""
         drop = bad if self.scaling is not None else None
-        for seen, samples in self._open:
+        for seen, samples in self.noted:
             step = torch.stack([seen["first"], seen["correct"], seen["last"]])
             if drop is not None:
                 step = torch.where(drop, 0.0, step)
             self._sums = step if self._sums is None else self._sums + step
             self._samples = self._samples + (samples if drop is None else torch.where(drop, 0, samples))
-        self._open.clear()
+        self.noted.clear()
 
     def state_dict(self) -> dict[str, Any]:
         return {"sums": self._sums, "samples": self._samples}

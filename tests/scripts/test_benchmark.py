@@ -5,6 +5,8 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -30,7 +32,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     folder = tmp_path_factory.mktemp("benchmark")
     (folder / "pytorch_optimizer.py").write_text(PEER)
     out = folder / "out.json"
-    command = [sys.executable, str(SCRIPT), "preset=tiny", "parts=methods,ceiling,evaluator,precision", f"out={out}"]
+    command = [sys.executable, str(SCRIPT), "preset=tiny", "parts=methods,ceiling,evaluator,precision,profile", f"out={out}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env={"PYTHONPATH": str(folder)})
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads(out.read_text())
@@ -66,6 +68,39 @@ def test_every_method_is_reported_with_its_quartiles(report: tuple[str, dict]) -
     assert spread["steps_per_epoch"] == 6250
     search = found["ratio"]["xsam_search"]["median"] - found["ratio"]["xsam"]["median"]
     assert spread["ratio"] == pytest.approx(found["ratio"]["xsam"]["median"] + search / 6250)
+
+
+def test_a_profile_says_where_the_time_goes(report: tuple[str, dict]) -> None:
+    text, found = report
+    shares = [one["share"] for one in found["profile"]["largest"].values()]
+    assert shares == sorted(shares, reverse=True) and 0.5 < sum(shares) <= 1 + 1e-9
+    assert "aten::convolution_backward" in found["profile"]["largest"] and "aten::convolution_backward" in text
+
+
+class AtOnce:
+    """`CudaGraphs` for a CPU: a replay does the work again."""
+
+    def __init__(self, device: torch.device, generators: Sequence[torch.Generator]) -> None:
+        pass
+
+    def aside(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        return work
+
+
+def test_graphs_and_runs_side_by_side_are_reported(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the graphs: the arithmetic and the text of the report."""
+    monkeypatch.setattr(benchmark, "CudaGraphs", AtOnce)
+    bench = benchmark.Bench(benchmark.PRESETS["tiny"])
+    found = {"graphs": benchmark.graphs(bench), "seeds": benchmark.seeds(bench, (1, 2))}
+    ratio = found["graphs"]["ratio"]
+    assert list(ratio) == ["torch_sgd", "torch_sgd_again", "torch_sgd_eager", *(n for n in OURS if n != "xsam_search"), "sam_eager"]
+    assert ratio["torch_sgd"]["median"] == 1 and ratio["sam_n3"]["median"] > ratio["sam"]["median"] > 1.2
+    assert found["seeds"]["over_one_run"]["1"] == 1 and 0.3 < found["seeds"]["over_one_run"]["2"] < 3
+    text = benchmark.table(found)
+    assert "as CUDA graphs" in text and "(2.04)" in text and "runs side by side" in text
 
 
 def test_the_other_parts_are_reported(report: tuple[str, dict]) -> None:
@@ -137,6 +172,7 @@ def test_what_is_measured_is_kept_if_it_is_stopped(benchmark: ModuleType, monkey
         ("rounds=many", "rounds=many: must be a whole number."),
         ("precision=fp8", "precision=fp8: must be one of fp32, tf32, bf16, fp16."),
         ("parts=methods,soup", "parts=soup: must be among "),
+        ("parts=graphs", "parts=graphs: CUDA graphs need a GPU"),
     ],
 )
 def test_a_wrong_option_is_one_sentence(benchmark: ModuleType, argument: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,151 @@
+"""How a run's steps reach the device: one kernel after the other, or as CUDA graphs, which the host launches whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sam.config import ConfigError, TrainConfig
+from sam.core.passes import is_stochastic
+from sam.optimizers.base import Closure, Method
+
+Closures = Callable[[Tensor, Tensor], tuple[Sequence[Closure | None], Sequence[float]]]
+WARM = 2  # eager steps before a capture: they allocate what lives on (momentum, room for w), and settle the libraries' choices
+
+
+class Steps:
+    """Takes steps: `steps(images, labels, rate, diagnose)`.
+
+    closures:  from images and labels to the closures of a step and their weights.
+    noted:     the list to which these closures append what they saw; whoever reads it empties it after each step.
+    """
+
+    def __init__(self, optimizer: Method, closures: Closures, noted: list[Any]) -> None:
+        self.optimizer, self.closures, self.noted = optimizer, closures, noted
+
+    def __call__(self, images: Tensor, labels: Tensor, rate: float, diagnose: bool) -> None:
+        self._take(images, labels, rate, diagnose)
+
+    def forget(self) -> None:
+        """The optimizer's state was replaced: nothing that points at the old one may be used again."""
+
+    def _take(self, images: Tensor, labels: Tensor, rate: float | Tensor, diagnose: bool) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.diagnose = diagnose
+        closures, weights = self.closures(images, labels)
+        self.optimizer.step(closures, weights=weights)
+
+
+class CudaGraphs:
+    """Captures work on a stream of its own. All graphs share their memory, and so never run at the same time."""
+
+    def __init__(self, device: torch.device, generators: Sequence[torch.Generator]) -> None:
+        self._stream, self._pool, self._generators = torch.cuda.Stream(device), torch.cuda.graph_pool_handle(), generators
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Work that is done now, on the stream of the captures: the nodes that accumulate gradients belong to where they first ran."""
+        here = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            yield
+        here.wait_stream(self._stream)
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Record what `work` launches, without doing it; the function that does it, on the current stream. RuntimeError."""
+        graph = torch.cuda.CUDAGraph()
+        for generator in self._generators:  # or a replay would draw what was drawn before
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            work()
+        return graph.replay
+
+
+@dataclass
+class _Captured:
+    """A captured step: where it reads its batch, where it leaves what it found, and the passes that it stands for."""
+
+    replay: Callable[[], None]
+    images: Tensor
+    labels: Tensor
+    stats: dict[str, Tensor]
+    bad: Tensor
+    noted: list[Any]
+    forwards: float
+    backwards: float
+
+
+class GraphedSteps(Steps):
+    """Steps as CUDA graphs: one for every batch size, with and without diagnostics; the same arithmetic in the same order.
+
+    A graph repeats what was launched, at the same addresses: weights move in place; the batch, the learning rate and XSAM's alpha are
+    written to where the graph reads them; random streams are registered with it. Steps in which the host decides (XSAM's searches), and
+    the first `WARM` of each kind, are taken one kernel after the other, on the stream of the capture.
+    """
+
+    def __init__(self, optimizer: Method, closures: Closures, noted: list[Any], graphs: CudaGraphs) -> None:
+        super().__init__(optimizer, closures, noted)
+        self.graphs = graphs
+        self.rate = torch.zeros((), device=optimizer.parameters[0].device)
+        self.forget()
+
+    def forget(self) -> None:
+        self._seen: dict[tuple[int, bool], int] = {}
+        self._captured: dict[tuple[int, bool], _Captured] = {}
+
+    def __call__(self, images: Tensor, labels: Tensor, rate: float, diagnose: bool) -> None:
+        kind = (len(labels), diagnose)
+        seen = self._seen.get(kind, 0)
+        if not self.optimizer.repeats or seen < WARM:
+            self._seen[kind] = seen + self.optimizer.repeats
+            with self.graphs.aside():
+                self._take(images, labels, rate, diagnose)
+            return
+        self.rate.fill_(rate)
+        if kind not in self._captured:
+            self._captured[kind] = self._capture(images, labels, diagnose)
+        step, optimizer = self._captured[kind], self.optimizer
+        step.images.copy_(images)
+        step.labels.copy_(labels)
+        step.replay()
+        optimizer.stats, optimizer.bad = dict(step.stats), step.bad
+        optimizer.forwards += step.forwards
+        optimizer.backwards += step.backwards
+        optimizer.steps_taken += 1
+        optimizer.diagnose = diagnose
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        self.noted.extend(step.noted)
+
+    def _capture(self, images: Tensor, labels: Tensor, diagnose: bool) -> _Captured:
+        optimizer, already = self.optimizer, len(self.noted)
+        x, y = (t.clone(memory_format=torch.preserve_format) for t in (images, labels))
+        before = optimizer.forwards, optimizer.backwards, optimizer.steps_taken
+        try:
+            replay = self.graphs.capture(lambda: self._take(x, y, self.rate, diagnose))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"cuda_graph=true: a step of this run cannot be captured ({reason}); allowed: false.") from error
+        forwards, backwards = optimizer.forwards - before[0], optimizer.backwards - before[1]
+        optimizer.forwards, optimizer.backwards, optimizer.steps_taken = before  # nothing was done yet
+        noted = self.noted[already:]
+        del self.noted[already:]
+        return _Captured(replay, x, y, dict(optimizer.stats), optimizer.bad, noted, forwards, backwards)
+
+
+def steps_for(config: TrainConfig, model: torch.nn.Module, optimizer: Method, closures: Closures, noted: list[Any]) -> Steps:
+    """The steps of a run as configured. ConfigError where they cannot be captured."""
+    if not config.cuda_graph:
+        return Steps(optimizer, closures, noted)
+    device = optimizer.parameters[0].device
+    if device.type != "cuda":
+        raise ConfigError(f"cuda_graph=true: this run is on {device}; a CUDA device is needed; allowed: false.")
+    if is_stochastic(model.train()):
+        raise ConfigError("cuda_graph=true: this model drops out at random, and its passes share a mask by the host; allowed: false.")
+    return GraphedSteps(optimizer, closures, noted, CudaGraphs(device, optimizer.generators))
