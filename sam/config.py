@@ -333,6 +333,7 @@ class TrainConfig:
     compile      torch.compile for the training passes: none | default | max-autotune-no-cudagraphs. Its results differ from eager ones
                  in the last digits, so it is part of a run's identity.
     cuda_graph   launch each step as one CUDA graph; for small models, whose many kernels the host launches too slowly. One process only.
+                 Part of a run's identity, as long as nobody has seen on a GPU that it changes no digit.
     checkpoint_interval  epochs between checkpoints; the last epoch is always saved.
     checkpoint_steps     also one every so many steps within an epoch, or null; a signal saves at once in any case.
     """

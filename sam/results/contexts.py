@@ -94,7 +94,7 @@ def context_label(config: TrainConfig) -> str:
 
 
 def contexts(runs: Sequence[RunRow]) -> list[Context]:
-    """The runs by context, in the order in which they first appear; where labels would collide, the settings that differ are appended."""
+    """The runs by context, in the order of their labels; where labels would collide, the settings that differ are appended."""
     groups: dict[str, list[RunRow]] = {}
     for run in runs:
         if run.status not in ("finished", "diverged"):
@@ -111,4 +111,4 @@ def contexts(runs: Sequence[RunRow]) -> list[Context]:
             members = groups[key]
             suffix = "".join(f", {name}={str(setting[name])[:12] if name == 'data' else word(setting[name])}" for name in differing)
             found.append(Context(label + suffix, members[0].config, tuple(members)))
-    return found
+    return sorted(found, key=lambda context: context.label)  # runs that start at once would come in either order
