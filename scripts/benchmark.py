@@ -330,7 +330,8 @@ def methods(bench: Bench) -> dict[str, Any]:
     each = -(-IMAGES // setting.batch)
     search = score["xsam_search"]["median"] - score["xsam"]["median"]
     spread = {"steps_per_epoch": each, "ratio": score["xsam"]["median"] + search / each}
-    spread["over_sam"] = spread["ratio"] / score["sam"]["median"]
+    over_sam = ratios(times, "xsam", "sam")  # round by round, as all ratios
+    spread |= {f"over_sam_{name}": value + search / each / score["sam"]["median"] for name, value in over_sam.items()}
     beside = {}
     for name in METHODS:
         measure = bench.beside(name)
@@ -564,8 +565,10 @@ def table(report: dict[str, Any]) -> str:
                 + (f"{1e3 * beside:>17.2f} ms" if beside is not None else "")
             )
         spread = found["xsam_over_an_epoch"]
+        low, middle, high = (spread[f"over_sam_{name}"] for name in ("low", "median", "high"))
         lines.append(
-            f"XSAM over an epoch of {spread['steps_per_epoch']} steps: {spread['ratio']:.3f}, {spread['over_sam']:.4f} of SAM (limit 1.015)"
+            f"XSAM over an epoch of {spread['steps_per_epoch']} steps: {spread['ratio']:.3f}; over SAM: {middle:.3f} [{low:.3f}, {high:.3f}] "
+            "(at most 1.015)"
         )
         if peer := found.get("sam_over_peer"):
             lines.append(f"SAM over pytorch_optimizer's SAM: {peer['median']:.3f} [{peer['low']:.3f}, {peer['high']:.3f}] (at most 1)")

@@ -12,6 +12,7 @@ Scalar = float | Tensor
 
 TINY = 1e-12  # a norm below this is treated as this, so that a zero gradient gives a zero perturbation and never NaN
 _CHUNK = 65_536
+_ROW = 4096
 
 
 def _partial_norms(x: Tensor) -> Tensor:
@@ -43,8 +44,25 @@ def norm(x: Vector) -> Tensor:
 
 def dot(x: Vector, y: Vector) -> Tensor:
     """Inner product over all tensors together, a 0-d float64 tensor: products summed by rows, the rows in float64."""
+    if x[0].is_cuda:  # few launches
+        return norm(x).double().square() if x is y else _flat_dot(x, y)
     pairs = [_rows(a, b) for a, b in zip(x, y, strict=True)]
     return torch.stack([torch.linalg.vecdot(a, b).sum(dtype=torch.float64) for a, b in pairs]).sum()
+
+
+def _flat_dot(x: Vector, y: Vector) -> Tensor:
+    """`dot` in a handful of operations, whatever the number of tensors: both are copied one after the other into rows of one matrix."""
+    same = [a.stride() == b.stride() and _is_dense(a) for a, b in zip(x, y, strict=True)]
+    dtype = torch.promote_types(x[0].dtype, torch.float32)
+    sides = [[t.as_strided((t.numel(),), (1,)) if dense else t.reshape(-1) for t, dense in zip(side, same, strict=True)] for side in (x, y)]
+    rest = -sum(t.numel() for t in x) % _ROW
+    rows = [torch.cat([*side, side[0].new_zeros(rest)]).to(dtype).view(-1, _ROW) for side in sides]
+    return torch.linalg.vecdot(*rows).sum(dtype=torch.float64)
+
+
+def _is_dense(t: Tensor) -> bool:
+    """Whether the entries fill their memory without gaps, in some order of the dimensions."""
+    return t.is_contiguous() or (t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last))
 
 
 def _rows(*pair: Tensor) -> list[Tensor]:

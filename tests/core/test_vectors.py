@@ -1,8 +1,11 @@
 """Vector arithmetic over lists of tensors, against NumPy on the concatenated vector."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam.core import vectors
 
@@ -35,6 +38,52 @@ def test_norm_and_dot(dtype: torch.dtype, tolerance: float, layout: torch.memory
 def test_the_inner_product_of_two_channels_last_vectors(dtype: torch.dtype, tolerance: float) -> None:
     x, y = sample(0, dtype, torch.channels_last), sample(1, dtype, torch.channels_last)
     assert vectors.dot(x, y).item() == pytest.approx(flat(x) @ flat(y), rel=20 * tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_the_inner_product_in_few_launches(dtype: torch.dtype, tolerance: float) -> None:
+    """What a GPU runs, here on the CPU: equal and different strides, gaps, views into the middle of a tensor, more than one row."""
+    random = np.random.RandomState(2)
+
+    def made(layout: torch.memory_format) -> list[torch.Tensor]:
+        wide = torch.tensor(random.standard_normal((7, 40)), dtype=dtype)
+        long = torch.tensor(random.standard_normal(9000), dtype=dtype)
+        return [*sample(random.randint(99), dtype, layout), wide[:, 5:25], wide.t(), long, long[17:4200]]
+
+    for layouts in ((torch.channels_last, torch.channels_last), (torch.channels_last, torch.contiguous_format)):
+        x, y = map(made, layouts)
+        assert vectors._flat_dot(x, y).item() == pytest.approx(
+            flat(x) @ flat(y), abs=20 * tolerance * np.abs(flat(x)) @ np.abs(flat(y)) / 50
+        )
+        assert vectors._flat_dot(x, y).dtype == torch.float64 and vectors._flat_dot(x, y).shape == ()
+    x, y = ([torch.tensor(random.standard_normal((3, 4)), dtype=dtype) for _ in range(30)] for _ in range(2))
+    kernels = []
+    for count in (2, 30):
+        with Kernels() as seen:
+            vectors._flat_dot(x[:count], y[:count])
+        kernels.append(seen.count)
+    assert kernels[0] == kernels[1] < 12
+
+
+class Kernels(TorchDispatchMode):
+    """Counts operations other than views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not any(a.alias_info is not None for a in func._schema.arguments)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_inner_products_on_a_gpu(dtype: torch.dtype, tolerance: float) -> None:
+    x, y = ([t.cuda() for t in sample(seed, dtype, torch.channels_last)] for seed in (0, 1))
+    there = [t.cpu() for t in x], [t.cpu() for t in y]
+    assert vectors.dot(x, y).item() == pytest.approx(flat(there[0]) @ flat(there[1]), rel=20 * tolerance)
+    assert vectors.dot(x, x).item() == pytest.approx(flat(there[0]) @ flat(there[0]), rel=tolerance)
 
 
 def test_normal_draws_have_the_shapes_and_strides_and_are_those_of_the_flat_generator() -> None:
