@@ -567,8 +567,8 @@ def table(report: dict[str, Any]) -> str:
         spread = found["xsam_over_an_epoch"]
         low, middle, high = (spread[f"over_sam_{name}"] for name in ("low", "median", "high"))
         lines.append(
-            f"XSAM over an epoch of {spread['steps_per_epoch']} steps: {spread['ratio']:.3f}; over SAM: {middle:.3f} [{low:.3f}, {high:.3f}] "
-            "(at most 1.015)"
+            f"XSAM over an epoch of {spread['steps_per_epoch']} steps: {spread['ratio']:.3f}; "
+            f"over SAM: {middle:.3f} [{low:.3f}, {high:.3f}] (at most 1.015)"
         )
         if peer := found.get("sam_over_peer"):
             lines.append(f"SAM over pytorch_optimizer's SAM: {peer['median']:.3f} [{peer['low']:.3f}, {peer['high']:.3f}] (at most 1)")
