@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,28 @@ class Result:
 def environment() -> dict[str, str]:
     quiet = {"OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "0", "PYTHONWARNINGS": "ignore", "COLUMNS": "200"}
     return {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | quiet
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Results that do not depend on the machine's cores; small tensors are faster, too."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def insist() -> Callable[[str, str | None], None]:
+    """`insist("SLURM", reason)`: where it cannot be started, for a reason, the test is skipped with it; in CI that is a failure."""
+
+    def check(what: str, reason: str | None) -> None:
+        if reason is not None:
+            (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"no {what} can be started here ({reason})")
+
+    return check
 
 
 @pytest.fixture(scope="session")

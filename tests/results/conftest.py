@@ -1,8 +1,7 @@
 """A headless Chromium for the tests of the report (skipped where it is not installed, except in CI), and `browser` importable by name."""
 
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,7 @@ from browser import Browser, missing
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    reason = missing()
-    if reason is not None:
-        why = f"no Chromium can be started here ({reason})"
-        if os.environ.get("CI") == "true":
-            pytest.fail(why)
-        pytest.skip(why)
+def browser(insist: Callable[[str, str | None], None]) -> Iterator[Browser]:
+    insist("Chromium", missing())
     with Browser() as running:
         yield running

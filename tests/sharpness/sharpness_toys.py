@@ -9,12 +9,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sam.config import SharpnessConfig
 from sam.sharpness.notions import Notion
 from sam.sharpness.subject import Measures, Sizes, Split, Subject
 
 OFFSET = 200.0  # keeps every toy loss positive, as a cross-entropy must be
+
+
+class Quadratics(nn.Module):
+    """Sample i has the loss w'A_i w / 2 + b_i'w; an input is the matrix [A_i | b_i]."""
+
+    def __init__(self, w: Tensor) -> None:
+        super().__init__()
+        self.w = nn.Parameter(w.clone())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        a, b = inputs[:, :, :-1], inputs[:, :, -1]
+        return torch.einsum("i,nij,j->n", self.w, a, self.w) / 2 + b @ self.w
 
 
 class Quadratic(nn.Module):
@@ -112,6 +125,20 @@ def net_subject(
     config = SharpnessConfig(**({"batch_size": 4} | options))
     model = (model or network()).to(device)
     return Subject(model, Split(images, labels), None, config, lambda x: (x.double() / 255 - 0.5) / 0.3, progress=progress)
+
+
+def dense(net: nn.Module, data: Split) -> tuple[Tensor, Tensor]:
+    """(gradient (D,), Hessian (D, D)) of the mean cross-entropy, by torch.func over all samples at once."""
+    names = [name for name, _ in net.named_parameters()]
+    shapes = [p.shape for p in net.parameters()]
+
+    def loss(flat: Tensor) -> Tensor:
+        pieces = flat.split([s.numel() for s in shapes])
+        weights = {n: piece.view(s) for n, piece, s in zip(names, pieces, shapes, strict=True)}
+        return functional.cross_entropy(torch.func.functional_call(net, weights, (data.inputs,)), data.labels)
+
+    w = torch.cat([p.detach().flatten() for p in net.parameters()])
+    return torch.func.grad(loss)(w), torch.func.hessian(loss)(w)
 
 
 def state(model: nn.Module) -> list[object]:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sharpness_toys import Quadratics
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,18 +14,6 @@ from sam.sharpness import ascent
 from sam.sharpness.dataset_loss import DatasetLoss
 
 RHOS = [0.05, 0.5, 3.0]
-
-
-class Quadratics(nn.Module):
-    """Sample i has the loss w'A_i w / 2 + b_i'w; an input is the matrix [A_i | b_i]."""
-
-    def __init__(self, w: Tensor) -> None:
-        super().__init__()
-        self.w = nn.Parameter(w.clone())
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        a, b = inputs[:, :, :-1], inputs[:, :, -1]
-        return torch.einsum("i,nij,j->n", self.w, a, self.w) / 2 + b @ self.w
 
 
 def sample_losses(outputs: Tensor, labels: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from sharpness_toys import Quadratics, dense
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,20 +38,6 @@ def subject(model: nn.Module, data: Split, rho: float = 0.1, batch_size: int = 7
 
 def values(model: nn.Module, data: Split, **options: Any) -> Measures:
     return measure(subject(model, data, **options)).values
-
-
-def dense(net: nn.Module, data: Split) -> tuple[Tensor, Tensor]:
-    """(gradient (D,), Hessian (D, D)) of the mean cross-entropy, by torch.func over all samples at once."""
-    names = [name for name, _ in net.named_parameters()]
-    shapes = [p.shape for p in net.parameters()]
-
-    def loss(flat: Tensor) -> Tensor:
-        pieces = flat.split([s.numel() for s in shapes])
-        weights = {n: piece.view(s) for n, piece, s in zip(names, pieces, shapes, strict=True)}
-        return functional.cross_entropy(torch.func.functional_call(net, weights, (data.inputs,)), data.labels)
-
-    w = torch.cat([p.detach().flatten() for p in net.parameters()])
-    return torch.func.grad(loss)(w), torch.func.hessian(loss)(w)
 
 
 @pytest.mark.parametrize("batch_size", [4, 7, 23])
@@ -145,18 +132,6 @@ def test_the_second_order_part_becomes_the_curvature_along_the_gradient() -> Non
 
 
 # ------------------------------------------------------------------------------------------------------------ closed forms
-
-
-class Quadratics(nn.Module):
-    """Sample i has the loss w'A_i w / 2 + b_i'w; an input is the matrix [A_i | b_i]."""
-
-    def __init__(self, w: Tensor) -> None:
-        super().__init__()
-        self.w = nn.Parameter(w.clone())
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        a, b = inputs[:, :, :-1], inputs[:, :, -1]
-        return torch.einsum("i,nij,j->n", self.w, a, self.w) / 2 + b @ self.w
 
 
 def quadratic(h: Tensor, w: Tensor, b: Tensor | None = None, n: int = 5, **options: Any) -> tuple[Subject, DatasetLoss]:

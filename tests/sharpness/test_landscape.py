@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sharpness_toys import Quadratics
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,18 +20,6 @@ from sam.sharpness.subject import Result, Sizes, Split, Subject
 
 RHO, D, N = 0.4, 6, 11
 Problem = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-class Quadratics(nn.Module):
-    """Sample i has the loss w'A_i w / 2 + b_i'w; an input is the matrix [A_i | b_i]."""
-
-    def __init__(self, w: Tensor) -> None:
-        super().__init__()
-        self.w = nn.Parameter(w.clone())
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        a, b = inputs[:, :, :-1], inputs[:, :, -1]
-        return torch.einsum("i,nij,j->n", self.w, a, self.w) / 2 + b @ self.w
 
 
 class OfOutputs(Subject):

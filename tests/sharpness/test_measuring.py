@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from sharpness_toys import same
 from torch import Tensor, nn
 
 from data.image_data import ImageData
@@ -53,14 +54,6 @@ def state(model: nn.Module) -> list[object]:
     modes = [(m.training, p.requires_grad) for m in model.modules() for p in m.parameters()]
     formats = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     return [tensors, grads, modes, [m.training for m in model.modules()], torch.get_rng_state(), formats]
-
-
-def same(a: object, b: object) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
 
 
 def train_loss(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> DatasetLoss:

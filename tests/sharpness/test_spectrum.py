@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from sharpness_toys import dense
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sam.config import ConfigError, SharpnessConfig, SpectrumConfig
 from sam.sharpness import spectrum
@@ -167,16 +167,7 @@ def on_network(subset: int | None = None, **options: Any) -> tuple[Result, list[
 
 def test_on_a_network_the_moments_are_those_of_the_dense_hessian() -> None:
     result, _, _, data = on_network(probes=40, steps=12)
-    net = network()
-    names = [name for name, _ in net.named_parameters()]
-    shapes = [p.shape for p in net.parameters()]
-
-    def loss(flat: Tensor) -> Tensor:
-        pieces = flat.split([s.numel() for s in shapes])
-        weights = {n: piece.view(s) for n, piece, s in zip(names, pieces, shapes, strict=True)}
-        return functional.cross_entropy(torch.func.functional_call(net, weights, (data.inputs,)), data.labels)
-
-    h = torch.func.hessian(loss)(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    _, h = dense(network(), data)
     exact = {"spectrum_mean": float(h.diagonal().mean()), "spectrum_second_moment": float((h**2).sum()) / len(h)}
     for name, value in exact.items():
         error = result.values[f"{name}_stderr"]

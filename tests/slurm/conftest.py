@@ -1,8 +1,7 @@
 """A real SLURM for the tests of this folder (skipped where it is not installed, except in CI), and `one_node` importable by that name."""
 
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,8 @@ from one_node import Cluster, missing
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    reason = missing()
-    if reason is not None:
-        why = f"no SLURM can be started here ({reason})"
-        if os.environ.get("CI") == "true":
-            pytest.fail(why)
-        pytest.skip(why)
+def cluster(insist: Callable[[str, str | None], None]) -> Iterator[Cluster]:
+    insist("SLURM", missing())
     with Cluster() as running:
         yield running
     left = running.survivors()

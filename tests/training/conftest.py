@@ -1,6 +1,6 @@
 """One thread, tiny runs on the digits, and small files of random images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,8 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def every_test(one_thread: None) -> None:
+    """Runs on one thread."""
 
 
 @pytest.fixture(params=METHODS)
