@@ -38,6 +38,7 @@ import models
 from data.augment import Augment
 from data.image_data import normalize
 from sam.config import DEFAULT_ALPHAS, PRECISIONS, ConfigError, OptimizerConfig
+from sam.core import vectors
 from sam.core.device import autocast, loss_scale, number_format, pick_device
 from sam.core.scaling import LossScale
 from sam.optimizers.base import Method
@@ -61,7 +62,8 @@ class Setting:
     search_every: rounds between XSAM's search steps; matmul: side of the matrices whose product is the ceiling; images: in the evaluator's
     set, in two batches; parts: which reports to make; out: the JSON file.
 
-    graphs: the steps as CUDA graphs. seeds: several runs of a small model side by side on one GPU, each a graph on a stream of its own."""
+    arithmetic: what torch.compile makes of a step's vector arithmetic. graphs: the steps as CUDA graphs. seeds: several runs of a small
+    model side by side on one GPU, each a graph on a stream of its own."""
 
     preset: str = "cpu"
     device: str = "cpu"
@@ -93,7 +95,7 @@ PRESETS = {
         steps=10,
         matmul=8192,
         images=4000,
-        parts=f"{Setting.parts},graphs,seeds",
+        parts=f"{Setting.parts},arithmetic,graphs,seeds",
     ),
     "tiny": Setting("tiny", depth=10, width=1, size=8, batch=8, rounds=3, search_every=2, matmul=64, images=16),
 }
@@ -496,6 +498,27 @@ def profile(bench: Bench, steps: int = 3) -> dict[str, Any]:
     }
 
 
+def arithmetic(bench: Bench) -> dict[str, Any]:
+    """What SAM does to its vectors in a step (keep w, norm, climb, put w back, norm), as it is and through torch.compile."""
+    points = [p.detach() for p in bench.model().parameters()]
+    start, gradient = vectors.empty_like(points), [torch.randn_like(p) for p in points]
+    found: dict[str, Any] = {"parameters": sum(p.numel() for p in points)}
+
+    def step() -> Tensor:
+        vectors.copy_(start, points)
+        length = vectors.normalize_(gradient)
+        vectors.add_scaled_(points, gradient, [0.05] * len(points))
+        vectors.copy_(points, start)
+        return length + vectors.norm(gradient)
+
+    began = time.perf_counter()
+    contenders: dict[str, Step] = {"eager": step, "compiled": repeat(torch.compile(step, dynamic=False), 2)}
+    found["compiling_seconds"] = time.perf_counter() - began
+    times = interleave(bench, contenders, bench.setting.rounds, 3, {}, "arithmetic")
+    found |= {f"{name}_seconds": statistics.median(values) for name, values in times.items()}
+    return found | {"compiled_over_eager": ratios(times, "compiled", "eager")}
+
+
 def graphs(bench: Bench) -> dict[str, Any]:
     """Every method's step as a CUDA graph against plain SGD's as one, and the eager steps of both against the same."""
     setting = bench.setting
@@ -542,6 +565,7 @@ PARTS: dict[str, Callable[[Bench, list[str], dict[str, Any]], dict[str, Any]]] =
     "start": lambda bench, arguments, report: start_up(),
     "precision": lambda bench, arguments, report: precision_errors(bench.device),
     "profile": lambda bench, arguments, report: profile(bench),
+    "arithmetic": lambda bench, arguments, report: arithmetic(bench),
     "graphs": lambda bench, arguments, report: graphs(bench),
     "seeds": lambda bench, arguments, report: seeds(bench),
 }
@@ -596,6 +620,12 @@ def table(report: dict[str, Any]) -> str:
     if found := report.get("profile"):
         lines.append(f"a SAM step, {1e3 * found['seconds_per_step']:.1f} ms of {found['of']}:")
         lines += [f"    {one['share']:>6.1%}  {name[:110]}" for name, one in found["largest"].items()]
+    if found := report.get("arithmetic"):
+        gain, eager = found["compiled_over_eager"], 1e3 * found["eager_seconds"]
+        lines.append(
+            f"SAM's vector arithmetic on {found['parameters'] / 1e6:.1f} M parameters: {eager:.2f} ms; compiled {gain['median']:.2f} of it "
+            f"[{gain['low']:.2f}, {gain['high']:.2f}], after {found['compiling_seconds']:.0f} s of compiling"
+        )
     if found := report.get("graphs"):
         lines.append("as CUDA graphs, in steps of plain SGD as one (at most):")
         for name, score in found["ratio"].items():

@@ -59,7 +59,7 @@ def test_every_method_is_reported_with_its_quartiles(report: tuple[str, dict]) -
         assert 0 < score["low"] <= score["median"] <= score["high"] < 100, name
         assert found["images_per_second"][name] == pytest.approx(8 / found["seconds"][name])
         assert name in text
-    assert found["ratio"]["xsam_search"]["median"] > found["ratio"]["sam_n3"]["median"] > found["ratio"]["sam"]["median"] > 1.2
+    assert found["ratio"]["xsam_search"]["median"] > found["ratio"]["sam"]["median"]  # 23 passes against 2
     assert found["sam_over_peer"]["median"] > 0
     both, probe = (found["ratio"][name]["median"] for name in ("forward_backward", "forward"))
     bound = found["passes_alone"]
@@ -90,17 +90,21 @@ class AtOnce:
         return work
 
 
-def test_graphs_and_runs_side_by_side_are_reported(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_and_runs_side_by_side_are_reported(benchmark: ModuleType, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in for the graphs: the arithmetic and the text of the report."""
     monkeypatch.setattr(benchmark, "CudaGraphs", AtOnce)
     bench = benchmark.Bench(benchmark.PRESETS["tiny"])
-    found = {"graphs": benchmark.graphs(bench), "seeds": benchmark.seeds(bench, (1, 2))}
+    monkeypatch.setattr(benchmark.torch, "compile", lambda function, **options: function)
+    found = {"graphs": benchmark.graphs(bench), "seeds": benchmark.seeds(bench, (1, 2)), "arithmetic": benchmark.arithmetic(bench)}
     ratio = found["graphs"]["ratio"]
     assert list(ratio) == ["torch_sgd", "torch_sgd_again", "torch_sgd_eager", *(n for n in OURS if n != "xsam_search"), "sam_eager"]
-    assert ratio["torch_sgd"]["median"] == 1 and ratio["sam_n3"]["median"] > ratio["sam"]["median"] > 1.2
-    assert found["seeds"]["over_one_run"]["1"] == 1 and 0.3 < found["seeds"]["over_one_run"]["2"] < 3
+    assert ratio["torch_sgd"]["median"] == 1 and all(score["low"] > 0 for score in ratio.values())
+    assert found["arithmetic"]["parameters"] == sum(p.numel() for p in bench.model().parameters())
+    assert found["arithmetic"]["compiled_over_eager"]["median"] > 0
+    rate = found["seeds"]["steps_per_second"]
+    assert found["seeds"]["over_one_run"] == {"1": 1, "2": pytest.approx(rate["2"] / rate["1"])}
     text = benchmark.table(found)
-    assert "as CUDA graphs" in text and "(2.04)" in text and "runs side by side" in text
+    assert "vector arithmetic on 0.1 M parameters" in text and "as CUDA graphs" in text and "(2.04)" in text and "runs side by side" in text
 
 
 def test_the_other_parts_are_reported(report: tuple[str, dict]) -> None:
