@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "timm", "wandb")
+PACKAGES = ("torchvision", "numpy", "hydra-core", "omegaconf", "timm", "wandb")
 
 
 def _version(package: str) -> str | None:
@@ -41,9 +41,11 @@ def _processor() -> str:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, git commit (and whether the tree was modified), Python, hardware, the command line."""
+    versions = {"torch": str(torch.__version__)}  # with the build, +cpu or +cu130, which a package's metadata may leave out
+    versions |= {name: version for name in PACKAGES if (version := _version(name))} | {"python": platform.python_version()}
     changed = _git("status", "--porcelain", "--untracked-files=no")
     return {
-        "versions": {name: version for name in PACKAGES if (version := _version(name))} | {"python": platform.python_version()},
+        "versions": versions,
         "commit": _git("rev-parse", "HEAD"),
         "modified": None if changed is None else bool(changed),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),

@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark.py"
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
+def script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -90,12 +90,12 @@ class AtOnce:
         return work
 
 
-def test_graphs_and_runs_side_by_side_are_reported(benchmark: ModuleType, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_and_runs_side_by_side_are_reported(script: ModuleType, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in for the graphs: the arithmetic and the text of the report."""
-    monkeypatch.setattr(benchmark, "CudaGraphs", AtOnce)
-    bench = benchmark.Bench(benchmark.PRESETS["tiny"])
-    monkeypatch.setattr(benchmark.torch, "compile", lambda function, **options: function)
-    found = {"graphs": benchmark.graphs(bench), "seeds": benchmark.seeds(bench, (1, 2)), "arithmetic": benchmark.arithmetic(bench)}
+    monkeypatch.setattr(script, "CudaGraphs", AtOnce)
+    bench = script.Bench(script.PRESETS["tiny"])
+    monkeypatch.setattr(script.torch, "compile", lambda function, **options: function)
+    found = {"graphs": script.graphs(bench), "seeds": script.seeds(bench, (1, 2)), "arithmetic": script.arithmetic(bench)}
     ratio = found["graphs"]["ratio"]
     assert list(ratio) == ["torch_sgd", "torch_sgd_again", "torch_sgd_eager", *(n for n in OURS if n != "xsam_search"), "sam_eager"]
     assert ratio["torch_sgd"]["median"] == 1 and all(score["low"] > 0 for score in ratio.values())
@@ -103,7 +103,7 @@ def test_graphs_and_runs_side_by_side_are_reported(benchmark: ModuleType, one_th
     assert found["arithmetic"]["compiled_over_eager"]["median"] > 0
     rate = found["seeds"]["steps_per_second"]
     assert found["seeds"]["over_one_run"] == {"1": 1, "2": pytest.approx(rate["2"] / rate["1"])}
-    text = benchmark.table(found)
+    text = script.table(found)
     assert "vector arithmetic on 0.1 M parameters" in text and "as CUDA graphs" in text and "(2.04)" in text and "runs side by side" in text
 
 
@@ -121,50 +121,50 @@ def test_the_other_parts_are_reported(report: tuple[str, dict]) -> None:
     assert "images/s" in text and "GFLOP/s" in text
 
 
-def test_the_gradient_is_counted_in_flop(benchmark: ModuleType) -> None:
+def test_the_gradient_is_counted_in_flop(script: ModuleType) -> None:
     """WRN-10-1 on 8x8 images: multiply-adds of each convolution, three times, less the stem's gradient by the images."""
-    bench = benchmark.Bench(benchmark.PRESETS["tiny"])
+    bench = script.Bench(script.PRESETS["tiny"])
     stem = 64 * 27 * 16
     blocks = 64 * (16 * 9 * 16 * 2) + 16 * (16 * 9 * 32 + 32 * 9 * 32 + 16 * 32) + 4 * (32 * 9 * 64 + 64 * 9 * 64 + 32 * 64)
     expected = 2 * 8 * (2 * stem + 3 * (blocks + 64 * 10))
-    assert benchmark.ceiling(bench, None)["flop_per_gradient"] == expected
+    assert script.ceiling(bench, None)["flop_per_gradient"] == expected
 
 
-def test_quartiles_and_ratios(benchmark: ModuleType) -> None:
-    assert benchmark.quartiles([4.0, 1.0, 2.0, 3.0, 5.0]) == {"median": 3, "low": 2, "high": 4}
+def test_quartiles_and_ratios(script: ModuleType) -> None:
+    assert script.quartiles([4.0, 1.0, 2.0, 3.0, 5.0]) == {"median": 3, "low": 2, "high": 4}
     nan = float("nan")  # sat out this round
-    assert benchmark.ratios({"a": [2.0, nan, 8.0], "b": [1.0, 1.0, 2.0]}, "a", "b")["median"] == 3
+    assert script.ratios({"a": [2.0, nan, 8.0], "b": [1.0, 1.0, 2.0]}, "a", "b")["median"] == 3
 
 
-def test_memory_and_start_up(benchmark: ModuleType) -> None:
+def test_memory_and_start_up(script: ModuleType) -> None:
     """Not run through: a process of its own each. One of them by hand."""
-    bench = benchmark.Bench(benchmark.dataclasses.replace(benchmark.PRESETS["tiny"], peak="sam"))
-    assert benchmark.peak(bench) > 50
+    bench = script.Bench(script.dataclasses.replace(script.PRESETS["tiny"], peak="sam"))
+    assert script.peak(bench) > 50
     assert torch.get_num_threads() >= 1
 
 
 def test_a_part_that_fails_takes_no_other_with_it(
-    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(bench: object, arguments: list[str]) -> dict:
         raise subprocess.CalledProcessError(1, "python")
 
-    monkeypatch.setattr(benchmark, "memory", broken)
+    monkeypatch.setattr(script, "memory", broken)
     out = tmp_path / "out.json"
-    assert benchmark.main(["preset=tiny", "parts=ceiling,memory,evaluator", f"out={out}"]) == 1
+    assert script.main(["preset=tiny", "parts=ceiling,memory,evaluator", f"out={out}"]) == 1
     shown, found = capsys.readouterr(), json.loads(out.read_text())
     assert {"ceiling", "evaluator"} < set(found) and "CalledProcessError" in found["failed"]["memory"]
     assert "GFLOP/s" in shown.out and "error: memory: CalledProcessError" in shown.err
 
 
-def test_what_is_measured_is_kept_if_it_is_stopped(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_measured_is_kept_if_it_is_stopped(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def stopped(bench: object) -> dict:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(benchmark, "evaluator", stopped)
+    monkeypatch.setattr(script, "evaluator", stopped)
     out = tmp_path / "out.json"
     with pytest.raises(KeyboardInterrupt):
-        benchmark.main(["preset=tiny", "parts=ceiling,evaluator", f"out={out}"])
+        script.main(["preset=tiny", "parts=ceiling,evaluator", f"out={out}"])
     assert "ceiling" in json.loads(out.read_text())
 
 
@@ -179,6 +179,6 @@ def test_what_is_measured_is_kept_if_it_is_stopped(benchmark: ModuleType, monkey
         ("parts=graphs", "parts=graphs: CUDA graphs need a GPU"),
     ],
 )
-def test_a_wrong_option_is_one_sentence(benchmark: ModuleType, argument: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert benchmark.main([argument]) == 2
+def test_a_wrong_option_is_one_sentence(script: ModuleType, argument: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script.main([argument]) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}")
