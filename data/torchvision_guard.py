@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
-from torch.library import Library
+from torch import library
 
-_declared: Library | None = None  # the names vanish with the object
+_declared: library.Library | None = None  # the names vanish with the object
 
 
 def ensure() -> None:
@@ -30,6 +30,6 @@ def ensure() -> None:
     if "+cu" not in (package / "version.py").read_text():
         return
     described = (package / "_meta_registrations.py").read_text()
-    _declared = Library("torchvision", "FRAGMENT")
+    _declared = library.Library("torchvision", "FRAGMENT")
     for operator in re.findall(r'^@\S+register_fake\("torchvision::(\w+)"\)', described, re.MULTILINE):
         _declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
