@@ -85,6 +85,10 @@ def join() -> Replicas:
     if here.size == 1:
         return ALONE
     import torch
+
+    # Its functions take the process group of the moment of import as a default argument, and something of torch imports it sooner or later.
+    # Held there, the group would outlive `_part`, and a thread of it that still lets go of a tensor while Python ends aborts the process.
+    import torch.distributed.nn.functional
     from torch import distributed
 
     if not distributed.is_initialized():

@@ -75,3 +75,26 @@ def test_two_processes_make_one_record_stop_together_and_continue(tmp_path: Path
     end_of_run = record(tmp_path)
     assert end_of_run["status"] == "finished" and [segment["replicas"] for segment in end_of_run["segments"]] == [2, 2]
     assert end_of_run["config"]["replicas"] == 2 and end_of_run["cost"]["backwards"] == 80
+
+
+PART = """
+import os
+from sam.training import distributed
+distributed.join().wait()
+import torch.distributed.nn.functional  # as torch itself does at some time: its default arguments hold the group of this moment
+threads = lambda: {open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")}
+assert any("gloo" in name for name in threads()), threads()
+distributed._part()
+assert not any("gloo" in name for name in threads()), threads()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_no_thread_of_the_process_group_outlives_it(tmp_path: Path) -> None:
+    """One that lets go of a tensor while Python ends aborts the process: a finished run would count as failed, and SLURM would not requeue
+    a preempted one. (It was one run of two processes in six.)"""
+    script = tmp_path / "part.py"
+    script.write_text(PART)
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone", str(script)]
+    ran = subprocess.run(line, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
