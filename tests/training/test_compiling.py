@@ -44,6 +44,22 @@ def test_a_compiled_epoch_agrees_with_an_eager_one(tiny: Tiny, trainer: Make, mo
     assert made[1].objective.model is not made[1].model and made[0].objective.model is made[0].model
 
 
+class Scaled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for the CPU needs g++")
+def test_the_ninth_network_of_a_process_is_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's limit of 8 would leave it eager, with other digits than the same run has in a process of its own."""
+    for name in ("recompile_limit", "fail_on_recompile_limit_hit"):
+        monkeypatch.setattr(torch._dynamo.config, name, getattr(torch._dynamo.config, name))
+    torch._dynamo.utils.counters.clear()
+    for size in range(2, 12):
+        compiling.compiled(Scaled(), "default", torch.device("cpu"))(torch.ones(size))
+    assert torch._dynamo.utils.counters["frames"]["ok"] == 10
+
+
 def test_compiled_runs_have_an_identity_of_their_own(tiny: Tiny) -> None:
     assert run_fingerprint(tiny(compile="default")) != run_fingerprint(tiny()) == run_fingerprint(tiny(compile="none"))
 
