@@ -1,7 +1,10 @@
-"""Device, threads and number format of a run."""
+"""Device, memory, threads and number format of a run."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -10,6 +13,7 @@ import torch
 from sam.config import ConfigError
 from sam.core.scaling import LossScale
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -26,9 +30,25 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+@functools.cache
+def keep_freed_memory() -> None:
+    """Memory that a step on the CPU frees stays with this process, for the next step, instead of going back to the system.
+
+    glibc gives back what lies free at the top of its heap, and every large block; a step that asks for hundreds of megabytes then waits
+    for tens of thousands of page faults (results/benchmarks has what that costs, and how much it adds to the peak of memory).
+    Nothing happens where the C library is another one, or where a `MALLOC_...` variable says that somebody has chosen already.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None and not any(name.startswith("MALLOC_") for name in os.environ):
+        for option, value in ((_M_TRIM_THRESHOLD, -1), (_M_MMAP_MAX, 0)):  # never trim; no block gets a mapping of its own
+            mallopt(option, value)
+
+
 @contextmanager
 def number_format(precision: str, threads: int | None = None) -> Iterator[None]:
-    """TF32 on for `tf32` only (torch leaves it on for convolutions by default); the thread count; both put back afterwards."""
+    """TF32 on for `tf32` only (torch leaves it on for convolutions by default); the thread count; both put back afterwards. Everything that
+    trains or measures runs inside, so freed memory is kept from here on."""
+    keep_freed_memory()
     matmul, cudnn, count = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.get_num_threads()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if threads:
