@@ -6,7 +6,7 @@
     python scripts/benchmark.py preset=cpu parts=profile                       # where the time of a step goes
     python scripts/benchmark.py preset=tiny parts=methods,precision            # seconds; only to see that it works
 
-Every round times one step of every method on the same batch, in rotating order; a score is the median over rounds of t(method) / t(SGD)
+Every round times one step of every method on the same batch, in random order; a score is the median over rounds of t(method) / t(SGD)
 with its quartiles, in process CPU time with one thread (on a GPU: CUDA events). SGD is timed twice: how far the second is from 1 is the
 resolution. With the package of requirements-bench.txt a peer's SAM takes part. The options are the fields of `Setting` below.
 """
@@ -16,6 +16,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import os
+import random
 import resource
 import statistics
 import subprocess
@@ -39,6 +41,7 @@ from data.augment import Augment
 from data.image_data import normalize
 from sam.config import DEFAULT_ALPHAS, PRECISIONS, ConfigError, OptimizerConfig
 from sam.core import vectors
+from sam.core.ascent import Ascent
 from sam.core.device import autocast, loss_scale, number_format, pick_device
 from sam.core.scaling import LossScale
 from sam.optimizers.base import Method
@@ -62,8 +65,8 @@ class Setting:
     search_every: rounds between XSAM's search steps; matmul: side of the matrices whose product is the ceiling; images: in the evaluator's
     set, in two batches; parts: which reports to make; out: the JSON file.
 
-    arithmetic: what torch.compile makes of a step's vector arithmetic. graphs: the steps as CUDA graphs. seeds: several runs of a small
-    model side by side on one GPU, each a graph on a stream of its own."""
+    arithmetic: what torch.compile or flat buffers make of a step's vector arithmetic. graphs: the steps as CUDA graphs. seeds: several
+    runs of a small model side by side on one GPU, each a graph on a stream of its own."""
 
     preset: str = "cpu"
     device: str = "cpu"
@@ -78,7 +81,7 @@ class Setting:
     matmul: int = 1024
     images: int = 64
     parts: str = "methods,ceiling,evaluator,memory,start,precision,profile"
-    peak: str = ""  # internal: take two steps of this method and print the peak of memory
+    peak: str = ""  # internal: take steps of this method alone, and print the peak of memory and the seconds a step
     out: str = "runs/benchmark-{preset}.json"
 
 
@@ -172,16 +175,17 @@ class Bench:
         closure = self.closure(self.model())
         return lambda: torch.no_grad()(closure)(backward=False)
 
-    def optimizer(self, name: str, model: nn.Module) -> Method:
-        config = OptimizerConfig(rho=0.05, weight_decay=DECAY, **BASE, **METHODS[name][0])  # type: ignore[arg-type]
+    def optimizer(self, name: str, model: nn.Module, **other: Any) -> Method:
+        config = OptimizerConfig(rho=0.05, weight_decay=DECAY, **BASE, **METHODS[name][0], **other)  # type: ignore[arg-type]
         generator = torch.Generator(self.device).manual_seed(0)
         scaling = loss_scale(self.setting.precision, self.device)
         return build(model, config, steps_per_epoch=1_000_000, generator=generator, scaling=scaling)
 
-    def ours(self, name: str, loader: bool = False) -> Step:
-        """A step as the training loop takes it, with its diagnostics in every tenth; `loader`: with indexing and augmentation too."""
+    def ours(self, name: str, loader: bool = False, **other: Any) -> Step:
+        """A step as the training loop takes it, with its diagnostics in every tenth; `loader`: with indexing and augmentation too; `other`:
+        settings of the optimizer."""
         model, count = self.model(), [0]
-        optimizer = self.optimizer(name, model)
+        optimizer = self.optimizer(name, model, **other)
         augment, draws = Augment(crop_padding=4 if self.setting.size > 8 else 1, flip=True), torch.Generator(self.device).manual_seed(0)
         order = torch.randperm(self.setting.batch)
 
@@ -295,14 +299,15 @@ def quartiles(values: list[float]) -> dict[str, float]:
 def interleave(
     bench: Bench, contenders: dict[str, Step], rounds: int, steps: int, every: dict[str, int], say: str
 ) -> dict[str, list[float]]:
-    """Seconds a step of each contender and round (NaN where it sat out); the order rotates from round to round."""
+    """Seconds a step of each contender and round (NaN where it sat out). Every round has a random order: if the same one always came
+    before another, its state of caches and memory would be part of the other's time."""
+    draw = random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in contenders}
     names, began = list(contenders), time.monotonic()
     for step in contenders.values():
         step()
     for index in range(rounds):
-        turn = index % len(names)
-        for name in names[turn:] + names[:turn]:
+        for name in draw.sample(names, len(names)):
             out = index % every.get(name, 1) != 0
             times[name].append(float("nan") if out else bench.seconds(contenders[name], 1 if name in every else steps))
         if index + 1 < rounds:
@@ -323,7 +328,7 @@ def methods(bench: Bench) -> dict[str, Any]:
     contenders |= {name: bench.ours(name) for name in METHODS}
     contenders["sgd_with_loader"] = bench.ours("sgd", loader=True)
     if (peer := bench.peer()) is not None:
-        contenders["peer_sam"] = peer
+        contenders |= {"peer_sam": peer, "sam_as_peer": bench.ours("sam", weight_decay_mode="optimizer")}
     times = interleave(bench, contenders, setting.rounds, setting.steps, {"xsam_search": setting.search_every}, "steps")
     score = {name: ratios(times, name, "torch_sgd") for name in contenders}
     seconds = {name: statistics.median(t for t in values if t == t) for name, values in times.items()}
@@ -353,7 +358,7 @@ def methods(bench: Bench) -> dict[str, Any]:
         "loader_over_fixed_batch": ratios(times, "sgd_with_loader", "sgd"),
     }
     if peer is not None:
-        report["sam_over_peer"] = ratios(times, "sam", "peer_sam")
+        report |= {"sam_over_peer": ratios(times, "sam", "peer_sam"), "sam_as_peer_over_peer": ratios(times, "sam_as_peer", "peer_sam")}
     return report
 
 
@@ -404,22 +409,37 @@ def evaluator(bench: Bench) -> dict[str, Any]:
 
 
 def memory(bench: Bench, arguments: list[str]) -> dict[str, Any]:
-    """GPU: the allocator's peak in a step. CPU: the peak of the resident set (VmHWM) of a process of its own that takes two steps."""
-    found: dict[str, Any] = {"unit": "MB", "measure": "max_memory_allocated" if bench.device.type == "cuda" else "VmHWM of a process"}
-    for name in ("sgd", "sam", "xsam"):
+    """The peak of memory in MB. GPU: the allocator's. CPU: of the resident set of a process of its own, with the seconds that a step takes
+    there; the same in processes that give freed memory back to the system (`keep_freed_memory` leaves it alone where a MALLOC_ variable is
+    set: this one changes nothing else for one thread), and the ratio of the two."""
+    gpu = bench.device.type == "cuda"
+    found: dict[str, Any] = {"unit": "MB", "measure": "max_memory_allocated" if gpu else "VmHWM of a process"}
+
+    def alone(name: str, **environment: str) -> tuple[float, float]:
         command = [sys.executable, __file__, *arguments, f"peak={name}"]
-        found[name] = float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+        ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | environment)
+        high, seconds = map(float, ran.stdout.split())
+        return high, seconds
+
+    for name in ("sgd", "sam", "xsam"):
+        if gpu:
+            found[name] = alone(name)[0]
+            continue
+        kept, back = zip(*((alone(name), alone(name, MALLOC_ARENA_MAX="64")) for _ in range(3)), strict=True)
+        found[name], returned = (statistics.median(high for high, _ in runs) for runs in (kept, back))
+        ratio = quartiles([ours / theirs for (_, ours), (_, theirs) in zip(kept, back, strict=True)])
+        found.setdefault("kept_over_returned", {})[name] = {"seconds": ratio, "peak": found[name] / returned}
     return found
 
 
-def peak(bench: Bench) -> float:
+def peak(bench: Bench) -> tuple[float, float]:
+    """(MB, median seconds a step) of a process that takes five steps."""
     step = bench.ours(bench.setting.peak)
-    step()
-    step()
+    seconds = statistics.median([bench.seconds(step) for _ in range(5)][1:])
     if bench.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(bench.device) / 1e6
+        return torch.cuda.max_memory_allocated(bench.device) / 1e6, seconds
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM"))
+    return next(float(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM")), seconds
 
 
 def start_up() -> dict[str, float]:
@@ -499,24 +519,28 @@ def profile(bench: Bench, steps: int = 3) -> dict[str, Any]:
 
 
 def arithmetic(bench: Bench) -> dict[str, Any]:
-    """What SAM does to its vectors in a step (keep w, norm, climb, put w back, norm), as it is and through torch.compile."""
+    """What SAM does to its vectors in a step (norm, climb, norm): as it is, through torch.compile, and if weights and
+    gradients lay in one flat buffer each (which flatters it: gradients come tensor by tensor)."""
     points = [p.detach() for p in bench.model().parameters()]
-    start, gradient = vectors.empty_like(points), [torch.randn_like(p) for p in points]
+    gradient = [torch.randn_like(p) for p in points]
+    w, g = torch.randn(2, -(-sum(p.numel() for p in points) // 4096), 4096, device=bench.device)
     found: dict[str, Any] = {"parameters": sum(p.numel() for p in points)}
 
     def step() -> Tensor:
-        vectors.copy_(start, points)
-        length = vectors.normalize_(gradient)
-        vectors.add_scaled_(points, gradient, [0.05] * len(points))
-        vectors.copy_(points, start)
-        return length + vectors.norm(gradient)
+        climb = Ascent(points, [0.05] * len(points))
+        return climb.climb(gradient) + climb.points[0].sum() + vectors.norm(gradient)
+
+    def flat() -> Tensor:
+        length = torch.linalg.vector_norm(torch.linalg.vector_norm(g, dim=1))
+        there = torch.addcmul(w, g, 0.05 / length)
+        return length + there[0].sum() + torch.linalg.vector_norm(torch.linalg.vector_norm(g, dim=1))
 
     began = time.perf_counter()
     contenders: dict[str, Step] = {"eager": step, "compiled": repeat(torch.compile(step, dynamic=False), 2)}
     found["compiling_seconds"] = time.perf_counter() - began
-    times = interleave(bench, contenders, bench.setting.rounds, 3, {}, "arithmetic")
+    times = interleave(bench, contenders | {"flat": flat}, bench.setting.rounds, 3, {}, "arithmetic")
     found |= {f"{name}_seconds": statistics.median(values) for name, values in times.items()}
-    return found | {"compiled_over_eager": ratios(times, "compiled", "eager")}
+    return found | {f"{name}_over_eager": ratios(times, name, "eager") for name in ("compiled", "flat")}
 
 
 def graphs(bench: Bench) -> dict[str, Any]:
@@ -594,8 +618,11 @@ def table(report: dict[str, Any]) -> str:
             f"XSAM over an epoch of {spread['steps_per_epoch']} steps: {spread['ratio']:.3f}; "
             f"over SAM: {middle:.3f} [{low:.3f}, {high:.3f}] (at most 1.015)"
         )
-        if peer := found.get("sam_over_peer"):
-            lines.append(f"SAM over pytorch_optimizer's SAM: {peer['median']:.3f} [{peer['low']:.3f}, {peer['high']:.3f}] (at most 1)")
+        if "sam_over_peer" in found:
+            default, same = (
+                f"{r['median']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for r in (found["sam_over_peer"], found["sam_as_peer_over_peer"])
+            )
+            lines.append(f"SAM over pytorch_optimizer's SAM: {default}; with weight decay in the optimizer, as there: {same} (at most 1)")
         loader = found["loader_over_fixed_batch"]["median"]
         lines.append(
             f"data pipeline alone: {found['pipeline_images_per_second']:.0f} images/s; a step with it: {loader:.3f} of one without"
@@ -613,6 +640,11 @@ def table(report: dict[str, Any]) -> str:
         )
     if found := report.get("memory"):
         lines.append(f"peak memory ({found['measure']}): " + ", ".join(f"{name} {found[name]:.0f} MB" for name in ("sgd", "sam", "xsam")))
+        for name, ratio in found.get("kept_over_returned", {}).items():
+            lines.append(
+                f"    {name}: freed memory kept, not returned to the system: a step takes {ratio['seconds']['median']:.3f} of the time, "
+                f"the peak is {ratio['peak']:.2f} times as high"
+            )
     if found := report.get("start"):
         lines.append("start-up, CPU seconds: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
     if found := report.get("precision"):
@@ -621,10 +653,12 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"a SAM step, {1e3 * found['seconds_per_step']:.1f} ms of {found['of']}:")
         lines += [f"    {one['share']:>6.1%}  {name[:110]}" for name, one in found["largest"].items()]
     if found := report.get("arithmetic"):
-        gain, eager = found["compiled_over_eager"], 1e3 * found["eager_seconds"]
+        compiled, flat = (
+            f"{r['median']:.2f} of it [{r['low']:.2f}, {r['high']:.2f}]" for r in map(found.get, ("compiled_over_eager", "flat_over_eager"))
+        )
         lines.append(
-            f"SAM's vector arithmetic on {found['parameters'] / 1e6:.1f} M parameters: {eager:.2f} ms; compiled {gain['median']:.2f} of it "
-            f"[{gain['low']:.2f}, {gain['high']:.2f}], after {found['compiling_seconds']:.0f} s of compiling"
+            f"SAM's vector arithmetic on {found['parameters'] / 1e6:.1f} M parameters: {1e3 * found['eager_seconds']:.2f} ms; compiled "
+            f"{compiled}, after {found['compiling_seconds']:.0f} s of compiling; in flat buffers {flat}"
         )
     if found := report.get("graphs"):
         lines.append("as CUDA graphs, in steps of plain SGD as one (at most):")
@@ -672,7 +706,7 @@ def main(arguments: list[str]) -> int:
     with number_format(setting.precision, threads=1 if bench_device.type == "cpu" else None):
         bench = Bench(setting)
         if setting.peak:
-            print(peak(bench))
+            print(*peak(bench))
             return 0
         report: dict[str, Any] = {"setting": dataclasses.asdict(setting), "environment": environment(bench.device)}
         out = Path(setting.out.format(preset=setting.preset))

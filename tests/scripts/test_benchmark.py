@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -53,14 +53,23 @@ OURS = ("sgd", "rand_sam", "sam", "sam_n3", "xsam", "xsam_search")
 def test_every_method_is_reported_with_its_quartiles(report: tuple[str, dict]) -> None:
     text, found = report
     found = found["methods"]
-    assert list(found["ratio"]) == ["torch_sgd", "torch_sgd_again", "forward_backward", "forward", *OURS, "sgd_with_loader", "peer_sam"]
+    assert list(found["ratio"]) == [
+        "torch_sgd",
+        "torch_sgd_again",
+        "forward_backward",
+        "forward",
+        *OURS,
+        "sgd_with_loader",
+        "peer_sam",
+        "sam_as_peer",
+    ]
     assert found["ratio"]["torch_sgd"] == {"median": 1, "low": 1, "high": 1}
     for name, score in found["ratio"].items():
         assert 0 < score["low"] <= score["median"] <= score["high"] < 100, name
         assert found["images_per_second"][name] == pytest.approx(8 / found["seconds"][name])
         assert name in text
     assert found["ratio"]["xsam_search"]["median"] > found["ratio"]["sam"]["median"]  # 23 passes against 2
-    assert found["sam_over_peer"]["median"] > 0
+    assert found["sam_over_peer"]["median"] > 0 and found["sam_as_peer_over_peer"]["median"] > 0
     both, probe = (found["ratio"][name]["median"] for name in ("forward_backward", "forward"))
     bound = found["passes_alone"]
     assert bound["sam_n3"] == pytest.approx(4 * both) and bound["xsam_search"] == pytest.approx(2 * both + 21 * probe)
@@ -139,8 +148,21 @@ def test_quartiles_and_ratios(script: ModuleType) -> None:
 def test_memory_and_start_up(script: ModuleType) -> None:
     """Not run through: a process of its own each. One of them by hand."""
     bench = script.Bench(script.dataclasses.replace(script.PRESETS["tiny"], peak="sam"))
-    assert script.peak(bench) > 50
+    high, seconds = script.peak(bench)
+    assert high > 50 and seconds > 0
     assert torch.get_num_threads() >= 1
+
+
+def test_memory_is_measured_with_freed_memory_kept_and_returned(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ran(command: list[str], env: dict[str, str], **rest: object) -> SimpleNamespace:
+        returned = "MALLOC_ARENA_MAX" in env
+        return SimpleNamespace(stdout="200 0.5\n" if returned else "220 0.4\n")
+
+    monkeypatch.setattr(script.subprocess, "run", ran)
+    found = script.memory(script.Bench(script.PRESETS["tiny"]), [])
+    assert [found[name] for name in ("sgd", "sam", "xsam")] == [220, 220, 220]
+    assert found["kept_over_returned"]["sam"] == {"seconds": {"median": 0.8, "low": 0.8, "high": 0.8}, "peak": 1.1}
+    assert "a step takes 0.800 of the time, the peak is 1.10 times as high" in script.table({"memory": found})
 
 
 def test_a_part_that_fails_takes_no_other_with_it(
