@@ -30,51 +30,60 @@ RULES = {
 
 
 class Ascent:
-    """The perturbation eps of `points`, built one gradient at a time; `points` sit at `start` + eps after every step.
+    """The perturbation eps of the weights `start`, built one gradient at a time.
 
-    points, start:  the perturbed tensors, and a copy of them at w.
+    start:          the perturbed tensors at w; only read.
     radii:          rho of each tensor (equal, but for parameter groups with a rho of their own).
     steps, rule:    N and the step rule; with N = 1 all rules are the same.
+    points:         start + eps, in tensors of their own, new after every step.
+    lengths:        of the gradients climbed along: finite, or the step is void.
     """
 
-    def __init__(
-        self, points: Vector, start: Vector, radii: Sequence[float], *, steps: int = 1, rule: str = "split", scope: str = "global"
-    ) -> None:
-        self.points, self.start, self.radii, self.steps, self.scope = points, start, radii, steps, scope
+    def __init__(self, start: Vector, radii: Sequence[float], *, steps: int = 1, rule: str = "split", scope: str = "global") -> None:
+        self.start, self.points, self.radii, self.steps, self.scope = start, start, radii, steps, scope
         self.rule = RULES["split" if steps == 1 else rule]
         self.taken = 0
-        self.lengths: list[Tensor] = []  # of the gradients climbed along: finite, or the step is void
-        self.unit: Vector = []  # eps in units of rho: norm 1 is the boundary of the ball
+        self.lengths: list[Tensor] = []
+        self._sum: Vector = []  # eps in units of rho is _factor * _sum; with norm 1 it is on the boundary of the ball
+        self._factor: Tensor | None = None  # None: 1
 
     def climb(self, gradient: Vector, length: Tensor | None = None) -> Tensor:
         """One ascent step along `gradient` (which is used up as work space); returns the gradient's norm, a 0-d tensor, also kept in
         `lengths`. length: that norm, if it is known already."""
-        length = vectors.normalize_(gradient, self.scope, length)
-        self.lengths.append(length)
-        if self.rule.split_length and self.steps > 1:
-            vectors.scale_(gradient, 1 / self.steps)
-        if self.unit:
-            vectors.add_(self.unit, gradient)
+        if self.steps == 1 and self.scope == "global":  # a pass over memory less: the gradient is never divided
+            length = vectors.norm(gradient) if length is None else length
+            self._sum, self._factor = gradient, 1 / length.clamp(min=vectors.TINY)
         else:
-            self.unit = gradient
+            length = vectors.normalize_(gradient, self.scope, length)
+            self._add(gradient)
+        self.lengths.append(length)
         self.taken += 1
-        if self.rule.ball == "inside":
-            vectors.scale_(self.unit, 1 / vectors.norm(self.unit).clamp(min=1))
-        elif self.rule.ball == "boundary" and self.taken == self.steps:
-            vectors.scale_(self.unit, 1 / vectors.norm(self.unit).clamp(min=vectors.TINY))
-        if self.taken > 1:
-            vectors.copy_(self.points, self.start)
-        vectors.add_scaled_(self.points, self.unit, self.radii)
+        self.points = vectors.moved(self.start, self._sum, self.radii, self._factor)
         return length
+
+    def _add(self, unit: Vector) -> None:
+        if self.rule.split_length and self.steps > 1:
+            vectors.scale_(unit, 1 / self.steps)
+        if self._sum:
+            vectors.add_(self._sum, unit)
+        else:
+            self._sum = unit
+        if self.rule.ball == "inside":
+            vectors.scale_(self._sum, 1 / vectors.norm(self._sum).clamp(min=1))
+        elif self.rule.ball == "boundary" and self.taken + 1 == self.steps:
+            vectors.scale_(self._sum, 1 / vectors.norm(self._sum).clamp(min=vectors.TINY))
 
     def relative_length(self) -> Tensor:
         """||eps|| / rho, a 0-d tensor."""
-        return vectors.norm(self.unit)
+        length = vectors.norm(self._sum)
+        return length if self._factor is None else length * self._factor
 
-    def displacement(self) -> Vector:
-        """eps itself; uses up the work space, so call it after the last step."""
-        if len(set(self.radii)) == 1:
-            vectors.scale_(self.unit, self.radii[0])
-        else:
-            torch._foreach_mul_(self.unit, list(self.radii))
-        return self.unit
+    def cosine(self, x: Vector) -> Tensor:
+        """The cosine between x and eps in units of rho, a 0-d float64 tensor; 0 where one of them is zero."""
+        return vectors.dot(x, self._sum) / (vectors.norm(x).double() * vectors.norm(self._sum)).clamp(min=vectors.TINY)
+
+    def direction(self) -> Vector:
+        """eps up to a positive factor; uses up the work space, so call it after the last step."""
+        if len(set(self.radii)) > 1:
+            torch._foreach_mul_(self._sum, list(self.radii))
+        return self._sum

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -45,14 +46,6 @@ def _copy_groups(target: list[Tensor], source: list[Tensor]) -> None:
         vectors.copy_([t for t, _ in pairs], [s for _, s in pairs])
 
 
-def _copies(room: list[Tensor], source: list[Tensor]) -> list[Tensor]:
-    """Copies of `source`, in `room` if they fit."""
-    alike = [(t.shape, t.dtype, t.device) for t in room] == [(t.shape, t.dtype, t.device) for t in source]
-    target = room if alike else vectors.empty_like(source)
-    _copy_groups(target, source)
-    return target
-
-
 class Passes:
     """Keeps the passes of one step consistent.
 
@@ -82,8 +75,10 @@ class Passes:
         if self._inside:
             raise RuntimeError("Passes: this step is inside another one; give each optimizer a Passes(model) of its own.")
         self._modules = list(self.model.modules())
-        self._buffers = _buffers_of(self._modules)
-        self._begin = _copies(self._begin, self._buffers)
+        buffers = _buffers_of(self._modules)
+        if len(buffers) != len(self._buffers) or any(map(operator.is_not, buffers, self._buffers)):
+            self._buffers, self._begin, self._after = buffers, vectors.empty_like(buffers), vectors.empty_like(buffers)
+        _copy_groups(self._begin, self._buffers)
         self._inside = True
         try:
             yield
@@ -120,7 +115,7 @@ class Passes:
             state = self._get_random()
             self._random = (state, state)
         elif self._count == 1:
-            self._after = _copies(self._after, self._buffers)
+            _copy_groups(self._after, self._buffers)
             if self._random is not None:
                 self._random = (self._random[0], self._get_random())
         if self._count and self._random is not None:

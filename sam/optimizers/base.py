@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +41,10 @@ LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class _Members:
-    """The parameters of all groups in order; which are perturbed; those, as detached views; their radii."""
+    """The parameters of all groups in order; the same as detached views; which are perturbed; the views of those; their radii."""
 
     parameters: list[Tensor]
+    values: Vector
     chosen: list[bool]
     points: Vector
     radii: list[float]
@@ -52,8 +54,9 @@ def _look_up(groups: Sequence[dict[str, Any]]) -> _Members:
     parameters = [p for group in groups for p in group["params"]]
     chosen = [group["perturb"] and p.requires_grad for group in groups for p in group["params"]]
     radii = [group["rho"] for group in groups for _ in group["params"]]
-    points = [p.detach() for p, taken in zip(parameters, chosen, strict=True) if taken]
-    return _Members(parameters, chosen, points, [rho for rho, taken in zip(radii, chosen, strict=True) if taken])
+    values = [p.detach() for p in parameters]
+    points, radii = list(itertools.compress(values, chosen)), list(itertools.compress(radii, chosen))
+    return _Members(parameters, values, chosen, points, radii)
 
 
 class Method(torch.optim.Optimizer):
@@ -103,10 +106,9 @@ class Method(torch.optim.Optimizer):
         self.forwards = self.backwards = 0.0
         self.steps_taken = 0
         self._weight = 1.0
-        self._start: Vector = []
         self._held: _Members | None = None
         self._climbed: list[list[Tensor]] = []  # norms of the gradients of this step's ascents
-        self._known: tuple[Gradients, Tensor] | None = None  # gradients of the first pass, and their norm
+        self._known: tuple[Gradients, Tensor] | None = None  # gradients whose norm is known, and the norm
         self.skipped = torch.zeros((), dtype=torch.int64, device=self.parameters[0].device)
         self.bad = torch.zeros((), dtype=torch.bool, device=self.skipped.device)
         low = next((p.dtype for p in self.parameters if p.dtype in LOW_PRECISION), None)
@@ -122,7 +124,7 @@ class Method(torch.optim.Optimizer):
         """Called once a step, before any group is looked at (XSAM forgets the probes of a search that was interrupted)."""
 
     def look(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Any]:
-        """Run every pass for one group of samples; return (loss at w, descent direction). Weights are put back by the caller."""
+        """Run every pass for one group of samples; return (loss at w, descent direction)."""
         raise NotImplementedError
 
     def pass_over(self) -> None:
@@ -185,8 +187,8 @@ class Method(torch.optim.Optimizer):
 
     def _step(self, closures: Sequence[Closure | None], others: Sequence[Closure | None], shares: Sequence[float]) -> Tensor:
         self.begin()
-        if self.moves:
-            self._snapshot()
+        if self.moves and not self.points:
+            raise ValueError(f"{type(self).__name__} has no parameter to perturb: every one is frozen or in a group with `perturb` off.")
         counted = self.forwards, self.backwards
         losses: list[Tensor] = []
         held: list[tuple[Any, float]] = []
@@ -197,11 +199,8 @@ class Method(torch.optim.Optimizer):
                     self.pass_over()
                     continue
                 self._weight = share
-                try:
-                    with self.passes.group() if self.passes else nullcontext():
-                        loss, direction = self.look(own, other)
-                finally:
-                    self._restore()
+                with self.passes.group() if self.passes else nullcontext():
+                    loss, direction = self.look(own, other)
                 losses.append(loss * share if len(closures) > 1 else loss)
                 if self.defer:
                     held.append((direction, share))
@@ -218,45 +217,48 @@ class Method(torch.optim.Optimizer):
 
     # ------------------------------------------------------------------------------------------- the verbs of a method
 
-    def evaluate(self, closure: Closure) -> tuple[Tensor, Gradients]:
-        """One forward and backward at the weights as they are: (loss, gradients incl. weight decay in the loss), off `.grad`.
+    def evaluate(self, closure: Closure, at: Vector | None = None) -> tuple[Tensor, Gradients]:
+        """One forward and backward with the perturbed parameters at `at` (None: at w): (loss, gradients incl. weight decay in the loss),
+        off `.grad`.
 
         With loss scaling the gradients are those of the scaled loss; the loss is not scaled.
         """
-        parameters = self.parameters
+        parameters, values = self.parameters, self._members.values
         for p in parameters:
             p.grad = None
-        self._before_pass()
-        with torch.enable_grad():
+        with self._standing(at), torch.enable_grad():
             loss = closure()
+        if at is not None:
+            there = iter(at)
+            values = [next(there) if chosen else w for w, chosen in zip(values, self._members.chosen, strict=True)]
         self.forwards += self._weight
         self.backwards += self._weight
         gradients = [p.grad for p in parameters]
         for p in parameters:
             p.grad = None
-        for group, members in self._by_group(gradients):
+        for group, members in self._by_group(list(zip(gradients, values, strict=True))):
             if group["loss_decay"]:
-                pairs = [(g, p.detach()) for g, p in zip(members, group["params"], strict=True) if g is not None]
+                pairs = [(g, w) for g, w in members if g is not None]
                 if pairs:
                     factor = group["loss_decay"] if self.scaling is None else group["loss_decay"] * self.scaling.value
-                    vectors.add_([g for g, _ in pairs], [p for _, p in pairs], factor)
+                    vectors.add_([g for g, _ in pairs], [w for _, w in pairs], factor)
         return loss.detach(), gradients
 
-    def probe(self, closure: Closure) -> Tensor:
-        """One forward, no backward: the loss at the weights as they are, weight decay in the loss included (0-d tensor)."""
+    def probe(self, closure: Closure, at: Vector) -> Tensor:
+        """One forward, no backward, with the perturbed parameters at `at`: the loss, weight decay in the loss included (0-d tensor)."""
         if "backward" not in inspect.signature(closure).parameters:
             raise ValueError("XSAM's search evaluates the loss without a backward pass: its closure must take `backward=True`.")
-        self._before_pass()
-        loss = closure(backward=False).detach()
+        with self._standing(at):
+            loss = closure(backward=False).detach()
+            for group in self.param_groups:
+                if group["loss_decay"]:
+                    loss = loss + group["loss_decay"] / 2 * vectors.norm([p.detach() for p in group["params"]]) ** 2
         self.forwards += self._weight
-        for group in self.param_groups:
-            if group["loss_decay"]:
-                loss = loss + group["loss_decay"] / 2 * vectors.norm([p.detach() for p in group["params"]]) ** 2
         return loss
 
     def ascent(self, steps: int = 1, rule: str = "split") -> Ascent:
         """An ascent from w over the perturbed parameters."""
-        climb = Ascent(self.points, self._start, self.radii, steps=steps, rule=rule, scope=self.norm_scope)
+        climb = Ascent(self.points, self.radii, steps=steps, rule=rule, scope=self.norm_scope)
         self._climbed.append(climb.lengths)
         return climb
 
@@ -265,11 +267,20 @@ class Method(torch.optim.Optimizer):
         pairs = zip(self.parameters, gradients, self._members.chosen, strict=True)
         return [torch.zeros_like(p) if g is None else g for p, g, chosen in pairs if chosen]
 
+    @staticmethod
+    def is_whole(part: Vector, gradients: Gradients) -> bool:
+        """Whether `part`, which `perturbed` gave, is all of `gradients`."""
+        return len(part) == len(gradients) and all(map(operator.is_, part, gradients))
+
+    def note_norm(self, gradients: Gradients, length: Tensor) -> None:
+        """Spare the step the norm of `gradients`, should they become the descent gradient."""
+        self._known = (gradients, length)
+
     def record_first(self, gradients: Gradients) -> Tensor:
         """Note the first pass's gradient norm (and lambda ||w|| / ||g|| where weight decay is in the loss), and return it."""
         present = [g for g in gradients if g is not None]
         length = vectors.norm(present) if present else torch.zeros(())
-        self._known = (gradients, length)
+        self.note_norm(gradients, length)
         plain = length if self.scaling is None else length / self.scaling.value
         self._mean("grad_norm", plain)
         decays = [(group["loss_decay"], group["params"]) for group in self.param_groups if group["loss_decay"]]
@@ -293,7 +304,7 @@ class Method(torch.optim.Optimizer):
 
     @property
     def points(self) -> Vector:
-        """The perturbed parameters, detached views of them; frozen parameters are never moved."""
+        """The perturbed parameters at w, detached views of them; frozen parameters are never moved."""
         return self._members.points
 
     @property
@@ -311,25 +322,27 @@ class Method(torch.optim.Optimizer):
         share = value.float() * self._weight
         self.stats[name] = self.stats[name] + share if name in self.stats else share
 
-    def _before_pass(self) -> None:
-        # Autocast caches low-precision copies of the weights until its outermost context ends, and never sees them change in place:
-        # inside a caller's context, the second pass would run at the first pass's weights.
+    @contextmanager
+    def _standing(self, at: Vector | None) -> Iterator[None]:
+        """A pass happens inside: the perturbed parameters point to the tensors `at`, and afterwards to their own again, whatever happens.
+
+        So w itself is never written in a step but by the base optimizer: nothing to save, nothing to put back, and its addresses stay.
+        """
+        members = self._members
+        moved = [] if at is None else list(itertools.compress(members.parameters, members.chosen))
+        # Autocast caches low-precision copies of the weights until its outermost context ends, and never sees them change: inside a
+        # caller's context, the second pass would run at the first pass's weights.
         torch.clear_autocast_cache()
         if self.passes:
             self.passes.before()
-
-    def _snapshot(self) -> None:
-        points = self.points
-        if not points:
-            raise ValueError(f"{type(self).__name__} has no parameter to perturb: every one is frozen or in a group with `perturb` off.")
-        if [(s.shape, s.dtype, s.device) for s in self._start] != [(p.shape, p.dtype, p.device) for p in points]:
-            self._start = vectors.empty_like(points)
-        vectors.copy_(self._start, points)
-
-    def _restore(self) -> None:
-        if self.moves:
-            vectors.copy_(self.points, self._start)
-        torch.clear_autocast_cache()  # nor may a caller's context keep the last pass's copies
+        try:
+            for p, there in zip(moved, at or [], strict=True):
+                p.data = there
+            yield
+        finally:
+            for p, home in zip(moved, members.points):  # noqa: B905  # no error may stop this
+                p.data = home
+            torch.clear_autocast_cache()  # nor may a caller's context keep this pass's copies
 
     @staticmethod
     def _accumulate(total: Gradients | None, gradients: Gradients, share: float, *, alone: bool) -> Gradients:
@@ -358,7 +371,7 @@ class Method(torch.optim.Optimizer):
         present = [g for g in gradients if g is not None]
         if not present:
             return
-        # Where the first pass's gradient is the descent gradient itself (SGD, Rand-SAM), its norm is known.
+        # Known where the first pass's gradient is the descent gradient itself (SGD, Rand-SAM), and from XSAM's plane.
         length = self._known[1] if self._known and self._known[0] is gradients else vectors.norm(present)
         scale = 1.0 if self.scaling is None else self.scaling.value
         if self.scaling is not None:

@@ -36,7 +36,7 @@ class RandSAM(Method):
     def look(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()
         climb.climb(self._draw())
-        loss, gradient = self.evaluate(closure)
+        loss, gradient = self.evaluate(closure, climb.points)
         self.record_first(gradient)
         if self.diagnose:
             record_ascent(self, climb, self.perturbed(gradient))

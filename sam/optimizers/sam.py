@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from sam.config import OptimizerConfig
-from sam.core import vectors
 from sam.core.ascent import Ascent
 from sam.core.vectors import Vector
 from sam.optimizers.base import Closure, Gradients, Method
@@ -20,18 +19,15 @@ def start_ascent(method: Method, closure: Closure, climb: Ascent) -> tuple[Tenso
     length = method.record_first(gradient)
     g0 = method.perturbed(gradient)
     kept = [g.clone() for g in g0] if method.diagnose else []
-    whole = len(g0) == len(gradient) and all(a is b for a, b in zip(g0, gradient, strict=True))
-    climb.climb(g0, length if whole else None)  # where everything is perturbed, the norm is known
+    climb.climb(g0, length if method.is_whole(g0, gradient) else None)  # where everything is perturbed, the norm is known
     return loss, kept
 
 
 def record_ascent(method: Method, climb: Ascent, gradient: Vector) -> None:
     """||eps|| / rho and cos(gradient, eps) of a finished ascent, over the perturbed parameters."""
     if method.diagnose:
-        length = climb.relative_length()
-        method.record("eps_over_rho", length)
-        cosine = vectors.dot(gradient, climb.unit) / (vectors.norm(gradient) * length).clamp(min=vectors.TINY)
-        method.record("cos_g_eps", cosine)
+        method.record("eps_over_rho", climb.relative_length())
+        method.record("cos_g_eps", climb.cosine(gradient))
 
 
 class SAM(Method):
@@ -64,10 +60,10 @@ class SAM(Method):
         loss, g0 = start_ascent(self, ascent, climb)
         seen: Gradients | None = None
         for _ in range(self.steps - 1):
-            _, gradient = self.evaluate(ascent)
+            _, gradient = self.evaluate(ascent, climb.points)
             if self.descent_gradient == "mean":
                 seen = self._accumulate(seen, gradient, 1 / self.steps, alone=False)
             climb.climb(self.perturbed(gradient))
         record_ascent(self, climb, g0)
-        _, descent = self.evaluate(closure)
+        _, descent = self.evaluate(closure, climb.points)
         return loss, descent if seen is None else self._accumulate(seen, descent, 1 / self.steps, alone=False)

@@ -24,13 +24,14 @@ class Plane:
     """The plane of the ascent displacement d and the gradient g at the ascent point; v(alpha) is their spherical interpolation.
 
     v(alpha) = [sin((1-alpha) psi) d/||d|| + sin(alpha psi) g/||g||] / sin psi has norm 1 and lies alpha psi away from d.
-    It is written as p d + q g, so that no further vector is stored. psi comes from atan2 of float64 sums: no arccos, no NaN.
+    d may have any length. v is written as p d + q g, so that no further vector is stored. psi comes from atan2 of float64 sums: no arccos,
+    no NaN.
     Where d and g span no plane (parallel, antiparallel, or zero), v is g/||g|| for every alpha: the method acts as SAM.
     """
 
     def __init__(self, d: Vector, g: Vector) -> None:
         self.d, self.g = d, g
-        dd, dg, gg = vectors.dot(d, d), vectors.dot(d, g), vectors.dot(g, g)
+        dd, dg, gg = vectors.gram(d, g)
         self.d_norm, self.g_norm = dd.sqrt(), gg.sqrt()
         self.psi = torch.atan2((dd * gg - dg * dg).clamp(min=0).sqrt(), dg)
         sine = torch.sin(self.psi)
@@ -44,12 +45,13 @@ class Plane:
         q = torch.sin(alpha * self.psi) / self._sine
         return torch.where(self._flat, torch.zeros_like(p), p), torch.where(self._flat, torch.ones_like(q), q)
 
-    def place_(self, points: Vector, start: Vector, alpha: float, radius: float) -> None:
-        """points <- start + radius v(alpha)."""
+    def point(self, start: Vector, alpha: float, radius: float) -> Vector:
+        """start + radius v(alpha), new tensors."""
         p, q = self.coefficients(alpha)
         scale = radius / self.g_norm.clamp(min=vectors.TINY)
-        vectors.set_sum_(points, start, self.d, p * scale)
+        points = vectors.plus(start, self.d, p * scale)
         vectors.add_(points, self.g, q * scale)
+        return points
 
     def combine_(self, alpha: float | Tensor) -> None:
         """g <- ||g|| v(alpha), in place."""
@@ -131,10 +133,10 @@ class XSAM(Method):
         climb = self.ascent(self.steps, self.rule)
         loss, g0 = start_ascent(self, ascent, climb)
         for _ in range(self.steps - 1):
-            climb.climb(self.perturbed(self.evaluate(ascent)[1]))
+            climb.climb(self.perturbed(self.evaluate(ascent, climb.points)[1]))
         record_ascent(self, climb, g0)
-        _, gradient = self.evaluate(closure)
-        plane = Plane(climb.displacement(), self.perturbed(gradient))
+        _, gradient = self.evaluate(closure, climb.points)
+        plane = Plane(climb.direction(), self.perturbed(gradient))
         self.record("psi", plane.psi)
         if self.defer:
             losses = [self._probe_at(plane, alpha, closure) for alpha in self.alphas]
@@ -143,8 +145,7 @@ class XSAM(Method):
         return loss, (plane, gradient)
 
     def _probe_at(self, plane: Plane, alpha: float, closure: Closure) -> Tensor:
-        plane.place_(self.points, self._start, alpha, self.search_radius)
-        return self.probe(closure).double()
+        return self.probe(closure, plane.point(self.points, alpha, self.search_radius)).double()
 
     def decide(self) -> None:
         """The search's only host sync: read all probe losses, take the largest."""
@@ -162,6 +163,8 @@ class XSAM(Method):
         """||g_k|| v(alpha) on the perturbed parameters; the others descend with g_k, as in SAM."""
         plane, gradients = direction
         plane.combine_(self._turn)  # in place: where a parameter had a gradient, it is the very tensor in `gradients`
+        if self.is_whole(plane.g, gradients):
+            self.note_norm(gradients, plane.g_norm.to(plane.g[0].dtype))  # v(alpha) has norm 1
         return gradients
 
     def report(self) -> dict[str, Any]:

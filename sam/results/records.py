@@ -17,7 +17,7 @@ from sam.config import TrainConfig, from_dict
 RUN, METRICS, CHECKPOINT, MEASURES = "run.json", "metrics.csv", "checkpoint.pt", "sharpness.json"
 PREVIOUS = "checkpoint.previous.pt"  # kept while a run is under way, in case the newest turns out damaged
 FINISHED, DIVERGED, RUNNING, PREEMPTED, FAILED = "finished", "diverged", "running", "preempted", "failed"
-NUMERICS = 2  # raised when the arithmetic of training changes: runs of an older version are named when tables are built
+NUMERICS = 3  # raised when the arithmetic of training changes: runs of an older version are named when tables are built
 
 Row = dict[str, Any]
 

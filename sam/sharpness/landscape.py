@@ -172,12 +172,12 @@ def _n_step(ground: _Ground, rho: float) -> Vector | None:
     if ground.uphill is None:
         return None
     loss, start, steps = ground.loss, ground.start, ground.settings.ascent_steps
-    vectors.copy_(loss.points, start)
-    ascent = Ascent(loss.points, start, [rho] * len(start), steps=steps, rule="split")
+    ascent = Ascent(start, [rho] * len(start), steps=steps, rule="split")
     ascent.climb([u.clone() for u in ground.uphill])
     for _ in range(steps - 1):
+        vectors.copy_(loss.points, ascent.points)
         ascent.climb(loss.value_and_gradient()[1])
-    direction = ascent.displacement()
+    direction = ascent.direction()
     return direction if unit_(direction) is not None else None
 
 

@@ -32,22 +32,21 @@ class Climb:
 def climb(loss: DatasetLoss, start: Vector, gradient: Vector, rho: float, steps: int, rule: str) -> Climb:
     """N ascent steps from `start`, where the gradient is `gradient` (left as it is), each with the gradient of the whole set.
 
-    Cost: steps - 1 forwards and backwards, and one forward; where it ends early, the rest is reported as done. Memory: two vectors of D
+    Cost: steps - 1 forwards and backwards, and one forward; where it ends early, the rest is reported as done. Memory: three vectors of D
     beside start and gradient. Use inside `measuring()` and `no_grad()`; the weights are left at the last point.
     """
-    vectors.copy_(loss.points, start)
-    ascent = Ascent(loss.points, start, [rho] * len(start), steps=steps, rule=rule)
+    ascent = Ascent(start, [rho] * len(start), steps=steps, rule=rule)
     here = [g.clone() for g in gradient]
     for taken in range(1, steps + 1):
         norm = ascent.climb(here).item()
+        vectors.copy_(loss.points, ascent.points)
         if not (math.isfinite(norm) and norm > vectors.TINY):
             loss.progress((3 * (steps - taken) + 1) * len(loss.labels))
             return Climb()
         if taken < steps:
             here = loss.value_and_gradient()[1]
     length = ascent.relative_length().item()
-    scale = length * vectors.norm(gradient).item()
-    cosine = vectors.dot(ascent.unit, gradient).item() / scale if scale > 0 else None
+    cosine = ascent.cosine(gradient).item() if length > 0 else None
     return Climb(loss.value().loss, length, cosine)
 
 
@@ -65,7 +64,7 @@ def measure(subject: Subject) -> Result:
     n_step_cosine[rho=R,n=N,rule=S]   cosine between eps_N and the gradient at w.
 
     None where a gradient on the way is zero or not finite; a loss that is not finite at the end is reported as it is. With N = 1 every
-    rule is L^Asc. The gradient at w is computed once for all. Peak: weights, their copies (2), gradients (3) and eps: 7 vectors of D.
+    rule is L^Asc. The gradient at w is computed once for all. Peak: weights, their copies (3), gradients (3) and eps: 8 vectors of D.
     """
     settings, values = subject.config.n_step, Measures()
     loss = subject.loss(subset=settings.subset)

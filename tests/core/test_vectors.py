@@ -40,27 +40,38 @@ def test_the_inner_product_of_two_channels_last_vectors(dtype: torch.dtype, tole
     assert vectors.dot(x, y).item() == pytest.approx(flat(x) @ flat(y), rel=20 * tolerance)
 
 
+@pytest.mark.parametrize("layouts", [(torch.channels_last, torch.channels_last), (torch.channels_last, torch.contiguous_format)])
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-def test_the_inner_product_in_few_launches(dtype: torch.dtype, tolerance: float) -> None:
-    """What a GPU runs, here on the CPU: equal and different strides, gaps, views into the middle of a tensor, more than one row."""
+def test_inner_products_of_short_and_long_tensors(dtype: torch.dtype, tolerance: float, layouts: tuple[torch.memory_format, ...]) -> None:
+    """Equal and different strides, gaps, views into the middle of a tensor; long tensors (over 65,536 entries) of 1 and 4 dimensions."""
     random = np.random.RandomState(2)
 
     def made(layout: torch.memory_format) -> list[torch.Tensor]:
-        wide = torch.tensor(random.standard_normal((7, 40)), dtype=dtype)
-        long = torch.tensor(random.standard_normal(9000), dtype=dtype)
-        return [*sample(random.randint(99), dtype, layout), wide[:, 5:25], wide.t(), long, long[17:4200]]
+        wide, long, filters = (torch.tensor(random.standard_normal(s), dtype=dtype) for s in ((7, 40), 90_000, (128, 70, 3, 3)))
+        tail = [wide[:, 5:25], wide.t(), long, long[17:4200], filters.contiguous(memory_format=layout)]
+        return [*sample(random.randint(99), dtype, layout), *tail]
 
-    for layouts in ((torch.channels_last, torch.channels_last), (torch.channels_last, torch.contiguous_format)):
-        x, y = map(made, layouts)
-        assert vectors._flat_dot(x, y).item() == pytest.approx(flat(x) @ flat(y), abs=tolerance * np.abs(flat(x)) @ np.abs(flat(y)))
-        assert vectors._flat_dot(x, y).dtype == torch.float64 and vectors._flat_dot(x, y).shape == ()
-    x, y = ([torch.tensor(random.standard_normal((3, 4)), dtype=dtype) for _ in range(30)] for _ in range(2))
-    kernels = []
-    for count in (2, 30):
-        with Kernels() as seen:
-            vectors._flat_dot(x[:count], y[:count])
-        kernels.append(seen.count)
-    assert kernels[0] == kernels[1] < 12
+    x, y = map(made, layouts)
+    a, b = flat(x), flat(y)
+    assert vectors.dot(x, y).item() == pytest.approx(a @ b, abs=tolerance * np.abs(a) @ np.abs(b))
+    for got, expected in zip(vectors.gram(x, y), (a @ a, a @ b, b @ b), strict=True):
+        assert got.item() == pytest.approx(expected, abs=tolerance * np.abs(a) @ np.abs(b))
+        assert got.dtype == torch.float64 and got.shape == ()
+    np.testing.assert_allclose([n.item() for n in vectors.tensor_norms(x)], [t.double().norm().item() for t in x], rtol=tolerance)
+    assert vectors.norm(x).item() == pytest.approx(np.linalg.norm(a), rel=tolerance)
+
+
+def test_short_tensors_take_few_operations() -> None:
+    """So do all tensors on a GPU, where every operation is a launch."""
+    random = np.random.RandomState(3)
+    x, y = ([torch.tensor(random.standard_normal((3, 4))) for _ in range(30)] for _ in range(2))
+    for taken, at_most in ((vectors.dot, 12), (vectors.gram, 24)):
+        kernels = []
+        for count in (2, 30):
+            with Kernels() as seen:
+                taken(x[:count], y[:count])
+            kernels.append(seen.count)
+        assert kernels[0] == kernels[1] < at_most
 
 
 class Kernels(TorchDispatchMode):
@@ -107,12 +118,20 @@ def test_adding_with_a_factor_on_the_device() -> None:
     np.testing.assert_allclose(flat(y), expected, rtol=1e-13)
 
 
-def test_a_sum_written_elsewhere() -> None:
-    target, start, x = (sample(k, layout=torch.channels_last) for k in range(3))
-    places, before = [t.data_ptr() for t in target], flat(start)
-    vectors.set_sum_(target, start, x, torch.tensor(-0.7, dtype=torch.float64))
-    np.testing.assert_allclose(flat(target), flat(start) - 0.7 * flat(x), rtol=1e-13, atol=1e-15)
-    assert [t.data_ptr() for t in target] == places and (flat(start) == before).all()
+@pytest.mark.parametrize("radii", [[0.5] * 5, [0.1, 0.2, 0.0, -1.0, 3.0]])
+@pytest.mark.parametrize("factor", [None, -0.7])
+def test_sums_in_new_tensors(factor: float | None, radii: list[float]) -> None:
+    start, x = (sample(k, layout=torch.channels_last) for k in range(2))
+    before = flat(start), flat(x)
+    scalar = None if factor is None else torch.tensor(factor, dtype=torch.float64)
+    each = np.repeat(radii, [t.numel() for t in x]) * (1 if factor is None else factor)
+    new = vectors.moved(start, x, radii, scalar)
+    np.testing.assert_allclose(flat(new), before[0] + each * before[1], rtol=1e-13, atol=1e-15)
+    if scalar is not None:
+        np.testing.assert_allclose(flat(vectors.plus(start, x, scalar)), before[0] + factor * before[1], rtol=1e-13, atol=1e-15)
+    assert (flat(start) == before[0]).all() and (flat(x) == before[1]).all()
+    assert [t.stride() for t in new] == [t.stride() for t in start]
+    assert not {t.data_ptr() for t in new} & {t.data_ptr() for t in [*start, *x]}
 
 
 def test_low_precision_sums_are_wide() -> None:
@@ -144,14 +163,6 @@ def test_in_place_arithmetic(factor: float | torch.Tensor, dtype: torch.dtype) -
     vectors.copy_(y, x)
     np.testing.assert_array_equal(flat(y), before_x)
     assert [t.data_ptr() for t in y] == addresses and all(t.dtype == dtype for t in y)
-
-
-@pytest.mark.parametrize("factors", [[0.5] * 5, [0.1, 0.2, 0.0, -1.0, 3.0]])
-def test_one_factor_a_tensor(factors: list[float]) -> None:
-    x, y = sample(0), sample(1)
-    expected = np.concatenate([(b + f * a).numpy().reshape(-1) for a, b, f in zip(x, y, factors, strict=True)])
-    vectors.add_scaled_(y, x, factors)
-    np.testing.assert_allclose(flat(y), expected, rtol=1e-15)
 
 
 def rows(x: np.ndarray) -> list[np.ndarray]:

@@ -137,6 +137,27 @@ def test_gradient_clipping_shortens_the_descent_gradient_only() -> None:
     follow(SAM(torch_base, rho=RHO, grad_clip=limit), bowl, parameters, numpy_base, direction)
 
 
+@pytest.mark.parametrize("everything", [True, False], ids=["all perturbed", "some not"])
+def test_xsam_clips_what_it_descends_with(everything: bool) -> None:
+    """Where all is perturbed, XSAM knows how long the descent gradient is; where not, the rest counts too."""
+    bowl, parameters, torch_base, _, numpy_base, grad = setting("momentum", "none")
+    limit, moved = 0.5, np.ones(SIZE)
+    if not everything:
+        moved[-parameters[-1].numel() :] = 0
+        torch_base = torch.optim.SGD(
+            [{"params": parameters[:-1]}, {"params": parameters[-1:], "perturb": False}], lr=LR, fused=True, **BASES["momentum"]
+        )
+
+    def direction(w):
+        v0 = unit(moved * grad(w))
+        g = grad(w + RHO * v0)
+        length = np.linalg.norm(moved * g)
+        g = length * arc(v0, unit(moved * g), 0.4) + (1 - moved) * g
+        return g * min(1, limit / (np.linalg.norm(g) + 1e-6))
+
+    follow(XSAM(torch_base, rho=RHO, alpha=0.4, grad_clip=limit), bowl, parameters, numpy_base, direction)
+
+
 def test_diagnostics() -> None:
     bowl, parameters, torch_base, options, _, grad = setting("plain", "loss")
     optimizer = SAM(torch_base, rho=RHO, steps=3, **options)

@@ -110,9 +110,7 @@ def test_row_05_the_arc(degrees: float) -> None:
     start = [torch.zeros(3, 4, dtype=torch.float64), torch.zeros(8, dtype=torch.float64)]
 
     def v(alpha: float) -> np.ndarray:
-        points = [torch.empty_like(t) for t in start]
-        plane.place_(points, start, alpha, 1.0)
-        return flat(points)
+        return flat(plane.point(start, alpha, 1.0))
 
     assert plane.psi.item() == pytest.approx(psi, rel=1e-8)
     np.testing.assert_allclose(v(0), v0, atol=1e-10)

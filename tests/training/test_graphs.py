@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 import data
 from sam.config import ConfigError, TrainConfig, to_dict
@@ -41,7 +41,8 @@ class Recorder(TorchDispatchMode):
         if name in ("aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero", "aten::nonzero"):
             raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
         out = func(*args, **(kwargs or {}))
-        self.calls.append((func, args, kwargs or {}, out))
+        there = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, (args, kwargs or {}))  # a graph knows addresses, not names
+        self.calls.append((func, *there, out))
         return out
 
     @torch.no_grad()
