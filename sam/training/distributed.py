@@ -12,6 +12,7 @@ import atexit
 import dataclasses
 import os
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -137,6 +138,8 @@ def refuse_shared_gpus(replicas: Replicas, device: torch.device) -> None:
 def give_up() -> None:
     """Leave without a word when the run has failed here: the others may hang in an exchange that this process will not join."""
     atexit.unregister(_part)
+    if launched().size > 1:
+        time.sleep(0.1)  # the group's threads let go of the last exchange's tensors: see `join`
 
 
 def _part() -> None:
