@@ -92,7 +92,7 @@ assert not any("gloo" in name for name in threads()), threads()
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_no_thread_of_the_process_group_outlives_it(tmp_path: Path) -> None:
     """One that lets go of a tensor while Python ends aborts the process: a finished run would count as failed, and SLURM would not requeue
-    a preempted one. (It was one run of two processes in six.)"""
+    a preempted one. (It was one run of two processes in six, or in thirty.)"""
     script = tmp_path / "part.py"
     script.write_text(PART)
     line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone", str(script)]
