@@ -417,7 +417,8 @@ def memory(bench: Bench, arguments: list[str]) -> dict[str, Any]:
 
     def alone(name: str, **environment: str) -> tuple[float, float]:
         command = [sys.executable, __file__, *arguments, f"peak={name}"]
-        ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | environment)
+        clean = {variable: value for variable, value in os.environ.items() if not variable.startswith("MALLOC_")}
+        ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=clean | environment)
         high, seconds = map(float, ran.stdout.split())
         return high, seconds
 

@@ -218,9 +218,10 @@ class Method(torch.optim.Optimizer):
     # ------------------------------------------------------------------------------------------- the verbs of a method
 
     def evaluate(self, closure: Closure, at: Vector | None = None) -> tuple[Tensor, Gradients]:
-        """One forward and backward with the perturbed parameters at `at` (None: at w): (loss, gradients incl. weight decay in the loss),
-        off `.grad`.
+        """One forward and backward: (loss, 0-d; gradients incl. weight decay in the loss, shaped like the parameters, None for an unused
+        one), off `.grad`.
 
+        at: where the perturbed parameters stand in this pass, tensors of their shapes in their order (an ascent's `points`); None: at w.
         With loss scaling the gradients are those of the scaled loss; the loss is not scaled.
         """
         parameters, values = self.parameters, self._members.values
@@ -245,7 +246,8 @@ class Method(torch.optim.Optimizer):
         return loss.detach(), gradients
 
     def probe(self, closure: Closure, at: Vector) -> Tensor:
-        """One forward, no backward, with the perturbed parameters at `at`: the loss, weight decay in the loss included (0-d tensor)."""
+        """One forward, no backward, with the perturbed parameters at `at` (as in `evaluate`): the loss, weight decay in the loss included
+        (0-d tensor). ValueError if the closure cannot leave out the backward pass."""
         if "backward" not in inspect.signature(closure).parameters:
             raise ValueError("XSAM's search evaluates the loss without a backward pass: its closure must take `backward=True`.")
         with self._standing(at):
