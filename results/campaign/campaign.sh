@@ -1,0 +1,154 @@
+#!/usr/bin/env bash
+# The campaign of PLAN.md, from beginning to end, with one command that skips what is finished and continues what is not:
+#
+#   nice -n 19 bash results/campaign/campaign.sh            # all stages in the plan's order
+#   nice -n 19 bash results/campaign/campaign.sh stage1     # one of them: stage0 stage1 stage3 stage2 stage4 stage3_more stage5
+#
+# It runs from the root of a checkout at the campaign's tag, with cifar10-16.npz, cifar10.npz, cifar100-16.npz and resnet20-12fca82f.th in
+# datasets/, two processes of one thread each. SIGTERM and Ctrl-C end it cleanly. PYTHON: the interpreter. ROWS: the branch whose
+# committed rows are unpacked first, so that what they hold is neither trained nor measured again.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export OMP_NUM_THREADS=1
+python=${PYTHON:-.venv/bin/python}
+here=results/campaign
+
+train() { "$python" train.py -m experiment=campaign "$@"; }
+resnet() { "$python" train.py -m experiment=campaign_resnet20 "$@"; }
+measure() { # measure FOLDER ARGUMENTS: a sweep's own tables come later, from the committed rows
+    local folder=$1
+    shift
+    "$python" evaluate_sharpness.py "runs_dir=runs/$folder" table=null threads=1 processes=2 "$@"
+}
+pick() { "$python" "$here/picks.py" "$@"; } # sets the plan's names: lr, decay, R, R_half, ...; fails where a grid must be extended first
+
+stage0() {
+    local out=runs_dir=runs/campaign/stage0 seeds=seed=900,901
+    local val="sharpness.notions=[gap] sharpness.batchnorm=[eval,recalibrated] sharpness.gap.splits=[val]"
+    train $out $seeds optimizer=sgd optimizer.lr=0.05,0.1,0.2 optimizer.weight_decay=0.0005,0.002
+    measure campaign/stage0 $val
+    extend sgd $out $seeds optimizer=sgd optimizer.lr=0.4 optimizer.weight_decay=0.0005,0.002
+    extend sgd $out $seeds optimizer=sgd optimizer.lr=0.05,0.1,0.2 optimizer.weight_decay=0.008
+    eval "$(pick sgd)"
+    local base="optimizer.lr=$lr optimizer.weight_decay=$decay"
+    train $out $seeds $base optimizer=sam,sam_n5,xsam optimizer.rho=0.05,0.1,0.2,0.3,0.5,0.8
+    train $out $seeds $base optimizer=rand_sam optimizer.rho=0.05,1,3,10,20,30
+    measure campaign/stage0 $val
+    extend sam $out $seeds $base optimizer=sam optimizer.rho=1.2,2
+    extend sam_n5 $out $seeds $base optimizer=sam_n5 optimizer.rho=1.2,2
+    extend xsam $out $seeds $base optimizer=xsam optimizer.rho=1.2,2
+    extend rand_sam $out $seeds $base optimizer=rand_sam optimizer.rho=60,100
+    eval "$(pick sam)"
+    train $out $seeds $base optimizer=xsam "optimizer.rho=$R" optimizer.alpha=0.5,0.75,1.25,1.5,2,2.5
+    measure campaign/stage0 $val
+    extend alpha $out $seeds $base optimizer=xsam "optimizer.rho=$R" optimizer.alpha=3,4
+    # The rise of the loss around SAM(R)'s final weights, in SAM's direction and in random ones (training images alone).
+    local folder
+    for folder in $(pick folders); do
+        measure "$folder" 'sharpness.notions=[ascent,average]' 'sharpness.batchnorm=[eval]' "sharpness.rho=[$R,1,2,4,8,16,32,64]"
+    done
+    pick all >/dev/null
+}
+extend() { # extend PICK TRAINING...: by the plan's further values, where the pick is the largest of its grid
+    local name=$1
+    shift
+    pick "$name" >/dev/null 2>&1 && return
+    train "$@"
+    measure campaign/stage0 'sharpness.notions=[gap]' 'sharpness.batchnorm=[eval,recalibrated]' 'sharpness.gap.splits=[val]'
+}
+
+usual() { # usual FOLDER: losses and accuracies with both kinds of statistics, the sharpness with running ones
+    measure "$1" 'sharpness.notions=[gap]' 'sharpness.batchnorm=[eval,recalibrated]'
+    measure "$1" 'sharpness.notions=[ascent,average]' 'sharpness.batchnorm=[eval]' "sharpness.rho=[$(pick radii)]" \
+        sharpness.average.subset=512
+}
+
+stage1() {
+    eval "$(pick all)"
+    local out=runs_dir=runs/campaign/stage1 base="optimizer.lr=$lr optimizer.weight_decay=$decay" first seeds
+    for first in 1000 1005 1010 1015; do
+        seeds="seed=range($first,$((first + 5)))"
+        [ "$first" -lt 1010 ] && base="$base keep_checkpoints=[1,5,10,20,30,40]"
+        [ "$first" -eq 1010 ] && base="${base% keep_checkpoints=*}"
+        train $out "$seeds" $base optimizer=sgd
+        train $out "$seeds" $base optimizer=sgd epochs=80
+        train $out "$seeds" $base optimizer=sam "optimizer.rho=$R,$R_half,$R_sqrt3,$R_twice"
+        train $out "$seeds" $base optimizer=sam,rand_sam optimizer.radius=uniform "optimizer.rho=$R"
+        train $out "$seeds" $base optimizer=rand_sam "optimizer.rho=$R,$rho_rand,$rho_rise"
+        train $out "$seeds" $base optimizer=sam_n2,sam_n3,sam_n5 "optimizer.rho=$R"
+        train $out "$seeds" $base optimizer=xsam "optimizer.rho=$R" "optimizer.alpha=null,0,$alpha"
+        train $out "$seeds" $base optimizer=sam_n5 "optimizer.rho=$rho_sam_n5"
+        train $out "$seeds" $base optimizer=xsam "optimizer.rho=$rho_xsam"
+        usual campaign/stage1
+    done
+    measure campaign/stage1 'seeds=[1000,1001,1002,1003,1004,1005,1006,1007,1008,1009]' kept=true notions=quick \
+        'sharpness.notions=[gap,ascent,hessian,maximum,adaptive]' 'sharpness.batchnorm=[eval]' "sharpness.rho=[$(pick radii)]" \
+        sharpness.hessian.subset=512 sharpness.maximum.subset=512 sharpness.adaptive.subset=512
+}
+
+stage2() {
+    eval "$(pick all)"
+    local out=runs_dir=runs/campaign/stage2 base="optimizer.lr=$lr optimizer.weight_decay=$decay" size arms
+    for size in "dataset.train_size=1000 epochs=156" "dataset.train_size=4000 epochs=40" "dataset.train_size=16000 epochs=10"; do
+        for arms in "optimizer=sgd" "optimizer=sam optimizer.rho=$R,$R_third"; do
+            train $out "seed=range(2000,2005)" $base $size $arms dataset.label_noise=0,0.2
+            train $out "seed=range(2000,2005)" $base $size $arms dataset.label_noise=0,0.2 \
+                augmentation.flip=true augmentation.crop_padding=2
+        done
+        usual campaign/stage2
+    done
+}
+
+stage3() {
+    resnet runs_dir=runs/campaign/stage3_tuning seed=990,991 dataset.val_size=10000 optimizer=sam optimizer.rho=0.02,0.05,0.1,0.2,0.4
+    measure campaign/stage3_tuning 'sharpness.notions=[gap]' 'sharpness.batchnorm=[eval,recalibrated]' 'sharpness.gap.splits=[val]'
+    stage3_seeds "range(3000,3005)"
+}
+stage3_seeds() {
+    eval "$(pick resnet20)"
+    local out=runs_dir=runs/campaign/stage3 seeds="seed=$1"
+    resnet $out "$seeds" optimizer=sgd
+    resnet $out "$seeds" optimizer=sgd epochs=4
+    resnet $out "$seeds" optimizer=sam "optimizer.rho=$R3,0.05"
+    resnet $out "$seeds" optimizer=rand_sam "optimizer.rho=$R3"
+    resnet $out "$seeds" optimizer=xsam "optimizer.rho=$R3" optimizer.alpha=null,0
+    measure campaign/stage3 'sharpness.notions=[gap,ascent]' 'sharpness.batchnorm=[eval,recalibrated]' "sharpness.rho=[$(pick radii3)]" \
+        sharpness.ascent.subset=5000
+}
+stage3_more() {
+    eval "$(pick resnet20)"
+    resnet runs_dir=runs/campaign/stage3 "seed=range(3000,3005)" optimizer=sam_n5 "optimizer.rho=$R3"
+    stage3_seeds "range(3005,3010)"
+    resnet runs_dir=runs/campaign/stage3_resnet32 "seed=range(3000,3005)" model=resnet32 init_from=datasets/resnet32-d509ac18.th \
+        optimizer=sgd
+    resnet runs_dir=runs/campaign/stage3_resnet32 "seed=range(3000,3005)" model=resnet32 init_from=datasets/resnet32-d509ac18.th \
+        optimizer=sgd epochs=4
+    resnet runs_dir=runs/campaign/stage3_resnet32 "seed=range(3000,3005)" model=resnet32 init_from=datasets/resnet32-d509ac18.th \
+        optimizer=sam,rand_sam "optimizer.rho=$R3"
+    measure campaign/stage3_resnet32 'sharpness.notions=[gap]' 'sharpness.batchnorm=[eval,recalibrated]'
+}
+
+stage4() {
+    eval "$(pick all)"
+    train runs_dir=runs/campaign/stage4 "seed=range(4000,4005)" dataset.path=datasets/cifar100-16.npz dataset.train_size=20000 epochs=20 \
+        "optimizer.lr=$lr" "optimizer.weight_decay=$decay" optimizer=sgd,rand_sam,sam,sam_n5,xsam "optimizer.rho=$R"
+    usual campaign/stage4
+}
+
+stage5() {
+    local out=runs_dir=runs/campaign/stage5 seeds="seed=range(5000,5005)"
+    local net="model=wrn_16_1 precision=bf16 dataset=cifar10 dataset.path=datasets/cifar10.npz dataset.sample=fixed dataset.train_size=null"
+    net="$net dataset.val_size=null augmentation=basic batch_size=128 optimizer.weight_decay=0.0005"
+    train $out "$seeds" $net epochs=20 optimizer=sgd
+    train $out "$seeds" $net epochs=40 optimizer=sgd
+    train $out "$seeds" $net epochs=20 optimizer=sam optimizer.rho=0.05,0.1
+    measure campaign/stage5 'sharpness.notions=[gap]' 'sharpness.batchnorm=[eval,recalibrated]'
+}
+
+"$python" scripts/rows.py unpack=$here/rows branch="${ROWS:-main}" runs_dir=runs/campaign
+for stage in "${@:-stage0 stage1 stage3 stage2 stage4 stage3_more stage5}"; do
+    for one in $stage; do
+        echo "== $one"
+        "$one"
+    done
+done

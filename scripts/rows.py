@@ -1,0 +1,92 @@
+"""Pack the records of finished runs into one small file, and unpack them again: runs to share and to keep without their checkpoints.
+
+    python scripts/rows.py pack=results/campaign/rows runs_dir=runs/campaign     # what is finished and not packed yet: one new file there
+    python scripts/rows.py unpack=results/campaign/rows runs_dir=runs/campaign   # folders with run.json, metrics.csv, sharpness.json
+    python scripts/rows.py unpack=results/campaign/rows branch=main runs_dir=runs/campaign   # the same, as committed on that branch
+
+An unpacked run counts as finished: train.py skips it, and evaluate_sharpness.py tabulates its measures; to measure more it needs the
+checkpoint, whose SHA-256 the record holds. A folder that is there is never written to.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import lzma
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from arguments import parse, script
+
+from sam.results import records
+
+FILES = (records.RUN, records.METRICS, records.MEASURES)
+Packed = dict[str, dict[str, str]]  # folder below runs_dir -> file -> text
+
+
+def read(file: bytes) -> Packed:
+    return json.loads(lzma.decompress(file))
+
+
+def files(folder: str, branch: str | None) -> Iterator[bytes]:
+    """The packed files of a folder, in the order of their names; with `branch`, as committed there (none if it has no such folder)."""
+    if branch is None:
+        yield from (path.read_bytes() for path in sorted(Path(folder).glob("*.json.xz")))
+        return
+    archive = subprocess.run(["git", "archive", branch, folder], capture_output=True)
+    if archive.returncode == 0:
+        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+            for member in sorted(tar.getmembers(), key=lambda m: m.name):
+                content = tar.extractfile(member) if member.name.endswith(".json.xz") else None
+                if content is not None:
+                    yield content.read()
+
+
+def packed(folder: str, branch: str | None = None) -> Packed:
+    """All runs of a folder's files; a later file's row of a run replaces an earlier one's."""
+    return {name: texts for file in files(folder, branch) for name, texts in read(file).items()}
+
+
+def pack(folder: str, runs_dir: Path) -> str:
+    known = packed(folder)
+    new: Packed = {}
+    for run, record in records.find_runs(runs_dir):
+        if records.is_done(record):
+            texts = {name: (run / name).read_text(encoding="utf-8") for name in FILES if (run / name).exists()}
+            if known.get(name := run.relative_to(runs_dir).as_posix()) != texts:
+                new[name] = texts
+    if not new:
+        return f"{runs_dir}: nothing new to pack."
+    path = Path(folder) / f"{len(list(Path(folder).glob('*.json.xz'))):03}.json.xz"
+    records.write_atomic(path, lzma.compress(json.dumps(new, sort_keys=True).encode(), preset=9))
+    return f"{path}: {len(new)} runs, {path.stat().st_size:,} bytes."
+
+
+def unpack(folder: str, runs_dir: Path, branch: str | None) -> str:
+    new = 0
+    runs = packed(folder, branch)
+    for name, texts in runs.items():
+        if not (runs_dir / name).exists():
+            new += 1
+            for file in (f for f in reversed(FILES) if f in texts):  # the record last: a folder without it is no run yet
+                records.write_atomic(runs_dir / name / file, texts[file])
+    return f"{runs_dir}: {new} of {len(runs)} packed runs unpacked; the others were there."
+
+
+@script
+def main(arguments: list[str]) -> int:
+    """Exit status 0, or 2 after one sentence."""
+    keys = {"pack": str, "unpack": str, "branch": str, "runs_dir": "runs"}
+    own, _ = parse(keys, arguments)
+    if (own["pack"] is None) == (own["unpack"] is None):
+        raise ValueError("give pack=FOLDER or unpack=FOLDER, and only one of them.")
+    runs_dir = Path(own["runs_dir"])
+    print(pack(own["pack"], runs_dir) if own["pack"] else unpack(own["unpack"], runs_dir, own["branch"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
