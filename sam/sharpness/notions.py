@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sam.config import NOTIONS, SharpnessConfig
+from sam.config import NOTIONS, SharpnessConfig, row_settings
 from sam.sharpness.subject import Result, Sizes, Subject
 
 
@@ -32,10 +31,10 @@ class Notion:
         return float(self.module.work(sizes, config))
 
     def settings(self, config: SharpnessConfig) -> dict[str, object]:
-        """What can change its numbers. Raises DataError if it needs files that are not there."""
-        values = dataclasses.asdict(config)
+        """What can change its numbers, without `LATE` keys at their default. Raises DataError if it needs files that are not there."""
+        values = row_settings(config)
         files = {"inputs": self.module.inputs(config)} if hasattr(self.module, "inputs") else {}
-        return {"version": self.module.VERSION, **{key: values[key] for key in NOTIONS[self.name].keys}, **files}
+        return {"version": self.module.VERSION, **{key: values[key] for key in NOTIONS[self.name].keys if key in values}, **files}
 
 
 def work(names: Iterable[str], sizes: Sizes, config: SharpnessConfig) -> float:
