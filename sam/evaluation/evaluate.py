@@ -117,7 +117,8 @@ def _row(folder: Path, record: dict[str, Any], measured: Measured) -> RunRow:
     for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")) if "test_loss_channel" in values else ():
         test, met = values["test_loss_channel"], records.number(record["final"].get(column))
         values[name] = None if test is None or met is None else test - met
-    values["last5_test_accuracy"] = records.number(record["last5"].get("test_accuracy"))
+    if (late := records.number(record["last5"].get("test_accuracy"))) is not None:  # else nobody measured it while training
+        values["last5_test_accuracy"] = late
     return RunRow(
         config=records.run_config(record),
         setting=record["setting"],

@@ -66,7 +66,10 @@ def _context_key(run: RunRow) -> dict[str, Any]:
     return _flat(to_dict(neutral)) | {"data": run.data_fingerprint}
 
 
-_NEUTRAL = ("seed", "runs_dir", "run_dir", "force", "device", "threads", "eval_batch_size", "checkpoint_interval", "checkpoint_steps")
+_NEUTRAL = (
+    *("seed", "runs_dir", "run_dir", "force", "device", "threads"),
+    *("eval_batch_size", "eval_interval", "checkpoint_interval", "checkpoint_steps"),
+)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
