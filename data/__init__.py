@@ -24,7 +24,8 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Description:
-    """Sizes of a data set. train_size: images left for training, after `train_size` and `val_fraction`; image_size: pixels a side."""
+    """Sizes of a data set. train_size, val_size: images left for training and held out for validation, after `train_size` and
+    `val_fraction`; image_size: pixels a side."""
 
     name: str
     train_size: int
@@ -32,6 +33,7 @@ class Description:
     image_size: int
     channels: int
     classes: int
+    val_size: int = 0
 
 
 KNOWN = {
@@ -69,8 +71,8 @@ def describe(
         full = npz.describe(path, name, KNOWN.get(name))
     else:
         full = KNOWN[name]
-    train, _ = split_sizes(full.train_size, train_size, val_fraction)
-    return Description(name, train, full.test_size, full.image_size, full.channels, full.classes)
+    train, val = split_sizes(full.train_size, train_size, val_fraction)
+    return Description(name, train, full.test_size, full.image_size, full.channels, full.classes, val)
 
 
 def split_sizes(available: int, train_size: int | None, val_fraction: float) -> tuple[int, int]:

@@ -250,6 +250,11 @@ class DatasetConfig:
             raise ConfigError(f"dataset.path={self.path}: the digits are embedded and take no path; use dataset=arrays.")
 
     @property
+    def splits(self) -> tuple[str, ...]:
+        """The sets that there are beside the training set."""
+        return ("test", "val") if self.val_fraction > 0 else ("test",)
+
+    @property
     def label(self) -> str:
         noise = f", {100 * self.label_noise:g}% wrong training labels" if self.label_noise else ""
         size = f", {self.train_size} training images" if self.train_size else ""
@@ -443,7 +448,7 @@ class TrainConfig:
 class NotionSpec:
     """One row of the table of notions.
 
-    module:  imported only when it is measured; it holds `measure(subject)`, `work(sizes, config)` and `VERSION`.
+    module:  imported only when it is measured; what it holds stands at `sam.sharpness.notions.Notion`.
     keys:    keys of `SharpnessConfig` that can change its numbers; a stored row is reused as long as they are the same.
     """
 
@@ -465,15 +470,20 @@ NOTIONS: dict[str, NotionSpec] = {
     "corruption": NotionSpec("sam.sharpness.corruption", ("corruption",)),
 }
 MEASURED_BATCHNORMS = ("eval", "train", "recalibrated")
+MEASURED_SPLITS = ("test", "val")
 
 
 @dataclass(frozen=True)
 class GapConfig:
-    """bins: equal-width confidence bins of the expected calibration error."""
+    """bins: equal-width confidence bins of the expected calibration error; splits: the sets measured beside the training set, test and
+    val (where there is one). With [val], as for tuning, no test image is looked at."""
 
     bins: int = 15
+    splits: list[str] = field(default_factory=lambda: list(MEASURED_SPLITS))
 
     def __post_init__(self) -> None:
+        for split in self.splits:
+            _one_of("sharpness.gap.splits", split, MEASURED_SPLITS)
         _number("sharpness.gap.bins", self.bins, low=1)
 
 
@@ -692,7 +702,7 @@ class SharpnessConfig:
     rho          list of radii; Eq. 4 of Tiwary & Aananth 2024 uses 0.05 for every method.
     m            size of the disjoint batches of the batch-wise measure, of train-mode BatchNorm's batches, in the order of the set.
     batchnorm    eval (running statistics), train (each batch normalised by its own), recalibrated (running statistics replaced, once at
-                 w, by their averages over the training set's batches of m): a list; L^Asc is measured with each.
+                 w, by their averages over the training set's batches of m): a list; L^Asc, losses and accuracies are measured with each.
     batch_size   images per forward pass in eval mode; changes memory and speed only.
     seed         of the random draws; two evaluations with one seed give the same numbers.
     """

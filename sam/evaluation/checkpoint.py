@@ -44,16 +44,21 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
     device = pick_device(config.device)
     images = _images(config)
     keys = storing.keys(
-        data.file_fingerprint(path), images.fingerprint, config.sharpness, subject=_subject(config.model, config.dataset, images)
+        data.file_fingerprint(path),
+        images.fingerprint,
+        config.sharpness,
+        config.dataset.splits,
+        subject=_subject(config.model, config.dataset, images),
     )
     file = (Path(config.out) if config.out else path.parent) / f"{path.name}.sharpness.json"
     rows = {} if config.force else storing.stored(file)
     found = storing.merge(rows[key] for key in keys.values() if key in rows)
-    missing = {name: key for name, key in keys.items() if key not in rows}
+    missing = {notion: key for notion, key in keys.items() if key not in rows}
     if missing:
         model = _model(config.model, images)
         load_weights(model, state, path)
-        sizes = Sizes(len(images.train_labels), len(images.test_labels), sum(p.numel() for p in model.parameters()))
+        parameters = sum(p.numel() for p in model.parameters())
+        sizes = Sizes(len(images.train_labels), len(images.test_labels), parameters, len(images.val_labels))
         total = work(missing, sizes, config.sharpness)
         with number_format("fp32", config.threads), progress_for(total, f"measuring {path.name}") as progress:
             subject = subject_of(model.to(device), images.to(device), config.sharpness, progress=progress.advance)

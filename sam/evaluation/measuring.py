@@ -20,7 +20,7 @@ from sam.core.device import number_format, pick_device
 from sam.evaluation import storing
 from sam.evaluation.storing import Measured
 from sam.results import records
-from sam.sharpness.notions import work
+from sam.sharpness.notions import Notion, work
 from sam.sharpness.subject import Sizes, subject_of
 from sam.training import checkpoint
 from sam.training.progress import Progress, progress_for, share
@@ -37,15 +37,16 @@ class _Pending:
     folder: Path
     record: dict[str, Any]
     config: TrainConfig
-    keys: dict[str, str]  # notion -> key of its row
+    keys: dict[Notion, str]  # with the keys of their rows
 
     @property
     def sizes(self) -> Sizes:
         try:
-            test = data.describe(**to_dict(self.config.dataset)).test_size
+            found = data.describe(**to_dict(self.config.dataset))
+            test, val = found.test_size, found.val_size
         except data.DataError:
-            test = 0  # only the progress bar wants it; loading will name the problem
-        return Sizes(self.record["data"]["train_images"], test, self.record["parameters"])
+            test = val = 0  # only the progress bar wants them; loading will name the problem
+        return Sizes(self.record["data"]["train_images"], test, self.record["parameters"], val)
 
 
 def part_of(done: Sequence[Run], part: int, parts: int, sharpness: SharpnessConfig) -> list[Run]:
@@ -80,12 +81,13 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
         except data.DataError:
             problems.append(f"{folder.name}: {records.CHECKPOINT} is missing; the run is left out of the tables.")
             continue
-        keys = storing.keys(checkpoint_hash, record["data"]["fingerprint"], config.sharpness)
+        run = records.run_config(record)
+        keys = storing.keys(checkpoint_hash, record["data"]["fingerprint"], config.sharpness, run.dataset.splits)
         stored = {} if config.force else storing.stored(folder / records.MEASURES)
         rows[folder] = storing.merge(stored[key] for key in keys.values() if key in stored)
-        missing = {name: key for name, key in keys.items() if key not in stored}
+        missing = {notion: key for notion, key in keys.items() if key not in stored}
         if missing:
-            pending.append(_Pending(folder, record, records.run_config(record), missing))
+            pending.append(_Pending(folder, record, run, missing))
     if pending:
         _measure(pending, config, rows, problems)
     return rows

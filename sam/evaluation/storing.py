@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,16 @@ class Measured:
     series: dict[str, Series] = field(default_factory=dict)
 
 
-def keys(checkpoint_hash: str, data_fingerprint: str, sharpness: SharpnessConfig, **more: object) -> dict[str, str]:
-    """Notion -> key of its row: the checkpoint's bytes, the data, and all that can change the notion's numbers. Raises DataError."""
-    parts = {"checkpoint": checkpoint_hash, "data": data_fingerprint, **more}
-    return {
-        name: identity.fingerprint({"notion": name, **parts, "settings": Notion(name).settings(sharpness)}) for name in sharpness.chosen
-    }
+def keys(
+    checkpoint_hash: str, data_fingerprint: str, sharpness: SharpnessConfig, splits: Collection[str], **more: object
+) -> dict[Notion, str]:
+    """Notion, or part of one -> key of its row: the checkpoint's bytes, the data, and all that can change its numbers.
+
+    splits: the sets that there are beside the training set. Raises DataError.
+    """
+    origin = {"checkpoint": checkpoint_hash, "data": data_fingerprint, **more}
+    rows = [row for name in sharpness.chosen for row in Notion(name).rows(sharpness, splits)]
+    return {row: identity.fingerprint({"notion": row.name, **origin, "settings": row.settings(sharpness)}) for row in rows}
 
 
 def merge(parts: Iterable[Measured | Result]) -> Measured:
@@ -38,13 +42,13 @@ def merge(parts: Iterable[Measured | Result]) -> Measured:
     return total
 
 
-def measure(subject: Subject, missing: Mapping[str, str], path: Path, note: Callable[[str], None]) -> Measured:
-    """Measure the notions of `missing` (notion -> key); every one is stored as soon as it is known, and `note` is told its name before."""
+def measure(subject: Subject, missing: Mapping[Notion, str], path: Path, note: Callable[[str], None]) -> Measured:
+    """Measure the notions of `missing` (with their keys); every one is stored as soon as it is known, and `note` is told its name before."""
     results = []
-    for name, key in missing.items():
-        note(name)
-        results.append(Notion(name).measure(subject))
-        store(path, key, name, results[-1], Notion(name).settings(subject.config))
+    for notion, key in missing.items():
+        note(str(notion))
+        results.append(notion.measure(subject))
+        store(path, key, notion.name, results[-1], notion.settings(subject.config))
     return merge(results)
 
 

@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import torch
 from torch import Tensor
 
 from sam.config import SharpnessConfig
 from sam.core import vectors
 from sam.sharpness.dataset_loss import Criterion, cross_entropy, noisy_cross_entropy
-from sam.sharpness.subject import Measures, Result, Sizes, Subject
+from sam.sharpness.subject import Measures, Part, Result, Sizes, Subject, place
 
 VERSION = 2  # 2: ece
+PLAIN: Part = ("eval", "test")
 
 
-def work(sizes: Sizes, config: SharpnessConfig) -> float:
-    """At most: the training loss costs nothing where L^Asc was measured before."""
-    return sizes.test + (0 if "ascent" in config.chosen else sizes.train)
+def parts(config: SharpnessConfig, splits: Collection[str]) -> list[Part]:
+    """(BatchNorm mode, set) of every row. The test set's in eval mode holds the training values too, which the gap needs."""
+    others = [split for split in config.gap.splits if split in splits]
+    found = dict.fromkeys((mode, split) for mode in config.batchnorm for split in ("train", *others))
+    return [part for part in found if part != ("eval", "train") or "test" not in others]
 
 
-def measure(subject: Subject) -> Result:
+def settings(config: SharpnessConfig, part: Part) -> dict[str, object]:
+    """What can change the numbers of a row."""
+    if part == PLAIN:
+        return {"gap": {"bins": config.gap.bins}}
+    mode, split = part
+    return {"batchnorm": mode, "split": split} | ({} if mode == "eval" else {"m": config.m})
+
+
+def work(sizes: Sizes, config: SharpnessConfig, parts: Sequence[Part], beside: Collection[str]) -> float:
+    """beside: the notions measured on the same subject. The training losses and the recalibration cost nothing beside L^Asc."""
+    units = sum(getattr(sizes, split) for _, split in parts if split != "train")
+    if "ascent" not in beside:
+        units += sizes.train * len({mode for mode, split in parts if split == "train" or (mode, split) == PLAIN})
+        units += sizes.train * any(mode == "recalibrated" for mode, _ in parts)
+    return float(units)
+
+
+def measure(subject: Subject, part: Part) -> Result:
     """Mean cross-entropies in nats, accuracies and errors in percent.
 
     test_loss, test_accuracy     the test set and its true labels; test_loss is the negative log-likelihood (NLL), under this one name.
@@ -27,22 +49,36 @@ def measure(subject: Subject) -> Result:
     train_loss, train_accuracy   the unaugmented training set, the labels trained on.
     gap, error_gap               test_loss_channel - train_loss; training accuracy - test accuracy.
     weight_norm                  ||w||.
+    val_loss, val_accuracy       the validation set and its true labels.
+    test_loss[bn=B], test_accuracy[bn=B], train_loss[bn=B], ..., val_accuracy[bn=B]  the same with BatchNorm in mode B.
 
-    BatchNorm in eval mode. Without a test set, only the training values.
+    Without a name for it, BatchNorm is in eval mode. A set that there is not, or that config.gap.splits leaves out, has no values.
     """
-    train = subject.train_value()
-    values: Measures = {"train_loss": train.loss, "train_accuracy": train.accuracy}
-    if subject.test is not None:
-        loss = subject.loss("test")
-        with loss.measuring():
-            outputs = loss.outputs()
-        accuracy = 100 * (outputs.argmax(1) == loss.labels).double().mean().item()
-        channel = _mean(noisy_cross_entropy(subject.label_noise), outputs, loss.labels)
-        values |= {"test_loss": _mean(cross_entropy, outputs, loss.labels), "test_accuracy": accuracy, "test_loss_channel": channel}
-        values["ece"] = calibration_error(outputs, loss.labels, subject.config.gap.bins)
-        values |= {"gap": channel - train.loss, "error_gap": train.accuracy - accuracy}
-    values["weight_norm"] = vectors.norm([p.detach() for p in subject.model.parameters()]).item()
-    return Result(values)
+    mode, split = part
+    if part == PLAIN:
+        return Result(_training(subject) | _test(subject))
+    if part == ("eval", "train"):
+        return Result(_training(subject))
+    suffix = "" if mode == "eval" else place(bn=mode)
+    value = subject.value(split, mode)
+    return Result({f"{split}_loss{suffix}": value.loss, f"{split}_accuracy{suffix}": value.accuracy})
+
+
+def _training(subject: Subject) -> Measures:
+    train = subject.value("train")
+    norm = vectors.norm([p.detach() for p in subject.model.parameters()]).item()
+    return {"train_loss": train.loss, "train_accuracy": train.accuracy, "weight_norm": norm}
+
+
+def _test(subject: Subject) -> Measures:
+    train, loss = subject.value("train"), subject.loss("test")
+    with loss.measuring():
+        outputs = loss.outputs()
+    accuracy = 100 * (outputs.argmax(1) == loss.labels).double().mean().item()
+    channel = _mean(noisy_cross_entropy(subject.label_noise), outputs, loss.labels)
+    values: Measures = {"test_loss": _mean(cross_entropy, outputs, loss.labels), "test_accuracy": accuracy, "test_loss_channel": channel}
+    values["ece"] = calibration_error(outputs, loss.labels, subject.config.gap.bins)
+    return values | {"gap": channel - train.loss, "error_gap": train.accuracy - accuracy}
 
 
 def _mean(criterion: Criterion, outputs: Tensor, labels: Tensor) -> float:

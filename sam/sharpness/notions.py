@@ -3,50 +3,70 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from sam.config import NOTIONS, SharpnessConfig, row_settings
-from sam.sharpness.subject import Result, Sizes, Subject
+from sam.sharpness.subject import Part, Result, Sizes, Subject, place
 
 
 @dataclass(frozen=True)
 class Notion:
     """One notion: a module with `measure(subject) -> Result`, `work(sizes, config) -> units of progress`, and `VERSION`, raised when its
     definition or arithmetic changes, so that no old row is reused. Where the numbers depend on files of its own, also `inputs(config)`,
-    which says which, so that changed files are measured anew."""
+    which says which, so that changed files are measured anew.
+
+    A notion whose numbers are stored in several rows has `parts(config, splits)` and `settings(config, part)` too, and `measure`, `work`
+    that take a part; `part` is one of these, or None for the whole notion.
+    """
 
     name: str
+    part: Part | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.part is None else self.name + place(bn=self.part[0], split=self.part[1])
 
     @property
     def module(self) -> Any:
         return importlib.import_module(NOTIONS[self.name].module)
 
-    def measure(self, subject: Subject) -> Result:
-        result: Result = self.module.measure(subject)
-        return result
+    def rows(self, config: SharpnessConfig, splits: Collection[str]) -> list[Notion]:
+        """What is stored as a row each. splits: the sets that there are beside the training set (test, val)."""
+        return [Notion(self.name, part) for part in self.module.parts(config, splits)] if hasattr(self.module, "parts") else [self]
 
-    def work(self, sizes: Sizes, config: SharpnessConfig) -> float:
-        return float(self.module.work(sizes, config))
+    def measure(self, subject: Subject) -> Result:
+        result: Result = self.module.measure(subject, *self._part)
+        return result
 
     def settings(self, config: SharpnessConfig) -> dict[str, object]:
         """What can change its numbers, without `LATE` keys at their default. Raises DataError if it needs files that are not there."""
+        if self.part is not None:
+            return {"version": self.module.VERSION, **self.module.settings(config, self.part)}
         values = row_settings(config)
         files = {"inputs": self.module.inputs(config)} if hasattr(self.module, "inputs") else {}
         return {"version": self.module.VERSION, **{key: values[key] for key in NOTIONS[self.name].keys if key in values}, **files}
 
+    @property
+    def _part(self) -> tuple[Part, ...]:
+        return () if self.part is None else (self.part,)
 
-def work(names: Iterable[str], sizes: Sizes, config: SharpnessConfig) -> float:
-    """Units that measuring these notions will report."""
-    return sum(Notion(name).work(sizes, config) for name in names)
+
+def work(names: Iterable[str | Notion], sizes: Sizes, config: SharpnessConfig) -> float:
+    """Units that measuring these notions, or these rows of notions, on one subject will report."""
+    found: dict[str, list[Part]] = {}
+    for row in (Notion(name) if isinstance(name, str) else name for name in names):
+        parts = row.rows(config, sizes.splits) if row.part is None else [row]
+        found.setdefault(row.name, []).extend(part.part for part in parts if part.part is not None)
+    return sum(float(Notion(name).module.work(sizes, config, *((parts, found) if parts else ()))) for name, parts in found.items())
 
 
 def measure(subject: Subject, names: Iterable[str] | None = None) -> Result:
     """All named notions (those of the subject's config by default) as one result. The model is left bitwise as it was."""
     total = Result()
     for name in subject.config.chosen if names is None else names:
-        result = Notion(name).measure(subject)
-        total.values.update(result.values)
-        total.series.update(result.series)
+        for row in Notion(name).rows(subject.config, subject.splits):
+            result = row.measure(subject)
+            total.values.update(result.values)
+            total.series.update(result.series)
     return total

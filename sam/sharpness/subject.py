@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data.image_data import ImageData
-from sam.config import OptimizerConfig, SharpnessConfig
+from sam.config import MEASURED_SPLITS, OptimizerConfig, SharpnessConfig
 from sam.core import streams
 from sam.core.vectors import Vector
 from sam.sharpness.batchnorm import Statistics, averaged
@@ -18,6 +18,7 @@ from sam.sharpness.dataset_loss import Criterion, DatasetLoss, Value, cross_entr
 
 Measures = dict[str, float | None]
 Series = dict[str, list[float | None]]
+Part = tuple[str, str]  # BatchNorm mode, set: of a notion that is stored in several rows
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Sizes:
-    """train, test: images; parameters: D. What a notion needs to foretell its work."""
+    """train, test, val: images; parameters: D. What a notion needs to foretell its work."""
 
     train: int
     test: int
     parameters: int = 0
+    val: int = 0
+
+    @property
+    def splits(self) -> list[str]:
+        """The sets that there are beside the training set."""
+        return [split for split in MEASURED_SPLITS if getattr(self, split)]
 
     def images(self, subset: int | None) -> int:
         """Training images that a notion with this `subset` sees."""
@@ -53,7 +60,7 @@ class Split:
 class Subject:
     """A model, the data it is measured on, and how.
 
-    train, test   their images and labels on the model's device; `prepare` turns a batch of inputs into what the model takes.
+    train, test, val  their images and labels on the model's device; `prepare` turns a batch of inputs into what the model takes.
     label_noise   share of the training labels that were replaced on purpose (for the gap under the same channel).
     optimizer     what the model was trained with, or None: for notions that follow the training's own ascent.
     progress      told of units of work: a forward of one image is 1, a forward and backward 3, a Hessian-vector product 7.
@@ -67,7 +74,13 @@ class Subject:
     label_noise: float = 0.0
     optimizer: OptimizerConfig | None = None
     progress: Callable[[float], None] = lambda units: None
+    val: Split | None = None
     _seen: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def splits(self) -> list[str]:
+        """The sets that there are beside the training set."""
+        return [split for split in MEASURED_SPLITS if getattr(self, split) is not None]
 
     @property
     def device(self) -> torch.device:
@@ -82,11 +95,11 @@ class Subject:
         batchnorm: str = "eval",
         subset: int | None = None,
     ) -> DatasetLoss:
-        """L over a split; `subset`: over that many of its images, the same ones for every model (`chosen`).
+        """L over a split (train | test | val); `subset`: over that many of its images, the same ones for every model (`chosen`).
 
         batchnorm: eval | train | recalibrated. With batch statistics (train) the batches hold config.m images unless said otherwise.
         """
-        part = self.train if split == "train" else self.test
+        part: Split | None = getattr(self, split)
         if part is None:
             raise ValueError(f"there is no {split} set to measure on.")
         if subset is not None and subset < len(part.labels):
@@ -125,13 +138,13 @@ class Subject:
         self._seen["train", batchnorm] = value
         return value, gradient
 
-    def train_value(self, batchnorm: str = "eval") -> Value:
-        """L over the whole training set: at no cost if some notion has computed it at this model."""
-        if ("train", batchnorm) not in self._seen:
-            loss = self.loss(batchnorm=batchnorm)
+    def value(self, split: str, batchnorm: str = "eval") -> Value:
+        """L over a whole split: at no cost if some notion has computed it at this model."""
+        if (split, batchnorm) not in self._seen:
+            loss = self.loss(split, batchnorm=batchnorm)
             with loss.measuring():
-                self._seen["train", batchnorm] = loss.value()
-        value: Value = self._seen["train", batchnorm]
+                self._seen[split, batchnorm] = loss.value()
+        value: Value = self._seen[split, batchnorm]
         return value
 
     def generator(self, name: str) -> torch.Generator:
@@ -144,8 +157,9 @@ def subject_of(model: nn.Module, data: ImageData, config: SharpnessConfig, **opt
     weight = next(model.parameters())
     images = data.to(weight.device)
     train, test = Split(images.train_images, images.train_labels), Split(images.test_images, images.test_labels)
+    val = Split(images.val_images, images.val_labels) if len(images.val_labels) else None
     prepare = lambda inputs: images.normalize(inputs).to(weight.dtype)
-    return Subject(model, train, test, config, prepare=prepare, label_noise=data.label_noise, **options)
+    return Subject(model, train, test, config, prepare=prepare, label_noise=data.label_noise, val=val, **options)
 
 
 def chosen(total: int, subset: int) -> Tensor:
