@@ -7,7 +7,8 @@ nothing: torch, torchvision and scikit-learn are imported by `load` alone, NumPy
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +25,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Description:
-    """Sizes of a data set. train_size, val_size: images left for training and held out for validation, after `train_size` and
-    `val_fraction`; image_size: pixels a side."""
+    """Sizes of a data set. train_size: images that are trained on; val_size: images held out for validation; image_size: pixels a side."""
 
     name: str
     train_size: int
@@ -36,6 +36,7 @@ class Description:
     val_size: int = 0
 
 
+SAMPLES = ("fixed", "seed")
 KNOWN = {
     "digits": Description("digits", train_size=1000, test_size=797, image_size=8, channels=1, classes=10),
     "cifar10": Description("cifar10", train_size=50_000, test_size=10_000, image_size=32, channels=3, classes=10),
@@ -52,6 +53,10 @@ def describe(
     val_fraction: float = 0.0,
     label_noise: float = 0.0,
     train_size: int | None = None,
+    val_size: int | None = None,
+    sample: str = "fixed",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Description:
     """What `load` with the same keywords will return, without reading an image or importing torch (of an .npz: headers and labels).
 
@@ -65,21 +70,37 @@ def describe(
         raise DataError("dataset.path=null: dataset=arrays needs dataset.path=FILE.npz.")
     if not 0 <= label_noise <= 1:
         raise DataError(f"dataset.label_noise={label_noise}: must be between 0 and 1.")
+    if sample not in SAMPLES:
+        raise DataError(f"dataset.sample={sample}: must be one of {', '.join(SAMPLES)}.")
+    if val_fraction and (val_size is not None or sample == "seed"):
+        other = f"dataset.val_size={val_size}" if val_size is not None else "dataset.sample=seed"
+        raise DataError(f"dataset.val_fraction={val_fraction} with {other}: must be 0; dataset.val_size=N alone holds images out of it.")
     if path:
         from data import npz
 
         full = npz.describe(path, name, KNOWN.get(name))
     else:
         full = KNOWN[name]
-    train, val = split_sizes(full.train_size, train_size, val_fraction)
+    train, val = split_sizes(full.train_size, train_size, val_fraction, val_size)
+    for key, values in (("mean", mean), ("std", std)):
+        if values is not None and (len(values) != full.channels or (key == "std" and min(values) <= 0)):
+            positive = ", each > 0" if key == "std" else ""
+            raise DataError(f"dataset.{key}={values}: must hold one number for each of the {full.channels} channels{positive}.")
     return Description(name, train, full.test_size, full.image_size, full.channels, full.classes, val)
 
 
-def split_sizes(available: int, train_size: int | None, val_fraction: float) -> tuple[int, int]:
-    """(images for training, images for validation): the validation set is taken out of the `train_size` images that are used."""
-    used = available if train_size is None else train_size
-    if not 1 <= used <= available:
-        raise DataError(f"dataset.train_size={train_size}: must be between 1 and {available}, the number of training images.")
+def split_sizes(available: int, train_size: int | None, val_fraction: float, val_size: int | None = None) -> tuple[int, int]:
+    """(images for training, images for validation). `val_size` images are set aside first; `val_fraction` is a share of the `train_size`
+    images that are used, and taken out of them."""
+    if val_size is not None and not 1 <= val_size < available:
+        raise DataError(f"dataset.val_size={val_size}: must be between 1 and {available - 1}, to leave some of the {available} images.")
+    left = available - (val_size or 0)
+    used = left if train_size is None else train_size
+    if not 1 <= used <= left:
+        beside = f" that dataset.val_size={val_size} leaves" if val_size else ""
+        raise DataError(f"dataset.train_size={train_size}: must be between 1 and {left}, the number of training images{beside}.")
+    if val_size is not None:
+        return used, val_size
     if not 0 <= val_fraction < 1:
         raise DataError(f"dataset.val_fraction={val_fraction}: must be at least 0 and less than 1.")
     held_out = round(val_fraction * used)
@@ -104,6 +125,11 @@ def load(
     val_fraction: float = 0.0,
     label_noise: float = 0.0,
     train_size: int | None = None,
+    val_size: int | None = None,
+    sample: str = "fixed",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int | None = None,
 ) -> ImageData:
     """Read a data set, split it and corrupt its training labels as asked; the same keywords always give the same tensors.
 
@@ -112,15 +138,32 @@ def load(
     root          folder in which torchvision keeps CIFAR; `download`: fetch it if it is not there.
     val_fraction  share of the training images held out as the validation set.
     label_noise   share of the training labels replaced by a wrong one (never a validation or test label).
-    train_size    use only this many training images (validation included).
+    train_size    use only this many training images (including those of `val_fraction`, beside those of `val_size`).
+    val_size      size of the validation set, which depends on nothing else; it is set aside before `train_size` images are taken.
+    sample        fixed: the same training images and wrong labels always; seed: those that `seed` draws from what is left.
+    mean, std     normalisation, one number a channel, instead of the data set's own.
+    seed          the run's; read with sample=seed only.
     Raises `DataError`.
     """
-    wanted = describe(name=name, path=path, val_fraction=val_fraction, label_noise=label_noise, train_size=train_size)
+    wanted = describe(
+        name=name,
+        path=path,
+        val_fraction=val_fraction,
+        label_noise=label_noise,
+        train_size=train_size,
+        val_size=val_size,
+        sample=sample,
+        mean=mean,
+        std=std,
+    )
+    if sample == "seed" and seed is None:
+        raise DataError("dataset.sample=seed: needs the seed of a run, and there is none here; must be fixed.")
     from data import image_data, sources
 
     raw = sources.read(name, path, root, download)
-    held_out = split_sizes(len(raw.train_labels), train_size, val_fraction)[1]
-    return image_data.build(raw, wanted.train_size, held_out, label_noise)
+    raw = replace(raw, **{key: values for key, values in (("mean", mean), ("std", std)) if values is not None})  # type: ignore[arg-type]
+    held_out = split_sizes(len(raw.train_labels), train_size, val_fraction, val_size)[1]
+    return image_data.build(raw, wanted.train_size, held_out, label_noise, seed if sample == "seed" else None)
 
 
 def file_fingerprint(path: str | Path) -> str:

@@ -23,7 +23,7 @@ class ImageData:
 
     train_images (n, c, h, w), val_images (v, c, h, w), test_images (t, c, h, w): uint8, stored channels last.
     train_labels (n,), val_labels (v,), test_labels (t,): int64; only train_labels carry the label noise, clean_train_labels (n,) do not.
-    mean, std (c,): float32, of training images scaled to [0, 1].
+    mean, std (c,): float32, of all training images scaled to [0, 1], or what was asked for instead.
     fingerprint: 16 hex digits over shapes and bytes of the whole data set, before any split or noise.
     notes: what must be said beside every result measured on these images.
     """
@@ -60,17 +60,22 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return images.to(torch.float32, memory_format=torch.channels_last).mul_(scale[:, None, None]).add_(shift[:, None, None])
 
 
-def build(raw: RawData, train_size: int, val_size: int, label_noise: float) -> ImageData:
+def build(raw: RawData, train_size: int, val_size: int, label_noise: float, seed: int | None = None) -> ImageData:
     """Split off `val_size` validation and `train_size` training images, and corrupt the share `label_noise` of the training labels.
 
-    Both sets come from one fixed permutation of the training images, and stay in the order of the file.
+    Both sets come from one fixed permutation of the training images, and stay in the order of the file. With a `seed`, the training
+    images and their wrong labels are drawn by it, out of the images that are not held out; a smaller set lies in a larger one.
     """
     order = np.random.RandomState(SPLIT_SEED).permutation(len(raw.train_labels))
-    held_out, kept = np.sort(order[:val_size]), np.sort(order[val_size : val_size + train_size])
+    held_out, left = np.sort(order[:val_size]), order[val_size:]
+    noise = np.random.RandomState(NOISE_SEED)
+    if seed is not None:
+        left, noise = _stream(seed, "sample").permutation(left), _stream(seed, "noise")
+    kept = np.sort(left[:train_size])
     clean = raw.train_labels[kept]
     return ImageData(
         train_images=_image_tensor(raw.train_images if len(kept) == len(order) else raw.train_images[kept]),
-        train_labels=torch.from_numpy(corrupt_labels(clean, raw.classes, label_noise)),
+        train_labels=torch.from_numpy(corrupt_labels(clean, raw.classes, label_noise, noise)),
         clean_train_labels=torch.from_numpy(clean),
         val_images=_image_tensor(raw.train_images[held_out]),
         val_labels=torch.from_numpy(raw.train_labels[held_out]),
@@ -85,12 +90,18 @@ def build(raw: RawData, train_size: int, val_size: int, label_noise: float) -> I
     )
 
 
-def corrupt_labels(labels: np.ndarray, classes: int, share: float) -> np.ndarray:
+def _stream(seed: int, use: str) -> np.random.RandomState:
+    """The random stream of one seed for one use. Seeded with the eight 32-bit words (big-endian) of SHA-256("seed:use"): no stream of a
+    single word, as SPLIT_SEED's and NOISE_SEED's are. The legacy generator's draws are frozen across NumPy versions."""
+    words = np.frombuffer(hashlib.sha256(f"{seed}:{use}".encode()).digest(), dtype=">u4")
+    return np.random.RandomState(words.astype(np.uint32))
+
+
+def corrupt_labels(labels: np.ndarray, classes: int, share: float, generator: np.random.RandomState) -> np.ndarray:
     """A copy of `labels` (n,) in which exactly round(share * n) are replaced by another class, drawn uniformly from the wrong ones.
 
-    The draws are fixed, and nested: the wrong labels at a smaller share are among those at a larger one.
+    The draws of a generator are nested: the wrong labels at a smaller share are among those at a larger one.
     """
-    generator = np.random.RandomState(NOISE_SEED)
     chosen = generator.permutation(len(labels))[: round(share * len(labels))]
     shifts = generator.randint(1, classes, size=len(labels))[: len(chosen)]
     noisy = labels.copy()

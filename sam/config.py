@@ -228,7 +228,10 @@ class DatasetConfig:
 
     val_fraction  share of the training set held out for choosing rho.
     label_noise   share of the training labels replaced by a wrong one, on purpose.
-    train_size    use only this many training images (the same ones for every run), or null for all.
+    train_size    use only this many training images, or null for all that are left.
+    val_size      images held out before `train_size` are taken, the same ones for every run; null: none, or `val_fraction`'s.
+    sample        fixed: the same training images and wrong labels for every run; seed: each seed draws its own, for every method alike.
+    mean, std     normalisation of the images scaled to [0, 1], one number a channel; null: the data set's own.
     """
 
     name: str = "cifar10"
@@ -238,12 +241,22 @@ class DatasetConfig:
     val_fraction: float = 0.0
     label_noise: float = 0.0
     train_size: int | None = None
+    val_size: int | None = field(default=None, metadata=LATE)
+    sample: str = field(default="fixed", metadata=LATE)
+    mean: list[float] | None = field(default=None, metadata=LATE)
+    std: list[float] | None = field(default=None, metadata=LATE)
 
     def __post_init__(self) -> None:
         _one_of("dataset.name", self.name, DATASETS)
         _number("dataset.val_fraction", self.val_fraction, low=0, high=0.9)
         _number("dataset.label_noise", self.label_noise, low=0, high=1)
         _number("dataset.train_size", self.train_size, low=1)
+        _number("dataset.val_size", self.val_size, low=1)
+        _one_of("dataset.sample", self.sample, ("fixed", "seed"))
+        for value in self.mean or []:
+            _number("dataset.mean", value)
+        for value in self.std or []:
+            _number("dataset.std", value, low=0, open_low=True)
         if self.name == "arrays" and not self.path:
             raise ConfigError("dataset.path=null: dataset=arrays needs dataset.path=FILE.npz.")
         if self.name == "digits" and self.path:
@@ -252,13 +265,14 @@ class DatasetConfig:
     @property
     def splits(self) -> tuple[str, ...]:
         """The sets that there are beside the training set."""
-        return ("test", "val") if self.val_fraction > 0 else ("test",)
+        return ("test", "val") if self.val_fraction > 0 or self.val_size is not None else ("test",)
 
     @property
     def label(self) -> str:
         noise = f", {100 * self.label_noise:g}% wrong training labels" if self.label_noise else ""
         size = f", {self.train_size} training images" if self.train_size else ""
-        return DATASETS[self.name] + size + noise
+        drawn = ", drawn by each seed" if self.sample == "seed" else ""
+        return DATASETS[self.name] + size + noise + drawn
 
 
 @dataclass(frozen=True)
@@ -831,8 +845,8 @@ class TableConfig:
 class EvaluateConfig:
     """Measure every finished run below `runs_dir` and print the tables, or measure one checkpoint of anybody's.
 
-    checkpoint   a file of weights (state_dict or safetensors) of `model`, to be measured on `dataset`; `mean`, `std`: the normalisation
-                 of the images that it was trained with, one number a channel, or null for the data set's own.
+    checkpoint   a file of weights (state_dict or safetensors) of `model`, to be measured on `dataset`; `mean`, `std`: short for
+                 dataset.mean and dataset.std, the normalisation of the images that it was trained with.
     out          folder for the tables (`runs_dir`/tables), or for the checkpoint's rows (beside it).
     seeds        only runs with these seeds, or null for all.
     processes    checkpoints measured at a time, each in a process of its own.
@@ -878,6 +892,9 @@ class EvaluateConfig:
                 raise ConfigError(
                     f"checkpoint={self.checkpoint}: is one file, and {changed[0]}=... is for the runs below runs_dir; leave it out."
                 )
+            for key in ("mean", "std"):
+                if getattr(self, key) is not None and getattr(self.dataset, key) is not None:
+                    raise ConfigError(f"{key}={getattr(self, key)}: is short for dataset.{key}, which is given too; leave one of them out.")
         for value in self.mean or []:
             _number("mean", value)
         for value in self.std or []:

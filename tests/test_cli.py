@@ -94,6 +94,12 @@ REFUSALS: list[tuple[Sequence[str], Sequence[str]]] = [  # settings, and what th
     (["model.depth=11"], ["model.depth=11", "6n + 4"]),
     (["dataset=arrays", "dataset.path=nowhere.npz"], ["dataset.path=nowhere.npz", "no such file"]),
     (["dataset.val_fraction=0.95"], ["dataset.val_fraction=0.95"]),
+    (["dataset.val_size=0"], ["dataset.val_size=0", ">= 1"]),
+    (["dataset.val_size=300", "dataset.train_size=701"], ["dataset.train_size=701", "between 1 and 700"]),
+    (["dataset.val_size=9", "dataset.val_fraction=0.1"], ["dataset.val_fraction=0.1", "dataset.val_size=9"]),
+    (["dataset.sample=draw"], ["dataset.sample=draw", "fixed, seed"]),
+    (["dataset.mean=[0.1,0.2]"], ["dataset.mean=[0.1, 0.2]", "each of the 1 channels"]),
+    (["dataset.std=[0]"], ["dataset.std=0", "> 0"]),
     (["model=timm"], ["model.timm_name"]),
 ]
 

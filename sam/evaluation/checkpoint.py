@@ -11,7 +11,7 @@ import torch
 import data
 import models
 from data.image_data import ImageData
-from sam.config import ConfigError, DatasetConfig, EvaluateConfig, ModelConfig, row_settings, to_dict
+from sam.config import DatasetConfig, EvaluateConfig, ModelConfig, row_settings, to_dict
 from sam.core.device import number_format, pick_device
 from sam.evaluation import storing, weights
 from sam.evaluation.storing import Measured
@@ -38,18 +38,15 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
     """
     assert config.checkpoint is not None and config.model is not None and config.dataset is not None
     path = Path(config.checkpoint).expanduser()
-    description = data.describe(**to_dict(config.dataset))
+    given = {key: value for key, value in (("mean", config.mean), ("std", config.std)) if value is not None}
+    dataset = dataclasses.replace(config.dataset, **given)  # type: ignore[arg-type]
+    description = data.describe(**to_dict(dataset))
     models.check(**to_dict(config.model), image_size=description.image_size, channels=description.channels)
     state = weights.read(path)
     device = pick_device(config.device)
-    images = _images(config)
-    keys = storing.keys(
-        data.file_fingerprint(path),
-        images.fingerprint,
-        config.sharpness,
-        config.dataset.splits,
-        subject=_subject(config.model, config.dataset, images),
-    )
+    images = data.load(**to_dict(dataset))
+    subject = _subject(config.model, dataset, images)
+    keys = storing.keys(data.file_fingerprint(path), images.fingerprint, config.sharpness, dataset.splits, subject=subject)
     file = (Path(config.out) if config.out else path.parent) / f"{path.name}.sharpness.json"
     rows = {} if config.force else storing.stored(file)
     found = storing.merge(rows[key] for key in keys.values() if key in rows)
@@ -63,26 +60,14 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
         with number_format("fp32", config.threads), progress_for(total, f"measuring {path.name}") as progress:
             subject = subject_of(model.to(device), images.to(device), config.sharpness, progress=progress.advance)
             found = storing.merge([found, storing.measure(subject, missing, file, progress.note)])
-    return Checkpoint(found, file, _notes(config.dataset, images))
-
-
-def _images(config: EvaluateConfig) -> ImageData:
-    assert config.dataset is not None
-    images = data.load(**to_dict(config.dataset))
-    replaced = {}
-    for key, values in (("mean", config.mean), ("std", config.std)):
-        if values is not None:
-            if len(values) != len(images.mean):
-                raise ConfigError(
-                    f"{key}={values}: must hold one number for each of the {len(images.mean)} channels of {config.dataset.label}."
-                )
-            replaced[key] = torch.tensor(values, dtype=torch.float32)
-    return dataclasses.replace(images, **replaced)  # type: ignore[arg-type]
+    return Checkpoint(found, file, _notes(dataset, images))
 
 
 def _subject(model: ModelConfig, dataset: DatasetConfig, images: ImageData) -> dict[str, object]:
-    """What else decides the numbers: which function the weights are of, and of which inputs."""
-    split = {key: value for key, value in row_settings(dataset).items() if key not in ("path", "root", "download")}
+    """What else decides the numbers: which function the weights are of, and of which inputs. The normalisation counts as it is, whether
+    asked for or the data set's own."""
+    elsewhere = ("path", "root", "download", "mean", "std")
+    split = {key: value for key, value in row_settings(dataset).items() if key not in elsewhere}
     return {"model": row_settings(model), "dataset": split, "mean": images.mean.tolist(), "std": images.std.tolist()}
 
 

@@ -40,6 +40,11 @@ class _Pending:
     keys: dict[Notion, str]  # with the keys of their rows
 
     @property
+    def data_seed(self) -> int | None:
+        """The seed that its training images were drawn by, if they were."""
+        return self.config.seed if self.config.dataset.sample == "seed" else None
+
+    @property
     def sizes(self) -> Sizes:
         try:
             found = data.describe(**to_dict(self.config.dataset))
@@ -95,7 +100,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
 
 def _measure(pending: list[_Pending], config: EvaluateConfig, rows: dict[Path, Measured], problems: list[str]) -> None:
     """Measure what is pending, run by run; every notion is stored as soon as it is known."""
-    pending.sort(key=lambda run: json.dumps(to_dict(run.config.dataset), sort_keys=True))  # each data set is read once
+    pending.sort(key=lambda run: json.dumps([to_dict(run.config.dataset), run.data_seed], sort_keys=True))  # each data set is read once
     total = sum(work(run.keys, run.sizes, config.sharpness) for run in pending)
     with progress_for(total, f"measuring {len(pending)} checkpoints") as progress:
         if config.processes == 1 or len(pending) == 1:
@@ -179,10 +184,10 @@ def _load_data(config: EvaluateConfig, run: _Pending, device: torch.device) -> I
     """The run's data set, on the device, read once; `data_path` and `data_root` say where it lies now, if it has moved."""
     kept = run.config.dataset
     dataset = dataclasses.replace(kept, path=config.data_path or kept.path, root=config.data_root or kept.root)
-    key = json.dumps([to_dict(dataset), str(device)], sort_keys=True)
+    key = json.dumps([to_dict(dataset), run.data_seed, str(device)], sort_keys=True)
     if key not in _data_in_memory:
         _data_in_memory.clear()  # one at a time
-        _data_in_memory[key] = data.load(**to_dict(dataset)).to(device)
+        _data_in_memory[key] = data.load(**to_dict(dataset), seed=run.data_seed).to(device)
     images, expected = _data_in_memory[key], run.record["data"]["fingerprint"]
     if images.fingerprint != expected:
         raise ConfigError(f"the data differ from those it was trained on (fingerprint {images.fingerprint}, trained on {expected}).")

@@ -97,7 +97,7 @@ def matches(published: Published, config: TrainConfig) -> bool:
     method (another step rule, some parameters only). Batch size, learning rate and schedule are not compared: most sources leave them out.
     """
     data, optimizer = config.dataset, config.optimizer
-    whole = data.label_noise == 0 and data.train_size is None and data.val_fraction == 0
+    whole = data.label_noise == 0 and data.train_size is None and data.val_fraction == 0 and data.val_size is None
     same_data = whole and data.name in ("cifar10", "cifar100") and published.dataset == DATASETS[data.name]
     same_model = published.arch == config.model.label and config.model.dropout == 0 and "dropout" not in published.method
     same_length = published.epochs == str(config.epochs)

@@ -78,7 +78,7 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
         if force:
             checkpoint.remove(folder, records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS)
             record = None
-        trainer = Trainer(config, data.load(**to_dict(config.dataset)), device, replicas)
+        trainer = Trainer(config, data.load(**to_dict(config.dataset), seed=config.seed), device, replicas)
         if hint := faster_here(trainer, expected.backwards):
             progress.say(hint)
         tell(state=_resume(trainer, folder, progress))
@@ -116,7 +116,7 @@ def _follow(config: TrainConfig, replicas: Replicas) -> dict[str, Any]:
     device, quiet = distributed.take_device(config), Progress(1, "", quiet=True)
     distributed.refuse_shared_gpus(replicas, device)
     with number_format(config.precision, config.threads), watching() as interrupts:
-        trainer = Trainer(config, data.load(**to_dict(config.dataset)), device, replicas)
+        trainer = Trainer(config, data.load(**to_dict(config.dataset), seed=config.seed), device, replicas)
         if told["state"] is not None:
             trainer.load_state_dict(told["state"])
         return Follower(trainer, identity.run_folder(config), quiet, lambda: None, interrupts).train(None)

@@ -44,19 +44,20 @@ def test_a_checkpoint_is_measured_stored_and_not_measured_again(commands: Run, t
     timm = ["evaluate_sharpness.py", f"checkpoint={tmp_path / 't.pth'}", *COMMON[1:], "sharpness.notions=[gap]"]
     line = ["evaluate_sharpness.py", f"checkpoint={tmp_path / 'a.pt'}", *COMMON]
     gap = [*line, "sharpness.notions=[gap]"]
-    first, again, more, other, moved, elsewhere, ours, unknown = commands(
+    first, again, more, other, moved, same, elsewhere, ours, unknown = commands(
         [
             gap,
             gap,
             [*line, "sharpness.notions=[ascent,gap]"],
             ["evaluate_sharpness.py", f"checkpoint={tmp_path / 'b.safetensors'}", *COMMON, "sharpness.notions=[gap]"],
             [*gap, "mean=[0.1]", "std=[0.5]"],
+            [*gap, "dataset.mean=[0.1]", "std=[0.5]"],
             [*gap, f"out={tmp_path / 'out'}", "dataset.train_size=200"],
             [*timm, "model=timm", "model.timm_name=resnet10t"],
             [*timm, "model=timm", "model.timm_name=resnet10tt"],
         ]
     )
-    assert [r.code for r in (first, again, more, other, moved, elsewhere, ours)] == [0] * 7, (first, more, other, elsewhere, ours)
+    assert [r.code for r in (first, again, more, other, moved, same, elsewhere, ours)] == [0] * 8, (first, more, other, elsewhere, ours)
     expected = sam.sharpness.evaluate(net, data.load(name="digits", train_size=300), notions=["gap"], batchnorm=["eval"])
     row = next(iter(rows(tmp_path / "a.pt.sharpness.json").values()))
     assert row["notion"] == "gap" and row["values"] == pytest.approx(dict(expected), rel=1e-5)
@@ -69,7 +70,7 @@ def test_a_checkpoint_is_measured_stored_and_not_measured_again(commands: Run, t
     notions = [row["notion"] for row in rows(tmp_path / "a.pt.sharpness.json").values()]
     assert sorted(notions) == ["ascent", "gap", "gap"]  # one gap row for each normalisation, none for a second command
     assert "test_loss" in other.out and (tmp_path / "b.safetensors.sharpness.json").is_file()
-    assert moved.out != first.out and "mean (0.1000) and std (0.5000)" in moved.out
+    assert moved.out != first.out and moved.out == same.out and "mean (0.1000) and std (0.5000)" in moved.out
     assert (tmp_path / "out" / "a.pt.sharpness.json").is_file() and "200 training images" in elsewhere.out
     assert "test_loss" in ours.out and unknown.refused("timm_name resnet10tt", "resnet10t")
 
@@ -91,6 +92,7 @@ def test_what_cannot_be_measured_is_refused_in_one_sentence(commands: Run, tmp_p
         ([own, *COMMON, "model=vgg11_bn"], ["vgg11_bn", "8x8"]),
         ([own, *COMMON, "mean=[0.1,0.2,0.3]"], ["mean=[0.1, 0.2, 0.3]", "each of the 1 channels"]),
         ([own, *COMMON, "std=[0]"], ["std=0", "> 0"]),
+        ([own, *COMMON, "std=[1]", "dataset.std=[1]"], ["std=[1.0]", "leave one of them out"]),
         (
             [own, *COMMON, "sharpness.notions=[corruption]", "sharpness.corruption.path=nowhere"],
             ["sharpness.corruption.path=nowhere", "no such folder"],

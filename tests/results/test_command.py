@@ -17,6 +17,7 @@ POINTS = [
     ["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false", "optimizer.rho=0.7"],
     ["optimizer=rand_sam", "dataset=digits", "seed=3", "threads=1", "device=cpu"],
     ["optimizer=sam_n3", "experiment=demo", "dataset.label_noise=0.0"],
+    ["dataset=digits", "dataset.val_size=9", "dataset.sample=seed", "dataset.mean=[0.25]", "dataset.std=[0.5]", "dataset.label_noise=0.2"],
     ["optimizer=xsam", "protocol=foret", "model=vgg11_bn", "optimizer.alpha=0.5"],
     ["optimizer=sam", "protocol=wrn_classic", "augmentation=cutout", "dataset=cifar100"],
     ["optimizer=xsam", "protocol=xsam", "augmentation=none", "model=densenet121", "m=16", "precision=bf16"],

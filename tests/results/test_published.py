@@ -78,6 +78,7 @@ def test_shown_beside_the_papers_own_setting() -> None:
         {"dataset": DatasetConfig(label_noise=0.2)},
         {"dataset": DatasetConfig(train_size=1000)},
         {"dataset": DatasetConfig(val_fraction=0.1)},
+        {"dataset": DatasetConfig(val_size=1000)},
         {"model": ModelConfig(depth=16, width=4)},
         {"model": ModelConfig(dropout=0.3)},
         {"model": ModelConfig(name="resnet18")},

@@ -61,7 +61,7 @@ def tiny(tmp_path: Path) -> Callable[..., TrainConfig]:
 
 @pytest.fixture
 def trainer() -> Callable[[TrainConfig], Trainer]:
-    return lambda config: Trainer(config, data.load(**to_dict(config.dataset)), torch.device("cpu"))
+    return lambda config: Trainer(config, data.load(**to_dict(config.dataset), seed=config.seed), torch.device("cpu"))
 
 
 @pytest.fixture

@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import data
 from sam.config import ConfigError, TrainConfig
 from sam.core.device import number_format
 from sam.results import identity, records
 from sam.training import cost
+from sam.training.loop import Trainer
 from sam.training.progress import Progress
 from sam.training.recording import summary
 from sam.training.run import run
@@ -278,6 +280,23 @@ def test_a_validation_run(tiny: Tiny) -> None:
         assert record["last5"][f"test_{kind}"] == pytest.approx(sum(r[f"test_{kind}"] for r in rows) / 3)
 
 
+def test_each_seed_trains_on_its_own_images_and_validates_on_the_same(tiny: Tiny, trainer: Callable[[TrainConfig], Trainer]) -> None:
+    """The whole run against a trainer that is given the images: in the tests of the data they are drawn by hand."""
+    own = {"sample": "seed", "val_size": 50, "label_noise": 0.2, "mean": [0.3], "std": [0.4]}
+    for seed in (0, 3):
+        config = tiny(dataset=own, seed=seed, epochs=1)
+        images = data.load(name="digits", train_size=96, **own, seed=seed)
+        by_hand = trainer(config)
+        by_hand.data = images
+        with number_format("fp32", 1):
+            expected = by_hand.run_epoch(lambda _: None)
+        final = run(config)["final"]
+        assert (final["train_loss"], final["val_loss"]) == (expected["train_loss"], expected["val_loss"])
+    for method in ("sgd", "xsam"):
+        made = trainer(tiny(optimizer={"method": method}, dataset=own, seed=3)).data
+        assert torch.equal(made.train_images, images.train_images) and torch.equal(made.train_labels, images.train_labels)
+
+
 # ------------------------------------------------------------------------------------------------------------------ files
 
 
@@ -340,6 +359,8 @@ def test_a_run_leaves_torchs_generator_alone(tiny: Tiny) -> None:
         ({"augmentation": {"cutout": 16}}, "augmentation.cutout=16"),
         ({"augmentation": {"crop_padding": 8}}, "augmentation.crop_padding=8"),
         ({"dataset": {"train_size": 1001}}, "dataset.train_size=1001"),
+        ({"dataset": {"val_size": 905}}, "dataset.train_size=96: must be between 1 and 95"),
+        ({"dataset": {"std": [1.0, 1.0, 1.0]}}, "dataset.std=[1.0, 1.0, 1.0]: must hold one number for each of the 1 channels"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(
