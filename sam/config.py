@@ -175,6 +175,9 @@ class OptimizerConfig:
 MODELS: dict[str, tuple[str, ...]] = {
     "wide_resnet": ("depth", "width", "dropout", "shortcut"),
     "resnet18": (),
+    "resnet20": (),
+    "resnet32": (),
+    "resnet56": (),
     "vgg11_bn": ("dropout",),
     "densenet121": (),
     "timm": ("timm_name",),
@@ -212,8 +215,10 @@ class ModelConfig:
     def label(self) -> str:
         if self.name == "wide_resnet":
             return f"WRN-{self.depth}-{self.width}"
-        plain = {"resnet18": "ResNet-18", "vgg11_bn": "VGG-11-BN", "densenet121": "DenseNet-121"}
-        return plain.get(self.name) or f"timm {self.timm_name}"
+        if self.name == "timm":
+            return f"timm {self.timm_name}"
+        plain = {"vgg11_bn": "VGG-11-BN", "densenet121": "DenseNet-121"}
+        return plain.get(self.name) or self.name.replace("resnet", "ResNet-")
 
 
 DATASETS = {"digits": "digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "arrays": "arrays"}
