@@ -325,6 +325,8 @@ BATCHNORMS = ("replica", "sync")
 class TrainConfig:
     """One training run.
 
+    init_from    a file of weights (state_dict, safetensors or a run's checkpoint.pt) from which the model starts, BatchNorm's statistics
+                 included, instead of its initialisation from the seed; or null. It counts by its bytes, not by its path.
     schedule     cosine_step, cosine_epoch: half cosine to zero, per step or per epoch; wrn_step: x0.2 at 30, 60 and 80% of the epochs;
                  constant.
     m            samples that share one perturbation (m-sharpness); null means the whole batch, or what `perturbation` says.
@@ -349,6 +351,7 @@ class TrainConfig:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    init_from: str | None = None
     epochs: int = 200
     batch_size: int = 256
     m: int | None = None

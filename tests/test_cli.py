@@ -95,6 +95,7 @@ REFUSALS: list[tuple[Sequence[str], Sequence[str]]] = [  # settings, and what th
     (["dataset=arrays", "dataset.path=nowhere.npz"], ["dataset.path=nowhere.npz", "no such file"]),
     (["dataset.val_fraction=0.95"], ["dataset.val_fraction=0.95"]),
     (["model=timm"], ["model.timm_name"]),
+    (["init_from=nowhere.pt"], ["init_from=nowhere.pt", "No such file"]),
 ]
 
 

@@ -338,6 +338,7 @@ def test_a_run_leaves_torchs_generator_alone(tiny: Tiny) -> None:
         ({"augmentation": {"cutout": 16}}, "augmentation.cutout=16"),
         ({"augmentation": {"crop_padding": 8}}, "augmentation.crop_padding=8"),
         ({"dataset": {"train_size": 1001}}, "dataset.train_size=1001"),
+        ({"init_from": "nowhere.pt"}, "init_from=nowhere.pt: cannot be read (No such file or directory)."),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(
