@@ -166,13 +166,16 @@ def load(
     return image_data.build(raw, wanted.train_size, held_out, label_noise, seed if sample == "seed" else None)
 
 
-def file_fingerprint(path: str | Path) -> str:
-    """The first 16 hex digits of the SHA-256 of a file's bytes, computed once per (path, size, time of change). Raises `DataError`."""
+def file_fingerprint(path: str | Path, key: str = "dataset.path") -> str:
+    """The first 16 hex digits of the SHA-256 of a file's bytes, computed once per (path, size, time of change).
+
+    Raises `DataError` that names the setting `key`.
+    """
     try:
         status = Path(path).expanduser().stat()
         return _file_sha256(str(Path(path).expanduser().resolve()), status.st_size, status.st_mtime_ns)
     except OSError as error:
-        raise DataError(f"dataset.path={path}: cannot be read ({error.strerror}).") from error
+        raise DataError(f"{key}={path}: cannot be read ({error.strerror}).") from error
 
 
 @lru_cache(maxsize=64)

@@ -57,6 +57,9 @@ REGISTRY: dict[str, ModelSpec] = {
         reason="it halves the image twice",
     ),
     "resnet18": ModelSpec("models.resnet:ResNet18", smallest=8, multiple=8, reason="it halves the image three times"),
+    "resnet20": ModelSpec("models.cifar_resnet:ResNet20"),
+    "resnet32": ModelSpec("models.cifar_resnet:ResNet32"),
+    "resnet56": ModelSpec("models.cifar_resnet:ResNet56"),
     "vgg11_bn": ModelSpec(
         "models.vgg:VGG11BN",
         ("dropout",),

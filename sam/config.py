@@ -178,6 +178,9 @@ class OptimizerConfig:
 MODELS: dict[str, tuple[str, ...]] = {
     "wide_resnet": ("depth", "width", "dropout", "shortcut"),
     "resnet18": (),
+    "resnet20": (),
+    "resnet32": (),
+    "resnet56": (),
     "vgg11_bn": ("dropout",),
     "densenet121": (),
     "timm": ("timm_name",),
@@ -215,8 +218,10 @@ class ModelConfig:
     def label(self) -> str:
         if self.name == "wide_resnet":
             return f"WRN-{self.depth}-{self.width}"
-        plain = {"resnet18": "ResNet-18", "vgg11_bn": "VGG-11-BN", "densenet121": "DenseNet-121"}
-        return plain.get(self.name) or f"timm {self.timm_name}"
+        if self.name == "timm":
+            return f"timm {self.timm_name}"
+        plain = {"vgg11_bn": "VGG-11-BN", "densenet121": "DenseNet-121"}
+        return plain.get(self.name) or self.name.replace("resnet", "ResNet-")
 
 
 DATASETS = {"digits": "digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "arrays": "arrays"}
@@ -342,6 +347,8 @@ BATCHNORMS = ("replica", "sync")
 class TrainConfig:
     """One training run.
 
+    init_from    a file of weights (state_dict, safetensors or a run's checkpoint.pt) from which the model starts, BatchNorm's statistics
+                 included, instead of its initialisation from the seed; or null. It counts by its bytes, not by its path.
     schedule     cosine_step, cosine_epoch: half cosine to zero, per step or per epoch; wrn_step: x0.2 at 30, 60 and 80% of the epochs;
                  constant.
     m            samples that share one perturbation (m-sharpness); null means the whole batch, or what `perturbation` says.
@@ -368,6 +375,7 @@ class TrainConfig:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    init_from: str | None = None
     epochs: int = 200
     batch_size: int = 256
     m: int | None = None

@@ -101,6 +101,7 @@ REFUSALS: list[tuple[Sequence[str], Sequence[str]]] = [  # settings, and what th
     (["dataset.mean=[0.1,0.2]"], ["dataset.mean=[0.1, 0.2]", "each of the 1 channels"]),
     (["dataset.std=[0]"], ["dataset.std=0", "> 0"]),
     (["model=timm"], ["model.timm_name"]),
+    (["init_from=nowhere.pt"], ["init_from=nowhere.pt", "No such file"]),
 ]
 
 

@@ -13,10 +13,11 @@ import models
 from data.image_data import ImageData
 from sam.config import DatasetConfig, EvaluateConfig, ModelConfig, row_settings, to_dict
 from sam.core.device import number_format, pick_device
-from sam.evaluation import storing, weights
+from sam.evaluation import storing
 from sam.evaluation.storing import Measured
 from sam.sharpness.notions import work
 from sam.sharpness.subject import Sizes, subject_of
+from sam.training import weights
 from sam.training.checkpoint import load_weights
 from sam.training.progress import progress_for
 

@@ -131,6 +131,7 @@ def _row(folder: Path, record: dict[str, Any], measured: Measured) -> RunRow:
         fingerprint=record["fingerprint"],
         data_fingerprint=record["data"]["fingerprint"],
         data_notes=tuple(record["data"]["notes"]),
+        init_from=record["identity"].get("init_from"),
     )
 
 

@@ -10,9 +10,11 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from sam.config import BASE_KEYS, MODELS, DatasetConfig, ModelConfig, OptimizerConfig, ProtocolConfig, TrackingConfig, TrainConfig, to_dict
+from sam.results.records import CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class RunRow:
     status   finished | diverged.
     epochs   the rows of metrics.csv (epoch, test_accuracy, train_loss, ...).
     series   curves of the notions (spectra, landscapes), by name.
+    init_from  hash of the file of weights that it started from, or None.
     """
 
     config: TrainConfig
@@ -36,6 +39,7 @@ class RunRow:
     data_fingerprint: str
     data_notes: tuple[str, ...]
     series: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
+    init_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def _context_key(run: RunRow) -> dict[str, Any]:
         optimizer=OptimizerConfig(**{key: getattr(c.optimizer, key) for key in BASE_KEYS} | {"method": "sgd"}),
         model=ModelConfig(**{key: getattr(c.model, key) for key in ("name", "init", *MODELS[c.model.name])}),
         dataset=replace(c.dataset, path="file" if c.dataset.path else None, root=DatasetConfig.root, download=False),
+        init_from=run.init_from,
         protocol=ProtocolConfig(name=c.protocol.name),
         tracking=TrackingConfig(),
         **{f.name: f.default for f in dataclasses.fields(TrainConfig) if f.name in _NEUTRAL},  # type: ignore[arg-type]
@@ -89,11 +94,17 @@ def word(value: Any) -> str:
 
 
 def context_label(config: TrainConfig) -> str:
-    """ "digits demo", or "CIFAR-10, WRN-28-10, 200 epochs, protocol tiwary2024"."""
+    """ "digits demo", or "CIFAR-10, WRN-28-10, 200 epochs, protocol tiwary2024"; with what it started from, if that was a file."""
     data = config.dataset
     if data.name == "digits" and config.protocol.name.startswith("demo"):
-        return "digits demo" + data.label.removeprefix("digits")
-    return f"{data.label}, {config.model.label}, {config.epochs} epochs, protocol {config.protocol.name}"
+        label = "digits demo" + data.label.removeprefix("digits")
+    else:
+        label = f"{data.label}, {config.model.label}, {config.epochs} epochs, protocol {config.protocol.name}"
+    if config.init_from is None:
+        return label
+    file = Path(config.init_from)
+    run = file.parent.name if file.name == CHECKPOINT else ""  # every run's checkpoint has this name; its folder says which one it is
+    return f"{label}, started from {run or file.name}"
 
 
 def contexts(runs: Sequence[RunRow]) -> list[Context]:

@@ -24,8 +24,8 @@ _IRRELEVANT_DATA = ("path", "root", "download")
 def identity(config: TrainConfig) -> dict[str, Any]:
     """The settings that decide the result, without those at their default, so that a new key orphans no old run.
 
-    A data file enters by the hash of its bytes, not by its path. Keys that the method or the model does not read are left out.
-    Raises `data.DataError` if the data file is missing.
+    A file (of data, of weights to start from) enters by the hash of its bytes, not by its path. Keys that the method or the model does
+    not read are left out. Raises `data.DataError` if the file is missing.
     """
     values, defaults = to_dict(config), to_dict(TrainConfig())
     for key in _IRRELEVANT:
@@ -39,6 +39,9 @@ def identity(config: TrainConfig) -> dict[str, Any]:
         values["dataset"]["file"] = data.file_fingerprint(config.dataset.path)
     values["optimizer"] = {key: values["optimizer"][key] for key in config.optimizer.used_keys}
     values["model"] = {key: values["model"][key] for key in ("name", "init", *MODELS[config.model.name])}
+    if config.init_from is not None:
+        values["init_from"] = data.file_fingerprint(config.init_from, "init_from")
+        values["model"].pop("init")  # what it drew is replaced
     return _without_defaults(values, defaults)
 
 

@@ -93,8 +93,9 @@ def lookup(ids: Sequence[str]) -> list[Published]:
 def matches(published: Published, config: TrainConfig) -> bool:
     """Whether the value may stand beside this run: same architecture, data set and epochs, and augmentation and radius where it names one.
 
-    A run with wrong labels, a subset or a held-out part of the training set, or dropout is another experiment; so is a variant of the
-    method (another step rule, some parameters only). Batch size, learning rate and schedule are not compared: most sources leave them out.
+    A run with wrong labels, a subset or a held-out part of the training set, dropout, or somebody's weights to start from is another
+    experiment; so is a variant of the method (another step rule, some parameters only). Batch size, learning rate and schedule are not
+    compared: most sources leave them out.
     """
     data, optimizer = config.dataset, config.optimizer
     whole = data.label_noise == 0 and data.train_size is None and data.val_fraction == 0 and data.val_size is None
@@ -105,7 +106,8 @@ def matches(published: Published, config: TrainConfig) -> bool:
     variant = any(key in optimizer.used_keys and getattr(optimizer, key) != getattr(plain, key) for key in _VARIANT_KEYS)
     other_rho = "rho" in optimizer.used_keys and optimizer.rho not in _radii(published)
     same_pictures = _augmentation_matches(published.augmentation, config.augmentation)
-    return same_data and same_model and same_length and same_pictures and not variant and not other_rho
+    fresh = config.init_from is None
+    return fresh and same_data and same_model and same_length and same_pictures and not variant and not other_rho
 
 
 def _radii(published: Published) -> tuple[float, ...]:

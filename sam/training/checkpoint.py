@@ -80,7 +80,7 @@ def load(folder: Path, device: torch.device | str = "cpu", name: str = CHECKPOIN
     return state
 
 
-def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: Path) -> None:
+def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: Path | str) -> None:
     """Copy a state_dict into `model`. CheckpointError if a tensor is missing, left over or of another shape."""
     try:
         model.load_state_dict(state)

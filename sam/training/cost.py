@@ -24,7 +24,10 @@ def search_interval(config: TrainConfig, steps_per_epoch: int) -> int:
 
 
 def check(config: TrainConfig) -> data.Description:
-    """Everything that can be refused without building anything: data set, image size, augmentation, batch. Returns the description."""
+    """Everything that can be refused without building anything: data set, image size, augmentation, batch, file to start from.
+
+    Returns the description.
+    """
     description = data.describe(**to_dict(config.dataset))
     data.check_augmentation(description.image_size, **to_dict(config.augmentation))
     models.check(**to_dict(config.model), image_size=description.image_size, channels=description.channels)
@@ -37,6 +40,8 @@ def check(config: TrainConfig) -> data.Description:
         raise ConfigError(
             f"replicas={replicas}: the last batch of an epoch has only {rest} images; set drop_last=true, or another batch_size."
         )
+    if config.init_from is not None:  # whether it fits is seen when the model is built
+        data.file_fingerprint(config.init_from, "init_from")
     return description
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from sam.optimizers.base import Closure, Method
 from sam.optimizers.build import build
 from sam.results.records import Row
 from sam.sharpness.dataset_loss import DatasetLoss, Value
+from sam.training import weights
+from sam.training.checkpoint import load_weights
 from sam.training.compiling import compiled
 from sam.training.graphs import steps_for
 from sam.training.objective import Objective
@@ -68,6 +71,9 @@ class Trainer:
         self.steps_per_epoch = size // config.batch_size if config.drop_last else math.ceil(size / config.batch_size)
         self.data = self.data.to(self.device)
         self.model = build_model(config, self.data).to(self.device)
+        if config.init_from is not None:  # not in `build_model`: a trained run is measured wherever that file went
+            start = weights.read(Path(config.init_from).expanduser(), "init_from")
+            load_weights(self.model, start, f"init_from={config.init_from}")
         if config.batchnorm == "sync" and self.replicas.size > 1:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         scaling = loss_scale(config.precision, self.device)

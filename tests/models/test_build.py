@@ -45,7 +45,11 @@ def test_checking_needs_no_torch() -> None:
         ("densenet121", 28, "model densenet121 cannot take 28x28 images: the size must be at least 8 and divisible by 8"),
         ("vgg11_bn", 8, "model vgg11_bn cannot take 8x8 images: the size must be exactly 32"),
         ("vgg11_bn", 64, "exactly 32"),
-        ("alexnet", 32, "model alexnet: unknown; must be one of wide_resnet, resnet18, vgg11_bn, densenet121, timm"),
+        (
+            "alexnet",
+            32,
+            "model alexnet: unknown; must be one of wide_resnet, resnet18, resnet20, resnet32, resnet56, vgg11_bn, densenet121, timm",
+        ),
     ],
 )
 def test_refused_by_check_and_build(name: str, size: int, message: str) -> None:
@@ -57,7 +61,8 @@ def test_refused_by_check_and_build(name: str, size: int, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("wide_resnet", 8), ("wide_resnet", 28), ("resnet18", 64), ("densenet121", 8), ("vgg11_bn", 32), ("timm", 7)]
+    ("name", "size"),
+    [("wide_resnet", 8), ("wide_resnet", 28), ("resnet18", 64), ("resnet20", 7), ("densenet121", 8), ("vgg11_bn", 32), ("timm", 7)],
 )
 def test_accepted_sizes(name: str, size: int) -> None:
     check(name, image_size=size, channels=1)

@@ -27,7 +27,16 @@ def test_parameter_count(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "channels", "size"),
-    [("resnet18", 3, 32), ("resnet18", 1, 8), ("vgg11_bn", 3, 32), ("densenet121", 3, 16), ("densenet121", 1, 8), ("wide_resnet", 1, 8)],
+    [
+        ("resnet18", 3, 32),
+        ("resnet18", 1, 8),
+        ("resnet20", 1, 8),
+        ("resnet56", 3, 16),
+        ("vgg11_bn", 3, 32),
+        ("densenet121", 3, 16),
+        ("densenet121", 1, 8),
+        ("wide_resnet", 1, 8),
+    ],
 )
 def test_logits_and_gradients(name: str, channels: int, size: int) -> None:
     torch.manual_seed(0)

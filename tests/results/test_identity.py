@@ -229,7 +229,18 @@ def test_replicas_that_change_the_computation_are_another_run() -> None:
 def test_every_key_is_decided_about() -> None:
     """A new key must enter the list of keys that count, or the one of keys that do not, on purpose."""
     counted = {"optimizer", "model", "dataset", "augmentation", "epochs", "batch_size", "m", "drop_last", "schedule", "warmup_epochs"}
-    counted |= {"label_smoothing", "precision", "compile", "cuda_graph", "seed", "micro_batch", "replicas", "perturbation", "batchnorm"}
+    counted |= {
+        "label_smoothing",
+        "precision",
+        "compile",
+        "cuda_graph",
+        "seed",
+        "micro_batch",
+        "replicas",
+        "perturbation",
+        "batchnorm",
+        "init_from",
+    }
     ignored = {
         "runs_dir",
         "run_dir",

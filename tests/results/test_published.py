@@ -83,6 +83,7 @@ def test_shown_beside_the_papers_own_setting() -> None:
         {"model": ModelConfig(dropout=0.3)},
         {"model": ModelConfig(name="resnet18")},
         {"epochs": 100},
+        {"init_from": "weights.pt"},
     ],
     ids=str,
 )

@@ -55,6 +55,7 @@ def run(config: TrainConfig = DEMO, seed: int = 0, accuracy: float = 97.0, *, lo
         fingerprint="f00",
         data_fingerprint=extra.pop("data", "d1"),
         data_notes=("8 x 8 pictures",),
+        init_from=extra.pop("start", None),
     )
 
 
@@ -167,6 +168,19 @@ def test_learning_rate_noise_precision_and_data_make_blocks_seeds_and_devices_do
     assert sorted(cell(b, "1", "Accuracy").summary.n for b in blocks) == [1, 1, 1, 1, 2]  # type: ignore[union-attr]
     (other,) = build(load("table2"), [run(WRN)], [0.05])
     assert other.title == "Table 2 layout, CIFAR-10, WRN-28-10, 200 epochs, protocol tiwary2024"
+
+
+def test_weights_to_start_from_make_blocks_by_content_not_by_path() -> None:
+    here, moved = replace(DEMO, init_from="a/w.th"), replace(DEMO, init_from="b/w.th")
+    ours = replace(WRN, init_from="runs/digits-wrn-s0/checkpoint.pt")
+    runs = [run(), run(here, start="h1"), run(moved, seed=1, start="h1"), run(here, start="h2"), run(ours, start="h3")]
+    found = {context.label: len(context.runs) for context in contexts(runs)}
+    assert found == {
+        "digits demo": 1,
+        "digits demo, started from w.th, init_from=h1": 2,
+        "digits demo, started from w.th, init_from=h2": 1,
+        "CIFAR-10, WRN-28-10, 200 epochs, protocol tiwary2024, started from digits-wrn-s0": 1,
+    }
 
 
 def test_diverged_runs_are_counted_and_never_averaged() -> None:

@@ -361,6 +361,7 @@ def test_a_run_leaves_torchs_generator_alone(tiny: Tiny) -> None:
         ({"dataset": {"train_size": 1001}}, "dataset.train_size=1001"),
         ({"dataset": {"val_size": 905}}, "dataset.train_size=96: must be between 1 and 95"),
         ({"dataset": {"std": [1.0, 1.0, 1.0]}}, "dataset.std=[1.0, 1.0, 1.0]: must hold one number for each of the 1 channels"),
+        ({"init_from": "nowhere.pt"}, "init_from=nowhere.pt: cannot be read (No such file or directory)."),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sam.evaluation.weights import read
 from sam.training.checkpoint import CheckpointError
+from sam.training.weights import read
 
 PLAIN = {"0.weight": torch.arange(6.0).reshape(2, 3), "0.bias": torch.tensor([1.0, -1.0])}
 
@@ -50,7 +50,7 @@ def test_safetensors(tmp_path: Path) -> None:
 
 def test_a_prefix_that_only_some_names_have_stays() -> None:
     """A model of one's own may well have a part called `model`."""
-    from sam.evaluation.weights import _unprefixed
+    from sam.training.weights import _unprefixed
 
     state = {"model.weight": PLAIN["0.weight"], "head.weight": PLAIN["0.bias"]}
     assert _unprefixed(state).keys() == state.keys()

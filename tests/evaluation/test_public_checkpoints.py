@@ -1,0 +1,47 @@
+"""Weights that Y. Idelbayev published (github.com/akamaster/pytorch_resnet_cifar10), measured with the accuracy that he states.
+
+SAM_CHECKPOINTS: a folder with his files; SAM_CIFAR10_NPZ: CIFAR-10 as arrays. Without them the tests are skipped.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from sam.config import EvaluateConfig, from_dict
+from sam.evaluation.checkpoint import evaluate_checkpoint
+from sam.training import weights
+from sam.training.checkpoint import load_weights
+
+FOLDER, CIFAR = os.environ.get("SAM_CHECKPOINTS"), os.environ.get("SAM_CIFAR10_NPZ")
+pytestmark = pytest.mark.skipif(not FOLDER, reason="SAM_CHECKPOINTS names no folder")
+PUBLISHED = [("resnet20", "resnet20-12fca82f.th", 8.27), ("resnet32", "resnet32-d509ac18.th", 7.37)]  # test error in percent
+
+
+@pytest.mark.parametrize(("name", "file", "error"), PUBLISHED)
+def test_they_fit_exactly(name: str, file: str, error: float) -> None:
+    path = Path(FOLDER or "") / file
+    state = weights.read(path)
+    model = models.build(name, classes=10, channels=3, image_size=32)
+    load_weights(model, state, path)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
+    assert {key.rpartition(".")[2] for key in model.state_dict().keys() - state.keys()} == {"num_batches_tracked"}  # saved in 2018
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CIFAR, reason="SAM_CIFAR10_NPZ names no file")
+@pytest.mark.parametrize(("name", "file", "error"), PUBLISHED)
+def test_they_have_their_published_test_error(name: str, file: str, error: float, tmp_path: Path) -> None:
+    settings = {
+        "checkpoint": str(Path(FOLDER or "") / file),
+        "model": {"name": name},
+        "dataset": {"name": "cifar10", "path": CIFAR, "train_size": 100},
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "sharpness": {"notions": ["gap"]},
+        "out": str(tmp_path),
+    }
+    found = evaluate_checkpoint(from_dict(EvaluateConfig, settings)).found.values
+    assert found["test_accuracy"] == pytest.approx(100 - error, abs=1e-6)
