@@ -80,7 +80,7 @@ def evaluate(
 
 
 def _own(batch: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy of one batch, floats in `dtype`: aligned and contiguous, since a kernel's last digits depend on where and how a tensor lies."""
+    """A copy of one batch, floats in `dtype`: aligned and contiguous, as a kernel's last digits depend on where and how a tensor lies."""
     return batch.to(dtype if batch.is_floating_point() else batch.dtype, copy=True, memory_format=torch.contiguous_format)
 
 
