@@ -76,6 +76,22 @@ def test_every_form_of_data_gives_the_same_numbers(form: str) -> None:
     assert found == expected and found[NAME] is not None and found["test_loss"] is not None
 
 
+@pytest.mark.parametrize("offset", range(9))
+def test_the_numbers_do_not_depend_on_where_the_data_lie_in_memory(offset: int) -> None:
+    """Views that begin `offset` floats into their memory, and the same samples stored column by column."""
+
+    def moved(x: Tensor) -> Tensor:
+        return torch.empty(offset + x.numel())[offset:].view(x.shape).copy_(x)
+
+    def turned(x: Tensor) -> Tensor:
+        return moved(x.T).T
+
+    expected = sam.sharpness.evaluate(network(), (TRAIN, TEST), rho=[0.05, 0.5], m=5)
+    for lay in (moved, turned):
+        found = sam.sharpness.evaluate(network(), ((lay(TRAIN[0]), TRAIN[1]), (lay(TEST[0]), TEST[1])), rho=[0.05, 0.5], m=5)
+        assert found == expected, lay.__name__
+
+
 def test_reading_the_data_and_measuring_leave_the_random_state() -> None:
     model = network()
     before = torch.get_rng_state()
