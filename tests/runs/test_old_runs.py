@@ -22,9 +22,13 @@ from sam.training.run import run
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "tests" / "fixtures" / "runs"
 TIMES = {"train_seconds", "seconds"}
-# On another processor or torch version: rounding, and what a few steps of training make of it; one image of 797 is 0.13%.
-NEAR: dict[str, float] = {"rel": 1e-3, "abs": 1e-5}
-ACCURACY = 0.3
+
+
+def near(name: str, value: float, rel: float) -> Any:
+    """What another processor or torch version may make of a number by rounding; of accuracies one training image, two test images."""
+    images = {"train_accuracy": 100 / 96, "test_accuracy": 200 / 797}
+    return pytest.approx(value, abs=1.01 * images[name]) if name in images else pytest.approx(value, rel=rel, abs=1e-6)
+
 
 MEASURED: dict[str, Any] = {  # as the rows of the finished run were measured
     "notions": ["ascent", "gap", "average", "maximum", "adaptive", "hessian"],
@@ -101,13 +105,13 @@ def test_a_preempted_run_goes_on_and_ends_as_it_would_have(continued: Path) -> N
     }
     for summary in ("final", "last5"):
         for name, value in expected[summary].items():
-            near = {"abs": ACCURACY} if name.endswith("accuracy") else NEAR
-            assert record[summary][name] == pytest.approx(value, **near), (summary, name)
+            assert record[summary][name] == near(name, value, rel=1e-4), (summary, name)
     rows, whole = (records.read_metrics(folder_of(runs)) for runs in (continued, RUNS / "uninterrupted"))
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     for row, known in zip(rows, whole, strict=True):
         for name in known.keys() - TIMES:
-            assert row[name] == pytest.approx(known[name], **({"abs": ACCURACY} if name.endswith("test_accuracy") else NEAR)), name
+            # Four steps with other vector instructions: losses 6e-6, the norm of a batch's gradient 7e-4, an angle 5e-3.
+            assert row[name] == near(name, known[name], rel=1e-4 if name.endswith("loss") else 2e-2), name
     assert rows[0] == records.read_metrics(folder_of(RUNS / "preempted"))[0]  # what was trained then stays to the digit
     assert sorted(contents(folder_of(continued))) == ["checkpoint.pt", "metrics.csv", "run.json"]
 
@@ -178,4 +182,4 @@ def test_the_same_measurement_gives_the_same_numbers(tmp_path: Path) -> None:
     for notion in ("ascent", "gap"):
         assert after[notion] is not before[notion] and fields(before[notion]) - fields(after[notion]) == set()
         for name, value in before[notion]["values"].items():
-            assert after[notion]["values"][name] == pytest.approx(value, **NEAR), name
+            assert after[notion]["values"][name] == near(name, value, rel=1e-3), name
