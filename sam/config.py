@@ -17,6 +17,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+# `field(default=..., metadata=LATE)` marks a key that came after rows of measurements were stored: see `row_settings`.
+LATE = {"late": True}
+
 
 class ConfigError(ValueError):
     """A setting that cannot be used; the message is one sentence for the user."""
@@ -466,7 +469,7 @@ class GapConfig:
     val (where there is one). With [val], as for tuning, no test image is looked at."""
 
     bins: int = 15
-    splits: list[str] = field(default_factory=lambda: list(MEASURED_SPLITS))
+    splits: list[str] = field(default_factory=lambda: list(MEASURED_SPLITS), metadata=LATE)
 
     def __post_init__(self) -> None:
         for split in self.splits:
@@ -889,6 +892,21 @@ def _default(cls: type, key: str) -> object:
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as nested plain dictionaries and lists."""
     return dataclasses.asdict(config)
+
+
+def row_settings(config: Any) -> dict[str, Any]:
+    """`to_dict` for the key of a measured row: without the `LATE` keys that are at their default, so that older rows are still found.
+
+    Keys without the mark always count, at their default too. The default of a marked key must never change.
+    """
+    values, defaults = to_dict(config), type(config)()
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if f.metadata.get("late") and value == getattr(defaults, f.name):
+            del values[f.name]
+        elif dataclasses.is_dataclass(value):
+            values[f.name] = row_settings(value)
+    return values
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:

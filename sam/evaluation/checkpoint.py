@@ -11,7 +11,7 @@ import torch
 import data
 import models
 from data.image_data import ImageData
-from sam.config import ConfigError, DatasetConfig, EvaluateConfig, ModelConfig, to_dict
+from sam.config import ConfigError, DatasetConfig, EvaluateConfig, ModelConfig, row_settings, to_dict
 from sam.core.device import number_format, pick_device
 from sam.evaluation import storing, weights
 from sam.evaluation.storing import Measured
@@ -82,8 +82,8 @@ def _images(config: EvaluateConfig) -> ImageData:
 
 def _subject(model: ModelConfig, dataset: DatasetConfig, images: ImageData) -> dict[str, object]:
     """What else decides the numbers: which function the weights are of, and of which inputs."""
-    split = {key: value for key, value in to_dict(dataset).items() if key not in ("path", "root", "download")}
-    return {"model": to_dict(model), "dataset": split, "mean": images.mean.tolist(), "std": images.std.tolist()}
+    split = {key: value for key, value in row_settings(dataset).items() if key not in ("path", "root", "download")}
+    return {"model": row_settings(model), "dataset": split, "mean": images.mean.tolist(), "std": images.std.tolist()}
 
 
 def _model(config: ModelConfig, images: ImageData) -> torch.nn.Module:

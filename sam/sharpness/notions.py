@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sam.config import NOTIONS, SharpnessConfig
+from sam.config import NOTIONS, SharpnessConfig, row_settings
 from sam.sharpness.subject import Part, Result, Sizes, Subject, place
 
 
@@ -41,12 +40,12 @@ class Notion:
         return result
 
     def settings(self, config: SharpnessConfig) -> dict[str, object]:
-        """What can change its numbers. Raises DataError if it needs files that are not there."""
+        """What can change its numbers, without `LATE` keys at their default. Raises DataError if it needs files that are not there."""
         if self.part is not None:
             return {"version": self.module.VERSION, **self.module.settings(config, self.part)}
-        values = dataclasses.asdict(config)
+        values = row_settings(config)
         files = {"inputs": self.module.inputs(config)} if hasattr(self.module, "inputs") else {}
-        return {"version": self.module.VERSION, **{key: values[key] for key in NOTIONS[self.name].keys}, **files}
+        return {"version": self.module.VERSION, **{key: values[key] for key in NOTIONS[self.name].keys if key in values}, **files}
 
     @property
     def _part(self) -> tuple[Part, ...]:
