@@ -501,7 +501,7 @@ class GapConfig:
     val (where there is one). With [val], as for tuning, no test image is looked at."""
 
     bins: int = 15
-    splits: list[str] = field(default_factory=lambda: list(MEASURED_SPLITS))
+    splits: list[str] = field(default_factory=lambda: list(MEASURED_SPLITS), metadata=LATE)
 
     def __post_init__(self) -> None:
         for split in self.splits:

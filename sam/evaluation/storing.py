@@ -23,7 +23,7 @@ class Measured:
 
 
 def keys(
-    checkpoint_hash: str, data_fingerprint: str, sharpness: SharpnessConfig, splits: Collection[str], **more: object
+    checkpoint_hash: str, data_fingerprint: str, sharpness: SharpnessConfig, splits: Collection[str] = ("test",), **more: object
 ) -> dict[Notion, str]:
     """Notion, or part of one -> key of its row: the checkpoint's bytes, the data, and all that can change its numbers.
 
@@ -43,7 +43,7 @@ def merge(parts: Iterable[Measured | Result]) -> Measured:
 
 
 def measure(subject: Subject, missing: Mapping[Notion, str], path: Path, note: Callable[[str], None]) -> Measured:
-    """Measure the notions of `missing` (with their keys); every one is stored as soon as it is known, and `note` is told its name before."""
+    """Measure the notions of `missing` (with their keys); each is stored as soon as it is known; `note` is told its name before."""
     results = []
     for notion, key in missing.items():
         note(str(notion))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sam.config import SharpnessConfig
-from sam.sharpness.notions import Notion
+from sam.sharpness.notions import Notion, work
 from sam.sharpness.subject import Measures, Sizes, Split, Subject
 
 OFFSET = 200.0  # keeps every toy loss positive, as a cross-entropy must be
@@ -165,7 +165,7 @@ def hold_the_rules(name: str, **options: Any) -> None:
     assert first and same(before, state(model))
     assert repr(first) == repr(measure(name, net_subject(model, **options)))
     assert same(before, state(model))
-    assert sum(done) == Notion(name).work(Sizes(13, 0, sum(p.numel() for p in model.parameters())), SharpnessConfig(**options))
+    assert sum(done) == work([name], Sizes(13, 0, sum(p.numel() for p in model.parameters())), SharpnessConfig(**options))
     whole = measure(name, net_subject(model, **(options | {"batch_size": 500})))
     assert whole.keys() == first.keys()
     for key, value in first.items():

@@ -1,8 +1,12 @@
 """The notions "ascent" and "gap" together: names, and each number against float64 by hand."""
 
 import copy
+import dataclasses
+import json
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.image_data import ImageData
-from sam.config import SharpnessConfig
+from sam.config import ConfigError, GapConfig, SharpnessConfig
+from sam.evaluation import storing
+from sam.sharpness import gap
 from sam.sharpness.notions import Notion, work
 from sam.sharpness.notions import measure as measure_subject
-from sam.sharpness.subject import Measures, Sizes, subject_of
+from sam.sharpness.subject import Measures, Sizes, Split, Subject, subject_of
 
 MEAN, STD, NOISE = 0.4, 0.25, 0.3
 
@@ -67,7 +73,8 @@ def keys(modes: tuple[str, ...]) -> set[str]:
         for mode in modes:
             names |= {f"{kind}[rho={rho},bn={mode},batch={b}]" for kind in ("sharpness", "ascent_loss") for b in ("all", "m")}
             names.add(f"sharpness_stderr[rho={rho},bn={mode},batch=m]")
-    return names | ({"train_loss[bn=train]", "train_accuracy[bn=train]", "grad_norm[bn=train]"} if "train" in modes else set())
+    others = {f"{split}_{kind}[bn=train]" for split in ("train", "test") for kind in ("loss", "accuracy")}
+    return names | (others | {"grad_norm[bn=train]"} if "train" in modes else set())
 
 
 def oracle() -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
@@ -146,7 +153,7 @@ def test_dropout_is_off() -> None:
 def test_work_is_what_is_reported(modes: list[str], rho: list[float]) -> None:
     config, done = SharpnessConfig(rho=rho, m=8, batchnorm=modes, batch_size=10), []
     measure(network(), image_data(), config, progress=done.append)
-    by_hand = 15 + len(modes) * 2 * 26 * (3 + len(rho))
+    by_hand = len(modes) * (15 + 2 * 26 * (3 + len(rho)))
     assert sum(done) == by_hand == work(config.chosen, Sizes(26, 15), config)
 
 
@@ -177,11 +184,104 @@ def test_tf32_is_off_inside_and_as_it_was_outside(tf32: Callable[..., tuple[bool
 
 def test_a_row_is_reused_only_under_the_settings_that_change_its_numbers() -> None:
     def settings(config: SharpnessConfig) -> list[dict[str, object]]:
-        return [Notion(name).settings(config) for name in ("ascent", "gap")]
+        return [Notion("ascent").settings(config), Notion("gap", gap.PLAIN).settings(config)]
 
     base = SharpnessConfig()
     assert settings(SharpnessConfig(batch_size=7)) == settings(SharpnessConfig(notions=["all"])) == settings(base)
     for config in (SharpnessConfig(rho=[0.1]), SharpnessConfig(m=64), SharpnessConfig(batchnorm=["eval"])):
-        ascent, gap = settings(config)
+        ascent, plain = settings(config)
         assert ascent != settings(base)[0]
-        assert gap == settings(base)[1]
+        assert plain == settings(base)[1]
+
+
+# ------------------------------------------------------------------------------------------- every BatchNorm mode, and validation
+
+
+class Poisoned:
+    """A set that nobody may look at."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"somebody looked at the test set: {name}")
+
+
+ALL_MODES = SharpnessConfig(notions=["gap"], m=8, batch_size=10, batchnorm=["eval", "train", "recalibrated"])
+TUNING = dataclasses.replace(ALL_MODES, gap=GapConfig(splits=["val"]))
+
+
+def validated(config: SharpnessConfig, **options: Any) -> Subject:
+    """The subject of `image_data` with 11 of its test images as the validation set."""
+    subject = subject_of(network(), image_data(), config, **options)
+    assert subject.val is None and subject.test is not None
+    return dataclasses.replace(subject, val=Split(subject.test.inputs[:11], (subject.test.labels[:11] + 1) % 4))
+
+
+def by_hand(mode: str, split: str) -> tuple[float, float]:
+    """(loss, accuracy in percent) in float64; the statistics of mode `recalibrated` are the averages over the training batches of 8."""
+    net, train, labels, test, test_labels = oracle()
+    inputs, targets = {"train": (train, labels), "test": (test, test_labels), "val": (test[:11], (test_labels[:11] + 1) % 4)}[split]
+    pieces, weight, bias = [], net[1].weight.view(1, 3, 1, 1), net[1].bias.view(1, 3, 1, 1)
+    statistics = [(x.mean((0, 2, 3)), x.var((0, 2, 3), correction=1), len(x) / 26) for x in map(net[0], train.split(8))]
+    average = sum(m * share for m, _, share in statistics), sum(v * share for _, v, share in statistics)
+    for x in net[0](inputs).split(8 if mode == "train" else 100):
+        fixed = {"eval": (net[1].running_mean, net[1].running_var), "recalibrated": average}
+        mean, variance = fixed.get(mode) or (x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0))
+        x = (x - mean.view(1, 3, 1, 1)) / (variance.view(1, 3, 1, 1) + 1e-5).sqrt() * weight + bias
+        pieces.append(net[5](x.relu().flatten(1)))
+    logits = torch.cat(pieces)
+    right = (logits.argmax(1) == targets).double().mean().item()
+    return functional.cross_entropy(logits, targets).item(), 100 * right
+
+
+def test_every_mode_on_every_set() -> None:
+    values = measure_subject(validated(ALL_MODES)).values
+    for mode in ALL_MODES.batchnorm:
+        for split in ("train", "test", "val"):
+            suffix = "" if mode == "eval" else f"[bn={mode}]"
+            found = values.pop(f"{split}_loss{suffix}"), values.pop(f"{split}_accuracy{suffix}")
+            assert found == pytest.approx(by_hand(mode, split), rel=2e-6), (mode, split)
+    assert set(values) == {"test_loss_channel", "ece", "gap", "error_gap", "weight_norm"}
+    modes = {by_hand(mode, "test")[0] for mode in ALL_MODES.batchnorm}
+    assert max(modes) - min(modes) > 0.01 and len(modes) == 3  # the modes do differ here
+
+
+def test_tuning_on_the_validation_set_never_looks_at_the_test_set() -> None:
+    subject = dataclasses.replace(validated(TUNING), test=Poisoned())  # type: ignore[arg-type]
+    values = measure_subject(subject).values
+    assert values == {name: value for name, value in measure_subject(validated(ALL_MODES)).values.items() if name in values}
+    names = {f"{split}_{kind}" for split in ("train", "val") for kind in ("loss", "accuracy")}
+    assert set(values) == {"weight_norm", *(name + at for name in names for at in ("", "[bn=train]", "[bn=recalibrated]"))}
+    with pytest.raises(AssertionError, match="looked at the test set"):
+        measure_subject(dataclasses.replace(subject, config=ALL_MODES))
+
+
+def test_without_a_validation_set_it_has_no_row() -> None:
+    rows = Notion("gap").rows(TUNING, ["test"])
+    assert [row.part for row in rows] == [("eval", "train"), ("train", "train"), ("recalibrated", "train")]
+    assert [str(row) for row in rows][-1] == "gap[bn=recalibrated,split=train]"
+    with pytest.raises(ConfigError, match=r"sharpness\.gap\.splits=train: must be one of test, val"):
+        GapConfig(splits=["train"])
+
+
+@pytest.mark.parametrize("notions", [["gap"], ["ascent", "gap"]])
+@pytest.mark.parametrize("config", [ALL_MODES, TUNING], ids=["all", "tuning"])
+def test_the_rows_and_their_work(config: SharpnessConfig, notions: list[str], tmp_path: Path) -> None:
+    """Each row is known by what can change it, is stored as soon as it is known, and all of them cost what was foretold."""
+    config, done, sizes = dataclasses.replace(config, notions=notions), list[float](), Sizes(26, 15, val=11)
+    subject, path = validated(config, progress=done.append), tmp_path / "sharpness.json"
+    keys = storing.keys("checkpoint", "data", config, subject.splits)
+    found = storing.measure(subject, keys, path, lambda name: None)
+    tests = 0 if config is not ALL_MODES and config.gap.splits == ["val"] else 15
+    training = 26 * (2 * 3 * (3 + 1) if "ascent" in notions else 3)
+    assert sum(done) == 3 * (11 + tests) + training + 26 == work(keys, sizes, config) == work(notions, sizes, config)
+    stored = storing.stored(path)
+    assert set(stored) == set(keys.values()) and storing.merge(stored.values()).values == found.values
+    settings = {json.dumps(row["settings"], sort_keys=True) for row in json.loads(path.read_text())["rows"].values()}
+    assert len(settings) == len(keys)
+    later = [row for row in keys if row.part == ("recalibrated", "val")]  # the training set is read for its statistics alone
+    assert work(later, sizes, config) == 26 + 11
+
+    other = storing.keys(
+        "checkpoint", "data", dataclasses.replace(config, m=9, rho=[0.1], gap=GapConfig(7, config.gap.splits)), ["test", "val"]
+    )
+    same = {str(row) for row in keys if keys[row] == other[row]}
+    assert same == {"gap[bn=eval,split=val]"} | ({"gap[bn=eval,split=train]"} if tests == 0 else set())
