@@ -1,7 +1,8 @@
-"""Download CIFAR-10 and CIFAR-100, and check them against torchvision's MD5 sums.
+"""Download CIFAR-10 and CIFAR-100, and check them against torchvision's MD5 sums; or shrink the images of a file.
 
     python scripts/prepare_data.py                                  # both, below ./datasets
     python scripts/prepare_data.py dataset=cifar100 root=datasets   # one of them: cifar10 | cifar100 | all
+    python scripts/prepare_data.py source=cifar10.npz size=16 out=cifar10-16.npz   # means of 2 x 2 pixels
 
 Compute nodes often have no network: run this once where there is one, and point dataset.root=... at the folder. Files that are there and
 intact are not downloaded again. Images from elsewhere need no download: dataset.path=FILE.npz.
@@ -9,14 +10,17 @@ intact are not downloaded again. Images from elsewhere need no download: dataset
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
 
-from data import DataError
+from data import DataError, describe
+from data.downsample import downsample
 from data.sources import fetch_cifar
 
+SHRINKING = {"source": "source=FILE.npz", "size": "size=PIXELS", "out": "out=FILE.npz"}
 CHOICES = {"cifar10": ("cifar10",), "cifar100": ("cifar100",), "all": ("cifar10", "cifar100")}
 
 
@@ -25,9 +29,16 @@ def parse(arguments: list[str]) -> dict[str, str]:
     options = {"dataset": "all", "root": "datasets"}
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if not equals or key not in options or not value:
-            raise DataError(f"{argument}: unknown argument; give dataset={'|'.join(CHOICES)} and root=FOLDER.")
+        if not equals or key not in (*options, *SHRINKING) or not value:
+            raise DataError(
+                f"{argument}: unknown argument; give dataset={'|'.join(CHOICES)} and root=FOLDER, or {' '.join(SHRINKING.values())}."
+            )
         options[key] = value
+    given, missing = ([key for key in SHRINKING if (key in options) == there] for there in (True, False))
+    if given and missing:
+        raise DataError(f"{given[0]}={options[given[0]]}: needs {' and '.join(SHRINKING[key] for key in missing)} too.")
+    if not options.get("size", "1").isdecimal():
+        raise DataError(f"size={options['size']}: must be a whole number.")
     if options["dataset"] not in CHOICES:
         raise DataError(f"dataset={options['dataset']}: must be one of {', '.join(CHOICES)}.")
     return options
@@ -40,6 +51,10 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         options = parse(arguments)
+        if "source" in options:
+            downsample(options["source"], int(options["size"]), options["out"])
+            print(_said(options["out"]))
+            return 0
         for name in CHOICES[options["dataset"]]:
             train, test = fetch_cifar(name, options["root"], download=True)
             folder = Path(train.root).resolve() / train.base_folder
@@ -49,6 +64,15 @@ def main(arguments: list[str]) -> int:
         return 1
     print(f"Train on them with dataset.root={Path(options['root']).resolve()}; or read other images with dataset.path=FILE.npz.")
     return 0
+
+
+def _said(path: str) -> str:
+    """What was written: its sizes, the hash of the file, and how to train on it."""
+    is_now = describe(name="arrays", path=path)
+    with open(Path(path).expanduser(), "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sizes = f"{is_now.train_size:,} training and {is_now.test_size:,} test images of {is_now.image_size} x {is_now.image_size} pixels"
+    return f"{path}: {sizes} (SHA-256 {sha256})\nTrain on them with dataset=arrays dataset.path={path}."
 
 
 if __name__ == "__main__":
