@@ -355,6 +355,7 @@ def test_a_run_leaves_torchs_generator_alone(tiny: Tiny) -> None:
     ("changes", "message"),
     [
         ({"batch_size": 97}, "batch_size=97: must not exceed the 96 training images"),
+        ({"init_from": "nowhere.pt"}, "init_from=nowhere.pt: cannot be read (No such file or directory)."),
         ({"model": {"name": "vgg11_bn"}}, "vgg11_bn cannot take 8x8 images"),
         ({"augmentation": {"cutout": 16}}, "augmentation.cutout=16"),
         ({"augmentation": {"crop_padding": 8}}, "augmentation.crop_padding=8"),
