@@ -367,6 +367,7 @@ class TrainConfig:
                  evaluated while training, and the validation set after the last five epochs alone.
     checkpoint_interval  epochs between checkpoints; the last epoch is always saved.
     checkpoint_steps     also one every so many steps within an epoch, or null; a signal saves at once in any case.
+    keep_checkpoints     epochs whose weights are kept beside the last checkpoint, for example [1,5,10].
     """
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -400,6 +401,7 @@ class TrainConfig:
     eval_interval: int = 1
     checkpoint_interval: int = 10
     checkpoint_steps: int | None = None
+    keep_checkpoints: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _number("epochs", self.epochs, low=1)
@@ -422,6 +424,8 @@ class TrainConfig:
         _number("eval_interval", self.eval_interval, low=0)
         _number("checkpoint_interval", self.checkpoint_interval, low=1)
         _number("checkpoint_steps", self.checkpoint_steps, low=1)
+        if not all(1 <= epoch <= self.epochs for epoch in self.keep_checkpoints):
+            raise ConfigError(f"keep_checkpoints={self.keep_checkpoints}: must hold epochs from 1 to epochs={self.epochs}.")
 
     def _check_replicas(self) -> None:
         _number("replicas", self.replicas, low=1)

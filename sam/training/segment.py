@@ -73,6 +73,8 @@ class Segment:
             if not (learnt or seeking) or (last and not self._is_finite(row)):
                 self.progress.say(f"{self.record['name']}: diverged in epoch {trainer.epoch}.")
                 return records.DIVERGED
+            if trainer.epoch in config.keep_checkpoints:
+                self._keep_weights()  # before the checkpoint: a run that continues after this epoch finds them there
             if trainer.epoch % config.checkpoint_interval == 0 or last:
                 self._save()
         return records.FINISHED
@@ -110,6 +112,11 @@ class Segment:
     def _keep(self, state: dict[str, Any]) -> None:
         self.check_lock()
         checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **state})
+
+    def _keep_weights(self) -> None:
+        self.check_lock()
+        state = {"fingerprint": self.record["fingerprint"], "epoch": self.trainer.epoch, "model": self.trainer.model.state_dict()}
+        checkpoint.keep(self.folder, self.trainer.epoch, state)
 
     def _note_end(self, status: str, reason: str) -> None:
         self.record |= {"status": status, "error": reason, "epochs": self.trainer.epoch, "seconds": self.trainer.seconds}
@@ -158,4 +165,7 @@ class Follower(Segment):
         pass
 
     def _keep(self, state: dict[str, Any]) -> None:
+        pass
+
+    def _keep_weights(self) -> None:
         pass

@@ -38,6 +38,7 @@ IRRELEVANT: list[dict[str, Any]] = [
     {"eval_batch_size": 7},
     {"eval_interval": 0},
     {"checkpoint_interval": 1},
+    {"keep_checkpoints": [1, 5]},
     {"tracking": {"backend": "wandb", "project": "mine"}},
     {"protocol": {"name": "demo", "notes": ["said under every table"]}},
     {"dataset": {"root": "/elsewhere", "download": False}},
@@ -196,6 +197,7 @@ def test_every_key_is_decided_about() -> None:
         "eval_interval",
         "checkpoint_interval",
         "checkpoint_steps",
+        "keep_checkpoints",
         "protocol",
         "tracking",
     }
