@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.sources import RawData
+from data import known
+from data.sources import RawData, fingerprint
 
 SPLIT_SEED = 0
 NOISE_SEED = 1
@@ -73,6 +74,7 @@ def build(raw: RawData, train_size: int, val_size: int, label_noise: float, seed
         left, noise = _stream(seed, "sample").permutation(left), _stream(seed, "noise")
     kept = np.sort(left[:train_size])
     clean = raw.train_labels[kept]
+    whole = fingerprint(raw)
     return ImageData(
         train_images=_image_tensor(raw.train_images if len(kept) == len(order) else raw.train_images[kept]),
         train_labels=torch.from_numpy(corrupt_labels(clean, raw.classes, label_noise, noise)),
@@ -84,8 +86,8 @@ def build(raw: RawData, train_size: int, val_size: int, label_noise: float, seed
         mean=torch.tensor(raw.mean, dtype=torch.float32),
         std=torch.tensor(raw.std, dtype=torch.float32),
         classes=raw.classes,
-        fingerprint=fingerprint(raw),
-        notes=raw.notes,
+        fingerprint=whole,
+        notes=known.notes(whole, raw.notes),
         label_noise=label_noise,
     )
 
@@ -107,15 +109,6 @@ def corrupt_labels(labels: np.ndarray, classes: int, share: float, generator: np
     noisy = labels.copy()
     noisy[chosen] = (labels[chosen] + shifts) % classes
     return noisy
-
-
-def fingerprint(raw: RawData) -> str:
-    """16 hex digits of the SHA-256 over shapes and bytes of images (n, h, w, c) and labels (int64), training before test."""
-    digest = hashlib.sha256()
-    for array in (raw.train_images, raw.train_labels, raw.test_images, raw.test_labels):
-        digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:16]
 
 
 def _image_tensor(images: np.ndarray) -> Tensor:

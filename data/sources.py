@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import socket
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data import KNOWN, DataError, npz
+from data import KNOWN, DataError, known, npz
 
 # Mean and standard deviation of the training pixels scaled to [0, 1], per channel: the constants of Foret et al.'s code.
 CIFAR_STATISTICS = {
@@ -36,6 +37,15 @@ class RawData:
     mean: np.ndarray
     std: np.ndarray
     notes: tuple[str, ...] = ()
+
+
+def fingerprint(raw: RawData) -> str:
+    """16 hex digits of the SHA-256 over shapes and bytes of images (n, h, w, c) and labels (int64), training before test."""
+    digest = hashlib.sha256()
+    for array in (raw.train_images, raw.train_labels, raw.test_images, raw.test_labels):
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
 
 
 def read(name: str, path: str | None, root: str, download: bool) -> RawData:
@@ -94,7 +104,7 @@ def _cifar(name: str, root: str, download: bool) -> RawData:
     mean, std = map(np.array, CIFAR_STATISTICS[name])
     images = [np.ascontiguousarray(part.data) for part in (train, test)]
     labels = [np.array(part.targets, dtype=np.int64) for part in (train, test)]
-    return RawData(images[0], labels[0], images[1], labels[1], KNOWN[name].classes, mean, std)
+    return RawData(images[0], labels[0], images[1], labels[1], KNOWN[name].classes, mean, std, (known.BY_SOURCE[name],))
 
 
 def fetch_cifar(name: str, root: str, download: bool) -> tuple[Any, Any]:

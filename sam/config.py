@@ -274,10 +274,14 @@ class DatasetConfig:
 
     @property
     def label(self) -> str:
+        return self.named(DATASETS[self.name])
+
+    def named(self, name: str) -> str:
+        """`name`, and what was changed about the data set."""
         noise = f", {100 * self.label_noise:g}% wrong training labels" if self.label_noise else ""
         size = f", {self.train_size} training images" if self.train_size else ""
         drawn = ", drawn by each seed" if self.sample == "seed" else ""
-        return DATASETS[self.name] + size + noise + drawn
+        return name + size + noise + drawn
 
 
 @dataclass(frozen=True)

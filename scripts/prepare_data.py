@@ -16,9 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
 
-from data import DataError, describe
+from data import DataError
 from data.downsample import downsample
-from data.sources import fetch_cifar
+from data.known import notes
+from data.sources import fetch_cifar, fingerprint, read
 
 SHRINKING = {"source": "source=FILE.npz", "size": "size=PIXELS", "out": "out=FILE.npz"}
 CHOICES = {"cifar10": ("cifar10",), "cifar100": ("cifar100",), "all": ("cifar10", "cifar100")}
@@ -67,12 +68,17 @@ def main(arguments: list[str]) -> int:
 
 
 def _said(path: str) -> str:
-    """What was written: its sizes, the hash of the file, and how to train on it."""
-    is_now = describe(name="arrays", path=path)
+    """What was written: its sizes, the hash of the file, the fingerprint and the name of the data set, and how to train on it."""
     with open(Path(path).expanduser(), "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    sizes = f"{is_now.train_size:,} training and {is_now.test_size:,} test images of {is_now.image_size} x {is_now.image_size} pixels"
-    return f"{path}: {sizes} (SHA-256 {sha256})\nTrain on them with dataset=arrays dataset.path={path}."
+    raw = read("arrays", path, "", False)
+    train, test, side = len(raw.train_labels), len(raw.test_labels), raw.train_images.shape[1]
+    print_of_data = fingerprint(raw)
+    (name,) = notes(print_of_data, ["a data set without a name here"])
+    return (
+        f"{path}: {train:,} training and {test:,} test images of {side} x {side} pixels (SHA-256 {sha256}).\n"
+        f"Data fingerprint {print_of_data}: {name}.\nTrain on them with dataset=arrays dataset.path={path}."
+    )
 
 
 if __name__ == "__main__":

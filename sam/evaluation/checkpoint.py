@@ -15,6 +15,7 @@ from sam.config import DatasetConfig, EvaluateConfig, ModelConfig, row_settings,
 from sam.core.device import number_format, pick_device
 from sam.evaluation import storing
 from sam.evaluation.storing import Measured
+from sam.results.contexts import data_label
 from sam.sharpness.notions import work
 from sam.sharpness.subject import Sizes, subject_of
 from sam.training import weights
@@ -83,6 +84,6 @@ def _notes(dataset: DatasetConfig, images: ImageData) -> list[str]:
     mean, std = (", ".join(f"{value:.4f}" for value in values.tolist()) for values in (images.mean, images.std))
     return [
         *images.notes,
-        f"Measured on {dataset.label}, unaugmented, normalised with mean ({mean}) and std ({std}).",
+        f"Measured on {data_label(dataset, images.fingerprint)}, unaugmented, normalised with mean ({mean}) and std ({std}).",
         "Compare its accuracy with what you know: a checkpoint trained with another normalisation needs mean=[...] std=[...].",
     ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from data.known import BY_FINGERPRINT
 from sam.config import BASE_KEYS, MODELS, DatasetConfig, ModelConfig, OptimizerConfig, ProtocolConfig, TrackingConfig, TrainConfig, to_dict
 from sam.results.records import CHECKPOINT
 
@@ -39,6 +40,10 @@ class RunRow:
     data_notes: tuple[str, ...]
     series: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
     init_from: str | None = None
+
+    @property
+    def data_label(self) -> str:
+        return data_label(self.config.dataset, self.data_fingerprint)
 
 
 @dataclass(frozen=True)
@@ -92,18 +97,24 @@ def word(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def context_label(config: TrainConfig) -> str:
+def data_label(dataset: DatasetConfig, fingerprint: str) -> str:
+    """Label of a data set; arrays from a file are named by their fingerprint where it is known."""
+    known = BY_FINGERPRINT.get(fingerprint) if dataset.name == "arrays" else None
+    return dataset.named(known.name) if known else dataset.label
+
+
+def context_label(run: RunRow) -> str:
     """ "digits demo", or "CIFAR-10, WRN-28-10, 200 epochs, protocol tiwary2024"; with what it started from, if that was a file."""
-    data = config.dataset
-    if data.name == "digits" and config.protocol.name.startswith("demo"):
-        label = "digits demo" + data.label.removeprefix("digits")
+    config = run.config
+    if config.dataset.name == "digits" and config.protocol.name.startswith("demo"):
+        label = config.dataset.named("digits demo")
     else:
-        label = f"{data.label}, {config.model.label}, {config.epochs} epochs, protocol {config.protocol.name}"
+        label = f"{run.data_label}, {config.model.label}, {config.epochs} epochs, protocol {config.protocol.name}"
     if config.init_from is None:
         return label
     file = Path(config.init_from)
-    run = file.parent.name if file.name == CHECKPOINT else ""  # every run's checkpoint has this name; its folder says which one it is
-    return f"{label}, started from {run or file.name}"
+    started = file.parent.name if file.name == CHECKPOINT else ""  # every run's checkpoint has this name; its folder says which one it is
+    return f"{label}, started from {started or file.name}"
 
 
 def contexts(runs: Sequence[RunRow]) -> list[Context]:
@@ -115,7 +126,7 @@ def contexts(runs: Sequence[RunRow]) -> list[Context]:
         groups.setdefault(json.dumps(_context_key(run), sort_keys=True), []).append(run)
     by_label: dict[str, list[str]] = {}
     for key, members in groups.items():
-        by_label.setdefault(context_label(members[0].config), []).append(key)
+        by_label.setdefault(context_label(members[0]), []).append(key)
     found = []
     for label, keys in by_label.items():
         settings = [json.loads(key) for key in keys]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from data import known
 from sam.config import TableConfig, TrainConfig
 from sam.results.blocks import Cell
 from sam.results.columns import Column
@@ -43,7 +44,7 @@ def notes(
     lines += citations(published)
     prints = dict.fromkeys(run.data_fingerprint or "unknown" for run in used)
     lines.append(f"Data fingerprint: {', '.join(prints)}.")
-    lines += [note for run in used for note in run.data_notes]
+    lines += [note for run in used for note in known.notes(run.data_fingerprint, run.data_notes)]
     return tuple(dict.fromkeys(lines))
 
 

@@ -76,7 +76,7 @@ def _block(table: TableConfig, context: Context, columns: Sequence[Column]) -> B
     groups = [group for row in table.rows for group in group_runs(row, context.runs)]
     if not any(group.ran for group in groups):
         return None
-    setup: tuple[str, ...] = (context.config.model.label, context.config.dataset.label) if table.setup_columns else ()
+    setup: tuple[str, ...] = (context.config.model.label, context.runs[0].data_label) if table.setup_columns else ()
     header = [*(("Model", "Dataset") if setup else ()), table.row_header]
     rows: list[list[Cell]] = [[Cell("label", (text,)) for text in (*setup, group.label)] for group in groups]
     shown: dict[str, Published] = {}

@@ -23,6 +23,7 @@ class Progress:
     def __init__(self, total: float, label: str, *, quiet: bool = False) -> None:
         self.total, self.done, self.label, self.text = max(total, 1e-9), 0.0, label, ""
         self.finished: set[str] = set()
+        self._said: set[str] = set()
         self.quiet, self.began = quiet, time.monotonic()
         self._next_line = self.began + LINE_EVERY
         self._bar = None
@@ -60,6 +61,12 @@ class Progress:
             self._bar.write(text, file=sys.stderr)
         elif not self.quiet:
             print(text, file=sys.stderr, flush=True)
+
+    def say_once(self, text: str) -> None:
+        """`say`, unless a run of this sweep has said the same."""
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -79,7 +79,10 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
             kept = (path.name for path in checkpoint.kept(folder).values())
             checkpoint.remove(folder, records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS, *kept)
             record = None
-        trainer = Trainer(config, data.load(**to_dict(config.dataset), seed=config.seed), device, replicas)
+        images = data.load(**to_dict(config.dataset), seed=config.seed)
+        for note in images.notes:
+            progress.say_once(f"data: {note}.")
+        trainer = Trainer(config, images, device, replicas)
         if hint := faster_here(trainer, expected.backwards):
             progress.say(hint)
         tell(state=_resume(trainer, folder, progress))

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from data import DataError, describe, load
-from data.image_data import NOISE_SEED, ImageData, corrupt_labels, fingerprint
+from data.image_data import NOISE_SEED, ImageData, corrupt_labels
 from data.loader import epoch_batches
-from data.sources import _digits
+from data.sources import _digits, fingerprint
 
 
 @pytest.fixture(scope="module")

@@ -302,6 +302,30 @@ def test_notes() -> None:
     assert len(first.notes) == len(set(first.notes))
 
 
+def test_a_known_data_set_is_named_by_its_bytes() -> None:
+    """And nothing that is downsampled is called CIFAR-10, or has published values beside it."""
+    paper = TrainConfig(augmentation=AugmentationConfig(crop_padding=4, flip=True))
+
+    def block(dataset: DatasetConfig, **extra: Any) -> Block:
+        (made,) = build(load("table3"), [run(replace(paper, dataset=dataset), **extra)], [0.05])
+        return made
+
+    def has_published(made: Block) -> bool:
+        return any("published" in header for header in made.header)
+
+    arrays = DatasetConfig(name="arrays", path="x.npz")
+    small = block(arrays, data="f5b199186481bfec")
+    assert small.title.split(", WRN-28-10")[0].endswith(", CIFAR-10 at 16 x 16 (2 x 2 means)") and not has_published(small)
+    assert {row[1].text for row in small.rows} == {"CIFAR-10 at 16 x 16 (2 x 2 means)"}
+    assert "CIFAR-10 at 16 x 16 (2 x 2 means), 90 of 60,000 images JPEG-decoded" in small.notes
+    drawn = block(replace(arrays, train_size=4000, sample="seed"), data="f5b199186481bfec")
+    assert "CIFAR-10 at 16 x 16 (2 x 2 means), 4000 training images, drawn by each seed, WRN-28-10" in drawn.title
+    other = block(arrays)
+    assert ", arrays, WRN-28-10" in other.title and "8 x 8 pictures" in other.notes and not has_published(other)
+    cifar = block(DatasetConfig(name="cifar10"))
+    assert ", CIFAR-10, WRN-28-10" in cifar.title and has_published(cifar)
+
+
 def test_mistakes_in_a_table_are_refused() -> None:
     table = load("table2")
     with pytest.raises(ConfigError, match="baseline=7"):
