@@ -12,40 +12,25 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
+from arguments import parse, script
 
 from data import DataError
 from data.sources import fetch_cifar
 
-CHOICES = {"cifar10": ("cifar10",), "cifar100": ("cifar100",), "all": ("cifar10", "cifar100")}
+CHOICES = {"all": ("cifar10", "cifar100"), "cifar10": ("cifar10",), "cifar100": ("cifar100",)}
 
 
-def parse(arguments: list[str]) -> dict[str, str]:
-    """key=value arguments over the defaults. Raises `DataError`."""
-    options = {"dataset": "all", "root": "datasets"}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in options or not value:
-            raise DataError(f"{argument}: unknown argument; give dataset={'|'.join(CHOICES)} and root=FOLDER.")
-        options[key] = value
-    if options["dataset"] not in CHOICES:
-        raise DataError(f"dataset={options['dataset']}: must be one of {', '.join(CHOICES)}.")
-    return options
-
-
+@script
 def main(arguments: list[str]) -> int:
-    """Exit status: 0, or 1 after one sentence on the standard error output."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
+    """Exit status: 0; 1 if they cannot be had, 2 for wrong arguments, each after one sentence on the standard error output."""
+    options, _ = parse({"dataset": tuple(CHOICES), "root": "datasets"}, arguments)
     try:
-        options = parse(arguments)
         for name in CHOICES[options["dataset"]]:
             train, test = fetch_cifar(name, options["root"], download=True)
             folder = Path(train.root).resolve() / train.base_folder
             print(f"{name}: {len(train):,} training and {len(test):,} test images in {folder} (MD5 checked)")
     except DataError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"Train on them with dataset.root={Path(options['root']).resolve()}; or read other images with dataset.path=FILE.npz.")
     return 0
