@@ -1,7 +1,7 @@
 """A Weights & Biases workspace that compares SGD, SAM (N steps), Rand-SAM and XSAM.
 
     python scripts/dashboard.py project=sam entity=me                  # save it there, as a new view
-    python scripts/dashboard.py project=sam --dry-run                  # print its JSON; no login, no network
+    python scripts/dashboard.py project=sam dry_run=true               # print its JSON; no login, no network
     python scripts/dashboard.py project=sam entity=me name="Table 2" group="CIFAR-10 WRN-28-10 tiwary2024"
 
 Curves are means over seeds with a band of one standard deviation, one curve per method, N, rho and alpha (`series` in a run's config).
@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
+from arguments import parse, script
 
 from sam.config import TrackingConfig
 from sam.training.metric_names import EPOCH, GRAD_EVALS, SECONDS, metric_name, sharpness_name
@@ -92,26 +91,15 @@ def workspace(project: str, entity: str, name: str, group: str) -> Any:
     )
 
 
-def parse(arguments: list[str]) -> dict[str, str]:
-    """key=value arguments over the defaults. ValueError names the one that is wrong."""
-    options = {"project": TrackingConfig.project, "entity": "", "name": "SGD, SAM, Rand-SAM, XSAM", "group": ""}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in options or not value:
-            raise ValueError(f"{argument}: unknown argument; known here: {', '.join(f'{known}=...' for known in options)}, --dry-run.")
-        options[key] = value
-    return options
+KEYS = {"project": TrackingConfig.project, "entity": "", "name": "SGD, SAM, Rand-SAM, XSAM", "group": "", "dry_run": False}
 
 
+@script
 def main(arguments: list[str]) -> int:
-    """Exit status: 0, or 1 after one sentence on the standard error output."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
-    dry_run = "--dry-run" in arguments
+    """Exit status: 0; 1 if W&B cannot do it, after one sentence; 2 for wrong arguments."""
+    options, _ = parse(KEYS, arguments)
     try:
-        options = parse([argument for argument in arguments if argument != "--dry-run"])
-        if dry_run:
+        if options.pop("dry_run"):
             view = workspace(**options | {"entity": options["entity"] or "entity"})._to_model()
             print(view.model_dump_json(by_alias=True, exclude_none=True, indent=1))
             return 0
@@ -119,7 +107,7 @@ def main(arguments: list[str]) -> int:
     except ImportError as error:
         print(f"error: {error}; `pip install wandb-workspaces` cures it.", file=sys.stderr)
         return 1
-    except Exception as error:  # a bad argument, no credentials, no server: W&B has a class for each
+    except Exception as error:  # no credentials, no server: W&B has a class for each
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
@@ -131,7 +119,7 @@ def save(options: dict[str, str]) -> None:
     import wandb
 
     if not wandb.login(prompt=False, verify=False):
-        raise ValueError("no W&B credentials; `wandb login` stores them, --dry-run needs none.")
+        raise ValueError("no W&B credentials; `wandb login` stores them, dry_run=true needs none.")
     entity = options["entity"] or wandb.Api().default_entity or ""
     saved = workspace(**options | {"entity": entity}).save()
     print(f"saved: {saved.url}")

@@ -23,42 +23,15 @@ import hashlib
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
-
+from arguments import ROOT, parse, script
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
 from sam.config import ConfigError, EvaluateConfig
 from sam.training import sweep
 from sam.training.hydra_schema import register, resolve
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@dataclass(frozen=True)
-class Options:
-    throttle: int | None = None
-    max_array: int = 1000
-    runs_per_task: int = 1
-
-
-def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
-    """Our own options, and what is left for Hydra. Raises ConfigError."""
-    values: dict[str, int] = {}
-    overrides = []
-    for argument in arguments:
-        key, _, text = argument.partition("=")
-        if key not in Options.__dataclass_fields__:
-            overrides.append(argument)
-        elif text.isdecimal() and int(text) > 0:
-            values[key] = int(text)
-        else:
-            raise ConfigError(f"{argument}: must be a whole number > 0.")
-    return Options(**values), overrides
 
 
 def runs(overrides: Sequence[str]) -> tuple[list[str], int, Path, int]:
@@ -97,13 +70,13 @@ def write(lines: Sequence[str], folder: Path, per_list: int) -> list[tuple[Path,
     return lists
 
 
-def command(path: Path, length: int, options: Options, replicas: int = 1, program: str | None = None) -> str:
+def command(path: Path, length: int, own: dict[str, Any], replicas: int = 1, program: str | None = None) -> str:
     """What submits a list. The tasks run where the sweep was composed, so that relative paths in it keep their meaning."""
-    tasks = -(-length // options.runs_per_task)
-    throttle = f"%{options.throttle}" if options.throttle else ""
+    tasks = -(-length // own["runs_per_task"])
+    throttle = f"%{own['throttle']}" if own["throttle"] else ""
     words = [
         *([f"PROGRAM={program}"] if program else []),
-        *([f"RUNS_PER_TASK={options.runs_per_task}"] if options.runs_per_task > 1 else []),
+        *([f"RUNS_PER_TASK={own['runs_per_task']}"] if own["runs_per_task"] > 1 else []),
         "sbatch",
         f"--array=0-{tasks - 1}{throttle}",
         *(["--nodes=1", f"--ntasks={replicas}", f"--gpus-per-node={replicas}"] if replicas > 1 else []),
@@ -115,33 +88,24 @@ def command(path: Path, length: int, options: Options, replicas: int = 1, progra
     return shlex.join(words)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Exit status: 0, or 2 after one sentence on the standard error output."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
-    try:
-        options, overrides = parse(arguments)
-        program, replicas = None, 1
-        if overrides[:1] == ["evaluate"]:
-            program = "evaluate_sharpness.py"
-            lines, runs_dir = shares(overrides[1:])
-            points = len(lines)
-        else:
-            lines, points, runs_dir, replicas = runs(overrides)
-        if replicas > 1 and options.runs_per_task > 1:
-            raise ConfigError(
-                f"replicas={replicas}, runs_per_task={options.runs_per_task}: several GPUs for a run, or several runs on a GPU."
-            )
-    except (ValueError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+@script
+def main(arguments: list[str]) -> int:
+    own, overrides = parse({"throttle": int, "max_array": 1000, "runs_per_task": 1}, arguments, hydra=True)
+    program, replicas = None, 1
+    if overrides[:1] == ["evaluate"]:
+        program = "evaluate_sharpness.py"
+        lines, runs_dir = shares(overrides[1:])
+        points = len(lines)
+    else:
+        lines, points, runs_dir, replicas = runs(overrides)
+    if replicas > 1 and own["runs_per_task"] > 1:
+        raise ConfigError(f"replicas={replicas}, runs_per_task={own['runs_per_task']}: several GPUs for a run, or several runs on a GPU.")
     # Comments and commands, so that the output can be piped to a shell.
     what = "shares" if program else "runs"
     print(f"# {points} {what}, {len(lines)} to do" + ("" if lines else ": nothing to submit"))
-    for path, length in write(lines, runs_dir / ".slurm", options.max_array * options.runs_per_task) if lines else []:
+    for path, length in write(lines, runs_dir / ".slurm", own["max_array"] * own["runs_per_task"]) if lines else []:
         print(f"# {path}: {length} {what}")
-        print(command(path, length, options, replicas, program))
+        print(command(path, length, own, replicas, program))
     return 0
 
 

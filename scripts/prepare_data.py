@@ -14,7 +14,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
+from arguments import parse, script
 
 from data import DataError
 from data.downsample import downsample
@@ -22,38 +22,19 @@ from data.known import notes
 from data.sources import fetch_cifar, fingerprint, read
 
 SHRINKING = {"source": "source=FILE.npz", "size": "size=PIXELS", "out": "out=FILE.npz"}
-CHOICES = {"cifar10": ("cifar10",), "cifar100": ("cifar100",), "all": ("cifar10", "cifar100")}
+CHOICES = {"all": ("cifar10", "cifar100"), "cifar10": ("cifar10",), "cifar100": ("cifar100",)}
 
 
-def parse(arguments: list[str]) -> dict[str, str]:
-    """key=value arguments over the defaults. Raises `DataError`."""
-    options = {"dataset": "all", "root": "datasets"}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in (*options, *SHRINKING) or not value:
-            raise DataError(
-                f"{argument}: unknown argument; give dataset={'|'.join(CHOICES)} and root=FOLDER, or {' '.join(SHRINKING.values())}."
-            )
-        options[key] = value
-    given, missing = ([key for key in SHRINKING if (key in options) == there] for there in (True, False))
+@script
+def main(arguments: list[str]) -> int:
+    """Exit status: 0; 1 if the images cannot be had, 2 for wrong arguments, each after one sentence on the standard error output."""
+    options, _ = parse({"dataset": tuple(CHOICES), "root": "datasets", "source": str, "size": int, "out": str}, arguments)
+    given, missing = ([key for key in SHRINKING if (options[key] is not None) == there] for there in (True, False))
     if given and missing:
         raise DataError(f"{given[0]}={options[given[0]]}: needs {' and '.join(SHRINKING[key] for key in missing)} too.")
-    if not options.get("size", "1").isdecimal():
-        raise DataError(f"size={options['size']}: must be a whole number.")
-    if options["dataset"] not in CHOICES:
-        raise DataError(f"dataset={options['dataset']}: must be one of {', '.join(CHOICES)}.")
-    return options
-
-
-def main(arguments: list[str]) -> int:
-    """Exit status: 0, or 1 after one sentence on the standard error output."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
     try:
-        options = parse(arguments)
-        if "source" in options:
-            downsample(options["source"], int(options["size"]), options["out"])
+        if given:
+            downsample(options["source"], options["size"], options["out"])
             print(_said(options["out"]))
             return 0
         for name in CHOICES[options["dataset"]]:
@@ -61,7 +42,7 @@ def main(arguments: list[str]) -> int:
             folder = Path(train.root).resolve() / train.base_folder
             print(f"{name}: {len(train):,} training and {len(test):,} test images in {folder} (MD5 checked)")
     except DataError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"Train on them with dataset.root={Path(options['root']).resolve()}; or read other images with dataset.path=FILE.npz.")
     return 0

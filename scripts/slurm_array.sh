@@ -20,18 +20,23 @@
 #SBATCH --output=slurm-%A_%a.out
 set -u
 
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+    sed -n '1d; /^#SBATCH/q; s/^# \{0,1\}//p' "$0"
+    exit
+fi
+
 die() {
     echo "slurm_array.sh: $1" >&2
     exit 2
 }
 
+list=${1:-}
+(($# == 1)) && [[ -r $list ]] || die "$*: must be one list, readable from $PWD; give the file that scripts/grid.py wrote."
 job=${SLURM_JOB_ID:-}
 # The job number of an array's last task is the whole array's: a command on it would hit every task.
 task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}
 task=${task:-$job}
 [[ -n $job ]] || die "submit this script with sbatch; python scripts/grid.py prints the command."
-list=${1:-}
-[[ -r $list ]] || die "the list '$list' cannot be read from $PWD; give the file that scripts/grid.py wrote."
 
 # SLURM runs a copy of this file from its spool: only the controller knows where the repository is.
 script=$(scontrol --oneliner show job "$task" | sed -n 's/.* Command=\(.*slurm_array\.sh\).*/\1/p')

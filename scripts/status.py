@@ -4,7 +4,8 @@
     python scripts/status.py experiment=table2                           # the whole grid of an experiment, the missing ones too
     python scripts/status.py optimizer=sgd,sam 'seed=range(3)' dataset=digits
 
-The arguments are those of `train.py -m`; with nothing but runs_dir, no grid is assumed. Exit code: 0 when nothing is failed or missing.
+The arguments are those of `train.py -m`; with nothing but runs_dir, no grid is assumed. Exit status: 0 when nothing is failed or missing,
+1 when something is, 2 for wrong arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from arguments import parse, script
 
 from sam.results import identity, records
 from sam.training import lock
@@ -49,11 +50,11 @@ def _progress(folder: Path, record: dict[str, Any]) -> str:
     return f"epoch {len(rows)} of {epochs}, about {clock(left)} of work left"
 
 
+@script
 def main(arguments: list[str]) -> int:
-    keys = {argument.partition("=")[0] for argument in arguments}
-    if keys <= {"runs_dir"}:
-        runs_dir = Path(arguments[0].partition("=")[2]) if arguments else Path("runs")
-        found: list[tuple[Path, dict[str, Any] | None]] = list(records.find_runs(runs_dir))
+    own, overrides = parse({"runs_dir": "runs"}, arguments, hydra=True)
+    if not overrides:
+        found: list[tuple[Path, dict[str, Any] | None]] = list(records.find_runs(Path(own["runs_dir"])))
     else:
         folders = dict.fromkeys(identity.run_folder(config) for _, config in planned(arguments))
         found = [(folder, records.read_run(folder)) for folder in folders]
@@ -70,8 +71,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main(sys.argv[1:]))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    sys.exit(main(sys.argv[1:]))

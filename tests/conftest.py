@@ -16,11 +16,11 @@ HEAVY = ("torch", "wandb", "submitit")
 
 # Runs command lines one after the other in one process, each as `python <line>` would: what it prints, how it ends, what it imported.
 DRIVER = """
-import contextlib, io, json, runpy, sys, traceback
+import contextlib, io, json, os, runpy, sys, traceback
 results = []
 for line in json.loads(sys.stdin.read()):
     out, err, code = io.StringIO(), io.StringIO(), 0
-    sys.argv = list(line)
+    sys.argv, sys.path[0] = list(line), os.path.dirname(os.path.abspath(line[0]))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             runpy.run_path(line[0], run_name="__main__")

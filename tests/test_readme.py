@@ -30,12 +30,11 @@ README = (ROOT / "README.md").read_text()
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
 PLANNERS = ("scripts/status.py", "scripts/grid.py")  # take the arguments of `train.py -m`
 TRIED_ELSEWHERE = (
-    "scripts/kill_test.py",
     "scripts/doctor.py",
     "scripts/dashboard.py",
     "scripts/benchmark.py",
-    "scripts/gpu_sitting.py",
-)  # in tests/runs and tests/scripts
+    "scripts/time_limit.py",
+)  # tests/runs, tests/scripts
 SCRIPTS = ("train.py", "evaluate_sharpness.py", "scripts/prepare_data.py", *PLANNERS, *TRIED_ELSEWHERE)
 
 

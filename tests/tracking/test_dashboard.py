@@ -18,7 +18,7 @@ def panels(view: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def test_it_is_printed_without_login_and_network(commands: Commands) -> None:
     nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9"}
-    done = commands.run(DASHBOARD, "project=p", "group=digits WRN-10-1 demo", "--dry-run", environment=nowhere)
+    done = commands.run(DASHBOARD, "project=p", "group=digits WRN-10-1 demo", "dry_run=true", environment=nowhere)
     assert done.returncode == 0 and not done.stderr
     view = json.loads(done.stdout)
     assert view["project"] == "p"
@@ -53,24 +53,18 @@ def test_it_is_saved_as_printed(commands: Commands, server: Server) -> None:
     assert done.stdout.startswith("saved: http://127.0.0.1:") and "/local/p?nw=" in done.stdout  # the entity of the credentials
     (view,) = server.views
     assert (view["displayName"], view["projectName"], view["entityName"]) == ("Ours", "p", "local")
-    printed = json.loads(commands.run(DASHBOARD, "project=p", "name=Ours", "--dry-run").stdout)
+    printed = json.loads(commands.run(DASHBOARD, "project=p", "name=Ours", "dry_run=true").stdout)
     assert panels(json.loads(view["spec"])) == panels(printed["spec"])
 
 
-@pytest.mark.parametrize(
-    ("argument", "sentence"),
-    [
-        ("projekt=p", "error: projekt=p: unknown argument; known here: project=..."),
-        ("project=p", "error: no W&B credentials; `wandb login` stores them"),
-    ],
-)
-def test_what_is_wrong_is_one_sentence(commands: Commands, argument: str, sentence: str) -> None:
-    done = commands.run(DASHBOARD, argument)
+def test_missing_credentials_are_one_sentence(commands: Commands) -> None:
+    done = commands.run(DASHBOARD, "project=p")
+    sentence = "error: no W&B credentials; `wandb login` stores them"
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and done.stderr.startswith(sentence), done.stderr
 
 
 def test_a_missing_package_is_named(commands: Commands, tmp_path: Path) -> None:
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "wandb_workspaces.py").write_text("raise ModuleNotFoundError('No module named wandb_workspaces')\n")
-    done = commands.run(DASHBOARD, "--dry-run", environment={"PYTHONPATH": str(tmp_path / "fake")})
+    done = commands.run(DASHBOARD, "dry_run=true", environment={"PYTHONPATH": str(tmp_path / "fake")})
     assert done.returncode == 1 and "`pip install wandb-workspaces` cures it" in done.stderr

@@ -99,7 +99,7 @@ def sync_makes_one_run_of_all_segments(commands: Commands, server: Server) -> No
 
 def the_dashboard_asks_for_what_is_written(commands: Commands, segments: list[Entries]) -> None:
     """Every name in the workspace's panels is one that this run (XSAM, measured: it writes all there is) holds."""
-    dashboard = json.loads(commands.run("scripts/dashboard.py", "--dry-run").stdout)
+    dashboard = json.loads(commands.run("scripts/dashboard.py", "dry_run=true").stdout)
     sections = dashboard["spec"]["section"]["panelBankConfig"]["sections"]
     configs = [panel["config"] for section in sections for panel in section["panels"]]
     assert len(configs) == 8

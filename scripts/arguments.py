@@ -1,0 +1,78 @@
+"""How every script here reads its arguments: KEY=VALUE, `--help`, and one sentence for what it does not take.
+
+Import it before `sam`, `data` and `models`: it puts the repository on the path, so that a script runs from any folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+Main = Callable[[list[str]], int]
+WHAT = {int: "a whole number > 0", float: "a finite number > 0", bool: "true or false", str: "some text"}
+
+
+def script(main: Main) -> Main:
+    """Make `main(arguments) -> exit status` a script's: `--help` prints its docstring; what a user got wrong is one sentence and status 2.
+
+    After a word `--` follows somebody else's command, whose `--help` is its own.
+    """
+
+    @functools.wraps(main)
+    def guarded(arguments: list[str]) -> int:
+        own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+        if {"-h", "--help"} & set(own):
+            print(main.__globals__["__doc__"])
+            return 0
+        try:
+            return main(arguments)
+        except Exception as error:
+            hydras = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")  # not imported by every script
+            if not hydras and not isinstance(error, ValueError):
+                raise
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+
+    return guarded
+
+
+def parse(keys: Mapping[str, Any], arguments: Sequence[str], *, hydra: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """(values of a script's own keys, what is left for Hydra, in order).
+
+    keys: name -> default, whose type is the key's; or the type itself, where the default is None; or a tuple of the allowed words, the
+    first of which is the default. hydra: whether other arguments are handed on. Raises ValueError, one sentence.
+    """
+    values = {key: None if isinstance(kind, type) else kind[0] if isinstance(kind, tuple) else kind for key, kind in keys.items()}
+    rest = []
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if key in keys and equals:
+            values[key] = _value(argument, text, keys[key])
+        elif hydra and not argument.startswith("-"):
+            rest.append(argument)
+        else:
+            known = [f"{name}=..." for name in keys] + ["--help"] + ["the keys of train.py -m" for _ in range(hydra)]
+            raise ValueError(f"{argument}: unknown argument; known here: {', '.join(known)}.")
+    return values, rest
+
+
+def _value(argument: str, text: str, kind: Any) -> Any:
+    if isinstance(kind, tuple):
+        if text not in kind:
+            raise ValueError(f"{argument}: must be one of {', '.join(kind)}.")
+        return text
+    wanted = kind if isinstance(kind, type) else type(kind)
+    try:
+        value = {"true": True, "false": False}[text.lower()] if wanted is bool else wanted(text)
+        if not text or (wanted in (int, float) and not (value > 0 and math.isfinite(value))):
+            raise ValueError
+    except (KeyError, ValueError):
+        raise ValueError(f"{argument}: must be {WHAT[wanted]}.") from None
+    return value
