@@ -47,8 +47,8 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
     state = weights.read(path)
     device = pick_device(config.device)
     images = data.load(**to_dict(dataset))
-    subject = _subject(config.model, dataset, images)
-    keys = storing.keys(data.file_fingerprint(path), images.fingerprint, config.sharpness, dataset.splits, subject=subject)
+    what = _subject(config.model, dataset, images)
+    keys = storing.keys(data.file_fingerprint(path), images.fingerprint, config.sharpness, dataset.splits, subject=what)
     file = (Path(config.out) if config.out else path.parent) / f"{path.name}.sharpness.json"
     rows = {} if config.force else storing.stored(file)
     found = storing.merge(rows[key] for key in keys.values() if key in rows)
