@@ -81,18 +81,22 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
         if record["status"] == records.DIVERGED:
             rows[folder] = Measured()
             continue
-        try:
-            checkpoint_hash = data.file_fingerprint(folder / records.CHECKPOINT)
-        except data.DataError:
+        there = (folder / records.CHECKPOINT).exists()
+        if not there and not record.get("checkpoint_sha256"):
             problems.append(f"{folder.name}: {records.CHECKPOINT} is missing; the run is left out of the tables.")
             continue
+        # A checkpoint that was not kept is known by the record's hash: what was measured on it is as good as ever.
+        checkpoint_hash = data.file_fingerprint(folder / records.CHECKPOINT) if there else record["checkpoint_sha256"][:16]
         run = records.run_config(record)
         keys = storing.keys(checkpoint_hash, record["data"]["fingerprint"], config.sharpness, run.dataset.splits)
         stored = {} if config.force else storing.stored(folder / records.MEASURES)
         rows[folder] = storing.merge(stored[key] for key in keys.values() if key in stored)
         missing = {notion: key for notion, key in keys.items() if key not in stored}
-        if missing:
+        if missing and there:
             pending.append(_Pending(folder, record, run, missing))
+        elif missing:
+            lacking = ", ".join(sorted({notion.name for notion in missing}))
+            problems.append(f"{folder.name}: {records.CHECKPOINT} is missing, and these notions were not measured on it: {lacking}.")
     if pending:
         _measure(pending, config, rows, problems)
     return rows

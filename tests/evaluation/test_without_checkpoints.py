@@ -1,0 +1,58 @@
+"""Runs whose checkpoints were not kept: their measures still make the tables, packed and unpacked again too."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sam.config import EvaluateConfig, SharpnessConfig
+from sam.evaluation.evaluate import evaluate
+
+Run = Callable[..., Any]
+
+
+def measured(runs: Path, *notions: str) -> Any:
+    sharpness = SharpnessConfig(notions=list(notions), batchnorm=["eval"])
+    return evaluate(EvaluateConfig(runs_dir=str(runs), sharpness=sharpness, seeds=[0], threads=1, device="cpu"))
+
+
+def test_rows_outlive_their_checkpoints(swept: Any, command: Run, tmp_path: Path) -> None:
+    kept, bare, folder = tmp_path / "kept", tmp_path / "bare", tmp_path / "rows"
+    shutil.copytree(swept.runs, kept, ignore=shutil.ignore_patterns("sharpness.json", "tables"))
+    before = measured(kept, "gap")
+    assert not before.problems and len(before.runs) == 4
+
+    assert "8 runs" in command("scripts/rows.py", f"pack={folder}", f"runs_dir={kept}").out
+    assert "nothing new" in command("scripts/rows.py", f"pack={folder}", f"runs_dir={kept}").out
+    assert "8 of 8" in command("scripts/rows.py", f"unpack={folder}", f"runs_dir={bare}").out
+    for run in kept.glob("*/run.json"):
+        for file in ("run.json", "metrics.csv", "sharpness.json"):
+            twin = bare / run.parent.name / file
+            assert twin.exists() == (run.parent / file).exists()
+            assert not twin.exists() or twin.read_bytes() == (run.parent / file).read_bytes()
+    assert not list(bare.rglob("checkpoint.pt"))
+
+    after = measured(bare, "gap")
+    assert not after.problems
+    assert [row.measures for row in after.runs] == [row.measures for row in before.runs]
+    more = measured(bare, "gap", "average")
+    assert len(more.problems) == 4 and all("checkpoint.pt is missing" in p and p.endswith("on it: average.") for p in more.problems)
+    assert [row.measures["gap"] for row in more.runs] == [row.measures["gap"] for row in before.runs]
+
+    assert command("scripts/rows.py", f"unpack={folder}", f"pack={folder}").code == 2
+    again = command("scripts/rows.py", f"unpack={folder}", f"runs_dir={bare}")  # what is there is left alone
+    assert again.code == 0 and "0 of 8" in again.out
+
+
+def test_a_record_without_the_hash_needs_its_checkpoint(swept: Any, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(swept.runs, runs, ignore=shutil.ignore_patterns("tables"))
+    lost = sorted(runs.glob("*-s0-*"))[0]
+    (lost / "checkpoint.pt").unlink()
+    record = json.loads((lost / "run.json").read_text())
+    record.pop("checkpoint_sha256", None)  # as of old
+    (lost / "run.json").write_text(json.dumps(record))
+    found = measured(runs, "gap")
+    assert found.problems == [f"{lost.name}: checkpoint.pt is missing; the run is left out of the tables."]
+    assert len(found.runs) == 3
