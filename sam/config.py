@@ -487,7 +487,7 @@ class NotionSpec:
 
 
 NOTIONS: dict[str, NotionSpec] = {
-    "ascent": NotionSpec("sam.sharpness.ascent", ("rho", "m", "batchnorm")),
+    "ascent": NotionSpec("sam.sharpness.ascent", ("rho", "m", "batchnorm", "ascent")),
     "gap": NotionSpec("sam.sharpness.gap", ("gap",)),
     "n_step": NotionSpec("sam.sharpness.n_step", ("rho", "n_step")),
     "average": NotionSpec("sam.sharpness.average", ("rho", "seed", "average")),
@@ -501,6 +501,16 @@ NOTIONS: dict[str, NotionSpec] = {
 }
 MEASURED_BATCHNORMS = ("eval", "train", "recalibrated")
 MEASURED_SPLITS = ("test", "val")
+
+
+@dataclass(frozen=True)
+class AscentConfig:
+    """L^Asc. subset: images for the gradient and the losses, or null for all."""
+
+    subset: int | None = None
+
+    def __post_init__(self) -> None:
+        _number("sharpness.ascent.subset", self.subset, low=1)
 
 
 @dataclass(frozen=True)
@@ -743,6 +753,7 @@ class SharpnessConfig:
     batchnorm: list[str] = field(default_factory=lambda: ["eval", "train"])
     batch_size: int = 500
     seed: int = 0
+    ascent: AscentConfig = field(default_factory=AscentConfig, metadata=LATE)
     gap: GapConfig = field(default_factory=GapConfig)
     n_step: NStepConfig = field(default_factory=NStepConfig)
     average: AverageConfig = field(default_factory=AverageConfig)

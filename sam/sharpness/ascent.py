@@ -93,11 +93,11 @@ def batchwise(loss: DatasetLoss, rhos: Sequence[float]) -> list[AscentSharpness]
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
     recalibration = sizes.train if "recalibrated" in config.batchnorm else 0
-    return 2 * len(config.batchnorm) * sizes.train * (3 + len(config.rho)) + recalibration
+    return 2 * len(config.batchnorm) * sizes.images(config.ascent.subset) * (3 + len(config.rho)) + recalibration
 
 
 def measure(subject: Subject) -> Result:
-    """L^Asc - L and its parts, over the whole training set, unaugmented.
+    """L^Asc - L and its parts, over the whole training set, or over a subset, which then stands last in every name (subset=S); unaugmented.
 
     train_loss[bn=B], train_accuracy[bn=B], grad_norm[bn=B]   L, accuracy (%) and ||grad L||, with B other than eval (which needs no name).
     sharpness[rho=R,bn=B,batch=M]     L^Asc - L: M all (full-set gradient) | m (mean over batches of config.m).
@@ -107,24 +107,25 @@ def measure(subject: Subject) -> Result:
     second_order[rho=R]               sharpness - first_order, eval mode, whole set: R² uᵀHu / 2 + O(R³) with u the gradient's direction.
     """
     config, values = subject.config, Measures()
+    subset, said = config.ascent.subset, subject.said(config.ascent.subset)
     for mode in config.batchnorm:
-        whole = subject.loss(batchnorm=mode)
+        whole = subject.loss(batchnorm=mode, subset=subset)
         with whole.measuring():
-            value, gradient = subject.value_and_gradient(mode)
+            value, gradient = subject.value_and_gradient(mode, subset)
             length, results = along(whole, value, gradient, config.rho)
         del gradient
-        suffix = "" if mode == "eval" else place(bn=mode)
+        suffix = place(bn=None if mode == "eval" else mode, subset=said)
         values |= {f"train_loss{suffix}": value.loss, f"train_accuracy{suffix}": value.accuracy, f"grad_norm{suffix}": length}
-        batches = batchwise(subject.loss(batchnorm=mode, batch_size=config.m), config.rho)
+        batches = batchwise(subject.loss(batchnorm=mode, batch_size=config.m, subset=subset), config.rho)
         for label, variants in (("all", results), ("m", batches)):
             for result in variants:
-                where = place(rho=result.rho, bn=mode, batch=label)
+                where = place(rho=result.rho, bn=mode, batch=label, subset=said)
                 values[f"sharpness{where}"], values[f"ascent_loss{where}"] = result.sharpness, result.ascent_loss
                 if result.stderr is not None:
                     values[f"sharpness_stderr{where}"] = result.stderr
         if mode == "eval":
             for result in results:
-                where = place(rho=result.rho)
+                where = place(rho=result.rho, subset=said)
                 values[f"first_order{where}"], values[f"second_order{where}"] = result.first_order, _difference(result)
     return Result(values)
 

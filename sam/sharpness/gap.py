@@ -32,10 +32,11 @@ def settings(config: SharpnessConfig, part: Part) -> dict[str, object]:
 
 
 def work(sizes: Sizes, config: SharpnessConfig, parts: Sequence[Part], beside: Collection[str]) -> float:
-    """beside: the notions measured on the same subject. The training losses and the recalibration cost nothing beside L^Asc."""
+    """beside: the notions measured on the same subject. Beside L^Asc the recalibration costs nothing, nor do losses on its images."""
     units = sum(getattr(sizes, split) for _, split in parts if split != "train")
-    if "ascent" not in beside:
+    if "ascent" not in beside or sizes.images(config.ascent.subset) < sizes.train:
         units += sizes.train * len({mode for mode, split in parts if split == "train" or (mode, split) == PLAIN})
+    if "ascent" not in beside:
         units += sizes.train * any(mode == "recalibrated" for mode, _ in parts)
     return float(units)
 

@@ -132,10 +132,12 @@ class Subject:
         statistics: Statistics = self._seen["statistics"]
         return statistics
 
-    def value_and_gradient(self, batchnorm: str) -> tuple[Value, Vector]:
-        """L and its gradient over the whole training set; L is remembered for notions that only want it. Use inside `measuring()`."""
-        value, gradient = self.loss(batchnorm=batchnorm).value_and_gradient()
-        self._seen["train", batchnorm] = value
+    def value_and_gradient(self, batchnorm: str, subset: int | None = None) -> tuple[Value, Vector]:
+        """L and its gradient over the training set, or a subset; over the whole set, L is remembered for notions that only want it. Use
+        inside `measuring()`."""
+        value, gradient = self.loss(batchnorm=batchnorm, subset=subset).value_and_gradient()
+        if self.said(subset) is None:
+            self._seen["train", batchnorm] = value
         return value, gradient
 
     def value(self, split: str, batchnorm: str = "eval") -> Value:

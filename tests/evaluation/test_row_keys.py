@@ -94,19 +94,19 @@ class _Extended(SharpnessConfig):
     """Tomorrow's schema: a key more, and a notion's own keys, for a notion that had none."""
 
     extra: list[int] = field(default_factory=lambda: [3], metadata=LATE)
-    ascent: _New = field(default_factory=_New, metadata=LATE)
+    trial: _New = field(default_factory=_New, metadata=LATE)
 
 
 def test_a_new_key_at_its_default_invalidates_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = NOTIONS["ascent"]
-    monkeypatch.setitem(NOTIONS, "ascent", NotionSpec(spec.module, (*spec.keys, "extra", "ascent")))
+    monkeypatch.setitem(NOTIONS, "ascent", NotionSpec(spec.module, (*spec.keys, "extra", "trial")))
 
     def key(**values: Any) -> str:
         return first(storing.keys("checkpoint", "data", _Extended(notions=["ascent"], **values)))
 
     golden = next(row["key"] for row in entries(RUNS) if row["notion"] == "ascent" and not row["sharpness"])
-    assert key() == key(extra=[3]) == key(ascent=_New(None)) == golden
-    others = [{"extra": []}, {"ascent": _New(64)}, {"ascent": _New(None, 0.25)}, {"extra": [], "ascent": _New(64)}, {"m": 64}]
+    assert key() == key(extra=[3]) == key(trial=_New(None)) == golden
+    others = [{"extra": []}, {"trial": _New(64)}, {"trial": _New(None, 0.25)}, {"extra": [], "trial": _New(64)}, {"m": 64}]
     assert len({golden, *(key(**other) for other in others)}) == len(others) + 1
     assert row_settings(_New(64)) == {"subset": 64}  # `later` is at its default
     assert row_settings(_New(64, 1.0)) == {"subset": 64, "later": 1.0}

@@ -1,6 +1,7 @@
 """Runs with a validation set: tuned on it alone, and measured on both sets later."""
 
 import csv
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from sam.config import EvaluateConfig, GapConfig, SharpnessConfig
+import data
+from sam.config import DatasetConfig, EvaluateConfig, GapConfig, SharpnessConfig, to_dict
 from sam.evaluation.evaluate import evaluate
 
 TABLE = """# @package tables.tuning
@@ -22,6 +24,14 @@ columns:
   - {key: last5, header: Last5, measure: last5_val_accuracy}
   - {key: last5_loss, header: Last5 loss, measure: last5_val_loss}
 """
+
+
+def test_every_key_that_holds_images_out_gives_a_validation_set() -> None:
+    assert DatasetConfig().splits == ("test",)
+    for key in (f.name for f in dataclasses.fields(DatasetConfig) if f.name.startswith("val_")):
+        dataset = DatasetConfig(name="digits", **{key: 10 if key.endswith("size") else 0.01})
+        assert dataset.splits == ("test", "val"), key
+        assert data.describe(**to_dict(dataset)).val_size == 10, key
 
 
 def stored(run: Path) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.image_data import ImageData
-from sam.config import ConfigError, GapConfig, SharpnessConfig
+from sam.config import AscentConfig, ConfigError, GapConfig, SharpnessConfig
 from sam.evaluation import storing
 from sam.sharpness import gap
 from sam.sharpness.notions import Notion, work
 from sam.sharpness.notions import measure as measure_subject
-from sam.sharpness.subject import Measures, Sizes, Split, Subject, subject_of
+from sam.sharpness.subject import Measures, Sizes, Split, Subject, chosen, subject_of
 
 MEAN, STD, NOISE = 0.4, 0.25, 0.3
 
@@ -285,3 +285,37 @@ def test_the_rows_and_their_work(config: SharpnessConfig, notions: list[str], tm
     )
     same = {str(row) for row in keys if keys[row] == other[row]}
     assert same == {"gap[bn=eval,split=val]"} | ({"gap[bn=eval,split=train]"} if tests == 0 else set())
+
+
+# ---------------------------------------------------------------------------------------------------------- L^Asc over a subset
+
+
+@pytest.mark.parametrize("modes", [["eval"], ["eval", "train", "recalibrated"]])
+def test_ascent_over_a_subset_and_the_gap_over_all(modes: list[str]) -> None:
+    """The same as the whole measure on a training set of these images alone; only the gap and the statistics see all of them."""
+    config, done = SharpnessConfig(rho=[0.5], m=4, batch_size=5, batchnorm=modes, ascent=AscentConfig(9)), list[float]()
+    values = measure(network(), image_data(), config, progress=done.append)
+    assert sum(done) == len(modes) * (9 * 2 * 4 + 26 + 15) + 26 * ("recalibrated" in modes) == work(config.chosen, Sizes(26, 15), config)
+    assert values["train_loss"] == pytest.approx(by_hand("eval", "train")[0], rel=2e-6)
+
+    data, index = image_data(), chosen(26, 9)
+    part = dataclasses.replace(data, train_images=data.train_images[index], train_labels=data.train_labels[index])
+    alone = dataclasses.replace(config, batchnorm=[mode for mode in modes if mode != "recalibrated"], ascent=AscentConfig())
+    expected = measure_subject(subject_of(network(), part, alone), ["ascent"]).values
+    renamed = {(name[:-1] + "," if name.endswith("]") else name + "[") + "subset=9]": value for name, value in expected.items()}
+    assert {name: values[name] for name in renamed} == renamed
+    assert ("sharpness[rho=0.5,bn=recalibrated,batch=m,subset=9]" in values) == ("recalibrated" in modes)
+    whole = {name for name in values if "subset=" not in name}
+    assert whole == set(measure(network(), data, dataclasses.replace(config, notions=["gap"])))
+
+
+def test_a_subset_of_all_is_the_whole_set() -> None:
+    config = SharpnessConfig(rho=[0.5], m=8, batch_size=10)
+    assert measure(network(), image_data(), dataclasses.replace(config, ascent=AscentConfig(26))) == measure(
+        network(), image_data(), config
+    )
+    assert work(config.chosen, Sizes(26, 15), dataclasses.replace(config, ascent=AscentConfig(26))) == work(
+        config.chosen, Sizes(26, 15), config
+    )
+    with pytest.raises(ConfigError, match=r"sharpness\.ascent\.subset=0: must be"):
+        AscentConfig(0)
