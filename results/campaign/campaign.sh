@@ -18,7 +18,7 @@ resnet() { "$python" train.py -m experiment=campaign_resnet20 "$@"; }
 measure() { # measure FOLDER ARGUMENTS: a sweep's own tables come later, from the committed rows
     local folder=$1
     shift
-    "$python" evaluate_sharpness.py "runs_dir=runs/$folder" table=null threads=1 processes=2 "$@"
+    "$python" evaluate_sharpness.py "runs_dir=runs/$folder" table=none threads=1 processes=2 "$@"
 }
 pick() { "$python" "$here/picks.py" "$@"; } # sets the plan's names: lr, decay, R, R_half, ...; fails where a grid must be extended first
 
