@@ -25,8 +25,8 @@ def downsample(source: str, size: int, out: str) -> None:
     """
     try:
         side = npz.describe(source, "arrays", None).image_size
-        if not 1 <= size < side or side % size:
-            raise DataError(f"size={size}: must divide {side}, the size of the images in {source}, and be smaller.")
+        if size < 1 or side % size:
+            raise DataError(f"size={size}: must divide {side}, the size of the images in {source} (with {side} they stay as they are).")
         arrays = npz.read(source)
     except DataError as error:
         raise DataError(str(error).replace("dataset.path=", "source=", 1)) from error

@@ -4,7 +4,7 @@
 #   nice -n 19 bash results/campaign/campaign.sh            # all stages in the plan's order
 #   nice -n 19 bash results/campaign/campaign.sh stage1     # one of them: stage0 stage1 stage3 stage2 stage4 stage3_more stage5
 #
-# It runs from the root of a checkout at the campaign's tag, with cifar10-16.npz, cifar10.npz, cifar100-16.npz and resnet20-12fca82f.th in
+# It runs from the root of a checkout at the campaign's tag, with cifar10-16.npz, cifar10-32.npz, cifar100-16.npz and resnet20-12fca82f.th in
 # datasets/, two processes of one thread each. SIGTERM and Ctrl-C end it cleanly. PYTHON: the interpreter. ROWS: the branch whose
 # committed rows are unpacked first, so that what they hold is neither trained nor measured again.
 set -euo pipefail
@@ -137,7 +137,7 @@ stage4() {
 
 stage5() {
     local out=runs_dir=runs/campaign/stage5 seeds="seed=range(5000,5005)"
-    local net="model=wrn_16_1 precision=bf16 dataset=cifar10 dataset.path=datasets/cifar10.npz dataset.sample=fixed dataset.train_size=null"
+    local net="model=wrn_16_1 precision=bf16 dataset=cifar10 dataset.path=datasets/cifar10-32.npz dataset.sample=fixed dataset.train_size=null"
     net="$net dataset.val_size=null augmentation=basic batch_size=128 optimizer.weight_decay=0.0005"
     train $out "$seeds" $net epochs=20 optimizer=sgd
     train $out "$seeds" $net epochs=40 optimizer=sgd

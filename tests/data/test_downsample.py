@@ -83,8 +83,8 @@ def test_what_is_written_is_read_by_numpy_and_by_the_data_sets(tmp_path: Path, c
 @pytest.mark.parametrize(
     ("source", "size", "out", "message"),
     [
-        ("a.npz", 5, "small.npz", "size=5: must divide 12, the size of the images in a.npz, and be smaller."),
-        ("a.npz", 12, "small.npz", "size=12: must divide 12"),
+        ("a.npz", 5, "small.npz", "size=5: must divide 12, the size of the images in a.npz (with 12 they stay as they are)."),
+        ("a.npz", 24, "small.npz", "size=24: must divide 12"),
         ("a.npz", 0, "small.npz", "size=0: must divide 12"),
         ("none.npz", 6, "small.npz", "source=none.npz: there is no such file."),
         ("a.npz", 6, "nowhere/small.npz", "out=nowhere/small.npz: cannot be written (No such file or directory)."),
@@ -99,6 +99,14 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, 
         downsample(source, size, out)
     assert str(caught.value).startswith(message)
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"] and Path("a.npz").read_bytes() == before
+
+
+def test_the_size_of_the_images_keeps_them(tmp_path: Path) -> None:
+    source, out = saved(tmp_path / "a.npz", arrays()), tmp_path / "same.npz"
+    downsample(source, 12, str(out))
+    with np.load(source) as before, np.load(out) as after:
+        for key in ("train_images", "test_images"):
+            assert np.array_equal(before[key].reshape(after[key].shape), after[key])
 
 
 def test_a_second_call_leaves_the_same_file(tmp_path: Path) -> None:
@@ -121,9 +129,9 @@ def test_the_command(tmp_path: Path) -> None:
     assert hashlib.sha256(out.read_bytes()).hexdigest() in done.stdout
     assert "20 training and 12 test images of 6 x 6 pixels" in done.stdout and f"dataset=arrays dataset.path={out}" in done.stdout
     for arguments, message in (
-        ((f"source={source}", "size=six", f"out={out}"), "size=six: must be a whole number."),
+        ((f"source={source}", "size=six", f"out={out}"), "size=six: must be a whole number > 0."),
         ((f"source={source}", "size=6"), f"source={source}: needs out=FILE.npz too."),
         (("size=6",), "size=6: needs source=FILE.npz and out=FILE.npz too."),
     ):
         refused = prepare(*arguments)
-        assert refused.returncode == 1 and message in refused.stderr and refused.stderr.count("\n") == 1, refused
+        assert refused.returncode == 2 and message in refused.stderr and refused.stderr.count("\n") == 1, refused

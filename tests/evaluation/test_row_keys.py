@@ -79,7 +79,12 @@ def test_every_key_that_counts_has_an_entry() -> None:
     assert {row["notion"] for row in entries(RUNS) if not row["sharpness"]} == set(NOTIONS)
     assert leaves(default) - {key for _, key in counting} == {"notions", "batch_size"}
     for part, cls in (("model", ModelConfig), ("dataset", DatasetConfig)):
-        fields = {f.name for f in dataclasses.fields(cls)} - {"root", "download"}  # where the data lie
+        fields = {f.name for f in dataclasses.fields(cls)} - {
+            "root",
+            "download",
+            "mean",
+            "std",
+        }  # where the data lie; the normalisation counts as it is
         assert {key for row in entries(CHECKPOINTS) for key in row[part]} == fields
 
 

@@ -32,6 +32,7 @@ def entries() -> list[dict[str, Any]]:
 
 # Where and how a run is executed, watched and labelled.
 NEUTRAL = {"runs_dir", "run_dir", "force", "device", "threads", "eval_batch_size", "checkpoint_interval", "checkpoint_steps"}
+NEUTRAL |= {"eval_interval", "keep_checkpoints"}
 NEUTRAL |= {"dataset.root", "dataset.download", "protocol.name", "protocol.notes"}
 NEUTRAL |= {f"tracking.{key}" for key in ("backend", "mode", "project", "entity", "init_timeout", "finish_timeout")}
 
