@@ -64,9 +64,11 @@ def main(composed: DictConfig) -> None:
         traceback.print_exc()  # Hydra would go on to a sweep's next run; the others notice that this process is gone
         raise SystemExit(1) from None
     if single and not launched().rank:
-        final = record["final"]  # read back from a file, NaN is the string "nan"
+        from sam.results.records import reached
+
+        measured_on, accuracy, loss = reached(record["final"])
         outcome = f"diverged in epoch {record['diverged_epoch']}" if record["status"] == "diverged" else "finished"
-        print(f"{record['name']}: {outcome}, test accuracy {float(final['test_accuracy']):.2f}%, test loss {float(final['test_loss']):.4f}")
+        print(f"{record['name']}: {outcome}, {measured_on} accuracy {accuracy:.2f}%, {measured_on} loss {loss:.4f}")
 
 
 if __name__ == "__main__":

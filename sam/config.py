@@ -342,8 +342,11 @@ class TrainConfig:
                  in the last digits, so it is part of a run's identity.
     cuda_graph   launch each step as one CUDA graph; for small models, whose many kernels the host launches too slowly. One process only.
                  Part of a run's identity, as long as nobody has seen on a GPU that it changes no digit.
+    eval_interval  epochs between evaluations of the test and validation sets; the last five epochs always. 0: the test set is never
+                 evaluated while training, and the validation set after the last five epochs alone.
     checkpoint_interval  epochs between checkpoints; the last epoch is always saved.
     checkpoint_steps     also one every so many steps within an epoch, or null; a signal saves at once in any case.
+    keep_checkpoints     epochs whose weights are kept beside the last checkpoint, for example [1,5,10].
     """
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -373,8 +376,10 @@ class TrainConfig:
     device: str = "auto"
     threads: int | None = None
     eval_batch_size: int = 500
+    eval_interval: int = 1
     checkpoint_interval: int = 10
     checkpoint_steps: int | None = None
+    keep_checkpoints: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _number("epochs", self.epochs, low=1)
@@ -394,8 +399,11 @@ class TrainConfig:
         _number("seed", self.seed, low=0)
         _number("threads", self.threads, low=1)
         _number("eval_batch_size", self.eval_batch_size, low=1)
+        _number("eval_interval", self.eval_interval, low=0)
         _number("checkpoint_interval", self.checkpoint_interval, low=1)
         _number("checkpoint_steps", self.checkpoint_steps, low=1)
+        if not all(1 <= epoch <= self.epochs for epoch in self.keep_checkpoints):
+            raise ConfigError(f"keep_checkpoints={self.keep_checkpoints}: must hold epochs from 1 to epochs={self.epochs}.")
 
     def _check_replicas(self) -> None:
         _number("replicas", self.replicas, low=1)
@@ -417,6 +425,12 @@ class TrainConfig:
             raise ConfigError(
                 "batchnorm=sync: normalises a whole batch at once, and needs m=null, micro_batch=null and perturbation=synchronised."
             )
+
+    def evaluated_after(self, epoch: int) -> tuple[str, ...]:
+        """Which of "test" and "val" are evaluated after this epoch (from 1)."""
+        if epoch > self.epochs - 5:
+            return ("test", "val") if self.eval_interval else ("val",)
+        return ("test", "val") if self.eval_interval and epoch % self.eval_interval == 0 else ()
 
     @property
     def group_size(self) -> int | None:

@@ -28,7 +28,8 @@ def state(folder: Path, record: dict[str, Any] | None) -> tuple[str, str]:
         return "missing", ""
     status = str(record["status"])
     if status == records.FINISHED:
-        return status, f"test accuracy {float(record['final']['test_accuracy']):.2f}%"
+        measured_on, accuracy, _ = records.reached(record["final"])
+        return status, f"{measured_on} accuracy {accuracy:.2f}%"
     if status == records.DIVERGED:
         return status, f"in epoch {record['diverged_epoch']}"
     holder = lock.owner(folder)

@@ -93,8 +93,8 @@ class Call:
             rows.write(self.campaign, self.rows)
         self.rows[run.label] = rows.from_run(run, config, record, self.campaign.options.commit)
         self._write()
-        final = records.number(record["final"]["test_accuracy"])
-        self.clock.say(f"{run.label}: {record['status']}, test accuracy {final if final is None else round(final, 2)}%")
+        measured_on, accuracy, _ = records.reached(record["final"])
+        self.clock.say(f"{run.label}: {record['status']}, {measured_on} accuracy {round(accuracy, 2)}%")
         return True
 
     def _measure(self, run: Planned) -> None:

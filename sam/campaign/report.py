@@ -86,8 +86,9 @@ def _state(campaign: Campaign, row: Row | None, run: Planned) -> str:
 
 
 def _headline(campaign: Campaign, row: Row) -> str:
+    accuracy = records.number(row["test_accuracy"])
     sharpness, gap = (records.number(row["measures"].get(name)) for name in (_ascent(campaign), "gap"))
-    parts = [f"test accuracy {float(row['test_accuracy']):.2f}%"]
+    parts = ["trained" if accuracy is None else f"test accuracy {accuracy:.2f}%"]
     parts += [] if sharpness is None else [f"L^Asc - L {sharpness:.4g}"]
     parts += [] if gap is None else [f"gap {gap:.4g}"]
     return ", ".join(parts)

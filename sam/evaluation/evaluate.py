@@ -118,10 +118,9 @@ def _row(folder: Path, record: dict[str, Any], measured: Measured) -> RunRow:
     for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")) if "test_loss_channel" in values else ():
         test, met = values["test_loss_channel"], records.number(record["final"].get(column))
         values[name] = None if test is None or met is None else test - met
-    for name in ("val_loss", "val_accuracy"):
-        if name in record["final"]:
-            values.setdefault(name, records.number(record["final"][name]))
-    values |= {f"last5_{name}": records.number(value) for name, value in record["last5"].items()}
+    seen = {"val_loss": record["final"].get("val_loss"), "val_accuracy": record["final"].get("val_accuracy")}
+    seen |= {f"last5_{name}": value for name, value in record["last5"].items()}
+    values = {name: number for name, value in seen.items() if (number := records.number(value)) is not None} | values
     return RunRow(
         config=records.run_config(record),
         setting=record["setting"],

@@ -16,7 +16,7 @@ BASE = dataclasses.replace(TrainConfig(), augmentation=AugmentationConfig(crop_p
 # Where and how a run is executed, watched and labelled. Threads and device stay: they can change the last digits.
 _TRAIN_UNNAMED = (
     *("runs_dir", "run_dir", "force", "tracking", "protocol.notes"),
-    *("eval_batch_size", "checkpoint_interval", "checkpoint_steps", "dataset.download"),
+    *("eval_batch_size", "eval_interval", "checkpoint_interval", "checkpoint_steps", "keep_checkpoints", "dataset.download"),
 )
 _EVALUATE_UNNAMED = ("runs_dir", "out", "tables", "tracking", "force", "part", "parts")
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")

@@ -6,7 +6,6 @@ to it, so that two rows of a block differ in the method alone.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -61,12 +60,15 @@ def _context_key(run: RunRow) -> dict[str, Any]:
         dataset=replace(c.dataset, path="file" if c.dataset.path else None, root=DatasetConfig.root, download=False),
         protocol=ProtocolConfig(name=c.protocol.name),
         tracking=TrackingConfig(),
-        **{f.name: f.default for f in dataclasses.fields(TrainConfig) if f.name in _NEUTRAL},  # type: ignore[arg-type]
+        **{key: getattr(TrainConfig(), key) for key in _NEUTRAL},
     )
     return _flat(to_dict(neutral)) | {"data": run.data_fingerprint}
 
 
-_NEUTRAL = ("seed", "runs_dir", "run_dir", "force", "device", "threads", "eval_batch_size", "checkpoint_interval", "checkpoint_steps")
+_NEUTRAL = (
+    *("seed", "runs_dir", "run_dir", "force", "device", "threads"),
+    *("eval_batch_size", "eval_interval", "checkpoint_interval", "checkpoint_steps", "keep_checkpoints"),
+)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sam.config import MODELS, TrainConfig, to_dict
 # Cannot change the result: where and how a run is executed, watched and labelled.
 _IRRELEVANT = (
     *("runs_dir", "run_dir", "force", "device", "threads", "protocol", "tracking"),
-    *("eval_batch_size", "checkpoint_interval", "checkpoint_steps"),
+    *("eval_batch_size", "eval_interval", "checkpoint_interval", "checkpoint_steps", "keep_checkpoints"),
 )
 _OF_REPLICAS = ("replicas", "perturbation", "batchnorm")  # matter only where a replica's share is more than a place to compute
 _IRRELEVANT_DATA = ("path", "root", "download")

@@ -67,6 +67,16 @@ def number(value: Any) -> float | None:
         return None
 
 
+def reached(values: Mapping[str, Any]) -> tuple[str, float, float]:
+    """(name of a set, accuracy in percent, loss) of a row of metrics or a record's `final`: of the test set where it was evaluated, else of
+    the validation set, else of the training set as met in training."""
+    for split, name in (("test", "test"), ("val", "validation"), ("train", "training")):
+        accuracy, loss = (number(values.get(f"{split}_{kind}")) for kind in ("accuracy", "loss"))
+        if accuracy is not None and loss is not None:
+            return name, accuracy, loss
+    return "training", math.nan, math.nan
+
+
 def write_run(folder: Path, record: Mapping[str, Any]) -> None:
     write_atomic(folder / RUN, json.dumps(plain(record), indent=1, allow_nan=False) + "\n")
 

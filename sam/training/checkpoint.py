@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,38 @@ from torch import nn
 from sam.results.records import CHECKPOINT, PREVIOUS, write_atomic
 
 FORMAT = 1
+KEPT = "checkpoint.epoch{:04d}.pt"
+_KEPT = re.compile(r"checkpoint\.epoch(\d{4,})\.pt")
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or does not belong here; one sentence for the user."""
 
 
-def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings, lists, dictionaries) as the folder's checkpoint; the one before is kept beside it."""
+def save(folder: Path, state: dict[str, Any]) -> str:
+    """Write `state` (tensors, numbers, strings, lists, dictionaries) as the folder's checkpoint; the one before is kept beside it.
+    Returns the SHA-256 of what was written, in hexadecimal digits."""
+    content = _bytes(state)
+    write_atomic(folder / CHECKPOINT, content, keep=folder / PREVIOUS)
+    return hashlib.sha256(content).hexdigest()
+
+
+def keep(folder: Path, epoch: int, state: dict[str, Any]) -> None:
+    """Write `state` beside the folder's checkpoint, as what the run held after `epoch`."""
+    write_atomic(folder / KEPT.format(epoch), _bytes(state))
+
+
+def kept(folder: Path) -> dict[int, Path]:
+    """Epoch -> file of what `keep` wrote, in the order of epochs; `load(folder, device, path.name)` reads one. Each holds `model` (the
+    state_dict), `epoch`, and the `fingerprint` of its run."""
+    found = ((_KEPT.fullmatch(path.name), path) for path in folder.glob("checkpoint.epoch*.pt"))
+    return dict(sorted((int(match[1]), path) for match, path in found if match))
+
+
+def _bytes(state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
-    write_atomic(folder / CHECKPOINT, buffer.getvalue(), keep=folder / PREVIOUS)
+    return buffer.getvalue()
 
 
 def remove(folder: Path, *names: str) -> None:

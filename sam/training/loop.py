@@ -108,7 +108,7 @@ class Trainer:
         return scaling is not None and scaling.value.item() >= 1
 
     def run_epoch(self, advance: Callable[[float], None], after_step: Callable[[], None] = lambda: None) -> Row:
-        """Train one epoch (or what is left of it), evaluate, and return its row of metrics, also kept in `rows`.
+        """Train one epoch (or what is left of it), evaluate what is due, and return its row of metrics, also kept in `rows`.
 
         advance: gets the passes of each step. after_step: called after each step; may save `state_dict`, and may raise to stop.
         """
@@ -188,11 +188,15 @@ class Trainer:
         return closures, [len(y) / len(labels) for _, y in groups]
 
     def _evaluate(self) -> Row:
-        """Loss and accuracy on the clean test set, and on the validation set if there is one; eval mode, fp32; a part on each replica."""
+        """Loss and accuracy on the clean test set, and on the validation set if there is one; eval mode, fp32; a part on each replica.
+        None for a set whose turn it is not: the row keeps its columns."""
         row: Row = {}
+        due = self.config.evaluated_after(self.epoch + 1)
         for split in ("test", "val"):
             images, labels = getattr(self.data, f"{split}_images"), getattr(self.data, f"{split}_labels")
-            if len(labels):
+            if len(labels) and split not in due:
+                row |= {f"{split}_loss": None, f"{split}_accuracy": None}
+            elif len(labels):
                 own, right = (t.tensor_split(self.replicas.size)[self.replicas.rank] for t in (images, labels))
                 value = Value(0.0, 0.0, 0)
                 if len(right):

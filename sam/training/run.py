@@ -76,7 +76,8 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
             tell(record=record)
             return record
         if force:
-            checkpoint.remove(folder, records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS)
+            kept = (path.name for path in checkpoint.kept(folder).values())
+            checkpoint.remove(folder, records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS, *kept)
             record = None
         trainer = Trainer(config, data.load(**to_dict(config.dataset)), device, replicas)
         if hint := faster_here(trainer, expected.backwards):

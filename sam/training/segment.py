@@ -70,12 +70,20 @@ class Segment:
             skipped = row["skipped"]
             learnt = moved and math.isfinite(row["train_loss"])
             seeking = not moved and not last and trainer.seeks_scale  # an epoch of few steps may go by with it
-            if not (learnt or seeking) or (last and not math.isfinite(row["test_loss"])):
+            if not (learnt or seeking) or (last and not self._is_finite(row)):
                 self.progress.say(f"{self.record['name']}: diverged in epoch {trainer.epoch}.")
                 return records.DIVERGED
+            if trainer.epoch in config.keep_checkpoints:
+                self._keep_weights()  # before the checkpoint: a run that continues after this epoch finds them there
             if trainer.epoch % config.checkpoint_interval == 0 or last:
                 self._save()
         return records.FINISHED
+
+    def _is_finite(self, row: Row) -> bool:
+        """Whether training has ended with a finite loss on the test set; where it was not evaluated on any set, with finite weights."""
+        measured_on, _, loss = records.reached(row)
+        values = self.trainer.model.state_dict().values()
+        return math.isfinite(loss) and (measured_on != "training" or all(bool(value.isfinite().all()) for value in values))
 
     def _record_epoch(self, row: Row, tracker: Tracker) -> None:
         self.check_lock()
@@ -105,6 +113,11 @@ class Segment:
         self.check_lock()
         checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **state})
 
+    def _keep_weights(self) -> None:
+        self.check_lock()
+        state = {"fingerprint": self.record["fingerprint"], "epoch": self.trainer.epoch, "model": self.trainer.model.state_dict()}
+        checkpoint.keep(self.folder, self.trainer.epoch, state)
+
     def _note_end(self, status: str, reason: str) -> None:
         self.record |= {"status": status, "error": reason, "epochs": self.trainer.epoch, "seconds": self.trainer.seconds}
         with contextlib.suppress(records.StorageError):
@@ -120,7 +133,7 @@ class Segment:
             "diverged_epoch": trainer.epoch if status == records.DIVERGED else None,
             "seconds": trainer.seconds,
             "cost": {"forwards": round(optimizer.forwards), "backwards": round(optimizer.backwards), "skipped": int(optimizer.skipped)},
-            **recording.summary(trainer.rows),
+            **recording.summary(trainer.rows, trainer.config.eval_interval),
         }
         self.check_lock()
         records.write_metrics(self.folder, trainer.rows)
@@ -152,4 +165,7 @@ class Follower(Segment):
         pass
 
     def _keep(self, state: dict[str, Any]) -> None:
+        pass
+
+    def _keep_weights(self) -> None:
         pass

@@ -152,7 +152,7 @@ class WandbTracker(Tracker):
         rows = records.read_metrics(self._folder)
         if rows:
             self._mirror(rows[-1])
-        parts = {f"{part}/{key}": _value(value) for part in SUMMARIES for key, value in record[part].items()}
+        parts = {f"{part}/{key}": _value(value) for part in SUMMARIES for key, value in record[part].items() if value is not None}
         measures = {sharpness_name(key): value for key, value in record.get("sharpness", {}).items() if value is not None}
         self._run.summary.update({"status": record["status"], **parts, **measures})
 

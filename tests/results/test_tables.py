@@ -158,7 +158,7 @@ def test_other_settings_split_too_and_idle_keys_do_not() -> None:
 def test_learning_rate_noise_precision_and_data_make_blocks_seeds_and_devices_do_not() -> None:
     noisy = replace(DEMO, dataset=replace(DEMO.dataset, label_noise=0.2))
     runs = [run(), run(seed=1), run(lr=0.05), run(noisy), run(replace(DEMO, precision="bf16")), run(data="d2")]
-    assert len(contexts([*runs, run(replace(DEMO, checkpoint_steps=5), seed=2)])) == 5
+    assert len(contexts([*runs, run(replace(DEMO, checkpoint_steps=5, eval_interval=0, keep_checkpoints=[1]), seed=2)])) == 5
     blocks = build(load("table2"), runs, [0.05])
     assert [c.label for c in contexts(runs)] == [b.title.removeprefix("Table 2 layout, ") for b in blocks]
     assert len(blocks) == 5 and len({b.title for b in blocks}) == 5

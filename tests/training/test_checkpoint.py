@@ -1,6 +1,7 @@
 """Checkpoint files: whole, safe to load, and named when they are not."""
 
 import errno
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,27 @@ def test_round_trip(tmp_path: Path) -> None:
     assert torch.equal(loaded["model"]["w"], STATE["model"]["w"])  # type: ignore[index]
     assert repr(loaded["rows"]) == repr(STATE["rows"]) and loaded["seconds"] == 1.5
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["checkpoint.pt"]  # no temporary file is left
+
+
+def test_what_is_kept_of_earlier_epochs(tmp_path: Path) -> None:
+    """By number, not by name; nothing else in the folder is taken for one; read with the checks of any checkpoint."""
+    assert checkpoint.kept(tmp_path / "none") == {}
+    for epoch in (10_000, 9999, 5):
+        checkpoint.keep(tmp_path, epoch, STATE | {"epoch": epoch})
+    checkpoint.save(tmp_path, STATE)
+    for other in ("checkpoint.epoch0007.pt.tmp", "checkpoint.epoch7.pt", "checkpoint.epochlast.pt", "my.checkpoint.epoch0007.pt"):
+        (tmp_path / other).touch()
+    names = {5: "checkpoint.epoch0005.pt", 9999: "checkpoint.epoch9999.pt", 10_000: "checkpoint.epoch10000.pt"}
+    assert list(checkpoint.kept(tmp_path).items()) == [(epoch, tmp_path / name) for epoch, name in names.items()]
+    assert checkpoint.load(tmp_path, name=names[5])["epoch"] == 5
+    (tmp_path / names[5]).write_bytes(b"cut off")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.epoch0005\.pt: the checkpoint is damaged"):
+        checkpoint.load(tmp_path, name=names[5])
+
+
+def test_saving_returns_the_hash_of_the_file(tmp_path: Path) -> None:
+    digest = checkpoint.save(tmp_path, STATE)
+    assert digest == hashlib.sha256((tmp_path / "checkpoint.pt").read_bytes()).hexdigest()
 
 
 def test_a_failed_write_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

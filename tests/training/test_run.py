@@ -246,7 +246,8 @@ def test_summary_by_hand() -> None:
     made = summary([row(i + 1, test) for i, test in enumerate([10.0, 80.0, 50.0, 60.0, 80.0, 70.0, 40.0])])
     assert made["final"] == {"test_loss": 0.4, "test_accuracy": 40.0, "train_loss": 0.5, "train_accuracy": 60.0, "perturbed_loss": 0.7}
     assert made["last5"] == pytest.approx({"test_loss": 0.6, "test_accuracy": 60.0})
-    assert made["best"] == {"selected_on": "test", "epoch": 2, "test_loss": 0.8, "test_accuracy": 80.0}  # the first of equals
+    first = {"epoch": 2, "test_loss": 0.8, "test_accuracy": 80.0}  # of equals
+    assert made["best"] == {"selected_on": "test", "interval": 1} | first
     short = summary([row(1, 20.0), row(2, 40.0)])
     assert short["last5"]["test_accuracy"] == 30.0
 
@@ -255,6 +256,7 @@ def test_the_best_epoch_is_selected_on_the_validation_set_if_there_is_one() -> N
     made = summary([row(1, 90.0, 10.0), row(2, 20.0, 70.0), row(3, 50.0, 30.0)])
     assert made["best"] == {
         "selected_on": "val",
+        "interval": 1,
         "epoch": 2,
         "test_loss": 0.2,
         "test_accuracy": 20.0,
