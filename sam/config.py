@@ -51,6 +51,7 @@ def _distinct(key: str, radii: Collection[float]) -> None:
 
 STEP_RULES = ("split", "project", "accumulate", "boundary")
 DESCENT_GRADIENTS = ("last", "mean")
+RADII = ("fixed", "uniform")
 PERTURBED = ("all", "no_norm", "norm_only", "weights_only")
 NORM_SCOPES = ("global", "layer", "filter")
 DECAY_MODES = ("loss", "optimizer")
@@ -81,8 +82,8 @@ class MethodSpec:
 
 METHODS: dict[str, MethodSpec] = {
     "sgd": MethodSpec("sam.optimizers.sgd:SGD", "SGD", (), lambda c: 1),
-    "rand_sam": MethodSpec("sam.optimizers.rand_sam:RandSAM", "Rand-SAM", _PERTURBING, lambda c: 1),
-    "sam": MethodSpec("sam.optimizers.sam:SAM", "SAM", (*_MULTISTEP, "descent_gradient"), lambda c: c.ascent_steps + 1),
+    "rand_sam": MethodSpec("sam.optimizers.rand_sam:RandSAM", "Rand-SAM", (*_PERTURBING, "radius"), lambda c: 1),
+    "sam": MethodSpec("sam.optimizers.sam:SAM", "SAM", (*_MULTISTEP, "descent_gradient", "radius"), lambda c: c.ascent_steps + 1),
     "xsam": MethodSpec(
         "sam.optimizers.xsam:XSAM",
         "XSAM",
@@ -100,6 +101,7 @@ class OptimizerConfig:
     """The keys of every method in one flat schema, so that `optimizer=sgd,sam optimizer.rho=0.05,0.1` composes.
 
     rho            radius of the perturbation (Euclidean norm over all perturbed parameters).
+    radius         SAM and Rand-SAM: fixed: rho in every step; uniform: r ~ U[0, rho] drawn anew each step, one for the whole batch.
     ascent_steps   N of N-step SAM and k of XSAM.
     step_rule      split: rho/N per step, no projection (Tiwary & Aananth 2024, Eq. 5); project: rho per step, projected on the ball;
                    accumulate: rho per step, no projection; boundary: split, then rescaled to norm rho.
@@ -117,6 +119,7 @@ class OptimizerConfig:
 
     method: str = "sam"
     rho: float = 0.05
+    radius: str = "fixed"
     ascent_steps: int = 1
     step_rule: str = "split"
     descent_gradient: str = "last"
@@ -138,6 +141,7 @@ class OptimizerConfig:
         _one_of("optimizer.method", self.method, METHODS)
         _one_of("optimizer.step_rule", self.step_rule, STEP_RULES)
         _one_of("optimizer.descent_gradient", self.descent_gradient, DESCENT_GRADIENTS)
+        _one_of("optimizer.radius", self.radius, RADII)
         _one_of("optimizer.perturb", self.perturb, PERTURBED)
         _one_of("optimizer.norm_scope", self.norm_scope, NORM_SCOPES)
         _one_of("optimizer.weight_decay_mode", self.weight_decay_mode, DECAY_MODES)

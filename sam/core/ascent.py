@@ -35,16 +35,27 @@ class Ascent:
     start:          the perturbed tensors at w; only read.
     radii:          rho of each tensor (equal, but for parameter groups with a rho of their own).
     steps, rule:    N and the step rule; with N = 1 all rules are the same.
+    shrink:         factor on all radii, a 0-d tensor (what is said of rho here then holds of the product); None: 1.
     points:         start + eps, in tensors of their own, new after every step.
     lengths:        of the gradients climbed along: finite, or the step is void.
     """
 
-    def __init__(self, start: Vector, radii: Sequence[float], *, steps: int = 1, rule: str = "split", scope: str = "global") -> None:
+    def __init__(
+        self,
+        start: Vector,
+        radii: Sequence[float],
+        *,
+        steps: int = 1,
+        rule: str = "split",
+        scope: str = "global",
+        shrink: Tensor | None = None,
+    ) -> None:
         self.start, self.points, self.radii, self.steps, self.scope = start, start, radii, steps, scope
+        self.shrink = shrink
         self.rule = RULES["split" if steps == 1 else rule]
         self.taken = 0
         self.lengths: list[Tensor] = []
-        self._sum: Vector = []  # eps in units of rho is _factor * _sum; with norm 1 it is on the boundary of the ball
+        self._sum: Vector = []  # eps in units of shrink * rho is _factor * _sum; with norm 1 it is on the boundary of the ball
         self._factor: Tensor | None = None  # None: 1
 
     def climb(self, gradient: Vector, length: Tensor | None = None) -> Tensor:
@@ -58,7 +69,7 @@ class Ascent:
             self._add(gradient)
         self.lengths.append(length)
         self.taken += 1
-        self.points = vectors.moved(self.start, self._sum, self.radii, self._factor)
+        self.points = vectors.moved(self.start, self._sum, self.radii, self._in_radii())
         return length
 
     def _add(self, unit: Vector) -> None:
@@ -75,8 +86,14 @@ class Ascent:
 
     def relative_length(self) -> Tensor:
         """||eps|| / rho, a 0-d tensor."""
-        length = vectors.norm(self._sum)
-        return length if self._factor is None else length * self._factor
+        length, factor = vectors.norm(self._sum), self._in_radii()
+        return length if factor is None else length * factor
+
+    def _in_radii(self) -> Tensor | None:
+        """eps in units of rho is this times `_sum`; None: 1."""
+        if self._factor is None or self.shrink is None:
+            return self.shrink if self._factor is None else self._factor
+        return self._factor * self.shrink
 
     def cosine(self, x: Vector) -> Tensor:
         """The cosine between x and eps in units of rho, a 0-d float64 tensor; 0 where one of them is zero."""

@@ -83,6 +83,7 @@ class Method(torch.optim.Optimizer):
     """
 
     moves = True  # evaluates away from w
+    shrink: Tensor | None = None  # of this step's ascents: their radii are rho times it
 
     def __init__(
         self,
@@ -260,7 +261,7 @@ class Method(torch.optim.Optimizer):
 
     def ascent(self, steps: int = 1, rule: str = "split") -> Ascent:
         """An ascent from w over the perturbed parameters."""
-        climb = Ascent(self.points, self.radii, steps=steps, rule=rule, scope=self.norm_scope)
+        climb = Ascent(self.points, self.radii, steps=steps, rule=rule, scope=self.norm_scope, shrink=self.shrink)
         self._climbed.append(climb.lengths)
         return climb
 

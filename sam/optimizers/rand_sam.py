@@ -7,31 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam.config import OptimizerConfig
 from sam.core import vectors
 from sam.core.vectors import Vector
-from sam.optimizers.base import Closure, Gradients, Method
+from sam.optimizers.base import Closure, Gradients
+from sam.optimizers.radius import DrawnRadius
 from sam.optimizers.sam import record_ascent
 
 
-class RandSAM(Method):
-    """eps = rho z/||z|| with z ~ N(0, I), drawn anew each step; descend with grad L(w + eps): one forward and one backward.
+class RandSAM(DrawnRadius):
+    """eps = r z/||z|| with z ~ N(0, I), drawn anew each step, and r = rho (or as `radius` says); descend with grad L(w + eps): one forward
+    and one backward.
 
     The loss that `step` returns is the one at w + eps: this method never evaluates at w. `generator` is the method's own stream, so that
     its draws move nothing else.
     """
 
-    def __init__(self, base: torch.optim.Optimizer, *, rho: float = 0.05, generator: torch.Generator | None = None, **common: Any) -> None:
+    draws_directions = True
+
+    def __init__(self, base: torch.optim.Optimizer, *, rho: float = 0.05, **common: Any) -> None:
         super().__init__(base, rho=rho, **common)
-        self.generator = generator or torch.Generator(self.parameters[0].device).manual_seed(0)
-
-    @property
-    def generators(self) -> list[torch.Generator]:
-        return [self.generator]
-
-    @classmethod
-    def options(cls, config: OptimizerConfig, *, steps_per_epoch: int, generator: torch.Generator) -> dict[str, Any]:
-        return {"generator": generator}
 
     def look(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()
@@ -43,13 +37,7 @@ class RandSAM(Method):
         return loss, gradient
 
     def _draw(self) -> Vector:
-        return vectors.normal_like(self.points, self.generator)
+        return vectors.normal_like(self.points, self.generators[0])
 
     def pass_over(self) -> None:
         self._draw()  # so that a group's draw does not depend on which replica looks at it
-
-    def method_state(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state()}
-
-    def load_method_state(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"].cpu())  # checkpoints are read onto the model's device

@@ -11,6 +11,7 @@ from sam.config import OptimizerConfig
 from sam.core.ascent import Ascent
 from sam.core.vectors import Vector
 from sam.optimizers.base import Closure, Gradients, Method
+from sam.optimizers.radius import DrawnRadius
 
 
 def start_ascent(method: Method, closure: Closure, climb: Ascent) -> tuple[Tensor, Vector]:
@@ -30,11 +31,12 @@ def record_ascent(method: Method, climb: Ascent, gradient: Vector) -> None:
         method.record("cos_g_eps", climb.cosine(gradient))
 
 
-class SAM(Method):
+class SAM(DrawnRadius):
     """w^n = w^{n-1} + (rho/N) grad L(w^{n-1}) / ||grad L(w^{n-1})||, n = 1..N; descend with grad L(w^N), applied at w.
 
     steps:             N; N + 1 forwards and backwards a step.
     rule:              split (above), project, accumulate, boundary: `sam.core.ascent.RULES`.
+    radius:            fixed: rho above; uniform: in each step an r ~ U[0, rho] in its place (`DrawnRadius`).
     descent_gradient:  last: grad L(w^N); mean: the average of grad L(w^1) .. grad L(w^N), without the one at w.
     """
 
@@ -53,7 +55,8 @@ class SAM(Method):
 
     @classmethod
     def options(cls, config: OptimizerConfig, *, steps_per_epoch: int, generator: torch.Generator) -> dict[str, Any]:
-        return {"steps": config.ascent_steps, "rule": config.step_rule, "descent_gradient": config.descent_gradient}
+        own = {"steps": config.ascent_steps, "rule": config.step_rule, "descent_gradient": config.descent_gradient}
+        return own | super().options(config, steps_per_epoch=steps_per_epoch, generator=generator)
 
     def look(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent(self.steps, self.rule)

@@ -19,7 +19,7 @@ CSV = Path(__file__).with_name("paper_values.csv")
 _UNCERTAINTY = {"std": "std", "std?": "std?", "ci95": "95% CI", "ci68": "68% CI", "median": "median", "unstated": "± unstated"}
 _UNITS = {"err": " err"}
 # Keys that make another method of the same name; a published value belongs to the plain one.
-_VARIANT_KEYS = ("step_rule", "descent_gradient", "perturb", "norm_scope")
+_VARIANT_KEYS = ("step_rule", "descent_gradient", "perturb", "norm_scope", "radius")
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,11 @@ def _varied(optimizer: OptimizerConfig) -> dict[str, float | None]:
 
 
 def series(optimizer: OptimizerConfig) -> str:
-    """What seeds are averaged over, as a legend shows it: "SAM N=3 rho=0.05"."""
+    """What seeds are averaged over, as a legend shows it: "SAM N=3 rho=0.05", "SAM N=1 rho=0.05 uniform"."""
     n, rho, alpha = _varied(optimizer).values()
     shown = (("N", n), ("rho", rho), ("alpha", alpha))
-    return " ".join([METHODS[optimizer.method].label, *(f"{key}={value:g}" for key, value in shown if value is not None)])
+    drawn = [optimizer.radius] if "radius" in optimizer.used_keys and optimizer.radius != "fixed" else []
+    return " ".join([METHODS[optimizer.method].label, *(f"{key}={value:g}" for key, value in shown if value is not None), *drawn])
 
 
 def top_level(optimizer: OptimizerConfig) -> dict[str, Any]:

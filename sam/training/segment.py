@@ -29,6 +29,7 @@ class Segment:
     check_lock: Callable[[], None]
     interrupts: Interrupts
     record: dict[str, Any] = field(default_factory=dict)
+    written: str | None = None  # SHA-256 of the newest checkpoint, if this process wrote it
 
     def train(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
         """From where the trainer stands to the end; the record says how it ended, whatever happens. `earlier`: the record so far."""
@@ -62,6 +63,8 @@ class Segment:
     def _epochs(self, tracker: Tracker) -> str:
         trainer, config = self.trainer, self.trainer.config
         skipped = trainer.rows[-1]["skipped"] if trainer.rows else 0
+        if trainer.epoch == config.epochs:  # stopped between the last checkpoint and its record, which holds the hash of what was written
+            self._save()
         while trainer.epoch < config.epochs:
             row = trainer.run_epoch(self.progress.advance, self._after_step)
             self._record_epoch(row, tracker)
@@ -111,7 +114,7 @@ class Segment:
 
     def _keep(self, state: dict[str, Any]) -> None:
         self.check_lock()
-        checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **state})
+        self.written = checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **state})
 
     def _keep_weights(self) -> None:
         self.check_lock()
@@ -131,6 +134,7 @@ class Segment:
             "ended": recording.now(),
             "epochs": trainer.epoch,
             "diverged_epoch": trainer.epoch if status == records.DIVERGED else None,
+            "checkpoint_sha256": self.written if status == records.FINISHED else None,
             "seconds": trainer.seconds,
             "cost": {"forwards": round(optimizer.forwards), "backwards": round(optimizer.backwards), "skipped": int(optimizer.skipped)},
             **recording.summary(trainer.rows, trainer.config.eval_interval),

@@ -23,6 +23,7 @@ METHODS = {
     "rand_sam": lambda base, **k: RandSAM(base, rho=0.1, generator=torch.Generator().manual_seed(3), **k),
     "sam": lambda base, **k: SAM(base, rho=0.1, **k),
     "sam_n3_mean": lambda base, **k: SAM(base, rho=0.1, steps=3, rule="boundary", descent_gradient="mean", **k),
+    "sam_drawn": lambda base, **k: SAM(base, rho=0.1, radius="uniform", generator=torch.Generator().manual_seed(3), **k),
     "xsam": lambda base, **k: XSAM(base, rho=0.1, steps=2, search_interval=4, **k),  # alpha found in step 5 is used in 6 to 8
     "xsam_constant": lambda base, **k: XSAM(base, rho=0.1, alpha=1.5, **k),
 }

@@ -13,7 +13,9 @@ from sam.optimizers.xsam import XSAM
 METHODS = {
     "sgd": lambda base, **k: SGD(base, **k),
     "rand_sam": lambda base, **k: RandSAM(base, **k),
+    "rand_sam_drawn": lambda base, **k: RandSAM(base, radius="uniform", **k),
     "sam": lambda base, **k: SAM(base, **k),
+    "sam_drawn": lambda base, **k: SAM(base, radius="uniform", **k),
     **{f"sam_n3_{rule}": lambda base, rule=rule, **k: SAM(base, steps=3, rule=rule, **k) for rule in RULES},
     "xsam_k1": lambda base, **k: XSAM(base, alphas=[0.0, 0.5, 1.0, 1.5], **k),
     "xsam_k3": lambda base, **k: XSAM(base, steps=3, search_interval=2, **k),

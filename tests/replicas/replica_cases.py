@@ -38,7 +38,9 @@ METHODS: dict[str, tuple[type[Method], dict[str, Any]]] = {
     "sgd": (SGD, {}),
     "sgd clipped": (SGD, {"grad_clip": 0.3}),
     "rand_sam": (RandSAM, {}),
+    "rand_sam drawn": (RandSAM, {"radius": "uniform"}),
     "sam": (SAM, {}),
+    "sam drawn": (SAM, {"radius": "uniform"}),
     "sam clipped": (SAM, {"grad_clip": 0.3}),
     "sam split": (SAM, {"steps": 3}),
     "sam project": (SAM, {"steps": 3, "rule": "project"}),
@@ -66,7 +68,7 @@ def network(batchnorm: bool) -> nn.Module:
 def method(name: str, model: nn.Module, replicas: Replicas, grouped: bool) -> Method:
     cls, options = METHODS[name]
     if cls is RandSAM:
-        options = {"generator": torch.Generator().manual_seed(5)}
+        options = options | {"generator": torch.Generator().manual_seed(5)}
     base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, fused=True)
     passes = Passes(model, replicas)
     return cls(base, rho=0.2, loss_decay=0.01, passes=passes, replicas=replicas if grouped else ALONE, **options)

@@ -103,6 +103,7 @@ def test_where_and_how_it_runs_does_not_matter(change: dict[str, Any]) -> None:
 # key of the optimizer -> another value, and the methods (at N = 1 and N = 2) that read it
 OPTIMIZER_KEYS: dict[str, tuple[Any, set[str]]] = {
     "rho": (0.1, {"rand_sam", "sam", "sam2", "xsam", "xsam2", "xsam constant"}),
+    "radius": ("uniform", {"rand_sam", "sam", "sam2"}),
     "perturb": ("no_norm", {"rand_sam", "sam", "sam2", "xsam", "xsam2", "xsam constant"}),
     "norm_scope": ("layer", {"rand_sam", "sam", "sam2", "xsam", "xsam2", "xsam constant"}),
     "step_rule": ("project", {"sam2", "xsam2"}),

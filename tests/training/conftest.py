@@ -18,6 +18,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rand_sam": {"method": "rand_sam"},
     "sam": {"method": "sam"},
     "sam_n3": {"method": "sam", "ascent_steps": 3},
+    "sam_drawn": {"method": "sam", "ascent_steps": 2, "radius": "uniform"},
     "sam_mean": {"method": "sam", "ascent_steps": 2, "descent_gradient": "mean"},
     "xsam": {"method": "xsam"},
     "xsam_often": {"method": "xsam", "alpha_refresh": 0.5, "alpha_grid": [0.0, 0.5, 1.0, 2.0]},

@@ -117,6 +117,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in ("sgd", "rand_sam", "sam", "sam_n3", "sam_mean", "xsam", "xsam_often", "xsam_rare", "xsam_constant")),
     ("xsam_often", {"precision": "fp16"}),
     ("rand_sam", {"precision": "bf16"}),
+    ("rand_sam", {"optimizer": {"radius": "uniform"}}),
+    ("sam_drawn", {}),
     ("xsam_often", {"m": 4}),
     ("sam_mean", {"micro_batch": 3}),
     ("sgd", {"label_smoothing": 0.1, "schedule": "wrn_step", "warmup_epochs": 1}),

@@ -1,6 +1,7 @@
 """A run from its configuration to its record: continue, skip, redo, refuse, diverge, count."""
 
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -292,7 +293,29 @@ def test_the_record_and_the_checkpoint(tiny: Tiny) -> None:
     assert records.run_config(record) == config
     assert record["fingerprint"] == identity.run_fingerprint(config) and record["setting"] == identity.setting(config)
     assert record["environment"]["versions"]["torch"] == torch.__version__
+    assert record["checkpoint_sha256"] == hashlib.sha256((folder / "checkpoint.pt").read_bytes()).hexdigest()
     assert record["parameters"] == sum(value.numel() for name, value in saved(config)["model"].items() if not is_buffer(name))
+
+
+def test_the_hash_is_that_of_the_file_whenever_the_run_was_stopped(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the last checkpoint and its record, too; a diverged run has none."""
+    config, write = tiny(), records.write_run
+
+    def failing(folder: Path, record: dict[str, Any]) -> None:
+        if record["status"] == "finished":
+            raise Stop
+        write(folder, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "write_run", failing)
+        with pytest.raises(Stop):
+            run(config)
+    path = identity.run_folder(config) / "checkpoint.pt"
+    stopped, before = records.read_run(path.parent), saved(config)
+    assert len(before["rows"]) == 2 and stopped is not None and stopped["status"] == "failed"
+    assert run(config)["checkpoint_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert same(saved(config), before)
+    assert run(tiny(optimizer={"lr": 1e12}, epochs=4))["checkpoint_sha256"] is None
 
 
 def is_buffer(name: str) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from sam.config import TrainConfig
+from sam.config import OptimizerConfig, TrainConfig
 from sam.results import identity, records
 from sam.training import tracking
+from sam.training.metric_names import series
 from sam.training.progress import Progress
 from sam.training.run import run
 from sam.training.tracking import make_tracker
@@ -181,3 +182,15 @@ def test_a_run_that_dies_is_marked_as_failed(tiny: Tiny, wandb: Callable[..., Ca
     with pytest.raises(KeyboardInterrupt):
         run(tiny(tracking={"backend": "wandb"}))
     assert calls[-1] == ("finish", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"method": "sam"}, "SAM N=1 rho=0.05"),
+        ({"method": "sam", "radius": "uniform"}, "SAM N=1 rho=0.05 uniform"),
+        ({"method": "xsam", "radius": "uniform"}, "XSAM N=1 rho=0.05"),
+    ],
+)
+def test_a_series_is_one_setting(options: dict[str, Any], expected: str) -> None:
+    assert series(OptimizerConfig(**options)) == expected
