@@ -823,6 +823,8 @@ class ColumnConfig:
 class RowConfig:
     """One row: runs whose optimizer settings equal `match`; `published` maps a column key to ids of paper_values.csv.
 
+    match        may name a run's other settings too, dotted where nested ({method: sgd, epochs: 80, dataset.train_size: 4000}): such a
+                 row takes the runs that differ from the block's others in these alone.
     equivalence  the claim about this row is "no difference from the baseline": test that, in every column that has a margin.
     """
 

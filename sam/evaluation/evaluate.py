@@ -16,6 +16,7 @@ from sam.results import records, render, tables
 from sam.results.filling import filled
 from sam.results.report.page import report
 from sam.results.tables import Block, RunRow
+from sam.sharpness.subject import Measures
 from sam.training.tracking import mirror_sharpness
 
 
@@ -114,14 +115,13 @@ def _readable(done: Sequence[tuple[Path, dict[str, Any]]], problems: list[str]) 
 def _row(folder: Path, record: dict[str, Any], measured: Measured) -> RunRow:
     """The measures of a run, with what only the training saw: the gap against the training loss as met, at w and at the perturbed point;
     means over the last epochs; and validation values, where they were not measured."""
-    values = dict(measured.values)
+    seen = {"val_loss": record["final"].get("val_loss"), "val_accuracy": record["final"].get("val_accuracy")}
+    seen |= {f"last5_{name}": value for name, value in record["last5"].items()}
+    values: Measures = {name: number for name, value in seen.items() if (number := records.number(value)) is not None}
+    values |= measured.values
     for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")) if "test_loss_channel" in values else ():
         test, met = values["test_loss_channel"], records.number(record["final"].get(column))
         values[name] = None if test is None or met is None else test - met
-    for name in ("val_loss", "val_accuracy"):
-        if name in record["final"]:
-            values.setdefault(name, records.number(record["final"][name]))
-    values |= {f"last5_{name}": records.number(value) for name, value in record["last5"].items()}
     return RunRow(
         config=records.run_config(record),
         setting=record["setting"],

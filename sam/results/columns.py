@@ -57,7 +57,8 @@ class Column:
     def published(self, group: Group, context: TrainConfig) -> list[Published]:
         ids = group.row.published.get(self.config.key, [])
         here = self.rho is None or math.isclose(self.rho, PUBLISHED_RHO)
-        return [p for p in lookup(ids) if here and matches(p, replace(context, optimizer=group.optimizer))]
+        config = group.config if group.changed else replace(context, optimizer=group.optimizer)
+        return [p for p in lookup(ids) if here and config is not None and matches(p, config)]
 
 
 def expand(columns: Sequence[ColumnConfig], rhos: Sequence[float]) -> list[Column]:

@@ -48,11 +48,13 @@ class RunRow:
 
 @dataclass(frozen=True)
 class Context:
-    """Runs that differ in method and seed only. `config` is the first run's; `label` tells contexts apart."""
+    """Runs that differ in method and seed only. `config` is the first run's; `label` tells contexts apart; `key`: their common settings,
+    by dotted names."""
 
     label: str
     config: TrainConfig
     runs: tuple[RunRow, ...]
+    key: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def noisy(self) -> bool:
@@ -79,6 +81,12 @@ _NEUTRAL = (
     *("seed", "runs_dir", "run_dir", "force", "device", "threads"),
     *("eval_batch_size", "eval_interval", "checkpoint_interval", "checkpoint_steps", "keep_checkpoints"),
 )
+
+
+def may_vary(name: str) -> bool:
+    """Whether this is the dotted name of a setting, other than the method's, that tells contexts apart."""
+    alike = (*_NEUTRAL, "protocol.notes", "dataset.path", "dataset.root", "dataset.download")
+    return name in _flat(to_dict(TrainConfig())) and name not in alike and not name.startswith(("optimizer.", "tracking."))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -134,5 +142,5 @@ def contexts(runs: Sequence[RunRow]) -> list[Context]:
         for key, setting in zip(keys, settings, strict=True):
             members = groups[key]
             suffix = "".join(f", {name}={str(setting[name])[:12] if name == 'data' else word(setting[name])}" for name in differing)
-            found.append(Context(label + suffix, members[0].config, tuple(members)))
+            found.append(Context(label + suffix, members[0].config, tuple(members), setting))
     return sorted(found, key=lambda context: context.label)  # runs that start at once would come in either order

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from sam.config import BASE_KEYS, METHODS, OptimizerConfig, RowConfig, from_dict
-from sam.results.contexts import RunRow, word
+from sam.config import BASE_KEYS, METHODS, ConfigError, OptimizerConfig, RowConfig, TrainConfig, from_dict
+from sam.results.contexts import RunRow, may_vary, word
+
+_OPTIMIZER_KEYS = tuple(f.name for f in dataclasses.fields(OptimizerConfig))
 
 
 @dataclass(frozen=True)
 class Group:
-    """Replicas of one setting: its label, the row that it belongs to, and one run per seed. Empty for a row without runs."""
+    """Replicas of one setting: its label, the row that it belongs to, and one run per seed. Empty for a row without runs.
+
+    config: of its first run; None without one. changed: the context's settings that the row names, where they differ from the block's.
+    """
 
     label: str
     row: RowConfig
@@ -21,6 +26,12 @@ class Group:
     finished: Mapping[int, RunRow]
     diverged: Mapping[int, RunRow]
     duplicates: tuple[RunRow, ...] = ()
+    config: TrainConfig | None = None
+    changed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> tuple[RunRow, ...]:
+        return (*self.finished.values(), *self.diverged.values(), *self.duplicates)
 
     @property
     def ran(self) -> bool:
@@ -30,6 +41,25 @@ class Group:
         """Seed -> measure times scale, of the finished runs."""
         raw = {seed: run.measures.get(measure) for seed, run in sorted(self.finished.items())}
         return {seed: None if value is None else value * scale for seed, value in raw.items()}
+
+
+def asked(row: RowConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the row's `match` says of the optimizer, by its keys; and of the context (the learning rate is of both), by dotted names."""
+    of_optimizer = {key: value for key, value in row.match.items() if key in _OPTIMIZER_KEYS}
+    base = {f"optimizer.{key}": value for key, value in of_optimizer.items() if key in BASE_KEYS and key != "method"}
+    return of_optimizer, base | {key: value for key, value in row.match.items() if key not in _OPTIMIZER_KEYS}
+
+
+def check_match(row: RowConfig) -> None:
+    """Refuse keys and values that no run can have. Raises ConfigError."""
+    of_optimizer, of_context = asked(row)
+    from_dict(OptimizerConfig, of_optimizer, f"rows: {row.label}.match.")
+    for key in of_context:
+        if not (may_vary(key) or key.removeprefix("optimizer.") in of_optimizer):
+            raise ConfigError(
+                f"rows: {row.label}.match.{key}: unknown key; known here: {', '.join(_OPTIMIZER_KEYS)}, and what else tells the blocks of "
+                "a table apart, such as epochs or dataset.train_size."
+            )
 
 
 def row_matches(match: Mapping[str, Any], optimizer: OptimizerConfig) -> bool:
@@ -51,13 +81,14 @@ def distinguish(optimizers: Sequence[OptimizerConfig]) -> list[str]:
 
 
 def group_runs(row: RowConfig, runs: Sequence[RunRow]) -> list[Group]:
-    """One group per setting among the runs that the row matches; a row without runs is one empty group."""
+    """One group per setting among the runs that the row matches, whatever it says of the context; a row without runs is one empty group."""
+    match = asked(row)[0]
     by_setting: dict[str, list[RunRow]] = {}
     for run in runs:
-        if row_matches(row.match, run.config.optimizer):
+        if row_matches(match, run.config.optimizer):
             by_setting.setdefault(run.setting, []).append(run)
     if not by_setting:
-        return [Group(row.label, row, from_dict(OptimizerConfig, row.match, "match."), {}, {})]
+        return [Group(row.label, row, from_dict(OptimizerConfig, match, "match."), {}, {})]
     order = sorted(by_setting.values(), key=lambda members: _numeric_first(members[0].config.optimizer))
     optimizers = [members[0].config.optimizer for members in order]
     groups = []
@@ -69,7 +100,8 @@ def group_runs(row: RowConfig, runs: Sequence[RunRow]) -> list[Group]:
         finished = {seed: run for seed, run in sorted(chosen.items()) if run.status == "finished"}
         diverged = {seed: run for seed, run in sorted(chosen.items()) if run.status != "finished"}
         duplicates = tuple(run for run in members if id(run) not in kept)
-        groups.append(Group(row.label + suffix, row, members[0].config.optimizer, finished, diverged, duplicates))
+        first = members[0].config
+        groups.append(Group(row.label + suffix, row, first.optimizer, finished, diverged, duplicates, first))
     return groups
 
 

@@ -8,7 +8,7 @@ from data import known
 from sam.config import TableConfig, TrainConfig
 from sam.results.blocks import Cell
 from sam.results.columns import Column
-from sam.results.contexts import Context
+from sam.results.contexts import Context, word
 from sam.results.groups import Group
 from sam.results.published import Published, citations
 from sam.results.statistics import p_text
@@ -32,6 +32,7 @@ def notes(
         prefix = next((p for p in conditions if note.startswith(p)), "")
         if not prefix or conditions[prefix]:
             lines.append(note.removeprefix(prefix))
+    lines += [f"{g.label}: {_changes(g, context)}; all else as in the other rows." for g in groups if g.changed]
     lines += _notes_on_numbers(groups, rows)
     lines += _notes_on_tests(table, rows)
     lines += _notes_on_correlations() if correlated else []
@@ -46,6 +47,10 @@ def notes(
     lines.append(f"Data fingerprint: {', '.join(prints)}.")
     lines += [note for run in used for note in known.notes(run.data_fingerprint, run.data_notes)]
     return tuple(dict.fromkeys(lines))
+
+
+def _changes(group: Group, context: Context) -> str:
+    return ", ".join(f"{key} {word(value)} instead of {word(context.key[key])}" for key, value in group.changed.items())
 
 
 def _notes_on_numbers(groups: Sequence[Group], rows: Sequence[Sequence[Cell]]) -> list[str]:

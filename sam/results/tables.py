@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from sam.config import ConfigError, OptimizerConfig, TableConfig, from_dict
+from sam.config import ConfigError, RowConfig, TableConfig
 from sam.results.blocks import EMPTY, Block, Cell
 from sam.results.columns import Column, expand
 from sam.results.comparisons import correlations, differences
 from sam.results.contexts import Context, RunRow, context_label, contexts
 from sam.results.filling import check_columns
-from sam.results.groups import Group, distinguish, group_runs, row_matches
+from sam.results.groups import Group, asked, check_match, distinguish, group_runs, row_matches
 from sam.results.notes import notes, verdict
 from sam.results.published import Published, lookup
 
@@ -18,7 +19,8 @@ __all__ = ["Block", "Cell", "Context", "Group", "RunRow", "build", "context_labe
 
 
 def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> list[Block]:
-    """One block per context in which at least one row of the table has a run.
+    """One block per context in which at least one row of the table has a run, but none where other blocks show all of it: a row whose
+    `match` names settings of the context takes the runs of that other context.
 
     rhos: the radii at which sharpness was measured. Raises `ConfigError` where the table refers to a row, column or id that is not there,
     or asks for a test that cannot be made.
@@ -29,8 +31,8 @@ def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> 
     for header in headers:
         if headers.count(header) > 1:
             raise ConfigError(f"columns: header={header}: stands over {headers.count(header)} columns; each needs its own.")
-    blocks = [_block(table, context, columns) for context in contexts(runs)]
-    return [block for block in blocks if block is not None]
+    found = contexts(runs)
+    return [_block(table, context, groups, columns) for context, groups in _worth_a_block(found, [_groups(table, c, found) for c in found])]
 
 
 def check(table: TableConfig) -> None:
@@ -39,7 +41,7 @@ def check(table: TableConfig) -> None:
     _check_references(table)
     _check_tests(table)
     for row in table.rows:
-        from_dict(OptimizerConfig, row.match, f"rows: {row.label}.match.")
+        check_match(row)
         for ids in row.published.values():
             lookup(ids)
 
@@ -72,13 +74,37 @@ def _check_tests(table: TableConfig) -> None:
             raise ConfigError(f"rows: {row.label}.equivalence=true: needs {needs}.")
 
 
-def _block(table: TableConfig, context: Context, columns: Sequence[Column]) -> Block | None:
-    groups = [group for row in table.rows for group in group_runs(row, context.runs)]
-    if not any(group.ran for group in groups):
-        return None
-    setup: tuple[str, ...] = (context.config.model.label, context.runs[0].data_label) if table.setup_columns else ()
-    header = [*(("Model", "Dataset") if setup else ()), table.row_header]
-    rows: list[list[Cell]] = [[Cell("label", (text,)) for text in (*setup, group.label)] for group in groups]
+def _groups(table: TableConfig, context: Context, found: Sequence[Context]) -> list[Group]:
+    """The rows of the context's block. A row that names the context's own settings is left out where another row shows its runs anyway."""
+    plain = {id(run) for row in table.rows if not asked(row)[1] for group in group_runs(row, context.runs) for run in group.runs}
+    groups = [group for row in table.rows for group in _groups_of(row, context, found)]
+    repeated = [bool(asked(g.row)[1]) and not g.changed and g.ran and all(id(run) in plain for run in g.runs) for g in groups]
+    return [group for group, again in zip(groups, repeated, strict=True) if not again]
+
+
+def _groups_of(row: RowConfig, context: Context, found: Sequence[Context]) -> list[Group]:
+    changed = {key: value for key, value in asked(row)[1].items() if context.key[key] != value}
+    wanted = {**context.key, **changed}
+    runs = [run for other in found if other.key == wanted for run in other.runs]
+    return [replace(group, changed=changed) for group in group_runs(row, runs)]
+
+
+def _worth_a_block(found: Sequence[Context], groups: Sequence[list[Group]]) -> list[tuple[Context, list[Group]]]:
+    """The contexts of which a row of the table has a run; from the last to the first, those are left out that others show all of."""
+    shown = [{id(run) for group in own for run in group.runs} for own in groups]
+    kept = [i for i, context in enumerate(found) if shown[i] & {id(run) for run in context.runs}]
+    for i in reversed(kept):
+        if shown[i] <= set[int]().union(*(shown[j] for j in kept if j != i)):
+            kept = [j for j in kept if j != i]
+    return [(found[i], groups[i]) for i in kept]
+
+
+def _block(table: TableConfig, context: Context, groups: Sequence[Group], columns: Sequence[Column]) -> Block:
+    firsts = [(group.runs or context.runs)[0] for group in groups]
+    setup = [(run.config.model.label, run.data_label) for run in firsts]
+    header = [*(("Model", "Dataset") if table.setup_columns else ()), table.row_header]
+    labels = [(*names, group.label)[-len(header) :] for names, group in zip(setup, groups, strict=True)]
+    rows: list[list[Cell]] = [[Cell("label", (text,)) for text in texts] for texts in labels]
     shown: dict[str, Published] = {}
     for column in columns:
         header.append(column.header)
@@ -99,7 +125,7 @@ def _block(table: TableConfig, context: Context, columns: Sequence[Column]) -> B
     return Block(
         table=table.title,
         title=f"{table.title}, {context.label}",
-        labels=len(setup) + 1,
+        labels=3 if table.setup_columns else 1,
         header=tuple(header),
         rows=done,
         notes=notes(table, context, groups, columns, done, list(shown.values()), bool(related)),

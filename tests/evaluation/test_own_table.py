@@ -13,6 +13,7 @@ row_header: Method
 rows:
   - {label: SGD, match: {method: sgd}}
   - {label: SAM, match: {METHOD: sam}}
+  - {label: SAM on fewer, match: {METHOD: sam, epochs: 1, dataset.train_size: 64}}
 columns:
   - {key: top, header: "Top ({subset})", measure: "eigenvalue[k=1,subset={subset}]"}
   - {key: random, header: "Random (at {rho}, {subset})", measure: "average[rho={rho},subset={subset}]", digits: 9, each_rho: true}

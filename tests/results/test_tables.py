@@ -360,6 +360,94 @@ def test_mistakes_in_a_table_are_refused() -> None:
         build(replace(table, rows=[table.rows[0], replace(table.rows[1], match={"ascent_stepz": 2})]), [run()], [0.05])
 
 
+# ------------------------------------------------------------------------------------------- rows from another context
+
+
+def varied(*rows: dict[str, Any], baseline: str = "0", **changes: Any) -> TableConfig:
+    """A table of accuracies with one row for each `match`, labelled 0, 1, ..."""
+    values = {
+        "title": "T",
+        "baseline": baseline,
+        "primary": "a",
+        "rows": [{"label": str(i), "match": match} for i, match in enumerate(rows)],
+        "columns": [{"key": "a", "header": "A", "measure": "test_accuracy", "compare": True}],
+    }
+    return from_dict(TableConfig, values | changes)
+
+
+SGD, TWICE, SAM = {"method": "sgd"}, {"method": "sgd", "epochs": 60}, {"method": "sam"}
+LONG = replace(DEMO, epochs=60)
+
+
+def means(block: Block) -> dict[str, float | None]:
+    summaries = {label: cell(block, label, "A").summary for label in labels(block)}
+    return {label: None if summary is None else summary.mean for label, summary in summaries.items()}
+
+
+def test_sgd_at_twice_the_epochs_stands_beside_sam_with_a_paired_difference() -> None:
+    runs = [run(seed=s, accuracy=90 + s, method="sgd") for s in range(3)]
+    runs += [run(LONG, seed=s, accuracy=92 + 2 * s, method="sgd") for s in range(1, 4)]  # seeds 1, 2 in common
+    runs += [run(seed=s, accuracy=95 + s, method="sam") for s in range(3)]
+    runs += [run(replace(LONG, batch_size=128), method="sgd")]  # differs in something else too
+    table = varied(SGD, TWICE, SAM, baseline="1")
+    for order in (runs, runs[::-1]):
+        other, short = build(table, order, [])
+        assert short.title == "T, digits demo, batch_size=256, epochs=30" and "batch_size=128" in other.title
+        assert means(short) == {"0": 91.0, "1": 96.0, "2": 96.0}
+        difference = cell(short, "2", "A", "difference").paired
+        assert difference is not None and difference.seeds == (1, 2) and difference.mean == pytest.approx((96 - 94 + 97 - 96) / 2)
+        assert "1: epochs 60 instead of 30; all else as in the other rows." in short.notes
+    assert labels(other) == ["0", "2"] and not other.notes[0].startswith("1:")  # 1 would show the runs of 0 once more
+
+
+def test_a_context_is_a_block_of_its_own_as_soon_as_it_has_other_runs() -> None:
+    runs = [run(method="sgd"), run(method="sam"), run(LONG, method="sgd", accuracy=98.0)]
+    (only,) = build(varied(SGD, TWICE, SAM), runs, [])
+    assert means(only) == {"0": 97.0, "1": 98.0, "2": 97.0}
+    own, other = build(varied(SGD, TWICE, SAM), [*runs, run(LONG, method="sam", accuracy=99.0)], [])
+    assert means(own) == means(only) and means(other) == {"0": 98.0, "2": 99.0}
+    (alone,) = build(varied(SGD, TWICE, SAM), runs[2:], [])  # nothing to stand beside
+    assert means(alone) == {"0": 98.0, "2": None}
+
+
+def test_nested_settings_and_those_of_the_base_optimizer_may_be_named() -> None:
+    few = replace(DEMO, dataset=replace(DEMO.dataset, train_size=100))
+    runs = [run(method="sgd", lr=lr, seed=s, accuracy=90 + 10 * lr + s) for lr in (0.1, 0.2) for s in range(2)]
+    runs += [run(few, method="sgd", lr=0.2, accuracy=80.0)]
+    rows = [{"method": "sgd", "lr": 0.1}, {"method": "sgd", "lr": 0.2}, {"method": "sgd", "lr": 0.2, "dataset.train_size": 100}]
+    (block,) = build(varied(*rows), runs, [])  # one block, though each context has a row in the other's
+    assert means(block) == {"0": 91.5, "1": 92.5, "2": 80.0}
+    assert cell(block, "1", "A", "difference").paired.mean == pytest.approx(1.0)  # type: ignore[union-attr]
+    assert "2: optimizer.lr 0.2 instead of 0.1, dataset.train_size 100 instead of null; all else as in the other rows." in block.notes
+
+
+def test_no_run_is_lost_where_rows_change_different_settings() -> None:
+    """(30, 0.1) shows (60, 0.1) and not (60, 0.2), which only (60, 0.1) shows: both blocks stay."""
+    runs = [run(method="sgd", accuracy=1.0), run(LONG, method="sgd", accuracy=2.0), run(LONG, method="sgd", lr=0.2, accuracy=3.0)]
+    blocks = build(varied(SGD, TWICE, {"method": "sgd", "lr": 0.2}), runs, [])
+    assert {value for block in blocks for value in means(block).values()} - {None} == {1.0, 2.0, 3.0}
+    assert len(blocks) == 2
+
+
+def test_published_values_stand_beside_a_row_only_where_its_own_runs_are_like_them() -> None:
+    """s15 is of 200 epochs."""
+    half = replace(WRN, epochs=100)
+    table = varied(SAM, SGD | {"epochs": 200}, SGD | {"epochs": 100}, setup_columns=True)
+    table = replace(table, rows=[replace(row, published={"a": ["s15"]}) for row in table.rows])
+    (block,) = build(table, [run(half, method="sam"), run(WRN, method="sgd"), run(half, method="sgd")], [])
+    published = {label: cell(block, label, "A", "published").text for label in labels(block)}
+    assert published["0"] == published["2"] == "–" and published["1"].startswith("96.5 ± 0.1")
+
+
+def test_settings_that_no_row_can_name_are_refused() -> None:
+    for key in ("epoch", "dataset.size", "seed", "device", "dataset.path", "tracking.backend", "optimizer.lr", "dataset"):
+        with pytest.raises(ConfigError, match=rf"rows: 1\.match\.{re.escape(key)}: unknown key") as refusal:
+            build(varied(SGD, SGD | {key: 1}), [run()], [])
+        assert "epochs or dataset.train_size" in str(refusal.value)
+    with pytest.raises(ConfigError, match=r"optimizer\.lr=-1"):
+        build(varied(SGD, SGD | {"lr": -1}), [run()], [])
+
+
 # ----------------------------------------------------------------------------------------------------------------- rendering
 
 
