@@ -884,6 +884,7 @@ class EvaluateConfig:
     seeds        only runs with these seeds, or null for all.
     processes    checkpoints measured at a time, each in a process of its own.
     part, parts  measure only the part-th (from 0) of `parts` equal shares of the runs, and make no tables.
+    kept         measure the runs' kept checkpoints (`keep_checkpoints`) too, and write what was found along the epochs as kept.csv.
     tracking     where the measures of runs that were not tracked themselves go; a tracked run is joined where it was tracked.
     augmentation is there for `dataset=digits`, which sets it; nothing is ever measured on augmented images.
     """
@@ -905,6 +906,7 @@ class EvaluateConfig:
     processes: int = 1
     part: int | None = None
     parts: int = 1
+    kept: bool = False
     device: str = "auto"
     threads: int | None = None
     force: bool = False
@@ -919,7 +921,7 @@ class EvaluateConfig:
             missing = [key for key in ("model", "dataset") if getattr(self, key) is None]
             if missing:
                 raise ConfigError(f"checkpoint={self.checkpoint}: needs {missing[0]}=... too, as in: model=resnet18 dataset=cifar10.")
-            for_runs = ("runs_dir", "data_path", "data_root", "seeds", "processes", "part", "parts")
+            for_runs = ("runs_dir", "data_path", "data_root", "seeds", "processes", "part", "parts", "kept")
             changed = [key for key in for_runs if getattr(self, key) != _default(type(self), key)]
             if changed:
                 raise ConfigError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sam.config import ConfigError, EvaluateConfig, TableConfig
+from sam.evaluation.kept import KEPT, trajectories
 from sam.evaluation.measuring import measure_runs, part_of
 from sam.evaluation.storing import Measured
 from sam.results import records, render, tables
@@ -45,7 +46,8 @@ def measure_part(config: EvaluateConfig) -> Part:
     runs = part_of(_finished(config, []), config.part, config.parts, config.sharpness)
     problems: list[str] = []
     rows = measure_runs(runs, config, problems)
-    return Part(f"part {config.part} of {config.parts} (from 0): {len(rows)} of {len(runs)} runs are measured.", problems)
+    done = sum(folder in rows for folder, _ in runs)
+    return Part(f"part {config.part} of {config.parts} (from 0): {done} of {len(runs)} runs are measured.", problems)
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -62,6 +64,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     blocks = {name: [] if table is None else tables.build(table, runs, rhos) for name, table in wanted.items()}
     out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
     files = _write(out, blocks, runs, rhos)
+    if config.kept:
+        records.write_atomic(out / KEPT, trajectories(done, rows))
+        files.append(out / KEPT)
     files.append(_write_report(out, config, blocks, measured, problems))
     finished = ((folder, record, row.measures) for folder, record, row in measured if row.status == records.FINISHED)
     mirror_sharpness(config.tracking, finished)

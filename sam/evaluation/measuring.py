@@ -1,4 +1,4 @@
-"""Every finished run -> one row of measurements, each notion measured once and stored beside the run."""
+"""Every finished run, and every kept checkpoint -> one row of measurements, each notion measured once and stored beside the run."""
 
 from __future__ import annotations
 
@@ -32,17 +32,27 @@ Run = tuple[Path, dict[str, Any]]
 
 @dataclass
 class _Pending:
-    """A run and the notions that its stored rows lack."""
+    """A checkpoint of a run and the notions that the rows stored for it lack; `epoch` of a kept one, None for the final one."""
 
     folder: Path
     record: dict[str, Any]
     config: TrainConfig
+    file: Path
+    epoch: int | None
     keys: dict[Notion, str]  # with the keys of their rows
 
     @property
     def data_seed(self) -> int | None:
         """The seed that its training images were drawn by, if they were."""
         return self.config.seed if self.config.dataset.sample == "seed" else None
+
+    def place(self) -> Path:
+        """By which its rows are known: the final checkpoint's by the run's folder."""
+        return self.folder if self.epoch is None else self.file
+
+    @property
+    def name(self) -> str:
+        return self.folder.name if self.epoch is None else f"{self.folder.name}/{self.file.name}"
 
     @property
     def sizes(self) -> Sizes:
@@ -74,32 +84,41 @@ def part_of(done: Sequence[Run], part: int, parts: int, sharpness: SharpnessConf
 
 
 def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str]) -> dict[Path, Measured]:
-    """Rows by folder: what is stored beside the run, and what is measured now. A run that cannot be measured becomes a problem."""
+    """Rows by folder: what is stored beside the run, and what is measured now. With config.kept also rows by file, of the checkpoints that
+    were kept. A checkpoint that cannot be measured becomes a problem."""
     rows: dict[Path, Measured] = {}
     pending: list[_Pending] = []
     for folder, record in done:
+        run, files = records.run_config(record), kept_files(folder, record) if config.kept else {}
         if record["status"] == records.DIVERGED:
             rows[folder] = Measured()
-            continue
-        there = (folder / records.CHECKPOINT).exists()
-        if not there and not record.get("checkpoint_sha256"):
-            problems.append(f"{folder.name}: {records.CHECKPOINT} is missing; the run is left out of the tables.")
-            continue
-        # A checkpoint that was not kept is known by the record's hash: what was measured on it is as good as ever.
-        checkpoint_hash = data.file_fingerprint(folder / records.CHECKPOINT) if there else record["checkpoint_sha256"][:16]
-        run = records.run_config(record)
-        keys = storing.keys(checkpoint_hash, record["data"]["fingerprint"], config.sharpness, run.dataset.splits)
+        else:
+            files = {None: folder / records.CHECKPOINT, **files}
         stored = {} if config.force else storing.stored(folder / records.MEASURES)
-        rows[folder] = storing.merge(stored[key] for key in keys.values() if key in stored)
-        missing = {notion: key for notion, key in keys.items() if key not in stored}
-        if missing and there:
-            pending.append(_Pending(folder, record, run, missing))
-        elif missing:
-            lacking = ", ".join(sorted({notion.name for notion in missing}))
-            problems.append(f"{folder.name}: {records.CHECKPOINT} is missing, and these notions were not measured on it: {lacking}.")
+        for epoch, file in files.items():
+            # A checkpoint that was not kept is known by the record's hash: what was measured on it is as good as ever.
+            there, sha256 = file.exists(), record.get("checkpoint_sha256") if epoch is None else None
+            if not there and not sha256:
+                problems.append(f"{folder.name}: {file.name} is missing; the run is left out of the tables.")
+                continue
+            checkpoint_hash = data.file_fingerprint(file) if there else str(sha256)[:16]
+            keys = storing.keys(checkpoint_hash, record["data"]["fingerprint"], config.sharpness, run.dataset.splits)
+            lacking = _Pending(folder, record, run, file, epoch, {notion: key for notion, key in keys.items() if key not in stored})
+            rows[lacking.place] = storing.merge(stored[key] for key in keys.values() if key in stored)
+            if lacking.keys and there:
+                pending.append(lacking)
+            elif lacking.keys:
+                names = ", ".join(sorted({notion.name for notion in lacking.keys}))
+                problems.append(f"{folder.name}: {file.name} is missing, and these notions were not measured on it: {names}.")
     if pending:
         _measure(pending, config, rows, problems)
     return rows
+
+
+def kept_files(folder: Path, record: dict[str, Any]) -> dict[int | None, Path]:
+    """Epoch -> file of the checkpoints that the run kept; without the last epoch's, where the final one holds the same."""
+    last = record["config"].get("epochs", TrainConfig.epochs) if record["status"] == records.FINISHED else None
+    return {epoch: file for epoch, file in checkpoint.kept(folder).items() if epoch != last}
 
 
 def _measure(pending: list[_Pending], config: EvaluateConfig, rows: dict[Path, Measured], problems: list[str]) -> None:
@@ -124,18 +143,22 @@ def _measure_here(
                 model = load_trained(run.config, run.folder, images, device, weights.result())
                 del weights  # on the device only the model's own are left
                 subject = subject_of(model, images, config.sharpness, optimizer=run.config.optimizer, progress=progress.advance)
-                found = storing.measure(subject, run.keys, run.folder / records.MEASURES, partial(_note, progress, run.folder.name))
-                rows[run.folder] = storing.merge([rows[run.folder], found])
+                found = storing.measure(subject, run.keys, run.folder / records.MEASURES, partial(_note, progress, run.name))
+                rows[run.place] = storing.merge([rows[run.place], found])
             except (checkpoint.CheckpointError, data.DataError, ConfigError) as error:
-                rows.pop(run.folder)
-                _say(progress, problems, f"{run.folder.name}: {error}")
+                rows.pop(run.place)
+                _say(progress, problems, f"{run.name}: {error}")
 
 
 def _read_ahead(pending: Sequence[_Pending]) -> Iterator[tuple[_Pending, Future[dict[str, torch.Tensor]]]]:
-    """Every run with its weights, in host memory, which were read while the one before it was measured."""
+    """Every checkpoint with its weights, in host memory, which were read while the one before it was measured."""
 
     def read(run: _Pending) -> dict[str, torch.Tensor]:
-        weights: dict[str, torch.Tensor] = checkpoint.load(run.folder)["model"]
+        state = checkpoint.load(run.folder, name=run.file.name)
+        if run.epoch is not None and (state["fingerprint"], state["epoch"]) != (run.record["fingerprint"], run.epoch):
+            whose = f"epoch {state['epoch']} of run {state['fingerprint']}"
+            raise checkpoint.CheckpointError(f"{run.file}: is of {whose}, not epoch {run.epoch} of run {run.record['fingerprint']}.")
+        weights: dict[str, torch.Tensor] = state["model"]
         return weights
 
     with ThreadPoolExecutor(1) as reader:
@@ -156,18 +179,19 @@ def _measure_side_by_side(
     for run, problem in zip(pending, outcomes, strict=True):
         if problem is None:
             stored = storing.stored(run.folder / records.MEASURES)
-            rows[run.folder] = storing.merge([rows[run.folder], *(stored[key] for key in run.keys.values())])
+            rows[run.place] = storing.merge([rows[run.place], *(stored[key] for key in run.keys.values())])
         else:
-            rows.pop(run.folder)
-            problems.append(problem if problem.startswith(run.folder.name) else f"{run.folder.name}: {problem}")  # it was said already
+            rows.pop(run.place)
+            problems.append(problem if problem.startswith(run.name) else f"{run.name}: {problem}")  # it was said already
 
 
 def measure_one(task: tuple[_Pending, EvaluateConfig]) -> None:
-    """In a process of its own: one run, its rows stored beside it. Raises ConfigError; a signal ends it at once: no row is half stored."""
+    """In a process of its own: one checkpoint, its rows stored beside it. Raises ConfigError; a signal ends it at once: no row is half
+    stored."""
     run, config = task
     problems: list[str] = []
-    with progress_for(1.0, run.folder.name, quiet=True) as progress:
-        _measure_here([run], config, {run.folder: Measured()}, problems, progress)
+    with progress_for(1.0, run.name, quiet=True) as progress:
+        _measure_here([run], config, {run.place: Measured()}, problems, progress)
     if problems:
         raise ConfigError(problems[0])
 

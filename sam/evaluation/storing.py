@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,5 +82,19 @@ def stored(path: Path) -> dict[str, Measured]:
 def store(path: Path, key: str, name: str, result: Result, settings: Mapping[str, object]) -> None:
     """Add this row to those of the file."""
     row = {"notion": name, "settings": settings, "values": records.plain(result.values), "series": records.plain(result.series)}
-    content = json.dumps({"format": 2, "rows": _read(path) | {key: row}}, indent=1, allow_nan=False)
-    records.write_atomic(path, content + "\n")
+    with _alone(path.parent):
+        content = json.dumps({"format": 2, "rows": _read(path) | {key: row}}, indent=1, allow_nan=False)
+        records.write_atomic(path, content + "\n")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time: of two that read, add and write at once, one would lose its row."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)

@@ -61,9 +61,8 @@ class Context:
         return self.config.dataset.label_noise > 0
 
 
-def _context_key(run: RunRow) -> dict[str, Any]:
-    """The run's settings without seed, method, names and places; a model's idle keys count for nothing."""
-    c = run.config
+def settings(c: TrainConfig) -> dict[str, Any]:
+    """A run's settings, by dotted names, without seed, method, names and places; a model's idle keys count for nothing."""
     neutral = replace(
         c,
         optimizer=OptimizerConfig(**{key: getattr(c.optimizer, key) for key in BASE_KEYS} | {"method": "sgd"}),
@@ -74,7 +73,7 @@ def _context_key(run: RunRow) -> dict[str, Any]:
         tracking=TrackingConfig(),
         **{key: getattr(TrainConfig(), key) for key in _NEUTRAL},
     )
-    return _flat(to_dict(neutral)) | {"data": run.data_fingerprint}
+    return _flat(to_dict(neutral))
 
 
 _NEUTRAL = (
@@ -131,15 +130,16 @@ def contexts(runs: Sequence[RunRow]) -> list[Context]:
     for run in runs:
         if run.status not in ("finished", "diverged"):
             raise ValueError(f"{run.folder}: status {run.status}: only finished and diverged runs belong in a table.")
-        groups.setdefault(json.dumps(_context_key(run), sort_keys=True), []).append(run)
+        known = settings(run.config) | {"data": run.data_fingerprint}
+        groups.setdefault(json.dumps(known, sort_keys=True), []).append(run)
     by_label: dict[str, list[str]] = {}
     for key, members in groups.items():
         by_label.setdefault(context_label(members[0]), []).append(key)
     found = []
     for label, keys in by_label.items():
-        settings = [json.loads(key) for key in keys]
-        differing = [name for name in settings[0] if len({repr(s.get(name)) for s in settings}) > 1]
-        for key, setting in zip(keys, settings, strict=True):
+        parsed = [json.loads(key) for key in keys]
+        differing = [name for name in parsed[0] if len({repr(s.get(name)) for s in parsed}) > 1]
+        for key, setting in zip(keys, parsed, strict=True):
             members = groups[key]
             suffix = "".join(f", {name}={str(setting[name])[:12] if name == 'data' else word(setting[name])}" for name in differing)
             found.append(Context(label + suffix, members[0].config, tuple(members), setting))
