@@ -1,4 +1,4 @@
-"""Commands as a user types them, and one tiny sweep that the tests of commands share."""
+"""Which tests are slow, commands as a user types them, and one tiny sweep that the tests of commands share."""
 
 import json
 import os
@@ -13,6 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "wandb", "submitit")
+# What starts processes, a server, SLURM or a browser is slow, and what says so itself: `make test-all` runs it, `make test` the rest.
+SLOW = ("replicas", "runs", "scripts", "slurm", "tracking", "test_cli.py", "test_readme.py")
+SLOW_FIXTURES = {"browser", "command", "commands", "swept"}
 
 # Runs command lines one after the other in one process, each as `python <line>` would: what it prints, how it ends, what it imported.
 DRIVER = """
@@ -33,6 +36,12 @@ for line in json.loads(sys.stdin.read()):
     results.append({"code": code, "out": out.getvalue(), "err": err.getvalue(), "heavy": heavy})
 print(json.dumps(results))
 """.replace("HEAVY", repr(HEAVY))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(ROOT / "tests").parts[0] in SLOW or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,6 @@ def test_bad_data_are_named(commands: Run, tmp_path: Path, tiny_options: Options
 # ------------------------------------------------------------------------------------------------------- one run and a sweep
 
 
-@pytest.mark.slow
 def test_one_run_from_the_command_line(command: Run, tmp_path: Path) -> None:
     line = "dataset=digits model=wrn_10_1 optimizer=sam optimizer.ascent_steps=3 optimizer.rho=0.05 epochs=2 seed=1 threads=1 device=cpu"
     result = command("train.py", *line.split(), f"runs_dir={tmp_path}")
@@ -171,7 +170,6 @@ def test_one_run_from_the_command_line(command: Run, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]  # Hydra left nothing of its own
 
 
-@pytest.mark.slow
 def test_a_sweep_trains_every_point(swept: Any) -> None:
     assert swept.trained.code == 0, swept.trained
     found = folders(swept.runs)
@@ -183,7 +181,6 @@ def test_a_sweep_trains_every_point(swept: Any) -> None:
     assert "8 runs, 8 to do: 66 forwards and 24 backwards" in swept.trained.out
 
 
-@pytest.mark.slow
 def test_a_second_sweep_skips_and_ignored_keys_make_no_new_run(commands: Run, swept: Any, copied: Path, tiny_options: Options) -> None:
     before = {path: path.stat().st_mtime_ns for folder in folders(copied) for path in folder.iterdir()}
     line = [*swept.line[:-1], f"runs_dir={copied}"]
@@ -196,7 +193,6 @@ def test_a_second_sweep_skips_and_ignored_keys_make_no_new_run(commands: Run, sw
     assert len(folders(copied)) == 9
 
 
-@pytest.mark.slow
 def test_a_run_that_diverges_does_not_stop_a_sweep(commands: Run, tmp_path: Path, tiny_options: Options, measure_options: Options) -> None:
     runs = f"runs_dir={tmp_path}"
     sweep = ["train.py", "-m", "optimizer=sam", "seed=0,1", "optimizer.lr=1e12,0.1", *tiny_options, runs]
@@ -212,7 +208,6 @@ def test_a_run_that_diverges_does_not_stop_a_sweep(commands: Run, tmp_path: Path
 # -------------------------------------------------------------------------------------------------------------- evaluating
 
 
-@pytest.mark.slow
 def test_evaluating_writes_rows_and_tables(swept: Any) -> None:
     result = swept.measured
     assert result.code == 0, result
@@ -224,7 +219,6 @@ def test_evaluating_writes_rows_and_tables(swept: Any) -> None:
     assert all((folder / "sharpness.json").exists() for folder in folders(swept.runs))
 
 
-@pytest.mark.slow
 def test_a_table_holds_the_mean_over_the_seeds(swept: Any) -> None:
     cells = plain_cells((swept.runs / "tables" / "table3.md").read_text(), "Accuracy (%)")
     for method, label in zip(METHODS, ("SGD", "Rand-SAM", "SAM", "XSAM"), strict=True):
@@ -237,7 +231,6 @@ def test_a_table_holds_the_mean_over_the_seeds(swept: Any) -> None:
         assert cells[label].startswith(f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"), (label, cells[label])
 
 
-@pytest.mark.slow
 def test_rows_are_reused_and_damaged_runs_are_named(commands: Run, swept: Any, tmp_path: Path, measure_options: Options) -> None:
     """Rows are taken from beside the runs, even without the data; what cannot be measured is named, and the rest is there."""
     whole, damaged, kept = (Path(shutil.copytree(swept.runs, tmp_path / name)) for name in ("whole", "damaged", "kept"))
@@ -287,7 +280,6 @@ def test_rows_are_reused_and_damaged_runs_are_named(commands: Run, swept: Any, t
     assert len(rest) == 3 and not any(folder.name in broken.err for folder in rest)
 
 
-@pytest.mark.slow
 def test_evaluating_without_runs_or_without_their_data(commands: Run, swept: Any, tmp_path: Path, measure_options: Options) -> None:
     draw = np.random.RandomState(0)
     images, labels = draw.randint(256, size=(60, 8, 8, 3)).astype(np.uint8), np.arange(60) % 3
@@ -326,7 +318,6 @@ def test_evaluating_without_runs_or_without_their_data(commands: Run, swept: Any
 # --------------------------------------------------------------------------------------------------------------- stopping
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_keeps_what_is_recorded(tmp_path: Path) -> None:
     line = "dataset=digits model=wrn_10_1 dataset.train_size=64 batch_size=64 epochs=5000 checkpoint_interval=1 threads=1 device=cpu"

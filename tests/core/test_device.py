@@ -31,6 +31,7 @@ def page_faults(**environment: str) -> int:
     return int(ran.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_used_again_unless_the_user_has_chosen() -> None:
     """3 x 3 x 40 MB are 88,000 pages of 4 kB (176 of 2 MB, where the system hands out huge ones, which a fault each would still count)."""

@@ -130,6 +130,7 @@ def test_describe_imports_no_torch(tmp_path: Path) -> None:
     assert python(code).split("\n")[:2] == ["[]", "['numpy']"]
 
 
+@pytest.mark.slow
 def test_torchvision_can_be_imported_after_the_guard() -> None:
     guard = "from data.torchvision_guard import ensure; ensure(); ensure(); "
     code = "import torchvision.datasets, torchvision.transforms.v2; ensure(); print(torchvision.datasets.CIFAR10.__name__)"

@@ -34,7 +34,6 @@ def rows(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text())["rows"]
 
 
-@pytest.mark.slow
 def test_a_checkpoint_is_measured_stored_and_not_measured_again(commands: Run, tmp_path: Path) -> None:
     net = network()
     torch.save({"state_dict": {f"module.{name}": value for name, value in net.state_dict().items()}, "epoch": 3}, tmp_path / "a.pt")

@@ -46,7 +46,6 @@ def unmeasured(swept: Any, target: Path) -> Path:
     return Path(shutil.copytree(swept.runs, target, ignore=shutil.ignore_patterns("sharpness.json", "tables")))
 
 
-@pytest.mark.slow
 def test_two_parts_and_then_the_tables_measure_nothing_twice(
     commands: Run, swept: Any, tmp_path: Path, measure_options: tuple[str, ...]
 ) -> None:

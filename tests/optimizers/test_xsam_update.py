@@ -154,11 +154,11 @@ def test_row_11_v0_is_the_net_displacement_not_the_first_gradient(rule: str) -> 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.5, 1.0, 2.0, None])
 def test_row_17_degenerate_planes_act_as_sam(alpha: float | None, dtype: torch.dtype) -> None:
-    """Parallel (linear loss), antiparallel (a hill that the ascent steps over), one scalar parameter: v(alpha) = g/||g||. 200 seeds.
+    """Parallel (linear loss), antiparallel (a hill that the ascent steps over), one scalar parameter: v(alpha) = g/||g||. 50 seeds.
 
-    A port with arccos and no clamp turned all weights into NaN in 70 of 200 such steps.
+    A port with arccos and no clamp turned all weights into NaN in a third of such steps.
     """
-    for seed in range(200):
+    for seed in range(50):
         random = np.random.RandomState(seed)
         slope = torch.tensor(random.standard_normal(30), dtype=dtype)
         start = torch.tensor(0.02 * unit(random.standard_normal(30)), dtype=dtype)

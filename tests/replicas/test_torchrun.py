@@ -20,7 +20,6 @@ from sam.training.run import run
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone", str(ROOT / "train.py"))
 TINY = ("dataset=digits", "model=wrn_10_1", "dataset.train_size=128", "batch_size=64", "device=cpu", "checkpoint_interval=1")
-pytestmark = pytest.mark.slow
 
 
 def start(folder: Path, *overrides: str, flags: Sequence[str] = ()) -> subprocess.Popen[str]:

@@ -169,6 +169,7 @@ def test_what_cannot_be_measured_is_refused_in_one_sentence(
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value), caught.value
 
 
+@pytest.mark.slow
 def test_importing_the_package_is_light() -> None:
     light = "import sys, sam.sharpness; assert not {'torch', 'numpy', 'hydra'} & set(sys.modules)"
     program = f"{light}; sam.sharpness.evaluate; assert 'torch' in sys.modules"

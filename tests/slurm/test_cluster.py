@@ -16,8 +16,6 @@ from one_node import Cluster, wait_until
 
 from sam.results import records
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("dataset=digits", "model=wrn_10_1", "epochs=1", "batch_size=64", "dataset.train_size=128", "threads=1", "runs_dir=runs")
 LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=20")

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 from real_commands import Commands
 
 CALLS = ("Settings", "login", "init", "summary.get", "define_metric", "log", "summary.update", "finish")
@@ -46,7 +45,6 @@ def init(**options):
 '''
 
 
-@pytest.mark.slow
 def test_a_wandb_that_raises_anywhere_costs_one_warning(commands: Commands, tmp_path: Path) -> None:
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "wandb.py").write_text(BROKEN_WANDB)

@@ -7,7 +7,7 @@ import pytest
 from real_commands import Commands
 from wandb_server import Server
 
-pytestmark = [pytest.mark.wandb_protocol, pytest.mark.slow]
+pytestmark = pytest.mark.wandb_protocol
 TRAIN = ("optimizer=xsam", "optimizer.ascent_steps=2", "epochs=20", "seed=1")
 Entries = list[dict[str, Any]]
 

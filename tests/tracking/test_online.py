@@ -8,7 +8,7 @@ import pytest
 from real_commands import Commands
 from wandb_server import Server, serve, silent
 
-pytestmark = [pytest.mark.wandb_protocol, pytest.mark.slow]
+pytestmark = pytest.mark.wandb_protocol
 
 
 def test_a_continued_run_and_its_measures_are_one_run(commands: Commands, server: Server) -> None:

@@ -49,6 +49,7 @@ class Scaled(nn.Module):
         return x * 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for the CPU needs g++")
 def test_the_ninth_network_of_a_process_is_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's limit of 8 would leave it eager, with other digits than the same run has in a process of its own."""
