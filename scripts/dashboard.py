@@ -11,6 +11,7 @@ The entity is W&B's user or team; without it, that of the credentials. Needs `pi
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from typing import Any
@@ -24,7 +25,6 @@ ACCURACY = metric_name("test_accuracy")
 FINAL = "final/test_accuracy"
 SHARPNESS = sharpness_name("sharpness[rho=0.05,bn=eval,batch=all]")  # Eq. 4 of Tiwary & Aananth 2024, at its radius
 GAP = sharpness_name("gap")
-LEGEND = "${config:series}"
 MOST_RUNS = 500  # a panel shows ten runs unless told otherwise: fewer than one table's
 
 
@@ -33,48 +33,28 @@ def workspace(project: str, entity: str, name: str, group: str) -> Any:
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as ws
 
-    series = panels.Config("series")
+    over_seeds = {
+        "groupby": panels.Config("series"),
+        "groupby_aggfunc": "mean",
+        "groupby_rangefunc": "stddev",
+        "max_runs_to_show": MOST_RUNS,
+    }
+    final, sharpness, gap = map(panels.SummaryMetric, (FINAL, SHARPNESS, GAP))
+    scatter: Any = functools.partial(panels.ScatterPlot, legend_template="${config:series}")
 
-    def curve(title: str, y: str, x: str, x_title: str) -> Any:
-        return panels.LinePlot(
-            title=title,
-            x=x,
-            y=[y],
-            title_x=x_title,
-            groupby=series,
-            groupby_aggfunc="mean",
-            groupby_rangefunc="stddev",
-            max_runs_to_show=MOST_RUNS,
-        )
-
-    def results() -> list[Any]:
-        rho, final = panels.Config("rho"), panels.SummaryMetric(FINAL)
-        return [
-            panels.BarPlot(
-                title="Final test accuracy (%)",
-                metrics=[FINAL],
-                groupby=series,
-                groupby_aggfunc="mean",
-                groupby_rangefunc="stddev",
-                max_runs_to_show=MOST_RUNS,
-                max_bars_to_show=50,
-            ),
-            panels.ScatterPlot(title="Final test accuracy (%) over rho", x=rho, y=final, log_x=True, legend_template=LEGEND),
-            panels.ScatterPlot(
-                title="Generalization gap over sharpness at rho 0.05",
-                x=panels.SummaryMetric(SHARPNESS),
-                y=panels.SummaryMetric(GAP),
-                regression=True,
-                legend_template=LEGEND,
-            ),
-        ]
+    def curve(title: str, y: str, x: str = EPOCH, x_title: str = "epoch") -> Any:
+        return panels.LinePlot(title=title, x=x, y=[y], title_x=x_title, **over_seeds)
 
     sections = {
-        "Results": results(),
+        "Results": [
+            panels.BarPlot(title="Final test accuracy (%)", metrics=[FINAL], max_bars_to_show=50, **over_seeds),
+            scatter(title="Final test accuracy (%) over rho", x=panels.Config("rho"), y=final, log_x=True),
+            scatter(title="Generalization gap over sharpness at rho 0.05", x=sharpness, y=gap, regression=True),
+        ],
         "Over epochs": [
-            curve("Test accuracy (%)", ACCURACY, EPOCH, "epoch"),
-            curve("Training loss at w", metric_name("train_loss"), EPOCH, "epoch"),
-            curve("XSAM's alpha", metric_name("alpha"), EPOCH, "epoch"),
+            curve("Test accuracy (%)", ACCURACY),
+            curve("Training loss at w", metric_name("train_loss")),
+            curve("XSAM's alpha", metric_name("alpha")),
         ],
         "At equal cost": [
             curve("Test accuracy (%) over gradient evaluations", ACCURACY, GRAD_EVALS, "gradient evaluations"),

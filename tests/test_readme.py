@@ -64,6 +64,7 @@ def shown() -> list[Command]:
             match = re.match(r"(?:#\s*(?:Command:)?)?\s*(python \S+\.py\b.*)", line)
             if match:
                 found.append(Command(str(path.relative_to(ROOT)), match[1]))
+    found += [Command(limited.where, limited.text.partition(" -- ")[2]) for limited in found if " -- " in limited.text]
     return [command for command in found if command.words]
 
 

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode puts no test folder on the path
 
 from real_commands import Commands
-from wandb_server import Server, serve
+from wandb_server import Server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,5 +28,5 @@ def commands(tmp_path: Path) -> Commands:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serve() as running:
+    with Server() as running:
         yield running

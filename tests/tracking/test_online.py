@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from real_commands import Commands
-from wandb_server import Server, serve, silent
+from wandb_server import Server, silent
 
 pytestmark = pytest.mark.wandb_protocol
 
@@ -59,7 +59,7 @@ def test_a_server_lost_in_mid_run_costs_the_finish_timeout(commands: Commands, s
     assert done.stderr.count("warning") == 1 and "`wandb sync --include-online" in done.stderr
     assert json.loads((commands.run_folder / "run.json").read_text())["status"] == "finished"
 
-    with serve() as later:  # what was not sent is there for `wandb sync`
+    with Server() as later:  # what was not sent is there for `wandb sync`
         synced = commands.run("wandb", "sync", "--yes", "--include-online", *map(str, commands.segments()), environment=later.environment)
         assert synced.returncode == 0, synced.stderr
         (run,) = later.runs.values()
@@ -82,7 +82,7 @@ def test_a_server_that_never_answers_is_waited_for_once(commands: Commands) -> N
 def test_without_a_network_the_run_goes_on_offline(commands: Commands, server: Server) -> None:
     server.stop()  # connections are refused
     done = commands.train("tracking.init_timeout=3", environment=server.environment)
-    assert done.returncode == 0 and len(done.stderr.strip().splitlines()) == 1
+    assert done.returncode == 0 and done.stderr.count("warning") == 1
     assert done.stderr.startswith("warning: no W&B server (CommError: ") and "logging offline" in done.stderr
     (segment,) = commands.run_folder.glob("wandb/offline-run-*")
     assert epochs_in(commands, segment) == [1, 2]

@@ -1,10 +1,8 @@
 """A stand-in for the W&B server on the loopback address: what wandb 0.31 needs of it to log, resume, sync and save a workspace.
 
-    with serve() as server:
-        ... run something with server.environment ...
-        server.runs["<run id>"].history, .summary, .config, .fields
-
-It answers the GraphQL operations that these paths use, and keeps what the file stream sends. No artifacts, no queries.
+with Server() as server:
+    ... run something with server.environment ...
+    server.runs["<run id>"].history, .summary, .config, .fields
 """
 
 from __future__ import annotations
@@ -21,6 +19,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 NODE = {"id": "bm9kZQ==", "internalId": "bm9kZTox"}  # any base64 will do
+LOCAL = {"id": NODE["id"], "name": "local"}
+
+
+def address(port: int) -> dict[str, str]:
+    return {"WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": "local-" + "a" * 40}
 
 
 @dataclass
@@ -38,15 +41,27 @@ class StoredRun:
     def epochs(self) -> list[int]:
         return [row["epoch"] for row in self.history]
 
+    def upsert(self, given: dict[str, Any]) -> None:
+        self.fields |= {key: value for key, value in given.items() if value is not None}
+        self.config |= {key: entry["value"] for key, entry in json.loads(given.get("config") or "{}").items()}
+        self.job_types += filter(None, [given.get("jobType")])
+
     def stream(self, update: dict[str, Any]) -> None:
         """One request of the file stream: history lines from an offset on, the newest summary, the end."""
-        for name, part in (update.get("files") or {}).items():
-            if name == "wandb-history.jsonl":
-                self.history[part["offset"] :] = [json.loads(line) for line in part["content"]]
-            elif name == "wandb-summary.json":
-                self.summary = json.loads(part["content"][-1])
-        if update.get("complete"):
-            self.exit_code = update.get("exitcode")
+        files = update.get("files") or {}
+        if history := files.get("wandb-history.jsonl"):
+            self.history[history["offset"] :] = map(json.loads, history["content"])
+        if summary := files.get("wandb-summary.json"):
+            self.summary = json.loads(summary["content"][-1])
+        self.exit_code = update.get("exitcode") if update.get("complete") else self.exit_code
+
+    def bucket(self, name: str) -> dict[str, Any]:
+        tail = json.dumps([json.dumps(row) for row in self.history[-1:]])
+        config = json.dumps({key: {"value": value} for key, value in self.config.items()})
+        kept = {"historyTail": tail, "historyLineCount": len(self.history), "summaryMetrics": json.dumps(self.summary), "config": config}
+        none = {"tags": [], "logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]"}
+        resumable = {"wandbConfig": '{"t": 1}'}  # the client takes only a run with this key for one to resume
+        return {**NODE, "name": name, "displayName": self.fields.get("displayName"), **kept, **none, **resumable}
 
 
 class Server(ThreadingHTTPServer):
@@ -56,80 +71,44 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.runs: dict[str, StoredRun] = {}
         self.views: list[dict[str, Any]] = []
-        self.alive = True
         self.connections: list[socket.socket] = []
-        self.environment = {"WANDB_BASE_URL": f"http://127.0.0.1:{self.server_address[1]}", "WANDB_API_KEY": "local-" + "a" * 40}
+        self.environment = address(self.server_address[1])
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is no error here."""
 
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def stop(self) -> None:
         """From now on connections are refused, and those that are open are cut."""
-        if self.alive:
-            self.alive = False
-            self.shutdown()
-            self.server_close()
-            for connection in self.connections:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
+        self.shutdown()
+        self.server_close()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
-    def answer(self, operation: str, given: dict[str, Any], host: str) -> dict[str, Any]:
-        """The data of one GraphQL operation; an unknown one gets none."""
-        if operation == "UpsertBucket":
-            return {"upsertBucket": {"inserted": given["name"] not in self.runs, "bucket": self._upsert(given)}}
-        if operation == "RunResumeStatus":
-            return {"model": {**NODE, "name": "sam", "entity": self._entity(), "bucket": self._resumable(given["name"])}}
-        if operation in ("Viewer", "GetDefaultEntity"):
-            return {"viewer": {**NODE, "entity": "local", "username": "local", "flags": "{}", "teams": {"edges": []}}}
-        if operation == "CreateRunFiles":  # the client crashes if it gets no addresses
-            files = [{"name": name, "uploadUrl": f"{host}/upload/{given['run']}/{name}"} for name in given["files"]]
-            return {"createRunFiles": {"runID": NODE["id"], "uploadHeaders": [], "files": files}}
-        if operation.lower().startswith("upsertview"):
+    def answer(self, query: str, given: dict[str, Any]) -> dict[str, Any]:
+        """Whatever is asked, all that a client may want to know: it takes the part that it asked for."""
+        name, known = given.get("name"), given.get("name") in self.runs
+        if "upsertBucket(" in query:
+            self.runs.setdefault(given["name"], StoredRun()).upsert(given)
+        if "upsertView(" in query:
             self.views.append(given)
-            project = {**NODE, "name": given["projectName"], "entityName": given["entityName"]}
-            return {"upsertView": {"inserted": True, "view": {**given, "id": NODE["id"], "updatedAt": None, "project": project}}}
-        if operation == "ProjectInternalId":
-            return {"project": NODE}
-        if operation == "ServerFeaturesQuery":
-            return {"serverInfo": {"features": []}}
-        return {}
-
-    def _upsert(self, given: dict[str, Any]) -> dict[str, Any]:
-        run = self.runs.setdefault(given["name"], StoredRun())
-        run.fields |= {key: value for key, value in given.items() if value is not None}
-        run.config |= {key: entry["value"] for key, entry in json.loads(given.get("config") or "{}").items()}
-        if given.get("jobType"):
-            run.job_types.append(given["jobType"])
-        project = {**NODE, "name": given["project"], "entity": self._entity()}
-        return {**self._bucket(given["name"], run), "project": project, "sweepName": None, "description": None}
-
-    def _resumable(self, name: str) -> dict[str, Any] | None:
-        run = self.runs.get(name)
-        if run is None:
-            return None
+        project = {**NODE, "name": given.get("project") or given.get("projectName"), "entity": LOCAL, "entityName": given.get("entityName")}
+        bucket = {**self.runs[name].bucket(name), "project": project} if name in self.runs else None
+        upload = f"{self.environment['WANDB_BASE_URL']}/upload/"
+        files = [{"name": file, "uploadUrl": upload + file} for file in given.get("files") or []]  # without, the client crashes
         return {
-            **self._bucket(name, run),
-            "tags": [],
-            "logLineCount": 0,
-            "eventsLineCount": 0,
-            "eventsTail": "[]",
-            "historyTail": json.dumps([json.dumps(row) for row in run.history[-1:]]),
-            "summaryMetrics": json.dumps(run.summary),
-            "wandbConfig": '{"t": 1}',  # the client takes only a run with this key for one to resume
+            "upsertBucket": {"inserted": not known, "bucket": bucket},
+            "model": {**NODE, "name": "sam", "entity": LOCAL, "bucket": bucket},
+            "viewer": {**NODE, "entity": "local", "username": "local", "flags": "{}", "teams": {"edges": []}},
+            "createRunFiles": {"runID": NODE["id"], "uploadHeaders": [], "files": files},
+            "upsertView": {"inserted": True, "view": {**given, "id": NODE["id"], "updatedAt": None, "project": project}},
+            "project": NODE,
+            "serverInfo": {"features": []},
         }
-
-    def _bucket(self, name: str, run: StoredRun) -> dict[str, Any]:
-        return {
-            "id": NODE["id"],
-            "name": name,
-            "displayName": run.fields.get("displayName"),
-            "historyLineCount": len(run.history),
-            "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
-        }
-
-    def _entity(self) -> dict[str, str]:
-        return {"id": NODE["id"], "name": "local"}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -143,50 +122,28 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments: Any) -> None:
         pass
 
-    def do_GET(self) -> None:
-        self._reply({})
-
-    def do_PUT(self) -> None:
-        self._body()
-        self._reply({})
-
     def do_POST(self) -> None:
-        sent = json.loads(self._body())
+        """GET and PUT, too: everything is read, and answered with JSON."""
+        body, reply = self.rfile.read(int(self.headers.get("Content-Length") or 0)), {}
+        sent = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
         if self.path.endswith("/graphql"):
-            match = re.search(r"(?:query|mutation)\s+(\w+)", sent["query"])
-            operation = sent.get("operationName") or (match.group(1) if match else "")
-            host = f"http://{self.headers['Host']}"
-            return self._reply({"data": self.server.answer(operation, sent.get("variables") or {}, host)})
-        if match := re.match(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path):
-            self.server.runs.setdefault(match.group(1), StoredRun()).stream(sent)
-        self._reply({"exitcode": None, "limits": {}})
-
-    def _body(self) -> bytes:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
-
-    def _reply(self, content: dict[str, Any]) -> None:
-        encoded = json.dumps(content).encode()
+            asked = json.loads(sent)
+            reply = {"data": self.server.answer(asked["query"], asked.get("variables") or {})}
+        elif match := re.match(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path):
+            self.server.runs.setdefault(match[1], StoredRun()).stream(json.loads(sent))
+            reply = {"exitcode": None, "limits": {}}
+        encoded = json.dumps(reply).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(encoded)))
         self.end_headers()
         self.wfile.write(encoded)
 
-
-@contextlib.contextmanager
-def serve() -> Iterator[Server]:
-    server = Server()
-    try:
-        yield server
-    finally:
-        server.stop()
+    do_GET = do_PUT = do_POST
 
 
 @contextlib.contextmanager
 def silent() -> Iterator[dict[str, str]]:
     """The environment of a server that accepts every connection and never says a word."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(64)
-        yield {"WANDB_BASE_URL": f"http://127.0.0.1:{listener.getsockname()[1]}", "WANDB_API_KEY": "local-" + "a" * 40}
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        yield address(listener.getsockname()[1])
