@@ -46,6 +46,7 @@ class _Pending:
         """The seed that its training images were drawn by, if they were."""
         return self.config.seed if self.config.dataset.sample == "seed" else None
 
+    @property
     def place(self) -> Path:
         """By which its rows are known: the final checkpoint's by the run's folder."""
         return self.folder if self.epoch is None else self.file

@@ -68,7 +68,6 @@ def settings(c: TrainConfig) -> dict[str, Any]:
         optimizer=OptimizerConfig(**{key: getattr(c.optimizer, key) for key in BASE_KEYS} | {"method": "sgd"}),
         model=ModelConfig(**{key: getattr(c.model, key) for key in ("name", "init", *MODELS[c.model.name])}),
         dataset=replace(c.dataset, path="file" if c.dataset.path else None, root=DatasetConfig.root, download=False),
-        init_from=run.init_from,
         protocol=ProtocolConfig(name=c.protocol.name),
         tracking=TrackingConfig(),
         **{key: getattr(TrainConfig(), key) for key in _NEUTRAL},
@@ -130,7 +129,10 @@ def contexts(runs: Sequence[RunRow]) -> list[Context]:
     for run in runs:
         if run.status not in ("finished", "diverged"):
             raise ValueError(f"{run.folder}: status {run.status}: only finished and diverged runs belong in a table.")
-        known = settings(run.config) | {"data": run.data_fingerprint}
+        known = settings(run.config) | {
+            "init_from": run.init_from,
+            "data": run.data_fingerprint,
+        }  # files by their bytes, not by their paths
         groups.setdefault(json.dumps(known, sort_keys=True), []).append(run)
     by_label: dict[str, list[str]] = {}
     for key, members in groups.items():
