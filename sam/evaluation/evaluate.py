@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -127,6 +128,10 @@ def _row(folder: Path, record: dict[str, Any], measured: Measured) -> RunRow:
     for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")) if "test_loss_channel" in values else ():
         test, met = values["test_loss_channel"], records.number(record["final"].get(column))
         values[name] = None if test is None or met is None else test - met
+    epochs = records.read_metrics(folder)
+    for name in ("eps_over_rho", "cos_g_eps"):  # of the perturbations met in training; a method without any has no such column
+        if curve := [row[name] for row in epochs if name in row]:
+            values |= {name: curve[-1], f"mean_{name}": math.fsum(curve) / len(curve)}  # epochs have as many steps each
     return RunRow(
         config=records.run_config(record),
         setting=record["setting"],
@@ -134,7 +139,7 @@ def _row(folder: Path, record: dict[str, Any], measured: Measured) -> RunRow:
         diverged_epoch=record["diverged_epoch"],
         measures=values,
         series=measured.series,
-        epochs=records.read_metrics(folder),
+        epochs=epochs,
         folder=str(folder),
         fingerprint=record["fingerprint"],
         data_fingerprint=record["data"]["fingerprint"],

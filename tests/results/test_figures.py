@@ -2,6 +2,7 @@
 
 import random
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,13 @@ def test_overview(tmp_path: Path) -> None:
 def test_overview_without_anything_positive_to_show(tmp_path: Path, rhos: list[float]) -> None:
     overview(made_up(0, METHODS[:2], 1, sign=-1.0), rhos, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 0
+
+
+def test_overview_of_runs_whose_test_set_was_seldom_or_never_evaluated_in_training(tmp_path: Path) -> None:
+    for kept in ((), (4, 5)):
+        rows = [replace(run, epochs=[row for row in run.epochs if row["epoch"] in kept]) for run in made_up(0, METHODS[:2], 2)]
+        overview(rows, [0.05], tmp_path / "a.png")
+        assert (tmp_path / "a.png").stat().st_size > 0
 
 
 def test_no_runs(tmp_path: Path) -> None:

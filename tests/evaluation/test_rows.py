@@ -1,0 +1,44 @@
+"""What a run's row takes from its own record, beside what was measured of its weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sam.config import OptimizerConfig, TrainConfig, to_dict
+from sam.evaluation.evaluate import _row
+from sam.evaluation.storing import Measured
+from sam.results import records
+
+
+def row_of(folder: Path, method: str, rows: list[dict[str, Any]], last5: float | None = 90.0) -> dict[str, float | None]:
+    """The measures of a made-up run whose weights' test loss is 0.5."""
+    records.write_metrics(folder, rows)
+    record = {
+        "config": to_dict(TrainConfig(optimizer=OptimizerConfig(method=method))),
+        "setting": "s",
+        "status": "finished",
+        "diverged_epoch": None,
+        "final": {"train_loss": 0.1, "perturbed_loss": 0.3},
+        "last5": {"test_accuracy": last5},
+        "fingerprint": "f",
+        "data": {"fingerprint": "d", "notes": []},
+    }
+    return dict(_row(folder, record, Measured({"test_loss_channel": 0.5})).measures)
+
+
+def test_the_perturbations_of_training(tmp_path: Path) -> None:
+    """Last epoch, and the mean over epochs."""
+    rows = [{"epoch": i, "eps_over_rho": e, "cos_g_eps": c} for i, (e, c) in enumerate([(1.0, 0.25), (0.5, 0.5), (0.75, 0.9)], 1)]
+    found = row_of(tmp_path, "sam", rows)
+    assert {name: found[name] for name in found if "eps" in name} == pytest.approx(
+        {"eps_over_rho": 0.75, "mean_eps_over_rho": 0.75, "cos_g_eps": 0.9, "mean_cos_g_eps": 0.55}
+    )
+    assert found["gap_running"] == pytest.approx(0.4) and found["gap_perturbed"] == pytest.approx(0.2)
+
+
+def test_what_was_not_met_is_not_there(tmp_path: Path) -> None:
+    """So that a table says "not measured": SGD perturbs nothing, and a run need not evaluate the test set while training."""
+    found = row_of(tmp_path, "sgd", [{"epoch": 1, "train_loss": 0.5}], last5=None)
+    assert found.keys() == {"test_loss_channel", "gap_running", "gap_perturbed"}
+    assert row_of(tmp_path, "sgd", [])["last5_test_accuracy"] == 90.0
