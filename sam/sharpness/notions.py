@@ -36,7 +36,7 @@ class Notion:
         return [Notion(self.name, part) for part in self.module.parts(config, splits)] if hasattr(self.module, "parts") else [self]
 
     def measure(self, subject: Subject) -> Result:
-        result: Result = self.module.measure(subject, *self._part)
+        result: Result = self.module.measure(subject) if self.part is None else self.module.measure(subject, self.part)
         return result
 
     def settings(self, config: SharpnessConfig) -> dict[str, object]:
@@ -46,10 +46,6 @@ class Notion:
         values = row_settings(config)
         files = {"inputs": self.module.inputs(config)} if hasattr(self.module, "inputs") else {}
         return {"version": self.module.VERSION, **{key: values[key] for key in NOTIONS[self.name].keys if key in values}, **files}
-
-    @property
-    def _part(self) -> tuple[Part, ...]:
-        return () if self.part is None else (self.part,)
 
 
 def work(names: Iterable[str | Notion], sizes: Sizes, config: SharpnessConfig) -> float:
