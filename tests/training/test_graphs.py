@@ -203,7 +203,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
-        *((name, {}) for name in ("sgd", "rand_sam", "sam", "sam_n3", "xsam_often", "xsam_constant")),
+        *((name, {}) for name in ("sgd", "rand_sam", "sam", "sam_n3", "sam_drawn", "xsam_often", "xsam_constant")),
         ("rand_sam", {"precision": "bf16"}),
         ("xsam_often", {"precision": "fp16"}),
         ("sam", {"precision": "bf16", "compile": "default"}),
