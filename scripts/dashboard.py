@@ -33,7 +33,7 @@ def workspace(project: str, entity: str, name: str, group: str) -> Any:
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as ws
 
-    over_seeds = {
+    over_seeds: dict[str, Any] = {
         "groupby": panels.Config("series"),
         "groupby_aggfunc": "mean",
         "groupby_rangefunc": "stddev",
