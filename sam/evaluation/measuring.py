@@ -147,8 +147,14 @@ def _measure_here(
                 found = storing.measure(subject, run.keys, run.folder / records.MEASURES, partial(_note, progress, run.name))
                 rows[run.place] = storing.merge([rows[run.place], found])
             except (checkpoint.CheckpointError, data.DataError, ConfigError) as error:
-                rows.pop(run.place)
+                _without(rows, run)
                 _say(progress, problems, f"{run.name}: {error}")
+
+
+def _without(rows: dict[Path, Measured], run: _Pending) -> None:
+    """A checkpoint that cannot be measured now is left out, unless something was measured on it before."""
+    if not rows[run.place].values:
+        rows.pop(run.place)
 
 
 def _read_ahead(pending: Sequence[_Pending]) -> Iterator[tuple[_Pending, Future[dict[str, torch.Tensor]]]]:
@@ -182,7 +188,7 @@ def _measure_side_by_side(
             stored = storing.stored(run.folder / records.MEASURES)
             rows[run.place] = storing.merge([rows[run.place], *(stored[key] for key in run.keys.values())])
         else:
-            rows.pop(run.place)
+            _without(rows, run)
             problems.append(problem if problem.startswith(run.name) else f"{run.name}: {problem}")  # it was said already
 
 

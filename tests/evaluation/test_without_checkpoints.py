@@ -56,3 +56,16 @@ def test_a_record_without_the_hash_needs_its_checkpoint(swept: Any, tmp_path: Pa
     found = measured(runs, "gap")
     assert found.problems == [f"{lost.name}: checkpoint.pt is missing; the run is left out of the tables."]
     assert len(found.runs) == 3
+
+
+def test_what_was_measured_stays_where_the_rest_cannot_be(swept: Any, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(swept.runs, runs, ignore=shutil.ignore_patterns("sharpness.json", "tables"))
+    before = measured(runs, "gap")
+    record = sorted(runs.glob("*-s0-*"))[0] / "run.json"
+    changed = json.loads(record.read_text())
+    changed["config"]["dataset"] |= {"name": "arrays", "path": "gone.npz"}  # its data have left
+    record.write_text(json.dumps(changed))
+    after = measured(runs, "gap", "average")
+    assert len(after.problems) == 1 and "gone.npz" in after.problems[0]
+    assert sorted(row.measures["gap"] for row in after.runs) == sorted(row.measures["gap"] for row in before.runs)
