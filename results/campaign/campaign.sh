@@ -20,7 +20,12 @@ measure() { # measure FOLDER ARGUMENTS: a sweep's own tables come later, from th
     shift
     "$python" evaluate_sharpness.py "runs_dir=runs/$folder" table=none threads=1 processes=2 "$@"
 }
-pick() { "$python" "$here/picks.py" "$@"; } # sets the plan's names: lr, decay, R, R_half, ...; fails where a grid must be extended first
+pick() { "$python" "$here/picks.py" "$@"; }
+picked() { # sets the plan's names (lr, decay, R, R_half, ...); the campaign stops where a grid must be extended first
+    local lines
+    lines=$(pick "$1")
+    eval "$lines"
+}
 
 stage0() {
     local out=runs_dir=runs/campaign/stage0 seeds=seed=900,901
@@ -29,7 +34,7 @@ stage0() {
     measure campaign/stage0 $val
     extend sgd $out $seeds optimizer=sgd optimizer.lr=0.4 optimizer.weight_decay=0.0005,0.002
     extend sgd $out $seeds optimizer=sgd optimizer.lr=0.05,0.1,0.2 optimizer.weight_decay=0.008
-    eval "$(pick sgd)"
+    picked sgd
     local base="optimizer.lr=$lr optimizer.weight_decay=$decay"
     train $out $seeds $base optimizer=sam,sam_n5,xsam optimizer.rho=0.05,0.1,0.2,0.3,0.5,0.8
     train $out $seeds $base optimizer=rand_sam optimizer.rho=0.05,1,3,10,20,30
@@ -38,7 +43,7 @@ stage0() {
     extend sam_n5 $out $seeds $base optimizer=sam_n5 optimizer.rho=1.2,2
     extend xsam $out $seeds $base optimizer=xsam optimizer.rho=1.2,2
     extend rand_sam $out $seeds $base optimizer=rand_sam optimizer.rho=60,100
-    eval "$(pick sam)"
+    picked sam
     train $out $seeds $base optimizer=xsam "optimizer.rho=$R" optimizer.alpha=0.5,0.75,1.25,1.5,2,2.5
     measure campaign/stage0 $val
     extend alpha $out $seeds $base optimizer=xsam "optimizer.rho=$R" optimizer.alpha=3,4
@@ -64,7 +69,7 @@ usual() { # usual FOLDER: losses and accuracies with both kinds of statistics, t
 }
 
 stage1() {
-    eval "$(pick all)"
+    picked all
     local out=runs_dir=runs/campaign/stage1 base="optimizer.lr=$lr optimizer.weight_decay=$decay" first seeds
     for first in 1000 1005 1010 1015; do
         seeds="seed=range($first,$((first + 5)))"
@@ -87,7 +92,7 @@ stage1() {
 }
 
 stage2() {
-    eval "$(pick all)"
+    picked all
     local out=runs_dir=runs/campaign/stage2 base="optimizer.lr=$lr optimizer.weight_decay=$decay" size arms
     for size in "dataset.train_size=1000 epochs=156" "dataset.train_size=4000 epochs=40" "dataset.train_size=16000 epochs=10"; do
         for arms in "optimizer=sgd" "optimizer=sam optimizer.rho=$R,$R_third"; do
@@ -105,7 +110,7 @@ stage3() {
     stage3_seeds "range(3000,3005)"
 }
 stage3_seeds() {
-    eval "$(pick resnet20)"
+    picked resnet20
     local out=runs_dir=runs/campaign/stage3 seeds="seed=$1"
     resnet $out "$seeds" optimizer=sgd
     resnet $out "$seeds" optimizer=sgd epochs=4
@@ -116,7 +121,7 @@ stage3_seeds() {
         sharpness.ascent.subset=5000
 }
 stage3_more() {
-    eval "$(pick resnet20)"
+    picked resnet20
     resnet runs_dir=runs/campaign/stage3 "seed=range(3000,3005)" optimizer=sam_n5 "optimizer.rho=$R3"
     stage3_seeds "range(3005,3010)"
     resnet runs_dir=runs/campaign/stage3_resnet32 "seed=range(3000,3005)" model=resnet32 init_from=datasets/resnet32-d509ac18.th \
@@ -129,7 +134,7 @@ stage3_more() {
 }
 
 stage4() {
-    eval "$(pick all)"
+    picked all
     train runs_dir=runs/campaign/stage4 "seed=range(4000,4005)" dataset.path=datasets/cifar100-16.npz dataset.train_size=20000 epochs=20 \
         "optimizer.lr=$lr" "optimizer.weight_decay=$decay" optimizer=sgd,rand_sam,sam,sam_n5,xsam "optimizer.rho=$R"
     usual campaign/stage4
