@@ -64,9 +64,9 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | quiet
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Results that do not depend on the machine's cores; small tensors are faster, too."""
+    """Results that do not depend on the machine's cores; small tensors are faster, too, and pytest's workers do not share cores."""
     import torch
 
     before = torch.get_num_threads()

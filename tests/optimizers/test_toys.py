@@ -33,7 +33,7 @@ class Cycle:
             x.grad = diagonal * x.detach()
             return x.new_zeros(())
 
-        for _ in range(1500):
+        for _ in range(700):
             optimizer.step(closure)
         return x.detach().numpy()
 
@@ -104,14 +104,13 @@ def test_full_batch_sam_drifts_at_the_rate_of_the_flow() -> None:
     assert math.log(begin[1] / end[1]) == pytest.approx(6 * lr * rho**2 * 3000, rel=0.1)
 
 
-@pytest.mark.parametrize("steps", [2, 3])
-def test_n_steps_drift_as_one_does(steps: int) -> None:
+def test_n_steps_drift_as_one_does() -> None:
     ends = []
-    for n in (1, steps):
+    for n in (1, 2, 3):
         toy = Toy()
         ends.append(toy.run(SAM(toy.base(0.02), rho=0.1, steps=n), 1500)[:2].copy())
     assert np.linalg.norm(ends[0] - [0.5, 0.5]) > 0.1
-    np.testing.assert_allclose(ends[1], ends[0], atol=5e-3)
+    np.testing.assert_allclose(ends[1:], [ends[0]] * 2, atol=5e-3)
 
 
 def test_1_sam_minimises_the_trace() -> None:

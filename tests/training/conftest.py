@@ -1,4 +1,4 @@
-"""One thread, tiny runs on the digits, and small files of random images."""
+"""Tiny runs on the digits, and small files of random images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,11 +27,6 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 # The methods whose contract `make test` holds; the other cases' turn comes in `make test-all`.
 CONTRACT = ("sgd", "rand_sam", "sam", "xsam")
-
-
-@pytest.fixture(autouse=True)
-def every_test(one_thread: None) -> None:
-    """Runs on one thread."""
 
 
 @pytest.fixture(params=[pytest.param(name, marks=() if name in CONTRACT else pytest.mark.slow) for name in METHODS])
