@@ -796,9 +796,8 @@ class EvaluateConfig(_Schema):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        alone = ("model", "dataset", "mean", "std")
         if self.checkpoint is None:
-            given = [key for key in alone if getattr(self, key) is not None]
+            given = [key for key in ("model", "dataset", "mean", "std") if getattr(self, key) is not None]
             if given:
                 raise ConfigError(f"{given[0]}=...: belongs to checkpoint=FILE; runs below runs_dir bring their own.")
         else:
@@ -806,7 +805,7 @@ class EvaluateConfig(_Schema):
             if missing:
                 raise ConfigError(f"checkpoint={self.checkpoint}: needs {missing[0]}=... too, as in: model=resnet18 dataset=cifar10.")
             for_runs = ("runs_dir", "data_path", "data_root", "seeds", "processes", "part", "parts", "kept")
-            changed = [key for key in for_runs if getattr(self, key) != _default(type(self), key)]
+            changed = [key for key in for_runs if getattr(self, key) != getattr(type(self), key)]  # its default
             if changed:
                 raise ConfigError(
                     f"checkpoint={self.checkpoint}: is one file, and {changed[0]}=... is for the runs below runs_dir; leave it out."
@@ -821,16 +820,20 @@ class EvaluateConfig(_Schema):
         _within("part", self.part, low=0, high=self.parts - 1)
 
 
-def _default(cls: type, key: str) -> object:
-    return next(f.default for f in dataclasses.fields(cls) if f.name == key)
-
-
 # ------------------------------------------------------------------------------------------------------- plain dictionaries
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as nested plain dictionaries and lists."""
     return dataclasses.asdict(config)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, by dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def row_settings(config: Any) -> dict[str, Any]:
