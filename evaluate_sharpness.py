@@ -40,9 +40,9 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
     if config.part is not None:
         from sam.evaluation.evaluate import measure_part
 
-        part = measure_part(config)
-        print(part.summary)
-        return part.problems
+        summary, problems = measure_part(config)
+        print(summary)
+        return problems
     from sam.evaluation.evaluate import evaluate
     from sam.results import render
 

@@ -1,7 +1,7 @@
 """Data sets held in memory as uint8 tensors, and their augmentation on the device.
 
-`describe` says what a data set will look like, `load` reads it; both take the fields of `dataset` as keywords. Importing this package costs
-nothing: torch, torchvision and scikit-learn are imported by `load` alone, NumPy by whoever opens a file.
+`describe` says what a data set will look like, `load` reads it; both take the fields of `Settings` as keywords. Importing this package
+costs nothing: torch, torchvision and scikit-learn are imported by `load` alone, NumPy by whoever opens a file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data.image_data import ImageData
@@ -21,6 +21,34 @@ __all__ = ["DataError", "Description", "check_augmentation", "describe", "file_f
 
 class DataError(ValueError):
     """Data that cannot be used; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The fields of `dataset`.
+
+    name          digits | cifar10 | cifar100 | arrays.
+    path          an .npz with train_images, train_labels, test_images, test_labels (uint8 images (n, h, w, c) or (n, h, w)).
+    root          folder in which torchvision keeps CIFAR; `download`: fetch it if it is not there.
+    val_fraction  share of the training images held out as the validation set.
+    label_noise   share of the training labels replaced by a wrong one (never a validation or test label).
+    train_size    use only this many training images (including those of `val_fraction`, beside those of `val_size`).
+    val_size      size of the validation set, which depends on nothing else; it is set aside before `train_size` images are taken.
+    sample        fixed: the same training images and wrong labels always; seed: those that `seed` draws from what is left.
+    mean, std     normalisation, one number a channel, instead of the data set's own.
+    """
+
+    name: str
+    path: str | None = None
+    root: str = "datasets"
+    download: bool = True
+    val_fraction: float = 0.0
+    label_noise: float = 0.0
+    train_size: int | None = None
+    val_size: int | None = None
+    sample: str = "fixed"
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,49 +72,37 @@ KNOWN = {
 }
 
 
-def describe(
-    *,
-    name: str,
-    path: str | None = None,
-    root: str = "datasets",
-    download: bool = True,
-    val_fraction: float = 0.0,
-    label_noise: float = 0.0,
-    train_size: int | None = None,
-    val_size: int | None = None,
-    sample: str = "fixed",
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> Description:
-    """What `load` with the same keywords will return, without reading an image or importing torch (of an .npz: headers and labels).
+def describe(**settings: Any) -> Description:
+    """What `load` with the same `Settings` will return, without reading an image or importing torch (of an .npz: headers and labels).
 
     Raises `DataError` for an unusable file or unsatisfiable settings. Whether CIFAR lies below `root` is not looked up.
     """
-    if name != "arrays" and name not in KNOWN:
-        raise DataError(f"dataset.name={name}: must be one of {', '.join(KNOWN)}, arrays.")
-    if name == "digits" and path:
-        raise DataError(f"dataset.path={path}: the digits are embedded and take no path; use dataset=arrays.")
-    if name == "arrays" and not path:
+    s = Settings(**settings)
+    if s.name != "arrays" and s.name not in KNOWN:
+        raise DataError(f"dataset.name={s.name}: must be one of {', '.join(KNOWN)}, arrays.")
+    if s.name == "digits" and s.path:
+        raise DataError(f"dataset.path={s.path}: the digits are embedded and take no path; use dataset=arrays.")
+    if s.name == "arrays" and not s.path:
         raise DataError("dataset.path=null: dataset=arrays needs dataset.path=FILE.npz.")
-    if not 0 <= label_noise <= 1:
-        raise DataError(f"dataset.label_noise={label_noise}: must be between 0 and 1.")
-    if sample not in SAMPLES:
-        raise DataError(f"dataset.sample={sample}: must be one of {', '.join(SAMPLES)}.")
-    if val_fraction and (val_size is not None or sample == "seed"):
-        other = f"dataset.val_size={val_size}" if val_size is not None else "dataset.sample=seed"
-        raise DataError(f"dataset.val_fraction={val_fraction} with {other}: must be 0; dataset.val_size=N alone holds images out of it.")
-    if path:
+    if not 0 <= s.label_noise <= 1:
+        raise DataError(f"dataset.label_noise={s.label_noise}: must be between 0 and 1.")
+    if s.sample not in SAMPLES:
+        raise DataError(f"dataset.sample={s.sample}: must be one of {', '.join(SAMPLES)}.")
+    if s.val_fraction and (s.val_size is not None or s.sample == "seed"):
+        other = f"dataset.val_size={s.val_size}" if s.val_size is not None else "dataset.sample=seed"
+        raise DataError(f"dataset.val_fraction={s.val_fraction} with {other}: must be 0; dataset.val_size=N alone holds images out of it.")
+    if s.path:
         from data import npz
 
-        full = npz.describe(path, name, KNOWN.get(name))
+        full = npz.describe(s.path, s.name, KNOWN.get(s.name))
     else:
-        full = KNOWN[name]
-    train, val = split_sizes(full.train_size, train_size, val_fraction, val_size)
-    for key, values in (("mean", mean), ("std", std)):
+        full = KNOWN[s.name]
+    train, val = split_sizes(full.train_size, s.train_size, s.val_fraction, s.val_size)
+    for key, values in (("mean", s.mean), ("std", s.std)):
         if values is not None and (len(values) != full.channels or (key == "std" and min(values) <= 0)):
             positive = ", each > 0" if key == "std" else ""
             raise DataError(f"dataset.{key}={values}: must hold one number for each of the {full.channels} channels{positive}.")
-    return Description(name, train, full.test_size, full.image_size, full.channels, full.classes, val)
+    return Description(s.name, train, full.test_size, full.image_size, full.channels, full.classes, val)
 
 
 def split_sizes(available: int, train_size: int | None, val_fraction: float, val_size: int | None = None) -> tuple[int, int]:
@@ -116,54 +132,19 @@ def check_augmentation(image_size: int, *, crop_padding: int = 0, cutout: int = 
             raise DataError(f"augmentation.{key}={value}: must be between 0 and {image_size - 1} for images of {image_size} pixels.")
 
 
-def load(
-    *,
-    name: str,
-    path: str | None = None,
-    root: str = "datasets",
-    download: bool = True,
-    val_fraction: float = 0.0,
-    label_noise: float = 0.0,
-    train_size: int | None = None,
-    val_size: int | None = None,
-    sample: str = "fixed",
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    seed: int | None = None,
-) -> ImageData:
-    """Read a data set, split it and corrupt its training labels as asked; the same keywords always give the same tensors.
+def load(*, seed: int | None = None, **settings: Any) -> ImageData:
+    """Read a data set, split it and corrupt its training labels as the `Settings` ask; the same keywords always give the same tensors.
 
-    name          digits | cifar10 | cifar100 | arrays.
-    path          an .npz with train_images, train_labels, test_images, test_labels (uint8 images (n, h, w, c) or (n, h, w)).
-    root          folder in which torchvision keeps CIFAR; `download`: fetch it if it is not there.
-    val_fraction  share of the training images held out as the validation set.
-    label_noise   share of the training labels replaced by a wrong one (never a validation or test label).
-    train_size    use only this many training images (including those of `val_fraction`, beside those of `val_size`).
-    val_size      size of the validation set, which depends on nothing else; it is set aside before `train_size` images are taken.
-    sample        fixed: the same training images and wrong labels always; seed: those that `seed` draws from what is left.
-    mean, std     normalisation, one number a channel, instead of the data set's own.
-    seed          the run's; read with sample=seed only.
-    Raises `DataError`.
+    seed: the run's; read with sample=seed only. Raises `DataError`.
     """
-    wanted = describe(
-        name=name,
-        path=path,
-        val_fraction=val_fraction,
-        label_noise=label_noise,
-        train_size=train_size,
-        val_size=val_size,
-        sample=sample,
-        mean=mean,
-        std=std,
-    )
-    if sample == "seed" and seed is None:
+    s, wanted = Settings(**settings), describe(**settings)
+    if s.sample == "seed" and seed is None:
         raise DataError("dataset.sample=seed: needs the seed of a run, and there is none here; must be fixed.")
     from data import image_data, sources
 
-    raw = sources.read(name, path, root, download)
-    raw = replace(raw, **{key: values for key, values in (("mean", mean), ("std", std)) if values is not None})  # type: ignore[arg-type]
-    held_out = split_sizes(len(raw.train_labels), train_size, val_fraction, val_size)[1]
-    return image_data.build(raw, wanted.train_size, held_out, label_noise, seed if sample == "seed" else None)
+    raw = sources.read(s.name, s.path, s.root, s.download)
+    raw = replace(raw, **{key: values for key, values in (("mean", s.mean), ("std", s.std)) if values is not None})  # type: ignore[arg-type]
+    return image_data.build(raw, wanted.train_size, wanted.val_size, s.label_noise, seed if s.sample == "seed" else None)
 
 
 def file_fingerprint(path: str | Path, key: str = "dataset.path") -> str:

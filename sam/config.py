@@ -13,11 +13,12 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# `field(default=..., metadata=LATE)` marks a key that came after rows of measurements were stored: see `row_settings`.
+# `metadata=LATE`, or `late=True` below, marks a key that came after rows of measurements were stored: see `row_settings`.
 LATE = {"late": True}
 
 
@@ -25,18 +26,49 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message is one sentence for the user."""
 
 
-def _one_of(key: str, value: object, allowed: Collection[object]) -> None:
+class _Schema:
+    """Base of a dataclass whose fields are made by `_number` and `_one_of`. prefix: what stands before their names in a message."""
+
+    _prefix = ""
+
+    def __init_subclass__(cls, prefix: str = "") -> None:
+        cls._prefix = prefix
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for the first value, or item of a list, that its field does not allow."""
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            if check := f.metadata.get("check"):
+                value = getattr(self, f.name)
+                for item in value if str(f.type).startswith("list") and value is not None else [value]:
+                    check(self._prefix + f.name, item)
+
+
+def _checked(default: object, check: Callable[[str, Any], None], late: bool) -> Any:
+    metadata = {"check": check, "late": late}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _number(default: object, *, late: bool = False, **limits: Any) -> Any:
+    """A field that holds a finite number, or a list of them, within the limits of `_within`; None is left alone."""
+    return _checked(default, partial(_within, **limits), late)
+
+
+def _one_of(default: object, allowed: Collection[str], *, late: bool = False) -> Any:
+    """A field that holds one of the allowed words, or a list of them."""
+    return _checked(default, partial(_among, allowed=allowed), late)
+
+
+def _among(key: str, value: object, allowed: Collection[str]) -> None:
     if value not in allowed:
-        raise ConfigError(f"{key}={value}: must be one of {', '.join(map(str, allowed))}.")
+        raise ConfigError(f"{key}={value}: must be one of {', '.join(allowed)}.")
 
 
-def _number(key: str, value: float | None, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False) -> None:
-    """Refuse a number outside [low, high] (or (low, high] if `open_low`); None is left alone."""
-    if value is None:
-        return
-    above = value > low if open_low else value >= low
-    if not (math.isfinite(value) and above and value <= high):
-        floor = f"{'>' if open_low else '>='} {low:g}"
+def _within(key: str, value: float | None, *, low: float = -math.inf, above: float = -math.inf, high: float = math.inf) -> None:
+    """Refuse a number outside [low, high], or not above `above`."""
+    if value is not None and not (math.isfinite(value) and low <= value <= high and value > above):
+        floor = f"> {above:g}" if above > -math.inf else f">= {low:g}"
         limits = floor if high == math.inf else f"{floor} and <= {high:g}"
         raise ConfigError(f"{key}={value}: must be a finite number {limits}.")
 
@@ -50,12 +82,6 @@ def _distinct(key: str, radii: Collection[float]) -> None:
 # ---------------------------------------------------------------------------------------------------------------- methods
 
 STEP_RULES = ("split", "project", "accumulate", "boundary")
-DESCENT_GRADIENTS = ("last", "mean")
-RADII = ("fixed", "uniform")
-PERTURBED = ("all", "no_norm", "norm_only", "weights_only")
-NORM_SCOPES = ("global", "layer", "filter")
-DECAY_MODES = ("loss", "optimizer")
-DECAY_SCOPES = ("all", "no_norm_bias")
 DEFAULT_ALPHAS = tuple(k / 10 for k in range(21))
 
 _PERTURBING = ("rho", "perturb", "norm_scope")
@@ -97,7 +123,7 @@ BASE_KEYS = ("method", "lr", "momentum", "nesterov", "weight_decay", "weight_dec
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(_Schema, prefix="optimizer."):
     """The keys of every method in one flat schema, so that `optimizer=sgd,sam optimizer.rho=0.05,0.1` composes.
 
     rho            radius of the perturbation (Euclidean norm over all perturbed parameters).
@@ -117,48 +143,30 @@ class OptimizerConfig:
     grad_clip      largest norm of the descent gradient, or null.
     """
 
-    method: str = "sam"
-    rho: float = 0.05
-    radius: str = "fixed"
-    ascent_steps: int = 1
-    step_rule: str = "split"
-    descent_gradient: str = "last"
-    perturb: str = "all"
-    norm_scope: str = "global"
-    rho_max: float | None = None
-    alpha: float | None = None
-    alpha_grid: list[float] = field(default_factory=lambda: list(DEFAULT_ALPHAS))
-    alpha_refresh: float = 1.0
-    lr: float = 0.1
-    momentum: float = 0.9
+    method: str = _one_of("sam", METHODS)
+    rho: float = _number(0.05, low=0)
+    radius: str = _one_of("fixed", ("fixed", "uniform"))
+    ascent_steps: int = _number(1, low=1)
+    step_rule: str = _one_of("split", STEP_RULES)
+    descent_gradient: str = _one_of("last", ("last", "mean"))
+    perturb: str = _one_of("all", ("all", "no_norm", "norm_only", "weights_only"))
+    norm_scope: str = _one_of("global", ("global", "layer", "filter"))
+    rho_max: float | None = _number(None, low=0)
+    alpha: float | None = _number(None)
+    alpha_grid: list[float] = _number(list(DEFAULT_ALPHAS))
+    alpha_refresh: float = _number(1.0, above=0)
+    lr: float = _number(0.1, above=0)
+    momentum: float = _number(0.9, low=0, high=1)
     nesterov: bool = True
-    weight_decay: float = 5e-4
-    weight_decay_mode: str = "loss"
-    weight_decay_scope: str = "all"
-    grad_clip: float | None = None
+    weight_decay: float = _number(5e-4, low=0)
+    weight_decay_mode: str = _one_of("loss", ("loss", "optimizer"))
+    weight_decay_scope: str = _one_of("all", ("all", "no_norm_bias"))
+    grad_clip: float | None = _number(None, above=0)
 
     def __post_init__(self) -> None:
-        _one_of("optimizer.method", self.method, METHODS)
-        _one_of("optimizer.step_rule", self.step_rule, STEP_RULES)
-        _one_of("optimizer.descent_gradient", self.descent_gradient, DESCENT_GRADIENTS)
-        _one_of("optimizer.radius", self.radius, RADII)
-        _one_of("optimizer.perturb", self.perturb, PERTURBED)
-        _one_of("optimizer.norm_scope", self.norm_scope, NORM_SCOPES)
-        _one_of("optimizer.weight_decay_mode", self.weight_decay_mode, DECAY_MODES)
-        _one_of("optimizer.weight_decay_scope", self.weight_decay_scope, DECAY_SCOPES)
-        _number("optimizer.rho", self.rho, low=0)
-        _number("optimizer.ascent_steps", self.ascent_steps, low=1)
-        _number("optimizer.rho_max", self.rho_max, low=0)
-        _number("optimizer.alpha", self.alpha)
-        _number("optimizer.alpha_refresh", self.alpha_refresh, low=0, open_low=True)
-        _number("optimizer.lr", self.lr, low=0, open_low=True)
-        _number("optimizer.momentum", self.momentum, low=0, high=1)
-        _number("optimizer.weight_decay", self.weight_decay, low=0)
-        _number("optimizer.grad_clip", self.grad_clip, low=0, open_low=True)
+        super().__post_init__()
         if not self.alpha_grid:
             raise ConfigError("optimizer.alpha_grid=[]: must hold at least one candidate alpha.")
-        for alpha in self.alpha_grid:
-            _number("optimizer.alpha_grid", alpha)
         if self.nesterov and self.momentum == 0:
             raise ConfigError("optimizer.nesterov=true with optimizer.momentum=0: needs a momentum > 0; set optimizer.nesterov=false.")
 
@@ -192,27 +200,23 @@ MODELS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(_Schema, prefix="model."):
     """depth, width, dropout, shortcut belong to the WideResNet; timm_name to `name=timm`.
 
     init   fan_out: He-normal convolutions (fan out), PyTorch's linear layer; foret: the same with a linear layer drawn from
            U(+-1/sqrt(classes)); torch: PyTorch's own defaults throughout.
     """
 
-    name: str = "wide_resnet"
+    name: str = _one_of("wide_resnet", MODELS)
     depth: int = 28
-    width: int = 10
-    dropout: float = 0.0
-    shortcut: str = "conv"
-    init: str = "fan_out"
+    width: int = _number(10, low=1)
+    dropout: float = _number(0.0, low=0, high=0.99)
+    shortcut: str = _one_of("conv", ("conv", "zero_pad"))
+    init: str = _one_of("fan_out", ("fan_out", "foret", "torch"))
     timm_name: str | None = None
 
     def __post_init__(self) -> None:
-        _one_of("model.name", self.name, MODELS)
-        _one_of("model.shortcut", self.shortcut, ("conv", "zero_pad"))
-        _one_of("model.init", self.init, ("fan_out", "foret", "torch"))
-        _number("model.width", self.width, low=1)
-        _number("model.dropout", self.dropout, low=0, high=0.99)
+        super().__post_init__()
         if self.name == "wide_resnet" and (self.depth < 10 or (self.depth - 4) % 6):
             raise ConfigError(f"model.depth={self.depth}: a WideResNet has depth 6n + 4: 10, 16, 22, 28, 34, 40, ...")
         if self.name == "timm" and not self.timm_name:
@@ -232,7 +236,7 @@ DATASETS = {"digits": "digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", 
 
 
 @dataclass(frozen=True)
-class DatasetConfig:
+class DatasetConfig(_Schema, prefix="dataset."):
     """path: an .npz with train_images, train_labels, test_images, test_labels; root: where torchvision keeps CIFAR.
 
     val_fraction  share of the training set held out for choosing rho.
@@ -243,29 +247,20 @@ class DatasetConfig:
     mean, std     normalisation of the images scaled to [0, 1], one number a channel; null: the data set's own.
     """
 
-    name: str = "cifar10"
+    name: str = _one_of("cifar10", DATASETS)
     path: str | None = None
     root: str = "datasets"
     download: bool = True
-    val_fraction: float = 0.0
-    label_noise: float = 0.0
-    train_size: int | None = None
-    val_size: int | None = field(default=None, metadata=LATE)
-    sample: str = field(default="fixed", metadata=LATE)
-    mean: list[float] | None = field(default=None, metadata=LATE)
-    std: list[float] | None = field(default=None, metadata=LATE)
+    val_fraction: float = _number(0.0, low=0, high=0.9)
+    label_noise: float = _number(0.0, low=0, high=1)
+    train_size: int | None = _number(None, low=1)
+    val_size: int | None = _number(None, low=1, late=True)
+    sample: str = _one_of("fixed", ("fixed", "seed"), late=True)
+    mean: list[float] | None = _number(None, late=True)
+    std: list[float] | None = _number(None, above=0, late=True)
 
     def __post_init__(self) -> None:
-        _one_of("dataset.name", self.name, DATASETS)
-        _number("dataset.val_fraction", self.val_fraction, low=0, high=0.9)
-        _number("dataset.label_noise", self.label_noise, low=0, high=1)
-        _number("dataset.train_size", self.train_size, low=1)
-        _number("dataset.val_size", self.val_size, low=1)
-        _one_of("dataset.sample", self.sample, ("fixed", "seed"))
-        for value in self.mean or []:
-            _number("dataset.mean", value)
-        for value in self.std or []:
-            _number("dataset.std", value, low=0, open_low=True)
+        super().__post_init__()
         if self.name == "arrays" and not self.path:
             raise ConfigError("dataset.path=null: dataset=arrays needs dataset.path=FILE.npz.")
         if self.name == "digits" and self.path:
@@ -289,24 +284,16 @@ class DatasetConfig:
 
 
 @dataclass(frozen=True)
-class AugmentationConfig:
+class AugmentationConfig(_Schema, prefix="augmentation."):
     """Training-time augmentation: crop after padding, horizontal flip, policy, Cutout (in this order; Cutout on normalised images)."""
 
-    crop_padding: int = 0
-    padding_mode: str = "reflect"
+    crop_padding: int = _number(0, low=0)
+    padding_mode: str = _one_of("reflect", ("reflect", "zeros"))
     flip: bool = False
-    policy: str = "none"
-    cutout: int = 0
-    cutout_probability: float = 1.0
-    cutout_per: str = "image"
-
-    def __post_init__(self) -> None:
-        _number("augmentation.crop_padding", self.crop_padding, low=0)
-        _one_of("augmentation.padding_mode", self.padding_mode, ("reflect", "zeros"))
-        _one_of("augmentation.policy", self.policy, ("none", "autoaugment"))
-        _number("augmentation.cutout", self.cutout, low=0)
-        _number("augmentation.cutout_probability", self.cutout_probability, low=0, high=1)
-        _one_of("augmentation.cutout_per", self.cutout_per, ("image", "batch"))
+    policy: str = _one_of("none", ("none", "autoaugment"))
+    cutout: int = _number(0, low=0)
+    cutout_probability: float = _number(1.0, low=0, high=1)
+    cutout_per: str = _one_of("image", ("image", "batch"))
 
 
 # -------------------------------------------------------------------------------------------------------------------- runs
@@ -321,7 +308,7 @@ class ProtocolConfig:
 
 
 @dataclass(frozen=True)
-class TrackingConfig:
+class TrackingConfig(_Schema, prefix="tracking."):
     """Weights & Biases as a mirror of the record.
 
     backend         none | wandb.
@@ -330,29 +317,19 @@ class TrackingConfig:
     finish_timeout  seconds to wait for it at the end, before the rest is left to `wandb sync`.
     """
 
-    backend: str = "none"
-    mode: str = "auto"
+    backend: str = _one_of("none", ("none", "wandb"))
+    mode: str = _one_of("auto", ("auto", "online", "offline", "disabled"))
     project: str = "sam"
     entity: str | None = None
-    init_timeout: float = 60.0
-    finish_timeout: float = 120.0
-
-    def __post_init__(self) -> None:
-        _one_of("tracking.backend", self.backend, ("none", "wandb"))
-        _one_of("tracking.mode", self.mode, ("auto", "online", "offline", "disabled"))
-        _number("tracking.init_timeout", self.init_timeout, low=0, open_low=True)
-        _number("tracking.finish_timeout", self.finish_timeout, low=0, open_low=True)
+    init_timeout: float = _number(60.0, above=0)
+    finish_timeout: float = _number(120.0, above=0)
 
 
-SCHEDULES = ("cosine_step", "cosine_epoch", "wrn_step", "constant")
-COMPILE_MODES = ("none", "default", "max-autotune-no-cudagraphs")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-PERTURBATIONS = ("synchronised", "replica")
-BATCHNORMS = ("replica", "sync")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(_Schema):
     """One training run.
 
     init_from    a file of weights (state_dict, safetensors or a run's checkpoint.pt) from which the model starts, BatchNorm's statistics
@@ -385,60 +362,43 @@ class TrainConfig:
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     init_from: str | None = None
-    epochs: int = 200
-    batch_size: int = 256
-    m: int | None = None
-    micro_batch: int | None = None
-    replicas: int | None = None
-    perturbation: str = "synchronised"
-    batchnorm: str = "replica"
+    epochs: int = _number(200, low=1)
+    batch_size: int = _number(256, low=1)
+    m: int | None = _number(None, low=1)
+    micro_batch: int | None = _number(None, low=1)
+    replicas: int | None = _number(None, low=1)
+    perturbation: str = _one_of("synchronised", ("synchronised", "replica"))
+    batchnorm: str = _one_of("replica", ("replica", "sync"))
     drop_last: bool = False
-    schedule: str = "cosine_step"
+    schedule: str = _one_of("cosine_step", ("cosine_step", "cosine_epoch", "wrn_step", "constant"))
     warmup_epochs: float = 0.0
-    label_smoothing: float = 0.0
-    precision: str = "fp32"
-    compile: str = "none"
+    label_smoothing: float = _number(0.0, low=0, high=1)
+    precision: str = _one_of("fp32", PRECISIONS)
+    compile: str = _one_of("none", ("none", "default", "max-autotune-no-cudagraphs"))
     cuda_graph: bool = False
-    seed: int = 0
+    seed: int = _number(0, low=0)
     runs_dir: str = "runs"
     run_dir: str | None = None
     force: bool = False
     device: str = "auto"
-    threads: int | None = None
-    eval_batch_size: int = 500
-    eval_interval: int = 1
-    checkpoint_interval: int = 10
-    checkpoint_steps: int | None = None
+    threads: int | None = _number(None, low=1)
+    eval_batch_size: int = _number(500, low=1)
+    eval_interval: int = _number(1, low=0)
+    checkpoint_interval: int = _number(10, low=1)
+    checkpoint_steps: int | None = _number(None, low=1)
     keep_checkpoints: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        _number("epochs", self.epochs, low=1)
-        _number("batch_size", self.batch_size, low=1)
-        _number("m", self.m, low=1)
-        if self.m is not None and self.m > self.batch_size:
-            raise ConfigError(f"m={self.m}: must not exceed batch_size={self.batch_size}.")
-        _number("micro_batch", self.micro_batch, low=1)
-        if self.micro_batch is not None and self.micro_batch > self.batch_size:
-            raise ConfigError(f"micro_batch={self.micro_batch}: must not exceed batch_size={self.batch_size}.")
+        super().__post_init__()
+        for key, value in (("m", self.m), ("micro_batch", self.micro_batch)):
+            if value is not None and value > self.batch_size:
+                raise ConfigError(f"{key}={value}: must not exceed batch_size={self.batch_size}.")
         self._check_replicas()
-        _one_of("schedule", self.schedule, SCHEDULES)
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("compile", self.compile, COMPILE_MODES)
-        _number("warmup_epochs", self.warmup_epochs, low=0, high=self.epochs)
-        _number("label_smoothing", self.label_smoothing, low=0, high=1)
-        _number("seed", self.seed, low=0)
-        _number("threads", self.threads, low=1)
-        _number("eval_batch_size", self.eval_batch_size, low=1)
-        _number("eval_interval", self.eval_interval, low=0)
-        _number("checkpoint_interval", self.checkpoint_interval, low=1)
-        _number("checkpoint_steps", self.checkpoint_steps, low=1)
+        _within("warmup_epochs", self.warmup_epochs, low=0, high=self.epochs)
         if not all(1 <= epoch <= self.epochs for epoch in self.keep_checkpoints):
             raise ConfigError(f"keep_checkpoints={self.keep_checkpoints}: must hold epochs from 1 to epochs={self.epochs}.")
 
     def _check_replicas(self) -> None:
-        _number("replicas", self.replicas, low=1)
-        _one_of("perturbation", self.perturbation, PERTURBATIONS)
-        _one_of("batchnorm", self.batchnorm, BATCHNORMS)
         replicas = self.replicas or 1
         if self.batch_size % replicas:
             raise ConfigError(f"replicas={replicas}: must divide batch_size={self.batch_size}.")
@@ -503,86 +463,59 @@ NOTIONS: dict[str, NotionSpec] = {
     "landscape": NotionSpec("sam.sharpness.landscape", ("rho", "seed", "landscape")),
     "corruption": NotionSpec("sam.sharpness.corruption", ("corruption",)),
 }
-MEASURED_BATCHNORMS = ("eval", "train", "recalibrated")
 MEASURED_SPLITS = ("test", "val")
+LANDSCAPE_LINES = ("gradient", "n_step", "top_eigenvector", "random")
 
 
 @dataclass(frozen=True)
-class AscentConfig:
+class AscentConfig(_Schema, prefix="sharpness.ascent."):
     """L^Asc. subset: images for the gradient and the losses, or null for all."""
 
-    subset: int | None = None
-
-    def __post_init__(self) -> None:
-        _number("sharpness.ascent.subset", self.subset, low=1)
+    subset: int | None = _number(None, low=1)
 
 
 @dataclass(frozen=True)
-class GapConfig:
+class GapConfig(_Schema, prefix="sharpness.gap."):
     """bins: equal-width confidence bins of the expected calibration error; splits: the sets measured beside the training set, test and
     val (where there is one). With [val], as for tuning, no test image is looked at."""
 
-    bins: int = 15
-    splits: list[str] = field(default_factory=lambda: list(MEASURED_SPLITS), metadata=LATE)
-
-    def __post_init__(self) -> None:
-        for split in self.splits:
-            _one_of("sharpness.gap.splits", split, MEASURED_SPLITS)
-        _number("sharpness.gap.bins", self.bins, low=1)
+    bins: int = _number(15, low=1)
+    splits: list[str] = _one_of(list(MEASURED_SPLITS), MEASURED_SPLITS, late=True)
 
 
 @dataclass(frozen=True)
-class NStepConfig:
+class NStepConfig(_Schema, prefix="sharpness.n_step."):
     """N-step sharpness (Tiwary & Aananth 2024, Eq. 6). steps: the N; rules: step rules as in training; subset: images, or null for all."""
 
-    steps: list[int] = field(default_factory=lambda: [3])
-    rules: list[str] = field(default_factory=lambda: ["split"])
-    subset: int | None = None
-
-    def __post_init__(self) -> None:
-        for steps in self.steps:
-            _number("sharpness.n_step.steps", steps, low=1)
-        for rule in self.rules:
-            _one_of("sharpness.n_step.rules", rule, STEP_RULES)
-        _number("sharpness.n_step.subset", self.subset, low=1)
+    steps: list[int] = _number([3], low=1)
+    rules: list[str] = _one_of(["split"], STEP_RULES)
+    subset: int | None = _number(None, low=1)
 
 
 @dataclass(frozen=True)
-class AverageConfig:
+class AverageConfig(_Schema, prefix="sharpness.average."):
     """L^Avg. draws: antithetic pairs of random directions."""
 
-    draws: int = 8
-    subset: int | None = None
-
-    def __post_init__(self) -> None:
-        _number("sharpness.average.draws", self.draws, low=2)
-        _number("sharpness.average.subset", self.subset, low=1)
+    draws: int = _number(8, low=2)
+    subset: int | None = _number(None, low=1)
 
 
 @dataclass(frozen=True)
-class MaximumConfig:
+class MaximumConfig(_Schema, prefix="sharpness.maximum."):
     """L^Max by projected gradient ascent. steps per start; restarts: random starts beside the one at w; momentum: the share of the last
     move in the next (Auto-PGD writes 0.25 as alpha = 0.75); draws: random directions, and ascent_steps: N of the N-step ascent, among
     the points compared; subset: images."""
 
-    steps: int = 20
-    restarts: int = 1
-    momentum: float = 0.25
-    draws: int = 2
-    ascent_steps: int = 3
-    subset: int | None = 1024
-
-    def __post_init__(self) -> None:
-        _number("sharpness.maximum.steps", self.steps, low=1)
-        _number("sharpness.maximum.restarts", self.restarts, low=0)
-        _number("sharpness.maximum.momentum", self.momentum, low=0, high=0.9)
-        _number("sharpness.maximum.draws", self.draws, low=0)
-        _number("sharpness.maximum.ascent_steps", self.ascent_steps, low=1)
-        _number("sharpness.maximum.subset", self.subset, low=1)
+    steps: int = _number(20, low=1)
+    restarts: int = _number(1, low=0)
+    momentum: float = _number(0.25, low=0, high=0.9)
+    draws: int = _number(2, low=0)
+    ascent_steps: int = _number(3, low=1)
+    subset: int | None = _number(1024, low=1)
 
 
 @dataclass(frozen=True)
-class AdaptiveConfig:
+class AdaptiveConfig(_Schema, prefix="sharpness.adaptive."):
     """Adaptive sharpness (Kwon et al. 2021; Andriushchenko et al. 2023): radii are relative to |w|.
 
     worst_l2, worst_linf      radii of the worst case, by norm; average_l2, average_linf: of the average case. Any list may be empty.
@@ -590,33 +523,25 @@ class AdaptiveConfig:
     steps, restarts, momentum of the worst case's ascent, as in `maximum`; draws: antithetic pairs of the average case; subset: images.
     """
 
-    worst_l2: list[float] = field(default_factory=lambda: [0.5])
-    worst_linf: list[float] = field(default_factory=lambda: [0.001])
-    average_l2: list[float] = field(default_factory=lambda: [0.1])
-    average_linf: list[float] = field(default_factory=lambda: [0.2])
-    logits: list[str] = field(default_factory=lambda: ["plain", "normalized"])
-    steps: int = 20
-    restarts: int = 1
-    momentum: float = 0.25
-    draws: int = 8
-    subset: int | None = 512
+    worst_l2: list[float] = _number([0.5], above=0)
+    worst_linf: list[float] = _number([0.001], above=0)
+    average_l2: list[float] = _number([0.1], above=0)
+    average_linf: list[float] = _number([0.2], above=0)
+    logits: list[str] = _one_of(["plain", "normalized"], ("plain", "normalized"))
+    steps: int = _number(20, low=1)
+    restarts: int = _number(1, low=0)
+    momentum: float = _number(0.25, low=0, high=0.9)
+    draws: int = _number(8, low=2)
+    subset: int | None = _number(512, low=1)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for key in ("worst_l2", "worst_linf", "average_l2", "average_linf"):
-            for rho in getattr(self, key):
-                _number(f"sharpness.adaptive.{key}", rho, low=0, open_low=True)
             _distinct(f"sharpness.adaptive.{key}", getattr(self, key))
-        for kind in self.logits:
-            _one_of("sharpness.adaptive.logits", kind, ("plain", "normalized"))
-        _number("sharpness.adaptive.steps", self.steps, low=1)
-        _number("sharpness.adaptive.restarts", self.restarts, low=0)
-        _number("sharpness.adaptive.momentum", self.momentum, low=0, high=0.9)
-        _number("sharpness.adaptive.draws", self.draws, low=2)
-        _number("sharpness.adaptive.subset", self.subset, low=1)
 
 
 @dataclass(frozen=True)
-class KeskarConfig:
+class KeskarConfig(_Schema, prefix="sharpness.keskar."):
     """Keskar et al. 2017: the largest rise within a box of epsilon (|w_i| + 1).
 
     iterations  of L-BFGS-B, and steps of each sign ascent (one from w, `restarts` from random points, with `momentum` as in `maximum`).
@@ -624,26 +549,20 @@ class KeskarConfig:
     subset      images.
     """
 
-    epsilon: list[float] = field(default_factory=lambda: [1e-3, 5e-4])
-    iterations: int = 10
-    restarts: int = 1
-    momentum: float = 0.25
-    full_space: int = 500_000
-    subset: int | None = 512
+    epsilon: list[float] = _number([1e-3, 5e-4], above=0)
+    iterations: int = _number(10, low=1)
+    restarts: int = _number(1, low=0)
+    momentum: float = _number(0.25, low=0, high=0.9)
+    full_space: int = _number(500_000, low=0)
+    subset: int | None = _number(512, low=1)
 
     def __post_init__(self) -> None:
-        for epsilon in self.epsilon:
-            _number("sharpness.keskar.epsilon", epsilon, low=0, open_low=True)
+        super().__post_init__()
         _distinct("sharpness.keskar.epsilon", self.epsilon)
-        _number("sharpness.keskar.iterations", self.iterations, low=1)
-        _number("sharpness.keskar.restarts", self.restarts, low=0)
-        _number("sharpness.keskar.momentum", self.momentum, low=0, high=0.9)
-        _number("sharpness.keskar.full_space", self.full_space, low=0)
-        _number("sharpness.keskar.subset", self.subset, low=1)
 
 
 @dataclass(frozen=True)
-class HessianConfig:
+class HessianConfig(_Schema, prefix="sharpness.hessian."):
     """Top eigenvalues (Lanczos with thick restarts) and trace (Hutchinson beside them) of the Hessian of L.
 
     eigenvalues  how many; steps: Hessian-vector products of Lanczos at most, fewer once their residuals are below tolerance * (the
@@ -652,44 +571,33 @@ class HessianConfig:
     probes       of the trace; subset: images, or null for all.
     """
 
-    eigenvalues: int = 5
-    steps: int = 60
-    tolerance: float = 1e-4
+    eigenvalues: int = _number(5, low=1)
+    steps: int = _number(60, low=1)
+    tolerance: float = _number(1e-4, above=0)
     basis: int = 24
-    probes: int = 30
-    subset: int | None = 1024
+    probes: int = _number(30, low=3)
+    subset: int | None = _number(1024, low=1)
 
     def __post_init__(self) -> None:
-        _number("sharpness.hessian.eigenvalues", self.eigenvalues, low=1)
-        _number("sharpness.hessian.steps", self.steps, low=1)
-        _number("sharpness.hessian.tolerance", self.tolerance, low=0, open_low=True)
-        _number("sharpness.hessian.probes", self.probes, low=3)
-        _number("sharpness.hessian.subset", self.subset, low=1)
+        super().__post_init__()
         if self.basis < self.eigenvalues + 4:
             raise ConfigError(f"sharpness.hessian.basis={self.basis}: must be at least sharpness.hessian.eigenvalues + 4.")
 
 
 @dataclass(frozen=True)
-class SpectrumConfig:
+class SpectrumConfig(_Schema, prefix="sharpness.spectrum."):
     """Spectral density by stochastic Lanczos quadrature. probes: random starts; steps of each (and vectors kept at once); points of the
     curve; width: standard deviation of its smoothing, as a share of the range of the eigenvalues; subset: images, or null for all."""
 
-    probes: int = 2
-    steps: int = 40
-    points: int = 200
-    width: float = 0.01
-    subset: int | None = 1024
-
-    def __post_init__(self) -> None:
-        _number("sharpness.spectrum.probes", self.probes, low=1)
-        _number("sharpness.spectrum.steps", self.steps, low=2)
-        _number("sharpness.spectrum.points", self.points, low=2)
-        _number("sharpness.spectrum.width", self.width, low=0, high=1, open_low=True)
-        _number("sharpness.spectrum.subset", self.subset, low=1)
+    probes: int = _number(2, low=1)
+    steps: int = _number(40, low=2)
+    points: int = _number(200, low=2)
+    width: float = _number(0.01, above=0, high=1)
+    subset: int | None = _number(1024, low=1)
 
 
 @dataclass(frozen=True)
-class LandscapeConfig:
+class LandscapeConfig(_Schema, prefix="sharpness.landscape."):
     """Loss along lines and over planes through w.
 
     lines, planes  gradient | n_step | top_eigenvector | random; random | eigenvectors | xsam.
@@ -700,35 +608,22 @@ class LandscapeConfig:
     lanczos_steps  Hessian-vector products spent on the eigenvectors, at most.
     """
 
-    lines: list[str] = field(default_factory=lambda: ["gradient", "n_step", "top_eigenvector", "random"])
-    planes: list[str] = field(default_factory=lambda: ["random", "xsam"])
-    span: float = 1.0
-    reach: float = 4.0
-    points: int = 21
-    grid: int = 11
-    ascent_steps: int = 3
-    rho_max: float | None = None
-    alphas: list[float] = field(default_factory=lambda: list(DEFAULT_ALPHAS))
-    lanczos_steps: int = 40
-    subset: int | None = 512
+    lines: list[str] = _one_of(list(LANDSCAPE_LINES), LANDSCAPE_LINES)
+    planes: list[str] = _one_of(["random", "xsam"], ("random", "eigenvectors", "xsam"))
+    span: float = _number(1.0, above=0)
+    reach: float = _number(4.0, above=0)
+    points: int = _number(21, low=3)
+    grid: int = _number(11, low=3)
+    ascent_steps: int = _number(3, low=1)
+    rho_max: float | None = _number(None, above=0)
+    alphas: list[float] = _number(list(DEFAULT_ALPHAS))
+    lanczos_steps: int = _number(40, low=2)
+    subset: int | None = _number(512, low=1)
 
     def __post_init__(self) -> None:
-        for line in self.lines:
-            _one_of("sharpness.landscape.lines", line, ("gradient", "n_step", "top_eigenvector", "random"))
-        for plane in self.planes:
-            _one_of("sharpness.landscape.planes", plane, ("random", "eigenvectors", "xsam"))
-        _number("sharpness.landscape.span", self.span, low=0, open_low=True)
-        _number("sharpness.landscape.reach", self.reach, low=0, open_low=True)
-        _number("sharpness.landscape.points", self.points, low=3)
-        _number("sharpness.landscape.grid", self.grid, low=3)
-        _number("sharpness.landscape.ascent_steps", self.ascent_steps, low=1)
-        _number("sharpness.landscape.rho_max", self.rho_max, low=0, open_low=True)
+        super().__post_init__()
         if not self.alphas:
             raise ConfigError("sharpness.landscape.alphas=[]: must hold at least one candidate alpha.")
-        for alpha in self.alphas:
-            _number("sharpness.landscape.alphas", alpha)
-        _number("sharpness.landscape.lanczos_steps", self.lanczos_steps, low=2)
-        _number("sharpness.landscape.subset", self.subset, low=1)
 
 
 @dataclass(frozen=True)
@@ -739,7 +634,7 @@ class CorruptionConfig:
 
 
 @dataclass(frozen=True)
-class SharpnessConfig:
+class SharpnessConfig(_Schema, prefix="sharpness."):
     """How a checkpoint is measured.
 
     notions      which (see NOTIONS), or [all].
@@ -751,12 +646,12 @@ class SharpnessConfig:
     seed         of the random draws; two evaluations with one seed give the same numbers.
     """
 
-    notions: list[str] = field(default_factory=lambda: ["ascent", "gap"])
-    rho: list[float] = field(default_factory=lambda: [0.05])
-    m: int = 128
-    batchnorm: list[str] = field(default_factory=lambda: ["eval", "train"])
-    batch_size: int = 500
-    seed: int = 0
+    notions: list[str] = _one_of(["ascent", "gap"], (*NOTIONS, "all"))
+    rho: list[float] = _number([0.05], above=0)
+    m: int = _number(128, low=2)
+    batchnorm: list[str] = _one_of(["eval", "train"], ("eval", "train", "recalibrated"))
+    batch_size: int = _number(500, low=1)
+    seed: int = _number(0, low=0)
     ascent: AscentConfig = field(default_factory=AscentConfig, metadata=LATE)
     gap: GapConfig = field(default_factory=GapConfig)
     n_step: NStepConfig = field(default_factory=NStepConfig)
@@ -770,22 +665,14 @@ class SharpnessConfig:
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.notions:
             raise ConfigError(f"sharpness.notions=[]: must name at least one of {', '.join(NOTIONS)}, or all.")
-        for name in self.notions:
-            _one_of("sharpness.notions", name, (*NOTIONS, "all"))
         if not self.rho:
             raise ConfigError("sharpness.rho=[]: must hold at least one radius.")
-        for rho in self.rho:
-            _number("sharpness.rho", rho, low=0, open_low=True)
         _distinct("sharpness.rho", self.rho)
-        _number("sharpness.m", self.m, low=2)
         if "eval" not in self.batchnorm:
             raise ConfigError(f"sharpness.batchnorm={self.batchnorm}: must hold eval, the mode in which gap and L(w) are reported.")
-        for mode in self.batchnorm:
-            _one_of("sharpness.batchnorm", mode, MEASURED_BATCHNORMS)
-        _number("sharpness.batch_size", self.batch_size, low=1)
-        _number("sharpness.seed", self.seed, low=0)
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -816,7 +703,7 @@ class ColumnConfig:
     optional: bool = False
 
     def __post_init__(self) -> None:
-        _number(f"columns: {self.key}.margin", self.margin, low=0, open_low=True)
+        _within(f"columns: {self.key}.margin", self.margin, above=0)
 
 
 @dataclass  # not frozen: OmegaConf would make the entries of `tables` read-only while composing
@@ -843,7 +730,7 @@ class CorrelationConfig:
 
 
 @dataclass  # not frozen: OmegaConf would make the entries of `tables` read-only while composing
-class TableConfig:
+class TableConfig(_Schema, prefix="tables: "):
     """A table is data: rows, columns, the baseline row, published values, and what must be said under it.
 
     primary      key of the column whose differences are the table's test, named before the runs: Holm-corrected over all rows of a block.
@@ -862,20 +749,16 @@ class TableConfig:
     setup_columns: bool = False
     notes: list[str] = field(default_factory=list)
     primary: str | None = None
-    alpha: float = 0.05
-    power: float = 0.8
+    alpha: float = _number(0.05, above=0, high=0.5)
+    power: float = _number(0.8, low=0.5, high=0.999)
     correlations: list[CorrelationConfig] = field(default_factory=list)
     optional: bool = False
     shows: str = ""
     shows_not: str = ""
 
-    def __post_init__(self) -> None:
-        _number("tables: alpha", self.alpha, low=0, high=0.5, open_low=True)
-        _number("tables: power", self.power, low=0.5, high=0.999)
-
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(_Schema):
     """Measure every finished run below `runs_dir` and print the tables, or measure one checkpoint of anybody's.
 
     checkpoint   a file of weights (state_dict or safetensors) of `model`, to be measured on `dataset`; `mean`, `std`: short for
@@ -894,8 +777,8 @@ class EvaluateConfig:
     model: ModelConfig | None = None
     dataset: DatasetConfig | None = None
     augmentation: AugmentationConfig | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    mean: list[float] | None = _number(None)
+    std: list[float] | None = _number(None, above=0)
     out: str | None = None
     sharpness: SharpnessConfig = field(default_factory=SharpnessConfig)
     tables: dict[str, TableConfig] = field(default_factory=dict)
@@ -903,18 +786,18 @@ class EvaluateConfig:
     data_path: str | None = None
     data_root: str | None = None
     seeds: list[int] | None = None
-    processes: int = 1
+    processes: int = _number(1, low=1)
     part: int | None = None
-    parts: int = 1
+    parts: int = _number(1, low=1)
     kept: bool = False
     device: str = "auto"
-    threads: int | None = None
+    threads: int | None = _number(None, low=1)
     force: bool = False
 
     def __post_init__(self) -> None:
-        alone = ("model", "dataset", "mean", "std")
+        super().__post_init__()
         if self.checkpoint is None:
-            given = [key for key in alone if getattr(self, key) is not None]
+            given = [key for key in ("model", "dataset", "mean", "std") if getattr(self, key) is not None]
             if given:
                 raise ConfigError(f"{given[0]}=...: belongs to checkpoint=FILE; runs below runs_dir bring their own.")
         else:
@@ -922,7 +805,7 @@ class EvaluateConfig:
             if missing:
                 raise ConfigError(f"checkpoint={self.checkpoint}: needs {missing[0]}=... too, as in: model=resnet18 dataset=cifar10.")
             for_runs = ("runs_dir", "data_path", "data_root", "seeds", "processes", "part", "parts", "kept")
-            changed = [key for key in for_runs if getattr(self, key) != _default(type(self), key)]
+            changed = [key for key in for_runs if getattr(self, key) != getattr(type(self), key)]  # its default
             if changed:
                 raise ConfigError(
                     f"checkpoint={self.checkpoint}: is one file, and {changed[0]}=... is for the runs below runs_dir; leave it out."
@@ -930,22 +813,11 @@ class EvaluateConfig:
             for key in ("mean", "std"):
                 if getattr(self, key) is not None and getattr(self.dataset, key) is not None:
                     raise ConfigError(f"{key}={getattr(self, key)}: is short for dataset.{key}, which is given too; leave one of them out.")
-        for value in self.mean or []:
-            _number("mean", value)
-        for value in self.std or []:
-            _number("std", value, low=0, open_low=True)
-        _number("processes", self.processes, low=1)
-        _number("parts", self.parts, low=1)
         if self.part is None and self.parts > 1:
             raise ConfigError(
                 f"parts={self.parts}: needs part=K too, from 0 to {self.parts - 1}; all of them: -m 'part=range({self.parts})'."
             )
-        _number("part", self.part, low=0, high=self.parts - 1)
-        _number("threads", self.threads, low=1)
-
-
-def _default(cls: type, key: str) -> object:
-    return next(f.default for f in dataclasses.fields(cls) if f.name == key)
+        _within("part", self.part, low=0, high=self.parts - 1)
 
 
 # ------------------------------------------------------------------------------------------------------- plain dictionaries
@@ -954,6 +826,14 @@ def _default(cls: type, key: str) -> object:
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as nested plain dictionaries and lists."""
     return dataclasses.asdict(config)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, by dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def row_settings(config: Any) -> dict[str, Any]:

@@ -36,18 +36,14 @@ class LocalLauncher(Launcher):
         from sam.training.workers import run_all
 
         if self.config.hydra.job.config_name != "train":
-            print("error: hydra/launcher=local: trains only; use hydra/launcher=slurm or basic for other commands.", file=sys.stderr)
-            raise SystemExit(2)
+            _refuse("hydra/launcher=local: trains only; use hydra/launcher=slurm or basic for other commands.")
         if self.processes < 1:
-            print(f"error: hydra.launcher.processes={self.processes}: must be a whole number >= 1.", file=sys.stderr)
-            raise SystemExit(2)
+            _refuse(f"hydra.launcher.processes={self.processes}: must be a whole number >= 1.")
         if launched().size > 1:
-            print(
-                f"error: hydra/launcher=local: {launched().size} processes were started for each run, by torchrun or srun, and this one "
-                "would start runs beside each other in every one of them; leave it out, or start one process.",
-                file=sys.stderr,
+            _refuse(
+                f"hydra/launcher=local: {launched().size} processes were started for each run, by torchrun or srun, and this one "
+                "would start runs beside each other in every one of them; leave it out, or start one process."
             )
-            raise SystemExit(2)
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # Hydra writes its own record of the sweep there
         plans = [sweep.compose(overrides) for overrides in job_overrides]
         chosen = sweep.unfinished(plans)
@@ -58,6 +54,11 @@ class LocalLauncher(Launcher):
                 print(f"failed: {' '.join(job_overrides[i])}: {problem}", file=sys.stderr)
                 results[i].status, results[i].return_value = JobStatus.FAILED, SystemExit(1)  # Hydra raises the first one
         return results
+
+
+def _refuse(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 @dataclass

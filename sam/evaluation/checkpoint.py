@@ -14,10 +14,9 @@ from data.image_data import ImageData
 from sam.config import DatasetConfig, EvaluateConfig, ModelConfig, row_settings, to_dict
 from sam.core.device import number_format, pick_device
 from sam.evaluation import storing
-from sam.evaluation.storing import Measured
 from sam.results.contexts import data_label
 from sam.sharpness.notions import work
-from sam.sharpness.subject import Sizes, subject_of
+from sam.sharpness.subject import Result, Sizes, merge, subject_of
 from sam.training import weights
 from sam.training.checkpoint import load_weights
 from sam.training.progress import progress_for
@@ -27,7 +26,7 @@ from sam.training.progress import progress_for
 class Checkpoint:
     """found: what was measured; file: where its rows are stored; notes: what must be said beside it."""
 
-    found: Measured
+    found: Result
     file: Path
     notes: list[str]
 
@@ -51,7 +50,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
     keys = storing.keys(data.file_fingerprint(path), images.fingerprint, config.sharpness, dataset.splits, subject=what)
     file = (Path(config.out) if config.out else path.parent) / f"{path.name}.sharpness.json"
     rows = {} if config.force else storing.stored(file)
-    found = storing.merge(rows[key] for key in keys.values() if key in rows)
+    found = merge(rows[key] for key in keys.values() if key in rows)
     missing = {notion: key for notion, key in keys.items() if key not in rows}
     if missing:
         model = _model(config.model, images)
@@ -61,7 +60,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
         total = work(missing, sizes, config.sharpness)
         with number_format("fp32", config.threads), progress_for(total, f"measuring {path.name}") as progress:
             subject = subject_of(model.to(device), images.to(device), config.sharpness, progress=progress.advance)
-            found = storing.merge([found, storing.measure(subject, missing, file, progress.note)])
+            found = merge([found, storing.measure(subject, missing, file, progress.note)])
     return Checkpoint(found, file, _notes(dataset, images))
 
 

@@ -13,12 +13,11 @@ from typing import Any
 from sam.config import ConfigError, EvaluateConfig, TableConfig
 from sam.evaluation.kept import KEPT, trajectories
 from sam.evaluation.measuring import measure_runs, part_of
-from sam.evaluation.storing import Measured
 from sam.results import records, render, tables
 from sam.results.filling import filled
 from sam.results.report.page import report
 from sam.results.tables import Block, RunRow
-from sam.sharpness.subject import Measures
+from sam.sharpness.subject import Measures, Result
 from sam.training.tracking import mirror_sharpness
 
 
@@ -32,23 +31,16 @@ class Evaluation:
     files: list[Path]
 
 
-@dataclass(frozen=True)
-class Part:
-    """summary: one line about a part of the runs; problems: one sentence for each of them that could not be measured."""
-
-    summary: str
-    problems: list[str]
-
-
-def measure_part(config: EvaluateConfig) -> Part:
+def measure_part(config: EvaluateConfig) -> tuple[str, list[str]]:
     """Measure what is not measured yet of one part of the runs; rows are stored beside them, no table is made. The tables name the runs
-    that cannot take part at all. Raises ConfigError if there is no finished run."""
+    that cannot take part at all. Returns one line about the part, and one sentence for each of its runs that could not be measured.
+    Raises ConfigError if there is no finished run."""
     assert config.part is not None
     runs = part_of(_finished(config, []), config.part, config.parts, config.sharpness)
     problems: list[str] = []
     rows = measure_runs(runs, config, problems)
     done = sum(folder in rows for folder, _ in runs)
-    return Part(f"part {config.part} of {config.parts} (from 0): {done} of {len(runs)} runs are measured.", problems)
+    return f"part {config.part} of {config.parts} (from 0): {done} of {len(runs)} runs are measured.", problems
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -68,7 +60,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if config.kept:
         records.write_atomic(out / KEPT, trajectories(done, rows))
         files.append(out / KEPT)
-    files.append(_write_report(out, config, blocks, measured, problems))
+    by_folder = {row.folder: record for _, record, row in measured}
+    records.write_atomic(out / "report.html", report(runs, blocks, config, by_folder, problems))
+    files.append(out / "report.html")
     finished = ((folder, record, row.measures) for folder, record, row in measured if row.status == records.FINISHED)
     mirror_sharpness(config.tracking, finished)
     return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files)
@@ -118,7 +112,7 @@ def _readable(done: Sequence[tuple[Path, dict[str, Any]]], problems: list[str]) 
     return kept
 
 
-def _row(folder: Path, record: dict[str, Any], measured: Measured) -> RunRow:
+def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
     """The measures of a run, with what only the training saw: the gap against the training loss as met, at w and at the perturbed point;
     means over the last epochs; and validation values, where they were not measured."""
     seen = {"val_loss": record["final"].get("val_loss"), "val_accuracy": record["final"].get("val_accuracy")}
@@ -171,17 +165,3 @@ def _write(out: Path, blocks: dict[str, list[Block]], runs: Sequence[RunRow], rh
         os.replace(temporary, out / "overview.png")
         files.append(out / "overview.png")
     return files
-
-
-def _write_report(
-    out: Path,
-    config: EvaluateConfig,
-    blocks: dict[str, list[Block]],
-    measured: Sequence[tuple[Path, dict[str, Any], RunRow]],
-    problems: Sequence[str],
-) -> Path:
-    """Everything on one page."""
-    by_folder = {row.folder: record for _, record, row in measured}
-    path = out / "report.html"
-    records.write_atomic(path, report([row for *_, row in measured], blocks, config, by_folder, problems))
-    return path

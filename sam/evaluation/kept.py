@@ -10,14 +10,14 @@ from typing import Any
 
 from sam.config import TrainConfig
 from sam.evaluation.measuring import Run, kept_files
-from sam.evaluation.storing import Measured
 from sam.results import records
 from sam.results.contexts import settings, word
+from sam.sharpness.subject import Result
 
 KEPT = "kept.csv"
 
 
-def trajectories(done: Sequence[Run], rows: Mapping[Path, Measured]) -> str:
+def trajectories(done: Sequence[Run], rows: Mapping[Path, Result]) -> str:
     """CSV: folder, seed, optimizer.method and the other settings that vary over the runs, epoch, and every measure (empty where it was not
     measured). rows: by folder (the final checkpoint's) and by file. Run by run in the order given, then by epoch."""
     known = {folder: _settings(records.run_config(record)) for folder, record in done}

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,9 @@ from data.image_data import ImageData
 from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TrainConfig, to_dict
 from sam.core.device import number_format, pick_device
 from sam.evaluation import storing
-from sam.evaluation.storing import Measured
 from sam.results import records
 from sam.sharpness.notions import Notion, work
-from sam.sharpness.subject import Sizes, subject_of
+from sam.sharpness.subject import Result, Sizes, merge, subject_of
 from sam.training import checkpoint
 from sam.training.progress import Progress, progress_for, share
 from sam.training.run import load_trained
@@ -84,15 +82,15 @@ def part_of(done: Sequence[Run], part: int, parts: int, sharpness: SharpnessConf
     return [(folder, record) for folder, record in done if folder in mine]
 
 
-def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str]) -> dict[Path, Measured]:
+def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str]) -> dict[Path, Result]:
     """Rows by folder: what is stored beside the run, and what is measured now. With config.kept also rows by file, of the checkpoints that
     were kept. A checkpoint that cannot be measured becomes a problem."""
-    rows: dict[Path, Measured] = {}
+    rows: dict[Path, Result] = {}
     pending: list[_Pending] = []
     for folder, record in done:
         run, files = records.run_config(record), kept_files(folder, record) if config.kept else {}
         if record["status"] == records.DIVERGED:
-            rows[folder] = Measured()
+            rows[folder] = Result()
         else:
             files = {None: folder / records.CHECKPOINT, **files}
         stored = {} if config.force else storing.stored(folder / records.MEASURES)
@@ -105,7 +103,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
             checkpoint_hash = data.file_fingerprint(file) if there else str(sha256)[:16]
             keys = storing.keys(checkpoint_hash, record["data"]["fingerprint"], config.sharpness, run.dataset.splits)
             lacking = _Pending(folder, record, run, file, epoch, {notion: key for notion, key in keys.items() if key not in stored})
-            rows[lacking.place] = storing.merge(stored[key] for key in keys.values() if key in stored)
+            rows[lacking.place] = merge(stored[key] for key in keys.values() if key in stored)
             if lacking.keys and there:
                 pending.append(lacking)
             elif lacking.keys:
@@ -122,7 +120,7 @@ def kept_files(folder: Path, record: dict[str, Any]) -> dict[int | None, Path]:
     return {epoch: file for epoch, file in checkpoint.kept(folder).items() if epoch != last}
 
 
-def _measure(pending: list[_Pending], config: EvaluateConfig, rows: dict[Path, Measured], problems: list[str]) -> None:
+def _measure(pending: list[_Pending], config: EvaluateConfig, rows: dict[Path, Result], problems: list[str]) -> None:
     """Measure what is pending, run by run; every notion is stored as soon as it is known."""
     pending.sort(key=lambda run: json.dumps([to_dict(run.config.dataset), run.data_seed], sort_keys=True))  # each data set is read once
     total = sum(work(run.keys, run.sizes, config.sharpness) for run in pending)
@@ -134,7 +132,7 @@ def _measure(pending: list[_Pending], config: EvaluateConfig, rows: dict[Path, M
 
 
 def _measure_here(
-    pending: Sequence[_Pending], config: EvaluateConfig, rows: dict[Path, Measured], problems: list[str], progress: Progress
+    pending: Sequence[_Pending], config: EvaluateConfig, rows: dict[Path, Result], problems: list[str], progress: Progress
 ) -> None:
     device = pick_device(config.device)
     with number_format("fp32", config.threads):
@@ -144,11 +142,13 @@ def _measure_here(
                 model = load_trained(run.config, run.folder, images, device, weights.result())
                 del weights  # on the device only the model's own are left
                 subject = subject_of(model, images, config.sharpness, optimizer=run.config.optimizer, progress=progress.advance)
-                found = storing.measure(subject, run.keys, run.folder / records.MEASURES, partial(_note, progress, run.name))
-                rows[run.place] = storing.merge([rows[run.place], found])
+                note = lambda notion, name=run.name: progress.note(f"{name}: {notion}")
+                found = storing.measure(subject, run.keys, run.folder / records.MEASURES, note)
+                rows[run.place] = merge([rows[run.place], found])
             except (checkpoint.CheckpointError, data.DataError, ConfigError) as error:
                 _without(rows, run)
-                _say(progress, problems, f"{run.name}: {error}")
+                problems.append(f"{run.name}: {error}")
+                progress.say(f"error: {problems[-1]}")
 
 
 def _without(rows: dict[Path, Measured], run: _Pending) -> None:
@@ -176,7 +176,7 @@ def _read_ahead(pending: Sequence[_Pending]) -> Iterator[tuple[_Pending, Future[
 
 
 def _measure_side_by_side(
-    pending: Sequence[_Pending], config: EvaluateConfig, rows: dict[Path, Measured], problems: list[str], progress: Progress
+    pending: Sequence[_Pending], config: EvaluateConfig, rows: dict[Path, Result], problems: list[str], progress: Progress
 ) -> None:
     share(progress)
     try:
@@ -186,7 +186,7 @@ def _measure_side_by_side(
     for run, problem in zip(pending, outcomes, strict=True):
         if problem is None:
             stored = storing.stored(run.folder / records.MEASURES)
-            rows[run.place] = storing.merge([rows[run.place], *(stored[key] for key in run.keys.values())])
+            rows[run.place] = merge([rows[run.place], *(stored[key] for key in run.keys.values())])
         else:
             _without(rows, run)
             problems.append(problem if problem.startswith(run.name) else f"{run.name}: {problem}")  # it was said already
@@ -198,18 +198,9 @@ def measure_one(task: tuple[_Pending, EvaluateConfig]) -> None:
     run, config = task
     problems: list[str] = []
     with progress_for(1.0, run.name, quiet=True) as progress:
-        _measure_here([run], config, {run.place: Measured()}, problems, progress)
+        _measure_here([run], config, {run.place: Result()}, problems, progress)
     if problems:
         raise ConfigError(problems[0])
-
-
-def _note(progress: Progress, name: str, notion: str) -> None:
-    progress.note(f"{name}: {notion}")
-
-
-def _say(progress: Progress, problems: list[str], sentence: str) -> None:
-    problems.append(sentence)
-    progress.say(f"error: {sentence}")
 
 
 _data_in_memory: dict[str, ImageData] = {}

@@ -5,24 +5,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sam.config import SharpnessConfig
 from sam.results import identity, records
 from sam.sharpness.notions import Notion
-from sam.sharpness.subject import Measures, Result, Series, Subject
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What is known of one checkpoint: the values and curves of all notions asked for."""
-
-    values: Measures = field(default_factory=dict)
-    series: dict[str, Series] = field(default_factory=dict)
+from sam.sharpness.subject import Result, Subject, merge
 
 
 def keys(
@@ -37,15 +28,7 @@ def keys(
     return {row: identity.fingerprint({"notion": row.name, **origin, "settings": row.settings(sharpness)}) for row in rows}
 
 
-def merge(parts: Iterable[Measured | Result]) -> Measured:
-    total = Measured()
-    for part in parts:
-        total.values.update(part.values)
-        total.series.update(part.series)
-    return total
-
-
-def measure(subject: Subject, missing: Mapping[Notion, str], path: Path, note: Callable[[str], None]) -> Measured:
+def measure(subject: Subject, missing: Mapping[Notion, str], path: Path, note: Callable[[str], None]) -> Result:
     """Measure the notions of `missing` (with their keys); each is stored as soon as it is known; `note` is told its name before."""
     results = []
     for notion, key in missing.items():
@@ -63,7 +46,7 @@ def _read(path: Path) -> dict[str, Any]:
     return rows if isinstance(rows, dict) else {}
 
 
-def stored(path: Path) -> dict[str, Measured]:
+def stored(path: Path) -> dict[str, Result]:
     """The rows of a file, by key; damaged ones are left out."""
     rows = {}
     for key, row in _read(path).items():
@@ -75,7 +58,7 @@ def stored(path: Path) -> dict[str, Measured]:
             }
         except (KeyError, TypeError, AttributeError):
             continue
-        rows[key] = Measured(values, series)
+        rows[key] = Result(values, series)
     return rows
 
 

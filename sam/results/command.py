@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from sam.config import MODELS, AugmentationConfig, EvaluateConfig, TrainConfig, to_dict
+from sam.config import MODELS, AugmentationConfig, EvaluateConfig, TrainConfig, flat, to_dict
 
 # What `python train.py` alone composes (conf/train.yaml); every key that differs from it is named in the command.
 BASE = dataclasses.replace(TrainConfig(), augmentation=AugmentationConfig(crop_padding=4, flip=True))
@@ -29,27 +29,20 @@ def train_command(config: TrainConfig) -> str:
     Plain keys only, so that no change of a file of conf/ changes what it means; keys that the method or the model does not read are
     left out, and so are the protocol's notes. `python train.py` alone stands for the defaults of conf/train.yaml.
     """
-    values, base = to_dict(config), _flat(to_dict(BASE))
+    values, base = to_dict(config), flat(to_dict(BASE))
     values["optimizer"] = {key: values["optimizer"][key] for key in config.optimizer.used_keys}
     values["model"] = {key: values["model"][key] for key in ("name", "init", *MODELS[config.model.name])}
-    return _command("train.py", _named(_flat(values), base, _TRAIN_UNNAMED))
+    return _command("train.py", _named(flat(values), base, _TRAIN_UNNAMED))
 
 
 def evaluate_command(config: EvaluateConfig) -> str:
     """ "python evaluate_sharpness.py runs_dir=... 'sharpness.rho=[0.05,0.5]'": measures the same way; it prints every table."""
-    named = _named(_flat(to_dict(config) | {"tables": None}), _flat(to_dict(EvaluateConfig())), _EVALUATE_UNNAMED)
+    named = _named(flat(to_dict(config) | {"tables": None}), flat(to_dict(EvaluateConfig())), _EVALUATE_UNNAMED)
     return _command("evaluate_sharpness.py", {"runs_dir": config.runs_dir, **named})
 
 
 def _command(script: str, overrides: Mapping[str, Any]) -> str:
     return shlex.join(["python", script, *(f"{key}={hydra_value(value)}" for key, value in overrides.items())])
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _named(values: Mapping[str, Any], base: Mapping[str, Any], unnamed: tuple[str, ...]) -> dict[str, Any]:

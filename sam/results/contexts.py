@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from data.known import BY_FINGERPRINT
-from sam.config import BASE_KEYS, MODELS, DatasetConfig, ModelConfig, OptimizerConfig, ProtocolConfig, TrackingConfig, TrainConfig, to_dict
+from sam.config import (
+    BASE_KEYS,
+    MODELS,
+    DatasetConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ProtocolConfig,
+    TrackingConfig,
+    TrainConfig,
+    flat,
+    to_dict,
+)
 from sam.results.records import CHECKPOINT
 
 
@@ -72,7 +83,7 @@ def settings(c: TrainConfig) -> dict[str, Any]:
         tracking=TrackingConfig(),
         **{key: getattr(TrainConfig(), key) for key in _NEUTRAL},
     )
-    return _flat(to_dict(neutral))
+    return flat(to_dict(neutral))
 
 
 _NEUTRAL = (
@@ -84,14 +95,7 @@ _NEUTRAL = (
 def may_vary(name: str) -> bool:
     """Whether this is the dotted name of a setting, other than the method's, that tells contexts apart."""
     alike = (*_NEUTRAL, "protocol.notes", "dataset.path", "dataset.root", "dataset.download")
-    return name in _flat(to_dict(TrainConfig())) and name not in alike and not name.startswith(("optimizer.", "tracking."))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    return name in flat(to_dict(TrainConfig())) and name not in alike and not name.startswith(("optimizer.", "tracking."))
 
 
 def word(value: Any) -> str:
@@ -129,10 +133,8 @@ def contexts(runs: Sequence[RunRow]) -> list[Context]:
     for run in runs:
         if run.status not in ("finished", "diverged"):
             raise ValueError(f"{run.folder}: status {run.status}: only finished and diverged runs belong in a table.")
-        known = settings(run.config) | {
-            "init_from": run.init_from,
-            "data": run.data_fingerprint,
-        }  # files by their bytes, not by their paths
+        files = {"init_from": run.init_from, "data": run.data_fingerprint}  # by their bytes, not by their paths
+        known = settings(run.config) | files
         groups.setdefault(json.dumps(known, sort_keys=True), []).append(run)
     by_label: dict[str, list[str]] = {}
     for key, members in groups.items():

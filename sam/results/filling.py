@@ -22,13 +22,13 @@ def filled(table: TableConfig, sharpness: SharpnessConfig, runs: Sequence[RunRow
     set where it was ("all" in its header); an optional one that no run has is left out, and what refers to it too.
     """
     names = {name for run in runs for name in run.measures}
-    columns = [_with_m(column, sharpness.m) for before in table.columns for column in _columns(before, names)]
+    columns = [column for before in table.columns for column in _columns(before, names)]
     if table.optional and not any(column.optional for column in columns):
         return None
     keys = {column.key for column in columns}
     return dataclasses.replace(
         table,
-        columns=columns,
+        columns=[dataclasses.replace(column, header=column.header.replace("{m}", str(sharpness.m))) for column in columns],
         rows=[dataclasses.replace(row, published={k: ids for k, ids in row.published.items() if k in keys}) for row in table.rows],
         correlations=[c for c in table.correlations if {c.x, c.y} <= keys],
         notes=[note.replace("{m}", str(sharpness.m)) for note in table.notes],
@@ -76,7 +76,3 @@ def _subsets(column: ColumnConfig, names: Collection[str]) -> list[str | None]:
     pattern = radius(column.measure).replace(re.escape("{subset}"), r"(\d+)")
     sizes = {match[1] for name in names if (match := re.fullmatch(pattern, name))}
     return [*([None] if whole else []), *sorted(sizes, key=int)]
-
-
-def _with_m(column: ColumnConfig, m: int) -> ColumnConfig:
-    return dataclasses.replace(column, header=column.header.replace("{m}", str(m)))

@@ -41,7 +41,7 @@ def notes(
         lines.append("Accuracy is that of the final epoch.")
     if "gap" in measures:
         lines += _notes_on_gap(context)
-    lines += [_lost_in_rounding(run.config) for run in used if _rounds_a_random_direction(run.config)]
+    lines += [note for run in used for note in _notes_on_rounding(run.config)]
     lines += citations(published)
     prints = dict.fromkeys(run.data_fingerprint or "unknown" for run in used)
     lines.append(f"Data fingerprint: {', '.join(prints)}.")
@@ -170,12 +170,10 @@ def _notes_on_gap(context: Context) -> list[str]:
     return notes
 
 
-def _rounds_a_random_direction(config: TrainConfig) -> bool:
-    return config.optimizer.method == "rand_sam" and config.precision in ("bf16", "fp16")
-
-
-def _lost_in_rounding(config: TrainConfig) -> str:
-    return (
+def _notes_on_rounding(config: TrainConfig) -> list[str]:
+    if config.optimizer.method != "rand_sam" or config.precision not in ("bf16", "fp16"):
+        return []
+    return [
         f"Rand-SAM at rho {config.optimizer.rho:g} in {config.precision} autocast: rounding the weights perturbs them too, at a small rho "
         "by more than the method does; the row is not interpretable."
-    )
+    ]

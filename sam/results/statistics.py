@@ -32,20 +32,14 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Paired:
+class Paired(Summary):
     """a - b over the seeds that both have: as `Summary`, with the p value of the two-sided paired t test.
 
     p is None for n < 2, and when all differences are equal: the t statistic is then 0/0 or infinite, and says nothing.
     """
 
-    n: int
-    mean: float | None
-    std: float | None
-    ci_low: float | None
-    ci_high: float | None
-    p: float | None
+    p: float | None = None
     seeds: tuple[int, ...] = ()
-    excluded: int = 0
 
 
 def _finite(value: float | None) -> bool:
@@ -80,12 +74,12 @@ def paired_difference(a: Mapping[int, float | None], b: Mapping[int, float | Non
         rounding = 4 * np.finfo(float).eps * max(abs(v) for pair in pairs for v in pair)
         if max(differences) - min(differences) <= rounding:
             mean = math.fsum(differences) / len(differences)
-            return Paired(len(pairs), mean, 0.0, mean, mean, None, seeds, excluded)
+            return Paired(len(pairs), mean, 0.0, mean, mean, excluded, None, seeds)
     s = summarize(differences)
     p = None
     if s.mean is not None and s.std:
         p = float(2 * stdtr(s.n - 1, -abs(s.mean) * math.sqrt(s.n) / s.std))
-    return Paired(s.n, s.mean, s.std, s.ci_low, s.ci_high, p, seeds, excluded)
+    return Paired(s.n, s.mean, s.std, s.ci_low, s.ci_high, excluded, p, seeds)
 
 
 def fixed(value: float, digits: int, sign: bool = False) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sam.config import NOTIONS, SharpnessConfig, row_settings
-from sam.sharpness.subject import Part, Result, Sizes, Subject, place
+from sam.sharpness.subject import Part, Result, Sizes, Subject, merge, place
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,5 @@ def work(names: Iterable[str | Notion], sizes: Sizes, config: SharpnessConfig) -
 
 def measure(subject: Subject, names: Iterable[str] | None = None) -> Result:
     """All named notions (those of the subject's config by default) as one result. The model is left bitwise as it was."""
-    total = Result()
-    for name in subject.config.chosen if names is None else names:
-        for row in Notion(name).rows(subject.config, subject.splits):
-            result = row.measure(subject)
-            total.values.update(result.values)
-            total.series.update(result.series)
-    return total
+    chosen = subject.config.chosen if names is None else names
+    return merge(row.measure(subject) for name in chosen for row in Notion(name).rows(subject.config, subject.splits))

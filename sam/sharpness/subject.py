@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,14 @@ class Result:
 
     values: Measures = field(default_factory=dict)
     series: dict[str, Series] = field(default_factory=dict)
+
+
+def merge(parts: Iterable[Result]) -> Result:
+    total = Result()
+    for part in parts:
+        total.values.update(part.values)
+        total.series.update(part.series)
+    return total
 
 
 @dataclass(frozen=True)

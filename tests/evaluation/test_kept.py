@@ -104,8 +104,8 @@ def test_a_diverged_run_shows_what_it_kept_and_values_that_are_undefined_are_emp
     for folder in folders:
         checkpoint.keep(folder, 2, {})
     values = {"gap": None, "train_loss": 0.5}
-    rows = {folder: storing.Measured(values) for folder in folders}
-    rows |= {folder / "checkpoint.epoch0002.pt": storing.Measured({"train_loss": 1.5}) for folder in folders}
+    rows = {folder: Result(values) for folder in folders}
+    rows |= {folder / "checkpoint.epoch0002.pt": Result({"train_loss": 1.5}) for folder in folders}
     assert trajectories(done, rows).splitlines() == [
         "folder,seed,optimizer.method,optimizer.lr,epoch,train_loss,gap",
         f"{folders[0]},0,sgd,0.1,2,1.5,",

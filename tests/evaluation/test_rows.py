@@ -7,8 +7,8 @@ import pytest
 
 from sam.config import OptimizerConfig, TrainConfig, to_dict
 from sam.evaluation.evaluate import _row
-from sam.evaluation.storing import Measured
 from sam.results import records
+from sam.sharpness.subject import Result
 
 
 def row_of(folder: Path, method: str, rows: list[dict[str, Any]], last5: float | None = 90.0) -> dict[str, float | None]:
@@ -22,9 +22,10 @@ def row_of(folder: Path, method: str, rows: list[dict[str, Any]], last5: float |
         "final": {"train_loss": 0.1, "perturbed_loss": 0.3},
         "last5": {"test_accuracy": last5},
         "fingerprint": "f",
+        "identity": {},
         "data": {"fingerprint": "d", "notes": []},
     }
-    return dict(_row(folder, record, Measured({"test_loss_channel": 0.5})).measures)
+    return dict(_row(folder, record, Result({"test_loss_channel": 0.5})).measures)
 
 
 def test_the_perturbations_of_training(tmp_path: Path) -> None:
