@@ -1,4 +1,4 @@
-"""Freed memory stays with the process (sam.core.device)."""
+"""Freed memory stays with the process (sam.core.device), and the arithmetic is the one asked for."""
 
 import os
 import platform
