@@ -1,4 +1,4 @@
-"""Freed memory stays with the process (sam.core.device)."""
+"""Freed memory stays with the process (sam.core.device), and the arithmetic is the one asked for."""
 
 import os
 import platform
@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 FAULTS = """
 import resource
@@ -37,3 +38,8 @@ def test_freed_memory_is_used_again_unless_the_user_has_chosen() -> None:
     """3 x 3 x 40 MB are 88,000 pages of 4 kB (176 of 2 MB, where the system hands out huge ones, which a fault each would still count)."""
     assert page_faults() < 100
     assert page_faults(MALLOC_ARENA_MAX="64") > 150
+
+
+@pytest.mark.skipif(os.environ.get("ATEN_CPU_CAPABILITY") != "default", reason="is for the second part of `make test-all`")
+def test_the_old_arithmetic_is_in_use() -> None:
+    assert torch.backends.cpu.get_cpu_capability() == "DEFAULT"
