@@ -151,7 +151,7 @@ def _measure_here(
                 progress.say(f"error: {problems[-1]}")
 
 
-def _without(rows: dict[Path, Measured], run: _Pending) -> None:
+def _without(rows: dict[Path, Result], run: _Pending) -> None:
     """A checkpoint that cannot be measured now is left out, unless something was measured on it before."""
     if not rows[run.place].values:
         rows.pop(run.place)
