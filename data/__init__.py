@@ -64,7 +64,6 @@ class Description:
     val_size: int = 0
 
 
-SAMPLES = ("fixed", "seed")
 KNOWN = {
     "digits": Description("digits", train_size=1000, test_size=797, image_size=8, channels=1, classes=10),
     "cifar10": Description("cifar10", train_size=50_000, test_size=10_000, image_size=32, channels=3, classes=10),
@@ -86,8 +85,8 @@ def describe(**settings: Any) -> Description:
         raise DataError("dataset.path=null: dataset=arrays needs dataset.path=FILE.npz.")
     if not 0 <= s.label_noise <= 1:
         raise DataError(f"dataset.label_noise={s.label_noise}: must be between 0 and 1.")
-    if s.sample not in SAMPLES:
-        raise DataError(f"dataset.sample={s.sample}: must be one of {', '.join(SAMPLES)}.")
+    if s.sample not in ("fixed", "seed"):
+        raise DataError(f"dataset.sample={s.sample}: must be one of fixed, seed.")
     if s.val_fraction and (s.val_size is not None or s.sample == "seed"):
         other = f"dataset.val_size={s.val_size}" if s.val_size is not None else "dataset.sample=seed"
         raise DataError(f"dataset.val_fraction={s.val_fraction} with {other}: must be 0; dataset.val_size=N alone holds images out of it.")

@@ -35,16 +35,17 @@ class _Schema:
         cls._prefix = prefix
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError` for the first value, or item of a list, that its field does not allow."""
+        """Raise `ConfigError` for the first value, or item of a list, or list as a whole, that its field does not allow."""
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             if check := f.metadata.get("check"):
                 value = getattr(self, f.name)
                 for item in value if str(f.type).startswith("list") and value is not None else [value]:
                     check(self._prefix + f.name, item)
+                f.metadata["whole"](self._prefix + f.name, value)
 
 
-def _checked(default: object, check: Callable[[str, Any], None], late: bool) -> Any:
-    metadata = {"check": check, "late": late}
+def _checked(default: object, check: Callable[[str, Any], None], late: bool, whole: Callable[[str, Any], None] = lambda *_: None) -> Any:
+    metadata = {"check": check, "late": late, "whole": whole}
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -53,6 +54,11 @@ def _checked(default: object, check: Callable[[str, Any], None], late: bool) -> 
 def _number(default: object, *, late: bool = False, **limits: Any) -> Any:
     """A field that holds a finite number, or a list of them, within the limits of `_within`; None is left alone."""
     return _checked(default, partial(_within, **limits), late)
+
+
+def _radii(*default: float) -> Any:
+    """A field that holds a list of radii > 0, each of which has a name of its own."""
+    return _checked(list(default), partial(_within, above=0), late=False, whole=_distinct)
 
 
 def _one_of(default: object, allowed: Collection[str], *, late: bool = False) -> Any:
@@ -523,21 +529,16 @@ class AdaptiveConfig(_Schema, prefix="sharpness.adaptive."):
     steps, restarts, momentum of the worst case's ascent, as in `maximum`; draws: antithetic pairs of the average case; subset: images.
     """
 
-    worst_l2: list[float] = _number([0.5], above=0)
-    worst_linf: list[float] = _number([0.001], above=0)
-    average_l2: list[float] = _number([0.1], above=0)
-    average_linf: list[float] = _number([0.2], above=0)
+    worst_l2: list[float] = _radii(0.5)
+    worst_linf: list[float] = _radii(0.001)
+    average_l2: list[float] = _radii(0.1)
+    average_linf: list[float] = _radii(0.2)
     logits: list[str] = _one_of(["plain", "normalized"], ("plain", "normalized"))
     steps: int = _number(20, low=1)
     restarts: int = _number(1, low=0)
     momentum: float = _number(0.25, low=0, high=0.9)
     draws: int = _number(8, low=2)
     subset: int | None = _number(512, low=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key in ("worst_l2", "worst_linf", "average_l2", "average_linf"):
-            _distinct(f"sharpness.adaptive.{key}", getattr(self, key))
 
 
 @dataclass(frozen=True)
@@ -549,16 +550,12 @@ class KeskarConfig(_Schema, prefix="sharpness.keskar."):
     subset      images.
     """
 
-    epsilon: list[float] = _number([1e-3, 5e-4], above=0)
+    epsilon: list[float] = _radii(1e-3, 5e-4)
     iterations: int = _number(10, low=1)
     restarts: int = _number(1, low=0)
     momentum: float = _number(0.25, low=0, high=0.9)
     full_space: int = _number(500_000, low=0)
     subset: int | None = _number(512, low=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _distinct("sharpness.keskar.epsilon", self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -647,7 +644,7 @@ class SharpnessConfig(_Schema, prefix="sharpness."):
     """
 
     notions: list[str] = _one_of(["ascent", "gap"], (*NOTIONS, "all"))
-    rho: list[float] = _number([0.05], above=0)
+    rho: list[float] = _radii(0.05)
     m: int = _number(128, low=2)
     batchnorm: list[str] = _one_of(["eval", "train"], ("eval", "train", "recalibrated"))
     batch_size: int = _number(500, low=1)
@@ -670,7 +667,6 @@ class SharpnessConfig(_Schema, prefix="sharpness."):
             raise ConfigError(f"sharpness.notions=[]: must name at least one of {', '.join(NOTIONS)}, or all.")
         if not self.rho:
             raise ConfigError("sharpness.rho=[]: must hold at least one radius.")
-        _distinct("sharpness.rho", self.rho)
         if "eval" not in self.batchnorm:
             raise ConfigError(f"sharpness.batchnorm={self.batchnorm}: must hold eval, the mode in which gap and L(w) are reported.")
 

@@ -27,10 +27,6 @@ FILES = (records.RUN, records.METRICS, records.MEASURES)
 Packed = dict[str, dict[str, str]]  # folder below runs_dir -> file -> text
 
 
-def read(file: bytes) -> Packed:
-    return json.loads(lzma.decompress(file))
-
-
 def files(folder: str, branch: str | None) -> Iterator[bytes]:
     """The packed files of a folder, in the order of their names; with `branch`, as committed there (none if it has no such folder)."""
     if branch is None:
@@ -47,7 +43,7 @@ def files(folder: str, branch: str | None) -> Iterator[bytes]:
 
 def packed(folder: str, branch: str | None = None) -> Packed:
     """All runs of a folder's files; a later file's row of a run replaces an earlier one's."""
-    return {name: texts for file in files(folder, branch) for name, texts in read(file).items()}
+    return {name: texts for file in files(folder, branch) for name, texts in json.loads(lzma.decompress(file)).items()}
 
 
 def pack(folder: str, runs_dir: Path) -> str:

@@ -65,7 +65,12 @@ class SamSlurmLauncher(SlurmLauncher):
         """Submit what is unfinished as one array, and (unless `wait` is false) collect it. Hydra ends with exit code 1 if a run failed."""
         from submitit.core.utils import FailedSubmissionError
 
-        self._refuse_late_signal()
+        delay, limit = self.params["signal_delay_s"], 60 * self.params["timeout_min"]
+        if delay >= limit:
+            _refuse(
+                f"hydra.launcher.signal_delay_s={delay}: must be shorter than the time limit, hydra.launcher.timeout_min="
+                f"{self.params['timeout_min']} ({limit} s), or every run would be told to leave as soon as it starts."
+            )
         chosen = self._unfinished(job_overrides)
         if not chosen:
             print("every run is finished already: nothing was submitted")
@@ -94,14 +99,6 @@ class SamSlurmLauncher(SlurmLauncher):
         if failures:
             print(f"{len(failures)} of {len(jobs)} runs failed; the same command runs them again, and only them.", file=sys.stderr)
         return results
-
-    def _refuse_late_signal(self) -> None:
-        delay, limit = self.params["signal_delay_s"], 60 * self.params["timeout_min"]
-        if delay >= limit:
-            _refuse(
-                f"hydra.launcher.signal_delay_s={delay}: must be shorter than the time limit, hydra.launcher.timeout_min="
-                f"{self.params['timeout_min']} ({limit} s), or every run would be told to leave as soon as it starts."
-            )
 
     def _unfinished(self, job_overrides: Sequence[Overrides]) -> list[int]:
         """Positions of the points that are to be submitted: for training, those that are unfinished, each identity once."""

@@ -6,12 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 import data
 import models
 from data.image_data import ImageData
-from sam.config import DatasetConfig, EvaluateConfig, ModelConfig, row_settings, to_dict
+from sam.config import DatasetConfig, EvaluateConfig, ModelConfig, TrainConfig, row_settings, to_dict
 from sam.core.device import number_format, pick_device
 from sam.evaluation import storing
 from sam.results.contexts import data_label
@@ -19,6 +17,7 @@ from sam.sharpness.notions import work
 from sam.sharpness.subject import Result, Sizes, merge, subject_of
 from sam.training import weights
 from sam.training.checkpoint import load_weights
+from sam.training.loop import build_model
 from sam.training.progress import progress_for
 
 
@@ -53,7 +52,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
     found = merge(rows[key] for key in keys.values() if key in rows)
     missing = {notion: key for notion, key in keys.items() if key not in rows}
     if missing:
-        model = _model(config.model, images)
+        model = build_model(TrainConfig(model=config.model), images)  # every weight is replaced
         load_weights(model, state, path)
         parameters = sum(p.numel() for p in model.parameters())
         sizes = Sizes(len(images.train_labels), len(images.test_labels), parameters, len(images.val_labels))
@@ -70,13 +69,6 @@ def _subject(model: ModelConfig, dataset: DatasetConfig, images: ImageData) -> d
     elsewhere = ("path", "root", "download", "mean", "std")
     split = {key: value for key, value in row_settings(dataset).items() if key not in elsewhere}
     return {"model": row_settings(model), "dataset": split, "mean": images.mean.tolist(), "std": images.std.tolist()}
-
-
-def _model(config: ModelConfig, images: ImageData) -> torch.nn.Module:
-    channels, size = images.train_images.shape[1], images.train_images.shape[-1]
-    with torch.random.fork_rng(devices=[]):
-        model = models.build(**to_dict(config), classes=images.classes, channels=channels, image_size=size)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _notes(dataset: DatasetConfig, images: ImageData) -> list[str]:

@@ -17,7 +17,6 @@ from sam.config import DATASETS, AugmentationConfig, ConfigError, OptimizerConfi
 CSV = Path(__file__).with_name("paper_values.csv")
 
 _UNCERTAINTY = {"std": "std", "std?": "std?", "ci95": "95% CI", "ci68": "68% CI", "median": "median", "unstated": "± unstated"}
-_UNITS = {"err": " err"}
 # Keys that make another method of the same name; a published value belongs to the plain one.
 _VARIANT_KEYS = ("step_rule", "descent_gradient", "perturb", "norm_scope", "radius")
 
@@ -49,7 +48,7 @@ class Published:
     @property
     def parts(self) -> tuple[str, str]:
         """("97.3 ± <0.1", "(std, n unstated; s01)")."""
-        number = self.value + (f" ± {self.unc}" if self.unc else "") + _UNITS.get(self.metric, "")
+        number = self.value + (f" ± {self.unc}" if self.unc else "") + (" err" if self.metric == "err" else "")
         kind = _UNCERTAINTY[self.unc_kind] if self.unc or self.unc_kind == "median" else ""
         runs = "n unstated" if self.n_runs in ("", "unstated") else f"n = {self.n_runs}"
         about = ", ".join(filter(None, (kind, runs)))

@@ -156,15 +156,11 @@ def _resume(trainer: Trainer, folder: Path, progress: Progress) -> dict[str, Any
 
 
 def load_trained(
-    config: TrainConfig, folder: Path, images: data.ImageData, device: torch.device, weights: dict[str, torch.Tensor] | None = None
+    config: TrainConfig, folder: Path, images: data.ImageData, device: torch.device, weights: dict[str, torch.Tensor]
 ) -> torch.nn.Module:
-    """The model of a finished run, with its checkpoint's weights (`weights`: if they were read already).
-
-    CheckpointError if the file is damaged or does not fit.
-    """
+    """The model of a finished run, with its checkpoint's weights. CheckpointError if they do not fit."""
     from sam.training.loop import build_model
 
     model = build_model(config, images).to(device)
-    weights = checkpoint.load(folder)["model"] if weights is None else weights
     checkpoint.load_weights(model, weights, folder / records.CHECKPOINT)
     return model
