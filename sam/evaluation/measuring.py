@@ -91,6 +91,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
     pending: list[_Pending] = []
     for folder, record in done:
         run, files = records.run_config(record), kept_files(folder, record) if config.kept else {}
+        splits = ("test", "val") if "val_loss" in record["final"] else ("test",)  # a small val_fraction may hold out no image
         if record["status"] == records.DIVERGED:
             rows[folder] = Measured()
         else:
@@ -103,7 +104,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
                 problems.append(f"{folder.name}: {file.name} is missing; the run is left out of the tables.")
                 continue
             checkpoint_hash = data.file_fingerprint(file) if there else str(sha256)[:16]
-            keys = storing.keys(checkpoint_hash, record["data"]["fingerprint"], config.sharpness, run.dataset.splits)
+            keys = storing.keys(checkpoint_hash, record["data"]["fingerprint"], config.sharpness, splits)
             lacking = _Pending(folder, record, run, file, epoch, {notion: key for notion, key in keys.items() if key not in stored})
             rows[lacking.place] = storing.merge(stored[key] for key in keys.values() if key in stored)
             if lacking.keys and there:
