@@ -163,9 +163,10 @@ def _read_ahead(pending: Sequence[_Pending]) -> Iterator[tuple[_Pending, Future[
 
     def read(run: _Pending) -> dict[str, torch.Tensor]:
         state = checkpoint.load(run.folder, name=run.file.name)
-        if run.epoch is not None and (state["fingerprint"], state["epoch"]) != (run.record["fingerprint"], run.epoch):
-            whose = f"epoch {state['epoch']} of run {state['fingerprint']}"
-            raise checkpoint.CheckpointError(f"{run.file}: is of {whose}, not epoch {run.epoch} of run {run.record['fingerprint']}.")
+        if state["fingerprint"] != run.record["fingerprint"] or run.epoch not in (None, state["epoch"]):
+            own, other = (f"epoch {epoch} of " if run.epoch else "" for epoch in (run.epoch, state["epoch"]))
+            whose = f"is of {other}run {state['fingerprint']}, not {own}run {run.record['fingerprint']}"
+            raise checkpoint.CheckpointError(f"{run.file}: {whose}.")
         weights: dict[str, torch.Tensor] = state["model"]
         return weights
 
