@@ -273,11 +273,6 @@ class DatasetConfig(_Schema, prefix="dataset."):
             raise ConfigError(f"dataset.path={self.path}: the digits are embedded and take no path; use dataset=arrays.")
 
     @property
-    def splits(self) -> tuple[str, ...]:
-        """The sets that there are beside the training set."""
-        return ("test", "val") if self.val_fraction > 0 or self.val_size is not None else ("test",)
-
-    @property
     def label(self) -> str:
         return self.named(DATASETS[self.name])
 

@@ -74,7 +74,7 @@ stage1() {
     for first in 1000 1005 1010 1015; do
         seeds="seed=range($first,$((first + 5)))"
         [ "$first" -lt 1010 ] && base="$base keep_checkpoints=[1,5,10,20,30,40]"
-        [ "$first" -eq 1010 ] && base="${base% keep_checkpoints=*}"
+        [ "$first" -eq 1010 ] && base="${base%% keep_checkpoints=*}"
         train $out "$seeds" $base optimizer=sgd
         train $out "$seeds" $base optimizer=sgd epochs=80
         train $out "$seeds" $base optimizer=sam "optimizer.rho=$R,$R_half,$R_sqrt3,$R_twice"

@@ -46,7 +46,8 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
     device = pick_device(config.device)
     images = data.load(**to_dict(dataset))
     what = _subject(config.model, dataset, images)
-    keys = storing.keys(data.file_fingerprint(path), images.fingerprint, config.sharpness, dataset.splits, subject=what)
+    sizes = Sizes(len(images.train_labels), len(images.test_labels), val=len(images.val_labels))
+    keys = storing.keys(data.file_fingerprint(path), images.fingerprint, config.sharpness, sizes.splits, subject=what)
     file = (Path(config.out) if config.out else path.parent) / f"{path.name}.sharpness.json"
     rows = {} if config.force else storing.stored(file)
     found = merge(rows[key] for key in keys.values() if key in rows)
@@ -54,8 +55,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
     if missing:
         model = build_model(TrainConfig(model=config.model), images)  # every weight is replaced
         load_weights(model, state, path)
-        parameters = sum(p.numel() for p in model.parameters())
-        sizes = Sizes(len(images.train_labels), len(images.test_labels), parameters, len(images.val_labels))
+        sizes = dataclasses.replace(sizes, parameters=sum(p.numel() for p in model.parameters()))
         total = work(missing, sizes, config.sharpness)
         with number_format("fp32", config.threads), progress_for(total, f"measuring {path.name}") as progress:
             subject = subject_of(model.to(device), images.to(device), config.sharpness, progress=progress.advance)

@@ -89,6 +89,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
     pending: list[_Pending] = []
     for folder, record in done:
         run, files = records.run_config(record), kept_files(folder, record) if config.kept else {}
+        splits = ("test", "val") if "val_loss" in record["final"] else ("test",)  # a small val_fraction may hold out no image
         if record["status"] == records.DIVERGED:
             rows[folder] = Result()
         else:
@@ -101,7 +102,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
                 problems.append(f"{folder.name}: {file.name} is missing; the run is left out of the tables.")
                 continue
             checkpoint_hash = data.file_fingerprint(file) if there else str(sha256)[:16]
-            keys = storing.keys(checkpoint_hash, record["data"]["fingerprint"], config.sharpness, run.dataset.splits)
+            keys = storing.keys(checkpoint_hash, record["data"]["fingerprint"], config.sharpness, splits)
             lacking = _Pending(folder, record, run, file, epoch, {notion: key for notion, key in keys.items() if key not in stored})
             rows[lacking.place] = merge(stored[key] for key in keys.values() if key in stored)
             if lacking.keys and there:
@@ -162,9 +163,10 @@ def _read_ahead(pending: Sequence[_Pending]) -> Iterator[tuple[_Pending, Future[
 
     def read(run: _Pending) -> dict[str, torch.Tensor]:
         state = checkpoint.load(run.folder, name=run.file.name)
-        if run.epoch is not None and (state["fingerprint"], state["epoch"]) != (run.record["fingerprint"], run.epoch):
-            whose = f"epoch {state['epoch']} of run {state['fingerprint']}"
-            raise checkpoint.CheckpointError(f"{run.file}: is of {whose}, not epoch {run.epoch} of run {run.record['fingerprint']}.")
+        if state["fingerprint"] != run.record["fingerprint"] or run.epoch not in (None, state["epoch"]):
+            own, other = (f"epoch {epoch} of " if run.epoch else "" for epoch in (run.epoch, state["epoch"]))
+            whose = f"is of {other}run {state['fingerprint']}, not {own}run {run.record['fingerprint']}"
+            raise checkpoint.CheckpointError(f"{run.file}: {whose}.")
         weights: dict[str, torch.Tensor] = state["model"]
         return weights
 

@@ -76,6 +76,16 @@ def test_every_epoch_is_a_line_and_no_table_knows(trained: Path, tmp_path: Path)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps and lines(runs) == found
 
 
+def test_another_runs_final_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(trained, tmp_path / "runs"))
+    sam_run, sgd_run = sorted(path.parent for path in runs.glob("*/run.json"))
+    shutil.copy(sgd_run / "checkpoint.pt", sam_run)  # which would fit
+    found = measured(runs)
+    prints = (json.loads((run / "run.json").read_text())["fingerprint"] for run in (sgd_run, sam_run))
+    assert len(found.problems) == 1 and found.problems[0].endswith("checkpoint.pt: is of run {}, not run {}.".format(*prints))
+    assert [row.folder for row in found.runs] == [str(sgd_run)]
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_is_damaged_or_foreign_is_named_and_nothing_else_lost(trained: Path, tmp_path: Path, processes: int) -> None:
     runs = Path(shutil.copytree(trained, tmp_path / "runs"))

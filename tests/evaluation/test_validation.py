@@ -1,7 +1,6 @@
 """Runs with a validation set: tuned on it alone, and measured on both sets later."""
 
 import csv
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 
 import pytest
 
-import data
-from sam.config import DatasetConfig, EvaluateConfig, GapConfig, SharpnessConfig, to_dict
+from sam.config import DatasetConfig, EvaluateConfig, GapConfig, ModelConfig, SharpnessConfig
+from sam.evaluation.checkpoint import evaluate_checkpoint
 from sam.evaluation.evaluate import evaluate
 
 TABLE = """# @package tables.tuning
@@ -26,12 +25,18 @@ columns:
 """
 
 
-def test_every_key_that_holds_images_out_gives_a_validation_set() -> None:
-    assert DatasetConfig().splits == ("test",)
-    for key in (f.name for f in dataclasses.fields(DatasetConfig) if f.name.startswith("val_")):
-        dataset = DatasetConfig(name="digits", **{key: 10 if key.endswith("size") else 0.01})
-        assert dataset.splits == ("test", "val"), key
-        assert data.describe(**to_dict(dataset)).val_size == 10, key
+def test_a_share_that_holds_out_no_image_gives_no_validation_set(
+    commands: Callable[[Sequence[Sequence[str]]], list[Any]], tiny_options: tuple[str, ...], tmp_path: Path
+) -> None:
+    (trained,) = commands([["train.py", "optimizer=sgd", *tiny_options, "dataset.val_fraction=0.0001", f"runs_dir={tmp_path}"]])
+    assert trained.code == 0, trained
+    sharpness = SharpnessConfig(notions=["gap"])
+    found = evaluate(EvaluateConfig(runs_dir=str(tmp_path), sharpness=sharpness, threads=1, device="cpu"))
+    assert found.problems == [] and "test_loss" in found.runs[0].measures
+    (file,) = tmp_path.rglob("checkpoint.pt")
+    dataset, model = DatasetConfig(name="digits", val_fraction=0.0001), ModelConfig(depth=10, width=1)
+    config = EvaluateConfig(checkpoint=str(file), dataset=dataset, model=model, sharpness=sharpness, threads=1, device="cpu")
+    assert "test_loss" in evaluate_checkpoint(config).found.values
 
 
 def stored(run: Path) -> dict[str, Any]:
