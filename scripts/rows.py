@@ -47,6 +47,8 @@ def packed(folder: str, branch: str | None = None) -> Packed:
 
 
 def pack(folder: str, runs_dir: Path) -> str:
+    if not runs_dir.is_dir():
+        raise ValueError(f"runs_dir={runs_dir}: there is no such folder.")
     known = packed(folder)
     new: Packed = {}
     for run, record in records.find_runs(runs_dir):
@@ -56,7 +58,8 @@ def pack(folder: str, runs_dir: Path) -> str:
                 new[name] = texts
     if not new:
         return f"{runs_dir}: nothing new to pack."
-    path = Path(folder) / f"{len(list(Path(folder).glob('*.json.xz'))):03}.json.xz"
+    last = max((int(path.name[:3]) for path in Path(folder).glob("[0-9][0-9][0-9].json.xz")), default=-1)
+    path = Path(folder) / f"{last + 1:03}.json.xz"
     records.write_atomic(path, lzma.compress(json.dumps(new, sort_keys=True).encode(), preset=9))
     return f"{path}: {len(new)} runs, {path.stat().st_size:,} bytes."
 

@@ -57,7 +57,9 @@ stage0() {
 extend() { # extend PICK TRAINING...: by the plan's further values, where the pick is the largest of its grid
     local name=$1
     shift
-    pick "$name" >/dev/null 2>&1 && return
+    local status=0
+    pick "$name" >/dev/null || status=$?
+    [ "$status" -eq 3 ] || return "$status"
     train "$@"
     measure campaign/stage0 'sharpness.notions=[gap]' 'sharpness.batchnorm=[eval,recalibrated]' 'sharpness.gap.splits=[val]'
 }
