@@ -45,7 +45,7 @@ class LocalLauncher(Launcher):
                 "would start runs beside each other in every one of them; leave it out, or start one process."
             )
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # Hydra writes its own record of the sweep there
-        plans = [sweep.compose(overrides) for overrides in job_overrides]
+        plans = [sweep.checked(overrides) for overrides in job_overrides]
         chosen = sweep.unfinished(plans)
         outcomes = run_all(run, [plans[i] for i in chosen], self.processes)
         results = [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in job_overrides]

@@ -59,6 +59,14 @@ def compose(point: Sequence[str]) -> TrainConfig:
     return with_replicas(config) if launched().size > 1 else config
 
 
+_checked: dict[tuple[str, ...], TrainConfig] = {}
+
+
+def checked(point: Sequence[str]) -> TrainConfig:
+    """`compose`, or what the preflight of this sweep has composed already: a large sweep spends minutes on it."""
+    return _checked.get(tuple(point)) or compose(point)
+
+
 def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
     """What `train.py -m ARGUMENTS` would run, point by point: (plain overrides, checked configuration). For scripts, outside Hydra's main.
 
@@ -103,6 +111,8 @@ class Preflight(Callback):
         points = grid(sweep_overrides(config))
         try:
             plans = [compose(point) for point in points]
+            _checked.clear()
+            _checked.update({tuple(point): plan for point, plan in zip(points, plans, strict=True)})
             here = config.hydra.launcher._target_.endswith(("BasicLauncher", "LocalLauncher"))
             pending = _print_plan([with_replicas(plan) for plan in plans] if here else plans, here=here)
         except (ValueError, HydraException, OmegaConfBaseException) as error:
