@@ -92,7 +92,6 @@ def imported() -> None:
     process.join()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_kills_at_random_moments_change_nothing(case: str, tmp_path: Path) -> None:
     reference, killed = tmp_path / "reference", tmp_path / "killed"
