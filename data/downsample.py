@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import itertools
 import os
@@ -41,7 +42,8 @@ def downsample(source: str, size: int, out: str) -> None:
     except OSError as error:
         raise DataError(f"out={out}: cannot be written ({error.strerror}).") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def block_means(images: np.ndarray, size: int) -> np.ndarray:

@@ -109,6 +109,12 @@ def test_the_size_of_the_images_keeps_them(tmp_path: Path) -> None:
             assert np.array_equal(before[key].reshape(after[key].shape), after[key])
 
 
+def test_out_below_a_file_is_one_sentence(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.npz", arrays())
+    with pytest.raises(DataError, match="cannot be written"):
+        downsample(source, 6, f"{source}/small.npz")
+
+
 def test_a_second_call_leaves_the_same_file(tmp_path: Path) -> None:
     source, out = saved(tmp_path / "a.npz", arrays()), tmp_path / "small.npz"
     downsample(source, 6, str(out))
