@@ -236,9 +236,11 @@ def test_rows_are_reused_and_damaged_runs_are_named(commands: Run, swept: Any, t
     whole, damaged, kept = (Path(shutil.copytree(swept.runs, tmp_path / name)) for name in ("whole", "damaged", "kept"))
     cut, foreign, unfinished, lost, strange, *rest = folders(damaged)
     truncate(cut / "checkpoint.pt")
-    torch.save({"format": 1, "model": {"w": torch.zeros(3)}}, foreign / "checkpoint.pt")
+    own = json.loads((foreign / "run.json").read_text())["fingerprint"]
+    torch.save({"format": 1, "fingerprint": own, "model": {"w": torch.zeros(3)}}, foreign / "checkpoint.pt")
     (unfinished / "run.json").write_text(json.dumps(record(unfinished) | {"status": "running"}))
-    (lost / "checkpoint.pt").unlink()
+    for name in ("checkpoint.pt", "sharpness.json"):
+        (lost / name).unlink()
     (strange / "run.json").write_text(json.dumps(record(strange) | {"config": {"of_a_later_version": 1}}))
     stamps = {folder: (folder / "sharpness.json").stat().st_mtime_ns for folder in (*folders(whole), *folders(kept))}
     shutil.rmtree(whole / "tables")

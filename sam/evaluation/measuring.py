@@ -110,6 +110,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
             elif lacking.keys:
                 names = ", ".join(sorted({notion.name for notion in lacking.keys}))
                 problems.append(f"{folder.name}: {file.name} is missing, and these notions were not measured on it: {names}.")
+                _without(rows, lacking)
     if pending:
         _measure(pending, config, rows, problems)
     return rows
@@ -163,10 +164,12 @@ def _read_ahead(pending: Sequence[_Pending]) -> Iterator[tuple[_Pending, Future[
 
     def read(run: _Pending) -> dict[str, torch.Tensor]:
         state = checkpoint.load(run.folder, name=run.file.name)
-        if state["fingerprint"] != run.record["fingerprint"] or run.epoch not in (None, state["epoch"]):
-            own, other = (f"epoch {epoch} of " if run.epoch else "" for epoch in (run.epoch, state["epoch"]))
-            whose = f"is of {other}run {state['fingerprint']}, not {own}run {run.record['fingerprint']}"
-            raise checkpoint.CheckpointError(f"{run.file}: {whose}.")
+        found, epoch = state.get("fingerprint"), state.get("epoch")
+        if found != run.record["fingerprint"] or run.epoch not in (None, epoch):
+            own, other = (f"epoch {e} of " if run.epoch else "" for e in (run.epoch, epoch))
+            raise checkpoint.CheckpointError(
+                f"{run.file}: is of {other}run {found or 'unnamed'}, not {own}run {run.record['fingerprint']}."
+            )
         weights: dict[str, torch.Tensor] = state["model"]
         return weights
 

@@ -36,9 +36,8 @@ def test_a_continued_run_and_its_measures_are_one_run(commands: Commands, server
     rows = json.loads((commands.run_folder / "sharpness.json").read_text())["rows"]
     values = {name: value for row in rows.values() for name, value in row["values"].items()}
     names = {name for name in run.summary if name.startswith("sharpness/")}
-    assert (
-        len(names) == len([value for value in values.values() if value is not None]) + 4
-    )  # two more gaps, accuracy and loss of the last 5 epochs
+    # Two more gaps, accuracy and loss of the last five epochs, length and angle of the perturbations in the last epoch and in all.
+    assert len(names) == len([value for value in values.values() if value is not None]) + 8
     assert run.summary["sharpness/gap"] == values["gap"]
     assert run.summary["sharpness/rho_0_05_bn_eval_batch_all"] == values["sharpness[rho=0.05,bn=eval,batch=all]"]
     assert run.summary["final/test_accuracy"] == record["final"]["test_accuracy"]
