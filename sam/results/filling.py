@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 
 from sam.config import ColumnConfig, ConfigError, SharpnessConfig, TableConfig
 from sam.results.contexts import RunRow
+from sam.results.measures import check_measure
 
 SUBSET = "subset={subset}"
 
@@ -44,6 +45,7 @@ def check_columns(table: TableConfig) -> None:
             raise ConfigError(f"columns: {column.key}: {{subset}} must stand in its measure and in its header, or in neither.")
         if column.optional and (column.key == table.primary or column.margin is not None):
             raise ConfigError(f"columns: {column.key}.optional=true: the test named in advance, and one of equivalence, need their column.")
+        check_measure(column.measure, f"columns: {column.key}.measure")
 
 
 def _columns(column: ColumnConfig, names: Collection[str]) -> list[ColumnConfig]:

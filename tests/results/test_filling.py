@@ -1,10 +1,15 @@
 """Placeholders of a table, filled in from what was measured, and columns that nobody measured."""
 
+import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import made_up
 import pytest
+import torch
 
+import sam.sharpness
 from sam.config import (
     NOTIONS,
     ColumnConfig,
@@ -16,6 +21,7 @@ from sam.config import (
     TableConfig,
 )
 from sam.results.filling import filled
+from sam.results.measures import check_measure
 from sam.results.tables import RunRow, build, check
 
 AT = SharpnessConfig(rho=[0.05, 0.5])
@@ -122,3 +128,32 @@ def test_the_shipped_table_of_notions_names_what_the_notions_measure() -> None:
         assert len(values) == len(table.columns) + sum(c.each_rho for c in table.columns)
         assert all("n = 1" in cell.text for cell in values), [cell.text for cell in sam_row]
         assert len(table.correlations) == len(shipped.correlations)
+
+
+# --------------------------------------------------------------------------------------------------------- names of measures
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        *("test_acuracy", "Gap", "", "xyz", "gap[", "gap]", "gap[subset=3]", "trace[]", "trace[subset]", "train_loss,subset=3"),
+        *("sharpness", "sharpness[rho={rho},bn=evil,batch=all]", "sharpness[bn=eval,rho=0.05,batch=all]", "test_loss[bn=eval]"),
+        *("eigenvalue", "eigenvalue[k=one]", "n_step[rho=0.05,n=3,rule=splitt]", "keskar[rho=0.05]", "last5_accuracy", "average[rho=0.05,x=1]"),
+    ],
+)
+def test_a_measure_that_nothing_has_is_refused(measure: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^columns: mine\.measure={re.escape(measure)}: .*\.$"):
+        check(replace(TABLE, columns=[*TABLE.columns, ColumnConfig("mine", "Mine", measure)]))
+
+
+def test_every_stored_name_is_known() -> None:
+    """Of every notion, as measured on a small network, and those in a stored run."""
+    settings = {"m": 4, "batchnorm": ["eval", "train", "recalibrated"], "hessian": {"eigenvalues": 2, "probes": 3}}
+    settings |= {notion: {"subset": 5} for notion in ("average", "n_step", "spectrum", "ascent")}
+    settings |= {"maximum": {"steps": 2}, "adaptive": {"steps": 2}, "keskar": {"iterations": 2}, "landscape": {"points": 3, "grid": 3}}
+    data = torch.randn(9, 4), torch.arange(9) % 3
+    found = sam.sharpness.evaluate(torch.nn.Linear(4, 3), (data, data), notions=["all"], **settings)
+    stored = [json.loads(file.read_text(encoding="utf-8")) for file in Path("tests/fixtures/runs/finished").glob("*/sharpness.json")]
+    assert len(found) > 60 and len(stored) == 1
+    for name in [*found, *(name for row in stored[0]["rows"].values() for name in row["values"])]:
+        check_measure(name, "columns: mine.measure")
