@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sam.config import EvaluateConfig
+from sam.config import EvaluateConfig, counted
 from sam.training.hydra_schema import register, resolve
 
 register()
@@ -67,7 +67,7 @@ def main(composed: DictConfig) -> None:
     if problems and HydraConfig.get().mode == RunMode.RUN:
         raise SystemExit(1)
     if problems:  # the other parts of a sweep go on
-        raise RuntimeError(f"{len(problems)} runs could not be measured")
+        raise RuntimeError(f"{counted(len(problems), 'run')} could not be measured")
 
 
 if __name__ == "__main__":

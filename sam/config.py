@@ -827,6 +827,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def counted(number: float, what: str) -> str:
+    """ "1 epoch", "0.5 epochs", "45,900 forwards"."""
+    return f"{number:,.12g} {what}{'' if number == 1 else 's'}"
+
+
 def row_settings(config: Any) -> dict[str, Any]:
     """`to_dict` for the key of a measured row: without the `LATE` keys that are at their default, so that older rows are still found.
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from arguments import parse, script
 
+from sam.config import counted
 from sam.results import records
 
 FILES = (records.RUN, records.METRICS, records.MEASURES)
@@ -61,7 +62,7 @@ def pack(folder: str, runs_dir: Path) -> str:
     last = max((int(path.name[:3]) for path in Path(folder).glob("[0-9][0-9][0-9].json.xz")), default=-1)
     path = Path(folder) / f"{last + 1:03}.json.xz"
     records.write_atomic(path, lzma.compress(json.dumps(new, sort_keys=True).encode(), preset=9))
-    return f"{path}: {len(new)} runs, {path.stat().st_size:,} bytes."
+    return f"{path}: {counted(len(new), 'run')}, {path.stat().st_size:,} bytes."
 
 
 def unpack(folder: str, runs_dir: Path, branch: str | None) -> str:

@@ -14,7 +14,7 @@ import torch
 
 import data
 from data.image_data import ImageData
-from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TrainConfig, to_dict
+from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TrainConfig, counted, to_dict
 from sam.core.device import number_format, pick_device
 from sam.evaluation import storing
 from sam.results import records
@@ -126,7 +126,7 @@ def _measure(pending: list[_Pending], config: EvaluateConfig, rows: dict[Path, R
     """Measure what is pending, run by run; every notion is stored as soon as it is known."""
     pending.sort(key=lambda run: json.dumps([to_dict(run.config.dataset), run.data_seed], sort_keys=True))  # each data set is read once
     total = sum(work(run.keys, run.sizes, config.sharpness) for run in pending)
-    with progress_for(total, f"measuring {len(pending)} checkpoints") as progress:
+    with progress_for(total, f"measuring {counted(len(pending), 'checkpoint')}") as progress:
         if config.processes == 1 or len(pending) == 1:
             _measure_here(pending, config, rows, problems, progress)
         else:

@@ -22,6 +22,7 @@ from sam.config import (
     ProtocolConfig,
     TrackingConfig,
     TrainConfig,
+    counted,
     flat,
     to_dict,
 )
@@ -119,7 +120,7 @@ def context_label(run: RunRow) -> str:
     if config.dataset.name == "digits" and config.protocol.name.startswith("demo"):
         label = config.dataset.named("digits demo")
     else:
-        label = f"{run.data_label}, {config.model.label}, {config.epochs} epochs, protocol {config.protocol.name}"
+        label = f"{run.data_label}, {config.model.label}, {counted(config.epochs, 'epoch')}, protocol {config.protocol.name}"
     if config.init_from is None:
         return label
     file = Path(config.init_from)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data import known
-from sam.config import TableConfig, TrainConfig
+from sam.config import TableConfig, TrainConfig, counted
 from sam.results.blocks import Cell
 from sam.results.columns import Column
 from sam.results.contexts import Context, word
@@ -28,6 +28,7 @@ def notes(
     given = [*table.notes, *(note for run in used for note in run.config.protocol.notes)]
     conditions = {"noise: ": context.noisy, "clean: ": not context.noisy, "published: ": bool(published)}
     lines = [f"Layout after {table.source}."] if table.source else []
+    lines.append(trained_by(context.config))
     for note in given:
         prefix = next((p for p in conditions if note.startswith(p)), "")
         if not prefix or conditions[prefix]:
@@ -41,12 +42,35 @@ def notes(
         lines.append("Accuracy is that of the final epoch.")
     if "gap" in measures:
         lines += _notes_on_gap(context)
-    lines += [note for run in used for note in _notes_on_rounding(run.config)]
+    lines += [note for run in used for note in (*_notes_on_rounding(run.config), *_notes_on_decay(run.config))]
     lines += citations(published)
     prints = dict.fromkeys(run.data_fingerprint or "unknown" for run in used)
     lines.append(f"Data fingerprint: {', '.join(prints)}.")
     lines += [note for run in used for note in known.notes(run.data_fingerprint, run.data_notes)]
     return tuple(dict.fromkeys(lines))
+
+
+def trained_by(c: TrainConfig) -> str:
+    """One line: by what recipe every row was trained, but for what its method adds."""
+    o, a = c.optimizer, c.augmentation
+    m = f", perturbed in groups of {c.group_size} (m)" if c.group_size else ", one perturbation a batch"
+    schedule = {"cosine_step": "cosine per step", "cosine_epoch": "cosine per epoch", "wrn_step": "x0.2 at 30, 60, 80%"}
+    warmup = f" after {counted(c.warmup_epochs, 'epoch')} of warm-up" if c.warmup_epochs else ""
+    where = f"in the {o.weight_decay_mode}{'' if o.weight_decay_scope == 'all' else ', without normalisation and biases'}"
+    cutout = f"Cutout {a.cutout}" + (f" at {a.cutout_probability:g}" if a.cutout_probability < 1 else "")
+    pictures = [
+        *(["flip"] if a.flip else []),
+        *([f"crop {a.crop_padding} ({a.padding_mode})"] if a.crop_padding else []),
+        *([a.policy] if a.policy != "none" else []),
+        *([cutout] if a.cutout else []),
+    ]
+    return (
+        f"Trained by: {counted(c.epochs, 'epoch')}, batch {c.batch_size}{m}, last partial batch {'dropped' if c.drop_last else 'kept'};"
+        f" lr {o.lr:g}, {schedule.get(c.schedule, c.schedule)}{warmup}; momentum {o.momentum:g}{' (Nesterov)' if o.nesterov else ''};"
+        f" weight decay {o.weight_decay:g}{f' {where}' if o.weight_decay else ''}; augmentation {', '.join(pictures) or 'none'};"
+        f" {f'clipping at {o.grad_clip:g}' if o.grad_clip else 'no clipping'};"
+        f"{f' label smoothing {c.label_smoothing:g};' if c.label_smoothing else ''} precision {c.precision}."
+    )
 
 
 def _changes(group: Group, context: Context) -> str:
@@ -90,7 +114,7 @@ def _notes_on_tests(table: TableConfig, rows: Sequence[Sequence[Cell]]) -> list[
     own = next((c for c in found if c.primary), None)
     headers = dict.fromkeys(cell.column for cell in cells if cell.comparison is not None and cell.comparison.primary)
     if own is not None:
-        tests = "no test could be made" if own.tests == 0 else f"{own.tests} test{'s' if own.tests > 1 else ''}"
+        tests = "no test could be made" if own.tests == 0 else counted(own.tests, "test")
         notes.append(
             f"The test named in advance: {', '.join(headers)}, at level {table.alpha:g} after Holm's correction within this block"
             f" ({tests}); Holm: the corrected p. Differences in other columns are exploratory, and not corrected."
@@ -176,4 +200,14 @@ def _notes_on_rounding(config: TrainConfig) -> list[str]:
     return [
         f"Rand-SAM at rho {config.optimizer.rho:g} in {config.precision} autocast: rounding the weights perturbs them too, at a small rho "
         "by more than the method does; the row is not interpretable."
+    ]
+
+
+def _notes_on_decay(config: TrainConfig) -> list[str]:
+    o = config.optimizer
+    if o.method != "xsam" or o.weight_decay_mode != "loss" or not o.weight_decay:
+        return []
+    return [
+        "XSAM with weight decay in the loss is not the released algorithm: there decay stays in SGD, and neither the perturbation nor the"
+        " search sees it (optimizer.weight_decay_mode=optimizer)."
     ]

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from sam.config import TrainConfig
+from sam.config import TrainConfig, counted
 from sam.training.distributed import launched, with_replicas
 from sam.training.hydra_schema import register, resolve
 
@@ -159,8 +159,8 @@ def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
     shown = lines if len(lines) <= LONGEST_LIST else [*lines[:LONGEST_LIST], f"  ... and {len(lines) - LONGEST_LIST} more"]
     print("\n".join(shown))
     print(
-        f"{len(plans)} runs, {totals['pending']} to do: {totals['forwards']:,} forwards and {totals['backwards']:,} backwards "
-        "(each over one batch).",
+        f"{counted(len(plans), 'run')}, {totals['pending']} to do: {counted(totals['forwards'], 'forward')} and"
+        f" {counted(totals['backwards'], 'backward')} (each over one batch).",
         flush=True,
     )
     return float(totals["backwards"])

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from sam.config import counted
 from sam.results.figures import method_name
 from sam.results.report.chart import Curve, Dot, Style, chart, legend, shown
 from sam.results.report.figures import BAND, Look, figure, left_out, looks, mean_curve, panel, tally, wide
@@ -64,7 +65,7 @@ def gap_scatter(context: Context, anchors: Anchors, family: tuple[str, str], nam
             across = Axis(f"{spoken(family)} at ρ = {rho:g}{_unit(family)}", log=wide([d.x for d in dots], 10))
             drawn = chart(f"{name} against generalisation gap, {context.label}", across, Axis("Gap (nats)"), dots=dots)
             charts.append(panel(f"ρ = {rho:g}", drawn))
-    lost = f" Not shown, without a finite value: {hidden} points." if hidden else ""
+    lost = f" Not shown, without a finite value: {counted(hidden, 'point')}." if hidden else ""
     said = f"{spoken(family).capitalize()}{_unit(family)} against the generalisation gap (nats); a point is a run and leads to it.{lost}"
     return figure(charts, said, looks(context), tallies)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam.config import EvaluateConfig
+from sam.config import EvaluateConfig, counted
 from sam.results import records
 from sam.results.command import evaluate_command, train_command
 from sam.results.report.html import Html, el, join, text
@@ -64,7 +64,7 @@ def summary(
     sharpness = config.sharpness
     pairs: list[tuple[str, object]] = [
         ("Runs", f"{len(runs)}: {len(runs) - lost} finished, {lost} diverged"),
-        ("Settings", el("ul", *(el("li", f"{g.label}: {len(g.runs)} runs, seeds {_seeds(g)}") for g in groups))),
+        ("Settings", el("ul", *(el("li", f"{g.label}: {counted(len(g.runs), 'run')}, seeds {_seeds(g)}") for g in groups))),
         ("Measured", f"{', '.join(sharpness.chosen)}; at ρ {', '.join(f'{r:g}' for r in sharpness.rho)}; batches of {sharpness.m}"),
         ("Measure again", el("code", evaluate_command(config))),
         ("Trained", _when(own)),
