@@ -1,6 +1,6 @@
 """Train one configuration, or a sweep of them.
 
-    python train.py                                           # our reading of the paper's run: WRN-28-10, CIFAR-10, SAM, rho 0.05, 200 epochs
+    python train.py                                           # our reading of the paper's run: WRN-28-10, CIFAR-10, SAM, rho 0.05
     python train.py dataset=digits model=wrn_10_1 epochs=2    # a minute on a laptop
     python train.py -m optimizer=sgd,sam,rand_sam,xsam 'seed=range(3)' dataset=cifar100
     python train.py -m experiment=table2                      # the whole grid of a table; also table3, demo

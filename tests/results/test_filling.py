@@ -138,7 +138,7 @@ def test_the_shipped_table_of_notions_names_what_the_notions_measure() -> None:
     [
         *("test_acuracy", "Gap", "", "xyz", "gap[", "gap]", "gap[subset=3]", "trace[]", "trace[subset]", "train_loss,subset=3"),
         *("sharpness", "sharpness[rho={rho},bn=evil,batch=all]", "sharpness[bn=eval,rho=0.05,batch=all]", "test_loss[bn=eval]"),
-        *("eigenvalue", "eigenvalue[k=one]", "n_step[rho=0.05,n=3,rule=splitt]", "keskar[rho=0.05]", "last5_accuracy", "average[rho=0.05,x=1]"),
+        *("eigenvalue", "eigenvalue[k=one]", "n_step[rho=0.05,n=3,rule=splitt]", "keskar[rho=0.05]", "average[rho=0.05,x=1]"),
     ],
 )
 def test_a_measure_that_nothing_has_is_refused(measure: str) -> None:

@@ -286,6 +286,35 @@ def test_a_random_direction_under_16_bit_autocast_is_said_not_to_be_interpretabl
     assert not noted("fp32", method="rand_sam") and not noted("tf32", method="rand_sam")
 
 
+def test_every_table_says_by_what_recipe_its_rows_were_trained() -> None:
+    plain = "Trained by: 30 epochs, batch 256, one perturbation a batch, last partial batch kept; lr 0.1, cosine per step; momentum 0.9"
+    plain += " (Nesterov); weight decay 0.0005 in the loss; augmentation none; no clipping; precision fp32."
+    for name in ("table2", "table3", "measures", "notions"):
+        (block,) = build(replace(load(name), optional=False), [run(method="sam")], [0.05])
+        assert [note for note in block.notes if note.startswith("Trained by")] == [plain]
+    pictures = AugmentationConfig(crop_padding=4, padding_mode="zeros", flip=True, cutout=16, cutout_probability=0.5)
+    other = replace(DEMO, epochs=1, m=32, batch_size=128, drop_last=True, schedule="wrn_step", warmup_epochs=0.5, label_smoothing=0.1)
+    other = replace(other, augmentation=pictures, precision="bf16")
+    decay = {"weight_decay": 0.001, "weight_decay_mode": "optimizer", "weight_decay_scope": "no_norm_bias"}
+    (block,) = build(load("table2"), [run(other, grad_clip=5.0, lr=0.05, momentum=0.0, nesterov=False, **decay)], [0.05])
+    assert (
+        "Trained by: 1 epoch, batch 128, perturbed in groups of 32 (m), last partial batch dropped; lr 0.05, x0.2 at 30, 60, 80% after"
+        " 0.5 epochs of warm-up; momentum 0; weight decay 0.001 in the optimizer, without normalisation and biases; augmentation flip,"
+        " crop 4 (zeros), Cutout 16 at 0.5; clipping at 5; label smoothing 0.1; precision bf16."
+    ) in block.notes
+    (block,) = build(load("table2"), [run(replace(WRN, epochs=1))], [0.05])
+    assert ", 1 epoch, " in block.title
+
+
+@pytest.mark.parametrize(("decay", "method", "said"), [(5e-4, "xsam", 1), (0.0, "xsam", 0), (5e-4, "sam", 0)])
+def test_xsam_with_decay_in_the_loss_is_not_called_the_released_one(decay: float, method: str, said: int) -> None:
+    for name in ("table3", "measures"):
+        (block,) = build(load(name), [run(method=method, weight_decay=decay, weight_decay_mode="loss")], [0.05])
+        assert sum("not the released algorithm" in note for note in block.notes) == said
+        (block,) = build(load(name), [run(method=method, weight_decay=decay, weight_decay_mode="optimizer")], [0.05])
+        assert not any("not the released algorithm" in note for note in block.notes)
+
+
 def test_notes() -> None:
     protocol = ProtocolConfig("demo", ["noise: labels are wrong on purpose", "clean: labels are right", "a small net"])
     clean = replace(DEMO, protocol=protocol)
