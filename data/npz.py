@@ -73,7 +73,7 @@ def read(path: str) -> dict[str, np.ndarray]:
             optional = [key for key in ("train_exact", "test_exact") if key in file]
             for key in optional if len(optional) == 2 else ():
                 shape, dtype = _header(file.zip, key)
-                if dtype != bool or shape != _header(file.zip, key.replace("exact", "labels"))[0]:
+                if dtype.kind != "b" or shape != _header(file.zip, key.replace("exact", "labels"))[0]:
                     raise DataError(f"dataset.path={path}: {key} must be one bool for each image, not {dtype} {shape}.")
             arrays = {key: file[key] for key in (*KEYS, *(optional if len(optional) == 2 else ()))}
     except DataError:

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import hashlib
 import io
-import os
 import socket
 import tempfile
 from collections.abc import Iterator

@@ -9,6 +9,8 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from data import host_memory
+
 if TYPE_CHECKING:
     import torch
 
@@ -90,6 +92,14 @@ def check(name: str, *, image_size: int, channels: int, **options: Any) -> None:
         raise ModelError(
             f"model {name} cannot take {image_size}x{image_size} images: the size must be {spec.sizes}, because {spec.reason}."
         )
+    if name == "wide_resnet" and "width" in options and "depth" in options:
+        # Its blocks' 3x3 convolutions between as many channels, without the first block of each group: less than it has.
+        parameters = (16**2 + 32**2 + 64**2) * options["width"] ** 2 * 9 * (2 * (options["depth"] - 4) // 6 - 1)
+        if 8 * parameters > host_memory():
+            raise ModelError(
+                f"model.width={options['width']}, model.depth={options['depth']}: weights and gradients of {parameters:,} parameters need "
+                f"{8 * parameters / 1e9:,.0f} GB, and this machine has {host_memory() / 1e9:,.0f} GB of memory."
+            )
 
 
 def build(

@@ -13,24 +13,27 @@ from __future__ import annotations
 import io
 import json
 import lzma
+import os
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from arguments import parse, script
 
+from data import regular_file, usable_folder
 from sam.results import records
 
 FILES = (records.RUN, records.METRICS, records.MEASURES)
+LARGEST = 2**30  # bytes of a file's JSON
 Packed = dict[str, dict[str, str]]  # folder below runs_dir -> file -> text
 
 
-def files(folder: str, branch: str | None) -> Iterator[bytes]:
-    """The packed files of a folder, in the order of their names; with `branch`, as committed there (none if it has no such folder)."""
+def files(folder: str, branch: str | None) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of a folder's packed files, by name; with `branch`, as committed there (none if it has no such folder)."""
     if branch is None:
-        yield from (path.read_bytes() for path in sorted(Path(folder).glob("*.json.xz")))
+        yield from ((str(path), regular_file(path).read_bytes()) for path in sorted(Path(folder).glob("*.json.xz")))
         return
     archive = subprocess.run(["git", "archive", branch, folder], capture_output=True)
     if archive.returncode == 0:
@@ -38,17 +41,34 @@ def files(folder: str, branch: str | None) -> Iterator[bytes]:
             for member in sorted(tar.getmembers(), key=lambda m: m.name):
                 content = tar.extractfile(member) if member.name.endswith(".json.xz") else None
                 if content is not None:
-                    yield content.read()
+                    yield member.name, content.read()
 
 
 def packed(folder: str, branch: str | None = None) -> Packed:
     """All runs of a folder's files; a later file's row of a run replaces an earlier one's."""
-    return {name: texts for file in files(folder, branch) for name, texts in json.loads(lzma.decompress(file)).items()}
+    runs: Packed = {}
+    for file, content in files(folder, branch):
+        decoder = lzma.LZMADecompressor()
+        try:
+            found = json.loads(decoder.decompress(content, LARGEST))
+            fits = [_inside(name) and isinstance(text, str) for name, texts in found.items() for text in texts.values()]
+        except (lzma.LZMAError, ValueError, EOFError, AttributeError) as error:
+            raise ValueError(f"{file}: is no file of packed runs, cut short, or unpacks to more than 1 GB ({error}).") from error
+        if not all(fits):
+            raise ValueError(f"{file}: holds a run whose place is not below runs_dir, or files that are no text; nothing was written.")
+        runs |= found
+    return runs
+
+
+def _inside(name: str) -> bool:
+    """Whether a path, from whoever packed it, stays in the folder that it is unpacked into."""
+    return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
 
 
 def pack(folder: str, runs_dir: Path) -> str:
-    if not runs_dir.is_dir():
+    if not os.path.isdir(runs_dir):
         raise ValueError(f"runs_dir={runs_dir}: there is no such folder.")
+    usable_folder(folder, "pack")
     known = packed(folder)
     new: Packed = {}
     for run, record in records.find_runs(runs_dir):
@@ -66,6 +86,9 @@ def pack(folder: str, runs_dir: Path) -> str:
 
 def unpack(folder: str, runs_dir: Path, branch: str | None) -> str:
     new = 0
+    if branch is None and not os.path.isdir(folder):
+        raise ValueError(f"unpack={folder}: there is no such folder.")
+    usable_folder(runs_dir, "runs_dir")
     runs = packed(folder, branch)
     for name, texts in runs.items():
         if not (runs_dir / name).exists():

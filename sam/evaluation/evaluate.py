@@ -82,7 +82,7 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
 
 def _finished(config: EvaluateConfig, problems: list[str]) -> list[tuple[Path, dict[str, Any]]]:
     """The runs to measure, in the order in which they were started; every other one becomes a problem. ConfigError if there is none."""
-    found = list(records.find_runs(Path(config.runs_dir)))
+    found = list(records.find_runs(Path(config.runs_dir))) if os.path.isdir(config.runs_dir) else []
     done = sorted(((f, r) for f, r in found if records.is_done(r)), key=lambda run: (run[1]["started"], run[0]))
     if not done:
         running = f" ({len(found)} unfinished)" if found else ""

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
+from hydra.errors import OverrideParseException
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from sam.config import EvaluateConfig, TrainConfig, from_dict
+from sam.config import ConfigError, EvaluateConfig, TrainConfig, from_dict, print_anywhere, sentence
 
 T = TypeVar("T")
 
@@ -35,3 +45,60 @@ def resolve(cls: type[T], composed: DictConfig) -> T:
     values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
     return from_dict(cls, {str(key): value for key, value in values.items()})
+
+
+MOST_POINTS = 10_000  # of a sweep: each is composed and checked before the first one runs
+
+
+def check_size(overrides: Iterable[Override]) -> None:
+    """Refuse a sweep of too many points before anybody makes a list of them. Raises ConfigError."""
+    points = 1.0
+    for override in overrides:
+        value = override.value()
+        if isinstance(value, RangeSweep):
+            start, stop, step = (float(number or 0) for number in (value.start, value.stop, value.step))
+            points *= max(1, abs(stop - start) / abs(step)) if step else math.inf
+        elif isinstance(value, ChoiceSweep):
+            points *= len(value.list)
+        if points > MOST_POINTS:
+            raise ConfigError(
+                f"{override.input_line}: makes {points:,.0f} points; a sweep holds {MOST_POINTS:,} at most, cut it into several."
+            )
+
+
+class Bounds(Callback):
+    """What Hydra calls before a sweep of `evaluate_sharpness.py`. An error leaves through SystemExit: see `sam.training.sweep`."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        try:
+            check_size(OverridesParser.create().parse_overrides(list(config.hydra.overrides.task)))
+        except (ValueError, OverrideParseException) as error:
+            print(f"error: {sentence(error)}\nNothing was run.", file=sys.stderr)
+            raise SystemExit(2) from error
+
+
+def start(main: Callable[[], None]) -> None:
+    """Run a function that Hydra has decorated. What keeps it from composing or launching a run is one sentence, and exit code 1: a file of
+    settings may be broken in any way. A ValueError of a run was told by the run; every other one is ours, with its traceback.
+
+    HYDRA_FULL_ERROR=1 shows all tracebacks, as ever.
+    """
+    print_anywhere()
+    before = os.environ.get("HYDRA_FULL_ERROR", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands on what was raised, instead of printing dozens of lines
+    try:
+        main()
+    except Exception as error:
+        if before == "1":
+            raise
+        job = error.__traceback__
+        while job is not None and job.tb_frame.f_code.co_name != "run_job":
+            job = job.tb_next
+        if job is None:
+            cause = f": {error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+            print(f"error: {sentence(f'{error}{cause}') or type(error).__name__}", file=sys.stderr)
+        elif not isinstance(error, ValueError):
+            traceback.print_exception(type(error), error, job.tb_next)
+        raise SystemExit(1) from None
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def read(path: Path, key: str = "checkpoint") -> dict[str, Tensor]:
     Raises CheckpointError that names the setting `key`: no such file, damaged, Python objects in it, or no state_dict.
     """
     setting = f"{key}={path}"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(f"{setting}: there is no such file.")
     content = _safetensors(path, setting) if path.suffix == ".safetensors" else _torch(path, setting)
     return _unprefixed(_unwrapped(content, setting))
