@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sam.config import printable
 from sam.results.correlation import RankCorrelation
 from sam.results.hypothesis import Equivalence, Welch
 from sam.results.statistics import Paired, Summary
 
 EMPTY = ("–",)
+
+
+def _clean(made: object, *names: str) -> None:
+    """Where text of files (labels, titles, notes, names of runs) enters a table: it is one line without control characters from here on."""
+    for name in names:
+        value = getattr(made, name)
+        object.__setattr__(made, name, printable(value) if isinstance(value, str) else tuple(map(printable, value)))
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,9 @@ class Correlation:
     within: RankCorrelation
     between: RankCorrelation
 
+    def __post_init__(self) -> None:
+        _clean(self, "x", "y")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -67,6 +78,9 @@ class Cell:
     diverged: tuple[int, ...] = ()
     folders: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _clean(self, "parts", "column", "baseline")
+
     @property
     def text(self) -> str:
         return " ".join(self.parts)
@@ -87,3 +101,6 @@ class Block:
     notes: tuple[str, ...]
     verdict: str = ""
     correlations: tuple[Correlation, ...] = ()
+
+    def __post_init__(self) -> None:
+        _clean(self, "table", "title", "header", "notes", "verdict")

@@ -17,6 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import data
 from sam.config import ConfigError, EvaluateConfig, TrainConfig, from_dict, print_anywhere, sentence
 
 T = TypeVar("T")
@@ -72,6 +73,7 @@ class Bounds(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
             check_size(OverridesParser.create().parse_overrides(list(config.hydra.overrides.task)))
+            data.usable_folder(config.runs_dir, "runs_dir")  # where Hydra writes next
         except (ValueError, OverrideParseException) as error:
             print(f"error: {sentence(error)}\nNothing was run.", file=sys.stderr)
             raise SystemExit(2) from error
