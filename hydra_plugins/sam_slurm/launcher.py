@@ -142,7 +142,7 @@ def _outcome(overrides: Overrides) -> JobReturn:
 
 def _queue(*options: str) -> list[str] | None:
     """Lines that squeue prints about this user's jobs; None if it could not tell."""
-    listed = subprocess.run(["squeue", "--noheader", "--array", *options], capture_output=True, text=True)
+    listed = subprocess.run(["squeue", "--noheader", "--array", *options], capture_output=True, encoding="utf-8", errors="replace")
     return listed.stdout.split() if listed.returncode == 0 else None
 
 
