@@ -88,12 +88,14 @@ def _one_of(default: object, allowed: Collection[str], *, late: bool = False) ->
 
 
 def _among(key: str, value: object, allowed: Collection[str]) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ConfigError(f"{key}={value}: must be one of {', '.join(allowed)}.")
 
 
 def _within(key: str, value: float | None, *, low: float = -math.inf, above: float = -math.inf, high: float = math.inf) -> None:
     """Refuse a number outside [low, high], or not above `above`; whole ones must fit in 64 bits, as they must for torch."""
+    if value is not None and not isinstance(value, (int, float)):
+        raise ConfigError(f"{key}={value}: must be a number.")
     most = min(high, 2**63 - 1) if isinstance(value, int) else high
     if value is not None and not (low <= value <= most and value > above and math.isfinite(value)):
         floor = f"> {above:g}" if above > -math.inf else f">= {low:g}"
@@ -717,6 +719,8 @@ class ColumnConfig:
 
     def __post_init__(self) -> None:
         _within(f"columns: {self.key}.margin", self.margin, above=0)
+        _within(f"columns: {self.key}.scale", self.scale)
+        _within(f"columns: {self.key}.digits", self.digits, low=0, high=20)
 
 
 @dataclass  # not frozen: OmegaConf would make the entries of `tables` read-only while composing

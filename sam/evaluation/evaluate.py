@@ -72,7 +72,15 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
     """Refuse a wrong table before hours of measuring, not after. Raises ConfigError."""
     titles = [table.title for table in wanted.values()]
     for name, table in wanted.items():
-        tables.check(table)
+        needed: list[tuple[object, str, str]] = [(table, key, key) for key in ("title", "rows", "columns")]
+        needed += [(row, "label", f"rows[{i}].label") for i, row in enumerate(table.rows)]
+        needed += [(column, key, f"columns[{i}].{key}") for i, column in enumerate(table.columns) for key in ("key", "header", "measure")]
+        if missing := [place for holder, key, place in needed if not getattr(holder, key)]:
+            raise ConfigError(f"tables.{name}.{missing[0]}: is missing or empty; a table needs it.")
+        try:
+            tables.check(table)
+        except ConfigError as error:
+            raise ConfigError(f"tables.{name}: {error}") from None
         if titles.count(table.title) > 1:
             raise ConfigError(f"tables.{name}.title={table.title}: each table needs a title of its own.")
 

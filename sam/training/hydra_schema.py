@@ -93,12 +93,14 @@ def start(main: Callable[[], None]) -> None:
     except Exception as error:
         if before == "1":
             raise
-        job = error.__traceback__
+        job, file = error.__traceback__, ""
         while job is not None and job.tb_frame.f_code.co_name != "run_job":
+            file = job.tb_frame.f_locals.get("full_path", file)  # Hydra's, while it reads a file
             job = job.tb_next
         if job is None:
             cause = f": {error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
-            print(f"error: {sentence(f'{error}{cause}') or type(error).__name__}", file=sys.stderr)
+            where = f"{file}: " if file and file not in str(error) else ""
+            print(f"error: {sentence(f'{where}{str(error) or type(error).__name__}{cause}')}", file=sys.stderr)
         elif not isinstance(error, ValueError):
             traceback.print_exception(type(error), error, job.tb_next)
         raise SystemExit(1) from None
