@@ -21,10 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data.image_data import ImageData
 
-__all__ = [
-    *("DataError", "Description", "check_augmentation", "describe", "file_fingerprint", "host_memory", "load"),
-    *("regular_file", "usable_folder"),
-]
+__all__ = ["DataError", "Description", "check_augmentation", "describe", "file_fingerprint", "load", "regular_file", "usable_folder"]
 
 
 class DataError(ValueError):
@@ -173,16 +170,13 @@ def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
 
 
 def regular_file(path: str | Path) -> Path:
-    """The path, if a file is there that can be opened without waiting for anybody. Raises OSError: none, a folder, a pipe, a device, ..."""
+    """The path, if a file is there that can be opened without waiting for anybody: no folder, pipe, device or socket. Raises OSError."""
     try:
         file = Path(path).expanduser()
-        mode = file.stat().st_mode
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise OSError(errno.EINVAL, "is a folder, a pipe, a device or a socket, and no file")
     except (ValueError, RuntimeError) as error:  # NUL in the name, or letters that this locale lacks; no such home folder
         raise OSError(errno.EINVAL, str(error)) from error
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "a pipe, a device or a socket, and no file")
     return file
 
 
@@ -192,39 +186,21 @@ def usable_folder(path: str | Path, key: str) -> None:
     Tried at the first part of the path that is there, and nothing stays behind. Permissions alone tell little: root may do everything.
     """
     try:
-        there, missing = Path(path).absolute() / ("x" * 60), [""]  # as long a name as any that will be written there
-        while not _is_there(there):
-            missing.append(there.name)
+        there = Path(path).absolute() / ("x" * 60)  # as long a name as any that will be written there
+        if "\0" in str(there) or len(os.fsencode(there)) > 4000 or max(len(os.fsencode(part)) for part in there.parts) > 255:
+            raise OSError(errno.ENAMETOOLONG, "too long, or with NUL")
+        while not os.path.lexists(there):
             there = there.parent
-        if max(len(os.fsencode(name)) for name in missing) > os.pathconf(there, "PC_NAME_MAX"):
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        _take_a_file(there)
-    except (OSError, ValueError) as error:
+        with tempfile.TemporaryDirectory(dir=there.resolve(strict=True), prefix=".writable-"):
+            pass
+    except (OSError, ValueError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{key}={path}: must be a folder to write to, or one that can be made ({why}).") from error
 
 
-def _is_there(path: Path) -> bool:
-    """Raises OSError for what can never be made: below a file, a link that leads nowhere or in a circle, too long."""
-    try:
-        return bool(path.stat())
-    except FileNotFoundError:
-        if path.is_symlink():
-            raise OSError(errno.ENOENT, f"{path} is a link that leads nowhere") from None
-        return False
-
-
-@lru_cache(maxsize=64)  # the points of a sweep share their folder
-def _take_a_file(folder: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writable-"):
-        pass
-
-
-@lru_cache(maxsize=1)
 def host_memory() -> int:
     """Bytes of memory of this machine, or of the container that this process is in."""
     sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):  # ValueError: "max", where there is no limit
-            sizes.append(int(Path(limit).read_text(encoding="ascii")))
+    with suppress(OSError, ValueError):  # no such file, or "max" in it
+        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
     return min(sizes)

@@ -36,8 +36,7 @@ def describe(path: str, name: str, expected: Description | None) -> Description:
                 if images[0] != count:
                     raise DataError(f"dataset.path={path}: {split}_images holds {images[0]} images but {split}_labels {count} labels.")
             if total > host_memory():  # a small file may unpack to any size
-                sizes = f"{total / 1e9:,.1f} GB, but this machine has {host_memory() / 1e9:,.1f} GB of memory"
-                raise DataError(f"dataset.path={path}: its arrays unpack to {sizes}.")
+                raise DataError(f"dataset.path={path}: unpacks to {total:,} bytes; this machine has {host_memory():,} of memory.")
             for key in (key for key in KEYS if key.endswith("labels")):
                 with archive.open(f"{key}.npy") as file:
                     labels[key] = np.lib.format.read_array(file, allow_pickle=False)

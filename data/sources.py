@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import io
+import os
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -124,18 +125,17 @@ def fetch_cifar(name: str, root: str, download: bool) -> tuple[Any, Any]:
     source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     folder = Path(root).expanduser()
     both = lambda: (source(folder, train=True), source(folder, train=False))  # RuntimeError: missing, or MD5 differs
+    with contextlib.suppress(Exception):
+        return both()
+    if download:
+        usable_folder(folder, "dataset.root")
     try:
-        with contextlib.suppress(RuntimeError):
-            return both()
         if download:
-            usable_folder(folder, "dataset.root")
-            with _alone(folder), _connect_timeout():
+            with _alone(folder):
                 with contextlib.suppress(RuntimeError):
                     return both()  # another process has just unpacked them
                 _unpack(source, folder)
         return both()
-    except DataError:
-        raise
     except Exception as error:  # no network, no room; a download cut short; whatever tarfile and pickle raise for damaged bytes
         reason = (str(getattr(error, "reason", error)) or type(error).__name__).splitlines()[0].rstrip(".")
         cause = f"the download failed: {reason}" if download else "dataset.download=false"
@@ -144,12 +144,17 @@ def fetch_cifar(name: str, root: str, download: bool) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time. The lock lies in a file that stays: it goes with the process that holds it."""
+    """One of the processes that share the folder; servers that do not answer are given up meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".download.lock").open("ab") as file:
+    before, lock = socket.getdefaulttimeout(), os.open(folder, os.O_RDONLY)
+    try:
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        socket.setdefaulttimeout(CONNECT_TIMEOUT)
         yield
+    finally:
+        os.close(lock)
+        socket.setdefaulttimeout(before)
 
 
 def _unpack(source: Any, folder: Path) -> None:
@@ -161,16 +166,6 @@ def _unpack(source: Any, folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             (folder / source.base_folder).replace(Path(temporary) / "damaged")
         (Path(temporary) / source.base_folder).replace(folder / source.base_folder)
-
-
-@contextlib.contextmanager
-def _connect_timeout() -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(CONNECT_TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _cifar_missing(name: str, root: str, source: Any, cause: str) -> str:

@@ -92,14 +92,11 @@ def check(name: str, *, image_size: int, channels: int, **options: Any) -> None:
         raise ModelError(
             f"model {name} cannot take {image_size}x{image_size} images: the size must be {spec.sizes}, because {spec.reason}."
         )
-    if name == "wide_resnet" and "width" in options and "depth" in options:
-        # Its blocks' 3x3 convolutions between as many channels, without the first block of each group: less than it has.
-        parameters = (16**2 + 32**2 + 64**2) * options["width"] ** 2 * 9 * (2 * (options["depth"] - 4) // 6 - 1)
-        if 8 * parameters > host_memory():
-            raise ModelError(
-                f"model.width={options['width']}, model.depth={options['depth']}: weights and gradients of {parameters:,} parameters need "
-                f"{8 * parameters / 1e9:,.0f} GB, and this machine has {host_memory() / 1e9:,.0f} GB of memory."
-            )
+    if name == "wide_resnet" and {"width", "depth"} <= options.keys():  # fewer parameters than it has: those of most 3x3 convolutions
+        parameters = 9 * 5376 * options["width"] ** 2 * (2 * (options["depth"] - 4) // 6 - 1)
+        if 12 * parameters > host_memory():
+            sizes = f"model.width={options['width']}, model.depth={options['depth']}: {parameters:,} parameters, gradients and momenta"
+            raise ModelError(f"{sizes} need {12 * parameters:,} bytes, and this machine has {host_memory():,} of memory.")
 
 
 def build(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -38,13 +37,6 @@ def sentence(error: object, longest: int = 2000) -> str:
     """What is printed of an error: one line, of some length, whatever file or argument it quotes."""
     line = " ".join(printable(error).split())
     return line if len(line) <= longest else f"{line[:longest]} ..."
-
-
-def print_anywhere() -> None:
-    """From now on a terminal or a file that takes ASCII alone gets escapes for other letters, instead of an error in the last line."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 class _Schema:

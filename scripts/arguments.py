@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from sam.config import print_anywhere, sentence  # noqa: E402
+from sam.config import sentence  # noqa: E402
 
 Main = Callable[[list[str]], int]
 WHAT = {int: "a whole number > 0", float: "a finite number > 0", bool: "true or false", str: "some text"}
@@ -29,7 +29,8 @@ def script(main: Main) -> Main:
 
     @functools.wraps(main)
     def guarded(arguments: list[str]) -> int:
-        print_anywhere()
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")  # where ASCII is all that can be printed
         own = arguments[: arguments.index("--")] if "--" in arguments else arguments
         if {"-h", "--help"} & set(own):
             print(main.__globals__["__doc__"])

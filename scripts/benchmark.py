@@ -269,11 +269,7 @@ def peak(bench: Bench) -> float:
     repeat(bench.ours(bench.setting.peak), 5)
     if bench.device.type == "cuda":
         return torch.cuda.max_memory_allocated(bench.device) / 1e6
-    return next(
-        float(line.split()[1]) / 1e3
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        if line.startswith("VmHWM")
-    )
+    return next(float(line.split()[1]) / 1e3 for line in Path("/proc/self/status").read_bytes().splitlines() if line.startswith(b"VmHWM"))
 
 
 def profile(bench: Bench, steps: int = 3) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from arguments import parse, script
 
@@ -26,7 +26,6 @@ from data import regular_file, usable_folder
 from sam.results import records
 
 FILES = (records.RUN, records.METRICS, records.MEASURES)
-LARGEST = 2**30  # bytes of a file's JSON
 Packed = dict[str, dict[str, str]]  # folder below runs_dir -> file -> text
 
 
@@ -48,21 +47,15 @@ def packed(folder: str, branch: str | None = None) -> Packed:
     """All runs of a folder's files; a later file's row of a run replaces an earlier one's."""
     runs: Packed = {}
     for file, content in files(folder, branch):
-        decoder = lzma.LZMADecompressor()
         try:
-            found = json.loads(decoder.decompress(content, LARGEST))
-            fits = [_inside(name) and isinstance(text, str) for name, texts in found.items() for text in texts.values()]
-        except (lzma.LZMAError, ValueError, EOFError, AttributeError) as error:
-            raise ValueError(f"{file}: is no file of packed runs, cut short, or unpacks to more than 1 GB ({error}).") from error
-        if not all(fits):
-            raise ValueError(f"{file}: holds a run whose place is not below runs_dir, or files that are no text; nothing was written.")
+            found: Packed = json.loads(lzma.decompress(content))
+            outside = [name for name in found if ".." in Path(name).parts or Path(name).is_absolute()]
+        except (lzma.LZMAError, ValueError, EOFError, TypeError) as error:
+            raise ValueError(f"{file}: is no file of packed runs, or is cut short ({error}).") from error
+        if outside or not isinstance(found, dict):
+            raise ValueError(f"{file}: holds {outside[:1]}, whose place is not below runs_dir; nothing was written.")
         runs |= found
     return runs
-
-
-def _inside(name: str) -> bool:
-    """Whether a path, from whoever packed it, stays in the folder that it is unpacked into."""
-    return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
 
 
 def pack(folder: str, runs_dir: Path) -> str:

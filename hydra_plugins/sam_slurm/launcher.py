@@ -65,8 +65,6 @@ class SamSlurmLauncher(SlurmLauncher):
         """Submit what is unfinished as one array, and (unless `wait` is false) collect it. Hydra ends with exit code 1 if a run failed."""
         from submitit.core.utils import FailedSubmissionError
 
-        from sam.config import sentence
-
         delay, limit = self.params["signal_delay_s"], 60 * self.params["timeout_min"]
         if delay >= limit:
             _refuse(
@@ -80,7 +78,7 @@ class SamSlurmLauncher(SlurmLauncher):
         try:
             jobs = self._submit([job_overrides[i] for i in chosen], initial_job_idx)
         except FailedSubmissionError as error:
-            _refuse(f"sbatch refused the sweep: {sentence(error)}")
+            _refuse(f"sbatch refused the sweep: {' '.join(str(error).split())}")
         array = jobs[0].job_id.split("_")[0]
         logs = Path(str(self.params["submitit_folder"])).parent
         print(f"submitted job {array}: {len(jobs)} of {len(job_overrides)} runs; logs below {logs}/{array}*", flush=True)
@@ -97,7 +95,7 @@ class SamSlurmLauncher(SlurmLauncher):
                 results[i].status = JobStatus.FAILED
                 results[i].return_value = SystemExit(1)  # Hydra raises the first one; its traceback stands in the run's log
                 what = f"{' '.join(job_overrides[i])} (job {job.job_id})"
-                print(sentence(f"failed: {what}: {failures[job.job_id]}; log: {job.paths.stdout}"), file=sys.stderr)
+                print(f"failed: {what}: {failures[job.job_id]}; log: {job.paths.stdout}", file=sys.stderr)
         if failures:
             print(f"{len(failures)} of {len(jobs)} runs failed; the same command runs them again, and only them.", file=sys.stderr)
         return results
@@ -142,7 +140,7 @@ def _outcome(overrides: Overrides) -> JobReturn:
 
 def _queue(*options: str) -> list[str] | None:
     """Lines that squeue prints about this user's jobs; None if it could not tell."""
-    listed = subprocess.run(["squeue", "--noheader", "--array", *options], capture_output=True, encoding="utf-8", errors="replace")
+    listed = subprocess.run(["squeue", "--noheader", "--array", *options], capture_output=True, text=True)
     return listed.stdout.split() if listed.returncode == 0 else None
 
 

@@ -34,14 +34,6 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def memory_sentence(error: BaseException, needs: str) -> str | None:
-    """One sentence about what did not fit; None if the error is of another kind. needs: the settings that memory goes by."""
-    if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "DefaultCPUAllocator" not in str(error):
-        return None
-    size = re.search(r"allocate ([\d.,]+ ?\w+)", str(error))
-    return f"{needs}: do not fit in memory{f' (another {size[1]} was asked for)' if size else ''}; make one of them smaller."
-
-
 @functools.cache
 def keep_freed_memory() -> None:
     """Memory that a step on the CPU frees stays with this process, for the next step, instead of going back to the system.

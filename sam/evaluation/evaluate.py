@@ -72,11 +72,11 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
     """Refuse a wrong table before hours of measuring, not after. Raises ConfigError."""
     titles = [table.title for table in wanted.values()]
     for name, table in wanted.items():
-        needed: list[tuple[object, str, str]] = [(table, key, key) for key in ("title", "rows", "columns")]
-        needed += [(row, "label", f"rows[{i}].label") for i, row in enumerate(table.rows)]
-        needed += [(column, key, f"columns[{i}].{key}") for i, column in enumerate(table.columns) for key in ("key", "header", "measure")]
-        if missing := [place for holder, key, place in needed if not getattr(holder, key)]:
-            raise ConfigError(f"tables.{name}.{missing[0]}: is missing or empty; a table needs it.")
+        parts: dict[str, tuple[object, str]] = {"": (table, "title rows columns")}
+        parts |= {f"rows[{i}].": (row, "label") for i, row in enumerate(table.rows)}
+        parts |= {f"columns[{i}].": (column, "key header measure") for i, column in enumerate(table.columns)}
+        for missing in (f"{at}{key}" for at, (part, keys) in parts.items() for key in keys.split() if not getattr(part, key)):
+            raise ConfigError(f"tables.{name}.{missing}: is missing or empty; a table needs it.")
         try:
             tables.check(table)
         except ConfigError as error:

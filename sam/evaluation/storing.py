@@ -42,7 +42,7 @@ def measure(subject: Subject, missing: Mapping[Notion, str], path: Path, note: C
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        rows = json.loads(path.read_text("utf-8"))["rows"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return rows if isinstance(rows, dict) else {}

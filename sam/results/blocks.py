@@ -12,11 +12,15 @@ from sam.results.statistics import Paired, Summary
 EMPTY = ("–",)
 
 
-def _clean(made: object, *names: str) -> None:
-    """Where text of files (labels, titles, notes, names of runs) enters a table: it is one line without control characters from here on."""
-    for name in names:
-        value = getattr(made, name)
-        object.__setattr__(made, name, printable(value) if isinstance(value, str) else tuple(map(printable, value)))
+class _Shown:
+    """Where text of files (labels, titles, notes, names of runs) enters a table: from here on it is one line without control characters."""
+
+    def __post_init__(self) -> None:
+        for name, value in list(vars(self).items()):
+            if isinstance(value, str):
+                object.__setattr__(self, name, printable(value))
+            elif isinstance(value, tuple):
+                object.__setattr__(self, name, tuple(printable(part) if isinstance(part, str) else part for part in value))
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Correlation:
+class Correlation(_Shown):
     """Rank correlation of the columns with headers `x` and `y`."""
 
     x: str
@@ -54,12 +58,9 @@ class Correlation:
     within: RankCorrelation
     between: RankCorrelation
 
-    def __post_init__(self) -> None:
-        _clean(self, "x", "y")
-
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(_Shown):
     """`parts` is what is printed, in pieces that may go on lines of their own; the rest is what a program reads.
 
     kind       label | value | difference | published.
@@ -78,16 +79,13 @@ class Cell:
     diverged: tuple[int, ...] = ()
     folders: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        _clean(self, "parts", "column", "baseline")
-
     @property
     def text(self) -> str:
         return " ".join(self.parts)
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(_Shown):
     """One printed table; the first `labels` columns name the row.
 
     verdict  one line: what was found, and what the table does and does not show.
@@ -101,6 +99,3 @@ class Block:
     notes: tuple[str, ...]
     verdict: str = ""
     correlations: tuple[Correlation, ...] = ()
-
-    def __post_init__(self) -> None:
-        _clean(self, "table", "title", "header", "notes", "verdict")

@@ -7,7 +7,6 @@ import io
 import re
 from collections.abc import Sequence
 
-from sam.config import printable
 from sam.results.blocks import Block, Cell, Comparison
 from sam.results.layout import coefficients
 
@@ -59,7 +58,7 @@ def _csv_values(family: dict[str, Cell]) -> dict[str, str]:
     value, difference, published = family["value"], family.get("difference"), family.get("published")
     line = _csv_numbers(value.summary, _STATISTICS, "")
     line |= {"seeds": _join(value.seeds), "diverged_seeds": _join(value.diverged), "diverged": str(len(value.diverged))}
-    line |= {"folders": inert(printable(_join(value.folders))), "text": value.text}
+    line |= {"folders": inert(_join(value.folders)), "text": value.text}
     if difference is not None:
         line |= _csv_numbers(difference.paired, (*_STATISTICS, "p"), "difference_") | _csv_tests(difference.comparison)
         line |= {"baseline": inert(difference.baseline), "difference_seeds": _join(difference.seeds), "difference_text": difference.text}

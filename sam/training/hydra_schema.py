@@ -11,14 +11,11 @@ from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
-from hydra.errors import OverrideParseException
-from hydra.experimental.callback import Callback
+from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import data
-from sam.config import ConfigError, EvaluateConfig, TrainConfig, from_dict, print_anywhere, sentence
+from sam.config import ConfigError, EvaluateConfig, TrainConfig, from_dict, sentence
 
 T = TypeVar("T")
 
@@ -51,32 +48,19 @@ def resolve(cls: type[T], composed: DictConfig) -> T:
 MOST_POINTS = 10_000  # of a sweep: each is composed and checked before the first one runs
 
 
-def check_size(overrides: Iterable[Override]) -> None:
-    """Refuse a sweep of too many points before anybody makes a list of them. Raises ConfigError."""
+def check_size(overrides: Iterable[str]) -> None:
+    """Refuse a sweep of too many points before anybody makes a list of them. Raises ConfigError, or Hydra's error."""
     points = 1.0
-    for override in overrides:
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
         value = override.value()
         if isinstance(value, RangeSweep):
             start, stop, step = (float(number or 0) for number in (value.start, value.stop, value.step))
             points *= max(1, abs(stop - start) / abs(step)) if step else math.inf
-        elif isinstance(value, ChoiceSweep):
-            points *= len(value.list)
+        points *= len(value.list) if isinstance(value, ChoiceSweep) else 1
         if points > MOST_POINTS:
             raise ConfigError(
                 f"{override.input_line}: makes {points:,.0f} points; a sweep holds {MOST_POINTS:,} at most, cut it into several."
             )
-
-
-class Bounds(Callback):
-    """What Hydra calls before a sweep of `evaluate_sharpness.py`. An error leaves through SystemExit: see `sam.training.sweep`."""
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        try:
-            check_size(OverridesParser.create().parse_overrides(list(config.hydra.overrides.task)))
-            data.usable_folder(config.runs_dir, "runs_dir")  # where Hydra writes next
-        except (ValueError, OverrideParseException) as error:
-            print(f"error: {sentence(error)}\nNothing was run.", file=sys.stderr)
-            raise SystemExit(2) from error
 
 
 def start(main: Callable[[], None]) -> None:
@@ -85,10 +69,12 @@ def start(main: Callable[[], None]) -> None:
 
     HYDRA_FULL_ERROR=1 shows all tracebacks, as ever.
     """
-    print_anywhere()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where ASCII is all that can be printed
     before = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands on what was raised, instead of printing dozens of lines
     try:
+        check_size(argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-"))
         main()
     except Exception as error:
         if before == "1":

@@ -12,7 +12,7 @@ import torch
 
 import data
 from sam.config import ConfigError, TrainConfig, to_dict
-from sam.core.device import memory_sentence, number_format
+from sam.core.device import number_format
 from sam.core.replicas import ReplicaError, Replicas
 from sam.results import identity, records
 from sam.training import checkpoint, cost, distributed, lock
@@ -48,9 +48,9 @@ def run(config: TrainConfig) -> dict[str, Any]:
     except Exception as error:
         if not isinstance(error, Preempted):
             distributed.give_up()
-        needs = f"model={config.model.label}, batch_size={config.batch_size}, micro_batch={config.micro_batch}, device={config.device}"
-        if refusal := memory_sentence(error, needs):
-            raise ConfigError(refusal) from error
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error):
+            sizes = f"model={config.model.label}, batch_size={config.batch_size}, micro_batch={config.micro_batch}"
+            raise ConfigError(f"{sizes}: memory is too small for them on device={config.device}; make one of them smaller.") from error
         raise
 
 

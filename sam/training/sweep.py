@@ -27,10 +27,9 @@ LONGEST_LIST = 60  # points printed one by one
 
 def grid(overrides: Iterable[str]) -> list[list[str]]:
     """Hydra's sweep syntax as the list of its points, each a list of plain overrides, in Hydra's order."""
-    axes = []
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    check_size(parsed)
-    for override in parsed:
+    axes, overrides = [], list(overrides)
+    check_size(overrides)
+    for override in OverridesParser.create().parse_overrides(overrides):
         key = override.get_key_element()
         if override.is_sweep_override():
             axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def _safetensors(path: Path, setting: str) -> Any:
 
 def _torch(path: Path, setting: str) -> Any:
     try:
+        if zipfile.is_zipfile(path) and sum(m.file_size for m in zipfile.ZipFile(path).infolist()) > path.stat().st_size:
+            raise ValueError("it unpacks to more bytes than it has; torch.save does not compress")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
         if "Unsupported global" in str(error) or "GLOBAL" in str(error):

@@ -21,7 +21,8 @@ def unsaid(tree: ast.AST) -> list[int]:
         owner = call.func.value.id if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) else ""
         modes = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
         text = name in ("read_text", "write_text") or (name == "open" and owner not in BINARY and not any("b" in m for m in modes[:2]))
-        if text and "encoding" not in [keyword.arg for keyword in call.keywords]:
+        said = "encoding" in [keyword.arg for keyword in call.keywords] or (name == "read_text" and call.args)
+        if text and not said:
             lines.append(call.lineno)
     return lines
 

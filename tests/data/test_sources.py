@@ -187,5 +187,5 @@ def test_processes_that_start_at_once_unpack_once(
     ended = [process.communicate(timeout=120) for process in started]
     assert [out for out, _ in ended] == ["['5', '5']\n"] * 3, ended
     assert (root / "asked").read_text() == "x"
-    assert {path.name for path in root.iterdir()} == {"asked", "cifar-100-python", ".download.lock"}
+    assert {path.name for path in root.iterdir()} == {"asked", "cifar-100-python"}
     assert {path.name for path in (root / "cifar-100-python").iterdir()} == {"train", "test", "meta"}
