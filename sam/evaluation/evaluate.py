@@ -46,8 +46,8 @@ def measure_part(config: EvaluateConfig) -> tuple[str, list[str]]:
 def evaluate(config: EvaluateConfig) -> Evaluation:
     """Measure what is not measured yet, build the tables and write them. Raises ConfigError if there is no finished run."""
     problems: list[str] = []
-    done = _finished(config, problems)
     _check(config.tables)
+    done = _finished(config, problems)
     rows = measure_runs(done, config, problems)
     measured = [(folder, record, _row(folder, record, rows[folder])) for folder, record in done if folder in rows]
     runs = [row for _, _, row in measured]
