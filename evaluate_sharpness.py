@@ -39,7 +39,7 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
         from sam.sharpness.api import listing
 
         one = evaluate_checkpoint(config)
-        print("\n".join([listing(one.found.values), *map(printable, [*one.notes, f"Written: {one.file}"])]))
+        print("\n".join(map(printable, [*listing(one.found.values).splitlines(), *one.notes, f"Written: {one.file}"])))
         return ()
     if config.part is not None:
         from sam.evaluation.evaluate import measure_part

@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sam.config import TrainConfig, sentence
+from sam.config import TrainConfig, printable, sentence
 from sam.training.distributed import launched
 from sam.training.hydra_schema import register, resolve, start
 from sam.training.interrupts import Preempted
@@ -68,7 +68,7 @@ def main(composed: DictConfig) -> None:
 
         measured_on, accuracy, loss = reached(record["final"])
         outcome = f"diverged in epoch {record['diverged_epoch']}" if record["status"] == "diverged" else "finished"
-        print(f"{record['name']}: {outcome}, {measured_on} accuracy {accuracy:.2f}%, {measured_on} loss {loss:.4f}")
+        print(f"{printable(record['name'])}: {outcome}, {measured_on} accuracy {accuracy:.2f}%, {measured_on} loss {loss:.4f}")
 
 
 if __name__ == "__main__":

@@ -48,12 +48,11 @@ def packed(folder: str, branch: str | None = None) -> Packed:
     runs: Packed = {}
     for file, content in files(folder, branch):
         try:
-            found: Packed = json.loads(lzma.decompress(content))
-            outside = [name for name in found if ".." in Path(name).parts or Path(name).is_absolute()]
+            found: Packed = dict(json.loads(lzma.decompress(content)))
         except (lzma.LZMAError, ValueError, EOFError, TypeError) as error:
             raise ValueError(f"{file}: is no file of packed runs, or is cut short ({error}).") from error
-        if outside or not isinstance(found, dict):
-            raise ValueError(f"{file}: holds {outside[:1]}, whose place is not below runs_dir; nothing was written.")
+        if outside := [name for name in found if ".." in Path(name).parts or Path(name).is_absolute()]:
+            raise ValueError(f"{file}: the place of {outside[0]} is not below runs_dir; nothing was written.")
         runs |= found
     return runs
 

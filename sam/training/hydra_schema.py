@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -58,17 +57,12 @@ def check_size(overrides: Iterable[str]) -> None:
             points *= max(1, abs(stop - start) / abs(step)) if step else math.inf
         points *= len(value.list) if isinstance(value, ChoiceSweep) else 1
         if points > MOST_POINTS:
-            raise ConfigError(
-                f"{override.input_line}: makes {points:,.0f} points; a sweep holds {MOST_POINTS:,} at most, cut it into several."
-            )
+            raise ConfigError(f"{override.input_line}: makes {points:,.0f} points; a sweep holds {MOST_POINTS:,} at most, cut it up.")
 
 
 def start(main: Callable[[], None]) -> None:
-    """Run a function that Hydra has decorated. What keeps it from composing or launching a run is one sentence, and exit code 1: a file of
-    settings may be broken in any way. A ValueError of a run was told by the run; every other one is ours, with its traceback.
-
-    HYDRA_FULL_ERROR=1 shows all tracebacks, as ever.
-    """
+    """Run a function that Hydra has decorated. What keeps Hydra from composing or launching is one sentence, and exit code 1: a file of
+    settings may be broken in any way. A run has told its ValueError itself; only what else it raises has a traceback."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # where ASCII is all that can be printed
     before = os.environ.get("HYDRA_FULL_ERROR", "0")
@@ -77,18 +71,16 @@ def start(main: Callable[[], None]) -> None:
         check_size(argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-"))
         main()
     except Exception as error:
-        if before == "1":
-            raise
         job, file = error.__traceback__, ""
         while job is not None and job.tb_frame.f_code.co_name != "run_job":
             file = job.tb_frame.f_locals.get("full_path", file)  # Hydra's, while it reads a file
             job = job.tb_next
+        if before == "1" or (job is not None and not isinstance(error, ValueError)):
+            raise
         if job is None:
             cause = f": {error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
             where = f"{file}: " if file and file not in str(error) else ""
             print(f"error: {sentence(f'{where}{str(error) or type(error).__name__}{cause}')}", file=sys.stderr)
-        elif not isinstance(error, ValueError):
-            traceback.print_exception(type(error), error, job.tb_next)
         raise SystemExit(1) from None
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before
