@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import models
+from data import usable_folder
 from data.augment import Augment
 from data.image_data import normalize
 from sam.config import PRECISIONS, ConfigError, OptimizerConfig
@@ -334,7 +335,8 @@ def main(arguments: list[str]) -> int:
             print(peak(bench))
             return 0
         report: dict[str, Any] = {"setting": vars(setting), "environment": environment(bench.device)}
-        out = Path(setting.out.format(preset=setting.preset))
+        out = Path(setting.out.replace("{preset}", setting.preset))
+        usable_folder(out.parent, "out")
         gc.disable()  # no collection in the middle of somebody's step
         for part in [name for name in PARTS if name in parts]:
             report[part] = PARTS[part](bench)
