@@ -191,7 +191,7 @@ def usable_folder(path: str | Path, key: str) -> None:
             raise OSError(errno.ENAMETOOLONG, "too long, or with NUL")
         while not os.path.lexists(there):
             there = there.parent
-        with tempfile.TemporaryDirectory(dir=there.resolve(strict=True), prefix=".writable-"):
+        with tempfile.TemporaryFile(dir=there.resolve(strict=True)):
             pass
     except (OSError, ValueError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or str(error)
