@@ -13,6 +13,7 @@ The parts are for several processes at once (-m 'part=range(8)' with hydra/launc
 from the plain command.
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -22,20 +23,23 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sam.config import EvaluateConfig, counted
-from sam.training.hydra_schema import register, resolve
+import data
+from sam.config import EvaluateConfig, counted, printable, sentence
+from sam.training.hydra_schema import register, resolve, start
 
 register()
 
 
 def measure(config: EvaluateConfig) -> Sequence[str]:
     """Do what is asked and print it; returns the problems. Raises ValueError: one sentence for the user."""
+    if config.out is not None or (config.checkpoint is None and os.path.isdir(config.runs_dir)):  # before hours of measuring, not after
+        data.usable_folder(config.out or os.path.join(config.runs_dir, "tables"), "out")
     if config.checkpoint is not None:  # torch is imported only in these branches: --help and --cfg stay quick
         from sam.evaluation.checkpoint import evaluate_checkpoint
         from sam.sharpness.api import listing
 
         one = evaluate_checkpoint(config)
-        print("\n".join([listing(one.found.values), *one.notes, f"Written: {one.file}"]))
+        print("\n".join(map(printable, [*listing(one.found.values).splitlines(), *one.notes, f"Written: {one.file}"])))
         return ()
     if config.part is not None:
         from sam.evaluation.evaluate import measure_part
@@ -48,7 +52,7 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
 
     evaluation = evaluate(config)
     print(render.terminal(evaluation.blocks, width=max(100, shutil.get_terminal_size((140, 40)).columns)))
-    print("Written: " + ", ".join(map(str, evaluation.files)))
+    print(printable("Written: " + ", ".join(map(str, evaluation.files))))
     return evaluation.problems
 
 
@@ -57,18 +61,18 @@ def main(composed: DictConfig) -> None:
     try:
         problems = measure(resolve(EvaluateConfig, composed))
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         print("interrupted: the rows measured so far are kept beside their runs.", file=sys.stderr)
         raise SystemExit(130) from None
     for problem in problems:
-        print(f"warning: {problem}", file=sys.stderr)
+        print(f"warning: {sentence(problem)}", file=sys.stderr)
     if problems and HydraConfig.get().mode == RunMode.RUN:
         raise SystemExit(1)
     if problems:  # the other parts of a sweep go on
-        raise RuntimeError(f"{counted(len(problems), 'run')} could not be measured")
+        raise ValueError(f"{counted(len(problems), 'run')} could not be measured")
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -20,9 +20,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sam.config import TrainConfig
+from sam.config import TrainConfig, printable, sentence
 from sam.training.distributed import launched
-from sam.training.hydra_schema import register, resolve
+from sam.training.hydra_schema import register, resolve, start
 from sam.training.interrupts import Preempted
 
 register()
@@ -51,7 +51,7 @@ def main(composed: DictConfig) -> None:
     except Preempted as signal:
         raise SystemExit(signal.exit_code) from None
     except ValueError as error:  # bad settings, bad data, a checkpoint that does not fit: one sentence
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         if single or replicated:
             raise SystemExit(2) from error
         raise
@@ -68,8 +68,8 @@ def main(composed: DictConfig) -> None:
 
         measured_on, accuracy, loss = reached(record["final"])
         outcome = f"diverged in epoch {record['diverged_epoch']}" if record["status"] == "diverged" else "finished"
-        print(f"{record['name']}: {outcome}, {measured_on} accuracy {accuracy:.2f}%, {measured_on} loss {loss:.4f}")
+        print(f"{printable(record['name'])}: {outcome}, {measured_on} accuracy {accuracy:.2f}%, {measured_on} loss {loss:.4f}")
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

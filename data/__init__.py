@@ -6,8 +6,13 @@ costs nothing: torch, torchvision and scikit-learn are imported by `load` alone,
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data.image_data import ImageData
 
-__all__ = ["DataError", "Description", "check_augmentation", "describe", "file_fingerprint", "load"]
+__all__ = ["DataError", "Description", "check_augmentation", "describe", "file_fingerprint", "load", "regular_file", "usable_folder"]
 
 
 class DataError(ValueError):
@@ -152,8 +157,8 @@ def file_fingerprint(path: str | Path, key: str = "dataset.path") -> str:
     Raises `DataError` that names the setting `key`.
     """
     try:
-        status = Path(path).expanduser().stat()
-        return _file_sha256(str(Path(path).expanduser().resolve()), status.st_size, status.st_mtime_ns)
+        file = regular_file(path)
+        return _file_sha256(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
     except OSError as error:
         raise DataError(f"{key}={path}: cannot be read ({error.strerror}).") from error
 
@@ -162,3 +167,40 @@ def file_fingerprint(path: str | Path, key: str = "dataset.path") -> str:
 def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def regular_file(path: str | Path) -> Path:
+    """The path, if a file is there that can be opened without waiting for anybody: no folder, pipe, device or socket. Raises OSError."""
+    try:
+        file = Path(path).expanduser()
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise OSError(errno.EINVAL, "is a folder, a pipe, a device or a socket, and no file")
+    except (ValueError, RuntimeError) as error:  # NUL in the name, or letters that this locale lacks; no such home folder
+        raise OSError(errno.EINVAL, str(error)) from error
+    return file
+
+
+def usable_folder(path: str | Path, key: str) -> None:
+    """Raise `DataError`, which names the setting `key`, unless `path` is a folder that takes new files, or can become one.
+
+    Tried at the first part of the path that is there, and nothing stays behind. Permissions alone tell little: root may do everything.
+    """
+    try:
+        there = Path(path).absolute() / ("x" * 60)  # as long a name as any that will be written there
+        if "\0" in str(there) or len(os.fsencode(there)) > 4000 or max(len(os.fsencode(part)) for part in there.parts) > 255:
+            raise OSError(errno.ENAMETOOLONG, "too long, or with NUL")
+        while not os.path.lexists(there):
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there.resolve(strict=True)):
+            pass
+    except (OSError, ValueError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{key}={path}: must be a folder to write to, or one that can be made ({why}).") from error
+
+
+def host_memory() -> int:
+    """Bytes of memory of this machine, or of the container that this process is in."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with suppress(OSError, ValueError):  # no such file, or "max" in it
+        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
+    return min(sizes)

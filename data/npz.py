@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import math
 import zipfile
-import zlib
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from data import DataError, Description
+from data import DataError, Description, host_memory, regular_file
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_HEADER = 16_384  # bytes in which the header of an array must end; NumPy takes 10,000 of text
 
 
 def describe(path: str, name: str, expected: Description | None) -> Description:
@@ -23,26 +22,29 @@ def describe(path: str, name: str, expected: Description | None) -> Description:
     """
     shapes, labels = {}, {}
     try:
-        with zipfile.ZipFile(Path(path).expanduser()) as archive:
-            members = set(archive.namelist())
+        with zipfile.ZipFile(regular_file(path)) as archive:
+            members, total = set(archive.namelist()), 0
             for key in KEYS:
                 if f"{key}.npy" not in members:
-                    found = ", ".join(sorted(member.removesuffix(".npy") for member in members)) or "nothing"
+                    found = ", ".join(sorted(member.removesuffix(".npy") for member in members)[:20]) or "nothing"
                     raise DataError(f"dataset.path={path}: has no array {key} (found: {found}; needed: {', '.join(KEYS)}).")
+                shape, dtype = _header(archive, key)
+                shapes[key] = _image_shape(path, key, shape, dtype) if key.endswith("images") else _label_shape(path, key, shape, dtype)
+                total += math.prod(shape) * dtype.itemsize
+            for split in ("train", "test"):
+                images, count = shapes[f"{split}_images"], shapes[f"{split}_labels"][0]
+                if images[0] != count:
+                    raise DataError(f"dataset.path={path}: {split}_images holds {images[0]} images but {split}_labels {count} labels.")
+            if total > host_memory():  # a small file may unpack to any size
+                raise DataError(f"dataset.path={path}: unpacks to {total:,} bytes; this machine has {host_memory():,} of memory.")
+            for key in (key for key in KEYS if key.endswith("labels")):
                 with archive.open(f"{key}.npy") as file:
-                    if key.endswith("images"):
-                        shapes[key] = _image_shape(path, key, *_header(file))
-                    else:
-                        labels[key] = _checked_labels(path, key, np.lib.format.read_array(file, allow_pickle=False))
+                    labels[key] = np.lib.format.read_array(file, allow_pickle=False)
     except DataError:
         raise
-    except _UNREADABLE as error:
+    except Exception as error:  # damaged bytes make zipfile and NumPy raise nearly anything
         raise _unreadable(path, error) from error
 
-    for split in ("train", "test"):
-        images, count = shapes[f"{split}_images"], len(labels[f"{split}_labels"])
-        if images[0] != count:
-            raise DataError(f"dataset.path={path}: {split}_images holds {images[0]} images but {split}_labels {count} labels.")
     train, test = shapes["train_images"], shapes["test_images"]
     if train[1:] != test[1:]:
         raise DataError(f"dataset.path={path}: train_images are {_size(train)} but test_images {_size(test)}.")
@@ -66,26 +68,36 @@ def read(path: str) -> dict[str, np.ndarray]:
     """The four arrays of a file that passed `describe` (images (n, h, w, c) uint8, labels (n,) int64); also train_exact and test_exact,
     boolean (n,), where the file has both. Raises `DataError`."""
     try:
-        with np.load(Path(path).expanduser(), allow_pickle=False) as file:
+        with np.load(regular_file(path), allow_pickle=False) as file:
             optional = [key for key in ("train_exact", "test_exact") if key in file]
+            for key in optional if len(optional) == 2 else ():
+                shape, dtype = _header(file.zip, key)
+                if dtype.kind != "b" or shape != _header(file.zip, key.replace("exact", "labels"))[0]:
+                    raise DataError(f"dataset.path={path}: {key} must be one bool for each image, not {dtype} {shape}.")
             arrays = {key: file[key] for key in (*KEYS, *(optional if len(optional) == 2 else ()))}
-    except _UNREADABLE as error:
+    except DataError:
+        raise
+    except Exception as error:  # see `describe`
         raise _unreadable(path, error) from error
     for key, values in arrays.items():
         if key.endswith("images") and values.ndim == 3:
             arrays[key] = values[..., None]
         elif key.endswith("labels"):
             arrays[key] = values.astype(np.int64)
-        elif key.endswith("exact") and (values.dtype != bool or values.shape != arrays[key.replace("exact", "labels")].shape):
-            raise DataError(f"dataset.path={path}: {key} must be one bool for each image, not {values.dtype} {values.shape}.")
     return arrays
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
+def _header(archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array, as its header says; ValueError where the archive holds less than that."""
+    with archive.open(f"{key}.npy") as member:
+        start = io.BytesIO(member.read(_HEADER))
+    version = np.lib.format.read_magic(start)
     if version not in _READ_HEADER:
         raise ValueError(f"array format {version}")
-    shape, _, dtype = _READ_HEADER[version](file)
+    shape, _, dtype = _READ_HEADER[version](start)
+    missing = start.tell() + math.prod(shape) * dtype.itemsize - archive.getinfo(f"{key}.npy").file_size
+    if missing > 0 or min(shape, default=0) < 0:
+        raise ValueError(f"{key} has shape {shape}, for which {missing:,} bytes are missing")
     return shape, dtype
 
 
@@ -100,10 +112,10 @@ def _image_shape(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype) -
     return shape if len(shape) == 4 else (*shape, 1)
 
 
-def _checked_labels(path: str, key: str, values: np.ndarray) -> np.ndarray:
-    if values.dtype.kind not in "iu" or values.ndim != 1:
-        raise DataError(f"dataset.path={path}: {key} has type {values.dtype} and shape {values.shape}, but must be integers of shape (n,).")
-    return values
+def _label_shape(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
+    if dtype.kind not in "iu" or len(shape) != 1:
+        raise DataError(f"dataset.path={path}: {key} has type {dtype} and shape {shape}, but must be integers of shape (n,).")
+    return shape
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from data import KNOWN, DataError, known, npz
+from data import KNOWN, DataError, known, npz, usable_folder
 
 # Mean and standard deviation of the training pixels scaled to [0, 1], per channel: the constants of Foret et al.'s code.
 CIFAR_STATISTICS = {
@@ -109,6 +111,7 @@ def _cifar(name: str, root: str, download: bool) -> RawData:
 
 def fetch_cifar(name: str, root: str, download: bool) -> tuple[Any, Any]:
     """torchvision's training and test set of `name` below `root`, checked against the MD5 sums, downloaded first if need be and allowed.
+    Of several processes that want them at once, one downloads and the others wait for it.
 
     Raises `DataError` that says which files are missing or damaged, and how to get them.
     """
@@ -120,24 +123,49 @@ def fetch_cifar(name: str, root: str, download: bool) -> tuple[Any, Any]:
     except ImportError as error:
         raise DataError(f"dataset={name}: needs torchvision, or dataset.path=FILE.npz ({error}).") from error
     source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    folder = os.path.expanduser(root)
+    folder = Path(root).expanduser()
+    both = lambda: (source(folder, train=True), source(folder, train=False))  # RuntimeError: missing, or MD5 differs
+    with contextlib.suppress(Exception):
+        return both()
+    if download:
+        usable_folder(folder, "dataset.root")
     try:
-        with _connect_timeout():
-            return source(folder, train=True, download=download), source(folder, train=False, download=False)
-    except (OSError, RuntimeError, EOFError) as error:  # no network; MD5 differs; a download cut short
+        if download:
+            with _alone(folder):
+                with contextlib.suppress(RuntimeError):
+                    return both()  # another process has just unpacked them
+                _unpack(source, folder)
+        return both()
+    except Exception as error:  # no network, no room; a download cut short; whatever tarfile and pickle raise for damaged bytes
         reason = (str(getattr(error, "reason", error)) or type(error).__name__).splitlines()[0].rstrip(".")
         cause = f"the download failed: {reason}" if download else "dataset.download=false"
         raise DataError(_cifar_missing(name, root, source, cause)) from error
 
 
 @contextlib.contextmanager
-def _connect_timeout() -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(CONNECT_TIMEOUT)
+def _alone(folder: Path) -> Iterator[None]:
+    """One of the processes that share the folder; servers that do not answer are given up meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before, lock = socket.getdefaulttimeout(), os.open(folder, os.O_RDONLY)
     try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        socket.setdefaulttimeout(CONNECT_TIMEOUT)
         yield
     finally:
+        os.close(lock)
         socket.setdefaulttimeout(before)
+
+
+def _unpack(source: Any, folder: Path) -> None:
+    """Download the archive unless it is there and intact, and unpack it: whoever reads meanwhile sees the whole folder, or none."""
+    from torchvision.datasets import cifar
+
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-", ignore_cleanup_errors=True) as temporary:
+        cifar.download_and_extract_archive(source.url, folder, temporary, source.filename, source.tgz_md5)
+        with contextlib.suppress(FileNotFoundError):
+            (folder / source.base_folder).replace(Path(temporary) / "damaged")
+        (Path(temporary) / source.base_folder).replace(folder / source.base_folder)
 
 
 def _cifar_missing(name: str, root: str, source: Any, cause: str) -> str:

@@ -27,9 +27,9 @@ def ensure() -> None:
     if spec is None or spec.origin is None:
         return
     package = Path(spec.origin).parent
-    if "+cu" not in (package / "version.py").read_text():
+    if "+cu" not in (package / "version.py").read_text("utf-8"):
         return
-    described = (package / "_meta_registrations.py").read_text()
+    described = (package / "_meta_registrations.py").read_text("utf-8")
     _declared = library.Library("torchvision", "FRAGMENT")
     for operator in re.findall(r'^@\S+register_fake\("torchvision::(\w+)"\)', described, re.MULTILINE):
         _declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

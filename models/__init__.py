@@ -9,6 +9,8 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from data import host_memory
+
 if TYPE_CHECKING:
     import torch
 
@@ -90,6 +92,11 @@ def check(name: str, *, image_size: int, channels: int, **options: Any) -> None:
         raise ModelError(
             f"model {name} cannot take {image_size}x{image_size} images: the size must be {spec.sizes}, because {spec.reason}."
         )
+    if name == "wide_resnet" and {"width", "depth"} <= options.keys():  # fewer parameters than it has: those of most 3x3 convolutions
+        parameters = 9 * 5376 * options["width"] ** 2 * (2 * (options["depth"] - 4) // 6 - 1)
+        if 12 * parameters > host_memory():
+            sizes = f"model.width={options['width']}, model.depth={options['depth']}: {parameters:,} parameters, gradients and momenta"
+            raise ModelError(f"{sizes} need {12 * parameters:,} bytes, and this machine has {host_memory():,} of memory.")
 
 
 def build(

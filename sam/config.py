@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -24,6 +25,18 @@ LATE = {"late": True}
 
 class ConfigError(ValueError):
     """A setting that cannot be used; the message is one sentence for the user."""
+
+
+def printable(text: object) -> str:
+    """The text as it may enter a table, a page or a terminal: in one line, "?" for what is no letter (escapes, marks of direction, ...)."""
+    line = str(text)
+    return line if line.isprintable() else "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in line)
+
+
+def sentence(error: object, longest: int = 2000) -> str:
+    """What is printed of an error: one line, of some length, whatever file or argument it quotes."""
+    line = " ".join(printable(error).split())
+    return line if len(line) <= longest else f"{line[:longest]} ..."
 
 
 class _Schema:
@@ -67,15 +80,18 @@ def _one_of(default: object, allowed: Collection[str], *, late: bool = False) ->
 
 
 def _among(key: str, value: object, allowed: Collection[str]) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ConfigError(f"{key}={value}: must be one of {', '.join(allowed)}.")
 
 
 def _within(key: str, value: float | None, *, low: float = -math.inf, above: float = -math.inf, high: float = math.inf) -> None:
-    """Refuse a number outside [low, high], or not above `above`."""
-    if value is not None and not (math.isfinite(value) and low <= value <= high and value > above):
+    """Refuse a number outside [low, high], or not above `above`; whole ones must fit in 64 bits, as they must for torch."""
+    if value is not None and not isinstance(value, (int, float)):
+        raise ConfigError(f"{key}={value}: must be a number.")
+    most = min(high, 2**63 - 1) if isinstance(value, int) else high
+    if value is not None and not (low <= value <= most and value > above and math.isfinite(value)):
         floor = f"> {above:g}" if above > -math.inf else f">= {low:g}"
-        limits = floor if high == math.inf else f"{floor} and <= {high:g}"
+        limits = f"{floor} and <= {most:g}" if high < math.inf or value > most else floor
         raise ConfigError(f"{key}={value}: must be a finite number {limits}.")
 
 
@@ -223,8 +239,8 @@ class ModelConfig(_Schema, prefix="model."):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name == "wide_resnet" and (self.depth < 10 or (self.depth - 4) % 6):
-            raise ConfigError(f"model.depth={self.depth}: a WideResNet has depth 6n + 4: 10, 16, 22, 28, 34, 40, ...")
+        if self.name == "wide_resnet" and (not 10 <= self.depth <= 10_000 or (self.depth - 4) % 6):
+            raise ConfigError(f"model.depth={self.depth}: a WideResNet has depth 6n + 4: 10, 16, 22, 28, 34, 40, ..., 10000 at most.")
         if self.name == "timm" and not self.timm_name:
             raise ConfigError("model.timm_name=null: name the timm model, for example model=timm model.timm_name=resnet18.")
 
@@ -382,7 +398,7 @@ class TrainConfig(_Schema):
     run_dir: str | None = None
     force: bool = False
     device: str = "auto"
-    threads: int | None = _number(None, low=1)
+    threads: int | None = _number(None, low=1, high=4096)
     eval_batch_size: int = _number(500, low=1)
     eval_interval: int = _number(1, low=0)
     checkpoint_interval: int = _number(10, low=1)
@@ -480,7 +496,7 @@ class GapConfig(_Schema, prefix="sharpness.gap."):
     """bins: equal-width confidence bins of the expected calibration error; splits: the sets measured beside the training set, test and
     val (where there is one). With [val], as for tuning, no test image is looked at."""
 
-    bins: int = _number(15, low=1)
+    bins: int = _number(15, low=1, high=100_000)
     splits: list[str] = _one_of(list(MEASURED_SPLITS), MEASURED_SPLITS, late=True)
 
 
@@ -583,7 +599,7 @@ class SpectrumConfig(_Schema, prefix="sharpness.spectrum."):
 
     probes: int = _number(2, low=1)
     steps: int = _number(40, low=2)
-    points: int = _number(200, low=2)
+    points: int = _number(200, low=2, high=100_000)
     width: float = _number(0.01, above=0, high=1)
     subset: int | None = _number(1024, low=1)
 
@@ -604,8 +620,8 @@ class LandscapeConfig(_Schema, prefix="sharpness.landscape."):
     planes: list[str] = _one_of(["random", "xsam"], ("random", "eigenvectors", "xsam"))
     span: float = _number(1.0, above=0)
     reach: float = _number(4.0, above=0)
-    points: int = _number(21, low=3)
-    grid: int = _number(11, low=3)
+    points: int = _number(21, low=3, high=10_000)
+    grid: int = _number(11, low=3, high=1000)
     ascent_steps: int = _number(3, low=1)
     rho_max: float | None = _number(None, above=0)
     alphas: list[float] = _number(list(DEFAULT_ALPHAS))
@@ -695,6 +711,8 @@ class ColumnConfig:
 
     def __post_init__(self) -> None:
         _within(f"columns: {self.key}.margin", self.margin, above=0)
+        _within(f"columns: {self.key}.scale", self.scale)
+        _within(f"columns: {self.key}.digits", self.digits, low=0, high=20)
 
 
 @dataclass  # not frozen: OmegaConf would make the entries of `tables` read-only while composing
@@ -779,14 +797,17 @@ class EvaluateConfig(_Schema):
     seeds: list[int] | None = None
     processes: int = _number(1, low=1)
     part: int | None = None
-    parts: int = _number(1, low=1)
+    parts: int = _number(1, low=1, high=10_000)
     kept: bool = False
     device: str = "auto"
-    threads: int | None = _number(None, low=1)
+    threads: int | None = _number(None, low=1, high=4096)
     force: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in self.tables:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+                raise ConfigError(f"tables.{name}: names its files, and must hold 1 to 100 of A-Z a-z 0-9 _ - alone.")
         if self.checkpoint is None:
             given = [key for key in ("model", "dataset", "mean", "std") if getattr(self, key) is not None]
             if given:
@@ -850,6 +871,8 @@ def row_settings(config: Any) -> dict[str, Any]:
 def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     """Build (and check) a schema from nested dictionaries; missing keys take their defaults, unknown keys raise `ConfigError`."""
     hints = typing.get_type_hints(cls)
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.') or cls.__name__}={str(values)[:100]}: must hold keys and values.")
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ConfigError(f"{prefix}{unknown[0]}: unknown key; known here: {', '.join(hints)}.")

@@ -15,6 +15,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from sam.config import sentence  # noqa: E402
+
 Main = Callable[[list[str]], int]
 WHAT = {int: "a whole number > 0", float: "a finite number > 0", bool: "true or false", str: "some text"}
 
@@ -27,6 +29,8 @@ def script(main: Main) -> Main:
 
     @functools.wraps(main)
     def guarded(arguments: list[str]) -> int:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")  # where ASCII is all that can be printed
         own = arguments[: arguments.index("--")] if "--" in arguments else arguments
         if {"-h", "--help"} & set(own):
             print(main.__globals__["__doc__"])
@@ -35,9 +39,9 @@ def script(main: Main) -> Main:
             return main(arguments)
         except Exception as error:
             hydras = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")  # not imported by every script
-            if not hydras and not isinstance(error, ValueError):
+            if not hydras and not isinstance(error, (ValueError, OSError)):
                 raise
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {sentence(error)}", file=sys.stderr)
             return 2
 
     return guarded

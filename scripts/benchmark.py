@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import models
+from data import usable_folder
 from data.augment import Augment
 from data.image_data import normalize
 from sam.config import PRECISIONS, ConfigError, OptimizerConfig
@@ -269,7 +270,7 @@ def peak(bench: Bench) -> float:
     repeat(bench.ours(bench.setting.peak), 5)
     if bench.device.type == "cuda":
         return torch.cuda.max_memory_allocated(bench.device) / 1e6
-    return next(float(line.split()[1]) / 1e3 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return next(float(line.split()[1]) / 1e3 for line in Path("/proc/self/status").read_bytes().splitlines() if line.startswith(b"VmHWM"))
 
 
 def profile(bench: Bench, steps: int = 3) -> dict[str, Any]:
@@ -334,7 +335,8 @@ def main(arguments: list[str]) -> int:
             print(peak(bench))
             return 0
         report: dict[str, Any] = {"setting": vars(setting), "environment": environment(bench.device)}
-        out = Path(setting.out.format(preset=setting.preset))
+        out = Path(setting.out.replace("{preset}", setting.preset))
+        usable_folder(out.parent, "out")
         gc.disable()  # no collection in the middle of somebody's step
         for part in [name for name in PARTS if name in parts]:
             report[part] = PARTS[part](bench)

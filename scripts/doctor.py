@@ -22,7 +22,7 @@ TINY = "dataset=digits model=wrn_10_1 dataset.train_size=64 batch_size=32 epochs
 
 
 def packages(root: str) -> Iterator[tuple[str, ...]]:
-    for name, relation, wanted in re.findall(r"^([\w-]+)(==|>=)([\d.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE):
+    for name, relation, wanted in re.findall(r"^([\w-]+)(==|>=)([\d.]+)", (ROOT / "requirements.txt").read_text("utf-8"), re.MULTILINE):
         found = next((package.version for package in metadata.distributions(name=name)), "")
         have, want = (tuple(map(int, re.findall(r"\d+", text.split("+")[0]))) for text in (found, wanted))  # 2.13.0+cpu is 2.13.0
         fits = have == want or (relation == ">=" and have > want)

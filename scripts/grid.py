@@ -65,7 +65,7 @@ def write(lines: Sequence[str], folder: Path, per_list: int) -> list[tuple[Path,
     for number, start in enumerate(range(0, len(lines), per_list)):
         chunk = lines[start : start + per_list]
         path = own / f"grid-{number}.txt"
-        path.write_text("\n".join(chunk) + "\n")
+        path.write_text("\n".join(chunk) + "\n", encoding="utf-8")
         lists.append((path.resolve(), len(chunk)))
     return lists
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import json
 import lzma
+import os
 import subprocess
 import sys
 import tarfile
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from arguments import parse, script
 
+from data import regular_file, usable_folder
 from sam.config import counted
 from sam.results import records
 
@@ -28,10 +30,10 @@ FILES = (records.RUN, records.METRICS, records.MEASURES)
 Packed = dict[str, dict[str, str]]  # folder below runs_dir -> file -> text
 
 
-def files(folder: str, branch: str | None) -> Iterator[bytes]:
-    """The packed files of a folder, in the order of their names; with `branch`, as committed there (none if it has no such folder)."""
+def files(folder: str, branch: str | None) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of a folder's packed files, by name; with `branch`, as committed there (none if it has no such folder)."""
     if branch is None:
-        yield from (path.read_bytes() for path in sorted(Path(folder).glob("*.json.xz")))
+        yield from ((str(path), regular_file(path).read_bytes()) for path in sorted(Path(folder).glob("*.json.xz")))
         return
     archive = subprocess.run(["git", "archive", branch, folder], capture_output=True)
     if archive.returncode == 0:
@@ -39,17 +41,27 @@ def files(folder: str, branch: str | None) -> Iterator[bytes]:
             for member in sorted(tar.getmembers(), key=lambda m: m.name):
                 content = tar.extractfile(member) if member.name.endswith(".json.xz") else None
                 if content is not None:
-                    yield content.read()
+                    yield member.name, content.read()
 
 
 def packed(folder: str, branch: str | None = None) -> Packed:
     """All runs of a folder's files; a later file's row of a run replaces an earlier one's."""
-    return {name: texts for file in files(folder, branch) for name, texts in json.loads(lzma.decompress(file)).items()}
+    runs: Packed = {}
+    for file, content in files(folder, branch):
+        try:
+            found: Packed = dict(json.loads(lzma.decompress(content)))
+        except (lzma.LZMAError, ValueError, EOFError, TypeError) as error:
+            raise ValueError(f"{file}: is no file of packed runs, or is cut short ({error}).") from error
+        if outside := [name for name in found if ".." in Path(name).parts or Path(name).is_absolute()]:
+            raise ValueError(f"{file}: the place of {outside[0]} is not below runs_dir; nothing was written.")
+        runs |= found
+    return runs
 
 
 def pack(folder: str, runs_dir: Path) -> str:
-    if not runs_dir.is_dir():
+    if not os.path.isdir(runs_dir):
         raise ValueError(f"runs_dir={runs_dir}: there is no such folder.")
+    usable_folder(folder, "pack")
     known = packed(folder)
     new: Packed = {}
     for run, record in records.find_runs(runs_dir):
@@ -67,6 +79,9 @@ def pack(folder: str, runs_dir: Path) -> str:
 
 def unpack(folder: str, runs_dir: Path, branch: str | None) -> str:
     new = 0
+    if branch is None and not os.path.isdir(folder):
+        raise ValueError(f"unpack={folder}: there is no such folder.")
+    usable_folder(runs_dir, "runs_dir")
     runs = packed(folder, branch)
     for name, texts in runs.items():
         if not (runs_dir / name).exists():

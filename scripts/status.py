@@ -17,6 +17,7 @@ from typing import Any
 
 from arguments import parse, script
 
+from sam.config import printable
 from sam.results import identity, records
 from sam.training import lock
 from sam.training.progress import clock
@@ -64,7 +65,7 @@ def main(arguments: list[str]) -> int:
     rows = [(folder.name, *state(folder, record)) for folder, record in found]
     width = max(len(name) for name, _, _ in rows)
     for name, status, detail in rows:
-        print(f"{name:<{width}}  {status:<9}  {detail}".rstrip())
+        print(printable(f"{name:<{width}}  {status:<9}  {detail}".rstrip()))
     counts = Counter(status for _, status, _ in rows)
     print(", ".join(f"{count} {status}" for status, count in counts.most_common()))
     return int(bool(counts["missing"] + counts[records.FAILED]))

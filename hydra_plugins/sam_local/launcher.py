@@ -30,6 +30,7 @@ class LocalLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from sam.config import printable, sentence
         from sam.training import sweep
         from sam.training.distributed import launched
         from sam.training.run import run
@@ -51,7 +52,8 @@ class LocalLauncher(Launcher):
         results = [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in job_overrides]
         for i, problem in zip(chosen, outcomes, strict=True):
             if problem is not None:
-                print(f"failed: {' '.join(job_overrides[i])}: {problem}", file=sys.stderr)
+                shown = "\n".join(map(printable, problem.splitlines()))  # of an error of ours the whole traceback
+                print(f"failed: {sentence(' '.join(job_overrides[i]))}: {shown}", file=sys.stderr)
                 results[i].status, results[i].return_value = JobStatus.FAILED, SystemExit(1)  # Hydra raises the first one
         return results
 

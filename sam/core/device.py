@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -19,14 +20,17 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 
 def pick_device(name: str) -> torch.device:
-    """auto: the GPU if there is one; otherwise a torch device string. ConfigError if it is not there."""
+    """auto: the GPU if there is one; otherwise one of cpu, cuda, cuda:N. ConfigError if it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    allowed = "allowed: auto, cpu, cuda, cuda:N"
+    if not re.fullmatch(r"cpu(:0)?|cuda(:\d{1,3})?", name):
+        raise ConfigError(f"device={name}: is none that runs are computed on here; {allowed}.")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device={name}: not usable here ({str(error).splitlines()[0]}); allowed: auto, cpu, cuda, cuda:N.") from error
+        raise ConfigError(f"device={name}: not usable, this torch sees {torch.cuda.device_count()} GPUs; {allowed}.") from error
     return device
 
 

@@ -46,8 +46,8 @@ def measure_part(config: EvaluateConfig) -> tuple[str, list[str]]:
 def evaluate(config: EvaluateConfig) -> Evaluation:
     """Measure what is not measured yet, build the tables and write them. Raises ConfigError if there is no finished run."""
     problems: list[str] = []
-    done = _finished(config, problems)
     _check(config.tables)
+    done = _finished(config, problems)
     rows = measure_runs(done, config, problems)
     measured = [(folder, record, _row(folder, record, rows[folder])) for folder, record in done if folder in rows]
     runs = [row for _, _, row in measured]
@@ -72,7 +72,15 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
     """Refuse a wrong table before hours of measuring, not after. Raises ConfigError."""
     titles = [table.title for table in wanted.values()]
     for name, table in wanted.items():
-        tables.check(table)
+        parts: dict[str, tuple[object, str]] = {"": (table, "title rows columns")}
+        parts |= {f"rows[{i}].": (row, "label") for i, row in enumerate(table.rows)}
+        parts |= {f"columns[{i}].": (column, "key header measure") for i, column in enumerate(table.columns)}
+        for missing in (f"{at}{key}" for at, (part, keys) in parts.items() for key in keys.split() if not getattr(part, key)):
+            raise ConfigError(f"tables.{name}.{missing}: is missing or empty; a table needs it.")
+        try:
+            tables.check(table)
+        except ConfigError as error:
+            raise ConfigError(f"tables.{name}: {error}") from None
         if titles.count(table.title) > 1:
             raise ConfigError(f"tables.{name}.title={table.title}: each table needs a title of its own.")
 
@@ -82,7 +90,7 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
 
 def _finished(config: EvaluateConfig, problems: list[str]) -> list[tuple[Path, dict[str, Any]]]:
     """The runs to measure, in the order in which they were started; every other one becomes a problem. ConfigError if there is none."""
-    found = list(records.find_runs(Path(config.runs_dir)))
+    found = list(records.find_runs(Path(config.runs_dir))) if os.path.isdir(config.runs_dir) else []
     done = sorted(((f, r) for f, r in found if records.is_done(r)), key=lambda run: (run[1]["started"], run[0]))
     if not done:
         running = f" ({len(found)} unfinished)" if found else ""

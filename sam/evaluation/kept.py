@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam.config import TrainConfig
+from sam.config import TrainConfig, printable
 from sam.evaluation.measuring import Run, kept_files
 from sam.results import records
 from sam.results.contexts import settings, word
+from sam.results.render_csv import inert
 from sam.sharpness.subject import Result
 
 KEPT = "kept.csv"
@@ -26,7 +27,7 @@ def trajectories(done: Sequence[Run], rows: Mapping[Path, Result]) -> str:
     lines = []
     for folder, record in done:
         config = records.run_config(record)
-        own = {"folder": str(folder), "seed": config.seed, **{name: known[folder].get(name, "") for name in varying}}
+        own = {"folder": inert(printable(folder)), "seed": config.seed, **{name: known[folder].get(name, "") for name in varying}}
         measured = {epoch: rows.get(file) for epoch, file in kept_files(folder, record).items()}
         if record["status"] == records.FINISHED:
             measured[config.epochs] = rows.get(folder)
@@ -43,4 +44,4 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
     """The run's settings by dotted names, as a label prints them: without its seed, and without what it does not read."""
     own = {f"optimizer.{key}": getattr(config.optimizer, key) for key in config.optimizer.used_keys}
     others = {name: value for name, value in settings(config).items() if not name.startswith("optimizer.")}
-    return {name: word(value) for name, value in (own | others).items()}
+    return {name: inert(printable(word(value))) for name, value in (own | others).items()}

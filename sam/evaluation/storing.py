@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import data
 from sam.config import SharpnessConfig
 from sam.results import identity, records
 from sam.sharpness.notions import Notion
@@ -30,6 +31,7 @@ def keys(
 
 def measure(subject: Subject, missing: Mapping[Notion, str], path: Path, note: Callable[[str], None]) -> Result:
     """Measure the notions of `missing` (with their keys); each is stored as soon as it is known; `note` is told its name before."""
+    data.usable_folder(path.parent, "folder of the rows")
     results = []
     for notion, key in missing.items():
         note(str(notion))
@@ -40,7 +42,7 @@ def measure(subject: Subject, missing: Mapping[Notion, str], path: Path, note: C
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        rows = json.loads(path.read_text())["rows"]
+        rows = json.loads(path.read_text("utf-8"))["rows"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return rows if isinstance(rows, dict) else {}

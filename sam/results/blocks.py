@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sam.config import printable
 from sam.results.correlation import RankCorrelation
 from sam.results.hypothesis import Equivalence, Welch
 from sam.results.statistics import Paired, Summary
 
 EMPTY = ("–",)
+
+
+class _Shown:
+    """Where text of files (labels, titles, notes, names of runs) enters a table: from here on it is one line without control characters."""
+
+    def __post_init__(self) -> None:
+        for name, value in list(vars(self).items()):
+            if isinstance(value, str):
+                object.__setattr__(self, name, printable(value))
+            elif isinstance(value, tuple):
+                object.__setattr__(self, name, tuple(printable(part) if isinstance(part, str) else part for part in value))
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Correlation:
+class Correlation(_Shown):
     """Rank correlation of the columns with headers `x` and `y`."""
 
     x: str
@@ -48,7 +60,7 @@ class Correlation:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(_Shown):
     """`parts` is what is printed, in pieces that may go on lines of their own; the rest is what a program reads.
 
     kind       label | value | difference | published.
@@ -73,7 +85,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(_Shown):
     """One printed table; the first `labels` columns name the row.
 
     verdict  one line: what was found, and what the table does and does not show.

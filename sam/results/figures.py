@@ -84,7 +84,7 @@ def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path) ->
         raise ValueError("overview: no runs to draw.")
     size = (20, sum(_height(method_series(c)) for c in found) + 0.3)
     ratios = [_height(method_series(c)) for c in found]
-    with plt.rc_context({"font.size": 11, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True}):
+    with plt.rc_context({"font.size": 11, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True, "text.parse_math": False}):
         figure = plt.figure(figsize=size, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[union-attr, call-arg]
         bands = figure.subfigures(len(found), 1, squeeze=False, height_ratios=ratios)[:, 0]

@@ -84,7 +84,7 @@ def write_run(folder: Path, record: Mapping[str, Any]) -> None:
 def read_run(folder: Path) -> dict[str, Any] | None:
     """The run's record; None if there is none, or if it is damaged."""
     try:
-        record = json.loads((folder / RUN).read_text())
+        record = json.loads((folder / RUN).read_text("utf-8"))
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and "fingerprint" in record else None
@@ -118,7 +118,7 @@ def write_metrics(folder: Path, rows: Sequence[Row]) -> None:
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """The numeric columns of metrics.csv, one dictionary an epoch."""
     try:
-        text = (folder / METRICS).read_text()
+        text = (folder / METRICS).read_text("utf-8")
     except OSError:
         return []
     rows = []

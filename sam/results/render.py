@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -37,6 +38,8 @@ def _grid_row(cells: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str
     return [(" " * GAP).join(line.ljust(w) for line, w in zip(row, widths, strict=True)).rstrip() for row in zip(*padded, strict=True)]
 
 
+# "](", "][" and "]:" make links and what they refer to, "[" at the start of a note a box to tick; some readers link bare addresses too.
+_LINKS = re.compile(r"\](?=[(\[:])|^\[(?=[ xX]\])|(?<=\w):(?=//)|(?<=[wW]{3})\.|@")
 _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\|*_~$`#"} | {"<": "&lt;", ">": "&gt;"})
 
 
@@ -45,13 +48,18 @@ def markdown(blocks: Sequence[Block]) -> str:
     return "\n".join(_markdown_block(block) for block in blocks)
 
 
+def escape_markdown(text: str) -> str:
+    """`text` in which nothing acts: no link, image, table, HTML or emphasis."""
+    return _LINKS.sub(r"\\\g<0>", text.translate(_MARKDOWN))
+
+
 def _markdown_block(block: Block) -> str:
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    lines = [f"### {block.title.translate(_MARKDOWN)}", ""]
+    lines = [f"### {escape_markdown(block.title)}", ""]
     for grid in grids(block):
-        lines += [line([h.translate(_MARKDOWN) for h in grid.header]), line(["---"] * len(grid.header))]
-        lines += [line(["<br>".join(part.translate(_MARKDOWN) for part in cell.parts) for cell in row]) for row in grid.rows]
+        lines += [line([escape_markdown(h) for h in grid.header]), line(["---"] * len(grid.header))]
+        lines += [line(["<br>".join(escape_markdown(part) for part in cell.parts) for cell in row]) for row in grid.rows]
         lines.append("")
-    return "\n".join([*lines, *(f"- {note.translate(_MARKDOWN)}" for note in lines_below(block))]) + "\n"
+    return "\n".join([*lines, *(f"- {escape_markdown(note)}" for note in lines_below(block))]) + "\n"

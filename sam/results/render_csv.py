@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv as csv_module
 import io
+import re
 from collections.abc import Sequence
 
 from sam.results.blocks import Block, Cell, Comparison
 from sam.results.layout import coefficients
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _STATISTICS = ("n", "mean", "std", "ci_low", "ci_high", "excluded")
 _EQUIVALENCE = ("margin", "p", "shown", "ci_low", "ci_high")
 CSV_HEADER = (
@@ -30,31 +32,36 @@ def csv(blocks: Sequence[Block]) -> str:
     writer = csv_module.DictWriter(out, CSV_HEADER, restval="", lineterminator="\n")
     writer.writeheader()
     for block in blocks:
-        place = {"table": block.table, "block": block.title}
+        place = {"table": inert(block.table), "block": inert(block.title)}
         for row in block.rows:
-            label = row[block.labels - 1].text
+            label = inert(row[block.labels - 1].text)
             for cell in (c for c in row if c.kind == "value"):
                 family = {c.kind: c for c in row if c.column == cell.column and c.kind != "label"}
-                writer.writerow(place | {"row": label, "column": cell.column} | _csv_values(family))
+                writer.writerow(place | {"row": label, "column": inert(cell.column)} | _csv_values(family))
         for c in block.correlations:
             for (name, parts), r in zip(coefficients(c).items(), (c.across, c.within, c.between), strict=True):
                 numbers = _csv_numbers(r, ("n", "ci_low", "ci_high"), "") | _csv_field("rank_correlation", r.rho)
-                writer.writerow(place | numbers | {"row": name, "column": f"{c.x} with {c.y}", "text": " ".join(parts)})
+                writer.writerow(place | numbers | {"row": name, "column": inert(f"{c.x} with {c.y}"), "text": " ".join(parts)})
         if block.verdict:
-            writer.writerow(place | {"column": "verdict", "text": block.verdict})
+            writer.writerow(place | {"column": "verdict", "text": inert(block.verdict)})
         for note in block.notes:
-            writer.writerow(place | {"column": "note", "text": note})
+            writer.writerow(place | {"column": "note", "text": inert(note)})
     return out.getvalue()
+
+
+def inert(text: str) -> str:
+    """Text that no spreadsheet takes for a formula; a number stays a number."""
+    return f"'{text}" if re.match(r"\s*[=+\-@＝＋－＠]", text) and not _NUMBER.fullmatch(text) else text
 
 
 def _csv_values(family: dict[str, Cell]) -> dict[str, str]:
     value, difference, published = family["value"], family.get("difference"), family.get("published")
     line = _csv_numbers(value.summary, _STATISTICS, "")
     line |= {"seeds": _join(value.seeds), "diverged_seeds": _join(value.diverged), "diverged": str(len(value.diverged))}
-    line |= {"folders": _join(value.folders), "text": value.text}
+    line |= {"folders": inert(_join(value.folders)), "text": value.text}
     if difference is not None:
         line |= _csv_numbers(difference.paired, (*_STATISTICS, "p"), "difference_") | _csv_tests(difference.comparison)
-        line |= {"baseline": difference.baseline, "difference_seeds": _join(difference.seeds), "difference_text": difference.text}
+        line |= {"baseline": inert(difference.baseline), "difference_seeds": _join(difference.seeds), "difference_text": difference.text}
     return line | ({"published": published.text} if published is not None else {})
 
 

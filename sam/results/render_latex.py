@@ -12,7 +12,7 @@ from sam.results.layout import fill, lines_below, panels
 LATEX_WIDTH = 105  # characters of \footnotesize that fit in one line of a page, roughly
 LATEX_LINES = 60  # lines of it on a page
 
-# "[" is wrapped: after "\\" LaTeX would read it as an optional argument.
+# "[" is wrapped, and "*" at the start: after "\\" LaTeX would read them as an argument.
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}", "<": "$<$", ">": "$>$"}
@@ -36,7 +36,7 @@ _LATEX = str.maketrans(
 
 def escape_latex(text: str) -> str:
     """`text` with every special character escaped, symbols and minus signs as math."""
-    return re.sub(r"(?<![\w.\-])-(?=\d)", "$-$", text.translate(_LATEX))
+    return re.sub(r"(?<![\w.\-])-(?=\d)", "$-$", re.sub(r"^\*", "{*}", text.translate(_LATEX)))
 
 
 def latex(blocks: Sequence[Block]) -> str:

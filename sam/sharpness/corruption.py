@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from data import DataError
+from data import DataError, regular_file
 from sam.config import SharpnessConfig
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.subject import Measures, Result, Series, Sizes, Subject, place
@@ -96,8 +97,8 @@ def _curve(file: Path, labels: np.ndarray, subject: Subject) -> Series:
 def files(path: str) -> list[Path]:
     """The corruptions' files, by name. DataError if the folder or its labels are missing."""
     folder = Path(path).expanduser()
-    if not (folder / LABELS).is_file():
-        why = f"has no {LABELS}" if folder.is_dir() else "there is no such folder"
+    if not os.path.isfile(folder / LABELS):
+        why = f"has no {LABELS}" if os.path.isdir(folder) else "there is no such folder"
         wanted = f"give the folder of CIFAR-10-C or CIFAR-100-C, with {LABELS} and one .npy a corruption"
         raise DataError(f"sharpness.corruption.path={path}: {why}; {wanted}.")
     found = sorted(file for file in folder.glob("*.npy") if file.name != LABELS)
@@ -119,7 +120,7 @@ def _labels(file: Path, subject: Subject) -> np.ndarray:
 
 def _open(file: Path) -> np.ndarray:
     try:
-        array: np.ndarray = np.load(file.expanduser(), mmap_mode="r", allow_pickle=False)
+        array: np.ndarray = np.load(regular_file(file), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{file}: cannot be read as a NumPy array ({str(error).splitlines()[0]}).") from error
     return array

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
 import data
 import models
 from sam.config import METHODS, ConfigError, TrainConfig, to_dict
+from sam.results import identity, records
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ def check(config: TrainConfig) -> data.Description:
         )
     if config.init_from is not None:  # whether it fits is seen when the model is built
         data.file_fingerprint(config.init_from, "init_from")
+    if not config.dataset.path and config.dataset.name != "digits" and not os.path.isdir(os.path.expanduser(config.dataset.root)):
+        data.usable_folder(os.path.expanduser(config.dataset.root), "dataset.root")
+    folder = identity.run_folder(config)
+    if config.force or not records.is_done(records.read_run(folder)):  # a finished run may lie on a read-only disk
+        data.usable_folder(folder, "run_dir" if config.run_dir else "runs_dir")
     return description
 
 

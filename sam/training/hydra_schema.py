@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from sam.config import EvaluateConfig, TrainConfig, from_dict
+from sam.config import ConfigError, EvaluateConfig, TrainConfig, from_dict, sentence
 
 T = TypeVar("T")
 
@@ -35,3 +42,45 @@ def resolve(cls: type[T], composed: DictConfig) -> T:
     values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
     return from_dict(cls, {str(key): value for key, value in values.items()})
+
+
+MOST_POINTS = 10_000  # of a sweep: each is composed and checked before the first one runs
+
+
+def check_size(overrides: Iterable[str]) -> None:
+    """Refuse a sweep of too many points before anybody makes a list of them. Raises ConfigError, or Hydra's error."""
+    points = 1.0
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        value = override.value()
+        if isinstance(value, RangeSweep):
+            start, stop, step = (float(number or 0) for number in (value.start, value.stop, value.step))
+            points *= max(1, abs(stop - start) / abs(step)) if step else math.inf
+        points *= len(value.list) if isinstance(value, ChoiceSweep) else 1
+        if points > MOST_POINTS:
+            raise ConfigError(f"{override.input_line}: makes {points:,.0f} points; a sweep holds {MOST_POINTS:,} at most, cut it up.")
+
+
+def start(main: Callable[[], None]) -> None:
+    """Run a function that Hydra has decorated. What keeps Hydra from composing or launching is one sentence, and exit code 1: a file of
+    settings may be broken in any way. A run has told its ValueError itself; only what else it raises has a traceback."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where ASCII is all that can be printed
+    before = os.environ.get("HYDRA_FULL_ERROR", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands on what was raised, instead of printing dozens of lines
+    try:
+        check_size(argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-"))
+        main()
+    except Exception as error:
+        job, file = error.__traceback__, ""
+        while job is not None and job.tb_frame.f_code.co_name != "run_job":
+            file = job.tb_frame.f_locals.get("full_path", file)  # Hydra's, while it reads a file
+            job = job.tb_next
+        if before == "1" or (job is not None and not isinstance(error, ValueError)):
+            raise
+        if job is None:
+            cause = f": {error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+            where = f"{file}: " if file and file not in str(error) else ""
+            print(f"error: {sentence(f'{where}{str(error) or type(error).__name__}{cause}')}", file=sys.stderr)
+        raise SystemExit(1) from None
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = before

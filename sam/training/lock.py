@@ -26,7 +26,7 @@ class LockedError(ValueError):
 def _process_start(pid: int) -> str | None:
     """When a process of this machine started (a number that its successor under the same pid does not share); None if it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         pass
     if Path("/proc/self").exists():
@@ -50,7 +50,7 @@ def owner(folder: Path) -> dict[str, Any] | None:
     path = folder / LOCK
     try:
         age = max(0.0, time.time() - path.stat().st_mtime)
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
@@ -118,7 +118,7 @@ def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None
 
 def _beside(path: Path, content: str) -> Path:
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(content)
+    temporary.write_text(content, encoding="utf-8")
     return temporary
 
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sam.config import printable, sentence
+
 LINE_EVERY = 15.0  # seconds between lines in a log
 
 
@@ -21,7 +23,7 @@ class Progress:
     """`advance(units)` as work is done; `total` is the whole of it, in any unit that is proportional to time."""
 
     def __init__(self, total: float, label: str, *, quiet: bool = False) -> None:
-        self.total, self.done, self.label, self.text = max(total, 1e-9), 0.0, label, ""
+        self.total, self.done, self.label, self.text = max(total, 1e-9), 0.0, printable(label), ""
         self.finished: set[str] = set()
         self._said: set[str] = set()
         self.quiet, self.began = quiet, time.monotonic()
@@ -42,7 +44,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """What is being done now, and how it stands."""
-        self.text = text
+        self.text = text = printable(text)
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
 
@@ -57,6 +59,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar."""
+        text = sentence(text)
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         elif not self.quiet:

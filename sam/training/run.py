@@ -48,6 +48,9 @@ def run(config: TrainConfig) -> dict[str, Any]:
     except Exception as error:
         if not isinstance(error, Preempted):
             distributed.give_up()
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error):
+            sizes = f"model={config.model.label}, batch_size={config.batch_size}, micro_batch={config.micro_batch}"
+            raise ConfigError(f"{sizes}: memory is too small for them on device={config.device}; make one of them smaller.") from error
         raise
 
 

@@ -17,9 +17,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from sam.config import TrainConfig, counted
+from sam.config import TrainConfig, counted, sentence
 from sam.training.distributed import launched, with_replicas
-from sam.training.hydra_schema import register, resolve
+from sam.training.hydra_schema import check_size, register, resolve
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 LONGEST_LIST = 60  # points printed one by one
@@ -27,8 +27,9 @@ LONGEST_LIST = 60  # points printed one by one
 
 def grid(overrides: Iterable[str]) -> list[list[str]]:
     """Hydra's sweep syntax as the list of its points, each a list of plain overrides, in Hydra's order."""
-    axes = []
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    axes, overrides = [], list(overrides)
+    check_size(overrides)
+    for override in OverridesParser.create().parse_overrides(overrides):
         key = override.get_key_element()
         if override.is_sweep_override():
             axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
@@ -108,15 +109,15 @@ class Preflight(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         drop_overridden_params(config)
-        points = grid(sweep_overrides(config))
         try:
+            points = grid(sweep_overrides(config))
             plans = [compose(point) for point in points]
             _checked.clear()
             _checked.update({tuple(point): plan for point, plan in zip(points, plans, strict=True)})
             here = config.hydra.launcher._target_.endswith(("BasicLauncher", "LocalLauncher"))
             pending = _print_plan([with_replicas(plan) for plan in plans] if here else plans, here=here)
         except (ValueError, HydraException, OmegaConfBaseException) as error:
-            print(f"error: {error}\nNothing was run.", file=sys.stderr)
+            print(f"error: {sentence(error)}\nNothing was run.", file=sys.stderr)
             raise SystemExit(2) from error
         if here and not pending:  # a finished sweep need not compose every point once more to find that out
             raise SystemExit(0)

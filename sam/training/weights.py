@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ def read(path: Path, key: str = "checkpoint") -> dict[str, Tensor]:
     Raises CheckpointError that names the setting `key`: no such file, damaged, Python objects in it, or no state_dict.
     """
     setting = f"{key}={path}"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(f"{setting}: there is no such file.")
     content = _safetensors(path, setting) if path.suffix == ".safetensors" else _torch(path, setting)
     return _unprefixed(_unwrapped(content, setting))
@@ -42,6 +44,8 @@ def _safetensors(path: Path, setting: str) -> Any:
 
 def _torch(path: Path, setting: str) -> Any:
     try:
+        if zipfile.is_zipfile(path) and sum(m.file_size for m in zipfile.ZipFile(path).infolist()) > path.stat().st_size:
+            raise ValueError("it unpacks to more bytes than it has; torch.save does not compress")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
         if "Unsupported global" in str(error) or "GLOBAL" in str(error):

@@ -60,7 +60,7 @@ def _work(parent: Connection, function: Callable[[Any], object]) -> None:
     """A worker's life: take an argument, call the function, say how it ended (done | failed | left, text), until None comes."""
     os.setsid()  # Ctrl-C in a terminal reaches the parent alone, which hands it on once
     with suppress(OSError):  # Linux schedules sessions as groups, and a new one at nice 0: ours shall be as nice as its parent
-        Path("/proc/self/autogroup").write_text(str(os.nice(0)))
+        Path("/proc/self/autogroup").write_text(str(os.nice(0)), encoding="ascii")
     told_to_leave: list[int] = []
     busy = False
 

@@ -88,7 +88,7 @@ DAMAGED = {
     "fewer labels": ({"train_labels": np.arange(29) % 4}, "train_images holds 30 images but train_labels 29 labels"),
     "float labels": ({"train_labels": np.zeros(30)}, "train_labels has type float64 and shape (30,), but must be integers"),
     "one-hot labels": ({"test_labels": np.eye(12, dtype=int)}, "test_labels has type int64 and shape (12, 12)"),
-    "object labels": ({"test_labels": np.array([None] * 12)}, "not a readable .npz file"),
+    "object labels": ({"test_labels": np.array([None] * 12)}, "test_labels has type object and shape (12,), but must be integers"),
     "negative label": ({"test_labels": np.arange(12) % 4 - 1}, "test_labels run from -1 to 2, but must be 0 to 3"),
     "class never trained": ({"test_labels": np.arange(12) % 5}, "test_labels run from 0 to 4, but must be 0 to 3"),
     "one class": ({"train_labels": np.zeros(30, int), "test_labels": np.zeros(12, int)}, "must number two or more classes from 0"),

@@ -135,3 +135,57 @@ def test_torchvision_can_be_imported_after_the_guard() -> None:
     guard = "from data.torchvision_guard import ensure; ensure(); ensure(); "
     code = "import torchvision.datasets, torchvision.transforms.v2; ensure(); print(torchvision.datasets.CIFAR10.__name__)"
     assert python(guard + code) == "CIFAR10\n"
+
+
+def fetch(place: tuple[str, str]) -> list[str]:
+    """In a process of its own: a fake archive, counted when it is asked for, and then slowly unpacked. What a reader saw meanwhile."""
+    import shutil
+    import time
+
+    from data.sources import fetch_cifar
+
+    root, origin = place
+    torchvision_guard.ensure()
+    from torchvision import datasets
+    from torchvision.datasets import cifar
+
+    source = datasets.CIFAR100
+    files = {name: hashlib.md5((Path(origin) / source.base_folder / name).read_bytes()).hexdigest() for name in ("train", "test", "meta")}
+    source.train_list, source.test_list = [["train", files["train"]]], [["test", files["test"]]]
+    source.meta = source.meta | {"md5": files["meta"]}
+
+    def unpack(url: str, folder: Path, to: str, filename: str, md5: str) -> None:
+        with (Path(root) / "asked").open("a") as file:
+            file.write("x")
+        target = Path(to) / source.base_folder
+        target.mkdir()
+        for name in files:
+            shutil.copy(Path(origin) / source.base_folder / name, target / name)
+            time.sleep(0.2)
+            assert not (Path(root) / source.base_folder).exists() or (Path(root) / source.base_folder / "old").exists()
+
+    cifar.download_and_extract_archive = unpack
+    train, test = fetch_cifar("cifar100", root, download=True)
+    return [str(len(train)), str(len(test))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", [False, True])
+def test_processes_that_start_at_once_unpack_once(
+    damaged: bool, datasets: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One downloads, the others wait; nobody ever sees half a folder; a damaged one is replaced whole."""
+    tiny_cifar(datasets.CIFAR100, "fine_labels", tmp_path / "origin", monkeypatch)
+    root = tmp_path / "datasets"
+    root.mkdir()
+    if damaged:
+        (root / "cifar-100-python").mkdir()
+        (root / "cifar-100-python" / "old").write_bytes(b"half of it")
+    code = "import json, sys; sys.path.insert(0, 'tests/data'); import test_sources; print(test_sources.fetch(sys.argv[1:3]))"
+    line = [sys.executable, "-c", code, str(root), str(tmp_path / "origin")]
+    started = [subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    ended = [process.communicate(timeout=120) for process in started]
+    assert [out for out, _ in ended] == ["['5', '5']\n"] * 3, ended
+    assert (root / "asked").read_text() == "x"
+    assert {path.name for path in root.iterdir()} == {"asked", "cifar-100-python"}
+    assert {path.name for path in (root / "cifar-100-python").iterdir()} == {"train", "test", "meta"}

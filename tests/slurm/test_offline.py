@@ -84,7 +84,8 @@ def test_the_shares_of_an_evaluation_are_listed_with_their_program(tmp_path: Pat
     command = shlex.split(shown.stdout.splitlines()[-1])
     assert command[:3] == ["PROGRAM=evaluate_sharpness.py", "sbatch", "--array=0-2%2"]
     refused = grid("evaluate", "parts=0", cwd=tmp_path)
-    assert refused.returncode == 2 and refused.stderr == "error: parts=0: must be a finite number >= 1.\n" and not refused.stdout
+    assert refused.returncode == 2 and not refused.stdout
+    assert refused.stderr == "error: parts=0: must be a finite number >= 1 and <= 10000.\n"
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ HINT = "Click a column's header to sort by it (by the mean); click a number to s
 
 
 def _page(title: str, links: Sequence[tuple[str, str]], main: Html) -> str:
-    script, style = ((HERE / name).read_text() for name in ("page.js", "page.css"))
+    script, style = ((HERE / name).read_text("utf-8") for name in ("page.js", "page.css"))
     policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
     head = join(
         el("meta", charset="utf-8"),
