@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Known:
-    """name: the data set in a label; note: the same under a table and at the start of a run, with what must be said about it."""
+    """name: the data set in a label; note: the same under a table and at the start of a run, with what must be said about it; dataset: the
+    `dataset.name` under which these images are what that name says."""
 
     name: str
     note: str
+    dataset: str = "arrays"
 
 
 _DECODED = "90 of 60,000 images JPEG-decoded"
@@ -23,14 +25,22 @@ _AT_16 = "at 16 x 16 (2 x 2 means)"
 # By `data.sources.fingerprint`; the means are those of `data.downsample`. The exact CIFAR-10 has no row, because its fingerprint was never
 # computed: in the copy that was at hand, 90 images are decoded JPEGs. Its original files are recognised by their source.
 BY_FINGERPRINT = {
-    "6d8a56e1b296ea82": Known("CIFAR-100", "CIFAR-100, every image exact"),
+    "6d8a56e1b296ea82": Known("CIFAR-100", "CIFAR-100, every image exact", "cifar100"),
     "28a9e4d39cb9f275": Known(f"CIFAR-100 {_AT_16}", f"CIFAR-100 {_AT_16}, every image exact"),
-    "b15454854329bdde": Known(f"CIFAR-10, {_DECODED}", f"CIFAR-10, {_DECODED}"),
+    "b15454854329bdde": Known(f"CIFAR-10, {_DECODED}", f"CIFAR-10, {_DECODED}", "cifar10"),
     "f5b199186481bfec": Known(f"CIFAR-10 {_AT_16}", f"CIFAR-10 {_AT_16}, {_DECODED}"),
 }
 
 # Notes on data sets that torchvision has read, which checks the MD5 sums of the original files.
 BY_SOURCE = {"cifar10": "CIFAR-10, every image exact (MD5 of the original files)", "cifar100": "CIFAR-100, every image exact"}
+
+
+def is_what_it_says(dataset: str, path: str | None, fingerprint: str) -> bool:
+    """Whether images that were given as this data set are its own: recognised, or read by torchvision (no path). Without a fingerprint (an
+    old record) nothing speaks against it. Arrays and digits promise nothing."""
+    if dataset not in BY_SOURCE or fingerprint not in BY_FINGERPRINT:
+        return dataset not in BY_SOURCE or path is None or not fingerprint
+    return BY_FINGERPRINT[fingerprint].dataset == dataset
 
 
 def notes(fingerprint: str, otherwise: Sequence[str]) -> tuple[str, ...]:
