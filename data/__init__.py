@@ -144,9 +144,9 @@ def load(*, seed: int | None = None, **settings: Any) -> ImageData:
     raw = sources.read(s.name, s.path, s.root, s.download)
     raw = replace(raw, **{key: values for key, values in (("mean", s.mean), ("std", s.std)) if values is not None})  # type: ignore[arg-type]
     images = image_data.build(raw, wanted.train_size, wanted.val_size, s.label_noise, seed if s.sample == "seed" else None)
-    if known.is_what_it_says(s.name, s.path, images.fingerprint):
-        return images
-    return replace(images, notes=(*images.notes, f"the images of {Path(str(s.path)).name} are not those of dataset={s.name} (by their fingerprint)"))
+    genuine = known.is_genuine(s.name, s.path, images.fingerprint)
+    alien = f"images of {Path(str(s.path)).name}, which by their fingerprint are not those of dataset={s.name}"
+    return images if genuine else replace(images, notes=(*images.notes, alien))
 
 
 def file_fingerprint(path: str | Path, key: str = "dataset.path") -> str:

@@ -50,11 +50,10 @@ def describe(path: str, name: str, expected: Description | None) -> Description:
     if expected and train[1:] != (expected.image_size, expected.image_size, expected.channels):
         size = f"{expected.image_size}x{expected.image_size}x{expected.channels}"
         raise DataError(f"dataset.path={path}: images of dataset={name} are {size}, not {_size(train)}; use dataset=arrays.")
-    found = np.unique(labels["train_labels"])
-    classes = expected.classes if expected else len(found)
+    classes = expected.classes if expected else len(np.unique(labels["train_labels"]))
     why = f"dataset={name}" if expected else f"as many classes as train_labels hold, {classes}"
     for key, values in labels.items():
-        low, high = values.min(), values.max()
+        low, high = int(values.min()), int(values.max())
         if low < 0 or high >= classes:
             cure = _RENUMBER if not low or high - low >= classes else f"add {-low}" if low < 0 else f"subtract {low}"
             raise DataError(f"dataset.path={path}: {key} run from {low} to {high}, but must be 0 to {classes - 1} ({why}); {cure}.")

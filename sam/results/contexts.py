@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data.known import BY_FINGERPRINT, is_what_it_says
+from data.known import BY_FINGERPRINT, is_genuine
 from sam.config import (
     BASE_KEYS,
     DATASETS,
@@ -60,7 +60,7 @@ class RunRow:
     @property
     def genuine(self) -> bool:
         """Whether its images are those of the data set that it names."""
-        return is_what_it_says(self.config.dataset.name, self.config.dataset.path, self.data_fingerprint)
+        return is_genuine(self.config.dataset.name, self.config.dataset.path, self.data_fingerprint)
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,10 @@ def word(value: Any) -> str:
 
 def data_label(dataset: DatasetConfig, fingerprint: str) -> str:
     """Label of a data set; images from a file are named by their fingerprint where it is known, and by nothing that they are not."""
-    genuine = is_what_it_says(dataset.name, dataset.path, fingerprint)
-    known = BY_FINGERPRINT.get(fingerprint) if dataset.name == "arrays" or not genuine else None
-    if known is None:
-        return dataset.label if genuine else dataset.named(f"images that are not {DATASETS[dataset.name]}")
-    return dataset.named(known.name)
+    if is_genuine(dataset.name, dataset.path, fingerprint) and dataset.name != "arrays":
+        return dataset.label
+    alien = "arrays" if dataset.name == "arrays" else f"images that are not {DATASETS[dataset.name]}"
+    return dataset.named(BY_FINGERPRINT[fingerprint].name if fingerprint in BY_FINGERPRINT else alien)
 
 
 def context_label(run: RunRow) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from data.image_data import ImageData
 from sam.config import ConfigError, SharpnessConfig, from_dict
@@ -50,8 +49,7 @@ def evaluate(
     data     training data without augmentation, and test data or none, as one of
              an ImageData (`data.load`), whose uint8 images are normalised with its mean and std;
              a pair of tensors or arrays (inputs, labels), where inputs are what the model takes, and labels are class numbers;
-             a torch Dataset of such pairs, or a DataLoader: what one pass over it yields, its random draws seeded with `seed`; where they
-             are only the order of its whole set, in the order of the set;
+             a torch Dataset of such pairs, or a DataLoader: what one pass over it yields, with its random draws seeded with `seed`;
              a pair (train, test), or a dictionary {"train": ..., "test": ...}, of any of these three.
     notions  names of `sam.config.NOTIONS`, or ["all"]; what each returns stands in its module's `measure`.
     settings other keys of `sam.config.SharpnessConfig`: m=128, batchnorm=["eval"], hessian={"probes": 50}, ...
@@ -110,13 +108,12 @@ def _check_outputs(subject: Subject) -> None:
             except (RuntimeError, TypeError, ValueError, LookupError) as error:
                 raise ConfigError(f"model: cannot take data ({name}): {' '.join(str(error).split())}.") from error
         if not isinstance(both, Tensor):
-            kind = type(both).__name__
-            raise ConfigError(f"model: returns a {kind}, but must return logits; wrap it in a module that returns those of the {kind}.")
+            raise ConfigError(f"model: returns a {type(both).__name__}; wrap it in a module that returns the logits in it.")
         shape = tuple(both.shape)
         if len(shape) != 2 or shape[1] < 2 or shape[0] != len(first.labels):
             raise ConfigError(f"model: maps data ({name}) to outputs {shape}, but must map it to logits (samples, classes), two at least.")
         if bool((both >= 0).all()) and torch.allclose(both.sum(1), torch.ones_like(both[:, 0]), rtol=0, atol=1e-3):
-            raise ConfigError("model: returns probabilities (not negative, and each row adds up to 1), but must return logits: no softmax.")
+            raise ConfigError("model: returns probabilities (not negative, each row adds up to 1), but must return logits: no softmax.")
         if not torch.allclose(alone, both[:1], rtol=1e-3, atol=1e-3 * float(both.abs().max()), equal_nan=True):
             raise ConfigError(f"model: gives the first sample of data ({name}) other outputs alone than beside the second, or each time.")
         low, high = int(split.labels.min()), int(split.labels.max())
@@ -149,7 +146,10 @@ def _split(part: Any, name: str, device: torch.device, seed: int) -> Split:
     if inputs.dtype == torch.uint8:
         raise ConfigError(f"data ({name}): inputs are uint8; give what the model takes (scaled and normalised floats), or an ImageData.")
     if labels.is_floating_point() or labels.is_complex() or labels.ndim != 1:
-        kind, cure = f"{labels.dtype} {tuple(labels.shape)}", "labels.argmax(1)" if labels[0].numel() > 1 else "labels.flatten().long()"
+        kind, cure = (
+            f"{labels.dtype} {tuple(labels.shape)}",
+            "labels.argmax(1)" if labels.ndim == 2 and labels.shape[1] > 1 else "labels.flatten().long()",
+        )
         raise ConfigError(f"data ({name}): labels are {kind}, but must be whole class numbers, one a sample, such as {cure}.")
     if len(inputs) != len(labels) or len(labels) == 0:
         raise ConfigError(f"data ({name}): {len(inputs)} inputs and {len(labels)} labels; both must be equally many, and at least one.")
@@ -159,51 +159,38 @@ def _split(part: Any, name: str, device: torch.device, seed: int) -> Split:
 
 
 def _materialised(source: Any, name: str, seed: int) -> tuple[Tensor, Tensor]:
-    """All that one pass yields: of a DataLoader itself, but for an order that is drawn of its whole set, which is the set's instead.
+    """All that one pass over a loader yields, or a set in its order. Random draws are seeded, and their streams put back afterwards.
 
     The first samples of a set are read twice: if they are others the second time, it augments, and is refused.
     """
-    loader = source if isinstance(source, DataLoader) else None
-    dataset = source if loader is None else loader.dataset
-    drawing = (loader, getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None))
+    loader: Any = source if isinstance(source, DataLoader) else DataLoader(source, batch_size=PIECE)
+    drawing = (loader, loader.sampler, getattr(loader.batch_sampler, "sampler", None))
     owned = [g for g in {getattr(part, "generator", None) for part in drawing} if g is not None]
     states = [generator.get_state() for generator in owned]
-    collate = default_collate if loader is None or loader.batch_sampler is None else loader.collate_fn
-    with torch.random.fork_rng(devices=[]):  # a set and a loader may draw numbers
-        if _augments(dataset, collate):
+    with torch.random.fork_rng(devices=[]):
+        if _augments(loader):
             raise ConfigError(f"data ({name}): gives other inputs each time it is read; measure without random augmentation.")
         for generator in (torch, *owned):
             generator.manual_seed(seed)
-        if loader is not None and not _shuffles_whole(loader):
-            pieces = list(loader)
-        else:
-            samples = iter(dataset) if isinstance(dataset, IterableDataset) else (dataset[i] for i in range(len(dataset)))
-            pieces = [collate(piece) for piece in iter(lambda: list(itertools.islice(samples, PIECE)), [])]
+        pieces = list(loader)
     for generator, state in zip(owned, states, strict=True):
         generator.set_state(state)
     if not pieces:
         raise ConfigError(f"data ({name}): is empty.")
     if not all(map(_is_pair, pieces)):
         raise ConfigError(f"data ({name}): each sample must be a pair (input, label) of tensors or numbers.")
-    inputs, labels = ([torch.as_tensor(part) for part in parts] for parts in zip(*pieces, strict=True))
-    if not labels[0].ndim:  # batch_size=None yields samples
-        inputs, labels = [part[None] for part in inputs], [part[None] for part in labels]
-    return torch.cat(inputs), torch.cat(labels)
+    columns = [[torch.as_tensor(part) for part in parts] for parts in zip(*pieces, strict=True)]
+    inputs, labels = (torch.stack(parts) if columns[1][0].ndim == 0 else torch.cat(parts) for parts in columns)  # batch_size=None: samples
+    return inputs, labels
 
 
-def _shuffles_whole(loader: DataLoader[Any]) -> bool:
-    """Whether the loader draws nothing but the order in which it yields every sample of its set once."""
-    sampler, sizes = loader.sampler, loader.batch_sampler
-    plain = type(sampler) is RandomSampler and not sampler.replacement and type(sizes) is BatchSampler and not sizes.drop_last
-    return plain and sizes.sampler is sampler and sampler.num_samples == len(loader.dataset)
-
-
-def _augments(dataset: Any, collate: Callable[[Any], Any]) -> bool:
+def _augments(loader: Any) -> bool:
+    collate = default_collate if loader.batch_sampler is None else loader.collate_fn
     try:
-        first, again = (collate([dataset[i] for i in range(min(16, len(dataset)))]) for _ in range(2))
-    except (LookupError, TypeError, ValueError):  # a stream, or with keys of its own: nobody knows
+        first, again = (collate([loader.dataset[i] for i in range(min(16, len(loader.dataset)))]) for _ in range(2))
+    except (LookupError, TypeError, ValueError, NotImplementedError):  # a stream, or with keys of its own: nobody knows
         return False
-    return _is_pair(first) and not all(torch.equal(*(torch.as_tensor(part).nan_to_num() for part in parts)) for parts in zip(first, again))
+    return _is_pair(first) and any(np.array_equal(a, b, equal_nan=True) is False for a, b in zip(first, again, strict=True))
 
 
 def _is_pair(piece: Any) -> bool:

@@ -6,9 +6,8 @@ import pickle
 import re
 import types
 import zipfile
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,8 @@ States = dict[str, dict[str, Tensor]]  # where in the file (dotted keys; "" for 
 WRAPPINGS = ("state_dict", "model", "model_state_dict", "model_state", "net", "weights", "params")  # keys under which people save them
 AVERAGED = {"ema", "swa", "averaged", "avg", "average", "shadow", "teacher"}  # words in the keys of weights that are not the trained ones
 DEPTH = 8  # keys within keys
-# kuangliu's and torchvision's names of a ResNet-18 -> those of `models.resnet`.
-RESNET18: tuple[tuple[str, Any], ...] = (
-    (r"^conv1\.", "stem."),
-    (r"^bn1\.", "norm."),
-    (r"^layer(\d)\.(\d)\.", lambda match: f"blocks.{2 * int(match[1]) - 2 + int(match[2])}."),
-    (r"\.bn(\d)\.", r".norm\1."),
-    (r"\.downsample\.", ".shortcut."),
-    (r"^(linear|fc)\.", "head."),
+BESIDE = (
+    "holds Python objects, which could run code and are not loaded; save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
 )
 
 
@@ -43,26 +36,21 @@ def read(path: Path, key: str = "checkpoint") -> States:
         raise CheckpointError(f"{setting}: there is no such file.")
     content = _safetensors(path, setting) if path.suffix == ".safetensors" else _torch(path, setting)
     states: States = {}
-    nodes, seen, objects = [("", content, 0)], {id(content)}, isinstance(content, _Inert)
+    nodes, seen = [("", content, 0)], {id(content)}
     for place, node, depth in nodes:  # grows
         for name, value in node.items() if isinstance(node, Mapping) else ():
-            inside = f"{place}.{name}" if place else f"{name}"
-            objects |= isinstance(value, _Inert)
             if isinstance(value, Tensor):
                 states.setdefault(place, {})[f"{name}"] = value
             elif isinstance(value, Mapping) and depth < DEPTH and id(value) not in seen:  # a file may hold itself
                 seen.add(id(value))
-                nodes.append((inside, value, depth + 1))
+                nodes.append((f"{place}.{name}" if place else f"{name}", value, depth + 1))
     if states:
         return states
-    if objects:
-        raise CheckpointError(
-            f"{setting}: holds Python objects and no state_dict; they could run code and are not loaded; save the weights alone, where you "
-            "trust the file: torch.save(model.state_dict(), 'weights.pt')."
-        )
-    if isinstance(content, Mapping):
-        raise CheckpointError(f"{setting}: holds no state_dict, under whatever key (found: {grouped(map(str, content)) or 'nothing'}).")
-    raise CheckpointError(f"{setting}: holds a {type(content).__name__}, not a state_dict (names to tensors).")
+    keys = (
+        f"holds no state_dict, under whatever key (found: {grouped(map(str, content)) or 'nothing'})" if isinstance(content, dict) else ""
+    )
+    objects = any(isinstance(node, _Inert) for _, node, _ in nodes)
+    raise CheckpointError(f"{setting}: {BESIDE if objects else keys or f'holds a {type(content).__name__}, not a state_dict'}.")
 
 
 def _safetensors(path: Path, setting: str) -> Any:
@@ -96,9 +84,6 @@ def _torch(path: Path, setting: str) -> Any:
 class _Inert(dict[Any, Any]):
     """In place of an object of any class that a file names: takes what unpickling does to it, and does nothing."""
 
-    def __new__(cls, *_: Any, **__: Any) -> _Inert:
-        return super().__new__(cls)
-
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
 
@@ -129,16 +114,6 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:100].rstrip(".") or type(error).__name__
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """Weights under one place of the file (keys, and what their names begin with), by the model's names; `left`: what lies beside them."""
-
-    place: str
-    state: dict[str, Tensor]
-    left: list[str]
-    translated: bool
-
-
 def load(model: nn.Module, path: Path, states: States, key: str = "checkpoint", wanted: str | None = None) -> list[str]:
     """Copy into `model` the weights that fit it out of `states`, which `read` gave; returns what must be said of them, a sentence each.
 
@@ -146,70 +121,51 @@ def load(model: nn.Module, path: Path, states: States, key: str = "checkpoint", 
     last. wanted: take what lies at this place (checkpoint_key). CheckpointError if none fits, or a tensor is not finite.
     """
     own, setting = model.state_dict(), f"{key}={path}"
-    fitting, nearest = _candidates(states, own, wanted)
-    if nearest is None:
-        there = ", ".join(grouped([place]) for place in states if place) or "none: its tensors lie under no key"
-        raise CheckpointError(f"checkpoint_key={wanted}: {setting} holds no weights of the model at this place; its keys: {there}.")
-    taken = fitting[0] if fitting else nearest
-    if problem := misfit(own, taken.state):
-        at = f" under {taken.place}" if taken.place else ""
+    found = {at: way for at, way in _ways(states, own).items() if wanted is None or f"{at}.".startswith(f"{wanted}.")}
+    if not found:
+        there = ", ".join(grouped([at]) for at in states if at) or "none: its tensors lie under no key"
+        raise CheckpointError(f"checkpoint_key={wanted}: {path} has no such key with tensors; it has {there}.")
+    fitting = [at for at, (state, _) in found.items() if not misfit(own, state)]
+    place = fitting[0] if fitting else max(found, key=lambda at: (len(found[at][0].keys() & own.keys()), len(found[at][0])))
+    state, left = found[place]
+    if problem := misfit(own, state):
+        at = f" under {grouped([place])}" if place else ""
         raise CheckpointError(f"{setting}: the checkpoint{at} does not fit {type(model).__name__}: {problem}.")
-    for name, value in taken.state.items():
+    for name, value in state.items():
         if value.layout != torch.strided or value.is_quantized or value.is_floating_point() != own[name].is_floating_point():
             raise CheckpointError(f"{setting}: {name} is a tensor of {value.dtype} ({value.layout}), not of plain floating-point numbers.")
         if bad := value.numel() - int(value.isfinite().sum()):
             raise CheckpointError(f"{setting}: {name} holds NaN or infinity ({bad} of {value.numel()} numbers).")
-    model.load_state_dict(taken.state)
-    return _notes(taken, fitting[1:], own)
+    model.load_state_dict(state)
+    others = [at for at in fitting[1:] if at]
+    cast = {str(value.dtype) for name, value in state.items() if value.dtype != own[name].dtype}
+    said = {
+        f"Weights: {place or 'the file itself'}; others that fit: {', '.join(others)} (checkpoint_key=... chooses).": others,
+        f"Weights: {place}, an average by its name.": not others and _averaged(place),
+        f"Dropped, as no part of the model: {grouped(left)}.": left,
+        f"Weights cast from {', '.join(sorted(cast))} to the model's type.": cast,
+    }
+    return [sentence for sentence, true in said.items() if true]
 
 
-def _candidates(states: States, own: Mapping[str, Tensor], wanted: str | None) -> tuple[list[_Candidate], _Candidate | None]:
-    """(those that have every name of the model, in order of preference; the one that has most of them)."""
-    needed = {name for name in own if not name.endswith("num_batches_tracked")}  # saved in 2018 without
-    hits: Counter[tuple[str, str, bool]] = Counter()
+def _ways(states: States, own: Mapping[str, Tensor]) -> dict[str, tuple[dict[str, Tensor], list[str]]]:
+    """Place (keys, and what the names there begin with), in order of preference -> (the tensors by what remains of their names; the names
+    of those that lie beside them)."""
+    anchor, found = next(iter(own)), {}
     for at, tensors in states.items():
-        for name in tensors:
-            for cut in (0, *(dot.end() for dot in re.finditer(r"\.", name))):
-                rest, new = name[cut:], _translated(name[cut:]) if "stem.weight" in own else ""
-                hits[at, name[:cut], False] += rest in needed
-                hits[at, name[:cut], True] += new in needed and new != rest
-    places = {way: ".".join(filter(None, (way[0], way[1].rstrip(".")))) for way in hits}
-    ways = [way for way, place in places.items() if (hits[way] or not way[1]) and f"{place}.".startswith(f"{wanted}." if wanted else "")]
-    if not ways:
-        return [], None
+        begins = [name.removesuffix(anchor) for name in tensors if f".{name}".endswith(f".{anchor}")]
+        for begin in (*begins, ""):
+            inside = {name: name.removeprefix(begin) for name in tensors if name.startswith(begin)}
+            inside = {name: new for name, new in inside.items() if new in own or "." in new or tensors[name].ndim}  # but for n_averaged
+            state = {new: tensors[name] for name, new in inside.items()}
+            found[f"{at}.{begin}".strip(".")] = state, [name for name in tensors if name not in inside]
 
-    def preference(way: tuple[str, str, bool]) -> tuple[list[int], bool]:
-        ranks = [WRAPPINGS.index(part) if part in WRAPPINGS else len(WRAPPINGS) for part in way[0].split(".") if part]
-        return ranks, bool(AVERAGED & set(re.split(r"[._]", places[way])))
+    def preference(place: str) -> tuple[list[int], bool]:
+        ranks = [WRAPPINGS.index(part) if part in WRAPPINGS else len(WRAPPINGS) for part in place.split(".") if part]
+        return ranks, _averaged(place)
 
-    def made(way: tuple[str, str, bool]) -> _Candidate:
-        at, prefix, translated = way
-        named = {name: name.removeprefix(prefix) for name in states[at] if name.startswith(prefix)}
-        named = {name: _translated(rest) for name, rest in named.items()} if translated else named
-        stray = {name for name, new in named.items() if new not in own and "." not in new and not states[at][name].ndim}  # n_averaged
-        state = {new: states[at][name] for name, new in named.items() if name not in stray}
-        return _Candidate(places[way], state, [name for name in states[at] if name not in named or name in stray], translated)
-
-    whole = sorted((way for way in ways if hits[way] == len(needed)), key=preference)
-    return [made(way) for way in whole], made(max(ways, key=lambda way: (hits[way], len(states[way[0]]))))
+    return {place: found[place] for place in sorted(found, key=preference)}
 
 
-def _translated(name: str) -> str:
-    for pattern, new in RESNET18:
-        name = re.sub(pattern, new, name)
-    return name
-
-
-def _notes(taken: _Candidate, others: list[_Candidate], own: Mapping[str, Tensor]) -> list[str]:
-    place, names = taken.place or "the file itself", [other.place for other in others if other.place]
-    notes = []
-    if names:
-        notes.append(f"Weights: {place}; others that fit: {', '.join(names)} (checkpoint_key=... chooses).")
-    elif AVERAGED & set(re.split(r"[._]", place)):
-        notes.append(f"Weights: {place}, an average by its name.")
-    if taken.left:
-        notes.append(f"Dropped, as no part of the model: {grouped(taken.left)}.")
-    if taken.translated:
-        notes.append("Names translated from another ResNet-18; ours has a 3 x 3 stem and no max-pooling.")
-    cast = sorted({str(value.dtype) for name, value in taken.state.items() if value.dtype != own[name].dtype})
-    return notes + ([f"Weights cast from {', '.join(cast)} to the model's type."] if cast else [])
+def _averaged(place: str) -> bool:
+    return not AVERAGED.isdisjoint(re.split(r"[._]", place))
