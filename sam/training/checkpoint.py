@@ -96,7 +96,9 @@ def misfit(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -
     parts = [f"missing: {grouped(missing)}"] * bool(missing) + [f"unexpected: {grouped(unexpected)}"] * bool(unexpected)
     parts += [f"{size}: {grouped(name for name in other if sizes[name] == size)}" for size in dict.fromkeys(sizes[name] for name in other)]
     heads = [next((len(t) for t in reversed(list(state.values())) if t.ndim == 2), 0) for state in (found, own)]
-    return "; ".join(parts + ([f"its last layer has {heads[0]} classes, the model's {heads[1]}"] if all(heads) and heads[0] != heads[1] else []))
+    return "; ".join(
+        parts + ([f"its last layer has {heads[0]} classes, the model's {heads[1]}"] if all(heads) and heads[0] != heads[1] else [])
+    )
 
 
 def _size(tensor: torch.Tensor) -> str:
