@@ -114,7 +114,7 @@ def _check_outputs(subject: Subject) -> None:
             raise ConfigError(f"model: maps data ({name}) to outputs {shape}, but must map it to logits (samples, classes), two at least.")
         if bool((both >= 0).all()) and torch.allclose(both.sum(1), torch.ones_like(both[:, 0]), rtol=0, atol=1e-3):
             raise ConfigError("model: returns probabilities (not negative, each row adds up to 1), but must return logits: no softmax.")
-        if not torch.allclose(alone, both[:1], rtol=1e-3, atol=1e-3 * float(both.abs().max()), equal_nan=True):
+        if not torch.allclose(alone, both[:1], rtol=1e-3, atol=1e-3 * float(both.nan_to_num().abs().max()), equal_nan=True):
             raise ConfigError(f"model: gives the first sample of data ({name}) other outputs alone than beside the second, or each time.")
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= shape[1]:
@@ -136,7 +136,7 @@ def _pair(data: Any) -> tuple[Any, Any]:
 def _split(part: Any, name: str, device: torch.device, seed: int) -> Split:
     if isinstance(part, (tuple, list)) and len(part) == 2 and all(isinstance(x, (Tensor, np.ndarray)) for x in part):
         inputs, labels = map(torch.as_tensor, part)
-    elif hasattr(part, "__getitem__") or isinstance(part, (DataLoader, IterableDataset)):
+    elif (hasattr(part, "__getitem__") and hasattr(part, "__len__")) or isinstance(part, (DataLoader, IterableDataset)):
         inputs, labels = _materialised(part, name, seed)
     else:
         kind = type(part).__name__
@@ -146,14 +146,12 @@ def _split(part: Any, name: str, device: torch.device, seed: int) -> Split:
     if inputs.dtype == torch.uint8:
         raise ConfigError(f"data ({name}): inputs are uint8; give what the model takes (scaled and normalised floats), or an ImageData.")
     if labels.is_floating_point() or labels.is_complex() or labels.ndim != 1:
-        kind, cure = (
-            f"{labels.dtype} {tuple(labels.shape)}",
-            "labels.argmax(1)" if labels.ndim == 2 and labels.shape[1] > 1 else "labels.flatten().long()",
-        )
-        raise ConfigError(f"data ({name}): labels are {kind}, but must be whole class numbers, one a sample, such as {cure}.")
+        cure = "argmax(1)" if labels.ndim == 2 and labels.shape[1] > 1 else "flatten().long()"
+        kind = f"{labels.dtype} {tuple(labels.shape)}"
+        raise ConfigError(f"data ({name}): labels are {kind}, but must be whole class numbers, one a sample, such as labels.{cure}.")
     if len(inputs) != len(labels) or len(labels) == 0:
         raise ConfigError(f"data ({name}): {len(inputs)} inputs and {len(labels)} labels; both must be equally many, and at least one.")
-    if bad := len(inputs) - int(inputs.isfinite().flatten(1).all(1).sum()):
+    if bad := len(inputs) - int(inputs.isfinite().reshape(len(inputs), -1).all(1).sum()):
         raise ConfigError(f"data ({name}): {bad} of {len(inputs)} inputs hold NaN or infinity.")
     return Split(inputs.to(device), labels.to(device, torch.int64))
 
@@ -188,9 +186,9 @@ def _augments(loader: Any) -> bool:
     collate = default_collate if loader.batch_sampler is None else loader.collate_fn
     try:
         first, again = (collate([loader.dataset[i] for i in range(min(16, len(loader.dataset)))]) for _ in range(2))
+        return _is_pair(first) and not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, again, strict=True))
     except (LookupError, TypeError, ValueError, NotImplementedError):  # a stream, or with keys of its own: nobody knows
         return False
-    return _is_pair(first) and any(np.array_equal(a, b, equal_nan=True) is False for a, b in zip(first, again, strict=True))
 
 
 def _is_pair(piece: Any) -> bool:

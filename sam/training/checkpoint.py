@@ -84,25 +84,20 @@ def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: Path 
     """Copy a state_dict into `model`. CheckpointError if a tensor is missing, left over or of another shape."""
     if problem := misfit(model.state_dict(), state):
         raise CheckpointError(f"{source}: the checkpoint does not fit {type(model).__name__}: {problem}.")
-    model.load_state_dict(state)
+    model.load_state_dict(dict(state))
 
 
 def misfit(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
     """All that keeps `found` from being the weights of a model whose own are `own`, as clauses; empty if nothing does."""
     missing = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in found if name not in own]
-    sizes = {name: f"{_size(found[name])} for the model's {_size(own[name])}" for name in own if name in found}
+    sizes = {name: f"{list(found[name].shape)} for the model's {list(own[name].shape)}" for name in own if name in found}
     other = [name for name in sizes if found[name].shape != own[name].shape]
     parts = [f"missing: {grouped(missing)}"] * bool(missing) + [f"unexpected: {grouped(unexpected)}"] * bool(unexpected)
     parts += [f"{size}: {grouped(name for name in other if sizes[name] == size)}" for size in dict.fromkeys(sizes[name] for name in other)]
     heads = [next((len(t) for t in reversed(list(state.values())) if t.ndim == 2), 0) for state in (found, own)]
-    return "; ".join(
-        parts + ([f"its last layer has {heads[0]} classes, the model's {heads[1]}"] if all(heads) and heads[0] != heads[1] else [])
-    )
-
-
-def _size(tensor: torch.Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "1 number"
+    parts += [f"has {heads[0]} classes, the model's {heads[1]}"] * (all(heads) and heads[0] != heads[1])
+    return "; ".join(parts)
 
 
 def grouped(names: Iterable[str]) -> str:

@@ -21,9 +21,7 @@ States = dict[str, dict[str, Tensor]]  # where in the file (dotted keys; "" for 
 WRAPPINGS = ("state_dict", "model", "model_state_dict", "model_state", "net", "weights", "params")  # keys under which people save them
 AVERAGED = {"ema", "swa", "averaged", "avg", "average", "shadow", "teacher"}  # words in the keys of weights that are not the trained ones
 DEPTH = 8  # keys within keys
-BESIDE = (
-    "holds Python objects, which could run code and are not loaded; save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
-)
+OBJECTS = "holds Python objects, which are not loaded; save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
 
 
 def read(path: Path, key: str = "checkpoint") -> States:
@@ -46,11 +44,10 @@ def read(path: Path, key: str = "checkpoint") -> States:
                 nodes.append((f"{place}.{name}" if place else f"{name}", value, depth + 1))
     if states:
         return states
-    keys = (
-        f"holds no state_dict, under whatever key (found: {grouped(map(str, content)) or 'nothing'})" if isinstance(content, dict) else ""
-    )
-    objects = any(isinstance(node, _Inert) for _, node, _ in nodes)
-    raise CheckpointError(f"{setting}: {BESIDE if objects else keys or f'holds a {type(content).__name__}, not a state_dict'}.")
+    if any(isinstance(node, _Inert) for _, node, _ in nodes):
+        raise CheckpointError(f"{setting}: {OBJECTS}.")
+    shown = f" (found: {grouped(map(str, content)) or 'nothing'})" if isinstance(content, Mapping) else ""
+    raise CheckpointError(f"{setting}: holds a {type(content).__name__} and no state_dict, under whatever key{shown}.")
 
 
 def _safetensors(path: Path, setting: str) -> Any:
@@ -128,9 +125,10 @@ def load(model: nn.Module, path: Path, states: States, key: str = "checkpoint", 
     fitting = [at for at, (state, _) in found.items() if not misfit(own, state)]
     place = fitting[0] if fitting else max(found, key=lambda at: (len(found[at][0].keys() & own.keys()), len(found[at][0])))
     state, left = found[place]
+    at = grouped([place])
     if problem := misfit(own, state):
-        at = f" under {grouped([place])}" if place else ""
-        raise CheckpointError(f"{setting}: the checkpoint{at} does not fit {type(model).__name__}: {problem}.")
+        where = f" under {at}" if at else ""
+        raise CheckpointError(f"{setting}: the checkpoint{where} does not fit {type(model).__name__}: {problem}.")
     for name, value in state.items():
         if value.layout != torch.strided or value.is_quantized or value.is_floating_point() != own[name].is_floating_point():
             raise CheckpointError(f"{setting}: {name} is a tensor of {value.dtype} ({value.layout}), not of plain floating-point numbers.")
@@ -140,8 +138,8 @@ def load(model: nn.Module, path: Path, states: States, key: str = "checkpoint", 
     others = [at for at in fitting[1:] if at]
     cast = {str(value.dtype) for name, value in state.items() if value.dtype != own[name].dtype}
     said = {
-        f"Weights: {place or 'the file itself'}; others that fit: {', '.join(others)} (checkpoint_key=... chooses).": others,
-        f"Weights: {place}, an average by its name.": not others and _averaged(place),
+        f"Weights: {at or 'the file itself'}; others that fit: {grouped(others)} (checkpoint_key=... chooses).": others,
+        f"Weights: {at}, an average by its name.": not others and _averaged(place),
         f"Dropped, as no part of the model: {grouped(left)}.": left,
         f"Weights cast from {', '.join(sorted(cast))} to the model's type.": cast,
     }

@@ -1,4 +1,4 @@
-"""Weights as people save them: bare, wrapped, prefixed, beside anything; which are taken, what is said, and what is refused, in one sentence."""
+"""Weights as people save them: bare, wrapped, prefixed, beside anything; which are taken, what is said, and what is refused."""
 
 import argparse
 import enum
@@ -152,7 +152,7 @@ UNFIT: dict[str, tuple[Any, str]] = {
     "other names": (prefixed("a"), r"missing: 0\.weight, 0\.bias; unexpected: a0\.weight, a0\.bias\."),
     "classes": (
         {"0.weight": torch.ones(7, 3), "0.bias": torch.ones(7)},
-        r"7x3 for the model's 2x3: 0\.weight; 7 for the model's 2: 0\.bias; its last layer has 7 classes, the model's 2\.",
+        r"\[7, 3\] for the model's \[2, 3\]: 0\.weight; \[7\] for the model's \[2\]: 0\.bias; has 7 classes, the model's 2\.",
     ),
     "nan": ({**PLAIN, "0.bias": torch.tensor([1.0, float("nan")])}, r"0\.bias holds NaN or infinity \(1 of 2 numbers\)"),
     "inf": ({**PLAIN, "0.weight": PLAIN["0.weight"] / 0}, r"0\.weight holds NaN or infinity \(6 of 6 numbers\)"),
@@ -207,8 +207,8 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         "pickle.pt": "cannot be read by torch.load",
         "script.pt": "cannot be read by torch.load .*TorchScript",
         "text.safetensors": "cannot be read as safetensors",
-        "other.pt": "holds no state_dict, under whatever key .found: epoch, lr",
-        "list.pt": "holds a list, not a state_dict",
+        "other.pt": "holds a dict and no state_dict, under whatever key .found: epoch, lr",
+        "list.pt": "holds a list and no state_dict",
         "module.pt": objects,
         "wrapped.pt": objects,
     }
