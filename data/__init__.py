@@ -144,11 +144,14 @@ def load(*, seed: int | None = None, **settings: Any) -> ImageData:
     s, wanted = Settings(**settings), describe(**settings)
     if s.sample == "seed" and seed is None:
         raise DataError("dataset.sample=seed: needs the seed of a run, and there is none here; must be fixed.")
-    from data import image_data, sources
+    from data import image_data, known, sources
 
     raw = sources.read(s.name, s.path, s.root, s.download)
     raw = replace(raw, **{key: values for key, values in (("mean", s.mean), ("std", s.std)) if values is not None})  # type: ignore[arg-type]
-    return image_data.build(raw, wanted.train_size, wanted.val_size, s.label_noise, seed if s.sample == "seed" else None)
+    images = image_data.build(raw, wanted.train_size, wanted.val_size, s.label_noise, seed if s.sample == "seed" else None)
+    genuine = known.is_genuine(s.name, s.path, images.fingerprint)
+    alien = f"images of {Path(str(s.path)).name}, which by their fingerprint are not those of dataset={s.name}"
+    return images if genuine else replace(images, notes=(*images.notes, alien))
 
 
 def file_fingerprint(path: str | Path, key: str = "dataset.path") -> str:

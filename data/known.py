@@ -33,6 +33,13 @@ BY_FINGERPRINT = {
 BY_SOURCE = {"cifar10": "CIFAR-10, every image exact (MD5 of the original files)", "cifar100": "CIFAR-100, every image exact"}
 
 
+def is_genuine(dataset: str, path: str | None, fingerprint: str) -> bool:
+    """Whether images given as `dataset` are its own: by their fingerprint, or by their source. An old record may have no fingerprint."""
+    known = BY_FINGERPRINT.get(fingerprint)
+    whole = known is not None and known.name.replace("-", "").lower().split(",")[0] == dataset
+    return whole or dataset not in BY_SOURCE or (known is None and (path is None or not fingerprint))
+
+
 def notes(fingerprint: str, otherwise: Sequence[str]) -> tuple[str, ...]:
     """Notes on the data set of this fingerprint; `otherwise` if it is not in the table."""
     return (BY_FINGERPRINT[fingerprint].note,) if fingerprint in BY_FINGERPRINT else tuple(otherwise)

@@ -13,6 +13,7 @@ from data import DataError, Description, host_memory, regular_file
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _HEADER = 16_384  # bytes in which the header of an array must end; NumPy takes 10,000 of text
+_RENUMBER = "number them anew: np.unique(labels.ravel(), return_inverse=True)[1]"
 
 
 def describe(path: str, name: str, expected: Description | None) -> Description:
@@ -51,16 +52,15 @@ def describe(path: str, name: str, expected: Description | None) -> Description:
     if expected and train[1:] != (expected.image_size, expected.image_size, expected.channels):
         size = f"{expected.image_size}x{expected.image_size}x{expected.channels}"
         raise DataError(f"dataset.path={path}: images of dataset={name} are {size}, not {_size(train)}; use dataset=arrays.")
-    classes = expected.classes if expected else int(labels["train_labels"].max()) + 1
+    classes = expected.classes if expected else len(np.unique(labels["train_labels"]))
+    why = f"dataset={name}" if expected else f"as many classes as train_labels hold, {classes}"
     for key, values in labels.items():
-        if values.min() < 0 or values.max() >= classes:
-            why = f"dataset={name}" if expected else "the largest label in train_labels"
-            span = f"{values.min()} to {values.max()}"
-            raise DataError(f"dataset.path={path}: {key} run from {span}, but must be 0 to {classes - 1} ({why}).")
-    if expected is None and not 2 <= classes <= train[0]:
-        raise DataError(
-            f"dataset.path={path}: {train[0]} train_labels run up to {classes - 1}, but must number two or more classes from 0."
-        )
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= classes:
+            cure = _RENUMBER if not low or high - low >= classes else f"add {-low}" if low < 0 else f"subtract {low}"
+            raise DataError(f"dataset.path={path}: {key} run from {low} to {high}, but must be 0 to {classes - 1} ({why}); {cure}.")
+    if expected is None and classes < 2:
+        raise DataError(f"dataset.path={path}: {train[0]} train_labels hold one class, but must number two or more classes from 0.")
     return Description(name, train[0], test[0], train[1], train[3], classes)
 
 
@@ -114,7 +114,8 @@ def _image_shape(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype) -
 
 def _label_shape(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
     if dtype.kind not in "iu" or len(shape) != 1:
-        raise DataError(f"dataset.path={path}: {key} has type {dtype} and shape {shape}, but must be integers of shape (n,).")
+        cure = "one-hot ones: labels.argmax(1)" if len(shape) == 2 and shape[1] > 1 else _RENUMBER
+        raise DataError(f"dataset.path={path}: {key} has type {dtype} and shape {shape}, but must be integers of shape (n,); {cure}.")
     return shape
 
 

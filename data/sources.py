@@ -23,7 +23,6 @@ CIFAR_STATISTICS = {
     "cifar10": ((0.49139968, 0.48215841, 0.44653091), (0.24703223, 0.24348513, 0.26158784)),
     "cifar100": ((0.50707516, 0.48654887, 0.44091784), (0.26733429, 0.25643846, 0.27615047)),
 }
-CIFAR_LABELS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 CONNECT_TIMEOUT = 30.0  # seconds; without one, a firewall that drops packets would hold a run for minutes
 
 
@@ -76,7 +75,7 @@ def _arrays(name: str, path: str) -> RawData:
         exact = np.concatenate([arrays.pop("train_exact"), arrays.pop("test_exact")])
         if not exact.all():
             decoded = np.count_nonzero(~exact)
-            notes = (f"{CIFAR_LABELS.get(name, Path(path).name)}, {decoded:,} of {len(exact):,} images JPEG-decoded",)
+            notes = (f"{Path(path).name}, {decoded:,} of {len(exact):,} images JPEG-decoded",)
     if name in CIFAR_STATISTICS:
         mean, std = map(np.array, CIFAR_STATISTICS[name])
         classes = KNOWN[name].classes

@@ -772,6 +772,7 @@ class EvaluateConfig(_Schema):
 
     checkpoint   a file of weights (state_dict or safetensors) of `model`, to be measured on `dataset`; `mean`, `std`: short for
                  dataset.mean and dataset.std, the normalisation of the images that it was trained with.
+    checkpoint_key  where the weights lie in the file (state_dict_ema, say), or null: the first that fit, averages last.
     out          folder for the tables (`runs_dir`/tables), or for the checkpoint's rows (beside it).
     seeds        only runs with these seeds, or null for all.
     processes    checkpoints measured at a time, each in a process of its own.
@@ -783,6 +784,7 @@ class EvaluateConfig(_Schema):
 
     runs_dir: str = "runs"
     checkpoint: str | None = None
+    checkpoint_key: str | None = None
     model: ModelConfig | None = None
     dataset: DatasetConfig | None = None
     augmentation: AugmentationConfig | None = None
@@ -809,7 +811,7 @@ class EvaluateConfig(_Schema):
             if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
                 raise ConfigError(f"tables.{name}: names its files, and must hold 1 to 100 of A-Z a-z 0-9 _ - alone.")
         if self.checkpoint is None:
-            given = [key for key in ("model", "dataset", "mean", "std") if getattr(self, key) is not None]
+            given = [key for key in ("model", "dataset", "mean", "std", "checkpoint_key") if getattr(self, key) is not None]
             if given:
                 raise ConfigError(f"{given[0]}=...: belongs to checkpoint=FILE; runs below runs_dir bring their own.")
         else:

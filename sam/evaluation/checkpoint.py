@@ -16,7 +16,6 @@ from sam.results.contexts import data_label
 from sam.sharpness.notions import work
 from sam.sharpness.subject import Result, Sizes, merge, subject_of
 from sam.training import weights
-from sam.training.checkpoint import load_weights
 from sam.training.loop import build_model
 from sam.training.progress import progress_for
 
@@ -33,8 +32,9 @@ class Checkpoint:
 def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
     """Measure what is not stored yet. Rows lie in FILE.sharpness.json beside the checkpoint, or in the folder `out`.
 
-    The model is built as configured, the weights must fit it exactly. Images are normalised with `mean` and `std`, or as the data set's
-    own runs here. Raises ConfigError, DataError, ModelError, CheckpointError, StorageError: one sentence each.
+    The model is built as configured, and the weights (at `checkpoint_key`, or the first that do) must fit it. Images are normalised with
+    `mean` and `std`, or as the data set's own runs here.
+    Raises ConfigError, DataError, ModelError, CheckpointError, StorageError: one sentence each.
     """
     assert config.checkpoint is not None and config.model is not None and config.dataset is not None
     path = Path(config.checkpoint).expanduser()
@@ -42,25 +42,25 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
     dataset = dataclasses.replace(config.dataset, **given)  # type: ignore[arg-type]
     description = data.describe(**to_dict(dataset))
     models.check(**to_dict(config.model), image_size=description.image_size, channels=description.channels)
-    state = weights.read(path)
+    states = weights.read(path)
     device = pick_device(config.device)
     images = data.load(**to_dict(dataset))
-    what = _subject(config.model, dataset, images)
+    what = _subject(config.model, dataset, images) | ({} if config.checkpoint_key is None else {"weights": config.checkpoint_key})
     sizes = Sizes(len(images.train_labels), len(images.test_labels), val=len(images.val_labels))
     keys = storing.keys(data.file_fingerprint(path), images.fingerprint, config.sharpness, sizes.splits, subject=what)
     file = (Path(config.out) if config.out else path.parent) / f"{path.name}.sharpness.json"
     rows = {} if config.force else storing.stored(file)
     found = merge(rows[key] for key in keys.values() if key in rows)
     missing = {notion: key for notion, key in keys.items() if key not in rows}
+    model = build_model(TrainConfig(model=config.model), images)  # every weight is replaced
+    notes = weights.load(model, path, states, wanted=config.checkpoint_key)
     if missing:
-        model = build_model(TrainConfig(model=config.model), images)  # every weight is replaced
-        load_weights(model, state, path)
         sizes = dataclasses.replace(sizes, parameters=sum(p.numel() for p in model.parameters()))
         total = work(missing, sizes, config.sharpness)
         with number_format("fp32", config.threads), progress_for(total, f"measuring {path.name}") as progress:
             subject = subject_of(model.to(device), images.to(device), config.sharpness, progress=progress.advance)
             found = merge([found, storing.measure(subject, missing, file, progress.note)])
-    return Checkpoint(found, file, _notes(dataset, images))
+    return Checkpoint(found, file, notes + _notes(dataset, images))
 
 
 def _subject(model: ModelConfig, dataset: DatasetConfig, images: ImageData) -> dict[str, object]:

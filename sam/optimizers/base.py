@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import numbers
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam.config import OptimizerConfig
+from sam.config import ConfigError, OptimizerConfig
 from sam.core import vectors
 from sam.core.ascent import Ascent
 from sam.core.passes import Passes
@@ -37,6 +38,9 @@ from sam.core.vectors import Vector
 Closure = Callable[..., Tensor]
 Gradients = list[Tensor | None]
 LOW_PRECISION = (torch.float16, torch.bfloat16)
+# Arguments of constructors -> the keys of OptimizerConfig whose bounds they have, where the names differ.
+_STEPS = dict.fromkeys(("steps", "search_interval"), "ascent_steps")
+_KEYS = {"rule": "step_rule", "alphas": "alpha_grid", "loss_decay": "weight_decay", **_STEPS}
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,16 @@ class Method(torch.optim.Optimizer):
         replicas: Replicas = ALONE,
         scaling: LossScale | None = None,
     ) -> None:
+        own, name = {"rho": rho, "perturb": True, "loss_decay": loss_decay}, type(base).__name__
+        if not isinstance(base, torch.optim.Optimizer) or isinstance(base, Method):
+            raise ConfigError(f"{type(self).__name__}: wraps a torch optimizer, as in SAM(SGD(...), rho=0.05), not a {name}.")
+        closure, taken = inspect.signature(base.step).parameters.get("closure"), own.keys() & base.defaults.keys()
+        if taken or (closure is not None and closure.default is closure.empty):  # Adadelta; LBFGS
+            why = f"has a setting `{min(taken)}` of its own" if taken else "needs a closure, and evaluates it elsewhere"
+            raise ConfigError(f"{type(self).__name__}: cannot wrap {name}, which {why}.")
+        self._check(norm_scope=norm_scope, grad_clip=grad_clip)
         self.base = base
-        super().__init__(base.param_groups, {"rho": rho, "perturb": True, "loss_decay": loss_decay})
+        super().__init__(base.param_groups, {**base.defaults, **own})  # schedulers look for the base's
         self._share()
         self.norm_scope, self.grad_clip, self.passes = norm_scope, grad_clip, passes
         self.replicas, self.scaling = replicas, scaling
@@ -160,7 +172,7 @@ class Method(torch.optim.Optimizer):
     @torch.no_grad()
     def step(  # type: ignore[override]
         self,
-        closure: Closure | Sequence[Closure | None],
+        closure: Closure | Sequence[Closure | None] | None = None,
         *,
         ascent: Closure | Sequence[Closure | None] | None = None,
         weights: Sequence[float] | None = None,
@@ -176,6 +188,8 @@ class Method(torch.optim.Optimizer):
         others = closures if ascent is None else list(ascent) if isinstance(ascent, Sequence) else [ascent]
         if not closures or len(others) != len(closures) or (weights is not None and len(weights) != len(closures)):
             raise ValueError("step: closures, ascent closures and weights must be equally many, and at least one.")
+        if bad := [c for c in (*closures, *others) if not callable(c) and (c is not None or self.replicas.size == 1)]:
+            raise ConfigError(f"step: needs a closure that computes the loss, back-propagates and returns it, not {bad[0]!r:.40}.")
         shares = [1 / len(closures)] * len(closures) if weights is None else list(weights)
         self.stats, self._climbed = {}, []
         self._held = _look_up(self.param_groups)  # groups, radii and frozen flags are looked up once a step
@@ -229,13 +243,15 @@ class Method(torch.optim.Optimizer):
         for p in parameters:
             p.grad = None
         with self._standing(at), torch.enable_grad():
-            loss = closure()
+            loss = self._scalar(closure())
         if at is not None:
             there = iter(at)
             values = [next(there) if chosen else w for w, chosen in zip(values, self._members.chosen, strict=True)]
         self.forwards += self._weight
         self.backwards += self._weight
         gradients = [p.grad for p in parameters]
+        if all(g is None for g in gradients):
+            raise ConfigError("step: the closure left no gradient; it must call loss.backward() before it returns the loss.")
         for p in parameters:
             p.grad = None
         for group, members in self._by_group(list(zip(gradients, values, strict=True))):
@@ -244,7 +260,30 @@ class Method(torch.optim.Optimizer):
                 if pairs:
                     factor = group["loss_decay"] if self.scaling is None else group["loss_decay"] * self.scaling.value
                     vectors.add_([g for g, _ in pairs], [w for _, w in pairs], factor)
-        return loss.detach(), gradients
+        return loss, gradients
+
+    @staticmethod
+    def _scalar(loss: Any) -> Tensor:
+        """The loss that a closure returned, detached, 0-d."""
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            kind = type(loss).__name__ + (f" {tuple(loss.shape)}" if isinstance(loss, Tensor) else "")
+            raise ConfigError(f"step: the closure must return the loss, a tensor with one number, not a {kind}.")
+        return loss.detach().reshape(())
+
+    @classmethod
+    def _check(cls, **arguments: Any) -> None:
+        """Refuse a constructor argument that the bounds of its key in `OptimizerConfig` do not allow. Raises ConfigError."""
+        for name, value in arguments.items():
+            key = _KEYS.get(name, name)
+            default = getattr(OptimizerConfig(), key)
+            try:
+                if (value is None and default is not None) or (isinstance(default, int) and not isinstance(value, numbers.Integral)):
+                    raise TypeError
+                OptimizerConfig(**{key: value})
+            except TypeError as error:
+                raise ConfigError(f"{cls.__name__}: {name}={value!r}: must be a number, or numbers, such as {default or 0.5}.") from error
+            except ConfigError as error:
+                raise ConfigError(f"{cls.__name__}: {str(error).replace(f'optimizer.{key}', name)}") from error
 
     def probe(self, closure: Closure, at: Vector) -> Tensor:
         """One forward, no backward, with the perturbed parameters at `at` (as in `evaluate`): the loss, weight decay in the loss included
@@ -252,7 +291,7 @@ class Method(torch.optim.Optimizer):
         if "backward" not in inspect.signature(closure).parameters:
             raise ValueError("XSAM's search evaluates the loss without a backward pass: its closure must take `backward=True`.")
         with self._standing(at):
-            loss = closure(backward=False).detach()
+            loss = self._scalar(closure(backward=False))
             for group in self.param_groups:
                 if group["loss_decay"]:
                     loss = loss + group["loss_decay"] / 2 * vectors.norm([p.detach() for p in group["params"]]) ** 2
@@ -414,10 +453,15 @@ class Method(torch.optim.Optimizer):
             self.base.add_param_group(param_group)
         for key, value in self.defaults.items():
             param_group.setdefault(key, value)
+        self._check(rho=param_group["rho"], loss_decay=param_group["loss_decay"])
 
     def _share(self) -> None:
         self.param_groups = self.base.param_groups
         self.state = self.base.state
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copy.deepcopy and pickle: all but hooks, and what a scheduler has put around `step`. (Torch's own keeps the groups alone.)"""
+        return {key: value for key, value in vars(self).items() if key != "step" and not key.startswith("_optimizer_")}
 
     def report(self) -> dict[str, Any]:
         """Host-side numbers of the method's own, for an epoch's record (alpha, the last search's probe losses)."""

@@ -22,6 +22,7 @@ class DrawnRadius(Method):
     def __init__(
         self, base: torch.optim.Optimizer, *, radius: str = "fixed", generator: torch.Generator | None = None, **common: Any
     ) -> None:
+        self._check(radius=radius)
         super().__init__(base, **common)
         self.radius = radius
         self.generator: torch.Generator | None = None

@@ -50,6 +50,7 @@ class SAM(DrawnRadius):
         descent_gradient: str = "last",
         **common: Any,
     ) -> None:
+        self._check(steps=steps, rule=rule, descent_gradient=descent_gradient)
         super().__init__(base, rho=rho, **common)
         self.steps, self.rule, self.descent_gradient = steps, rule, descent_gradient
 

@@ -85,6 +85,7 @@ class XSAM(Method):
         search_interval: int = 1,
         **common: Any,
     ) -> None:
+        self._check(steps=steps, rule=rule, rho_max=rho_max, alpha=alpha, alphas=alphas, search_interval=search_interval)
         super().__init__(base, rho=rho, **common)
         self.steps, self.rule, self.rho_max = steps, rule, rho_max
         self.alphas, self.search_interval, self.constant = list(alphas), search_interval, alpha is not None

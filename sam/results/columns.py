@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sam.config import ColumnConfig, TrainConfig
+from sam.config import ColumnConfig
 from sam.results.blocks import Cell
+from sam.results.contexts import Context
 from sam.results.groups import Group
 from sam.results.published import Published, lookup, matches
 from sam.results.statistics import summarize, summary_parts
@@ -54,10 +55,10 @@ class Column:
         folders = tuple(r.folder for r in (*group.finished.values(), *group.diverged.values()))
         return Cell("value", parts, self.header, summary, seeds=seeds, diverged=tuple(group.diverged), folders=folders)
 
-    def published(self, group: Group, context: TrainConfig) -> list[Published]:
+    def published(self, group: Group, context: Context) -> list[Published]:
         ids = group.row.published.get(self.config.key, [])
-        here = self.rho is None or math.isclose(self.rho, PUBLISHED_RHO)
-        config = group.config if group.changed else replace(context, optimizer=group.optimizer)
+        here = (self.rho is None or math.isclose(self.rho, PUBLISHED_RHO)) and all(run.genuine for run in group.runs or context.runs)
+        config = group.config if group.changed else replace(context.config, optimizer=group.optimizer)
         return [p for p in lookup(ids) if here and config is not None and matches(p, config)]
 
 

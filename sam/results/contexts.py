@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data.known import BY_FINGERPRINT
+from data.known import BY_FINGERPRINT, is_genuine
 from sam.config import (
     BASE_KEYS,
+    DATASETS,
     MODELS,
     DatasetConfig,
     ModelConfig,
@@ -56,6 +57,11 @@ class RunRow:
     @property
     def data_label(self) -> str:
         return data_label(self.config.dataset, self.data_fingerprint)
+
+    @property
+    def genuine(self) -> bool:
+        """Whether its images are those of the data set that it names."""
+        return is_genuine(self.config.dataset.name, self.config.dataset.path, self.data_fingerprint)
 
 
 @dataclass(frozen=True)
@@ -109,9 +115,11 @@ def word(value: Any) -> str:
 
 
 def data_label(dataset: DatasetConfig, fingerprint: str) -> str:
-    """Label of a data set; arrays from a file are named by their fingerprint where it is known."""
-    known = BY_FINGERPRINT.get(fingerprint) if dataset.name == "arrays" else None
-    return dataset.named(known.name) if known else dataset.label
+    """Label of a data set; images from a file are named by their fingerprint where it is known, and by nothing that they are not."""
+    if is_genuine(dataset.name, dataset.path, fingerprint) and dataset.name != "arrays":
+        return dataset.label
+    alien = "arrays" if dataset.name == "arrays" else f"images that are not {DATASETS[dataset.name]}"
+    return dataset.named(BY_FINGERPRINT[fingerprint].name if fingerprint in BY_FINGERPRINT else alien)
 
 
 def context_label(run: RunRow) -> str:

@@ -184,12 +184,13 @@ def _notes_on_gap(context: Context) -> list[str]:
     if context.noisy:
         return ["Gap: test loss in expectation over the label channel minus noisy training loss."]
     notes = ["Gap: mean test loss - mean loss on the unaugmented training set, both in eval mode."]
-    if context.config.model.label == "WRN-28-10" and context.config.dataset.name == "cifar10":
+    named = context.config.dataset.name if context.config.model.label == "WRN-28-10" and context.runs[0].genuine else ""
+    if named == "cifar10":
         notes.append(
             "An SGD gap near 130-160 ×10³ is expected here in eval mode, while Tiwary & Aananth 2024 print 46-48 ×10³ for SAM:"
             " their definition may differ."
         )
-    if context.config.model.label == "WRN-28-10" and context.config.dataset.name == "cifar100":
+    if named == "cifar100":
         notes.append("An SGD gap near 800-870 ×10³ is expected here in eval mode; Tiwary & Aananth 2024 print none for CIFAR-100.")
     return notes
 

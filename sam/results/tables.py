@@ -110,7 +110,7 @@ def _block(table: TableConfig, context: Context, groups: Sequence[Group], column
         header.append(column.header)
         for cells, group in zip(rows, groups, strict=True):
             cells.append(column.value(group))
-        values = [column.published(group, context.config) for group in groups]
+        values = [column.published(group, context) for group in groups]
         if any(values):
             header.append(f"{column.header}: published (protocol unstated)")
             for cells, found in zip(rows, values, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
@@ -32,8 +33,8 @@ class Measurements(dict[str, float | None]):
 def evaluate(
     model: nn.Module,
     data: Any,
-    notions: Sequence[str] = ("ascent", "gap"),
-    rho: Sequence[float] = (0.05,),
+    notions: str | Sequence[str] = ("ascent", "gap"),
+    rho: float | Sequence[float] = (0.05,),
     *,
     progress: Callable[[float], None] = lambda units: None,
     **settings: Any,
@@ -47,21 +48,32 @@ def evaluate(
     model    maps inputs (b, ...) to logits (b, classes); it is measured on the device that it is on.
     data     training data without augmentation, and test data or none, as one of
              an ImageData (`data.load`), whose uint8 images are normalised with its mean and std;
-             a pair of tensors (inputs, labels), where inputs are what the model takes, and labels are class numbers;
-             a torch Dataset or DataLoader of such pairs: it is read in the order of its set, whatever the loader's order;
+             a pair of tensors or arrays (inputs, labels), where inputs are what the model takes, and labels are class numbers;
+             a torch Dataset of such pairs, or a DataLoader: what one pass over it yields, with its random draws seeded with `seed`;
              a pair (train, test), or a dictionary {"train": ..., "test": ...}, of any of these three.
     notions  names of `sam.config.NOTIONS`, or ["all"]; what each returns stands in its module's `measure`.
     settings other keys of `sam.config.SharpnessConfig`: m=128, batchnorm=["eval"], hessian={"probes": 50}, ...
     Raises ConfigError (one sentence) for settings, data or a model that cannot be measured.
     """
-    values = {"notions": list(notions), "rho": [float(radius) for radius in rho], **settings}
-    config = from_dict(SharpnessConfig, values, "sharpness.")
+    values: dict[str, Any] = {"notions": notions, "rho": rho, **settings}
+    try:
+        values |= {key: [values[key]] for key in ("notions", "rho", "batchnorm") if key in values and np.ndim(values[key]) == 0}
+        config = from_dict(SharpnessConfig, values | {"rho": [float(radius) for radius in values["rho"]]}, "sharpness.")
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"sharpness: a setting has a value of a wrong type ({error}); given: {values}.") from error
     weights = [p for p in model.parameters() if p.requires_grad]
     if not weights:
         raise ConfigError("model: has no trainable parameter (requires_grad), so no sharpness either.")
     coarse = next((p.dtype for p in weights if p.dtype not in (torch.float32, torch.float64)), None)
     if coarse is not None:
         raise ConfigError(f"model: has weights in {coarse}, whose spacing is wider than the steps measured here; give a copy in float32.")
+    if bad := next((name for name, p in model.named_parameters() if not p.isfinite().all()), None):
+        raise ConfigError(f"model: {bad} holds NaN or infinity.")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ConfigError(f"model: {name} has no running statistics (track_running_stats=False): bn=eval would depend on batch_size.")
     if isinstance(data, ImageData):
         subject = subject_of(model, data, config, progress=progress)
     else:
@@ -69,8 +81,8 @@ def evaluate(
         device, dtype = weights[0].device, weights[0].dtype
         subject = Subject(
             model,
-            _split(train, "train", device),
-            None if test is None else _split(test, "test", device),
+            _split(train, "train", device, config.seed),
+            None if test is None else _split(test, "test", device, config.seed),
             config,
             prepare=lambda batch: _own(batch, dtype),
             progress=progress,
@@ -90,13 +102,24 @@ def _check_outputs(subject: Subject) -> None:
         if split is None:
             continue
         first = DatasetLoss(subject.model, split.inputs[:2], split.labels[:2], prepare=subject.prepare)
-        with first.measuring():
-            shape = tuple(first.outputs().shape)
-        if len(shape) != 2 or shape[1] < 2:
+        with first.measuring(), torch.no_grad():
+            try:
+                both, alone = first.batch_outputs(first.inputs), first.batch_outputs(first.inputs[:1])
+            except (RuntimeError, TypeError, ValueError, LookupError) as error:
+                raise ConfigError(f"model: cannot take data ({name}): {' '.join(str(error).split())}.") from error
+        if not isinstance(both, Tensor):
+            raise ConfigError(f"model: returns a {type(both).__name__}; wrap it in a module that returns the logits in it.")
+        shape = tuple(both.shape)
+        if len(shape) != 2 or shape[1] < 2 or shape[0] != len(first.labels):
             raise ConfigError(f"model: maps data ({name}) to outputs {shape}, but must map it to logits (samples, classes), two at least.")
+        if bool((both >= 0).all()) and torch.allclose(both.sum(1), torch.ones_like(both[:, 0]), rtol=0, atol=1e-3):
+            raise ConfigError("model: returns probabilities (not negative, each row adds up to 1), but must return logits: no softmax.")
+        if not torch.allclose(alone, both[:1], rtol=1e-3, atol=1e-3 * float(both.nan_to_num().abs().max()), equal_nan=True):
+            raise ConfigError(f"model: gives the first sample of data ({name}) other outputs alone than beside the second, or each time.")
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= shape[1]:
-            raise ConfigError(f"data ({name}): labels run from {low} to {high}, but the model has logits for 0 to {shape[1] - 1}.")
+            cure = "" if high - low >= shape[1] else f"; add {-low}" if low < 0 else f"; subtract {low}"
+            raise ConfigError(f"data ({name}): labels run from {low} to {high}, but the model has logits for 0 to {shape[1] - 1}{cure}.")
 
 
 def _pair(data: Any) -> tuple[Any, Any]:
@@ -105,16 +128,16 @@ def _pair(data: Any) -> tuple[Any, Any]:
         if "train" not in data or set(data) - {"train", "test"}:
             raise ConfigError(f"data: a dictionary must have the keys train and (or not) test, not {', '.join(map(str, data)) or 'none'}.")
         return data["train"], data.get("test")
-    if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], Tensor):
+    if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], (Tensor, np.ndarray)):
         return data[0], data[1]
     return data, None
 
 
-def _split(part: Any, name: str, device: torch.device) -> Split:
-    if isinstance(part, (tuple, list)) and len(part) == 2 and all(isinstance(x, Tensor) for x in part):
-        inputs, labels = part
-    elif hasattr(part, "__getitem__") or isinstance(part, (DataLoader, IterableDataset)):
-        inputs, labels = _materialised(part, name)
+def _split(part: Any, name: str, device: torch.device, seed: int) -> Split:
+    if isinstance(part, (tuple, list)) and len(part) == 2 and all(isinstance(x, (Tensor, np.ndarray)) for x in part):
+        inputs, labels = map(torch.as_tensor, part)
+    elif (hasattr(part, "__getitem__") and hasattr(part, "__len__")) or isinstance(part, (DataLoader, IterableDataset)):
+        inputs, labels = _materialised(part, name, seed)
     else:
         kind = type(part).__name__
         raise ConfigError(
@@ -122,39 +145,54 @@ def _split(part: Any, name: str, device: torch.device) -> Split:
         )
     if inputs.dtype == torch.uint8:
         raise ConfigError(f"data ({name}): inputs are uint8; give what the model takes (scaled and normalised floats), or an ImageData.")
-    if labels.is_floating_point() or labels.ndim != 1:
-        raise ConfigError(f"data ({name}): labels are {labels.dtype} {tuple(labels.shape)}, but must be whole class numbers, one a sample.")
+    if labels.is_floating_point() or labels.is_complex() or labels.ndim != 1:
+        cure = "argmax(1)" if labels.ndim == 2 and labels.shape[1] > 1 else "flatten().long()"
+        kind = f"{labels.dtype} {tuple(labels.shape)}"
+        raise ConfigError(f"data ({name}): labels are {kind}, but must be whole class numbers, one a sample, such as labels.{cure}.")
     if len(inputs) != len(labels) or len(labels) == 0:
         raise ConfigError(f"data ({name}): {len(inputs)} inputs and {len(labels)} labels; both must be equally many, and at least one.")
+    if bad := len(inputs) - int(inputs.isfinite().reshape(len(inputs), -1).all(1).sum()):
+        raise ConfigError(f"data ({name}): {bad} of {len(inputs)} inputs hold NaN or infinity.")
     return Split(inputs.to(device), labels.to(device, torch.int64))
 
 
-def _materialised(source: Any, name: str) -> tuple[Tensor, Tensor]:
-    """All samples in the order of the set. A DataLoader's own order, workers and dropped rest are passed by; its collate function is used.
+def _materialised(source: Any, name: str, seed: int) -> tuple[Tensor, Tensor]:
+    """All that one pass over a loader yields, or a set in its order. Random draws are seeded, and their streams put back afterwards.
 
-    The first samples are read twice: a set that gives other ones the second time augments, and is refused.
+    The first samples of a set are read twice: if they are others the second time, it augments, and is refused.
     """
-    loader = isinstance(source, DataLoader)
-    dataset = source.dataset if loader else source
-    collate = source.collate_fn if loader and source.batch_size is not None else default_collate
-    with torch.random.fork_rng(devices=[]):  # a set may draw numbers
-        if isinstance(dataset, IterableDataset):
-            pieces = [collate(list(dataset))]
-        else:
-            starts = range(0, len(dataset), PIECE)
-            pieces = [collate([dataset[i] for i in range(start, min(start + PIECE, len(dataset)))]) for start in starts]
-            again = collate([dataset[i] for i in range(min(16, len(dataset)))]) if pieces else None
-            if again is not None and _is_pair(again) and not torch.equal(again[0], pieces[0][0][:16]):
-                raise ConfigError(f"data ({name}): gives other inputs each time it is read; measure without random augmentation.")
+    loader: Any = source if isinstance(source, DataLoader) else DataLoader(source, batch_size=PIECE)
+    drawing = (loader, loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    owned = [g for g in {getattr(part, "generator", None) for part in drawing} if g is not None]
+    states = [generator.get_state() for generator in owned]
+    with torch.random.fork_rng(devices=[]):
+        if _augments(loader):
+            raise ConfigError(f"data ({name}): gives other inputs each time it is read; measure without random augmentation.")
+        for generator in (torch, *owned):
+            generator.manual_seed(seed)
+        pieces = list(loader)
+    for generator, state in zip(owned, states, strict=True):
+        generator.set_state(state)
     if not pieces:
         raise ConfigError(f"data ({name}): is empty.")
     if not all(map(_is_pair, pieces)):
         raise ConfigError(f"data ({name}): each sample must be a pair (input, label) of tensors or numbers.")
-    return torch.cat([inputs for inputs, _ in pieces]), torch.cat([labels for _, labels in pieces])
+    columns = [[torch.as_tensor(part) for part in parts] for parts in zip(*pieces, strict=True)]
+    inputs, labels = (torch.stack(parts) if columns[1][0].ndim == 0 else torch.cat(parts) for parts in columns)  # batch_size=None: samples
+    return inputs, labels
+
+
+def _augments(loader: Any) -> bool:
+    collate = default_collate if loader.batch_sampler is None else loader.collate_fn
+    try:
+        first, again = (collate([loader.dataset[i] for i in range(min(16, len(loader.dataset)))]) for _ in range(2))
+        return _is_pair(first) and not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, again, strict=True))
+    except (LookupError, TypeError, ValueError, NotImplementedError):  # a stream, or with keys of its own: nobody knows
+        return False
 
 
 def _is_pair(piece: Any) -> bool:
-    return isinstance(piece, (tuple, list)) and len(piece) == 2 and all(isinstance(x, Tensor) for x in piece)
+    return isinstance(piece, (tuple, list)) and len(piece) == 2 and all(isinstance(x, (Tensor, np.ndarray, int)) for x in piece)
 
 
 def listing(values: Mapping[str, float | None]) -> str:

@@ -48,6 +48,17 @@ class Value:
     samples: int
 
 
+_Buffers = list[tuple[nn.Module, str, Tensor, Tensor]]  # of a module, by name: the tensor, and what it held
+_held: dict[nn.Module, _Buffers] = {}  # while a model is measured: what its forwards must find
+
+
+@torch.no_grad()
+def _put_back(buffers: _Buffers) -> None:
+    for module, name, tensor, value in buffers:
+        tensor.copy_(value)
+        module._buffers[name] = tensor  # a forward may have put another one there
+
+
 class DatasetLoss:
     """L(w) = mean loss of `model` over (inputs, labels), streamed in batches in the order given; a ragged last batch counts by its size.
 
@@ -93,10 +104,14 @@ class DatasetLoss:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """TF32, autocast and dropout off, BatchNorm in its mode; afterwards weights, buffers and modes are bitwise what they were.
-        Gradients (`.grad`) and random state are never touched."""
+        """TF32, autocast and dropout off, BatchNorm in its mode; afterwards weights, buffers and modes are bitwise what they were. Buffers
+        that a forward moves are back before the next one. Gradients (`.grad`) and random state are never touched."""
         modes = [(module, module.training) for module in self.model.modules()]
-        kept = [(t, t.detach().clone()) for t in (*self.points, *self.model.buffers())]
+        attributes = [(module, {k: v for k, v in vars(module).items() if isinstance(v, Tensor)}) for module, _ in modes]  # spectral norm's
+        kept = [(p, p.clone()) for p in self.points]
+        buffers = [(module, name, b, b.clone()) for module, _ in modes for name, b in module._buffers.items() if b is not None]
+        inside = self.model in _held
+        _held.setdefault(self.model, [b for b in buffers if not isinstance(b[0], nn.modules.batchnorm._NormBase)])
         self.model.eval()
         if self.batchnorm == "train":
             for module in self.model.modules():
@@ -111,13 +126,23 @@ class DatasetLoss:
             with torch.no_grad():
                 for tensor, value in kept:
                     tensor.copy_(value)
+            _put_back(buffers)
+            if not inside:
+                del _held[self.model]
             for module, mode in modes:
                 module.training = mode
+            for module, tensors in attributes:
+                vars(module).update(tensors)
+
+    def batch_outputs(self, inputs: Tensor) -> Tensor:
+        """What the model puts out for one batch, with buffers as they were found."""
+        _put_back(_held.get(self.model, []))
+        return self.model(self.prepare(inputs))  # type: ignore[no-any-return]
 
     def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(sum of losses, float64 sums [loss, right answers] detached) of one batch."""
         with refused_alone(len(labels)):
-            outputs = self.model(self.prepare(inputs))
+            outputs = self.batch_outputs(inputs)
         losses = self.criterion(outputs, labels)
         right = (outputs.argmax(1) == labels).sum() if outputs.ndim == 2 else torch.tensor(float("nan"), device=outputs.device)
         return losses.sum(), torch.stack([losses.detach().double().sum(), right.double()])
@@ -140,7 +165,7 @@ class DatasetLoss:
         """What the model puts out for every sample of the set, (n, ...): one forward over the set, and that much memory."""
         pieces = []
         for inputs, labels in self.batches():
-            pieces.append(self.model(self.prepare(inputs)))
+            pieces.append(self.batch_outputs(inputs))
             self.progress(len(labels))
         return torch.cat(pieces)
 

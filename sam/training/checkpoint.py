@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,33 @@ def load(folder: Path, device: torch.device | str = "cpu", name: str = CHECKPOIN
 
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: Path | str) -> None:
     """Copy a state_dict into `model`. CheckpointError if a tensor is missing, left over or of another shape."""
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{source}: the checkpoint does not fit {type(model).__name__} ({detail}).") from error
+    if problem := misfit(model.state_dict(), state):
+        raise CheckpointError(f"{source}: the checkpoint does not fit {type(model).__name__}: {problem}.")
+    model.load_state_dict(dict(state))
+
+
+def misfit(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
+    """All that keeps `found` from being the weights of a model whose own are `own`, as clauses; empty if nothing does."""
+    missing = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in found if name not in own]
+    sizes = {name: f"{list(found[name].shape)} for the model's {list(own[name].shape)}" for name in own if name in found}
+    other = [name for name in sizes if found[name].shape != own[name].shape]
+    parts = [f"missing: {grouped(missing)}"] * bool(missing) + [f"unexpected: {grouped(unexpected)}"] * bool(unexpected)
+    parts += [f"{size}: {grouped(name for name in other if sizes[name] == size)}" for size in dict.fromkeys(sizes[name] for name in other)]
+    heads = [next((len(t) for t in reversed(list(state.values())) if t.ndim == 2), 0) for state in (found, own)]
+    parts += [f"has {heads[0]} classes, the model's {heads[1]}"] * (all(heads) and heads[0] != heads[1])
+    return "; ".join(parts)
+
+
+def grouped(names: Iterable[str]) -> str:
+    """All names, those that differ in numbers alone as one: layer{2,3}.0.conv1.weight (2)."""
+    groups: dict[str, list[list[str]]] = {}
+    for name in names:
+        shown = "".join(c if c.isprintable() else "?" for c in name)
+        groups.setdefault(re.sub(r"\d+", "#", shown), []).append(re.findall(r"\d+", shown))
+    texts = []
+    for text, numbers in groups.items():
+        for values in map(dict.fromkeys, zip(*numbers, strict=True)):
+            text = text.replace("#", "{" + ",".join(values) + "}" if len(values) > 1 else next(iter(values)), 1)
+        texts.append(text + (f" ({len(numbers)})" if len(numbers) > 1 else ""))
+    return ", ".join(texts)

@@ -25,7 +25,6 @@ from sam.optimizers.build import build
 from sam.results.records import Row
 from sam.sharpness.dataset_loss import DatasetLoss, Value
 from sam.training import weights
-from sam.training.checkpoint import load_weights
 from sam.training.compiling import compiled
 from sam.training.graphs import steps_for
 from sam.training.objective import Objective
@@ -61,6 +60,7 @@ class Trainer:
     replicas: Replicas = ALONE
     model: nn.Module = field(init=False)
     optimizer: Method = field(init=False)
+    notes: list[str] = field(default_factory=list, init=False)  # on the weights that it started from
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
     _under_way: _Epoch | None = field(default=None, init=False)
@@ -72,8 +72,8 @@ class Trainer:
         self.data = self.data.to(self.device)
         self.model = build_model(config, self.data).to(self.device)
         if config.init_from is not None:  # not in `build_model`: a trained run is measured wherever that file went
-            start = weights.read(Path(config.init_from).expanduser(), "init_from")
-            load_weights(self.model, start, f"init_from={config.init_from}")
+            path = Path(config.init_from).expanduser()
+            self.notes = weights.load(self.model, path, weights.read(path, "init_from"), "init_from")
         if config.batchnorm == "sync" and self.replicas.size > 1:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         scaling = loss_scale(config.precision, self.device)

@@ -86,6 +86,8 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
         for note in images.notes:
             progress.say_once(f"data: {note}.")
         trainer = Trainer(config, images, device, replicas)
+        for note in trainer.notes:
+            progress.say(f"init_from={config.init_from}: {note}")
         if hint := faster_here(trainer, expected.backwards):
             progress.say(hint)
         tell(state=_resume(trainer, folder, progress))

@@ -1,33 +1,54 @@
-"""Weights from a file that somebody else wrote: a state_dict, bare or wrapped, or safetensors."""
+"""Weights from a file that somebody else wrote: a state_dict, however wrapped and prefixed, or safetensors."""
 
 from __future__ import annotations
 
 import os
+import pickle
+import re
+import types
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sam.training.checkpoint import CheckpointError
+from sam.training.checkpoint import CheckpointError, grouped, misfit
+
+States = dict[str, dict[str, Tensor]]  # where in the file (dotted keys; "" for the file itself) -> the tensors there, by name
 
 WRAPPINGS = ("state_dict", "model", "model_state_dict", "model_state", "net", "weights", "params")  # keys under which people save them
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # of DataParallel, torch.compile, Lightning modules
+AVERAGED = {"ema", "swa", "averaged", "avg", "average", "shadow", "teacher"}  # words in the keys of weights that are not the trained ones
+DEPTH = 8  # keys within keys
+OBJECTS = "holds Python objects, which are not loaded; save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
 
 
-def read(path: Path, key: str = "checkpoint") -> dict[str, Tensor]:
-    """The state_dict in a file, on the CPU, without wrapping and without a prefix that every name shares.
+def read(path: Path, key: str = "checkpoint") -> States:
+    """All dictionaries of the file that hold tensors, on the CPU. Runs no code of the file, whatever lies beside the tensors.
 
-    `.safetensors` through the safetensors library, everything else through torch.load(weights_only=True), which runs no code of the file.
-    Raises CheckpointError that names the setting `key`: no such file, damaged, Python objects in it, or no state_dict.
+    Raises CheckpointError that names the setting `key`: no such file, damaged, or no tensors with names.
     """
     setting = f"{key}={path}"
     if not os.path.isfile(path):
         raise CheckpointError(f"{setting}: there is no such file.")
     content = _safetensors(path, setting) if path.suffix == ".safetensors" else _torch(path, setting)
-    return _unprefixed(_unwrapped(content, setting))
+    states: States = {}
+    nodes, seen = [("", content, 0)], {id(content)}
+    for place, node, depth in nodes:  # grows
+        for name, value in node.items() if isinstance(node, Mapping) else ():
+            if isinstance(value, Tensor):
+                states.setdefault(place, {})[f"{name}"] = value
+            elif isinstance(value, Mapping) and depth < DEPTH and id(value) not in seen:  # a file may hold itself
+                seen.add(id(value))
+                nodes.append((f"{place}.{name}" if place else f"{name}", value, depth + 1))
+    if states:
+        return states
+    if any(isinstance(node, _Inert) for _, node, _ in nodes):
+        raise CheckpointError(f"{setting}: {OBJECTS}.")
+    shown = f" (found: {grouped(map(str, content)) or 'nothing'})" if isinstance(content, Mapping) else ""
+    raise CheckpointError(f"{setting}: holds a {type(content).__name__} and no state_dict, under whatever key{shown}.")
 
 
 def _safetensors(path: Path, setting: str) -> Any:
@@ -43,41 +64,109 @@ def _safetensors(path: Path, setting: str) -> Any:
 
 
 def _torch(path: Path, setting: str) -> Any:
+    """Through torch.load(weights_only=True); where that refuses what lies beside the tensors, with inert stand-ins for it."""
     try:
-        if zipfile.is_zipfile(path) and sum(m.file_size for m in zipfile.ZipFile(path).infolist()) > path.stat().st_size:
-            raise ValueError("it unpacks to more bytes than it has; torch.save does not compress")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("it unpacks to more bytes than it has; torch.save does not compress")
+                if damaged := archive.testzip():
+                    raise ValueError(f"{damaged} differs from its checksum")
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            inert = types.SimpleNamespace(__name__="inert", Unpickler=_Unpickler, load=lambda file, **_: _Unpickler(file).load())
+            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=inert)
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
-        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
-            save = "torch.save(model.state_dict(), 'weights.pt')"
-            raise CheckpointError(
-                f"{setting}: holds Python objects beside tensors, which could run code and are not loaded; "
-                f"save the weights alone, where you trust the file: {save}."
-            ) from error
         raise CheckpointError(f"{setting}: cannot be read by torch.load ({_line(error)}).") from error
+
+
+class _Inert(dict[Any, Any]):
+    """In place of an object of any class that a file names: takes what unpickling does to it, and does nothing."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __call__(self, *_: Any, **__: Any) -> _Inert:
+        return self
+
+    __setstate__ = append = extend = add = __call__
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds the few names that tensors in dictionaries need, and for every other one a class of its own, which is inert."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        match f"{module}.{name}":
+            case "collections.OrderedDict":
+                return OrderedDict
+            case "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2":
+                return lambda *parts: torch._utils._rebuild_tensor(*parts[:4])  # type: ignore[no-untyped-call]
+            case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state":
+                return lambda data, *_: data
+            case "torch._tensor._rebuild_from_type_v2":
+                return lambda build, kind, parts, state: build(*parts)
+        return type("Inert", (_Inert,), {})
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:100].rstrip(".") or type(error).__name__
 
 
-def _unwrapped(content: Any, setting: str) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-        if tensors and len(tensors) == len(content):
-            return tensors
-        inner = next((content[key] for key in WRAPPINGS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            shown = ", ".join(sorted(map(str, content))[:8]) or "nothing"
-            raise CheckpointError(f"{setting}: holds no state_dict, neither itself nor under {', '.join(WRAPPINGS)} (found: {shown}).")
-        content = inner
-    raise CheckpointError(f"{setting}: holds a {type(content).__name__}, not a state_dict (names to tensors).")
+def load(model: nn.Module, path: Path, states: States, key: str = "checkpoint", wanted: str | None = None) -> list[str]:
+    """Copy into `model` the weights that fit it out of `states`, which `read` gave; returns what must be said of them, a sentence each.
+
+    They fit if their names are the model's but for what they all begin with. Of several, the first of `WRAPPINGS` is taken, and an average
+    last. wanted: take what lies at this place (checkpoint_key). CheckpointError if none fits, or a tensor is not finite.
+    """
+    own, setting = model.state_dict(), f"{key}={path}"
+    found = {at: way for at, way in _ways(states, own).items() if wanted is None or f"{at}.".startswith(f"{wanted}.")}
+    if not found:
+        there = ", ".join(grouped([at]) for at in states if at) or "none: its tensors lie under no key"
+        raise CheckpointError(f"checkpoint_key={wanted}: {path} has no such key with tensors; it has {there}.")
+    fitting = [at for at, (state, _) in found.items() if not misfit(own, state)]
+    place = fitting[0] if fitting else max(found, key=lambda at: (len(found[at][0].keys() & own.keys()), len(found[at][0])))
+    state, left = found[place]
+    at = grouped([place])
+    if problem := misfit(own, state):
+        where = f" under {at}" if at else ""
+        raise CheckpointError(f"{setting}: the checkpoint{where} does not fit {type(model).__name__}: {problem}.")
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_floating_point() != own[name].is_floating_point():
+            raise CheckpointError(f"{setting}: {name} is a tensor of {value.dtype} ({value.layout}), not of plain floating-point numbers.")
+        if bad := value.numel() - int(value.isfinite().sum()):
+            raise CheckpointError(f"{setting}: {name} holds NaN or infinity ({bad} of {value.numel()} numbers).")
+    model.load_state_dict(state)
+    others = [at for at in fitting[1:] if at]
+    cast = {str(value.dtype) for name, value in state.items() if value.dtype != own[name].dtype}
+    said = {
+        f"Weights: {at or 'the file itself'}; others that fit: {grouped(others)} (checkpoint_key=... chooses).": others,
+        f"Weights: {at}, an average by its name.": not others and _averaged(place),
+        f"Dropped, as no part of the model: {grouped(left)}.": left,
+        f"Weights cast from {', '.join(sorted(cast))} to the model's type.": cast,
+    }
+    return [sentence for sentence, true in said.items() if true]
 
 
-def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    state = {name: value for name, value in state.items() if name != "n_averaged"}  # torch's AveragedModel counts its updates
-    while True:
-        prefix = next((p for p in PREFIXES if state and all(name.startswith(p) for name in state)), None)
-        if prefix is None:
-            return state
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
+def _ways(states: States, own: Mapping[str, Tensor]) -> dict[str, tuple[dict[str, Tensor], list[str]]]:
+    """Place (keys, and what the names there begin with), in order of preference -> (the tensors by what remains of their names; the names
+    of those that lie beside them)."""
+    anchor, found = next(iter(own)), {}
+    for at, tensors in states.items():
+        begins = [name.removesuffix(anchor) for name in tensors if f".{name}".endswith(f".{anchor}")]
+        for begin in (*begins, ""):
+            inside = {name: name.removeprefix(begin) for name in tensors if name.startswith(begin)}
+            inside = {name: new for name, new in inside.items() if new in own or "." in new or tensors[name].ndim}  # but for n_averaged
+            state = {new: tensors[name] for name, new in inside.items()}
+            found[f"{at}.{begin}".strip(".")] = state, [name for name in tensors if name not in inside]
+
+    def preference(place: str) -> tuple[list[int], bool]:
+        ranks = [WRAPPINGS.index(part) if part in WRAPPINGS else len(WRAPPINGS) for part in place.split(".") if part]
+        return ranks, _averaged(place)
+
+    return {place: found[place] for place in sorted(found, key=preference)}
+
+
+def _averaged(place: str) -> bool:
+    return not AVERAGED.isdisjoint(re.split(r"[._]", place))

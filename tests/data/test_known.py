@@ -50,6 +50,26 @@ def test_what_is_downsampled_says_so() -> None:
         assert entry.note.endswith("90 of 60,000 images JPEG-decoded" if decoded else "every image exact")
 
 
+@pytest.mark.parametrize(
+    ("dataset", "path", "fingerprint", "genuine"),
+    [
+        ("cifar10", None, "0" * 16, True),  # by torchvision, which checks MD5 sums
+        ("cifar10", "a.npz", "b15454854329bdde", True),
+        ("cifar100", "a.npz", "6d8a56e1b296ea82", True),
+        ("cifar10", "a.npz", "", True),  # an old record
+        ("cifar10", "a.npz", "0" * 16, False),
+        ("cifar10", "a.npz", "6d8a56e1b296ea82", False),  # the other one
+        ("cifar100", "a.npz", "b15454854329bdde", False),
+        ("cifar10", None, "6d8a56e1b296ea82", False),
+        ("cifar10", "a.npz", "f5b199186481bfec", False),  # at 16 x 16
+        ("arrays", "a.npz", "0" * 16, True),  # promises nothing
+        ("digits", None, "b17d6df724a37303", True),
+    ],
+)
+def test_what_a_data_set_is_called_needs_its_bytes(dataset: str, path: str | None, fingerprint: str, genuine: bool) -> None:
+    assert known.is_genuine(dataset, path, fingerprint) is genuine
+
+
 def small_file(path: Path, size: int = 16) -> str:
     draw = np.random.RandomState(0)
     parts = {f"{split}_labels": np.arange(n) % 10 for split, n in (("train", 60), ("test", 20))}
@@ -95,3 +115,10 @@ def test_a_run_says_once_what_it_is_trained_on(
         assert (trained(1) + trained(2)).count("data: little, of 80 images.\n") == 1
     finally:
         progress.share(None)
+
+
+def test_other_images_are_not_called_cifar(tmp_path: Path) -> None:
+    path = small_file(tmp_path / "a.npz", 32)
+    (note,) = load(name="cifar10", path=path).notes
+    assert note == "images of a.npz, which by their fingerprint are not those of dataset=cifar10"
+    assert load(name="arrays", path=path).notes == ()

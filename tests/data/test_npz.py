@@ -61,16 +61,16 @@ def test_cifar_from_a_file_keeps_its_classes_and_constants(tmp_path: Path) -> No
     assert (told.classes, told.train_size, data.classes) == (100, 30, 100)
     np.testing.assert_allclose(data.mean, [0.50707516, 0.48654887, 0.44091784], rtol=1e-6)
     assert load(name="cifar10", path=path).std[0] == pytest.approx(0.24703223)
-    assert data.notes == ()
+    assert data.notes == ("images of images.npz, which by their fingerprint are not those of dataset=cifar100",)
 
 
 def test_decoded_images_are_noted(tmp_path: Path) -> None:
     values = arrays(size=32) | {"train_exact": np.arange(30) > 2, "test_exact": np.ones(12, dtype=bool)}
     path = written(tmp_path, values)
-    assert load(name="cifar10", path=path).notes == ("CIFAR-10, 3 of 42 images JPEG-decoded",)
+    assert load(name="cifar10", path=path).notes[0] == "images.npz, 3 of 42 images JPEG-decoded"
     assert load(name="arrays", path=path).notes == ("images.npz, 3 of 42 images JPEG-decoded",)
     values["train_exact"][:] = True
-    assert load(name="cifar10", path=written(tmp_path, values)).notes == ()
+    assert load(name="arrays", path=written(tmp_path, values)).notes == ()
     with pytest.raises(DataError, match="train_exact must be one bool for each image"):
         load(name="cifar10", path=written(tmp_path, values | {"train_exact": np.ones(3, dtype=bool)}))
 
@@ -92,7 +92,7 @@ DAMAGED = {
     "negative label": ({"test_labels": np.arange(12) % 4 - 1}, "test_labels run from -1 to 2, but must be 0 to 3"),
     "class never trained": ({"test_labels": np.arange(12) % 5}, "test_labels run from 0 to 4, but must be 0 to 3"),
     "one class": ({"train_labels": np.zeros(30, int), "test_labels": np.zeros(12, int)}, "must number two or more classes from 0"),
-    "identifiers": ({"train_labels": np.arange(30) + 10**6}, "30 train_labels run up to 1000029"),
+    "identifiers": ({"train_labels": np.arange(30) + 10**6}, "train_labels run from 1000000 to 1000029, but must be 0 to 29"),
 }
 
 
@@ -146,3 +146,32 @@ def test_file_fingerprint(tmp_path: Path) -> None:
     assert file_fingerprint(path) == "88d4266fd4e6338d"
     with pytest.raises(DataError, match="No such file"):
         file_fingerprint(tmp_path / "missing")
+
+
+COUNTED = np.arange(30) % 4
+WRONG = {
+    "from 1": (COUNTED + 1, "run from 1 to 4, but must be 0 to 3", "; subtract 1."),
+    "from 1, in a byte": ((COUNTED + 1).astype(np.uint8), "run from 1 to 4", "; subtract 1."),
+    "from -1": (COUNTED - 1, "run from -1 to 2", "; add 1."),
+    "with a gap": (COUNTED + (COUNTED > 1), "run from 0 to 4, but must be 0 to 3", "np.unique("),
+    "even": (COUNTED * 2, "run from 0 to 6", "np.unique("),
+    "unknown as 255": (np.where(COUNTED == 0, 255, COUNTED).astype(np.uint8), "run from 1 to 255", "np.unique("),
+    "floats": (COUNTED.astype(float), "type float64 and shape (30,)", "np.unique("),
+    "truth": (COUNTED > 1, "type bool and shape (30,)", "np.unique("),
+    "words": (np.array(list("abcd"))[COUNTED], "type <U1 and shape (30,)", "np.unique("),
+    "a column": (COUNTED[:, None], "shape (30, 1)", "np.unique("),
+    "one-hot": (np.eye(4)[COUNTED], "shape (30, 4)", "labels.argmax(1)"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_labels_are_what_the_head_means_or_a_sentence_says_how_to_make_them(tmp_path: Path, kind: str) -> None:
+    labels, said, cure = WRONG[kind]
+    path = written(tmp_path, arrays() | {"train_labels": labels})
+    for function in (describe, load):
+        with pytest.raises(DataError) as caught:
+            function(name="arrays", path=path, label_noise=0.5)
+        assert said in str(caught.value) and cure in str(caught.value) and "train_labels" in str(caught.value)
+    cured = labels.argmax(1) if "argmax" in cure else np.unique(labels.ravel(), return_inverse=True)[1]  # as the sentences say
+    data = load(name="arrays", path=written(tmp_path, arrays() | {"train_labels": cured, "test_labels": cured[:12]}), label_noise=0.5)
+    assert set(data.train_labels.tolist()) == set(range(data.classes)) and data.classes == (2 if kind == "truth" else 4)

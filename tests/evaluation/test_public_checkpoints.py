@@ -13,7 +13,6 @@ import models
 from sam.config import EvaluateConfig, from_dict
 from sam.evaluation.checkpoint import evaluate_checkpoint
 from sam.training import weights
-from sam.training.checkpoint import load_weights
 
 FOLDER, CIFAR = os.environ.get("SAM_CHECKPOINTS"), os.environ.get("SAM_CIFAR10_NPZ")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="SAM_CHECKPOINTS names no folder")
@@ -23,9 +22,10 @@ PUBLISHED = [("resnet20", "resnet20-12fca82f.th", 8.27), ("resnet32", "resnet32-
 @pytest.mark.parametrize(("name", "file", "error"), PUBLISHED)
 def test_they_fit_exactly(name: str, file: str, error: float) -> None:
     path = Path(FOLDER or "") / file
-    state = weights.read(path)
+    states = weights.read(path)
+    state = {key.removeprefix("module."): value for key, value in states["state_dict"].items()}
     model = models.build(name, classes=10, channels=3, image_size=32)
-    load_weights(model, state, path)
+    assert weights.load(model, path, states) == []
     assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
     assert {key.rpartition(".")[2] for key in model.state_dict().keys() - state.keys()} == {"num_batches_tracked"}  # saved in 2018
 

@@ -6,6 +6,7 @@ import torch
 from optimizer_oracles import Bowl, Net, batch, flat, net_closure, sam_gradient, same
 from torch import nn
 
+from sam.config import ConfigError
 from sam.core.passes import Passes
 from sam.optimizers.rand_sam import RandSAM
 from sam.optimizers.sam import SAM
@@ -180,8 +181,9 @@ def test_dampened_momentum() -> None:
     assert same(parameters, before)
 
 
-def test_every_gradient_missing_is_a_step_that_does_nothing() -> None:
+def test_every_gradient_missing_is_an_error_and_a_step_that_does_nothing() -> None:
     w = nn.Parameter(torch.ones(2))
     optimizer = SGD(torch.optim.SGD([w], lr=0.1, weight_decay=0.1))
-    optimizer.step(lambda backward=True: torch.zeros(()))
-    assert torch.equal(w, torch.ones(2))
+    with pytest.raises(ConfigError, match=r"left no gradient; it must call loss.backward\(\)"):
+        optimizer.step(lambda backward=True: torch.zeros(()))
+    assert torch.equal(w, torch.ones(2)) and optimizer.steps_taken == 0

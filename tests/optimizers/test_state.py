@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 import warnings
 
 import numpy as np
@@ -174,3 +175,69 @@ def test_build_follows_the_config(method: str) -> None:
             optimizer.step(net_closure(model, batch(seed=k)))
         weights.append(nn.utils.parameters_to_vector(model.parameters()).detach())
     torch.testing.assert_close(*weights, rtol=1e-12, atol=1e-14)
+
+
+COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda pair: pickle.loads(pickle.dumps(pair))}
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_copy_takes_the_same_steps_on_its_own_parameters(name: str, fused: bool, how: str) -> None:
+    """In the middle of a run, with a scheduler, which has put itself around `step`."""
+    model, optimizer, scheduler = fresh(name, fused)
+    advance(model, optimizer, scheduler, range(3))
+    other, twin = COPIES[how]((model, optimizer))
+    assert twin.param_groups is twin.base.param_groups and twin.state is twin.base.state
+    assert twin.passes.model is other and "step" not in vars(twin)
+    before = [p.detach().clone() for p in model.parameters()]
+    twin.step(net_closure(other, batch(seed=3, dtype=torch.float32)))
+    assert same(list(model.parameters()), before) and not same(list(other.parameters()), before)
+    optimizer.step(net_closure(model, batch(seed=3, dtype=torch.float32)))
+    assert same(list(model.state_dict().values()), list(other.state_dict().values()))
+    rates = torch.optim.lr_scheduler.StepLR(twin, 1, gamma=0.5)
+    rates.step()
+    assert twin.base.param_groups[0]["lr"] != optimizer.base.param_groups[0]["lr"]
+
+
+def test_a_copy_of_the_optimizer_alone_moves_the_parameters_that_it_holds() -> None:
+    bowl = Bowl()
+    optimizer = SAM(torch.optim.SGD(bowl.parameters(), lr=0.1, momentum=0.9), rho=0.1)
+    twin = copy.deepcopy(optimizer)
+    w = flat(twin.parameters)
+    twin.step(bowl.closure(twin.parameters))
+    np.testing.assert_allclose(flat(twin.parameters), w - 0.1 * sam_gradient(bowl.grad, w, 0.1), rtol=1e-12)
+    np.testing.assert_array_equal(flat(optimizer.parameters), w)
+
+
+SCHEDULES = {
+    "OneCycleLR": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.2, total_steps=8),
+    "CyclicLR": lambda o: torch.optim.lr_scheduler.CyclicLR(o, 0.01, 0.1, step_size_up=2),
+    "ReduceLROnPlateau": lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=0),
+    "LambdaLR": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda epoch: 0.9**epoch),
+    "SWALR": lambda o: torch.optim.swa_utils.SWALR(o, swa_lr=0.05),
+    "CosineAnnealingWarmRestarts": lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+}
+
+
+@pytest.mark.parametrize("base", ["SGD", "AdamW"])
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_scheduler_on_the_wrapper_does_what_it_does_on_the_base(kind: str, base: str) -> None:
+    def walked(wrapped: bool) -> list[tuple[object, ...]]:
+        model = Net()
+        options = {"momentum": 0.9} if base == "SGD" else {}
+        inner = getattr(torch.optim, base)(model.parameters(), lr=0.1, **options)
+        optimizer = SAM(inner, rho=0.1) if wrapped else inner
+        scheduler, seen = SCHEDULES[kind](optimizer), []
+        for k in range(6):
+            if wrapped:
+                optimizer.step(net_closure(model, batch(seed=k)))
+            else:
+                optimizer.step()
+            scheduler.step(*((1.0,) if kind == "ReduceLROnPlateau" else ()))
+            seen.append(tuple(inner.param_groups[0].get(key) for key in ("lr", "momentum", "betas")))
+        return seen
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert walked(True) == walked(False) and len(set(walked(True))) > 1

@@ -260,6 +260,26 @@ def test_published_only_beside_the_papers_setting() -> None:
     assert cell(swept, "1 (rho 0.1)", "Accuracy", "published").text == "–"
 
 
+def test_other_images_get_neither_the_name_nor_the_published_values() -> None:
+    """In every shipped table that has published values, beside runs that have them."""
+    mine = {"cifar10": "b15454854329bdde", "cifar100": "6d8a56e1b296ea82"}
+    for name, dataset in ((t, d) for t in ("table2", "table3") for d in mine):
+        config = replace(WRN, dataset=DatasetConfig(name=dataset, path="images.npz"))
+        methods = ("sgd", "sam", "rand_sam")
+
+        def shown(data: str, config: TrainConfig = config, name: str = name, methods: tuple[str, ...] = methods) -> str:
+            blocks = build(load(name), [run(config, method=method, data=data) for method in methods], [0.05])
+            return "\n".join([text for b in blocks for text in (b.title, *b.header, *b.notes, *(c.text for row in b.rows for c in row))])
+
+        label = config.dataset.label
+        own, old, others = shown(mine[dataset]), shown(""), shown("0" * 16)
+        assert f"{label}, WRN-28-10" in own and f"{label}, WRN-28-10" in old and f"images that are not {label}, WRN-28-10" in others
+        assert ("ublished (" in own) == ("ublished (" in old) == (name == "table3" or dataset == "cifar10")
+        assert "ublished (" not in others and "An SGD gap near" not in others
+        swapped = shown(mine["cifar100" if dataset == "cifar10" else "cifar10"])
+        assert f"{label}, WRN-28-10" not in swapped and "ublished (" not in swapped
+
+
 def test_table3_picks_the_data_set_and_says_what_was_copied() -> None:
     runs = [
         run(replace(WRN, dataset=DatasetConfig(name=d)), method=m) for d in ("cifar10", "cifar100") for m in ("sgd", "rand_sam", "xsam")

@@ -2,12 +2,24 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+)
 
 import data
 import sam.sharpness
@@ -60,8 +72,9 @@ FORMS = {
     "pairs": (TRAIN, TEST),
     "dictionary": {"train": TRAIN, "test": TEST},
     "datasets": (TensorDataset(*TRAIN), Rows(TEST)),
-    "loaders": [DataLoader(Rows(TRAIN), batch_size=4, shuffle=True, drop_last=True), DataLoader(TensorDataset(*TEST), batch_size=3)],
+    "loaders": [DataLoader(Rows(TRAIN), batch_size=4), DataLoader(TensorDataset(*TEST), batch_size=3)],
     "stream": (Stream(), TEST),
+    "arrays": (tuple(x.numpy() for x in TRAIN), tuple(x.double().numpy() if x.is_floating_point() else x.int().numpy() for x in TEST)),
     "wide": {"train": (TRAIN[0].double(), TRAIN[1].int()), "test": TEST},
 }
 
@@ -70,10 +83,119 @@ FORMS = {
 def test_every_form_of_data_gives_the_same_numbers(form: str) -> None:
     """m = 5: the batches of the batch-wise measure are those of the set's own order."""
     expected = sam.sharpness.evaluate(network(), FORMS["pairs"], m=5)
-    random = torch.get_rng_state()
     found = sam.sharpness.evaluate(network(), FORMS[form], m=5)
-    torch.set_rng_state(random)
     assert found == expected and found[NAME] is not None and found["test_loss"] is not None
+
+
+class Batches(IterableDataset[tuple[Tensor, Tensor]]):
+    def __iter__(self) -> object:  # type: ignore[override]
+        return zip(TRAIN[0].split(4), TRAIN[1].split(4), strict=True)
+
+
+def halved(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    x, y = default_collate(samples)
+    return x / 2, y
+
+
+SET = TensorDataset(*TRAIN)
+LOADERS = {
+    "a part": lambda: DataLoader(SET, batch_size=4, sampler=SubsetRandomSampler([1, 3, 5, 7, 9, 11, 12])),
+    "a part, its own stream": lambda: DataLoader(SET, sampler=SubsetRandomSampler([1, 3, 5], generator=torch.Generator().manual_seed(7))),
+    "weighted": lambda: DataLoader(SET, batch_size=4, sampler=WeightedRandomSampler([1.0] * 6 + [0.0] * 7, 20)),
+    "drawn with replacement": lambda: DataLoader(SET, sampler=RandomSampler(SET, replacement=True, num_samples=30)),
+    "batches by hand": lambda: DataLoader(SET, batch_sampler=[[0, 1], [5, 6, 7], [12, 3]]),
+    "batches by hand, drawn": lambda: DataLoader(SET, batch_sampler=BatchSampler(RandomSampler(SET), 5, drop_last=True)),
+    "shuffled": lambda: DataLoader(SET, batch_size=4, shuffle=True),
+    "the rest dropped": lambda: DataLoader(SET, batch_size=4, drop_last=True),
+    "shuffled, the rest dropped": lambda: DataLoader(SET, batch_size=4, shuffle=True, drop_last=True, generator=torch.Generator()),
+    "collated": lambda: DataLoader(SET, batch_size=4, collate_fn=halved),
+    "a stream, the rest dropped": lambda: DataLoader(Stream(), batch_size=4, drop_last=True),
+    "a stream of samples": lambda: DataLoader(Stream(), batch_size=None),
+    "a stream of batches": lambda: DataLoader(Batches(), batch_size=None),
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_what_a_loader_yields_is_what_is_measured(kind: str) -> None:
+    """One pass over it, with its draws seeded: each time the same numbers; no random stream is left elsewhere."""
+    loader = LOADERS[kind]()
+    streams = [g for g in (loader.generator, getattr(loader.sampler, "generator", None)) if g is not None]
+    before = [torch.get_rng_state(), *(g.get_state() for g in streams)]
+    found = sam.sharpness.evaluate(network(), loader, m=5)
+    assert found == sam.sharpness.evaluate(network(), loader, m=5)
+    assert all(torch.equal(a, b) for a, b in zip(before, [torch.get_rng_state(), *(g.get_state() for g in streams)], strict=True))
+    for generator in (torch, *streams):
+        generator.manual_seed(0)  # the default of `seed`
+    pieces = [(x, y) if y.ndim else (x[None], y[None]) for x, y in loader]
+    torch.set_rng_state(before[0])
+    yielded = torch.cat([x for x, _ in pieces]), torch.cat([y for _, y in pieces])
+    assert found == sam.sharpness.evaluate(network(), yielded, m=5)
+
+
+class Counting(nn.Module):
+    """Moves a buffer in each forward, in eval mode too; each finds it as the measurement found it."""
+
+    def __init__(self, rebinds: bool) -> None:
+        super().__init__()
+        self.inner, self.rebinds = network(), rebinds
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rebinds:
+            self.calls = self.calls + 1
+        else:
+            self.calls += 1
+        return self.inner(x) * self.calls
+
+
+@pytest.mark.parametrize("rebinds", [False, True])
+def test_buffers_that_a_forward_moves_are_held_and_put_back(rebinds: bool) -> None:
+    model = Counting(rebinds)
+    buffer = model.calls
+    found = sam.sharpness.evaluate(model, FORMS["pairs"], notions=["ascent", "gap", "hessian"], m=5)
+    assert model.calls is buffer and buffer == 0
+    assert found == sam.sharpness.evaluate(model, FORMS["pairs"], notions=["ascent", "gap", "hessian"], m=5)
+    plain = sam.sharpness.evaluate(network(), FORMS["pairs"], notions=["ascent", "gap", "hessian"], m=5)
+    assert found == plain  # each forward is the first: calls = 1
+
+
+@pytest.mark.parametrize("norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+def test_spectral_norm_is_measured_as_it_stands(norm: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(norm(nn.Linear(6, 5)), nn.Tanh(), nn.Linear(5, 3))
+    model(TRAIN[0])  # a step of its power iteration
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    weight = vars(model[0]).get("weight")
+    found = sam.sharpness.evaluate(model, TRAIN, notions=["ascent", "hessian"], m=5)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert vars(model[0]).get("weight") is weight and model.training
+    assert found == sam.sharpness.evaluate(model, TRAIN, notions=["ascent", "hessian"], m=5)
+
+
+def test_a_single_value_where_a_list_may_stand() -> None:
+    expected = sam.sharpness.evaluate(network(), TRAIN, ["ascent"], [0.05], batchnorm=["eval"], m=5)
+    assert sam.sharpness.evaluate(network(), TRAIN, "ascent", 0.05, batchnorm="eval", m=5) == expected
+
+
+class Puts(nn.Module):
+    """A network that puts out something else of its logits."""
+
+    def __init__(self, what: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.inner, self.what = network(), what
+
+    def forward(self, x: Tensor) -> object:
+        return self.what(self.inner(x))
+
+
+def test_log_probabilities_are_logits() -> None:
+    found, expected = (sam.sharpness.evaluate(m, TRAIN, m=5) for m in (Puts(lambda z: z.log_softmax(1)), Puts(lambda z: z)))
+    assert dict(found) == pytest.approx(dict(expected), rel=1e-3, abs=1e-5)
+
+
+def spoilt(model: nn.Module) -> nn.Module:
+    model[0].bias.data[2] = float("nan")  # type: ignore[index, union-attr, operator]
+    return model
 
 
 @pytest.mark.parametrize("offset", range(9))
@@ -150,7 +272,27 @@ def test_it_prints_as_a_list_with_standard_errors() -> None:
         (network(), {"training": TRAIN}, {}, ["keys train", "training"]),
         (network(), 7, {}, ["int is none of"]),
         (network(), (TRAIN[0], TRAIN[1][:5]), {}, ["13 inputs and 5 labels"]),
-        (network(), (TRAIN[0], TRAIN[0]), {}, ["labels are torch.float32 (13, 6)"]),
+        (network(), (TRAIN[0], TRAIN[0]), {}, ["labels are torch.float32 (13, 6)", "labels.argmax(1)"]),
+        (network(), (TRAIN[0], TRAIN[1].float()), {}, ["labels are torch.float32 (13,)", ".long()"]),
+        (network(), (TRAIN[0], TRAIN[1][:, None]), {}, ["labels are torch.int64 (13, 1)", "flatten()"]),
+        (network(), (TRAIN[0], TRAIN[1] + 1), {}, ["labels run from 1 to 3", "0 to 2", "subtract 1"]),
+        (network(), (TRAIN[0], TRAIN[1] - 1), {}, ["labels run from -1 to 1", "add 1"]),
+        (network(), (TRAIN[0].clone().index_fill_(0, torch.tensor(4), float("nan")), TRAIN[1]), {}, ["1 of 13 inputs hold NaN"]),
+        (network(), TensorDataset(TRAIN[0] / 0, TRAIN[1]), {}, ["13 of 13 inputs hold NaN or infinity"]),
+        (network(), (TRAIN[0][:, :4], TRAIN[1]), {}, ["cannot take data (train)", "4"]),
+        (network(), TRAIN, {"rho": "large"}, ["sharpness", "wrong type", "large"]),
+        (network(), TRAIN, {"rho": None}, ["sharpness", "wrong type"]),
+        (network(), TRAIN, {"notions": None}, ["sharpness.notions=None"]),
+        (network(), TRAIN, {"m": "128"}, ["sharpness", "wrong type", "128"]),
+        (Puts(lambda z: {"logits": z}), TRAIN, {}, ["returns a dict", "logits"]),
+        (Puts(lambda z: (z, z)), TRAIN, {}, ["returns a tuple", "logits"]),
+        (Puts(lambda z: None), TRAIN, {}, ["returns a NoneType"]),
+        (Puts(lambda z: z.softmax(1)), TRAIN, {}, ["returns probabilities", "no softmax"]),
+        (Puts(lambda z: z - z.mean(0)), TRAIN, {}, ["other outputs alone"]),
+        (Puts(lambda z: z + torch.rand_like(z)), TRAIN, {}, ["other outputs", "each time"]),
+        (spoilt(network()), TRAIN, {}, ["model: 0.bias holds NaN or infinity"]),
+        (nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3, track_running_stats=False)), TRAIN, {}, ["model: 1 has no running statistics"]),
+        (network(), DataLoader(SET, sampler=SubsetRandomSampler([])), {}, ["data (train): is empty"]),
         (network(), (TRAIN[0].to(torch.uint8), TRAIN[1]), {}, ["uint8", "ImageData"]),
         (network(), DataLoader(Augmenting(TRAIN)), {}, ["without random augmentation"]),
         (network(), Named(TRAIN), {}, ["each sample must be a pair"]),

@@ -96,7 +96,7 @@ def test_a_stopped_run_continues_bitwise(tiny: Tiny, weights: dict[str, Tensor],
     ("content", "message"),
     [
         ({"w": torch.zeros(3)}, "does not fit WideResNet"),
-        ([1, 2], "holds a list, not a state_dict"),
+        ([1, 2], "holds a list and no state_dict"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_in_one_sentence(tiny: Tiny, tmp_path: Path, content: Any, message: str) -> None:

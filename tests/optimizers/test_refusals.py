@@ -1,0 +1,129 @@
+"""What a method's constructor and its step refuse, each in one sentence, and what no refusal leaves behind."""
+
+from typing import Any
+
+import pytest
+import torch
+from optimizer_oracles import Net, batch, net_closure, same
+from torch import Tensor, nn
+
+from sam.config import ConfigError
+from sam.core.passes import Passes
+from sam.optimizers.rand_sam import RandSAM
+from sam.optimizers.sam import SAM
+from sam.optimizers.sgd import SGD
+from sam.optimizers.xsam import XSAM
+
+METHODS = [SGD, RandSAM, SAM, XSAM]
+NAN = float("nan")
+SETTINGS = [
+    *((method, "rho", value) for method in METHODS for value in (-1, NAN, float("inf"), None, "0.05", [0.05])),
+    *((method, "loss_decay", value) for method in METHODS for value in (-1, NAN, None)),
+    *((method, "grad_clip", value) for method in METHODS for value in (0, -1, NAN, "1")),
+    *((method, "norm_scope", value) for method in METHODS for value in ("all", None, 3)),
+    *((method, "steps", value) for method in (SAM, XSAM) for value in (0, -1, 1.5, None, "2")),
+    *((method, "rule", value) for method in (SAM, XSAM) for value in ("none", None)),
+    *((method, "radius", value) for method in (SAM, RandSAM) for value in ("normal", None)),
+    *((SAM, "descent_gradient", value) for value in ("first", None)),
+    *((XSAM, "rho_max", value) for value in (-1, NAN)),
+    *((XSAM, "alpha", value) for value in (NAN, "1")),
+    *((XSAM, "alphas", value) for value in ([], [0.5, NAN], None, 0.5)),
+    *((XSAM, "search_interval", value) for value in (0, -3, 2.5, None)),
+]
+
+
+@pytest.mark.parametrize(("method", "name", "value"), SETTINGS)
+def test_a_setting_out_of_its_bounds(method: Any, name: str, value: object) -> None:
+    base = torch.optim.SGD(Net().parameters(), lr=0.1)
+    with pytest.raises(ConfigError) as caught:
+        method(base, **{name: value})
+    assert str(caught.value).startswith(f"{method.__name__}: {name}=") and "must" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_groups_own_settings_are_checked_too() -> None:
+    model = Net()
+    with pytest.raises(ConfigError, match="SAM: rho=-1: must be"):
+        SAM(torch.optim.SGD([{"params": list(model.parameters()), "rho": -1}], lr=0.1))
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(ConfigError, match="SAM: loss_decay=nan: must be"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], "loss_decay": NAN})
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        (lambda w: w, "wraps a torch optimizer, .* not a list"),
+        (lambda w: torch.optim.SGD, "wraps a torch optimizer, .* not a type"),
+        (lambda w: SAM(torch.optim.SGD(w, lr=0.1)), "wraps a torch optimizer, .* not a SAM"),
+        (torch.optim.LBFGS, "cannot wrap LBFGS, which needs a closure"),
+        (torch.optim.Adadelta, "cannot wrap Adadelta, which has a setting `rho` of its own"),
+    ],
+)
+def test_what_cannot_be_wrapped(base: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        SAM(base(list(Net().parameters())))
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adamax", "Rprop", "Adafactor"])
+def test_other_bases_take_the_gradient_of_sam(name: str) -> None:
+    """With a radius of 0 the wrapped step is the plain one."""
+    nets = Net(), Net()
+    plain = getattr(torch.optim, name)(nets[0].parameters(), lr=0.01)
+    wrapped = SAM(getattr(torch.optim, name)(nets[1].parameters(), lr=0.01), rho=0.0)
+    for k in range(3):
+        plain.zero_grad()
+        net_closure(nets[0], batch(seed=k))()
+        plain.step()
+        wrapped.step(net_closure(nets[1], batch(seed=k)))
+    for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def answering(model: nn.Module, answer: Any, back: bool = True) -> Any:
+    def closure(backward: bool = True) -> Any:
+        loss = net_closure(model, batch())(backward and back)
+        return answer(loss)
+
+    return closure
+
+
+CLOSURES = {
+    "no backward": ("left no gradient", lambda m: answering(m, lambda loss: loss, back=False)),
+    "no backward, no graph": ("left no gradient", lambda m: torch.no_grad()(answering(m, lambda loss: loss, back=False))),
+    "gradients cleared": ("left no gradient", lambda m: answering(m, lambda loss: (loss, m.zero_grad())[0])),
+    "nothing": ("not a NoneType", lambda m: answering(m, lambda loss: None)),
+    "a float": ("not a float", lambda m: answering(m, lambda loss: loss.item())),
+    "a pair": ("not a tuple", lambda m: answering(m, lambda loss: (loss, loss))),
+    "a loss a sample": (r"not a Tensor \(4,\)", lambda m: answering(m, lambda loss: loss.expand(4))),
+    "no closure": ("needs a closure .* not None", lambda m: None),
+    "the loss itself": ("needs a closure .* not tensor", lambda m: torch.ones(())),
+    "a list with a hole": ("needs a closure .* not None", lambda m: [answering(m, lambda loss: loss), None]),
+}
+
+
+@pytest.mark.parametrize("kind", CLOSURES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_closure_that_trains_nothing_is_an_error_at_the_first_step(method: Any, kind: str) -> None:
+    words, make = CLOSURES[kind]
+    model = Net()
+    optimizer = method(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.1, passes=Passes(model))
+    before = [t.detach().clone() for t in model.state_dict().values()]
+    with pytest.raises(ConfigError, match=words) as caught:
+        optimizer.step(make(model))
+    assert "\n" not in str(caught.value) and optimizer.steps_taken == 0
+    assert same(list(model.state_dict().values()), before)
+    optimizer.step(net_closure(model, batch()))  # and the next step is a step
+    assert optimizer.steps_taken == 1
+
+
+def test_step_without_arguments_is_the_same_error() -> None:
+    with pytest.raises(ConfigError, match="needs a closure"):
+        SAM(torch.optim.SGD(Net().parameters(), lr=0.1)).step()
+
+
+@pytest.mark.parametrize("answer", [Tensor.detach, lambda loss: loss[None]])
+def test_a_loss_that_is_detached_or_of_one_number_will_do(answer: Any) -> None:
+    """Lightning hands over detached ones."""
+    model = Net()
+    loss = SAM(torch.optim.SGD(model.parameters(), lr=0.1)).step(answering(model, answer))
+    assert loss.shape == () and not loss.requires_grad
