@@ -103,11 +103,11 @@ class SamSlurmLauncher(SlurmLauncher):
     def _unfinished(self, job_overrides: Sequence[Overrides]) -> list[int]:
         """Positions of the points that are to be submitted: for training, those that are unfinished, each identity once."""
         assert self.config is not None
-        if self.config.hydra.job.config_name != "train":
+        if self.config.hydra.job.name != "train":
             return list(range(len(job_overrides)))
         from sam.training import sweep
 
-        return sweep.unfinished([sweep.compose(overrides) for overrides in job_overrides])
+        return sweep.unfinished([sweep.checked(overrides, self.config) for overrides in job_overrides])
 
     def _submit(self, points: Sequence[Overrides], first_index: int) -> list[Any]:
         import submitit

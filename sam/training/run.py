@@ -54,7 +54,8 @@ def run(config: TrainConfig) -> dict[str, Any]:
 def _lead(config: TrainConfig, description: data.Description, replicas: Replicas, tell: Callable[..., None]) -> dict[str, Any]:
     """The run's first process, nearly always its only one: it decides what is run, and writes. `tell`: what the others wait for."""
     record = existing(config)
-    folder, key = identity.run_folder(config), identity.run_fingerprint(config)
+    folder = identity.run_folder(config)
+    key = f"{identity.run_fingerprint(config)} in {folder}"
     force = config.force and key not in finished_in_sweep()  # points of a sweep with one identity run once
     if records.is_done(record) and not force:
         assert record is not None
