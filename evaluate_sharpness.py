@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 
 from sam.config import EvaluateConfig
 from sam.training.hydra_schema import register, resolve
+from sam.training.interrupts import Preempted, watching
 
 register()
 
@@ -55,13 +56,14 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(composed: DictConfig) -> None:
     try:
-        problems = measure(resolve(EvaluateConfig, composed))
+        with watching():
+            problems = measure(resolve(EvaluateConfig, composed))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
-    except KeyboardInterrupt:
+    except Preempted:
         print("interrupted: the rows measured so far are kept beside their runs.", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
     if problems and HydraConfig.get().mode == RunMode.RUN:

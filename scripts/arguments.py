@@ -58,7 +58,7 @@ def parse(keys: Mapping[str, Any], arguments: Sequence[str], *, hydra: bool = Fa
         elif hydra:
             rest += [argument] if argument not in ("-m", "--multirun") else []
         else:
-            known = [f"{name}=..." for name in keys] + ["--help"] + ["the keys of train.py -m" for _ in range(hydra)]
+            known = [f"{name}=..." for name in keys] + ["--help"]
             raise ValueError(f"{argument}: unknown argument; known here: {', '.join(known)}.")
     return values, rest
 

@@ -84,6 +84,7 @@ class SamSlurmLauncher(SlurmLauncher):
         print(f"submitted job {array}: {len(jobs)} of {len(job_overrides)} runs; logs below {logs}/{array}*", flush=True)
         failures = {}
         if self.wait:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # train.py's own would leave without a word on the jobs
             try:
                 failures = _collect(jobs)
             except KeyboardInterrupt:

@@ -45,8 +45,8 @@ def run(config: TrainConfig) -> dict[str, Any]:
             return _follow(config, replicas)
         with _telling(replicas) as tell:
             return _lead(config, description, replicas, tell)
-    except Exception as error:
-        if not isinstance(error, Preempted):
+    except BaseException as error:
+        if not getattr(error, "told", False):  # the others leave together with a run that was preempted while it trained
             distributed.give_up()
         raise
 
@@ -106,7 +106,7 @@ def _telling(replicas: Replicas) -> Iterator[Callable[..., None]]:
     try:
         yield tell
     except BaseException as error:
-        if not told:
+        if not told and not isinstance(error, Preempted):  # the signal is theirs too
             tell(error=" ".join(str(error).split()))
         raise
 
