@@ -72,6 +72,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
         module.errors = types.SimpleNamespace(CommError=CommError, UsageError=UsageError)
         monkeypatch.setitem(sys.modules, "wandb", module)
         monkeypatch.setattr(tracking, "_unreachable_until", 0.0)
+        monkeypatch.setattr(tracking, "Apart", tracking.WandbTracker)  # in this process, where the fake is
         for variable in ("WANDB_API_KEY", "WANDB_MODE"):
             monkeypatch.delenv(variable, raising=False)
         return calls
@@ -162,6 +163,7 @@ def test_no_server_means_offline(tiny: Tiny, wandb: Callable[..., Calls], capsys
 
 def test_without_wandb_installed_the_run_goes_on(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it raises ImportError
+    monkeypatch.setattr(tracking, "Apart", tracking.WandbTracker)
     assert run(tiny(tracking={"backend": "wandb"}, epochs=1))["status"] == "finished"
     assert "warning: tracking stopped" in capsys.readouterr().err
 
