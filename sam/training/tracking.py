@@ -34,6 +34,7 @@ LEAVING = 5.0  # seconds for W&B's end when a run was told to leave, or failed: 
 OFFLINE = 10.0  # seconds for W&B to start, counted when a run has ended; and to log offline what no server took
 RETRY_AFTER = 600.0  # seconds without trying a server that did not answer: a sweep must not wait for it again at every run
 _unreachable_until = 0.0
+_say: Callable[[str], None] = lambda word: None  # to the process that trains, if this is another
 
 
 class Tracker:
@@ -220,7 +221,7 @@ class Apart(Tracker):
         self._calls.put(("finish", failed))
         end, starting = time.monotonic() + seconds + 2, self._began + OFFLINE  # it counts the seconds itself
         try:
-            while self._process.poll() is None and time.monotonic() < (end if b"started\n" in self._said else min(end, starting)):
+            while self._process.poll() is None and time.monotonic() < (end if self._said else min(end, starting)):
                 time.sleep(0.02)
         finally:
             with suppress(OSError):
@@ -239,11 +240,11 @@ def _hand_on(calls: queue.SimpleQueue[Any], pipe: BinaryIO) -> None:
 
 def _serve(pipe: BinaryIO, say: Callable[[str], None]) -> None:
     """The process of an `Apart`."""
-    global _unreachable_until
+    global _unreachable_until, _say
+    _say = say
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):  # a job's processes all get them; training says when it is over
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    sys.argv, before, given = pickle.load(pipe)
-    _unreachable_until = before
+    sys.argv, _unreachable_until, given = pickle.load(pipe)
     tracker, done = WandbTracker(*given), False
     say("started")
     with suppress(EOFError):
@@ -254,8 +255,7 @@ def _serve(pipe: BinaryIO, say: Callable[[str], None]) -> None:
             if call == "preempting":
                 tracker.preempting()
     tracker.finish(failed=value if done else True)
-    say("unreachable" * (_unreachable_until > before))
-    say("done" * (not tracker.broken))
+    say("broken" if tracker.broken else "done")
 
 
 def make_tracker(config: TrainConfig, record: dict[str, Any], folder: Path) -> Tracker:
@@ -305,6 +305,7 @@ def recorded_epoch(folder: Path) -> int:
 def _avoid_server() -> None:
     global _unreachable_until
     _unreachable_until = time.monotonic() + RETRY_AFTER
+    _say("unreachable")
 
 
 def _value(value: Any) -> Any:
