@@ -133,6 +133,27 @@ def test_rows_that_the_server_has_are_not_logged_again(tiny: Tiny, wandb: Callab
     assert [values["epoch"] for name, values in calls if name == "log"] == [3, 4]
 
 
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_under_an_agent_a_run_is_the_agents_and_stays_it(
+    tiny: Tiny, wandb: Callable[..., Calls], monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """wandb itself takes project, entity and id from the agent; measured later, without one, the run is found by the folder it left."""
+    calls = wandb(key="secret")
+    config = tiny(tracking={"backend": "wandb", "mode": mode, "entity": "team"}, epochs=1)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    monkeypatch.setenv("WANDB_RUN_ID", "agents-1")
+    record, folder = run(config), identity.run_folder(config)
+    assert [(o["project"], o["entity"], o["id"]) for name, o in calls if name == "init"] == [(None, None, None)]
+    monkeypatch.delenv("WANDB_SWEEP_ID")
+    monkeypatch.delenv("WANDB_RUN_ID")
+    assert tracking.run_id(record, folder) == record["fingerprint"]
+    (folder / "wandb" / "offline-run-20260101_000000-agents-1").mkdir(parents=True)
+    (folder / "wandb" / "latest-run").mkdir()
+    assert tracking.run_id(record, folder) == "agents-1"
+    tracking.mirror_sharpness(config.tracking, [(folder, record, {})])
+    assert calls[-1] == ("finish", 0) and [o["id"] for name, o in calls if name == "init"] == [None, "agents-1"]
+
+
 def test_a_run_redone_replaces_the_one_before(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
     calls = wandb()
     run(tiny(tracking={"backend": "wandb"}, epochs=1))
