@@ -40,7 +40,7 @@ POINTS = [  # groups, values, what adds and deletes, what is refused
 def hydra() -> Iterator[tuple[Hydra, DictConfig]]:
     """As train.py -m opens it: (Hydra, a composed sweep)."""
     register()
-    made, name, overrides, _ = sweep.opened(["experiment=demo"], "train")
+    made, name, overrides, _ = sweep.opened([*DIGITS, "seed=1,2"], "train")
     GlobalHydra.instance().initialize(made)
     yield made, made.compose_config(name, overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
     GlobalHydra.instance().clear()
@@ -114,9 +114,7 @@ def test_what_cannot_run_is_refused(arguments: list[str], words: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["points", "compose_quickly", "compose", "_print_plan", "one_folder_each"])
-@pytest.mark.parametrize(
-    ("error", "code"), [(RuntimeError("a bug"), 1), (AssertionError(), 1), (KeyError("x"), 1), (ConfigError("one sentence"), 2)]
-)
+@pytest.mark.parametrize(("error", "code"), [(AssertionError(), 1), (ConfigError("one sentence"), 2)])
 def test_a_plan_that_fails_stops_the_sweep(
     hydra: tuple[Hydra, DictConfig],
     monkeypatch: pytest.MonkeyPatch,
