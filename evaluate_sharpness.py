@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 import data
 from sam.config import EvaluateConfig, counted, printable, sentence
 from sam.training.hydra_schema import register, resolve, start
+from sam.training.interrupts import Preempted, watching
 
 register()
 
@@ -59,13 +60,14 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(composed: DictConfig) -> None:
     try:
-        problems = measure(resolve(EvaluateConfig, composed))
+        with watching():
+            problems = measure(resolve(EvaluateConfig, composed))
     except ValueError as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from error
-    except KeyboardInterrupt:
+    except Preempted:
         print("interrupted: the rows measured so far are kept beside their runs.", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise
     for problem in problems:
         print(f"warning: {sentence(problem)}", file=sys.stderr)
     if problems and HydraConfig.get().mode == RunMode.RUN:

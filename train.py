@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from sam.config import TrainConfig, printable, sentence
 from sam.training.distributed import launched
 from sam.training.hydra_schema import register, resolve, start
-from sam.training.interrupts import Preempted
+from sam.training.interrupts import Preempted, leave_at_once
 
 register()
 
@@ -48,8 +48,10 @@ def main(composed: DictConfig) -> None:
         from sam.training.run import run  # torch is imported only now: --help and --cfg stay quick
 
         record = run(config)
-    except Preempted as signal:
-        raise SystemExit(signal.exit_code) from None
+    except Preempted as stop:
+        if not stop.told:
+            print(f"{stop}.", file=sys.stderr)
+        raise
     except ValueError as error:  # bad settings, bad data, a checkpoint that does not fit: one sentence
         print(f"error: {sentence(error)}", file=sys.stderr)
         if single or replicated:
@@ -72,4 +74,6 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    if launched().size == 1:  # a process that waits for others in torch's code would not hear
+        leave_at_once()
     start(main)

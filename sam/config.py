@@ -331,7 +331,7 @@ class TrackingConfig(_Schema, prefix="tracking."):
     backend         none | wandb.
     mode            auto (WANDB_MODE if set; else online with credentials, offline without) | online | offline | disabled.
     init_timeout    seconds to wait for the server at the start, before the run is logged offline.
-    finish_timeout  seconds to wait for it at the end, before the rest is left to `wandb sync`.
+    finish_timeout  seconds to wait for it at the end, before the rest is left to `wandb sync`; training never waits for the start.
     """
 
     backend: str = _one_of("none", ("none", "wandb"))
@@ -339,7 +339,14 @@ class TrackingConfig(_Schema, prefix="tracking."):
     project: str = "sam"
     entity: str | None = None
     init_timeout: float = _number(60.0, above=0)
-    finish_timeout: float = _number(120.0, above=0)
+    finish_timeout: float = _number(10.0, above=0)
+
+    def check(self) -> None:
+        """ConfigError for names that W&B refuses. Not part of making one: records of runs that it refused are read."""
+        for key, value in (("project", self.project), ("entity", self.entity or "x")):
+            if not 0 < len(value.strip()) == len(value) <= 128 or set(value) & set("/\\#?%:") or not value.isprintable():
+                team = f" a team goes into tracking.entity={value.partition('/')[0]}" if key == "project" and "/" in value else ""
+                raise ConfigError(f"tracking.{key}={value}: must be 1 to 128 characters without any of / \\ # ? % :{team and ';' + team}.")
 
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")

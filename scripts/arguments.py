@@ -59,10 +59,10 @@ def parse(keys: Mapping[str, Any], arguments: Sequence[str], *, hydra: bool = Fa
         key, equals, text = argument.partition("=")
         if key in keys and equals:
             values[key] = _value(argument, text, keys[key])
-        elif hydra and not argument.startswith("-"):
-            rest.append(argument)
+        elif hydra:
+            rest += [argument] if argument not in ("-m", "--multirun") else []
         else:
-            known = [f"{name}=..." for name in keys] + ["--help"] + ["the keys of train.py -m" for _ in range(hydra)]
+            known = [f"{name}=..." for name in keys] + ["--help"]
             raise ValueError(f"{argument}: unknown argument; known here: {', '.join(known)}.")
     return values, rest
 

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from arguments import ROOT, parse, script
-from hydra import compose, initialize_config_dir
+from hydra.types import RunMode
 
 from sam.config import ConfigError, EvaluateConfig
 from sam.training import sweep
-from sam.training.hydra_schema import register, resolve
+from sam.training.hydra_schema import resolve
 
 
 def runs(overrides: Sequence[str]) -> tuple[list[str], int, Path, int]:
@@ -44,17 +44,14 @@ def runs(overrides: Sequence[str]) -> tuple[list[str], int, Path, int]:
     replicas = {config.replicas or 1 for config in plans}
     if len(replicas) > 1:
         raise ConfigError(f"replicas={','.join(map(str, sorted(replicas)))}: an array starts as many processes for each of its runs.")
-    # A line names a single run: the experiment's grid, which train.py refuses to run without -m, goes.
-    rest = ["hydra.sweeper.params=null"] if any(line.startswith("experiment=") for line in overrides) else []
-    return [shlex.join([*points[i], *rest]) for i in sweep.unfinished(plans)], len(points), Path(plans[0].runs_dir), replicas.pop()
+    return [shlex.join(points[i]) for i in sweep.unfinished(plans)], len(points), Path(plans[0].runs_dir), replicas.pop()
 
 
 def shares(overrides: Sequence[str]) -> tuple[list[str], Path]:
     """(one line of overrides of evaluate_sharpness.py for each share, the folder of runs). Raises what composing raises."""
-    register()
-    with initialize_config_dir(str(sweep.CONF), version_base="1.3"):
-        config = resolve(EvaluateConfig, compose("evaluate", [*overrides, "part=0"]))
-    return [shlex.join([*overrides, f"part={part}"]) for part in range(config.parts)], Path(config.runs_dir)
+    hydra, name, own, options = sweep.opened(overrides, "evaluate")
+    config = resolve(EvaluateConfig, hydra.config_loader.load_configuration(name, [*own, "part=0"], RunMode.RUN))
+    return [shlex.join([*options, *own, f"part={part}"]) for part in range(config.parts)], Path(config.runs_dir)
 
 
 def write(lines: Sequence[str], folder: Path, per_list: int) -> list[tuple[Path, int]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from arguments import parse, script
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sam.config import printable
 from sam.results import identity, records
@@ -55,7 +56,9 @@ def _progress(folder: Path, record: dict[str, Any]) -> str:
 def main(arguments: list[str]) -> int:
     own, overrides = parse({"runs_dir": "runs"}, arguments, hydra=True)
     if not overrides:
-        found: list[tuple[Path, dict[str, Any] | None]] = list(records.find_runs(Path(own["runs_dir"])))
+        given = OverridesParser.create().parse_override(f"runs_dir={own['runs_dir']}")
+        places = [str(place) for place in (given.sweep_iterator() if given.is_sweep_override() else [given.value()])]
+        found: list[tuple[Path, dict[str, Any] | None]] = [run for place in places for run in records.find_runs(Path(place))]
     else:
         folders = dict.fromkeys(identity.run_folder(config) for _, config in planned(arguments))
         found = [(folder, records.read_run(folder)) for folder in folders]

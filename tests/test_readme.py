@@ -23,7 +23,7 @@ from sam.results import identity
 from sam.training import cost
 from sam.training.hydra_schema import register, resolve
 from sam.training.loop import Trainer
-from sam.training.sweep import compose, drop_overridden_params, grid, sweep_overrides
+from sam.training.sweep import compose, points
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -83,13 +83,12 @@ def hydra() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def sweep_points(overrides: Sequence[str]) -> list[list[str]]:
+def sweep_points(overrides: Sequence[str], name: str = "train") -> list[list[str]]:
     """The points that `-m` with these overrides would run."""
     made = GlobalHydra.instance().hydra
     assert made is not None
-    whole = made.compose_config("train", list(overrides), run_mode=RunMode.MULTIRUN, with_log_configuration=False)
-    drop_overridden_params(whole)
-    return grid(sweep_overrides(whole))
+    whole = made.compose_config(name, list(overrides), run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    return points(whole, made.config_loader)  # type: ignore[arg-type]
 
 
 @cache
@@ -111,8 +110,8 @@ def points_of(command: Command) -> list[TrainConfig]:
         whole = made.compose_config("train", options, run_mode=RunMode.RUN)
         assert not whole.hydra.sweeper.params, f"{command}: would be refused without -m"
         return [resolve(TrainConfig, whole)]
-    points = sweep_points(options)
-    first = {tuple(word for word in point if not word.startswith("seed=")): point for point in reversed(points)}
+    every = sweep_points(options)
+    first = {tuple(word for word in point if not word.startswith("seed=")): point for point in reversed(every)}
     return [composed(tuple(point)) for point in first.values()]  # seeds differ in nothing that could be refused
 
 
@@ -149,7 +148,7 @@ def test_train_commands_are_valid(command: Command) -> None:
 
 @pytest.mark.parametrize("command", of_script("evaluate_sharpness.py"), ids=str)
 def test_evaluate_commands_are_valid(command: Command) -> None:
-    for point in grid([word for word in command.words[2:] if word != "-m"]):
+    for point in sweep_points([word for word in command.words[2:] if word != "-m"], "evaluate"):
         assert evaluation(point).tables or "table=none" in point
 
 
@@ -233,26 +232,16 @@ def test_the_command_line_wins_over_protocol_and_experiment() -> None:
 def test_every_point_of_an_experiment_is_valid_and_costs_what_its_header_says(name: str) -> None:
     header = (ROOT / "conf/experiment" / f"{name}.yaml").read_text()
     assert all(f"# {key}:" in header for key in ("What", "Command", "Cost", "Expect"))
-    points = [composed(tuple(point)) for point in sweep_points([f"experiment={name}"])]
-    assert len(points) > 1 and {point.runs_dir for point in points} == {f"runs/{name}"}
-    if any(point.dataset.path for point in points):
+    plans = [composed(tuple(point)) for point in sweep_points([f"experiment={name}"])]
+    assert len(plans) > 1 and {point.runs_dir for point in plans} == {f"runs/{name}"}
+    if any(point.dataset.path for point in plans):
         return  # the user's own file counts by its bytes
-    assert len({identity.run_fingerprint(point) for point in points}) == len(points)
-    costs = [cost.cost(point, cost.check(point)) for point in points]
+    assert len({identity.run_fingerprint(point) for point in plans}) == len(plans)
+    costs = [cost.cost(point, cost.check(point)) for point in plans]
     claim = re.search(r"(\d+) runs.*?([\d,]+)\s+forwards\s+and\s+([\d,]+)\s+backwards", header.replace("\n#", " "))
     if claim:
-        totals = (len(points), sum(c.forwards for c in costs), sum(c.backwards for c in costs))
+        totals = (len(plans), sum(c.forwards for c in costs), sum(c.backwards for c in costs))
         assert totals == tuple(int(number.replace(",", "")) for number in claim.groups())
-
-
-def test_grid_is_the_product_in_hydras_order() -> None:
-    assert grid(["a=1,2", "b=range(2)", "c=x"]) == [
-        ["a=1", "b=0", "c=x"],
-        ["a=1", "b=1", "c=x"],
-        ["a=2", "b=0", "c=x"],
-        ["a=2", "b=1", "c=x"],
-    ]
-    assert grid(["a=[1,2]"]) == [["a=[1,2]"]]
 
 
 # --------------------------------------------------------------------------------------------------- the README's Python

@@ -36,7 +36,7 @@ class LocalLauncher(Launcher):
         from sam.training.run import run
         from sam.training.workers import run_all
 
-        if self.config.hydra.job.config_name != "train":
+        if self.config.hydra.job.name != "train":
             _refuse("hydra/launcher=local: trains only; use hydra/launcher=slurm or basic for other commands.")
         if self.processes < 1:
             _refuse(f"hydra.launcher.processes={self.processes}: must be a whole number >= 1.")
@@ -46,7 +46,7 @@ class LocalLauncher(Launcher):
                 "would start runs beside each other in every one of them; leave it out, or start one process."
             )
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # Hydra writes its own record of the sweep there
-        plans = [sweep.checked(overrides) for overrides in job_overrides]
+        plans = [sweep.checked(overrides, self.config) for overrides in job_overrides]
         chosen = sweep.unfinished(plans)
         outcomes = run_all(run, [plans[i] for i in chosen], self.processes)
         results = [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in job_overrides]

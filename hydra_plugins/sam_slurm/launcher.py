@@ -84,6 +84,7 @@ class SamSlurmLauncher(SlurmLauncher):
         print(f"submitted job {array}: {len(jobs)} of {len(job_overrides)} runs; logs below {logs}/{array}*", flush=True)
         failures = {}
         if self.wait:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # train.py's own would leave without a word on the jobs
             try:
                 failures = _collect(jobs)
             except KeyboardInterrupt:
@@ -103,11 +104,11 @@ class SamSlurmLauncher(SlurmLauncher):
     def _unfinished(self, job_overrides: Sequence[Overrides]) -> list[int]:
         """Positions of the points that are to be submitted: for training, those that are unfinished, each identity once."""
         assert self.config is not None
-        if self.config.hydra.job.config_name != "train":
+        if self.config.hydra.job.name != "train":
             return list(range(len(job_overrides)))
         from sam.training import sweep
 
-        return sweep.unfinished([sweep.compose(overrides) for overrides in job_overrides])
+        return sweep.unfinished([sweep.checked(overrides, self.config) for overrides in job_overrides])
 
     def _submit(self, points: Sequence[Overrides], first_index: int) -> list[Any]:
         import submitit

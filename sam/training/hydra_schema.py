@@ -41,7 +41,9 @@ def resolve(cls: type[T], composed: DictConfig) -> T:
     own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
-    return from_dict(cls, {str(key): value for key, value in values.items()})
+    config = from_dict(cls, {str(key): value for key, value in values.items()})
+    config.tracking.check()  # type: ignore[attr-defined]
+    return config
 
 
 MOST_POINTS = 10_000  # of a sweep: each is composed and checked before the first one runs

@@ -1,7 +1,8 @@
-"""Signals that ask a run to save and leave. A handler only sets a flag; the loop looks at it after every step."""
+"""Signals that ask a run to save and leave: at once, or after the step under way where there are steps that are not yet saved."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,48 +12,99 @@ from typing import Any
 SAVE_AND_LEAVE = ("SIGUSR1", "SIGUSR2", "SIGTERM", "SIGINT")
 REQUEUE_ME = 75  # exit code: saved, please start the same command again (EX_TEMPFAIL)
 BY_HAND = 130  # exit code after Ctrl-C
+PATIENCE = 10.0  # seconds to leave in, with nothing to save: SLURM kills after 30
 
 
-class Preempted(Exception):
-    """The run was asked to leave and has saved; `exit_code` is what the process should end with."""
+class Preempted(SystemExit):
+    """The run was asked to leave, and has saved what there was. No `except Exception` of a library keeps it; uncaught, the process ends
+    with its code. told: whether the user knows."""
+
+    told = False
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; the state is saved, and the same command continues")
+        self.code: int = BY_HAND if signum == signal.SIGINT else REQUEUE_ME
+        super().__init__(self.code)
         self.signum = signum
-        self.exit_code = BY_HAND if signum == signal.SIGINT else REQUEUE_ME
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.signum).name}; the state is saved, and the same command continues"
+
+
+def _numbers() -> list[int]:
+    return [getattr(signal, name) for name in SAVE_AND_LEAVE if hasattr(signal, name)]
+
+
+def _leave(signum: int, frame: Any) -> None:
+    os.write(2, f"stopped by {signal.Signals(signum).name} before the run began.\n".encode())
+    os._exit(Preempted(signum).code)  # an exception in the midst of importing torch would become another one
+
+
+def leave_at_once() -> None:
+    """For training, from the start of a command on: outside of what `watching` covers there is nothing to save, and nothing to tidy up."""
+    for number in _numbers():
+        signal.signal(number, _leave)
 
 
 class Interrupts:
-    """The first signal that came, and the handlers that were there before."""
+    """The first signal that came, and the handlers that were there before. waits: a handler only notes the signal, because somebody looks
+    at it soon; otherwise it raises Preempted where the process stands."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.waits = False
         self.previous: dict[int, Any] = {}
+        self.last_resort: threading.Timer | None = None  # for an exception that a library kept to itself
 
     def handle(self, signum: int, frame: Any) -> None:
         if self.signum is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C does not wait for the step to end
-        self.signum = signum
+        first, self.signum = self.signum is None, signum
+        if first and not self.waits:
+            self.last_resort = threading.Timer(PATIENCE, lambda: self.waits or os._exit(Preempted(signum).code))
+            self.last_resort.daemon = True
+            self.last_resort.start()
+            raise Preempted(signum)
+
+    @contextmanager
+    def broken_off(self) -> Iterator[None]:
+        """Work that a signal need not wait for, because it changes nothing that is saved."""
+        if self.signum is not None:
+            raise Preempted(self.signum)
+        self.waits = False
+        try:
+            yield
+        finally:
+            self.waits = True
 
     def hand_on(self) -> None:
         """After saving: let a handler that was installed before have its turn (submitit's, which requeues the job and exits)."""
         assert self.signum is not None
         earlier = self.previous.get(self.signum)
-        if callable(earlier) and earlier is not signal.default_int_handler:
+        if callable(earlier) and earlier not in (signal.default_int_handler, _leave):
             earlier(self.signum, None)
 
 
 @contextmanager
 def watching() -> Iterator[Interrupts]:
-    """Take the signals over, and give them back. Outside the main thread, where Python allows no handlers, nothing is watched."""
+    """Take the signals over, and give them back; one that was noted and found nobody raises Preempted at the end.
+
+    Outside the main thread, where Python allows no handlers, nothing is watched.
+    """
     interrupts = Interrupts()
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
-    numbers = [getattr(signal, name) for name in SAVE_AND_LEAVE if hasattr(signal, name)]
-    interrupts.previous = {number: signal.signal(number, interrupts.handle) for number in numbers}
+    interrupts.previous = {number: signal.signal(number, interrupts.handle) for number in _numbers()}
     try:
-        yield interrupts
+        try:
+            yield interrupts
+        except Exception:  # of a library that made another one of Preempted
+            if interrupts.signum is None or interrupts.waits:
+                raise
+        if interrupts.signum is not None:  # it came after the last step
+            raise Preempted(interrupts.signum)
     finally:
+        if interrupts.last_resort is not None:
+            interrupts.last_resort.cancel()
         for number, handler in interrupts.previous.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)

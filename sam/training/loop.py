@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,16 @@ class Trainer:
         scaling = self.optimizer.scaling
         return scaling is not None and scaling.value.item() >= 1
 
-    def run_epoch(self, advance: Callable[[float], None], after_step: Callable[[], None] = lambda: None) -> Row:
+    def run_epoch(
+        self,
+        advance: Callable[[float], None],
+        after_step: Callable[[], None] = lambda: None,
+        evaluating: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Row:
         """Train one epoch (or what is left of it), evaluate what is due, and return its row of metrics, also kept in `rows`.
 
         advance: gets the passes of each step. after_step: called after each step; may save `state_dict`, and may raise to stop.
+        evaluating: entered around the evaluation, which may be broken off: `state_dict` is then as after the last step.
         """
         devices = [self.device] if self.device.type == "cuda" else []
         seed = self.config.seed
@@ -131,7 +138,8 @@ class Trainer:
         row["train_seconds"] = self._under_way.seconds
         began = time.perf_counter()
         self._assert_equal_weights()
-        row |= self._evaluate()
+        with evaluating():
+            row |= self._evaluate()
         self.seconds += self._under_way.seconds + time.perf_counter() - began
         row["seconds"] = self.seconds
         self.rows.append(row)

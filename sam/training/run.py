@@ -45,8 +45,8 @@ def run(config: TrainConfig) -> dict[str, Any]:
             return _follow(config, replicas)
         with _telling(replicas) as tell:
             return _lead(config, description, replicas, tell)
-    except Exception as error:
-        if not isinstance(error, Preempted):
+    except BaseException as error:
+        if not getattr(error, "told", False):  # the others leave together with a run that was preempted while it trained
             distributed.give_up()
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error):
             sizes = f"model={config.model.label}, batch_size={config.batch_size}, micro_batch={config.micro_batch}"
@@ -57,7 +57,8 @@ def run(config: TrainConfig) -> dict[str, Any]:
 def _lead(config: TrainConfig, description: data.Description, replicas: Replicas, tell: Callable[..., None]) -> dict[str, Any]:
     """The run's first process, nearly always its only one: it decides what is run, and writes. `tell`: what the others wait for."""
     record = existing(config)
-    folder, key = identity.run_folder(config), identity.run_fingerprint(config)
+    folder = identity.run_folder(config)
+    key = f"{identity.run_fingerprint(config)} in {folder}"
     force = config.force and key not in finished_in_sweep()  # points of a sweep with one identity run once
     if records.is_done(record) and not force:
         assert record is not None
@@ -110,7 +111,7 @@ def _telling(replicas: Replicas) -> Iterator[Callable[..., None]]:
     try:
         yield tell
     except BaseException as error:
-        if not told:
+        if not told and not isinstance(error, Preempted):  # the signal is theirs too
             tell(error=" ".join(str(error).split()))
         raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Segment:
     interrupts: Interrupts
     record: dict[str, Any] = field(default_factory=dict)
     written: str | None = None  # SHA-256 of the newest checkpoint, if this process wrote it
+    unsaved: bool = False  # whether a step was done since the newest checkpoint
 
     def train(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
         """From where the trainer stands to the end; the record says how it ended, whatever happens. `earlier`: the record so far."""
@@ -43,9 +45,11 @@ class Segment:
             status = self._epochs(tracker)
             return self._finish(tracker, status)
         except Preempted as signal:
+            self._save_steps()
             tracker.preempting()
             self._note_end(records.PREEMPTED, str(signal))
             self.progress.say(f"{self.record['name']}: {signal}.")
+            signal.told = True
             trainer.replicas.wait()  # the first one to leave may take the others with it: not before all is on disk
             self.interrupts.hand_on()
             raise
@@ -65,8 +69,10 @@ class Segment:
         skipped = trainer.rows[-1]["skipped"] if trainer.rows else 0
         if trainer.epoch == config.epochs:  # stopped between the last checkpoint and its record, which holds the hash of what was written
             self._save()
+        together = trainer.replicas.size > 1  # several replicas leave after the same step
+        self.interrupts.waits = together  # or until the first step, which may compile for minutes, is done
         while trainer.epoch < config.epochs:
-            row = trainer.run_epoch(self.progress.advance, self._after_step)
+            row = trainer.run_epoch(self.progress.advance, self._after_step, nullcontext if together else self.interrupts.broken_off)
             self._record_epoch(row, tracker)
             last = trainer.epoch == config.epochs
             moved = row["skipped"] - skipped < trainer.steps_per_epoch  # at least one step had a finite gradient
@@ -95,10 +101,10 @@ class Segment:
         self.progress.note(recording.headline(self.record["name"], row, self.trainer.config.epochs))
 
     def _after_step(self) -> None:
+        self.unsaved = self.interrupts.waits = True
         signum = self._asked_to_leave()
         if signum:
             self.interrupts.signum = signum
-            self._save()
             raise Preempted(signum)
         every = self.trainer.config.checkpoint_steps
         if every and self.trainer.step % every == 0:
@@ -111,6 +117,13 @@ class Segment:
 
     def _save(self) -> None:
         self._keep(self.trainer.state_dict())
+        self.unsaved = False
+
+    def _save_steps(self) -> None:
+        """On leaving, wherever that is: no step that was done is lost."""
+        self.interrupts.waits = True
+        if self.unsaved:
+            self._save()
 
     def _keep(self, state: dict[str, Any]) -> None:
         self.check_lock()
@@ -161,8 +174,10 @@ class Follower(Segment):
         self.record = {"name": identity.run_name(self.trainer.config)}
         try:
             return {"status": self._epochs(Tracker())}
-        except Preempted:
+        except Preempted as signal:
+            self._save_steps()
             self.trainer.replicas.wait()
+            signal.told = True
             raise
 
     def _record_epoch(self, row: Row, tracker: Tracker) -> None:

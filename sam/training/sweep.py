@@ -2,102 +2,150 @@
 
 from __future__ import annotations
 
-import itertools
+import os
 import sys
-from collections.abc import Iterable, Sequence
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from hydra import initialize_config_dir
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path, get_args_parser, validate_config_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, flag_override
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from sam.config import TrainConfig, counted, sentence
+from sam.config import ConfigError, TrainConfig, counted, sentence
 from sam.training.distributed import launched, with_replicas
 from sam.training.hydra_schema import check_size, register, resolve
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+ROOT = Path(__file__).resolve().parents[2]
 LONGEST_LIST = 60  # points printed one by one
+OPTIONS = ("config_path", "config_name", "config_dir")  # Hydra's options that change what is composed
 
 
-def grid(overrides: Iterable[str]) -> list[list[str]]:
-    """Hydra's sweep syntax as the list of its points, each a list of plain overrides, in Hydra's order."""
-    axes, overrides = [], list(overrides)
-    check_size(overrides)
-    for override in OverridesParser.create().parse_overrides(overrides):
-        key = override.get_key_element()
-        if override.is_sweep_override():
-            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            axes.append([override.input_line or f"{key}={override.get_value_element_as_str()}"])
-    return [list(point) for point in itertools.product(*axes)]
+def points(sweep: DictConfig, loader: ConfigLoaderImpl) -> list[list[str]]:
+    """The points of a composed sweep, each a list of overrides, as Hydra's sweeper will launch them. ConfigError for another sweeper."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf  # now: Hydra's search for plugins reloads it
+
+    if sweep.hydra.sweeper._target_ != BasicSweeperConf._target_:
+        raise ConfigError(
+            f"hydra/sweeper={sweep.hydra.sweeper._target_}: may choose its points as it goes, which no plan can check; use basic."
+        )
+    sweeper = BasicSweeper(sweep.hydra.sweeper.max_batch_size, sweep.hydra.sweeper.params)
+    if sweeper.max_batch_size is not None and sweeper.max_batch_size < 1:
+        raise ConfigError(f"hydra.sweeper.max_batch_size={sweeper.max_batch_size}: must be a whole number >= 1, or null.")
+    parser = OverridesParser.create(config_loader=loader)  # glob() asks the loader for a group's options
+    given = [*sweeper._parse_config(), *sweep.hydra.overrides.task]
+    check_size(given)
+    overrides = parser.parse_overrides(given)
+    return [point for batch in sweeper.split_arguments(overrides, sweeper.max_batch_size) for point in batch]
 
 
-def sweep_overrides(config: DictConfig) -> list[str]:
-    """What defines a sweep: the experiment's `hydra.sweeper.params` and the command line."""
-    params = config.hydra.sweeper.params or {}
-    return [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
-
-
-def drop_overridden_params(config: DictConfig) -> None:
-    """Take the parameters that the command line sets out of the experiment's grid: Hydra would run the product of both."""
-    given = {override.get_key_element() for override in OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))}
-    with flag_override(config, ["readonly", "struct"], False):
-        for key in [str(key) for key in config.hydra.sweeper.params or {} if str(key) in given]:
-            del config.hydra.sweeper.params[key]
-
-
-def compose(point: Sequence[str]) -> TrainConfig:
-    """One point as a checked configuration. Raises Hydra's, OmegaConf's or our own error."""
-    hydra = GlobalHydra.instance().hydra
-    assert hydra is not None
-    config = resolve(TrainConfig, hydra.compose_config("train", list(point), run_mode=RunMode.RUN, with_log_configuration=False))
+def compose(point: Sequence[str], sweep: DictConfig | None = None, loader: ConfigLoaderImpl | None = None) -> TrainConfig:
+    """One point (of a composed sweep) as a checked configuration. Raises Hydra's, OmegaConf's or our own error."""
+    loader = loader or GlobalHydra.instance().config_loader()  # type: ignore[assignment]
+    assert isinstance(loader, ConfigLoaderImpl)
+    if sweep is None:
+        composed = loader.load_configuration("train", list(point), RunMode.RUN)
+    else:
+        composed = loader.load_sweep_config(sweep, list(point))
+        if composed.hydra.sweeper.params != sweep.hydra.sweeper.params:
+            raise ConfigError(f"{' '.join(point)}: holds a grid of its own, which a sweep would not run; start it alone, with -m.")
+    config = resolve(TrainConfig, composed)
     return with_replicas(config) if launched().size > 1 else config
 
 
 _checked: dict[tuple[str, ...], TrainConfig] = {}
 
 
-def checked(point: Sequence[str]) -> TrainConfig:
-    """`compose`, or what the preflight of this sweep has composed already: a large sweep spends minutes on it."""
-    return _checked.get(tuple(point)) or compose(point)
+def checked(point: Sequence[str], sweep: DictConfig) -> TrainConfig:
+    """`compose`, or what the preflight of this sweep has composed already."""
+    return _checked.get(tuple(point)) or compose(point, sweep)
+
+
+def opened(arguments: Sequence[str], name: str) -> tuple[Hydra, str, list[str], list[str]]:
+    """What `NAME.py ARGUMENTS` opens: (Hydra, name of the configuration, overrides, options that chose it). For scripts, outside
+    Hydra's main. ConfigError for an option that does not choose a configuration."""
+
+    def refuse(message: str) -> NoReturn:
+        allowed = ", ".join(f"--{option.replace('_', '-')}=..." for option in OPTIONS)
+        raise ConfigError(f"{message}: known here are a script's own keys and --help, {allowed}, --multirun, and the keys of train.py -m.")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    given = vars(parser.parse_args(list(arguments)))
+    for option in given.keys() - {*OPTIONS, "overrides", "multirun"}:
+        if given[option]:
+            refuse(f"unknown argument --{option.replace('_', '-')}")
+    path = given["config_path"] or "conf"
+    validate_config_path(path)
+    search = create_automatic_config_search_path(str(ROOT / "train.py"), None, path)
+    if given["config_dir"] is not None:
+        if not os.path.isdir(given["config_dir"]):
+            raise ConfigError(f"--config-dir={given['config_dir']}: there is no such folder.")
+        search.prepend("command-line", f"file://{os.path.abspath(given['config_dir'])}", SearchPathQuery(provider="schema"))
+    register()
+    version.setbase("1.3")
+    options = [f"--{option.replace('_', '-')}={given[option]}" for option in OPTIONS if given[option] is not None]
+    return Hydra(name, ConfigLoaderImpl(search)), given["config_name"] or name, given["overrides"], options
 
 
 def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
-    """What `train.py -m ARGUMENTS` would run, point by point: (plain overrides, checked configuration). For scripts, outside Hydra's main.
+    """What `train.py -m ARGUMENTS` would run, point by point: (arguments of train.py for it alone, checked configuration). For scripts.
 
     Raises Hydra's, OmegaConf's or our own error.
     """
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        whole = hydra.compose_config("train", list(arguments), run_mode=RunMode.MULTIRUN, with_log_configuration=False)
-        drop_overridden_params(whole)
-        return [(point, compose(point)) for point in grid(sweep_overrides(whole))]
+    hydra, name, overrides, options = opened(arguments, "train")
+    loader = hydra.config_loader
+    assert isinstance(loader, ConfigLoaderImpl)
+    sweep = hydra.compose_config(name, overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    many = ("hydra.mode", "hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
+    alone = [*options, *(line for line in sweep.hydra.overrides.hydra if not line.startswith(many))]
+    # Of one point, the experiment's grid goes: train.py refuses to run it without -m.
+    rest = ["hydra.sweeper.params=null"] if sweep.hydra.sweeper.params else []
+    return [([*alone, *point, *rest], compose(point, sweep, loader)) for point in points(sweep, loader)]
 
 
 def check(plans: Sequence[TrainConfig]) -> None:
     """Raise the ValueError that any of these runs would raise at its start because of its settings or its data's description."""
     from sam.training import cost
 
+    one_folder_each(plans)
     for config in plans:
         cost.check(config)
 
 
-def unfinished(plans: Sequence[TrainConfig]) -> list[int]:
-    """Positions of the runs that are still to be done: neither finished nor a second point with the same identity."""
+def one_folder_each(plans: Sequence[TrainConfig]) -> None:
+    """ConfigError if two different runs would share a folder (`run_dir`), or if it holds another run's record."""
     from sam.results import identity, records
 
-    seen: set[str] = set()
+    owners: dict[str, str] = {}
+    for config in plans:
+        if config.run_dir is not None:
+            folder, key = identity.run_folder(config), identity.run_fingerprint(config)
+            if owners.setdefault(os.path.realpath(folder), key) != key:
+                raise ConfigError(f"run_dir={config.run_dir}: is one folder for several runs; leave it out, or give each run its own.")
+            record = records.read_run(folder)
+            if record is not None and record["fingerprint"] != key:
+                raise ConfigError(f"run_dir={config.run_dir}: this folder holds another run ({record['name']}); choose another.")
+
+
+def unfinished(plans: Sequence[TrainConfig]) -> list[int]:
+    """Positions of the runs that are still to be done: neither finished nor a second point with the same identity and folder."""
+    from sam.results import identity, records
+
+    seen: set[tuple[str, Path]] = set()
     chosen = []
     for position, config in enumerate(plans):
-        key = identity.run_fingerprint(config)
+        key = identity.run_fingerprint(config), identity.run_folder(config)
         if key not in seen and (config.force or not records.is_done(records.read_run(identity.run_folder(config)))):
             chosen.append(position)
         seen.add(key)
@@ -105,25 +153,33 @@ def unfinished(plans: Sequence[TrainConfig]) -> list[int]:
 
 
 class Preflight(Callback):
-    """Hydra calls this around a sweep; errors leave through SystemExit, because Hydra turns exceptions of a callback into warnings."""
+    """Hydra calls this around a sweep. Whatever fails leaves through SystemExit: Hydra would warn of another exception, and train."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        drop_overridden_params(config)
         try:
-            points = grid(sweep_overrides(config))
-            plans = [compose(point) for point in points]
-            _checked.clear()
-            _checked.update({tuple(point): plan for point, plan in zip(points, plans, strict=True)})
-            here = config.hydra.launcher._target_.endswith(("BasicLauncher", "LocalLauncher"))
-            pending = _print_plan([with_replicas(plan) for plan in plans] if here else plans, here=here)
+            here, pending = self._plan(config)
         except (ValueError, HydraException, OmegaConfBaseException) as error:
-            print(f"error: {sentence(error)}\nNothing was run.", file=sys.stderr)
-            raise SystemExit(2) from error
+            _refuse(error, 2)
+        except Exception as error:
+            traceback.print_exc()
+            _refuse(f"the sweep could not be planned ({type(error).__name__})", 1)
         if here and not pending:  # a finished sweep need not compose every point once more to find that out
             raise SystemExit(0)
         from sam.training import progress
 
         progress.share(progress.Progress(pending, "sweep", quiet=launched().rank > 0))
+
+    def _plan(self, config: DictConfig) -> tuple[bool, float]:
+        """(whether the runs are done on this machine, backward passes to be done); every point composed and checked, the table printed."""
+        loader = GlobalHydra.instance().config_loader()
+        assert isinstance(loader, ConfigLoaderImpl)
+        str(config.hydra.sweep.dir)  # resolved first, as Hydra does: a ${now:} in it is then the same in the points
+        lines = points(config, loader)
+        plans = [compose(point, config) for point in lines]
+        _checked.clear()
+        _checked.update({tuple(point): plan for point, plan in zip(lines, plans, strict=True)})
+        here = config.hydra.launcher._target_.endswith(("BasicLauncher", "LocalLauncher"))
+        return here, _print_plan([with_replicas(plan) for plan in plans] if here else plans, here=here)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from sam.training import progress
@@ -131,17 +187,23 @@ class Preflight(Callback):
         progress.share(None)
 
 
+def _refuse(error: object, code: int) -> NoReturn:
+    print(f"error: {sentence(error)}\nNothing was run.", file=sys.stderr)
+    raise SystemExit(code)
+
+
 def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
     """Check every point, print the table, and return the backward passes that are still to be run. `here`: on this machine."""
     from sam.results import identity, records
     from sam.training import cost
 
+    one_folder_each(plans)
     lines, seen = [], set()
     totals = {"forwards": 0, "backwards": 0, "pending": 0}
     for config in plans:
         expected = cost.cost(config, cost.check(config))
-        folder, key = identity.run_folder(config), identity.run_fingerprint(config)
-        record = records.read_run(folder)
+        folder = identity.run_folder(config)
+        record, key = records.read_run(folder), (identity.run_fingerprint(config), folder)
         status = "same as above" if key in seen else _status(record, folder, config.force)
         if status in ("to run", "to continue"):
             totals["pending"] += 1

@@ -1,8 +1,9 @@
 """A run mirrored to Weights & Biases, if asked for. The run's own files are the record; training never dies of tracking, nor waits for it.
 
-What may go wrong, and what happens: no credentials, or no server that answers within `init_timeout`: the run is logged offline, below its
-own folder, and `wandb sync` uploads it later. A server lost in mid-run: at most `finish_timeout` is lost at the end. Anything else switches
-tracking off. Each time with one line of warning.
+W&B lives in a process of its own, which training only hands on to. What may go wrong, and what happens: no credentials, or no server that
+answers within `init_timeout`, or until the run has ended: the run is logged offline, below its own folder, and `wandb sync` uploads it
+later. A server lost in mid-run: at most `finish_timeout` is lost at the end. Anything else switches tracking off. Each time with one line
+of warning.
 """
 
 from __future__ import annotations
@@ -10,20 +11,30 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pickle
+import queue
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sam.config import TrackingConfig, TrainConfig
 from sam.results import records
 from sam.results.records import Row
 from sam.training.metric_names import AXES, EPOCH, SUMMARIES, metric_name, series, sharpness_name, top_level
+from sam.training.progress import in_sweep
 
+ROOT = Path(__file__).resolve().parents[2]
+LEAVING = 5.0  # seconds for W&B's end when a run was told to leave, or failed: SLURM kills after 30
+OFFLINE = 10.0  # seconds for W&B to start, counted when a run has ended; and to log offline what no server took
 RETRY_AFTER = 600.0  # seconds without trying a server that did not answer: a sweep must not wait for it again at every run
 _unreachable_until = 0.0
+_say: Callable[[str], None] = lambda word: None  # to the process that trains, if this is another
 
 
 class Tracker:
@@ -92,9 +103,9 @@ class WandbTracker(Tracker):
         options: dict[str, Any] = {
             "project": tracking.project,
             "entity": tracking.entity,
-            "id": record["fingerprint"],
-            "name": f"{series(config.optimizer)} seed={config.seed}",
-            "group": f"{config.dataset.label} {config.model.label} {config.protocol.name}",
+            "id": run_id(record, self._folder),
+            "name": f"{series(config.optimizer)} seed={config.seed}"[:128],
+            "group": f"{config.dataset.label} {config.model.label} {config.protocol.name}"[:128],
             "job_type": job_type,
             "resume": None if config.force else "allow",  # a run redone replaces what the server has
             "dir": str(self._folder),
@@ -107,6 +118,8 @@ class WandbTracker(Tracker):
                 console="off",
             ),
         }
+        if "WANDB_SWEEP_ID" in os.environ:  # an agent's run has a place and a name already
+            options |= {"project": None, "entity": None, "id": None}
         mode: Any = self._mode(wandb, tracking.mode)
         if mode == "online":
             try:
@@ -157,8 +170,102 @@ class WandbTracker(Tracker):
         self._run.summary.update({"status": record["status"], **parts, **measures})
 
 
+class Apart(Tracker):
+    """A `WandbTracker` in a process of its own, for which nobody waits: calls are handed on by a thread, and `finish` takes seconds."""
+
+    def __init__(self, config: TrainConfig, record: dict[str, Any], folder: Path, job_type: str = "train") -> None:
+        self.broken = False
+        self._given, self._config = (config, record, folder, job_type), config.tracking
+        self._last: dict[str, Any] = {}  # what a second process would have to be told: it reads earlier rows from metrics.csv
+        self._begin()
+
+    def log(self, row: Row) -> None:
+        self._tell("log", row)
+
+    def summarize(self, record: dict[str, Any]) -> None:
+        self._tell("summarize", record)
+
+    def preempting(self) -> None:
+        self._tell("preempting", None)
+
+    def _tell(self, call: str, value: Any) -> None:
+        self._last[call] = value
+        self._calls.put((call, value))
+
+    def finish(self, *, failed: bool) -> None:
+        said = self._end(failed, min(self._config.finish_timeout, LEAVING if failed else self._config.finish_timeout))
+        if b"unreachable" in said or b"started" not in said:
+            _avoid_server()
+        if b"started" not in said and "preempting" not in self._last:  # which the run's next process sees to
+            self._begin()
+            for call in self._last.items():
+                self._calls.put(call)
+            said = self._end(failed, OFFLINE)
+        self.broken = b"done" not in said
+
+    def _begin(self) -> None:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+        if in_sweep():  # of several runs, none can be the one that a W&B agent wants
+            environment = {key: value for key, value in environment.items() if key not in ("WANDB_SWEEP_ID", "WANDB_RUN_ID")}
+        command, pipe = [sys.executable, "-m", "sam.training.tracking"], subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, start_new_session=True)
+        self._began, self._said = time.monotonic(), list[bytes]()
+        self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._calls.put((sys.argv, _unreachable_until, self._given))
+        threading.Thread(target=_hand_on, args=(self._calls, self._process.stdin), daemon=True).start()
+        self._listener = threading.Thread(target=self._said.extend, args=(self._process.stdout,), daemon=True)
+        self._listener.start()
+
+    def _end(self, failed: bool, seconds: float) -> bytes:
+        """What the process said, when it has ended, or was ended after some seconds: at once if it has long been waiting for a server."""
+        self._calls.put(("finish", failed))
+        end, starting = time.monotonic() + seconds + 2, self._began + OFFLINE  # it counts the seconds itself
+        try:
+            while self._process.poll() is None and time.monotonic() < (end if self._said else min(end, starting)):
+                time.sleep(0.02)
+        finally:
+            with suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # W&B's own process, too
+            self._process.wait()
+        self._listener.join()
+        return b"".join(self._said)
+
+
+def _hand_on(calls: queue.SimpleQueue[Any], pipe: BinaryIO) -> None:
+    with suppress(OSError, ValueError):  # it is gone
+        while True:
+            pickle.dump(calls.get(), pipe)
+            pipe.flush()
+
+
+def _serve(pipe: BinaryIO, say: Callable[[str], None]) -> None:
+    """The process of an `Apart`."""
+    global _unreachable_until, _say
+    _say = say
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):  # a job's processes all get them; training says when it is over
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    sys.argv, _unreachable_until, given = pickle.load(pipe)
+    tracker, done = WandbTracker(*given), False
+    say("started")
+    with suppress(EOFError):
+        while not done:
+            call, value = pickle.load(pipe)
+            done = call == "finish"
+            {"log": tracker.log, "summarize": tracker.summarize}.get(call, lambda _: None)(value)
+            if call == "preempting":
+                tracker.preempting()
+    tracker.finish(failed=value if done else True)
+    say("broken" if tracker.broken else "done")
+
+
 def make_tracker(config: TrainConfig, record: dict[str, Any], folder: Path) -> Tracker:
-    return WandbTracker(config, record, folder) if config.tracking.backend == "wandb" else Tracker()
+    return Apart(config, record, folder) if config.tracking.backend == "wandb" else Tracker()
+
+
+def run_id(record: dict[str, Any], folder: Path) -> str:
+    """The run's one name at W&B: the one that it was first given (by a sweep's agent, maybe), which W&B's folders hold."""
+    started = sorted(path.name.removeprefix("offline-").split("-", 2) for path in folder.glob("wandb/*run-*-*"))
+    return started[-1][2] if started else str(record["fingerprint"])
 
 
 def mirror_sharpness(tracking: TrackingConfig, runs: Iterable[tuple[Path, dict[str, Any], Mapping[str, float | None]]]) -> None:
@@ -172,7 +279,7 @@ def mirror_sharpness(tracking: TrackingConfig, runs: Iterable[tuple[Path, dict[s
             place = dataclasses.replace(tracking, project=config.tracking.project, entity=config.tracking.entity)
         else:
             place = tracking
-        tracker = WandbTracker(dataclasses.replace(config, tracking=place, force=False), record, folder, job_type="sharpness")
+        tracker = Apart(dataclasses.replace(config, tracking=place, force=False), record, folder, job_type="sharpness")
         tracker.summarize(record | {"sharpness": measures})
         tracker.finish(failed=False)
         if tracker.broken:
@@ -198,6 +305,7 @@ def recorded_epoch(folder: Path) -> int:
 def _avoid_server() -> None:
     global _unreachable_until
     _unreachable_until = time.monotonic() + RETRY_AFTER
+    _say("unreachable")
 
 
 def _value(value: Any) -> Any:
@@ -208,3 +316,11 @@ def _value(value: Any) -> Any:
 
 def _reason(error: Exception) -> str:
     return " ".join([f"{type(error).__name__}:", *str(error).split()])[:200].rstrip(":")
+
+
+if __name__ == "__main__":
+    from sam.training import tracking  # not this module under another name, whose classes could not be unpickled
+
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever W&B prints is no answer
+    tracking._serve(sys.stdin.buffer, lambda word: print(word, file=answers, flush=True))

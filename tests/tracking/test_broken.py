@@ -7,9 +7,9 @@ from real_commands import Commands
 
 CALLS = ("Settings", "login", "init", "summary.get", "define_metric", "log", "summary.update", "finish")
 BROKEN_WANDB = f'''
-"""The n-th run of a process fails at the n-th of these calls."""
+"""The n-th run fails at the n-th of these calls."""
+import os
 CALLS = {CALLS}
-failing = iter(CALLS)
 now = None
 
 class CommError(Exception): ...
@@ -32,7 +32,9 @@ class Run:
 
 def Settings(**values):
     global now
-    now = next(failing)
+    with open(os.path.join(os.path.dirname(__file__), "runs"), "ab") as count:  # each run has a process of its own
+        now = CALLS[count.tell()]
+        count.write(b".")
     call("Settings")
 
 def login(**options):

@@ -72,6 +72,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
         module.errors = types.SimpleNamespace(CommError=CommError, UsageError=UsageError)
         monkeypatch.setitem(sys.modules, "wandb", module)
         monkeypatch.setattr(tracking, "_unreachable_until", 0.0)
+        monkeypatch.setattr(tracking, "Apart", tracking.WandbTracker)  # in this process, where the fake is
         for variable in ("WANDB_API_KEY", "WANDB_MODE"):
             monkeypatch.delenv(variable, raising=False)
         return calls
@@ -132,6 +133,27 @@ def test_rows_that_the_server_has_are_not_logged_again(tiny: Tiny, wandb: Callab
     assert [values["epoch"] for name, values in calls if name == "log"] == [3, 4]
 
 
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_under_an_agent_a_run_is_the_agents_and_stays_it(
+    tiny: Tiny, wandb: Callable[..., Calls], monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """wandb itself takes project, entity and id from the agent; measured later, without one, the run is found by the folder it left."""
+    calls = wandb(key="secret")
+    config = tiny(tracking={"backend": "wandb", "mode": mode, "entity": "team"}, epochs=1)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    monkeypatch.setenv("WANDB_RUN_ID", "agents-1")
+    record, folder = run(config), identity.run_folder(config)
+    assert [(o["project"], o["entity"], o["id"]) for name, o in calls if name == "init"] == [(None, None, None)]
+    monkeypatch.delenv("WANDB_SWEEP_ID")
+    monkeypatch.delenv("WANDB_RUN_ID")
+    assert tracking.run_id(record, folder) == record["fingerprint"]
+    (folder / "wandb" / "offline-run-20260101_000000-agents-1").mkdir(parents=True)
+    (folder / "wandb" / "latest-run").mkdir()
+    assert tracking.run_id(record, folder) == "agents-1"
+    tracking.mirror_sharpness(config.tracking, [(folder, record, {})])
+    assert calls[-1] == ("finish", 0) and [o["id"] for name, o in calls if name == "init"] == [None, "agents-1"]
+
+
 def test_a_run_redone_replaces_the_one_before(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
     calls = wandb()
     run(tiny(tracking={"backend": "wandb"}, epochs=1))
@@ -162,6 +184,7 @@ def test_no_server_means_offline(tiny: Tiny, wandb: Callable[..., Calls], capsys
 
 def test_without_wandb_installed_the_run_goes_on(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it raises ImportError
+    monkeypatch.setattr(tracking, "Apart", tracking.WandbTracker)
     assert run(tiny(tracking={"backend": "wandb"}, epochs=1))["status"] == "finished"
     assert "warning: tracking stopped" in capsys.readouterr().err
 
