@@ -23,6 +23,7 @@ from sam.training.hydra_schema import register, resolve
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 LONGEST_LIST = 60  # points printed one by one
+PENDING = ("to run", "to continue", "damaged")
 
 
 def grid(overrides: Iterable[str]) -> list[list[str]]:
@@ -91,13 +92,13 @@ def check(plans: Sequence[TrainConfig]) -> None:
 
 def unfinished(plans: Sequence[TrainConfig]) -> list[int]:
     """Positions of the runs that are still to be done: neither finished nor a second point with the same identity."""
-    from sam.results import identity, records
+    from sam.results import identity
 
     seen: set[str] = set()
     chosen = []
     for position, config in enumerate(plans):
         key = identity.run_fingerprint(config)
-        if key not in seen and (config.force or not records.is_done(records.read_run(identity.run_folder(config)))):
+        if key not in seen and _status(identity.run_folder(config), config.force) in PENDING:
             chosen.append(position)
         seen.add(key)
     return chosen
@@ -132,7 +133,7 @@ class Preflight(Callback):
 
 def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
     """Check every point, print the table, and return the backward passes that are still to be run. `here`: on this machine."""
-    from sam.results import identity, records
+    from sam.results import identity
     from sam.training import cost
 
     lines, seen = [], set()
@@ -140,9 +141,8 @@ def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
     for config in plans:
         expected = cost.cost(config, cost.check(config))
         folder, key = identity.run_folder(config), identity.run_fingerprint(config)
-        record = records.read_run(folder)
-        status = "same as above" if key in seen else _status(record, folder, config.force)
-        if status in ("to run", "to continue"):
+        status = "same as above" if key in seen else _status(folder, config.force)
+        if status in PENDING:
             totals["pending"] += 1
             totals["forwards"] += expected.forwards
             totals["backwards"] += expected.backwards
@@ -166,10 +166,15 @@ def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
     return float(totals["backwards"])
 
 
-def _status(record: dict[str, Any] | None, folder: Path, force: bool) -> str:
+def _status(folder: Path, force: bool) -> str:
     from sam.results import records
 
-    if records.is_done(record) and not force:
-        assert record is not None
+    if force:
+        return "to run"
+    try:
+        record = records.read_run(folder)
+    except records.DamagedError:
+        return "damaged"  # the run will say how; the others go on
+    if record is not None and records.is_done(record):
         return str(record["status"])
-    return "to continue" if records.can_continue(folder) and not force else "to run"
+    return "to continue" if records.can_continue(folder) else "to run"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam.training.checkpoint import CheckpointError
+from sam.training.checkpoint import CheckpointError, intact
 
 WRAPPINGS = ("state_dict", "model", "model_state_dict", "model_state", "net", "weights", "params")  # keys under which people save them
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # of DataParallel, torch.compile, Lightning modules
@@ -42,7 +42,8 @@ def _safetensors(path: Path, setting: str) -> Any:
 
 def _torch(path: Path, setting: str) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            return torch.load(intact(file), map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
         if "Unsupported global" in str(error) or "GLOBAL" in str(error):
             save = "torch.save(model.state_dict(), 'weights.pt')"
