@@ -42,6 +42,10 @@ class DamagedError(ValueError):
     """A file that is not what was written there; one sentence for the user, which names it."""
 
 
+class UnreadableError(DamagedError):
+    """A file that may be whole, but cannot be read; one sentence for the user."""
+
+
 def told(error: BaseException) -> str:
     """An error on one line: ours as it is, any other with its kind."""
     text = " ".join(str(error).split()).rstrip(".")
@@ -136,15 +140,15 @@ def reached(values: Mapping[str, Any]) -> tuple[str, float, float]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """DamagedError if it cannot be read, or is no file (a pipe would never end). Raises one of ABSENT if there is none."""
+    """UnreadableError if it cannot be read, or is no file (a pipe would never end). Raises one of ABSENT if there is none."""
     try:
         if path.exists() and not path.is_file():
-            raise DamagedError(f"{path}: is not a file.")
+            raise UnreadableError(f"{path}: is not a file.")
         return path.read_bytes()
     except ABSENT:
         raise
     except OSError as error:
-        raise DamagedError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise UnreadableError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
 def read_json(path: Path) -> Any:

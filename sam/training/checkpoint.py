@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from sam.results.records import ABSENT, CHECKPOINT, PREVIOUS, DamagedError, StorageError, check, read_bytes, told, write_atomic
+from sam.results import records
+from sam.results.records import CHECKPOINT, PREVIOUS, DamagedError, StorageError, UnreadableError, write_atomic
 
 FORMAT = 1
 KEPT = "checkpoint.epoch{:04d}.pt"
@@ -27,7 +28,7 @@ class CheckpointError(DamagedError):
 
 
 class ForeignError(CheckpointError):
-    """The checkpoint of another run or epoch; one sentence for the user."""
+    """A checkpoint that may be whole, but is another run's or epoch's, or cannot be read: not to be written over. One sentence."""
 
 
 def save(folder: Path, state: dict[str, Any]) -> str:
@@ -96,12 +97,14 @@ def load(
     not the file that the run's record names; ForeignError if it is of another run than the record, or of another epoch than its name."""
     path = folder / name
     try:
-        content = read_bytes(path)
+        content = records.read_bytes(path)
         state = torch.load(intact(io.BytesIO(content)), map_location=device, weights_only=True)
-    except ABSENT as error:
+    except records.ABSENT as error:
         raise CheckpointError(f"{path}: there is no checkpoint.") from error
+    except UnreadableError as error:
+        raise ForeignError(str(error)) from error
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
-        raise CheckpointError(f"{path}: the checkpoint is damaged or truncated ({told(error)[:100]}).") from error
+        raise CheckpointError(f"{path}: the checkpoint is damaged or truncated ({records.told(error)[:100]}).") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of this project (format {FORMAT}).")
     if record is not None:
@@ -113,9 +116,9 @@ def load(
     try:
         if record and name == CHECKPOINT and record.get("checkpoint_sha256") not in (None, hashlib.sha256(content).hexdigest()):
             raise DamagedError("its SHA-256 is not that of run.json")
-        check(state, shape)
+        records.check(state, shape)
     except DamagedError as error:
-        raise CheckpointError(f"{path}: the checkpoint is not what the run wrote ({told(error)}).") from error
+        raise CheckpointError(f"{path}: the checkpoint is not what the run wrote ({records.told(error)}).") from error
     return state
 
 
