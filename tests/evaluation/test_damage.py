@@ -7,6 +7,8 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from sam.training.segment import Segment
 
 pytestmark = pytest.mark.slow
 FILES = (records.RUN, records.METRICS, records.MEASURES, records.CHECKPOINT, lock.LOCK)
-SCRIPTS = str(Path(__file__).parents[2] / "scripts")
+ROOT = Path(__file__).parents[2]
 TABLE = {
     "title": "Damage",
     "rows": [{"label": "SGD", "match": {"method": "sgd"}}, {"label": "SAM", "match": {"method": "sam"}}],
@@ -158,7 +160,7 @@ def test_damage_is_named_or_does_no_harm(
     whole: Whole, victim: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file of old has no digest: a number that became another one is taken, and all else holds."""
-    monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     monkeypatch.setattr("sam.results.figures.overview", lambda runs, rhos, picture: None)  # half of the time, and no part of this
     name, draw = whole.interrupted if victim == "interrupted" else whole.finished, random.Random(f"{victim} {file}")
     known, old = shown(whole.runs, capsys), victim == "of old"
@@ -217,3 +219,19 @@ def check_continuing(whole: Whole, runs: Path, name: str, case: str, old: bool) 
 def known_by(content: bytes | None) -> Any:
     record = json.loads(content or b"{}")
     return record["started"], record["segments"][0]
+
+
+def test_two_evaluators_at_once_lose_nothing(whole: Whole, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(whole.runs, tmp_path / "runs", ignore=shutil.ignore_patterns("sharpness.json", "tables")))
+    command = [sys.executable, "evaluate_sharpness.py", f"runs_dir={runs}", "sharpness.batchnorm=[eval]", "threads=1", "device=cpu"]
+    many = [[*command, f"sharpness.notions=[{notions}]", "sharpness.average.draws=2"] for notions in ("gap,average", "average,gap")]
+    both = [subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for line in many]
+    said = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [1, 1], said  # one run is not finished
+    assert not any(word in text for text in said for word in ("Traceback", "error", "could not")), said
+    for name in whole.measures:
+        assert sorted(row["notion"] for row in json.loads((runs / name / "sharpness.json").read_text())["rows"].values()) == [
+            "average",
+            *["gap"] * 2,
+        ]
+    assert not list(runs.rglob("*.tmp*")) and (runs / "tables" / "overview.png").exists()
