@@ -44,8 +44,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     except records.DamagedError as error:
         raise records.DamagedError(f"{path}: cannot be used ({records.told(error)}); delete it to measure anew.") from error
-    rows: dict[str, Any] = content["rows"]
-    return rows
+    return dict(content["rows"])
 
 
 def stored(path: Path, run: str | None = None) -> dict[str, Result]:

@@ -1,7 +1,5 @@
-"""The record of a run: `run.json` (what it was and how it ended) and `metrics.csv` (one row an epoch), in the run's own folder.
-
-What is read is checked here: against the digest that was written with it (files of old have none), and against its shape.
-"""
+"""The record of a run: `run.json` (what it was and how it ended) and `metrics.csv` (one row an epoch), in the run's own folder. What is
+read is checked: against the digest that was written with it (files of old have none), and against its shape."""
 
 from __future__ import annotations
 
@@ -13,6 +11,7 @@ import io
 import json
 import math
 import os
+import sys
 import types
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -55,7 +54,7 @@ def told(error: BaseException) -> str:
 
 def is_measure(value: Any) -> bool:
     """A number as `plain` writes it, or None."""
-    return value in (None, "nan", "inf", "-inf") or (type(value) in (int, float) and math.isfinite(value))
+    return value in (None, "nan", "inf", "-inf") or (type(value) in (int, float) and abs(value) <= sys.float_info.max)
 
 
 def check(value: Any, shape: Any, name: str = "it") -> None:
@@ -78,8 +77,7 @@ _ENVIRONMENT = {"versions": dict, "device": str, "threads": int, "modified": (Tr
 _RECORD = {
     **dict.fromkeys(("name", "fingerprint", "setting", "started"), str),
     "status": (FINISHED, DIVERGED, RUNNING, PREEMPTED, FAILED).__contains__,
-    "config": dict,
-    "identity": dict,
+    **dict.fromkeys(("config", "identity"), dict),
     "data": {"fingerprint": str, "notes": [str], "train_images": int},
     "parameters": int,
     "environment": _ENVIRONMENT,
@@ -151,11 +149,12 @@ def read_bytes(path: Path) -> bytes:
         raise UnreadableError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def read_json(path: Path) -> Any:
-    """As `read_bytes`; DamagedError if it is no JSON, or holds text that could not be written again."""
+def read_json(path: Path) -> dict[str, Any]:
+    """As `read_bytes`; DamagedError if it is no JSON object, or holds text that could not be written again."""
     content = read_bytes(path)
     try:
-        value = json.loads(content.decode())
+        value: dict[str, Any] = json.loads(content.decode())
+        check(value, dict)
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError, MemoryError) as error:
         raise DamagedError(f"{path}: is damaged ({told(error)}).") from error
@@ -178,7 +177,6 @@ def read_run(folder: Path) -> dict[str, Any] | None:
             raise DamagedError(f"{path}: is missing, though {left[0]} is there.") from error
         return None
     try:
-        check(record, dict)
         if record.pop("digest", None) not in (None, fingerprint(record)):
             raise DamagedError("it was changed after it was written: its digest differs")
         check(record, _RECORD | (_DONE if is_done(record) else {}))
@@ -188,8 +186,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         run_config(record)
     except Exception as error:
         raise DamagedError(f"{path}: cannot be used ({told(error)}).") from error
-    found: dict[str, Any] = record
-    return found
+    return record
 
 
 def traces(names: Iterable[str]) -> list[str]:

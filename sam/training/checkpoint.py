@@ -19,6 +19,7 @@ from sam.results.records import CHECKPOINT, PREVIOUS, DamagedError, StorageError
 FORMAT = 1
 KEPT = "checkpoint.epoch{:04d}.pt"
 _KEPT = re.compile(r"checkpoint\.epoch(\d{4,})\.pt")
+Record = Mapping[str, Any]
 _WEIGHTS = {"model": {...: torch.Tensor}}
 _WHOLE = {"optimizer": dict, "rows": [dict], "seconds": float, "epoch": dict | None}
 
@@ -65,9 +66,7 @@ def remove(folder: Path, *names: str) -> None:
             raise StorageError(f"{folder / name}: cannot be removed ({error.strerror}).") from error
 
 
-def load_newest(
-    folder: Path, device: torch.device | str, warn: Callable[[str], None], record: Mapping[str, Any] | None = None
-) -> dict[str, Any] | None:
+def load_newest(folder: Path, device: torch.device | str, warn: Callable[[str], None], record: Record | None) -> dict[str, Any] | None:
     """The newest checkpoint that a run can be continued from, or None; `warn` is told of every damaged one. ForeignError, as in `load`."""
     for name in (CHECKPOINT, PREVIOUS):
         if (folder / name).exists():

@@ -50,15 +50,15 @@ def _job() -> str | None:
 
 def owner(folder: Path) -> dict[str, Any] | None:
     """Who holds the lock: host, pid, job, started, token, and `age`, seconds since the last heartbeat; None if nobody does."""
-    path, nobody = folder / LOCK, dict.fromkeys(_HOLDER)
+    path, nobody = folder / LOCK, dict[str, Any].fromkeys(_HOLDER)
     try:
         age = max(0.0, time.time() - path.lstat().st_mtime)
     except OSError:
         return None
     try:
-        holder: dict[str, Any] = nobody | read_json(path)
+        holder = nobody | read_json(path)
         check(holder, _HOLDER)
-    except (OSError, TypeError, DamagedError):  # gone meanwhile, or nobody knows whose it is
+    except (OSError, DamagedError):  # gone meanwhile, or nobody knows whose it is
         if not os.path.lexists(path):
             return None
         holder = nobody
