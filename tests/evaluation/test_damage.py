@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -131,27 +132,36 @@ def of_another_run(path: Path, draw: random.Random) -> None:
 
 
 def other_values(path: Path, draw: random.Random) -> None:
-    """JSON with one value, at any depth, replaced or taken away; one digit of anything else, or some of its bytes."""
+    """JSON with one number changed, or one value, at any depth, replaced or taken away; of anything else one digit."""
     if path.suffix != ".json":
         content = bytearray(path.read_bytes())
-        digits = [i for i, byte in enumerate(content) if chr(byte).isdigit()]
-        i = draw.choice(digits)
+        i = draw.choice([i for i, byte in enumerate(content) if chr(byte).isdigit()])
         content[i] = ord("9") if content[i] != ord("9") else ord("8")
         path.write_bytes(content)
         return
-    content = json.loads(path.read_text())
-    place, at = content, draw.choice(list(content))
-    while isinstance(place[at], (dict, list)) and place[at] and draw.random() < 0.9:
-        place = place[at]
-        at = draw.choice(list(place) if isinstance(place, dict) else range(len(place)))
-    if draw.random() < 0.3:
+    whole = json.loads(path.read_text())
+    places = list(inner(whole))
+    numbers = [(place, at) for place, at in places if type(place[at]) in (int, float)]
+    kind = draw.choice(["number", "other", "gone"])
+    place, at = draw.choice(numbers if kind == "number" else places)
+    if kind == "gone":
         del place[at]
+    elif kind == "number":
+        place[at] = place[at] * 2 + 1
     else:
         place[at] = draw.choice([None, "text", [], {}, [[]], True, -1, 0.5, 10**400, "nan", "\ud800", {"a": {"b": None}}])
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(whole))
 
 
-TIMES = {flipped: 5, truncated: 3, empty: 1, no_text: 2, a_folder: 1, a_pipe: 1, gone: 1, of_another_run: 1, other_values: 8}
+def inner(value: Any) -> Iterator[tuple[Any, Any]]:
+    """(container, key or index) of every value below; not of the configuration, of which there is the most, and where the run was."""
+    for at in list(value) if isinstance(value, dict) else range(len(value)):
+        yield value, at
+        if isinstance(value[at], (dict, list)) and (at not in ("config", "environment", "segments") or len(value) < 3):
+            yield from inner(value[at])
+
+
+TIMES = {flipped: 5, truncated: 3, empty: 1, no_text: 2, a_folder: 1, a_pipe: 1, gone: 1, of_another_run: 1, other_values: 16}
 CASES = [("finished", file) for file in FILES] + [("interrupted", file) for file in FILES if file != records.MEASURES]
 
 
