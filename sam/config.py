@@ -894,10 +894,27 @@ def _build(hint: Any, value: Any, key: str) -> Any:
         return None if value is None else _build(next(a for a in args if a is not type(None)), value, key)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_dict(typing.cast(type, hint), value, f"{key}.")
-    if origin is list:
+    if origin is list and isinstance(value, (list, tuple)):
         return [_build(args[0], item, key) for item in value]
-    if origin is dict:
+    if origin is dict and isinstance(value, Mapping):
         return {k: _build(args[1], item, f"{key}.{k}") for k, item in value.items()}
-    if hint is float and isinstance(value, int):
+    if hint is float and type(value) is int:
         return float(value)
+    if hint is not Any and type(value) is not hint:
+        raise ConfigError(f"{key}={value}: must be {_KINDS.get(hint, 'a list' if origin is list else 'a mapping')}.")
     return value
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def check_setting(name: str, value: Any, label: str) -> None:
+    """Refuse a value that a setting of TrainConfig, by its dotted name, cannot have. Raises ConfigError that names `label`."""
+    cls: Any = TrainConfig
+    *sections, key = name.split(".")
+    for section in sections:
+        cls = typing.get_type_hints(cls)[section]
+    built = _build(typing.get_type_hints(cls)[key], value, label)
+    if check := cls.__dataclass_fields__[key].metadata.get("check"):
+        for item in built if isinstance(built, list) else [built]:
+            check(label, item)

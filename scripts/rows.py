@@ -64,16 +64,20 @@ def pack(folder: str, runs_dir: Path) -> str:
     usable_folder(folder, "pack")
     known = packed(folder)
     new: Packed = {}
-    for run, record in records.find_runs(runs_dir):
+    damaged: dict[Path, str] = {}
+    for run, record in records.find_runs(runs_dir, damaged):
         if records.is_done(record):
             texts = {name: (run / name).read_text(encoding="utf-8") for name in FILES if (run / name).exists()}
             if known.get(name := run.relative_to(runs_dir).as_posix()) != texts:
                 new[name] = texts
-    if not new:
+    if not new and not damaged:
         return f"{runs_dir}: nothing new to pack."
     last = max((int(path.name[:3]) for path in Path(folder).glob("[0-9][0-9][0-9].json.xz")), default=-1)
     path = Path(folder) / f"{last + 1:03}.json.xz"
-    records.write_atomic(path, lzma.compress(json.dumps(new, sort_keys=True).encode(), preset=9))
+    if new:
+        records.write_atomic(path, lzma.compress(json.dumps(new, sort_keys=True).encode(), preset=9))
+    if damaged:
+        raise records.DamagedError(f"{counted(len(new), 'run')} packed, and these cannot be: {' '.join(damaged.values())}")
     return f"{path}: {counted(len(new), 'run')}, {path.stat().st_size:,} bytes."
 
 

@@ -1,17 +1,19 @@
-"""What became of the runs: finished, diverged, running (with an estimate and the host), preempted, failed (with its last error), missing.
+"""What became of the runs: finished, diverged, running (with an estimate and the host), preempted, failed (with its last error), missing,
+damaged (with the file that cannot be used).
 
     python scripts/status.py runs_dir=runs/table2                        # every run found there
     python scripts/status.py experiment=table2                           # the whole grid of an experiment, the missing ones too
     python scripts/status.py optimizer=sgd,sam 'seed=range(3)' dataset=digits
 
-The arguments are those of `train.py -m`; with nothing but runs_dir, no grid is assumed. Exit status: 0 when nothing is failed or missing,
-1 when something is, 2 for wrong arguments.
+The arguments are those of `train.py -m`; with nothing but runs_dir, no grid is assumed. Exit status: 0 when nothing is failed, missing or
+damaged, 1 when something is, 2 for wrong arguments.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,10 @@ from sam.training.sweep import planned
 
 
 def state(folder: Path, record: dict[str, Any] | None) -> tuple[str, str]:
-    """(state, what to know about it) of one run."""
+    """(state, what to know about it) of one run. DamagedError if its metrics cannot be used."""
     if record is None:
         return "missing", ""
-    status = str(record["status"])
+    status, rows = str(record["status"]), records.read_metrics(folder, record)
     if status == records.FINISHED:
         measured_on, accuracy, _ = records.reached(record["final"])
         return status, f"{measured_on} accuracy {accuracy:.2f}%"
@@ -37,15 +39,15 @@ def state(folder: Path, record: dict[str, Any] | None) -> tuple[str, str]:
         return status, f"in epoch {record['diverged_epoch']}"
     holder = lock.owner(folder)
     if holder is not None and lock.is_alive(holder):
-        return "running", f"{_progress(folder, record)} on {holder['host']}" + (f", job {holder['job']}" if holder["job"] else "")
+        return "running", f"{_progress(record, rows)} on {holder['host']}" + (f", job {holder['job']}" if holder["job"] else "")
     if status == records.RUNNING:  # no process is at it, and none said goodbye: killed
-        return records.PREEMPTED, f"{_progress(folder, record)}; its process is gone"
+        return records.PREEMPTED, f"{_progress(record, rows)}; its process is gone"
     reason = str(record.get("error") or "")
-    return status, reason if status == records.FAILED else f"{_progress(folder, record)}; {reason}"
+    return status, reason if status == records.FAILED else f"{_progress(record, rows)}; {reason}"
 
 
-def _progress(folder: Path, record: dict[str, Any]) -> str:
-    epochs, rows = record["config"]["epochs"], records.read_metrics(folder)
+def _progress(record: dict[str, Any], rows: Sequence[dict[str, float]]) -> str:
+    epochs = records.run_config(record).epochs
     if not rows:
         return f"epoch 0 of {epochs}"
     left = (epochs - len(rows)) * rows[-1]["seconds"] / len(rows)
@@ -58,20 +60,24 @@ def main(arguments: list[str]) -> int:
     if not overrides:
         given = OverridesParser.create().parse_override(f"runs_dir={own['runs_dir']}")
         places = [str(place) for place in (given.sweep_iterator() if given.is_sweep_override() else [given.value()])]
-        found: list[tuple[Path, dict[str, Any] | None]] = [run for place in places for run in records.find_runs(Path(place))]
+        folders = [folder for place in places for folder in records.run_folders(Path(place))]
     else:
-        folders = dict.fromkeys(identity.run_folder(config) for _, config in planned(arguments))
-        found = [(folder, records.read_run(folder)) for folder in folders]
-    if not found:
+        folders = list(dict.fromkeys(identity.run_folder(config) for _, config in planned(arguments)))
+    if not folders:
         print("There is no run here.", file=sys.stderr)
         return 1
-    rows = [(folder.name, *state(folder, record)) for folder, record in found]
+    rows = []
+    for folder in folders:
+        try:
+            rows.append((folder.name, *state(folder, records.read_run(folder))))
+        except Exception as error:
+            rows.append((folder.name, "damaged", records.told(error)))
     width = max(len(name) for name, _, _ in rows)
     for name, status, detail in rows:
         print(printable(f"{name:<{width}}  {status:<9}  {detail}".rstrip()))
     counts = Counter(status for _, status, _ in rows)
     print(", ".join(f"{count} {status}" for status, count in counts.most_common()))
-    return int(bool(counts["missing"] + counts[records.FAILED]))
+    return int(bool(counts["missing"] + counts["damaged"] + counts[records.FAILED]))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -49,7 +50,12 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     _check(config.tables)
     done = _finished(config, problems)
     rows = measure_runs(done, config, problems)
-    measured = [(folder, record, _row(folder, record, rows[folder])) for folder, record in done if folder in rows]
+    measured = []
+    for folder, record in done:
+        try:
+            measured += [(folder, record, _row(folder, record, rows[folder]))] if folder in rows else []
+        except Exception as error:
+            problems.append(f"{folder.name}: {records.told(error)}.")
     runs = [row for _, _, row in measured]
     rhos = config.sharpness.rho
     wanted = {name: filled(table, config.sharpness, runs) for name, table in config.tables.items()}
@@ -90,12 +96,15 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
 
 def _finished(config: EvaluateConfig, problems: list[str]) -> list[tuple[Path, dict[str, Any]]]:
     """The runs to measure, in the order in which they were started; every other one becomes a problem. ConfigError if there is none."""
-    found = list(records.find_runs(Path(config.runs_dir))) if os.path.isdir(config.runs_dir) else []
+    damaged: dict[Path, str] = {}
+    found = list(records.find_runs(Path(config.runs_dir), damaged)) if os.path.isdir(config.runs_dir) else []
+    problems += [f"{folder.name}: {told}" for folder, told in damaged.items()]
     done = sorted(((f, r) for f, r in found if records.is_done(r)), key=lambda run: (run[1]["started"], run[0]))
     if not done:
-        running = f" ({len(found)} unfinished)" if found else ""
+        others = "; ".join([*[f"{len(found)} unfinished"][: len(found)], *damaged.values()])
         raise ConfigError(
-            f"runs_dir={config.runs_dir}: holds no finished run{running}; train first, for example: python train.py -m experiment=demo"
+            f"runs_dir={config.runs_dir}: holds no finished run{others and f' ({others})'}; train first, for example: "
+            "python train.py -m experiment=demo"
         )
     if config.seeds is not None:
         done = [(folder, record) for folder, record in done if record["config"].get("seed", 0) in config.seeds]
@@ -104,20 +113,7 @@ def _finished(config: EvaluateConfig, problems: list[str]) -> list[tuple[Path, d
     problems += [f"{folder.name}: not finished, left out." for folder, record in found if not records.is_done(record)]
     old = [folder.name for folder, record in done if record.get("numerics") != records.NUMERICS]
     problems += [f"{name}: trained by an older version of the arithmetic; its row may differ from a new run's." for name in old]
-    return _readable(done, problems)
-
-
-def _readable(done: Sequence[tuple[Path, dict[str, Any]]], problems: list[str]) -> list[tuple[Path, dict[str, Any]]]:
-    """The runs whose recorded settings this version understands; every other one becomes a problem."""
-    kept = []
-    for folder, record in done:
-        try:
-            records.run_config(record)
-        except (ConfigError, KeyError, TypeError) as error:
-            problems.append(f"{folder.name}: its run.json cannot be used ({str(error).rstrip('.')}).")
-        else:
-            kept.append((folder, record))
-    return kept
+    return done
 
 
 def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
@@ -130,7 +126,7 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
     for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")) if "test_loss_channel" in values else ():
         test, met = values["test_loss_channel"], records.number(record["final"].get(column))
         values[name] = None if test is None or met is None else test - met
-    epochs = records.read_metrics(folder)
+    epochs = records.read_metrics(folder, record)
     for name in ("eps_over_rho", "cos_g_eps"):  # of the perturbations met in training; a method without any has no such column
         if curve := [row[name] for row in epochs if name in row]:
             values |= {name: curve[-1], f"mean_{name}": math.fsum(curve) / len(curve)}  # epochs have as many steps each
@@ -167,9 +163,8 @@ def _write(out: Path, blocks: dict[str, list[Block]], runs: Sequence[RunRow], rh
     if any(run.status == records.FINISHED for run in runs):
         from sam.results.figures import overview
 
-        out.mkdir(parents=True, exist_ok=True)
-        temporary = out / "overview.tmp.png"
-        overview(runs, rhos, temporary)
-        os.replace(temporary, out / "overview.png")
+        picture = io.BytesIO()
+        overview(runs, rhos, picture)
+        records.write_atomic(out / "overview.png", picture.getvalue())
         files.append(out / "overview.png")
     return files

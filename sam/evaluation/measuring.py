@@ -58,7 +58,7 @@ class _Pending:
         try:
             found = data.describe(**to_dict(self.config.dataset))
             test, val = found.test_size, found.val_size
-        except data.DataError:
+        except Exception:
             test = val = 0  # only the progress bar wants them; loading will name the problem
         return Sizes(self.record["data"]["train_images"], test, self.record["parameters"], val)
 
@@ -88,29 +88,34 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
     rows: dict[Path, Result] = {}
     pending: list[_Pending] = []
     for folder, record in done:
-        run, files = records.run_config(record), kept_files(folder, record) if config.kept else {}
-        splits = ("test", "val") if "val_loss" in record["final"] else ("test",)  # a small val_fraction may hold out no image
-        if record["status"] == records.DIVERGED:
-            rows[folder] = Result()
-        else:
-            files = {None: folder / records.CHECKPOINT, **files}
-        stored = {} if config.force else storing.stored(folder / records.MEASURES)
-        for epoch, file in files.items():
-            # A checkpoint that was not kept is known by the record's hash: what was measured on it is as good as ever.
-            there, sha256 = file.exists(), record.get("checkpoint_sha256") if epoch is None else None
-            if not there and not sha256:
-                problems.append(f"{folder.name}: {file.name} is missing; the run is left out of the tables.")
-                continue
-            checkpoint_hash = data.file_fingerprint(file) if there else str(sha256)[:16]
-            keys = storing.keys(checkpoint_hash, record["data"]["fingerprint"], config.sharpness, splits)
-            lacking = _Pending(folder, record, run, file, epoch, {notion: key for notion, key in keys.items() if key not in stored})
-            rows[lacking.place] = merge(stored[key] for key in keys.values() if key in stored)
-            if lacking.keys and there:
-                pending.append(lacking)
-            elif lacking.keys:
-                names = ", ".join(sorted({notion.name for notion in lacking.keys}))
-                problems.append(f"{folder.name}: {file.name} is missing, and these notions were not measured on it: {names}.")
-                _without(rows, lacking)
+        try:
+            run, files = records.run_config(record), kept_files(folder, record) if config.kept else {}
+            splits = ("test", "val") if "val_loss" in record["final"] else ("test",)  # a small val_fraction may hold out no image
+            if record["status"] == records.DIVERGED:
+                rows[folder] = Result()
+            else:
+                files = {None: folder / records.CHECKPOINT, **files}
+            stored = {} if config.force else storing.stored(folder / records.MEASURES, record["fingerprint"])
+            for epoch, file in files.items():
+                # A checkpoint that was not kept is known by the record's hash: what was measured on it is as good as ever.
+                there, sha256 = file.exists(), record.get("checkpoint_sha256") if epoch is None else None
+                if not there and not sha256:
+                    problems.append(f"{folder.name}: {file.name} is missing; the run is left out of the tables.")
+                    continue
+                found = data.file_fingerprint(file, "checkpoint") if file.is_file() else ""
+                known = str(sha256 or found)[:16]
+                keys = storing.keys(known, record["data"]["fingerprint"], config.sharpness, splits)
+                have = stored if found == known or not there else {}  # loading it will name the problem
+                lacking = _Pending(folder, record, run, file, epoch, {notion: key for notion, key in keys.items() if key not in have})
+                rows[lacking.place] = merge(have[key] for key in keys.values() if key in have)
+                if lacking.keys and there:
+                    pending.append(lacking)
+                elif lacking.keys:
+                    names = ", ".join(sorted({notion.name for notion in lacking.keys}))
+                    problems.append(f"{folder.name}: {file.name} is missing, and these notions were not measured on it: {names}.")
+                    _without(rows, lacking)
+        except Exception as error:  # a file of the run is damaged
+            problems.append(f"{folder.name}: {records.told(error)}.")
     if pending:
         _measure(pending, config, rows, problems)
     return rows
@@ -140,16 +145,17 @@ def _measure_here(
     with number_format("fp32", config.threads):
         for run, weights in _read_ahead(pending):
             try:
+                state = weights.result()  # first: it needs no data to be damaged
                 images = _load_data(config, run, device)
-                model = load_trained(run.config, run.folder, images, device, weights.result())
-                del weights  # on the device only the model's own are left
+                model = load_trained(run.config, run.folder, images, device, state)
+                del weights, state  # on the device only the model's own are left
                 subject = subject_of(model, images, config.sharpness, optimizer=run.config.optimizer, progress=progress.advance)
                 note = lambda notion, name=run.name: progress.note(f"{name}: {notion}")
-                found = storing.measure(subject, run.keys, run.folder / records.MEASURES, note)
+                found = storing.measure(subject, run.keys, run.folder / records.MEASURES, note, run.record["fingerprint"])
                 rows[run.place] = merge([rows[run.place], found])
-            except (checkpoint.CheckpointError, data.DataError, ConfigError) as error:
+            except Exception as error:  # no run, whatever is wrong with it, keeps another from its table
                 _without(rows, run)
-                problems.append(f"{run.name}: {error}")
+                problems.append(f"{run.name}: {records.told(error)}.")
                 progress.say(f"error: {problems[-1]}")
 
 
@@ -163,14 +169,7 @@ def _read_ahead(pending: Sequence[_Pending]) -> Iterator[tuple[_Pending, Future[
     """Every checkpoint with its weights, in host memory, which were read while the one before it was measured."""
 
     def read(run: _Pending) -> dict[str, torch.Tensor]:
-        state = checkpoint.load(run.folder, name=run.file.name)
-        found, epoch = state.get("fingerprint"), state.get("epoch")
-        if found != run.record["fingerprint"] or run.epoch not in (None, epoch):
-            own, other = (f"epoch {e} of " if run.epoch else "" for e in (run.epoch, epoch))
-            raise checkpoint.CheckpointError(
-                f"{run.file}: is of {other}run {found or 'unnamed'}, not {own}run {run.record['fingerprint']}."
-            )
-        weights: dict[str, torch.Tensor] = state["model"]
+        weights: dict[str, torch.Tensor] = checkpoint.load(run.folder, name=run.file.name, record=run.record)["model"]
         return weights
 
     with ThreadPoolExecutor(1) as reader:
@@ -190,9 +189,12 @@ def _measure_side_by_side(
         share(None)
     for run, problem in zip(pending, outcomes, strict=True):
         if problem is None:
-            stored = storing.stored(run.folder / records.MEASURES)
-            rows[run.place] = merge([rows[run.place], *(stored[key] for key in run.keys.values())])
-        else:
+            try:
+                stored = storing.stored(run.folder / records.MEASURES, run.record["fingerprint"])
+                rows[run.place] = merge([rows[run.place], *(stored[key] for key in run.keys.values())])
+            except Exception as error:  # damaged meanwhile
+                problem = records.told(error)
+        if problem is not None:
             _without(rows, run)
             problems.append(problem if problem.startswith(run.name) else f"{run.name}: {problem}")  # it was said already
 

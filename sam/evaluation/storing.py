@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from sam.config import SharpnessConfig
 from sam.results import identity, records
 from sam.sharpness.notions import Notion
 from sam.sharpness.subject import Result, Subject, merge
+from sam.training import lock
 
 
 def keys(
@@ -29,57 +27,58 @@ def keys(
     return {row: identity.fingerprint({"notion": row.name, **origin, "settings": row.settings(sharpness)}) for row in rows}
 
 
-def measure(subject: Subject, missing: Mapping[Notion, str], path: Path, note: Callable[[str], None]) -> Result:
+def measure(subject: Subject, missing: Mapping[Notion, str], path: Path, note: Callable[[str], None], run: str | None = None) -> Result:
     """Measure the notions of `missing` (with their keys); each is stored as soon as it is known; `note` is told its name before."""
     data.usable_folder(path.parent, "folder of the rows")
     results = []
     for notion, key in missing.items():
         note(str(notion))
         results.append(notion.measure(subject))
-        store(path, key, notion.name, results[-1], notion.settings(subject.config))
+        store(path, key, notion.name, results[-1], notion.settings(subject.config), run)
     return merge(results)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        rows = json.loads(path.read_text("utf-8"))["rows"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = records.read_json(path)
+        records.check(content, {"rows": dict})
+    except records.ABSENT:
         return {}
-    return rows if isinstance(rows, dict) else {}
+    except records.DamagedError as error:
+        raise records.DamagedError(f"{path}: cannot be used ({records.told(error)}); delete it to measure anew.") from error
+    return dict(content["rows"])
 
 
-def stored(path: Path) -> dict[str, Result]:
-    """The rows of a file, by key; damaged ones are left out."""
+def stored(path: Path, run: str | None = None) -> dict[str, Result]:
+    """The rows of a file, by key. DamagedError if one is not what was written there, or is of another run than this (fingerprint)."""
     rows = {}
     for key, row in _read(path).items():
         try:
-            values = {name: records.number(value) for name, value in row["values"].items()}
-            series = {
-                name: {column: [records.number(v) for v in column_values] for column, column_values in curve.items()}
-                for name, curve in row["series"].items()
-            }
-        except (KeyError, TypeError, AttributeError):
-            continue
+            records.check(row, {"values": records.NAMED, "series": {...: {...: [records.is_measure]}}})
+            if row.get("digest") not in (None, _digest(key, row)):
+                raise records.DamagedError("it was changed after it was written: its digest differs")
+            if run is not None and row.get("run", run) != run:
+                raise records.DamagedError(f"it is of run {row['run']}")
+        except records.DamagedError as error:
+            raise records.DamagedError(f"{path}: row {key} cannot be used ({error}); delete the file to measure anew.") from error
+        values = {name: records.number(value) for name, value in row["values"].items()}
+        series = {name: {column: list(map(records.number, of)) for column, of in curve.items()} for name, curve in row["series"].items()}
         rows[key] = Result(values, series)
     return rows
 
 
-def store(path: Path, key: str, name: str, result: Result, settings: Mapping[str, object]) -> None:
-    """Add this row to those of the file."""
-    row = {"notion": name, "settings": settings, "values": records.plain(result.values), "series": records.plain(result.series)}
-    with _alone(path.parent):
-        content = json.dumps({"format": 2, "rows": _read(path) | {key: row}}, indent=1, allow_nan=False)
-        records.write_atomic(path, content + "\n")
+def _digest(key: str, row: Mapping[str, Any]) -> str:
+    return identity.fingerprint({"key": key} | {name: value for name, value in row.items() if name != "digest"})
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time: of two that read, add and write at once, one would lose its row."""
-    folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY)
+def store(path: Path, key: str, name: str, result: Result, settings: Mapping[str, object], run: str | None = None) -> None:
+    """Add this row to those of the file. run: the fingerprint of the run that was measured. StorageError, DamagedError."""
+    row = {"notion": name, "settings": settings, "values": result.values, "series": result.series} | ({"run": run} if run else {})
+    row = records.plain(row)
     try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(held)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with lock.alone(path):  # of two that read, add and write at once, one would lose its row
+            content = json.dumps({"format": 2, "rows": _read(path) | {key: row | {"digest": _digest(key, row)}}}, indent=1, allow_nan=False)
+            records.write_atomic(path, content + "\n")
+    except OSError as error:
+        raise records.StorageError(f"{path}: could not be written ({error.strerror}).") from error

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sam.config import METHODS, OptimizerConfig, RowConfig
 from sam.results.statistics import summarize
@@ -68,7 +68,7 @@ def method_series(context: Context) -> list[MethodSeries]:
     return found
 
 
-def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path) -> None:
+def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path | BinaryIO) -> None:
     """Write a PNG with a row of four panels per context.
 
     Test accuracy over epochs (mean over the finished seeds, band of one sample standard deviation), final accuracy and sharpness of every

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sam.config import BASE_KEYS, METHODS, ConfigError, OptimizerConfig, RowConfig, TrainConfig, from_dict
+from sam.config import BASE_KEYS, METHODS, ConfigError, OptimizerConfig, RowConfig, TrainConfig, check_setting, from_dict
 from sam.results.contexts import RunRow, may_vary, word
 
 _OPTIMIZER_KEYS = tuple(f.name for f in dataclasses.fields(OptimizerConfig))
@@ -54,12 +54,13 @@ def check_match(row: RowConfig) -> None:
     """Refuse keys and values that no run can have. Raises ConfigError."""
     of_optimizer, of_context = asked(row)
     from_dict(OptimizerConfig, of_optimizer, f"rows: {row.label}.match.")
-    for key in of_context:
+    for key, value in of_context.items():
         if not (may_vary(key) or key.removeprefix("optimizer.") in of_optimizer):
             raise ConfigError(
                 f"rows: {row.label}.match.{key}: unknown key; known here: {', '.join(_OPTIMIZER_KEYS)}, and what else tells the blocks of "
                 "a table apart, such as epochs or dataset.train_size."
             )
+        check_setting(key, value, f"rows: {row.label}.match.{key}")
 
 
 def row_matches(match: Mapping[str, Any], optimizer: OptimizerConfig) -> bool:

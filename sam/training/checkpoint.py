@@ -5,22 +5,31 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
 
-from sam.results.records import CHECKPOINT, PREVIOUS, write_atomic
+from sam.results import records
+from sam.results.records import CHECKPOINT, PREVIOUS, DamagedError, StorageError, UnreadableError, write_atomic
 
 FORMAT = 1
 KEPT = "checkpoint.epoch{:04d}.pt"
 _KEPT = re.compile(r"checkpoint\.epoch(\d{4,})\.pt")
+Record = Mapping[str, Any]
+_WEIGHTS = {"model": {...: torch.Tensor}}
+_WHOLE = {"optimizer": dict, "rows": [dict], "seconds": float, "epoch": dict | None}
 
 
-class CheckpointError(ValueError):
+class CheckpointError(DamagedError):
     """A checkpoint that cannot be read, or does not belong here; one sentence for the user."""
+
+
+class ForeignError(CheckpointError):
+    """A checkpoint that may be whole, but is another run's or epoch's, or cannot be read: not to be written over. One sentence."""
 
 
 def save(folder: Path, state: dict[str, Any]) -> str:
@@ -51,32 +60,66 @@ def _bytes(state: dict[str, Any]) -> bytes:
 
 def remove(folder: Path, *names: str) -> None:
     for name in names:
-        (folder / name).unlink(missing_ok=True)
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{folder / name}: cannot be removed ({error.strerror}).") from error
 
 
-def load_newest(folder: Path, device: torch.device | str, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read, or None; `warn` is told of every damaged one."""
+def load_newest(folder: Path, device: torch.device | str, warn: Callable[[str], None], record: Record | None) -> dict[str, Any] | None:
+    """The newest checkpoint that a run can be continued from, or None; `warn` is told of every damaged one. ForeignError, as in `load`."""
     for name in (CHECKPOINT, PREVIOUS):
         if (folder / name).exists():
             try:
-                return load(folder, device, name)
+                return load(folder, device, name, record, _WEIGHTS | _WHOLE)
+            except ForeignError:
+                raise
             except CheckpointError as error:
                 warn(f"warning: {error}")
     return None
 
 
-def load(folder: Path, device: torch.device | str = "cpu", name: str = CHECKPOINT) -> dict[str, Any]:
-    """The folder's checkpoint. CheckpointError if it is missing, truncated, or not one of ours."""
+def intact(file: BinaryIO) -> BinaryIO:
+    """`file` at its beginning, for torch.load, which compares no checksum of its archive. Raises nearly anything if one is wrong."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > file.seek(0, io.SEEK_END):
+                raise DamagedError("it unpacks to more bytes than it has; torch.save does not compress")
+            if wrong := archive.testzip():
+                raise DamagedError(f"the checksum of {wrong} is wrong")
+    file.seek(0)
+    return file
+
+
+def load(
+    folder: Path, device: torch.device | str = "cpu", name: str = CHECKPOINT, record: Mapping[str, Any] | None = None, shape: Any = _WEIGHTS
+) -> dict[str, Any]:
+    """The folder's checkpoint: the one way to read one. CheckpointError if it is missing, damaged, not one of ours, lacks its shape, or is
+    not the file that the run's record names; ForeignError if it is of another run than the record, or of another epoch than its name."""
     path = folder / name
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError as error:
+        content = records.read_bytes(path)
+        state = torch.load(intact(io.BytesIO(content)), map_location=device, weights_only=True)
+    except records.ABSENT as error:
         raise CheckpointError(f"{path}: there is no checkpoint.") from error
+    except UnreadableError as error:
+        raise ForeignError(str(error)) from error
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise CheckpointError(f"{path}: the checkpoint is damaged or truncated ({reason}).") from error
+        raise CheckpointError(f"{path}: the checkpoint is damaged or truncated ({records.told(error)[:100]}).") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of this project (format {FORMAT}).")
+    if record is not None:
+        found, kept = state.get("fingerprint"), _KEPT.fullmatch(name)
+        epoch, after = (int(kept[1]), state.get("epoch")) if kept else (None, None)
+        if (found, after) != (record["fingerprint"], epoch):
+            own, other = (f"epoch {e} of " if kept else "" for e in (epoch, after))
+            raise ForeignError(f"{path}: is of {other}run {found or 'unnamed'}, not {own}run {record['fingerprint']}.")
+    try:
+        if record and name == CHECKPOINT and record.get("checkpoint_sha256") not in (None, hashlib.sha256(content).hexdigest()):
+            raise DamagedError("its SHA-256 is not that of run.json")
+        records.check(state, shape)
+    except DamagedError as error:
+        raise CheckpointError(f"{path}: the checkpoint is not what the run wrote ({records.told(error)}).") from error
     return state
 
 

@@ -13,10 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from sam.results.records import DamagedError, check, read_json
+
 LOCK = "lock.json"
 BEAT = 15.0  # seconds between heartbeats (the file's time of change)
 GUARD = 60.0  # seconds after which a takeover that was begun is given up for dead
 STALE = 300.0  # a lock whose last heartbeat is older belongs to nobody
+_HOLDER = {**dict.fromkeys(("host", "job", "token", "process_start"), str | None), "pid": int | None}
 
 
 class LockedError(ValueError):
@@ -47,15 +50,19 @@ def _job() -> str | None:
 
 def owner(folder: Path) -> dict[str, Any] | None:
     """Who holds the lock: host, pid, job, started, token, and `age`, seconds since the last heartbeat; None if nobody does."""
-    path = folder / LOCK
+    path, nobody = folder / LOCK, dict[str, Any].fromkeys(_HOLDER)
     try:
-        age = max(0.0, time.time() - path.stat().st_mtime)
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+        age = max(0.0, time.time() - path.lstat().st_mtime)
+    except OSError:
         return None
-    except (OSError, ValueError):
-        content, age = {}, STALE + 1 if not path.exists() else time.time() - path.stat().st_mtime
-    return {"host": None, "pid": None, "job": None, "token": None} | content | {"age": age}
+    try:
+        holder = nobody | read_json(path)
+        check(holder, _HOLDER)
+    except (OSError, DamagedError):  # gone meanwhile, or nobody knows whose it is
+        if not os.path.lexists(path):
+            return None
+        holder = nobody
+    return holder | {"age": age}
 
 
 def is_alive(holder: dict[str, Any]) -> bool:
@@ -85,10 +92,15 @@ def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None
         if holder is None:
             continue
         who = f"process {holder['pid']} on {holder['host']}" + (f", job {holder['job']}" if holder["job"] else "")
+        who = who if holder["token"] else f"somebody unknown ({LOCK} is damaged)"
         if is_alive(holder):
             sign = f"last sign of life {holder['age']:.0f} s ago"
             raise LockedError(f"{folder.name}: is being run by {who} ({sign}); two must not write one run.")
-        if _take_over(path, holder["token"], content):
+        try:
+            taken = _take_over(path, holder["token"], content)
+        except OSError as error:
+            raise LockedError(f"{path}: cannot be taken over ({error.strerror}); delete it.") from error
+        if taken:
             say(f"{folder.name}: took over the lock of {who}, which is gone.")
             break
     stop = threading.Event()
@@ -137,22 +149,30 @@ def _create(path: Path, content: str) -> bool:
 def _take_over(path: Path, token: str | None, content: str) -> bool:
     """Replace the lock that holds `token` by `content`, if it is still there; False if somebody else was quicker.
 
-    Takers queue at a guard file, and the lock is replaced in one step, never absent: otherwise a third process could slip in between.
+    Takers queue, and the lock is replaced in one step, never absent: otherwise a third process could slip in between.
     """
-    guard = path.with_name(f"{path.name}.taking")
-    try:
-        os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
-        with suppress(FileNotFoundError):
-            if time.time() - guard.stat().st_mtime > GUARD:  # its maker died at it
-                guard.unlink()
-        time.sleep(0.02)
-        return False
-    try:
+    with alone(path):
         holder = owner(path.parent)
         if holder is None or holder["token"] != token:
             return False
         os.replace(_beside(path, content), path)
         return True
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """One process at a time at a file, for moments, on any file system: others wait for a guard file beside it to go."""
+    guard = path.with_name(f"{path.name}.taking")
+    while True:
+        try:
+            os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            break
+        except FileExistsError:
+            with suppress(FileNotFoundError):
+                if time.time() - guard.stat().st_mtime > GUARD:  # its maker died at it
+                    guard.unlink()
+            time.sleep(0.02)
+    try:
+        yield
     finally:
         guard.unlink(missing_ok=True)

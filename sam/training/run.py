@@ -23,9 +23,15 @@ from sam.training.segment import Follower, Segment
 
 
 def existing(config: TrainConfig) -> dict[str, Any] | None:
-    """The record in the run's folder, if it is this run's. ConfigError if the folder holds another run."""
+    """The record in the run's folder, if it is this run's. ConfigError if the folder holds another run, or what a run left without a record
+    that can be read: what only that knew (when and with which code it was begun) must not be replaced."""
     folder = identity.run_folder(config)
-    record = records.read_run(folder)
+    try:
+        record = records.read_run(folder)
+    except records.DamagedError as error:
+        if config.force:
+            return None
+        raise ConfigError(f"{records.told(error)}; restore the file, or redo the run with force=true.") from error
     if record is not None and record["fingerprint"] != identity.run_fingerprint(config):
         raise ConfigError(f"run_dir={folder}: this folder holds another run ({record['name']}); choose another, or leave run_dir out.")
     return record
@@ -74,15 +80,11 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
         lock.hold(folder, progress.say) as check_lock,
         watching() as interrupts,
     ):
-        record = records.read_run(folder)  # another process may have finished it while this one waited for the lock
+        record = existing(config)  # another process may have finished it while this one waited for the lock
         if records.is_done(record) and not force:
             assert record is not None
             tell(record=record)
             return record
-        if force:
-            kept = (path.name for path in checkpoint.kept(folder).values())
-            checkpoint.remove(folder, records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS, *kept)
-            record = None
         images = data.load(**to_dict(config.dataset), seed=config.seed)
         for note in images.notes:
             progress.say_once(f"data: {note}.")
@@ -91,7 +93,13 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
             progress.say(f"init_from={config.init_from}: {note}")
         if hint := faster_here(trainer, expected.backwards):
             progress.say(hint)
-        tell(state=_resume(trainer, folder, progress))
+        left = [path.name for path in folder.glob("*.checkpoint*.tmp")]  # by processes that were killed
+        if force:  # only now, when nothing in the settings and data can stop the run any more
+            kept = (path.name for path in checkpoint.kept(folder).values())
+            left += [records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS, *kept]
+            record = None
+        checkpoint.remove(folder, *left)
+        tell(state=_resume(trainer, folder, progress, record))
         distributed.refuse_shared_gpus(replicas, device)
         record = Segment(trainer, folder, progress, check_lock, interrupts).train(record)
         finished_in_sweep().add(key)
@@ -142,22 +150,23 @@ def faster_here(trainer: Trainer, backwards: int) -> str | None:
     return "hint: this processor has bf16 instructions; precision=bf16 (autocast, fp32 weights) would be 2 to 3 times faster here."
 
 
-def _resume(trainer: Trainer, folder: Path, progress: Progress) -> dict[str, Any] | None:
-    """Continue from the newest readable checkpoint, if there is one and it is this run's; returns its state."""
-    size = trainer.replicas.size
-    state = checkpoint.load_newest(folder, trainer.device if size == 1 else "cpu", progress.say)
+def _resume(trainer: Trainer, folder: Path, progress: Progress, record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Continue from the newest readable checkpoint, if there is one; returns its state. ForeignError if it is not this run's."""
+    size, own = trainer.replicas.size, {"fingerprint": identity.run_fingerprint(trainer.config)}
+    state = checkpoint.load_newest(folder, trainer.device if size == 1 else "cpu", progress.say, record or own)
     if state is None:
         if records.can_continue(folder):
             progress.say(f"{folder.name}: no checkpoint can be read; starting this run from the beginning.")
-    elif state["fingerprint"] != identity.run_fingerprint(trainer.config):
-        raise ConfigError(f"run_dir={folder}: holds another run's checkpoint; choose another folder, or leave run_dir out.")
-    elif (begun := len(state.get("replicas", [None]))) != size:
+        return None
+    if (begun := len(state.get("replicas", [None]))) != size:
         raise ConfigError(f"replicas={size}: {folder} was begun with {begun}; continue it with as many, or redo it with force=true.")
-    else:
+    try:
         trainer.load_state_dict(state)
-        progress.advance(trainer.optimizer.backwards)
-        where = f"epoch {trainer.epoch}" + (f", step {trainer.step} of the next" if trainer.step else "")
-        progress.say(f"{folder.name}: continuing after {where}.")
+    except Exception as error:  # its checksums hold: some other program wrote it
+        raise ConfigError(f"{folder}: cannot be continued ({records.told(error)}); force=true begins it anew.") from error
+    progress.advance(trainer.optimizer.backwards)
+    where = f"epoch {trainer.epoch}" + (f", step {trainer.step} of the next" if trainer.step else "")
+    progress.say(f"{folder.name}: continuing after {where}.")
     return state
 
 

@@ -32,6 +32,7 @@ class Segment:
     record: dict[str, Any] = field(default_factory=dict)
     written: str | None = None  # SHA-256 of the newest checkpoint, if this process wrote it
     unsaved: bool = False  # whether a step was done since the newest checkpoint
+    metrics: str | None = None  # SHA-256 of metrics.csv
 
     def train(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
         """From where the trainer stands to the end; the record says how it ended, whatever happens. `earlier`: the record so far."""
@@ -96,7 +97,7 @@ class Segment:
 
     def _record_epoch(self, row: Row, tracker: Tracker) -> None:
         self.check_lock()
-        records.write_metrics(self.folder, self.trainer.rows)
+        self.metrics = records.write_metrics(self.folder, self.trainer.rows)
         tracker.log(row)
         self.progress.note(recording.headline(self.record["name"], row, self.trainer.config.epochs))
 
@@ -136,11 +137,13 @@ class Segment:
 
     def _note_end(self, status: str, reason: str) -> None:
         self.record |= {"status": status, "error": reason, "epochs": self.trainer.epoch, "seconds": self.trainer.seconds}
+        self.record |= {"checkpoint_sha256": self.written, "metrics_sha256": self.metrics}
         with contextlib.suppress(records.StorageError):
             records.write_run(self.folder, self.record)
 
     def _finish(self, tracker: Tracker, status: str) -> dict[str, Any]:
         trainer, optimizer = self.trainer, self.trainer.optimizer
+        self.check_lock()
         self.record |= {
             "status": status,
             "error": None,
@@ -148,12 +151,11 @@ class Segment:
             "epochs": trainer.epoch,
             "diverged_epoch": trainer.epoch if status == records.DIVERGED else None,
             "checkpoint_sha256": self.written if status == records.FINISHED else None,
+            "metrics_sha256": records.write_metrics(self.folder, trainer.rows),
             "seconds": trainer.seconds,
             "cost": {"forwards": round(optimizer.forwards), "backwards": round(optimizer.backwards), "skipped": int(optimizer.skipped)},
             **recording.summary(trainer.rows, trainer.config.eval_interval),
         }
-        self.check_lock()
-        records.write_metrics(self.folder, trainer.rows)
         records.write_run(self.folder, self.record)
         checkpoint.remove(self.folder, records.PREVIOUS)
         tracker.summarize(self.record)

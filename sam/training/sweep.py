@@ -29,6 +29,7 @@ from sam.training.hydra_schema import check_size, register, resolve
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST_LIST = 60  # points printed one by one
 OPTIONS = ("config_path", "config_name", "config_dir")  # Hydra's options that change what is composed
+PENDING = ("to run", "to continue", "damaged")
 
 
 def points(sweep: DictConfig, loader: ConfigLoaderImpl) -> list[list[str]]:
@@ -140,13 +141,13 @@ def one_folder_each(plans: Sequence[TrainConfig]) -> None:
 
 def unfinished(plans: Sequence[TrainConfig]) -> list[int]:
     """Positions of the runs that are still to be done: neither finished nor a second point with the same identity and folder."""
-    from sam.results import identity, records
+    from sam.results import identity
 
     seen: set[tuple[str, Path]] = set()
     chosen = []
     for position, config in enumerate(plans):
         key = identity.run_fingerprint(config), identity.run_folder(config)
-        if key not in seen and (config.force or not records.is_done(records.read_run(identity.run_folder(config)))):
+        if key not in seen and _status(key[1], config.force) in PENDING:
             chosen.append(position)
         seen.add(key)
     return chosen
@@ -194,7 +195,7 @@ def _refuse(error: object, code: int) -> NoReturn:
 
 def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
     """Check every point, print the table, and return the backward passes that are still to be run. `here`: on this machine."""
-    from sam.results import identity, records
+    from sam.results import identity
     from sam.training import cost
 
     one_folder_each(plans)
@@ -203,9 +204,9 @@ def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
     for config in plans:
         expected = cost.cost(config, cost.check(config))
         folder = identity.run_folder(config)
-        record, key = records.read_run(folder), (identity.run_fingerprint(config), folder)
-        status = "same as above" if key in seen else _status(record, folder, config.force)
-        if status in ("to run", "to continue"):
+        key = identity.run_fingerprint(config), folder
+        status = "same as above" if key in seen else _status(folder, config.force)
+        if status in PENDING:
             totals["pending"] += 1
             totals["forwards"] += expected.forwards
             totals["backwards"] += expected.backwards
@@ -229,10 +230,15 @@ def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
     return float(totals["backwards"])
 
 
-def _status(record: dict[str, Any] | None, folder: Path, force: bool) -> str:
+def _status(folder: Path, force: bool) -> str:
     from sam.results import records
 
-    if records.is_done(record) and not force:
-        assert record is not None
+    if force:
+        return "to run"
+    try:
+        record = records.read_run(folder)
+    except records.DamagedError:
+        return "damaged"  # the run will say how; the others go on
+    if record is not None and records.is_done(record):
         return str(record["status"])
-    return "to continue" if records.can_continue(folder) and not force else "to run"
+    return "to continue" if records.can_continue(folder) else "to run"

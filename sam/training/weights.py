@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import types
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sam.training.checkpoint import CheckpointError, grouped, misfit
+from sam.training.checkpoint import CheckpointError, grouped, intact, misfit
 
 States = dict[str, dict[str, Tensor]]  # where in the file (dotted keys; "" for the file itself) -> the tensors there, by name
 
@@ -66,17 +65,13 @@ def _safetensors(path: Path, setting: str) -> Any:
 def _torch(path: Path, setting: str) -> Any:
     """Through torch.load(weights_only=True); where that refuses what lies beside the tensors, with inert stand-ins for it."""
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-                    raise ValueError("it unpacks to more bytes than it has; torch.save does not compress")
-                if damaged := archive.testzip():
-                    raise ValueError(f"{damaged} differs from its checksum")
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            inert = types.SimpleNamespace(__name__="inert", Unpickler=_Unpickler, load=lambda file, **_: _Unpickler(file).load())
-            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=inert)
+        with path.open("rb") as file:
+            try:
+                return torch.load(intact(file), map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError:
+                file.seek(0)
+                inert = types.SimpleNamespace(__name__="inert", Unpickler=_Unpickler, load=lambda file, **_: _Unpickler(file).load())
+                return torch.load(file, map_location="cpu", weights_only=False, pickle_module=inert)
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
         raise CheckpointError(f"{setting}: cannot be read by torch.load ({_line(error)}).") from error
 

@@ -488,6 +488,18 @@ def test_published_values_stand_beside_a_row_only_where_its_own_runs_are_like_th
     assert published["0"] == published["2"] == "–" and published["1"].startswith("96.5 ± 0.1")
 
 
+WRONG = {"epochs": ["eighty", 1.5, None, 0, True], "dataset.train_size": [[500]], "model.name": ["resnet"], "m": ["8"], "lr": ["high"]}
+WRONG |= {"nesterov": ["yes"], "drop_last": [1], "dataset.name": [True], "label_smoothing": [-0.1], "schedule": ["none"]}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
+def test_values_that_no_run_can_have_are_refused(key: str, value: Any) -> None:
+    table = varied(SAM, SGD | {key: value})
+    with pytest.raises(ConfigError, match=rf"match\.{re.escape(key)}=.*: must be") as refusal:
+        build(table, [], [])
+    assert "\n" not in str(refusal.value)
+
+
 def test_settings_that_no_row_can_name_are_refused() -> None:
     for key in ("epoch", "dataset.size", "seed", "device", "dataset.path", "tracking.backend", "optimizer.lr", "dataset"):
         with pytest.raises(ConfigError, match=rf"rows: 1\.match\.{re.escape(key)}: unknown key") as refusal:

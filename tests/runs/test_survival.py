@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sam.results import records
 from sam.training import lock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,8 +178,9 @@ def test_status_names_every_state_of_a_grid(tmp_path: Path) -> None:
     assert train(tmp_path, "optimizer=sgd", "epochs=1", "seed=0,1,2", flags=["-m"]).returncode == 0
     folders = sorted(path.parent for path in tmp_path.glob("*/run.json"))
     for folder, status, error in ((folders[0], "failed", "RuntimeError: out of luck"), (folders[1], "preempted", "stopped by SIGTERM")):
-        record = json.loads((folder / "run.json").read_text())
-        (folder / "run.json").write_text(json.dumps(record | {"status": status, "error": error}))
+        record = records.read_run(folder)
+        assert record is not None
+        records.write_run(folder, record | {"status": status, "error": error})
     result = subprocess.run(
         [sys.executable, str(ROOT / "scripts/status.py"), *RUN, *grid, f"runs_dir={tmp_path}"],
         capture_output=True,

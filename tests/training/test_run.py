@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import math
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import data
 from sam.config import ConfigError, TrainConfig
 from sam.core.device import number_format
 from sam.results import identity, records
-from sam.training import cost
+from sam.training import checkpoint, cost, sweep
 from sam.training.loop import Trainer
 from sam.training.progress import Progress
 from sam.training.recording import summary
@@ -296,6 +297,51 @@ def test_each_seed_trains_on_its_own_images_and_validates_on_the_same(tiny: Tiny
     for method in ("sgd", "xsam"):
         made = trainer(tiny(optimizer={"method": method}, dataset=own, seed=3)).data
         assert torch.equal(made.train_images, images.train_images) and torch.equal(made.train_labels, images.train_labels)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"\xff"), lambda path: path.write_text("{}")])
+def test_what_training_knew_is_not_replaced(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object]) -> None:
+    """A folder with a checkpoint and no record that can be read is refused, in a sweep's plan "damaged", and redone with force=true."""
+    config = tiny()
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 2)
+        with pytest.raises(Stop):
+            run(config)
+    folder = identity.run_folder(config)
+    damage(folder / "run.json")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ConfigError, match=r"run\.json: .*; restore the file, or redo the run with force=true\.$"):
+        run(config)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert sweep.unfinished([config]) == [0] and sweep._status(folder, force=False) == "damaged"
+    assert run(tiny(force=True))["status"] == "finished"
+
+
+def test_only_a_damaged_checkpoint_is_passed_over(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One flipped bit of a weight: the checkpoint before it is continued from, which is said. One that cannot be read, or of another run,
+    is left where it is."""
+    expected = run(tiny(runs="whole", epochs=3))
+    config = tiny(epochs=3)
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 3)
+        with pytest.raises(Stop):
+            run(config)
+    path = identity.run_folder(config) / "checkpoint.pt"
+    whole = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(checkpoint.CheckpointError, match=r"checkpoint\.pt: is not a file"):
+        run(config)
+    path.rmdir()
+    torch.save(torch.load(io.BytesIO(whole), weights_only=True) | {"fingerprint": "other"}, path)
+    with pytest.raises(checkpoint.CheckpointError, match="is of run other, not run"):
+        run(config)
+    at = whole.index(b"data/0") + 200
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+    capsys.readouterr()
+    assert run(config)["final"] == expected["final"]
+    said = capsys.readouterr().err
+    assert "checkpoint.pt: the checkpoint is damaged or truncated (the checksum of" in said and "continuing after epoch 1." in said
 
 
 # ------------------------------------------------------------------------------------------------------------------ files
