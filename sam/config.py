@@ -901,7 +901,7 @@ def _build(hint: Any, value: Any, key: str) -> Any:
     if hint is float and type(value) is int:
         return float(value)
     if hint is not Any and type(value) is not hint:
-        raise ConfigError(f"{key}={value}: must be {_KINDS.get(hint, 'a list' if origin is list else 'a mapping')}.")
+        raise ConfigError(f"{key}={value!r}: must be {_KINDS.get(hint, 'a list' if origin is list else 'a mapping')}.")
     return value
 
 

@@ -19,7 +19,12 @@ from sam.results.records import DamagedError
 from sam.sharpness.subject import Result
 
 (FINISHED,) = (Path(__file__).parents[1] / "fixtures/runs/finished").iterdir()
-TABLE = {"title": "T", "rows": [{"label": "SAM", "match": {"method": "sam"}}], "columns": [{"header": "gap", "measure": "gap"}]}
+TABLE = {
+    "title": "T",
+    "row_header": "M",
+    "rows": [{"label": "SAM", "match": {"method": "sam"}}],
+    "columns": [{"key": "gap", "header": "gap", "measure": "gap"}],
+}
 
 
 @pytest.fixture(autouse=True)

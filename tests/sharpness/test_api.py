@@ -283,7 +283,7 @@ def test_it_prints_as_a_list_with_standard_errors() -> None:
         (network(), TRAIN, {"rho": "large"}, ["sharpness", "wrong type", "large"]),
         (network(), TRAIN, {"rho": None}, ["sharpness", "wrong type"]),
         (network(), TRAIN, {"notions": None}, ["sharpness.notions=None"]),
-        (network(), TRAIN, {"m": "128"}, ["sharpness", "wrong type", "128"]),
+        (network(), TRAIN, {"m": "128"}, ["sharpness.m='128'", "whole number"]),
         (Puts(lambda z: {"logits": z}), TRAIN, {}, ["returns a dict", "logits"]),
         (Puts(lambda z: (z, z)), TRAIN, {}, ["returns a tuple", "logits"]),
         (Puts(lambda z: None), TRAIN, {}, ["returns a NoneType"]),

@@ -120,7 +120,7 @@ def test_a_trained_run_is_measured_when_the_file_has_gone(tiny: Tiny, weights: d
     table = {"title": "T", "rows": [row], "columns": [column]}
     settings = {"runs_dir": str(tmp_path / "runs"), "sharpness": {"notions": ["gap"]}, "device": "cpu", "threads": 1}
     found = evaluate(from_dict(EvaluateConfig, settings | {"tables": {"t": table}}))
-    label = "digits, 96 training images, WRN-10-1, 1 epochs, protocol tiwary2024"
+    label = "digits, 96 training images, WRN-10-1, 1 epoch, protocol tiwary2024"
     assert found.problems == []
     assert [block.title for block in found.blocks] == [f"T, {label}", f"T, {label}, started from w.th"]
     assert [block.rows[0][-1].summary.n for block in found.blocks] == [1, 2]  # type: ignore[union-attr]
