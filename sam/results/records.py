@@ -155,7 +155,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(content.decode())
         check(value, dict)
-        json.dumps(value, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")  # paths of a C locale are such text
     except (ValueError, RecursionError, MemoryError) as error:
         raise DamagedError(f"{path}: is damaged ({told(error)}).") from error
     return value
