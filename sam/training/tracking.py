@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 from sam.config import TrackingConfig, TrainConfig
 from sam.results import records
 from sam.results.records import Row
+from sam.training.interrupts import SAVE_AND_LEAVE
 from sam.training.metric_names import AXES, EPOCH, SUMMARIES, metric_name, series, sharpness_name, top_level
 from sam.training.progress import in_sweep
 
@@ -175,7 +176,7 @@ class Apart(Tracker):
 
     def __init__(self, config: TrainConfig, record: dict[str, Any], folder: Path, job_type: str = "train") -> None:
         self.broken = False
-        self._given, self._config = (config, record, folder, job_type), config.tracking
+        self._given, self._timeout = (config, record, folder, job_type), config.tracking.finish_timeout
         self._last: dict[str, Any] = {}  # what a second process would have to be told: it reads earlier rows from metrics.csv
         self._begin()
 
@@ -186,14 +187,14 @@ class Apart(Tracker):
         self._tell("summarize", record)
 
     def preempting(self) -> None:
-        self._tell("preempting", None)
+        self._tell("preempting")
 
-    def _tell(self, call: str, value: Any) -> None:
-        self._last[call] = value
-        self._calls.put((call, value))
+    def _tell(self, call: str, *values: Any) -> None:
+        self._last[call] = values
+        self._calls.put((call, values))
 
     def finish(self, *, failed: bool) -> None:
-        said = self._end(failed, min(self._config.finish_timeout, LEAVING if failed else self._config.finish_timeout))
+        said = self._end(failed, min(self._timeout, LEAVING) if failed else self._timeout)
         if b"unreachable" in said or b"started" not in said:
             _avoid_server()
         if b"started" not in said and "preempting" not in self._last:  # which the run's next process sees to
@@ -204,31 +205,29 @@ class Apart(Tracker):
         self.broken = b"done" not in said
 
     def _begin(self) -> None:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
-        if in_sweep():  # of several runs, none can be the one that a W&B agent wants
-            environment = {key: value for key, value in environment.items() if key not in ("WANDB_SWEEP_ID", "WANDB_RUN_ID")}
-        command, pipe = [sys.executable, "-m", "sam.training.tracking"], subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, start_new_session=True)
-        self._began, self._said = time.monotonic(), list[bytes]()
-        self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._calls.put((sys.argv, _unreachable_until, self._given))
+        code, pipe = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sam.training.tracking import serve; serve()", subprocess.PIPE
+        self._process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, start_new_session=True)
+        assert self._process.stdin is not None and self._process.stdout is not None
+        os.set_blocking(self._process.stdout.fileno(), False)
+        self._began, self._calls = time.monotonic(), queue.SimpleQueue[Any]()
+        self._calls.put((sys.argv, in_sweep(), _unreachable_until, self._given))
         threading.Thread(target=_hand_on, args=(self._calls, self._process.stdin), daemon=True).start()
-        self._listener = threading.Thread(target=self._said.extend, args=(self._process.stdout,), daemon=True)
-        self._listener.start()
 
     def _end(self, failed: bool, seconds: float) -> bytes:
         """What the process said, when it has ended, or was ended after some seconds: at once if it has long been waiting for a server."""
+        assert self._process.stdout is not None
         self._calls.put(("finish", failed))
         end, starting = time.monotonic() + seconds + 2, self._began + OFFLINE  # it counts the seconds itself
+        said = self._process.stdout.read() or b""
         try:
-            while self._process.poll() is None and time.monotonic() < (end if self._said else min(end, starting)):
+            while self._process.poll() is None and time.monotonic() < (end if said else min(end, starting)):
                 time.sleep(0.02)
+                said += self._process.stdout.read() or b""
         finally:
             with suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # W&B's own process, too
             self._process.wait()
-        self._listener.join()
-        return b"".join(self._said)
+        return said + (self._process.stdout.read() or b"")
 
 
 def _hand_on(calls: queue.SimpleQueue[Any], pipe: BinaryIO) -> None:
@@ -238,24 +237,25 @@ def _hand_on(calls: queue.SimpleQueue[Any], pipe: BinaryIO) -> None:
             pipe.flush()
 
 
-def _serve(pipe: BinaryIO, say: Callable[[str], None]) -> None:
-    """The process of an `Apart`."""
+def serve() -> None:
+    """The process of an `Apart`: calls come on its standard input, and words that the training process waits for go out."""
     global _unreachable_until, _say
-    _say = say
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):  # a job's processes all get them; training says when it is over
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever W&B prints is no answer
+    _say = lambda word: print(word, file=answers)
+    for name in SAVE_AND_LEAVE:  # a job's processes all get them; training says when it is over
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    sys.argv, _unreachable_until, given = pickle.load(pipe)
-    tracker, done = WandbTracker(*given), False
-    say("started")
-    with suppress(EOFError):
-        while not done:
-            call, value = pickle.load(pipe)
-            done = call == "finish"
-            {"log": tracker.log, "summarize": tracker.summarize}.get(call, lambda _: None)(value)
-            if call == "preempting":
-                tracker.preempting()
-    tracker.finish(failed=value if done else True)
-    say("broken" if tracker.broken else "done")
+    sys.argv, of_several, _unreachable_until, given = pickle.load(sys.stdin.buffer)
+    for variable in ("WANDB_SWEEP_ID", "WANDB_RUN_ID") if of_several else ():  # none of them can be the one that a W&B agent wants
+        os.environ.pop(variable, None)
+    tracker, failed = WandbTracker(*given), True
+    _say("started")
+    with suppress(EOFError):  # training was killed
+        while (message := pickle.load(sys.stdin.buffer))[0] != "finish":
+            getattr(tracker, message[0])(*message[1])
+        failed = message[1]
+    tracker.finish(failed=failed)
+    _say("broken" if tracker.broken else "done")
 
 
 def make_tracker(config: TrainConfig, record: dict[str, Any], folder: Path) -> Tracker:
@@ -316,11 +316,3 @@ def _value(value: Any) -> Any:
 
 def _reason(error: Exception) -> str:
     return " ".join([f"{type(error).__name__}:", *str(error).split()])[:200].rstrip(":")
-
-
-if __name__ == "__main__":
-    from sam.training import tracking  # not this module under another name, whose classes could not be unpickled
-
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever W&B prints is no answer
-    tracking._serve(sys.stdin.buffer, lambda word: print(word, file=answers, flush=True))
