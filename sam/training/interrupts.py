@@ -41,8 +41,8 @@ def leave_at_once() -> None:
 
 
 class Interrupts:
-    """The first signal that came, and the handlers that were there before. waits: a handler only notes the signal, because somebody looks
-    at it soon; otherwise it raises Preempted where the process stands. If a library swallows that, the next look at `signum` raises it."""
+    """The signal that came, and the handlers that were there before. waits: a handler only notes the signal, because somebody looks
+    at it soon; otherwise it raises Preempted where the process stands. If a library swallows that, the next signal or look raises it."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -52,8 +52,8 @@ class Interrupts:
     def handle(self, signum: int, frame: Any) -> None:
         if self.signum is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C does not wait for the step to end
-        first, self.signum = self.signum is None, signum
-        if first and not self.waits:
+        self.signum = signum
+        if not self.waits:
             raise Preempted(signum)
 
     @contextmanager

@@ -180,7 +180,8 @@ class Apart(Tracker):
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=[theirs.fileno()], start_new_session=True)
         self._began = time.monotonic()
         theirs.close()
-        self._line.send((sys.argv, in_sweep(), _unreachable_until, self._given))
+        with suppress(OSError):  # it is gone already
+            self._line.send((sys.argv, in_sweep(), _unreachable_until, self._given))
 
     def _end(self, record: dict[str, Any], seconds: float) -> set[str]:
         """What the process said, when it has ended, or was ended after some seconds: at once if it has long been waiting for a server."""
