@@ -102,6 +102,7 @@ class Segment:
         signum = self._asked_to_leave()
         if signum:
             self.interrupts.signum = signum
+            self._save()  # here: outside, torch's random stream is not the epoch's any more
             raise Preempted(signum)
         every = self.trainer.config.checkpoint_steps
         if every and self.trainer.step % every == 0:
