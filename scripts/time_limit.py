@@ -32,8 +32,8 @@ TICK = 0.05  # seconds between two looks at the command
 def supervise(command: Sequence[str], seconds: float, grace: float) -> int:
     """The exit status, as the docstring says it. Raises ValueError if the command cannot be started."""
     came: list[int] = []
-    for name in SAVE_AND_LEAVE:
-        signal.signal(getattr(signal, name), lambda number, _: came.append(number))
+    for each in SAVE_AND_LEAVE:
+        signal.signal(each, lambda number, _: came.append(number))
     try:
         process = subprocess.Popen(command, start_new_session=True)
     except OSError as error:

@@ -22,10 +22,6 @@ class Cost:
     backwards: int
 
 
-def search_interval(config: TrainConfig, steps_per_epoch: int) -> int:
-    return max(1, round(config.optimizer.alpha_refresh * steps_per_epoch))
-
-
 def check(config: TrainConfig) -> data.Description:
     """Everything that can be refused without building anything: data set, image size, augmentation, batch, file to start from.
 
@@ -59,5 +55,5 @@ def cost(config: TrainConfig, description: data.Description) -> Cost:
     steps = math.floor(per_epoch) if config.drop_last else math.ceil(per_epoch)
     method = METHODS[config.optimizer.method]
     passes = method.passes(config.optimizer) * steps * config.epochs
-    searches = math.ceil(steps * config.epochs / search_interval(config, steps))
+    searches = math.ceil(steps * config.epochs / max(1, round(config.optimizer.alpha_refresh * steps)))
     return Cost(steps, passes + searches * method.probes(config.optimizer), passes)

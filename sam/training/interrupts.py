@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-SAVE_AND_LEAVE = ("SIGUSR1", "SIGUSR2", "SIGTERM", "SIGINT")
+SAVE_AND_LEAVE = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 REQUEUE_ME = 75  # exit code: saved, please start the same command again (EX_TEMPFAIL)
 BY_HAND = 130  # exit code after Ctrl-C
-PATIENCE = 10.0  # seconds to leave in, with nothing to save: SLURM kills after 30
 
 
 class Preempted(SystemExit):
@@ -30,10 +29,6 @@ class Preempted(SystemExit):
         return f"stopped by {signal.Signals(self.signum).name}; the state is saved, and the same command continues"
 
 
-def _numbers() -> list[int]:
-    return [getattr(signal, name) for name in SAVE_AND_LEAVE if hasattr(signal, name)]
-
-
 def _leave(signum: int, frame: Any) -> None:
     os.write(2, f"stopped by {signal.Signals(signum).name} before the run began.\n".encode())
     os._exit(Preempted(signum).code)  # an exception in the midst of importing torch would become another one
@@ -41,28 +36,24 @@ def _leave(signum: int, frame: Any) -> None:
 
 def leave_at_once() -> None:
     """For training, from the start of a command on: outside of what `watching` covers there is nothing to save, and nothing to tidy up."""
-    for number in _numbers():
+    for number in SAVE_AND_LEAVE:
         signal.signal(number, _leave)
 
 
 class Interrupts:
-    """The first signal that came, and the handlers that were there before. waits: a handler only notes the signal, because somebody looks
-    at it soon; otherwise it raises Preempted where the process stands."""
+    """The signal that came, and the handlers that were there before. waits: a handler only notes the signal, because somebody looks
+    at it soon; otherwise it raises Preempted where the process stands. If a library swallows that, the next signal or look raises it."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self.waits = False
         self.previous: dict[int, Any] = {}
-        self.last_resort: threading.Timer | None = None  # for an exception that a library kept to itself
 
     def handle(self, signum: int, frame: Any) -> None:
         if self.signum is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C does not wait for the step to end
-        first, self.signum = self.signum is None, signum
-        if first and not self.waits:
-            self.last_resort = threading.Timer(PATIENCE, lambda: self.waits or os._exit(Preempted(signum).code))
-            self.last_resort.daemon = True
-            self.last_resort.start()
+        self.signum = signum
+        if not self.waits:
             raise Preempted(signum)
 
     @contextmanager
@@ -94,7 +85,7 @@ def watching() -> Iterator[Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
-    interrupts.previous = {number: signal.signal(number, interrupts.handle) for number in _numbers()}
+    interrupts.previous = {number: signal.signal(number, interrupts.handle) for number in SAVE_AND_LEAVE}
     try:
         try:
             yield interrupts
@@ -104,7 +95,5 @@ def watching() -> Iterator[Interrupts]:
         if interrupts.signum is not None:  # it came after the last step
             raise Preempted(interrupts.signum)
     finally:
-        if interrupts.last_resort is not None:
-            interrupts.last_resort.cancel()
         for number, handler in interrupts.previous.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)

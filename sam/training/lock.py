@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -13,11 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sam.results.records import DamagedError, check, read_json
+from sam.results.records import DamagedError, check, read_json, write_atomic
 
 LOCK = "lock.json"
 BEAT = 15.0  # seconds between heartbeats (the file's time of change)
-GUARD = 60.0  # seconds after which a takeover that was begun is given up for dead
 STALE = 300.0  # a lock whose last heartbeat is older belongs to nobody
 _HOLDER = {**dict.fromkeys(("host", "job", "token", "process_start"), str | None), "pid": int | None}
 
@@ -86,23 +86,17 @@ def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None
     folder.mkdir(parents=True, exist_ok=True)
     path, token = folder / LOCK, uuid.uuid4().hex
     mine = {"host": platform.node(), "pid": os.getpid(), "process_start": _process_start(os.getpid()), "job": _job(), "token": token}
-    content = json.dumps(mine | {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
-    while not _create(path, content):
+    mine["started"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    with alone(path):
         holder = owner(folder)
-        if holder is None:
-            continue
-        who = f"process {holder['pid']} on {holder['host']}" + (f", job {holder['job']}" if holder["job"] else "")
-        who = who if holder["token"] else f"somebody unknown ({LOCK} is damaged)"
-        if is_alive(holder):
-            sign = f"last sign of life {holder['age']:.0f} s ago"
-            raise LockedError(f"{folder.name}: is being run by {who} ({sign}); two must not write one run.")
-        try:
-            taken = _take_over(path, holder["token"], content)
-        except OSError as error:
-            raise LockedError(f"{path}: cannot be taken over ({error.strerror}); delete it.") from error
-        if taken:
+        if holder is not None:
+            who = f"process {holder['pid']} on {holder['host']}" + (f", job {holder['job']}" if holder["job"] else "")
+            who = who if holder["token"] else f"somebody unknown ({LOCK} is damaged)"
+            if is_alive(holder):
+                sign = f"last sign of life {holder['age']:.0f} s ago"
+                raise LockedError(f"{folder.name}: is being run by {who} ({sign}); two must not write one run.")
             say(f"{folder.name}: took over the lock of {who}, which is gone.")
-            break
+        write_atomic(path, json.dumps(mine))
     stop = threading.Event()
 
     def beat() -> None:
@@ -128,51 +122,17 @@ def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None
             path.unlink(missing_ok=True)
 
 
-def _beside(path: Path, content: str) -> Path:
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(content, encoding="utf-8")
-    return temporary
-
-
-def _create(path: Path, content: str) -> bool:
-    """Make the lock file with its content in one step, unless there is one."""
-    temporary = _beside(path, content)
-    try:
-        os.link(temporary, path)  # fails if `path` exists; never shows a half-written lock
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    return True
-
-
-def _take_over(path: Path, token: str | None, content: str) -> bool:
-    """Replace the lock that holds `token` by `content`, if it is still there; False if somebody else was quicker.
-
-    Takers queue, and the lock is replaced in one step, never absent: otherwise a third process could slip in between.
-    """
-    with alone(path):
-        holder = owner(path.parent)
-        if holder is None or holder["token"] != token:
-            return False
-        os.replace(_beside(path, content), path)
-        return True
-
-
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """One process at a time at a file, for moments, on any file system: others wait for a guard file beside it to go."""
+    """One process at a time at a file: others wait for a guard file beside it, which its holder's end sets free, however that comes."""
     guard = path.with_name(f"{path.name}.taking")
     while True:
-        try:
-            os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            break
-        except FileExistsError:
-            with suppress(FileNotFoundError):
-                if time.time() - guard.stat().st_mtime > GUARD:  # its maker died at it
-                    guard.unlink()
-            time.sleep(0.02)
-    try:
-        yield
-    finally:
-        guard.unlink(missing_ok=True)
+        with guard.open("ab") as file:
+            with suppress(OSError):  # a file system that knows no locks: the last one to write wins
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:  # else the holder before removed it: the next ones wait at another
+                try:
+                    yield
+                finally:
+                    guard.unlink(missing_ok=True)
+                return

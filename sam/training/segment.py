@@ -17,7 +17,7 @@ from sam.training.interrupts import Interrupts, Preempted
 from sam.training.lock import LockedError
 from sam.training.loop import Trainer
 from sam.training.progress import Progress
-from sam.training.tracking import Tracker, make_tracker
+from sam.training.tracking import make_tracker
 
 
 @dataclass
@@ -41,13 +41,10 @@ class Segment:
         self._warn_of_another_environment()
         records.write_run(self.folder, self.record)
         tracker = make_tracker(config, self.record, self.folder)
-        status = records.FAILED
         try:
-            status = self._epochs(tracker)
-            return self._finish(tracker, status)
+            return self._finish(self._epochs())
         except Preempted as signal:
             self._save_steps()
-            tracker.preempting()
             self._note_end(records.PREEMPTED, str(signal))
             self.progress.say(f"{self.record['name']}: {signal}.")
             signal.told = True
@@ -63,9 +60,9 @@ class Segment:
                 self._note_end(records.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
             raise
         finally:
-            tracker.finish(failed=status not in (records.FINISHED, records.DIVERGED))
+            tracker.finish(self.record)
 
-    def _epochs(self, tracker: Tracker) -> str:
+    def _epochs(self) -> str:
         trainer, config = self.trainer, self.trainer.config
         skipped = trainer.rows[-1]["skipped"] if trainer.rows else 0
         if trainer.epoch == config.epochs:  # stopped between the last checkpoint and its record, which holds the hash of what was written
@@ -74,7 +71,7 @@ class Segment:
         self.interrupts.waits = together  # or until the first step, which may compile for minutes, is done
         while trainer.epoch < config.epochs:
             row = trainer.run_epoch(self.progress.advance, self._after_step, nullcontext if together else self.interrupts.broken_off)
-            self._record_epoch(row, tracker)
+            self._record_epoch(row)
             last = trainer.epoch == config.epochs
             moved = row["skipped"] - skipped < trainer.steps_per_epoch  # at least one step had a finite gradient
             skipped = row["skipped"]
@@ -95,10 +92,9 @@ class Segment:
         values = self.trainer.model.state_dict().values()
         return math.isfinite(loss) and (measured_on != "training" or all(bool(value.isfinite().all()) for value in values))
 
-    def _record_epoch(self, row: Row, tracker: Tracker) -> None:
+    def _record_epoch(self, row: Row) -> None:
         self.check_lock()
         self.metrics = records.write_metrics(self.folder, self.trainer.rows)
-        tracker.log(row)
         self.progress.note(recording.headline(self.record["name"], row, self.trainer.config.epochs))
 
     def _after_step(self) -> None:
@@ -106,6 +102,7 @@ class Segment:
         signum = self._asked_to_leave()
         if signum:
             self.interrupts.signum = signum
+            self._save()  # here: outside, torch's random stream is not the epoch's any more
             raise Preempted(signum)
         every = self.trainer.config.checkpoint_steps
         if every and self.trainer.step % every == 0:
@@ -141,7 +138,7 @@ class Segment:
         with contextlib.suppress(records.StorageError):
             records.write_run(self.folder, self.record)
 
-    def _finish(self, tracker: Tracker, status: str) -> dict[str, Any]:
+    def _finish(self, status: str) -> dict[str, Any]:
         trainer, optimizer = self.trainer, self.trainer.optimizer
         self.check_lock()
         self.record |= {
@@ -158,7 +155,6 @@ class Segment:
         }
         records.write_run(self.folder, self.record)
         checkpoint.remove(self.folder, records.PREVIOUS)
-        tracker.summarize(self.record)
         return self.record
 
     def _warn_of_another_environment(self) -> None:
@@ -175,14 +171,14 @@ class Follower(Segment):
     def train(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
         self.record = {"name": identity.run_name(self.trainer.config)}
         try:
-            return {"status": self._epochs(Tracker())}
+            return {"status": self._epochs()}
         except Preempted as signal:
             self._save_steps()
             self.trainer.replicas.wait()
             signal.told = True
             raise
 
-    def _record_epoch(self, row: Row, tracker: Tracker) -> None:
+    def _record_epoch(self, row: Row) -> None:
         pass
 
     def _keep(self, state: dict[str, Any]) -> None:

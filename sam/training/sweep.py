@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_automatic_config_search_path, get_args_parser, validate_config_path
+from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -28,11 +29,11 @@ from sam.training.hydra_schema import check_size, register, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST_LIST = 60  # points printed one by one
-OPTIONS = ("config_path", "config_name", "config_dir")  # Hydra's options that change what is composed
+OPTIONS = {f"config_{part}": f"--config-{part}" for part in ("path", "name", "dir")}  # Hydra's, which change what is composed
 PENDING = ("to run", "to continue", "damaged")
 
 
-def points(sweep: DictConfig, loader: ConfigLoaderImpl) -> list[list[str]]:
+def points(sweep: DictConfig, loader: ConfigLoader | None = None) -> list[list[str]]:
     """The points of a composed sweep, each a list of overrides, as Hydra's sweeper will launch them. ConfigError for another sweeper."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf  # now: Hydra's search for plugins reloads it
 
@@ -43,17 +44,16 @@ def points(sweep: DictConfig, loader: ConfigLoaderImpl) -> list[list[str]]:
     sweeper = BasicSweeper(sweep.hydra.sweeper.max_batch_size, sweep.hydra.sweeper.params)
     if sweeper.max_batch_size is not None and sweeper.max_batch_size < 1:
         raise ConfigError(f"hydra.sweeper.max_batch_size={sweeper.max_batch_size}: must be a whole number >= 1, or null.")
-    parser = OverridesParser.create(config_loader=loader)  # glob() asks the loader for a group's options
+    parser = OverridesParser.create(loader or GlobalHydra.instance().config_loader())  # glob() asks the loader for a group's options
     given = [*sweeper._parse_config(), *sweep.hydra.overrides.task]
     check_size(given)
     overrides = parser.parse_overrides(given)
     return [point for batch in sweeper.split_arguments(overrides, sweeper.max_batch_size) for point in batch]
 
 
-def compose(point: Sequence[str], sweep: DictConfig | None = None, loader: ConfigLoaderImpl | None = None) -> TrainConfig:
+def compose(point: Sequence[str], sweep: DictConfig | None = None, loader: ConfigLoader | None = None) -> TrainConfig:
     """One point (of a composed sweep) as a checked configuration. Raises Hydra's, OmegaConf's or our own error."""
-    loader = loader or GlobalHydra.instance().config_loader()  # type: ignore[assignment]
-    assert isinstance(loader, ConfigLoaderImpl)
+    loader = loader or GlobalHydra.instance().config_loader()
     if sweep is None:
         composed = loader.load_configuration("train", list(point), RunMode.RUN)
     else:
@@ -77,25 +77,22 @@ def opened(arguments: Sequence[str], name: str) -> tuple[Hydra, str, list[str], 
     Hydra's main. ConfigError for an option that does not choose a configuration."""
 
     def refuse(message: str) -> NoReturn:
-        allowed = ", ".join(f"--{option.replace('_', '-')}=..." for option in OPTIONS)
+        allowed = ", ".join(f"{option}=..." for option in OPTIONS.values())
         raise ConfigError(f"{message}: known here are a script's own keys and --help, {allowed}, --multirun, and the keys of train.py -m.")
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
     given = vars(parser.parse_args(list(arguments)))
-    for option in given.keys() - {*OPTIONS, "overrides", "multirun"}:
-        if given[option]:
-            refuse(f"unknown argument --{option.replace('_', '-')}")
-    path = given["config_path"] or "conf"
-    validate_config_path(path)
-    search = create_automatic_config_search_path(str(ROOT / "train.py"), None, path)
+    if other := [option for option, value in given.items() if value and option not in (*OPTIONS, "overrides", "multirun")]:
+        refuse(f"unknown argument --{other[0].replace('_', '-')}")
+    search = create_automatic_config_search_path(str(ROOT / "train.py"), None, given["config_path"] or "conf")
     if given["config_dir"] is not None:
         if not os.path.isdir(given["config_dir"]):
             raise ConfigError(f"--config-dir={given['config_dir']}: there is no such folder.")
         search.prepend("command-line", f"file://{os.path.abspath(given['config_dir'])}", SearchPathQuery(provider="schema"))
     register()
     version.setbase("1.3")
-    options = [f"--{option.replace('_', '-')}={given[option]}" for option in OPTIONS if given[option] is not None]
+    options = [f"{option}={given[key]}" for key, option in OPTIONS.items() if given[key] is not None]
     return Hydra(name, ConfigLoaderImpl(search)), given["config_name"] or name, given["overrides"], options
 
 
@@ -106,7 +103,6 @@ def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
     """
     hydra, name, overrides, options = opened(arguments, "train")
     loader = hydra.config_loader
-    assert isinstance(loader, ConfigLoaderImpl)
     sweep = hydra.compose_config(name, overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
     many = ("hydra.mode", "hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
     alone = [*options, *(line for line in sweep.hydra.overrides.hydra if not line.startswith(many))]
@@ -115,13 +111,12 @@ def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
     return [([*alone, *point, *rest], compose(point, sweep, loader)) for point in points(sweep, loader)]
 
 
-def check(plans: Sequence[TrainConfig]) -> None:
-    """Raise the ValueError that any of these runs would raise at its start because of its settings or its data's description."""
+def check(plans: Sequence[TrainConfig]) -> list[Any]:
+    """The `Cost` of each run. Raises the ValueError that one would raise at its start because of its settings or its data's description."""
     from sam.training import cost
 
     one_folder_each(plans)
-    for config in plans:
-        cost.check(config)
+    return [cost.cost(config, cost.check(config)) for config in plans]
 
 
 def one_folder_each(plans: Sequence[TrainConfig]) -> None:
@@ -141,16 +136,7 @@ def one_folder_each(plans: Sequence[TrainConfig]) -> None:
 
 def unfinished(plans: Sequence[TrainConfig]) -> list[int]:
     """Positions of the runs that are still to be done: neither finished nor a second point with the same identity and folder."""
-    from sam.results import identity
-
-    seen: set[tuple[str, Path]] = set()
-    chosen = []
-    for position, config in enumerate(plans):
-        key = identity.run_fingerprint(config), identity.run_folder(config)
-        if key not in seen and _status(key[1], config.force) in PENDING:
-            chosen.append(position)
-        seen.add(key)
-    return chosen
+    return [position for position, status in enumerate(_statuses(plans)) if status in PENDING]
 
 
 class Preflight(Callback):
@@ -158,7 +144,13 @@ class Preflight(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
-            here, pending = self._plan(config)
+            here = config.hydra.launcher._target_.endswith(("BasicLauncher", "LocalLauncher"))  # runs are done on this machine
+            str(config.hydra.sweep.dir)  # resolved first, as Hydra does: a ${now:} in it is then the same in the points
+            lines = points(config)
+            plans = [compose(point, config) for point in lines]
+            _checked.clear()
+            _checked.update(zip(map(tuple, lines), plans, strict=True))
+            pending = _print_plan([with_replicas(plan) for plan in plans] if here else plans, here=here)
         except (ValueError, HydraException, OmegaConfBaseException) as error:
             _refuse(error, 2)
         except Exception as error:
@@ -169,18 +161,6 @@ class Preflight(Callback):
         from sam.training import progress
 
         progress.share(progress.Progress(pending, "sweep", quiet=launched().rank > 0))
-
-    def _plan(self, config: DictConfig) -> tuple[bool, float]:
-        """(whether the runs are done on this machine, backward passes to be done); every point composed and checked, the table printed."""
-        loader = GlobalHydra.instance().config_loader()
-        assert isinstance(loader, ConfigLoaderImpl)
-        str(config.hydra.sweep.dir)  # resolved first, as Hydra does: a ${now:} in it is then the same in the points
-        lines = points(config, loader)
-        plans = [compose(point, config) for point in lines]
-        _checked.clear()
-        _checked.update({tuple(point): plan for point, plan in zip(lines, plans, strict=True)})
-        here = config.hydra.launcher._target_.endswith(("BasicLauncher", "LocalLauncher"))
-        return here, _print_plan([with_replicas(plan) for plan in plans] if here else plans, here=here)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from sam.training import progress
@@ -196,38 +176,41 @@ def _refuse(error: object, code: int) -> NoReturn:
 def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
     """Check every point, print the table, and return the backward passes that are still to be run. `here`: on this machine."""
     from sam.results import identity
-    from sam.training import cost
 
-    one_folder_each(plans)
-    lines, seen = [], set()
-    totals = {"forwards": 0, "backwards": 0, "pending": 0}
-    for config in plans:
-        expected = cost.cost(config, cost.check(config))
-        folder = identity.run_folder(config)
-        key = identity.run_fingerprint(config), folder
-        status = "same as above" if key in seen else _status(folder, config.force)
-        if status in PENDING:
-            totals["pending"] += 1
-            totals["forwards"] += expected.forwards
-            totals["backwards"] += expected.backwards
-        seen.add(key)
-        lines.append(f"  {identity.run_name(config):<58} {status:<14} {expected.forwards:>10,} {expected.backwards:>10,}")
-    if here and totals["pending"]:
+    costs, statuses = check(plans), _statuses(plans)
+    pending = [cost for cost, status in zip(costs, statuses, strict=True) if status in PENDING]
+    backwards = sum(cost.backwards for cost in pending)
+    if here and pending:
         from sam.core.device import pick_device  # imports torch: not before everything cheaper is known to be right
 
         for device in dict.fromkeys(config.device for config in plans):
             pick_device(device)
     if launched().rank:  # the first of several processes says it
-        return float(totals["backwards"])
+        return float(backwards)
     print(f"  {'run':<58} {'status':<14} {'forwards':>10} {'backwards':>10}")
-    shown = lines if len(lines) <= LONGEST_LIST else [*lines[:LONGEST_LIST], f"  ... and {len(lines) - LONGEST_LIST} more"]
-    print("\n".join(shown))
+    for config, cost, status in list(zip(plans, costs, statuses, strict=True))[:LONGEST_LIST]:
+        print(f"  {identity.run_name(config):<58} {status:<14} {cost.forwards:>10,} {cost.backwards:>10,}")
+    if len(plans) > LONGEST_LIST:
+        print(f"  ... and {len(plans) - LONGEST_LIST} more")
     print(
-        f"{counted(len(plans), 'run')}, {totals['pending']} to do: {counted(totals['forwards'], 'forward')} and"
-        f" {counted(totals['backwards'], 'backward')} (each over one batch).",
+        f"{counted(len(plans), 'run')}, {len(pending)} to do: {counted(sum(cost.forwards for cost in pending), 'forward')} and"
+        f" {counted(backwards, 'backward')} (each over one batch).",
         flush=True,
     )
-    return float(totals["backwards"])
+    return float(backwards)
+
+
+def _statuses(plans: Sequence[TrainConfig]) -> list[str]:
+    """Of each run: one of PENDING; finished or diverged; or same as above, with the same identity and folder."""
+    from sam.results import identity
+
+    seen: set[tuple[str, Path]] = set()
+    statuses = []
+    for config in plans:
+        key = identity.run_fingerprint(config), identity.run_folder(config)
+        statuses.append("same as above" if key in seen else _status(key[1], config.force))
+        seen.add(key)
+    return statuses
 
 
 def _status(folder: Path, force: bool) -> str:

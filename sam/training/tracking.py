@@ -1,6 +1,6 @@
 """A run mirrored to Weights & Biases, if asked for. The run's own files are the record; training never dies of tracking, nor waits for it.
 
-W&B lives in a process of its own, which training only hands on to. What may go wrong, and what happens: no credentials, or no server that
+W&B lives in a process of its own, which reads what training writes. What may go wrong, and what happens: no credentials, or no server that
 answers within `init_timeout`, or until the run has ended: the run is logged offline, below its own folder, and `wandb sync` uploads it
 later. A server lost in mid-run: at most `finish_timeout` is lost at the end. Anything else switches tracking off. Each time with one line
 of warning.
@@ -11,25 +11,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pickle
-import queue
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from sam.config import TrackingConfig, TrainConfig
 from sam.results import records
-from sam.results.records import Row
+from sam.training.interrupts import SAVE_AND_LEAVE
 from sam.training.metric_names import AXES, EPOCH, SUMMARIES, metric_name, series, sharpness_name, top_level
 from sam.training.progress import in_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
+LOOK_EVERY = 1.0  # seconds between looks at metrics.csv
 LEAVING = 5.0  # seconds for W&B's end when a run was told to leave, or failed: SLURM kills after 30
 OFFLINE = 10.0  # seconds for W&B to start, counted when a run has ended; and to log offline what no server took
 RETRY_AFTER = 600.0  # seconds without trying a server that did not answer: a sweep must not wait for it again at every run
@@ -40,17 +39,8 @@ _say: Callable[[str], None] = lambda word: None  # to the process that trains, i
 class Tracker:
     """No tracking: what every call site may rely on."""
 
-    def log(self, row: Row) -> None:
-        """Mirror one row of metrics.csv; call it after the row was written."""
-
-    def summarize(self, record: dict[str, Any]) -> None:
-        """Mirror how the run ended: the parts of run.json that hold results."""
-
-    def preempting(self) -> None:
-        """Tell that this process is about to leave and the run will be continued; call it before `finish`."""
-
-    def finish(self, *, failed: bool) -> None:
-        """No more calls after this one."""
+    def finish(self, record: dict[str, Any]) -> None:
+        """The run has ended, or is about to be continued by another process: as its record says."""
 
 
 class WandbTracker(Tracker):
@@ -67,17 +57,12 @@ class WandbTracker(Tracker):
         self._epoch = 0  # the last one mirrored
         self._guard(lambda: self._start(config, record, job_type))
 
-    def log(self, row: Row) -> None:
-        self._if_on(lambda: self._mirror(row))
+    def follow(self) -> None:
+        """Mirror the rows that metrics.csv has by now."""
+        self._if_on(self._mirror)
 
-    def summarize(self, record: dict[str, Any]) -> None:
-        self._if_on(lambda: self._summarize(record))
-
-    def preempting(self) -> None:
-        self._if_on(lambda: self._run.mark_preempting())
-
-    def finish(self, *, failed: bool) -> None:
-        self._if_on(lambda: self._run.finish(exit_code=int(failed)))
+    def finish(self, record: dict[str, Any]) -> None:
+        self._if_on(lambda: self._finish(record))
         self._run = None
 
     def _if_on(self, action: Callable[[], object]) -> None:
@@ -150,112 +135,90 @@ class WandbTracker(Tracker):
         print(f"{why}; logging offline, `wandb sync {self._folder}/wandb/offline-run-*` uploads it.", file=sys.stderr)
         return "offline"
 
-    def _mirror(self, last: Row) -> None:
-        """Log this row, and before it those of metrics.csv that the mirror lacks."""
-        gap = last["epoch"] > self._epoch + 1
-        earlier = [row for row in records.read_metrics(self._folder) if row["epoch"] < last["epoch"]] if gap else []
-        for row in [*earlier, last]:
+    def _mirror(self) -> None:
+        """Log the rows of metrics.csv that the mirror lacks."""
+        for row in records.read_metrics(self._folder)[self._epoch :]:
             epoch = int(row["epoch"])
-            if epoch > self._epoch:
-                values = {metric_name(column): value for column, value in row.items() if isinstance(value, (int, float))}
-                self._run.log(values | {EPOCH: epoch}, step=epoch, commit=True)
-                self._epoch = epoch
+            self._run.log({metric_name(column): value for column, value in row.items()} | {EPOCH: epoch}, step=epoch, commit=True)
+            self._epoch = epoch
+
+    def _finish(self, record: Mapping[str, Any]) -> None:
+        self._mirror()
+        if records.is_done(record):
+            self._summarize(record)
+        elif record["status"] == records.PREEMPTED:
+            self._run.mark_preempting()
+        self._run.finish(exit_code=int(not records.is_done(record)))
 
     def _summarize(self, record: Mapping[str, Any]) -> None:
-        rows = records.read_metrics(self._folder)
-        if rows:
-            self._mirror(rows[-1])
         parts = {f"{part}/{key}": _value(value) for part in SUMMARIES for key, value in record[part].items() if value is not None}
         measures = {sharpness_name(key): value for key, value in record.get("sharpness", {}).items() if value is not None}
         self._run.summary.update({"status": record["status"], **parts, **measures})
 
 
 class Apart(Tracker):
-    """A `WandbTracker` in a process of its own, for which nobody waits: calls are handed on by a thread, and `finish` takes seconds."""
+    """A `WandbTracker` in a process of its own, for which nobody waits: it looks at the run's files itself, and `finish` takes seconds."""
 
     def __init__(self, config: TrainConfig, record: dict[str, Any], folder: Path, job_type: str = "train") -> None:
         self.broken = False
-        self._given, self._config = (config, record, folder, job_type), config.tracking
-        self._last: dict[str, Any] = {}  # what a second process would have to be told: it reads earlier rows from metrics.csv
+        self._given, self._timeout = (config, record, folder, job_type), config.tracking.finish_timeout
         self._begin()
 
-    def log(self, row: Row) -> None:
-        self._tell("log", row)
-
-    def summarize(self, record: dict[str, Any]) -> None:
-        self._tell("summarize", record)
-
-    def preempting(self) -> None:
-        self._tell("preempting", None)
-
-    def _tell(self, call: str, value: Any) -> None:
-        self._last[call] = value
-        self._calls.put((call, value))
-
-    def finish(self, *, failed: bool) -> None:
-        said = self._end(failed, min(self._config.finish_timeout, LEAVING if failed else self._config.finish_timeout))
-        if b"unreachable" in said or b"started" not in said:
+    def finish(self, record: dict[str, Any]) -> None:
+        said = self._end(record, self._timeout if records.is_done(record) else min(self._timeout, LEAVING))
+        if "unreachable" in said or "started" not in said:
             _avoid_server()
-        if b"started" not in said and "preempting" not in self._last:  # which the run's next process sees to
+        if "started" not in said and record["status"] != records.PREEMPTED:  # which the run's next process sees to
             self._begin()
-            for call in self._last.items():
-                self._calls.put(call)
-            said = self._end(failed, OFFLINE)
-        self.broken = b"done" not in said
+            said = self._end(record, OFFLINE)
+        self.broken = "done" not in said
 
     def _begin(self) -> None:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
-        if in_sweep():  # of several runs, none can be the one that a W&B agent wants
-            environment = {key: value for key, value in environment.items() if key not in ("WANDB_SWEEP_ID", "WANDB_RUN_ID")}
-        command, pipe = [sys.executable, "-m", "sam.training.tracking"], subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, start_new_session=True)
-        self._began, self._said = time.monotonic(), list[bytes]()
-        self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._calls.put((sys.argv, _unreachable_until, self._given))
-        threading.Thread(target=_hand_on, args=(self._calls, self._process.stdin), daemon=True).start()
-        self._listener = threading.Thread(target=self._said.extend, args=(self._process.stdout,), daemon=True)
-        self._listener.start()
+        self._line, theirs = Pipe()
+        call = f"from sam.training.tracking import serve; serve({theirs.fileno()})"
+        command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {call}"]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=[theirs.fileno()], start_new_session=True)
+        self._began = time.monotonic()
+        theirs.close()
+        with suppress(OSError):  # it is gone already
+            self._line.send((sys.argv, in_sweep(), _unreachable_until, self._given))
 
-    def _end(self, failed: bool, seconds: float) -> bytes:
+    def _end(self, record: dict[str, Any], seconds: float) -> set[str]:
         """What the process said, when it has ended, or was ended after some seconds: at once if it has long been waiting for a server."""
-        self._calls.put(("finish", failed))
+        said: set[str] = set()
         end, starting = time.monotonic() + seconds + 2, self._began + OFFLINE  # it counts the seconds itself
         try:
-            while self._process.poll() is None and time.monotonic() < (end if self._said else min(end, starting)):
-                time.sleep(0.02)
+            self._line.send(record)
+            while self._line.poll(0.02) or time.monotonic() < (end if said else min(end, starting)):
+                if self._line.poll():
+                    said.add(self._line.recv())
+        except (EOFError, OSError):
+            pass  # it has ended
         finally:
             with suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # W&B's own process, too
             self._process.wait()
-        self._listener.join()
-        return b"".join(self._said)
+        return said
 
 
-def _hand_on(calls: queue.SimpleQueue[Any], pipe: BinaryIO) -> None:
-    with suppress(OSError, ValueError):  # it is gone
-        while True:
-            pickle.dump(calls.get(), pipe)
-            pipe.flush()
-
-
-def _serve(pipe: BinaryIO, say: Callable[[str], None]) -> None:
-    """The process of an `Apart`."""
+def serve(handle: int) -> None:
+    """The process of an `Apart`: `handle` is its end of the line to the one that trains."""
     global _unreachable_until, _say
-    _say = say
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):  # a job's processes all get them; training says when it is over
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
-    sys.argv, _unreachable_until, given = pickle.load(pipe)
-    tracker, done = WandbTracker(*given), False
-    say("started")
-    with suppress(EOFError):
-        while not done:
-            call, value = pickle.load(pipe)
-            done = call == "finish"
-            {"log": tracker.log, "summarize": tracker.summarize}.get(call, lambda _: None)(value)
-            if call == "preempting":
-                tracker.preempting()
-    tracker.finish(failed=value if done else True)
-    say("broken" if tracker.broken else "done")
+    line = Connection(handle)
+    _say = line.send
+    for number in SAVE_AND_LEAVE:  # a job's processes all get them; training says when it is over
+        signal.signal(number, signal.SIG_IGN)
+    sys.argv, of_several, _unreachable_until, given = line.recv()
+    for variable in ("WANDB_SWEEP_ID", "WANDB_RUN_ID") if of_several else ():  # none of them can be the one that a W&B agent wants
+        os.environ.pop(variable, None)
+    tracker, record = WandbTracker(*given), {"status": records.FAILED}
+    line.send("started")
+    with suppress(EOFError):  # training was killed
+        while not line.poll(LOOK_EVERY):
+            tracker.follow()
+        record = line.recv()
+    tracker.finish(record)
+    line.send("broken" if tracker.broken else "done")
 
 
 def make_tracker(config: TrainConfig, record: dict[str, Any], folder: Path) -> Tracker:
@@ -280,8 +243,7 @@ def mirror_sharpness(tracking: TrackingConfig, runs: Iterable[tuple[Path, dict[s
         else:
             place = tracking
         tracker = Apart(dataclasses.replace(config, tracking=place, force=False), record, folder, job_type="sharpness")
-        tracker.summarize(record | {"sharpness": measures})
-        tracker.finish(failed=False)
+        tracker.finish(record | {"sharpness": measures})
         if tracker.broken:
             return
 
@@ -316,11 +278,3 @@ def _value(value: Any) -> Any:
 
 def _reason(error: Exception) -> str:
     return " ".join([f"{type(error).__name__}:", *str(error).split()])[:200].rstrip(":")
-
-
-if __name__ == "__main__":
-    from sam.training import tracking  # not this module under another name, whose classes could not be unpickled
-
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever W&B prints is no answer
-    tracking._serve(sys.stdin.buffer, lambda word: print(word, file=answers, flush=True))

@@ -18,7 +18,6 @@ from sam.training import progress
 from sam.training.interrupts import BY_HAND, REQUEUE_ME, SAVE_AND_LEAVE, Preempted
 
 TELL_EVERY = 0.25  # seconds between two reports of a worker
-SIGNALS = [getattr(signal, name) for name in SAVE_AND_LEAVE if hasattr(signal, name)]
 LOST = "its process died (out of memory?); the same command continues it from its last checkpoint"
 LEFT = "its process was told to leave; it has saved, and the same command continues it"
 UNSTARTED = "not started: no process was left to take it"
@@ -69,7 +68,7 @@ def _work(parent: Connection, function: Callable[[Any], object]) -> None:
         if busy:
             raise KeyboardInterrupt
 
-    for number in SIGNALS:
+    for number in SAVE_AND_LEAVE:
         signal.signal(number, handle)
     shown = _Told(parent)
     progress.share(shown)
@@ -176,7 +175,7 @@ def _forwarding(workers: Sequence[_Worker]) -> Iterator[list[int]]:
             with suppress(ProcessLookupError):
                 os.kill(worker.process.pid, signum)
 
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    before = {number: signal.signal(number, handle) for number in SAVE_AND_LEAVE}
     try:
         yield came
     finally:

@@ -84,3 +84,22 @@ def test_an_unreadable_lock_does_not_block_for_ever(tmp_path: Path) -> None:
     os.utime(path, (time.time() - lock.STALE - 5,) * 2)
     with lock.hold(tmp_path, lambda text: None):
         pass
+
+
+def test_a_guard_that_a_killed_process_left_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """However fresh it is; and of those who find it, each has its turn alone."""
+    path, inside, most = tmp_path / "rows.json", [], []
+    path.with_name("rows.json.taking").touch()
+
+    def turn() -> None:
+        for _ in range(20):
+            with lock.alone(path):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    began = time.monotonic()
+    threads = [threading.Thread(target=turn) for _ in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert most == [1] * 160 and time.monotonic() - began < 10 and not os.listdir(tmp_path)

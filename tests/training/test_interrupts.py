@@ -59,7 +59,7 @@ def test_it_leaves_and_the_same_command_ends_the_same(
             os.kill(os.getpid(), getattr(signal, name))
         return original(*arguments, **options)
 
-    config = tiny(epochs=2, checkpoint_interval=2)
+    config = tiny(epochs=2, checkpoint_interval=2, model={"dropout": 0.2})
     with monkeypatch.context() as patched:
         patched.setattr(owner, attribute, signalled)
         if call == 1 or place in ("a step", "evaluation"):
@@ -76,7 +76,7 @@ def test_it_leaves_and_the_same_command_ends_the_same(
         assert record is not None and record["status"] == "preempted" and record["epochs"] == call - 1
     assert run(config)["status"] == "finished"
     if not UNDISTURBED:
-        undisturbed = tiny(runs="undisturbed", epochs=2, checkpoint_interval=2)
+        undisturbed = tiny(runs="undisturbed", epochs=2, checkpoint_interval=2, model={"dropout": 0.2})
         run(undisturbed)
         UNDISTURBED.extend(without_times(undisturbed))
     assert without_times(config) == UNDISTURBED

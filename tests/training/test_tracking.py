@@ -167,9 +167,8 @@ def test_a_run_about_to_be_continued_says_so_before_it_ends(tiny: Tiny, wandb: C
     config = tiny(tracking={"backend": "wandb"}, epochs=1)
     record = run(config)
     tracker = make_tracker(config, record, tmp_path)
-    tracker.preempting()
-    tracker.finish(failed=True)
-    tracker.finish(failed=True)  # the second time there is nothing to do
+    tracker.finish(record | {"status": "preempted"})
+    tracker.finish(record | {"status": "preempted"})  # the second time there is nothing to do
     assert calls[-2:] == [("mark_preempting", None), ("finish", 1)]
 
 
