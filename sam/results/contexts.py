@@ -60,7 +60,7 @@ class RunRow:
 
     @property
     def genuine(self) -> bool:
-        """Whether its images are those of the data set that it names."""
+        """Whether its images are known to be those of the data set that it names."""
         return is_genuine(self.config.dataset.name, self.config.dataset.path, self.data_fingerprint)
 
 
@@ -115,10 +115,10 @@ def word(value: Any) -> str:
 
 
 def data_label(dataset: DatasetConfig, fingerprint: str) -> str:
-    """Label of a data set; images from a file are named by their fingerprint where it is known, and by nothing that they are not."""
+    """Label of a data set; images from a file are named by their fingerprint where it is known."""
     if is_genuine(dataset.name, dataset.path, fingerprint) and dataset.name != "arrays":
         return dataset.label
-    alien = "arrays" if dataset.name == "arrays" else f"images that are not {DATASETS[dataset.name]}"
+    alien = "arrays" if dataset.name == "arrays" else f"images not known to be {DATASETS[dataset.name]}"
     return dataset.named(BY_FINGERPRINT[fingerprint].name if fingerprint in BY_FINGERPRINT else alien)
 
 
