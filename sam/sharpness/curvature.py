@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -64,11 +64,6 @@ class Meter:
             self(self.left)
 
 
-def images(subset: int | None, total: int) -> int:
-    """How many of `total` a subset setting takes."""
-    return total if subset is None else min(subset, total)
-
-
 def trace(product: krylov.Product, draw: Callable[[int], Tensor], probes: int, known: Tensor, part: float) -> tuple[float, float]:
     """(estimate of Tr H, its standard error) by `probes` Rademacher probes z on the complement of the orthonormal rows `known` (m, D).
 
@@ -91,8 +86,3 @@ def trace_work(probes: int) -> float:
     """Units that `trace` costs for each image."""
     calls = -(-probes // TOGETHER)
     return 3 * calls + 4 * probes
-
-
-def finite(values: Sequence[float]) -> list[float | None]:
-    """Numbers as measures: None for those that are not finite."""
-    return [v if math.isfinite(v) else None for v in values]

@@ -14,7 +14,7 @@ from sam.core.ascent import Ascent
 from sam.core.vectors import Vector
 from sam.sharpness.curvature import Meter
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.directions import Eigenpair, Plane, eigenpairs_work, filter_normalize_, top_eigenpairs, unit_
+from sam.sharpness.directions import Eigenpair, Plane, filter_normalize_, top_eigenpairs, unit_
 from sam.sharpness.subject import Result, Series, Sizes, Subject, like, place
 
 VERSION = 1
@@ -31,7 +31,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     """What the largest number of products costs, where all directions are defined; what is not needed is reported as done at the end."""
     settings, rhos = config.landscape, len(config.rho)
     wanted = _eigenvectors(settings)
-    top = eigenpairs_work(wanted, settings.lanczos_steps) if wanted else 0
+    top = 7 * settings.lanczos_steps + 3 + 4 * (wanted + 1) if wanted else 0
     along = sum((rhos if line == "n_step" else 1) * settings.points for line in settings.lines)
     steps = 3 * (settings.ascent_steps - 1) * rhos if "n_step" in settings.lines else 0
     over = sum((rhos if plane == "xsam" else 1) * settings.grid**2 for plane in settings.planes)
