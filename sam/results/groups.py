@@ -73,8 +73,7 @@ def distinguish(optimizers: Sequence[OptimizerConfig]) -> list[str]:
     """For each, what tells it from the others: " (rho 0.1, perturb no_norm)", or "" if there is one only."""
     if len(optimizers) < 2:
         return [""] * len(optimizers)
-    names = [f.name for f in dataclasses.fields(OptimizerConfig)]
-    differing = [n for n in names if len({repr(getattr(o, n)) for o in optimizers if n in o.used_keys}) > 1]
+    differing = [n for n in _OPTIMIZER_KEYS if len({repr(getattr(o, n)) for o in optimizers if n in o.used_keys}) > 1]
     texts = [", ".join(f"{n} {word(getattr(o, n))}" for n in differing if n in o.used_keys) for o in optimizers]
     if len(set(texts)) < len(texts):  # the settings differ in something else: number them rather than show two equal labels
         texts = [f"{text}{', ' if text else ''}setting {i}" for i, text in enumerate(texts, 1)]
@@ -108,7 +107,7 @@ def group_runs(row: RowConfig, runs: Sequence[RunRow]) -> list[Group]:
 
 def _numeric_first(optimizer: OptimizerConfig) -> list[tuple[bool, float, str]]:
     """Sorts settings by their values, 0.05 before 0.1 before 10."""
-    values = [getattr(optimizer, f.name) for f in dataclasses.fields(OptimizerConfig)]
+    values = [getattr(optimizer, key) for key in _OPTIMIZER_KEYS]
     return [(False, float(v), "") if isinstance(v, (int, float)) else (True, 0.0, repr(v)) for v in values]
 
 

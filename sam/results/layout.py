@@ -17,14 +17,11 @@ def grids(block: Block) -> list[Block]:
     """The block's table, and its rank correlations as a table of their own, if there are any."""
     if not block.correlations:
         return [block]
-    rows = tuple(
-        (Cell("label", _pair_parts(c)), *(Cell("correlation", parts) for parts in coefficients(c).values())) for c in block.correlations
-    )
-    return [block, Block(block.table, block.title, 1, CORRELATION_HEADER, rows, ())]
-
-
-def _pair_parts(c: Correlation) -> tuple[str, ...]:
-    return tuple(textwrap.wrap(f"{c.x} with {c.y}", 36, break_on_hyphens=False))
+    rows = []
+    for c in block.correlations:
+        name = tuple(textwrap.wrap(f"{c.x} with {c.y}", 36, break_on_hyphens=False))
+        rows.append((Cell("label", name), *(Cell("correlation", parts) for parts in coefficients(c).values())))
+    return [block, Block(block.table, block.title, 1, CORRELATION_HEADER, tuple(rows), ())]
 
 
 def coefficients(c: Correlation) -> dict[str, tuple[str, ...]]:

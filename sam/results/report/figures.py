@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sam.results.figures import MethodSeries, method_series
+from sam.results.figures import method_series
 from sam.results.report.chart import Curve, Style, chart, legend, shown
 from sam.results.report.html import Html, el
 from sam.results.report.scale import Axis
@@ -40,10 +40,7 @@ class Look:
 
 
 def looks(context: Context) -> list[Look]:
-    def look(s: MethodSeries) -> Look:
-        return Look(s.group, Style(s.group.label, s.slot, s.setting, s.slot + s.setting))
-
-    return [look(s) for s in method_series(context)]
+    return [Look(s.group, Style(s.group.label, s.slot, s.setting, s.slot + s.setting)) for s in method_series(context)]
 
 
 def figure(charts: Sequence[Html], caption: str, of: Iterable[Look], tallies: Sequence[Tally]) -> Html:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sam.config import EvaluateConfig
+from sam.results.columns import expand
 from sam.results.report import blocks as tables_html
 from sam.results.report.html import Html, el, join
 from sam.results.report.runs import entry, summary
@@ -22,16 +23,16 @@ def report(
     runs: Sequence[RunRow],
     blocks: Mapping[str, Sequence[Block]],
     config: EvaluateConfig,
-    records: Mapping[str, Mapping[str, Any]] | None = None,
+    records: Mapping[str, Mapping[str, Any]],
     problems: Sequence[str] = (),
 ) -> str:
     """The page, from what the tables were made of; the same input gives the same text.
 
     blocks: by the name of their table, built from `config.tables` at `config.sharpness.rho`. records: run.json by the run's folder.
     """
-    records = records or {}
     anchors = {run.folder: f"run-{i}" for i, run in enumerate(runs, 1)}
-    measures = {t.title: tables_html.column_measures(t, config.sharpness.rho) for t in config.tables.values()}
+    columns = {table.title: expand(table.columns, config.sharpness.rho) for table in config.tables.values()}
+    measures = {title: {c.header: (c.measure, c.config.scale) for c in found} for title, found in columns.items()}
     trace = tables_html.Trace({run.folder: run for run in runs}, anchors, measures)
     groups = contexts(runs)
     every = [(f"table-{i}", block) for i, block in enumerate((b for group in blocks.values() for b in group), 1)]

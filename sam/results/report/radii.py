@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from sam.config import counted
 from sam.results.figures import method_name
-from sam.results.report.chart import Curve, Dot, Style, chart, legend, shown
+from sam.results.report.chart import Curve, Dot, chart, legend, shown
 from sam.results.report.figures import BAND, Look, figure, left_out, looks, mean_curve, panel, tally, wide
 from sam.results.report.html import Html, el
 from sam.results.report.scale import Axis
@@ -103,7 +103,8 @@ def trained_radii(context: Context) -> Html:
     styles = [replace(of[0].style, label=_without_rho(of), dash=i % 4) for i, of in enumerate(swept)]
     charts, drawn = [], list[Curve]()
     for name, title, unit in measures:
-        curves = [_over_trained_rho(style, of, name) for style, of in zip(styles, swept, strict=True)]
+        points = [[([o.group.optimizer.rho], [run.measures.get(name)]) for o in of for run in o.group.finished.values()] for of in swept]
+        curves = [mean_curve(style, pairs) for style, pairs in zip(styles, points, strict=True)]
         if any(c.x for c in curves):
             drawn += curves
             across = Axis("ρ of training", log=wide([x for c in curves for x in c.x], 4))
@@ -115,13 +116,6 @@ def trained_radii(context: Context) -> Html:
         legend(styles, {s.label: f" ({_seeds(of)})" for s, of in zip(styles, swept, strict=True)}),
         el("figcaption", f"Results over the radius ρ that was trained with. {BAND}{left_out(drawn)}"),
     )
-
-
-def _over_trained_rho(style: Style, of: Sequence[Look], name: str) -> Curve:
-    pairs: list[tuple[list[float | None], list[float | None]]] = []
-    for look in of:
-        pairs += [([look.group.optimizer.rho], [run.measures.get(name)]) for run in look.group.finished.values()]
-    return mean_curve(style, pairs)
 
 
 def _without_rho(of: Sequence[Look]) -> str:
