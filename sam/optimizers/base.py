@@ -37,7 +37,6 @@ from sam.core.vectors import Vector
 
 Closure = Callable[..., Tensor]
 Gradients = list[Tensor | None]
-LOW_PRECISION = (torch.float16, torch.bfloat16)
 # Arguments of constructors -> the keys of OptimizerConfig whose bounds they have, where the names differ.
 _STEPS = dict.fromkeys(("steps", "search_interval"), "ascent_steps")
 _KEYS = {"rule": "step_rule", "alphas": "alpha_grid", "loss_decay": "weight_decay", **_STEPS}
@@ -124,7 +123,7 @@ class Method(torch.optim.Optimizer):
         self._known: tuple[Gradients, Tensor] | None = None  # gradients whose norm is known, and the norm
         self.skipped = torch.zeros((), dtype=torch.int64, device=self.parameters[0].device)
         self.bad = torch.zeros((), dtype=torch.bool, device=self.skipped.device)
-        low = next((p.dtype for p in self.parameters if p.dtype in LOW_PRECISION), None)
+        low = next((p.dtype for p in self.parameters if p.dtype in (torch.float16, torch.bfloat16)), None)
         if self.moves and low is not None:
             raise ValueError(
                 f"{type(self).__name__} cannot perturb {low} weights: a perturbation of radius {rho:g} is below their spacing and would "

@@ -83,9 +83,6 @@ def measured_radii(context: Context, family: tuple[str, str], names: Mapping[flo
     return figure([panel(f"{spoken(family)} over ρ", drawn)], said + left_out(curves), of, [tally(curves)])
 
 
-SWEPT: tuple[tuple[str, str, str], ...] = (("test_accuracy", "Final test accuracy", "%"), ("gap", "Generalisation gap", "nats"))
-
-
 def trained_radii(context: Context) -> Html:
     """Results over the rho of training, where a method was trained with several; one curve for each setting of the other keys."""
     found: dict[str, list[Look]] = {}
@@ -96,7 +93,7 @@ def trained_radii(context: Context) -> Html:
     if not swept:
         return Html("")
     first = next(iter(families(context.runs).items()), None)
-    measures = list(SWEPT)
+    measures = [("test_accuracy", "Final test accuracy", "%"), ("gap", "Generalisation gap", "nats")]
     if first is not None and _unit(first[0]):
         rho, name = next(iter(first[1].items()))
         measures.append((name, f"{spoken(first[0])}, measured at ρ = {rho:g}", "nats"))
