@@ -96,10 +96,9 @@ def group_runs(row: RowConfig, runs: Sequence[RunRow]) -> list[Group]:
         chosen: dict[int, RunRow] = {}
         for run in sorted(members, key=lambda r: (r.status != "finished", r.folder)):
             chosen.setdefault(run.config.seed, run)
-        kept = {id(run) for run in chosen.values()}
         finished = {seed: run for seed, run in sorted(chosen.items()) if run.status == "finished"}
         diverged = {seed: run for seed, run in sorted(chosen.items()) if run.status != "finished"}
-        duplicates = tuple(run for run in members if id(run) not in kept)
+        duplicates = tuple(run for run in members if run is not chosen[run.config.seed])
         first = members[0].config
         groups.append(Group(row.label + suffix, row, first.optimizer, finished, diverged, duplicates, first))
     return groups

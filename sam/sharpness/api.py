@@ -170,15 +170,14 @@ def _materialised(source: Any, name: str, seed: int) -> tuple[Tensor, Tensor]:
     """
     loader: Any = source if isinstance(source, DataLoader) else DataLoader(source, batch_size=PIECE)
     drawing = (loader, loader.sampler, getattr(loader.batch_sampler, "sampler", None))
-    owned = [g for g in {getattr(part, "generator", None) for part in drawing} if g is not None]
-    states = [generator.get_state() for generator in owned]
+    states = {g: g.get_state() for part in drawing if (g := getattr(part, "generator", None)) is not None}
     with torch.random.fork_rng(devices=[]):
         if _augments(loader):
             raise ConfigError(f"data ({name}): gives other inputs each time it is read; measure without random augmentation.")
-        for generator in (torch, *owned):
+        for generator in (torch, *states):
             generator.manual_seed(seed)
         pieces = list(loader)
-    for generator, state in zip(owned, states, strict=True):
+    for generator, state in states.items():
         generator.set_state(state)
     if not pieces:
         raise ConfigError(f"data ({name}): is empty.")

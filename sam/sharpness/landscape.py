@@ -82,8 +82,12 @@ def measure(subject: Subject) -> Result:
             if kind == "xsam":
                 for rho in subject.config.rho:
                     _xsam(rho, ground, result)
+            elif kind == "random":
+                two = ground.random("landscape.plane", 2)
+                result.series[f"plane_random{ground.where()}"] = ground.grid(two, _axis(settings.span, settings.grid))
             else:
-                result.series[f"plane_{kind}{ground.where()}"] = _plane(kind, ground, found)
+                top = [pair.vector for pair in found] if len(found) == 2 else None
+                result.series[f"plane_{kind}{ground.where()}"] = ground.grid(top, _axis(ground.far, settings.grid))
     meter.finish()
     return result
 
@@ -179,13 +183,6 @@ def _n_step(ground: _Ground, rho: float) -> Vector | None:
         ascent.climb(loss.value_and_gradient()[1])
     direction = ascent.direction()
     return direction if unit_(direction) is not None else None
-
-
-def _plane(kind: str, ground: _Ground, found: Sequence[Eigenpair]) -> Series:
-    settings = ground.settings
-    if kind == "random":
-        return ground.grid(ground.random("landscape.plane", 2), _axis(settings.span, settings.grid))
-    return ground.grid([pair.vector for pair in found] if len(found) == 2 else None, _axis(ground.far, settings.grid))
 
 
 # ------------------------------------------------------------------------------------------------------------ XSAM's plane

@@ -36,28 +36,21 @@ def report(
     trace = tables_html.Trace({run.folder: run for run in runs}, anchors, measures)
     groups = contexts(runs)
     every = [(f"table-{i}", block) for i, block in enumerate((b for group in blocks.values() for b in group), 1)]
-    drawn = [
-        el("section", el("h2", f"Figures: {group.label}"), figures_of(group, anchors), id=f"figures-{i}")
-        for i, group in enumerate(groups, 1)
-    ]
+    entries = [entry(run, records.get(run.folder, {}), anchors[run.folder]) for run in runs]
+    titles = {f"figures-{i}": f"Figures: {group.label}" for i, group in enumerate(groups, 1)}
+    drawn = [el("section", el("h2", titles[at]), figures_of(group, anchors), id=at) for at, group in zip(titles, groups, strict=True)]
+    hint = (
+        "Click a column's header to sort by it (by the mean); click a number to see the runs behind it, and a run to see its command line."
+    )
     main = join(
         el("section", el("h2", "Summary"), summary(runs, groups, records, config, problems), id="summary"),
-        el("section", el("h2", "Tables"), el("p", HINT, class_="hint"), *(tables_html.section(b, trace, p) for p, b in every), id="tables"),
+        el("section", el("h2", "Tables"), el("p", hint, class_="hint"), *(tables_html.section(b, trace, p) for p, b in every), id="tables"),
         *drawn,
-        el(
-            "section",
-            el("h2", "Runs"),
-            el("p", "Every run, with the command that makes it again.", class_="hint"),
-            *(entry(run, records.get(run.folder, {}), anchors[run.folder]) for run in runs),
-            id="runs",
-        ),
+        el("section", el("h2", "Runs"), el("p", "Every run, with the command that makes it again.", class_="hint"), *entries, id="runs"),
     )
     links = [("#summary", "Summary"), *((f"#{p}", b.title) for p, b in every)]
-    links += [*((f"#figures-{i}", f"Figures: {g.label}") for i, g in enumerate(groups, 1)), ("#runs", "Runs")]
+    links += [*((f"#{at}", title) for at, title in titles.items()), ("#runs", "Runs")]
     return _page("Sharpness report", links, main)
-
-
-HINT = "Click a column's header to sort by it (by the mean); click a number to see the runs behind it, and a run to see its command line."
 
 
 def _page(title: str, links: Sequence[tuple[str, str]], main: Html) -> str:
