@@ -27,10 +27,10 @@ class Hessian:
         self.length = sum(self.sizes)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        products = self.loss.hessian_vector_products(self.unflatten_all(rows))
+        products = self.loss.hessian_vector_products([self.unflatten(row) for row in rows])
         result = torch.empty_like(rows)
-        for row, product in zip(self.unflatten_all(result), products, strict=True):
-            copy_(row, product)
+        for row, product in zip(result, products, strict=True):
+            copy_(self.unflatten(row), product)
         return result
 
     def flatten(self, vector: Vector) -> Tensor:
@@ -39,9 +39,6 @@ class Hessian:
     def unflatten(self, row: Tensor) -> Vector:
         """Views of a row, (D,), shaped like the parameters."""
         return [piece.view(p.shape) for piece, p in zip(row.split(self.sizes), self.points, strict=True)]
-
-    def unflatten_all(self, rows: Tensor) -> list[Vector]:
-        return [self.unflatten(row) for row in rows]
 
     def draw(self, generator: torch.Generator, count: int = 1) -> Tensor:
         """Rademacher rows, entries ±1, (count, D), from a CPU generator."""

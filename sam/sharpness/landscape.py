@@ -18,7 +18,6 @@ from sam.sharpness.directions import Eigenpair, Plane, filter_normalize_, top_ei
 from sam.sharpness.subject import Result, Series, Sizes, Subject, like, place
 
 VERSION = 1
-MARKS = ("training point", "ascent point", "alpha*")  # the rows of a series of marks
 MARGIN = 1.5  # XSAM's plane is drawn this many times as wide as the arc
 
 
