@@ -109,12 +109,9 @@ def write_atomic(path: Path, content: str | bytes, *, keep: Path | None = None) 
 
 
 def plain(value: Any) -> Any:
-    """JSON without NaN: non-finite numbers become strings ("nan", "inf"), which `number` reads back. What is no text ("?") could be written
-    nowhere else: bytes of a name that this locale does not know."""
+    """JSON without NaN: non-finite numbers become strings ("nan", "inf"), which `number` reads back."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -153,12 +150,12 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """As `read_bytes`; DamagedError if it is no JSON object."""
+    """As `read_bytes`; DamagedError if it is no JSON object, or holds text that could not be written again."""
     content = read_bytes(path)
     try:
         value: dict[str, Any] = json.loads(content.decode())
         check(value, dict)
-        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))  # as `plain` writes text today
+        json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")  # paths of a C locale are such text
     except (ValueError, RecursionError, MemoryError) as error:
         raise DamagedError(f"{path}: is damaged ({told(error)}).") from error
     return value

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 TABLE = {
     "title": "Damage",
     "rows": [{"label": "SGD", "match": {"method": "sgd"}}, {"label": "SAM", "match": {"method": "sam"}}],
-    "columns": [{"header": name, "measure": name} for name in ("test_accuracy", "gap", "mean_eps_over_rho")],
+    "columns": [{"key": name, "header": name, "measure": name} for name in ("test_accuracy", "gap", "mean_eps_over_rho")],
 }
 
 
