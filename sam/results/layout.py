@@ -54,12 +54,9 @@ def fill(parts: Sequence[str], width: int) -> list[str]:
 
 def _widths(block: Block, stacked: bool) -> list[int]:
     """The width of every column; with `stacked`, a cell's parts stand below each other."""
-    widths = []
-    for i, header in enumerate(block.header):
-        pieces = [part for row in block.rows for part in (row[i].parts if stacked else (row[i].text,))]
-        words = header.split()
-        widths.append(max([1, *map(len, pieces), *map(len, words)]))
-    return widths
+    cells = [[row[i] for row in block.rows] for i in range(len(block.header))]
+    pieces = [[part for cell in column for part in (cell.parts if stacked else (cell.text,))] for column in cells]
+    return [max([1, *map(len, [*parts, *header.split()])]) for parts, header in zip(pieces, block.header, strict=True)]
 
 
 def _columns_of_panels(block: Block, width: int) -> list[tuple[list[int], list[int]]]:

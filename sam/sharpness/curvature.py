@@ -81,5 +81,4 @@ def trace(product: krylov.Product, draw: Callable[[int], Tensor], probes: int, k
 
 def trace_work(probes: int) -> float:
     """Units that `trace` costs for each image."""
-    calls = -(-probes // TOGETHER)
-    return 3 * calls + 4 * probes
+    return 3 * math.ceil(probes / TOGETHER) + 4 * probes

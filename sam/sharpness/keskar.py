@@ -64,9 +64,8 @@ def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vec
 def _flat(gradient: Vector, box: Ball) -> Flat:
     """The gradient with respect to u, float64 on the host."""
     assert box.scale is not None
-    return (
-        np.concatenate([(g.double() * s.double()).flatten().cpu().numpy() for g, s in zip(gradient, box.scale, strict=True)]) * box.radius
-    )
+    pieces = [(g.double() * s.double()).flatten().cpu().numpy() for g, s in zip(gradient, box.scale, strict=True)]
+    return np.concatenate(pieces) * box.radius
 
 
 def _shaped(x: Flat, start: Vector) -> Vector:

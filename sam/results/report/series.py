@@ -78,7 +78,6 @@ def series_curves(context: Context, kind: Kind) -> Html:
 
 def _y_axis(kind: Kind, curves: Sequence[Curve]) -> Axis:
     values = [v for c in curves for v in c.y if v is not None]
-    if kind.decades is None:
-        return Axis(kind.y_label, log=wide(values, 30))
-    top = max(values)
-    return Axis(kind.y_label, log=True, low=top * 10.0**-kind.decades) if top > 0 else Axis(kind.y_label)
+    if kind.decades is None or max(values) <= 0:
+        return Axis(kind.y_label, log=kind.decades is None and wide(values, 30))
+    return Axis(kind.y_label, log=True, low=max(values) * 10.0**-kind.decades)
