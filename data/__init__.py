@@ -149,9 +149,9 @@ def load(*, seed: int | None = None, **settings: Any) -> ImageData:
     raw = sources.read(s.name, s.path, s.root, s.download)
     raw = replace(raw, **{key: values for key, values in (("mean", s.mean), ("std", s.std)) if values is not None})  # type: ignore[arg-type]
     images = image_data.build(raw, wanted.train_size, wanted.val_size, s.label_noise, seed if s.sample == "seed" else None)
-    genuine = known.is_genuine(s.name, s.path, images.fingerprint)
-    alien = f"images of {Path(str(s.path)).name}, which by their fingerprint are not those of dataset={s.name}"
-    return images if genuine else replace(images, notes=(*images.notes, alien))
+    if known.is_genuine(s.name, s.path, images.fingerprint):
+        return images
+    return replace(images, notes=(*images.notes, f"images of {Path(str(s.path)).name}, not known by their fingerprint as dataset={s.name}"))
 
 
 def file_fingerprint(path: str | Path, key: str = "dataset.path") -> str:

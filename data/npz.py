@@ -30,7 +30,7 @@ def describe(path: str, name: str, expected: Description | None) -> Description:
                     found = ", ".join(sorted(member.removesuffix(".npy") for member in members)[:20]) or "nothing"
                     raise DataError(f"dataset.path={path}: has no array {key} (found: {found}; needed: {', '.join(KEYS)}).")
                 shape, dtype = _header(archive, key)
-                shapes[key] = _image_shape(path, key, shape, dtype) if key.endswith("images") else _label_shape(path, key, shape, dtype)
+                shapes[key] = _shape(path, key, shape, dtype)
                 total += math.prod(shape) * dtype.itemsize
             for split in ("train", "test"):
                 images, count = shapes[f"{split}_images"], shapes[f"{split}_labels"][0]
@@ -38,7 +38,7 @@ def describe(path: str, name: str, expected: Description | None) -> Description:
                     raise DataError(f"dataset.path={path}: {split}_images holds {images[0]} images but {split}_labels {count} labels.")
             if total > host_memory():  # a small file may unpack to any size
                 raise DataError(f"dataset.path={path}: unpacks to {total:,} bytes; this machine has {host_memory():,} of memory.")
-            for key in (key for key in KEYS if key.endswith("labels")):
+            for key in ("train_labels", "test_labels"):
                 with archive.open(f"{key}.npy") as file:
                     labels[key] = np.lib.format.read_array(file, allow_pickle=False)
     except DataError:
@@ -69,12 +69,12 @@ def read(path: str) -> dict[str, np.ndarray]:
     boolean (n,), where the file has both. Raises `DataError`."""
     try:
         with np.load(regular_file(path), allow_pickle=False) as file:
-            optional = [key for key in ("train_exact", "test_exact") if key in file]
-            for key in optional if len(optional) == 2 else ():
+            exact = [key for key in ("train_exact", "test_exact") if "train_exact" in file and "test_exact" in file]
+            for key in exact:
                 shape, dtype = _header(file.zip, key)
                 if dtype.kind != "b" or shape != _header(file.zip, key.replace("exact", "labels"))[0]:
                     raise DataError(f"dataset.path={path}: {key} must be one bool for each image, not {dtype} {shape}.")
-            arrays = {key: file[key] for key in (*KEYS, *(optional if len(optional) == 2 else ()))}
+            arrays = {key: file[key] for key in (*KEYS, *exact)}
     except DataError:
         raise
     except Exception as error:  # see `describe`
@@ -101,8 +101,13 @@ def _header(archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], np.dty
     return shape, dtype
 
 
-def _image_shape(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
-    """(n, h, w, c) of the images."""
+def _shape(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
+    """(n, h, w, c) of images, (n,) of labels."""
+    if key.endswith("labels"):
+        if dtype.kind not in "iu" or len(shape) != 1:
+            cure = "one-hot ones: labels.argmax(1)" if len(shape) == 2 and shape[1] > 1 else _RENUMBER
+            raise DataError(f"dataset.path={path}: {key} has type {dtype} and shape {shape}, but must be integers of shape (n,); {cure}.")
+        return shape
     if dtype != np.uint8:
         raise DataError(f"dataset.path={path}: {key} has type {dtype}, but must be uint8 (0 to 255).")
     if len(shape) not in (3, 4) or 0 in shape:
@@ -110,13 +115,6 @@ def _image_shape(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype) -
     if shape[1] != shape[2]:
         raise DataError(f"dataset.path={path}: {key} has images of {shape[1]}x{shape[2]} pixels, but they must be square.")
     return shape if len(shape) == 4 else (*shape, 1)
-
-
-def _label_shape(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
-    if dtype.kind not in "iu" or len(shape) != 1:
-        cure = "one-hot ones: labels.argmax(1)" if len(shape) == 2 and shape[1] > 1 else _RENUMBER
-        raise DataError(f"dataset.path={path}: {key} has type {dtype} and shape {shape}, but must be integers of shape (n,); {cure}.")
-    return shape
 
 
 def _size(shape: tuple[int, ...]) -> str:

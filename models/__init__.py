@@ -42,13 +42,6 @@ class ModelSpec:
         """Whether images of image_size x image_size fit."""
         return self.smallest <= image_size <= (self.largest or image_size) and image_size % self.multiple == 0
 
-    @property
-    def sizes(self) -> str:
-        """The allowed sizes in words."""
-        if self.smallest == self.largest:
-            return f"exactly {self.smallest}"
-        return f"at least {self.smallest} and divisible by {self.multiple}"
-
 
 REGISTRY: dict[str, ModelSpec] = {
     "wide_resnet": ModelSpec(
@@ -89,9 +82,9 @@ def check(name: str, *, image_size: int, channels: int, **options: Any) -> None:
         raise ModelError(f"model {name}: images with {channels} channels; must be at least 1.")
     spec = REGISTRY[name]
     if not spec.accepts(image_size):
-        raise ModelError(
-            f"model {name} cannot take {image_size}x{image_size} images: the size must be {spec.sizes}, because {spec.reason}."
-        )
+        exact = spec.smallest == spec.largest
+        sizes = f"exactly {spec.smallest}" if exact else f"at least {spec.smallest} and divisible by {spec.multiple}"
+        raise ModelError(f"model {name} cannot take {image_size}x{image_size} images: the size must be {sizes}, because {spec.reason}.")
     if name == "wide_resnet" and {"width", "depth"} <= options.keys():  # fewer parameters than it has: those of most 3x3 convolutions
         parameters = 9 * 5376 * options["width"] ** 2 * (2 * (options["depth"] - 4) // 6 - 1)
         if 12 * parameters > host_memory():

@@ -34,11 +34,8 @@ def initialise(model: nn.Module, init: str) -> None:
         elif isinstance(module, nn.BatchNorm2d) and module.affine:
             module.weight.fill_(1)
             module.bias.zero_()
-    if init == "foret":
-        _draw_head(model)
-
-
-def _draw_head(model: nn.Module) -> None:
+    if init != "foret":
+        return
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ModelError(f"model init foret: {type(model).__name__} has no linear layer to draw; use init fan_out or torch.")

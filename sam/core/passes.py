@@ -16,13 +16,9 @@ _NORMS = (nn.modules.batchnorm._NormBase,)
 _STOCHASTIC_NAMES = ("DropPath", "StochasticDepth", "DropBlock2d")
 
 
-def running_buffers(model: nn.Module) -> list[Tensor]:
+def running_buffers(modules: Iterable[nn.Module]) -> list[Tensor]:
     """running_mean, running_var and num_batches_tracked of every normalisation layer that keeps them (in eval mode they do not move, but
     a closure may switch the mode)."""
-    return _buffers_of(model.modules())
-
-
-def _buffers_of(modules: Iterable[nn.Module]) -> list[Tensor]:
     buffers = []
     for module in modules:
         if isinstance(module, _NORMS) and module.track_running_stats:
@@ -75,7 +71,7 @@ class Passes:
         if self._inside:
             raise RuntimeError("Passes: this step is inside another one; give each optimizer a Passes(model) of its own.")
         self._modules = list(self.model.modules())
-        buffers = _buffers_of(self._modules)
+        buffers = running_buffers(self._modules)
         if len(buffers) != len(self._buffers) or any(map(operator.is_not, buffers, self._buffers)):
             self._buffers, self._begin, self._after = buffers, vectors.empty_like(buffers), vectors.empty_like(buffers)
         _copy_groups(self._begin, self._buffers)

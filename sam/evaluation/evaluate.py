@@ -78,6 +78,8 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
     """Refuse a wrong table before hours of measuring, not after. Raises ConfigError."""
     titles = [table.title for table in wanted.values()]
     for name, table in wanted.items():
+        if records.traces([f"{name}.csv"]) or f"{name}.csv" == KEPT:
+            raise ConfigError(f"tables.{name}: its file {name}.csv would be taken for another one of that name; choose another name.")
         parts: dict[str, tuple[object, str]] = {"": (table, "title rows columns")}
         parts |= {f"rows[{i}].": (row, "label") for i, row in enumerate(table.rows)}
         parts |= {f"columns[{i}].": (column, "key header measure") for i, column in enumerate(table.columns)}

@@ -37,7 +37,6 @@ from sam.core.vectors import Vector
 
 Closure = Callable[..., Tensor]
 Gradients = list[Tensor | None]
-LOW_PRECISION = (torch.float16, torch.bfloat16)
 # Arguments of constructors -> the keys of OptimizerConfig whose bounds they have, where the names differ.
 _STEPS = dict.fromkeys(("steps", "search_interval"), "ascent_steps")
 _KEYS = {"rule": "step_rule", "alphas": "alpha_grid", "loss_decay": "weight_decay", **_STEPS}
@@ -124,7 +123,7 @@ class Method(torch.optim.Optimizer):
         self._known: tuple[Gradients, Tensor] | None = None  # gradients whose norm is known, and the norm
         self.skipped = torch.zeros((), dtype=torch.int64, device=self.parameters[0].device)
         self.bad = torch.zeros((), dtype=torch.bool, device=self.skipped.device)
-        low = next((p.dtype for p in self.parameters if p.dtype in LOW_PRECISION), None)
+        low = next((p.dtype for p in self.parameters if p.dtype in (torch.float16, torch.bfloat16)), None)
         if self.moves and low is not None:
             raise ValueError(
                 f"{type(self).__name__} cannot perturb {low} weights: a perturbation of radius {rho:g} is below their spacing and would "
@@ -254,12 +253,12 @@ class Method(torch.optim.Optimizer):
             raise ConfigError("step: the closure left no gradient; it must call loss.backward() before it returns the loss.")
         for p in parameters:
             p.grad = None
-        for group, members in self._by_group(list(zip(gradients, values, strict=True))):
-            if group["loss_decay"]:
-                pairs = [(g, w) for g, w in members if g is not None]
-                if pairs:
-                    factor = group["loss_decay"] if self.scaling is None else group["loss_decay"] * self.scaling.value
-                    vectors.add_([g for g, _ in pairs], [w for _, w in pairs], factor)
+        pairs = zip(gradients, values, strict=True)
+        for group in self.param_groups:
+            used = [(g, w) for g, w in itertools.islice(pairs, len(group["params"])) if g is not None]
+            if group["loss_decay"] and used:
+                factor = group["loss_decay"] if self.scaling is None else group["loss_decay"] * self.scaling.value
+                vectors.add_([g for g, _ in used], [w for _, w in used], factor)
         return loss, gradients
 
     @staticmethod
@@ -324,15 +323,17 @@ class Method(torch.optim.Optimizer):
         length = vectors.norm(present) if present else torch.zeros(())
         self.note_norm(gradients, length)
         plain = length if self.scaling is None else length / self.scaling.value
-        self._mean("grad_norm", plain)
+        self.record("grad_norm", plain)
         decays = [(group["loss_decay"], group["params"]) for group in self.param_groups if group["loss_decay"]]
         if self.diagnose and decays:
             pull = torch.stack([decay * vectors.norm([p.detach() for p in params]) for decay, params in decays])
-            self._mean("decay_ratio", torch.linalg.vector_norm(pull) / plain)
+            self.record("decay_ratio", torch.linalg.vector_norm(pull) / plain)
         return length
 
     def record(self, name: str, value: Tensor) -> None:
-        self._mean(name, value)
+        """Add a group's share to the step's mean in `stats`."""
+        share = value.float() * self._weight
+        self.stats[name] = self.stats[name] + share if name in self.stats else share
 
     # -------------------------------------------------------------------------------------------------------- inside
 
@@ -352,17 +353,6 @@ class Method(torch.optim.Optimizer):
     @property
     def radii(self) -> list[float]:
         return self._members.radii
-
-    def _by_group(self, values: Sequence[Any]) -> list[tuple[dict[str, Any], list[Any]]]:
-        pieces, at = [], 0
-        for group in self.param_groups:
-            pieces.append((group, list(values[at : at + len(group["params"])])))
-            at += len(group["params"])
-        return pieces
-
-    def _mean(self, name: str, value: Tensor) -> None:
-        share = value.float() * self._weight
-        self.stats[name] = self.stats[name] + share if name in self.stats else share
 
     @contextmanager
     def _standing(self, at: Vector | None) -> Iterator[None]:

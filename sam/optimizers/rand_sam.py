@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from sam.core import vectors
-from sam.core.vectors import Vector
 from sam.optimizers.base import Closure, Gradients
 from sam.optimizers.radius import DrawnRadius
 from sam.optimizers.sam import record_ascent
@@ -29,15 +28,12 @@ class RandSAM(DrawnRadius):
 
     def look(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()
-        climb.climb(self._draw())
+        climb.climb(vectors.normal_like(self.points, self.generators[0]))
         loss, gradient = self.evaluate(closure, climb.points)
         self.record_first(gradient)
         if self.diagnose:
             record_ascent(self, climb, self.perturbed(gradient))
         return loss, gradient
 
-    def _draw(self) -> Vector:
-        return vectors.normal_like(self.points, self.generators[0])
-
     def pass_over(self) -> None:
-        self._draw()  # so that a group's draw does not depend on which replica looks at it
+        vectors.normal_like(self.points, self.generators[0])  # so that a group's draw does not depend on which replica looks at it

@@ -35,7 +35,7 @@ class SAM(DrawnRadius):
     """w^n = w^{n-1} + (rho/N) grad L(w^{n-1}) / ||grad L(w^{n-1})||, n = 1..N; descend with grad L(w^N), applied at w.
 
     steps:             N; N + 1 forwards and backwards a step.
-    rule:              split (above), project, accumulate, boundary: `sam.core.ascent.RULES`.
+    rule:              split (above), project, accumulate, boundary: `sam.core.ascent.Ascent`.
     radius:            fixed: rho above; uniform: in each step an r ~ U[0, rho] in its place (`DrawnRadius`).
     descent_gradient:  last: grad L(w^N); mean: the average of grad L(w^1) .. grad L(w^N), without the one at w.
     """

@@ -140,13 +140,11 @@ class XSAM(Method):
         plane = Plane(climb.direction(), self.perturbed(gradient))
         self.record("psi", plane.psi)
         if self.defer:
-            losses = [self._probe_at(plane, alpha, closure) for alpha in self.alphas]
+            points = (plane.point(self.points, alpha, self.search_radius) for alpha in self.alphas)
+            losses = [self.probe(closure, at).double() for at in points]
             probes = torch.stack([*losses, plane.psi.double()]) * self._weight  # psi: finite if the step is
             self._probes = probes if self._probes is None else self._probes + probes
         return loss, (plane, gradient)
-
-    def _probe_at(self, plane: Plane, alpha: float, closure: Closure) -> Tensor:
-        return self.probe(closure, plane.point(self.points, alpha, self.search_radius)).double()
 
     def decide(self) -> None:
         """The search's only host sync: read all probe losses, take the largest."""

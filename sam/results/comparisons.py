@@ -64,7 +64,6 @@ def _compare(table: TableConfig, pair: _Pair, primary: bool, tests: int, p_holm:
         p_holm=p_holm,
         alpha=table.alpha,
         level=level,
-        power=table.power,
         detectable=smallest_detectable(pair.paired.std, pair.paired.n, level, table.power),
         welch=welch(pair.column.values(pair.group).values(), pair.column.values(pair.base).values()),
         equivalence=None if margin is None else equivalence(pair.paired, margin, table.alpha),

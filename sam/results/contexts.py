@@ -13,20 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.known import BY_FINGERPRINT, is_genuine
-from sam.config import (
-    BASE_KEYS,
-    DATASETS,
-    MODELS,
-    DatasetConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ProtocolConfig,
-    TrackingConfig,
-    TrainConfig,
-    counted,
-    flat,
-    to_dict,
-)
+from sam.config import BASE_KEYS, DATASETS, MODELS, DatasetConfig, ModelConfig, OptimizerConfig, TrainConfig, counted, flat, to_dict
 from sam.results.records import CHECKPOINT
 
 
@@ -60,7 +47,7 @@ class RunRow:
 
     @property
     def genuine(self) -> bool:
-        """Whether its images are those of the data set that it names."""
+        """Whether its images are known to be those of the data set that it names."""
         return is_genuine(self.config.dataset.name, self.config.dataset.path, self.data_fingerprint)
 
 
@@ -86,15 +73,14 @@ def settings(c: TrainConfig) -> dict[str, Any]:
         optimizer=OptimizerConfig(**{key: getattr(c.optimizer, key) for key in BASE_KEYS} | {"method": "sgd"}),
         model=ModelConfig(**{key: getattr(c.model, key) for key in ("name", "init", *MODELS[c.model.name])}),
         dataset=replace(c.dataset, path="file" if c.dataset.path else None, root=DatasetConfig.root, download=False),
-        protocol=ProtocolConfig(name=c.protocol.name),
-        tracking=TrackingConfig(),
+        protocol=replace(c.protocol, notes=[]),
         **{key: getattr(TrainConfig(), key) for key in _NEUTRAL},
     )
     return flat(to_dict(neutral))
 
 
 _NEUTRAL = (
-    *("seed", "runs_dir", "run_dir", "force", "device", "threads"),
+    *("seed", "runs_dir", "run_dir", "force", "device", "threads", "tracking"),
     *("eval_batch_size", "eval_interval", "checkpoint_interval", "checkpoint_steps", "keep_checkpoints"),
 )
 
@@ -115,10 +101,10 @@ def word(value: Any) -> str:
 
 
 def data_label(dataset: DatasetConfig, fingerprint: str) -> str:
-    """Label of a data set; images from a file are named by their fingerprint where it is known, and by nothing that they are not."""
+    """Label of a data set; images from a file are named by their fingerprint where it is known."""
     if is_genuine(dataset.name, dataset.path, fingerprint) and dataset.name != "arrays":
         return dataset.label
-    alien = "arrays" if dataset.name == "arrays" else f"images that are not {DATASETS[dataset.name]}"
+    alien = "arrays" if dataset.name == "arrays" else f"images not known to be {DATASETS[dataset.name]}"
     return dataset.named(BY_FINGERPRINT[fingerprint].name if fingerprint in BY_FINGERPRINT else alien)
 
 

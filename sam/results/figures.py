@@ -96,7 +96,9 @@ def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path | B
             _draw_accuracy(axes[1], series)
             _draw_sharpness(axes[2], series, rhos)
             _draw_scatter(axes[3], series, rhos)
-            band.legend(*_handles(axes[0], series), loc="outside lower center", ncols=min(7, len(series)), frameon=False, fontsize=10)
+            lines = [axes[0].plot([], [], color=s.colour, linestyle=s.line, linewidth=2.2)[0] for s in series]
+            place = {"loc": "outside lower center", "ncols": min(7, len(series))}
+            band.legend(lines, [s.label for s in series], **place, frameon=False, fontsize=10)
         figure.savefig(path, dpi=DPI)
         plt.close(figure)
 
@@ -104,11 +106,6 @@ def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path | B
 def _height(series: Sequence[MethodSeries]) -> float:
     """Inches: room for one line per method in the panels that list them, and for the legend's rows."""
     return max(4.4, 1.6 + 0.36 * len(series)) + 0.2 * math.ceil(len(series) / 7)
-
-
-def _handles(axes: Any, series: Sequence[MethodSeries]) -> tuple[list[Any], list[str]]:
-    lines = [axes.plot([], [], color=s.colour, linestyle=s.line, linewidth=2.2)[0] for s in series]
-    return lines, [s.label for s in series]
 
 
 def _draw_curves(axes: Any, series: Sequence[MethodSeries]) -> None:
@@ -190,7 +187,10 @@ def _draw_sharpness(axes: Any, series: Sequence[MethodSeries], rhos: Sequence[fl
     _log_axis(axes)
     _list_methods(axes, series)
     axes.set(title=f"Sharpness\n(points: seeds{_hidden_note(hidden)})", xlabel="Sharpness × 10³ (nats, log scale)")
-    _rho_legend(axes, rhos)
+    for j, rho in enumerate(rhos):
+        axes.scatter([], [], color="0.35", s=34, marker=RHO_MARKERS[j % len(RHO_MARKERS)], label=f"ρ = {rho:g}")
+    if rhos:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=min(len(rhos), 6), fontsize=9, frameon=False, handletextpad=0.2)
 
 
 def _draw_scatter(axes: Any, series: Sequence[MethodSeries], rhos: Sequence[float]) -> None:
@@ -210,10 +210,3 @@ def _draw_scatter(axes: Any, series: Sequence[MethodSeries], rhos: Sequence[floa
         xlabel=f"Sharpness × 10³ at ρ = {rhos[0]:g} (nats, log scale)",
         ylabel="Generalisation gap × 10³ (nats)",
     )
-
-
-def _rho_legend(axes: Any, rhos: Sequence[float]) -> None:
-    for j, rho in enumerate(rhos):
-        axes.scatter([], [], color="0.35", s=34, marker=RHO_MARKERS[j % len(RHO_MARKERS)], label=f"ρ = {rho:g}")
-    if rhos:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=min(len(rhos), 6), fontsize=9, frameon=False, handletextpad=0.2)

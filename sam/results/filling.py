@@ -54,12 +54,8 @@ def _columns(column: ColumnConfig, names: Collection[str]) -> list[ColumnConfig]
         return []
     if "{subset}" not in column.measure:
         return [column]
-    return [
-        dataclasses.replace(
-            column, measure=_at(column.measure, subset), header=column.header.replace("{subset}", "all" if subset is None else subset)
-        )
-        for subset in found or [None]
-    ]
+    headers = {subset: column.header.replace("{subset}", subset or "all") for subset in found or [None]}
+    return [dataclasses.replace(column, measure=_at(column.measure, subset), header=header) for subset, header in headers.items()]
 
 
 def _at(measure: str, subset: str | None) -> str:

@@ -73,8 +73,7 @@ def distinguish(optimizers: Sequence[OptimizerConfig]) -> list[str]:
     """For each, what tells it from the others: " (rho 0.1, perturb no_norm)", or "" if there is one only."""
     if len(optimizers) < 2:
         return [""] * len(optimizers)
-    names = [f.name for f in dataclasses.fields(OptimizerConfig)]
-    differing = [n for n in names if len({repr(getattr(o, n)) for o in optimizers if n in o.used_keys}) > 1]
+    differing = [n for n in _OPTIMIZER_KEYS if len({repr(getattr(o, n)) for o in optimizers if n in o.used_keys}) > 1]
     texts = [", ".join(f"{n} {word(getattr(o, n))}" for n in differing if n in o.used_keys) for o in optimizers]
     if len(set(texts)) < len(texts):  # the settings differ in something else: number them rather than show two equal labels
         texts = [f"{text}{', ' if text else ''}setting {i}" for i, text in enumerate(texts, 1)]
@@ -97,10 +96,9 @@ def group_runs(row: RowConfig, runs: Sequence[RunRow]) -> list[Group]:
         chosen: dict[int, RunRow] = {}
         for run in sorted(members, key=lambda r: (r.status != "finished", r.folder)):
             chosen.setdefault(run.config.seed, run)
-        kept = {id(run) for run in chosen.values()}
         finished = {seed: run for seed, run in sorted(chosen.items()) if run.status == "finished"}
         diverged = {seed: run for seed, run in sorted(chosen.items()) if run.status != "finished"}
-        duplicates = tuple(run for run in members if id(run) not in kept)
+        duplicates = tuple(run for run in members if run is not chosen[run.config.seed])
         first = members[0].config
         groups.append(Group(row.label + suffix, row, first.optimizer, finished, diverged, duplicates, first))
     return groups
@@ -108,7 +106,7 @@ def group_runs(row: RowConfig, runs: Sequence[RunRow]) -> list[Group]:
 
 def _numeric_first(optimizer: OptimizerConfig) -> list[tuple[bool, float, str]]:
     """Sorts settings by their values, 0.05 before 0.1 before 10."""
-    values = [getattr(optimizer, f.name) for f in dataclasses.fields(OptimizerConfig)]
+    values = [getattr(optimizer, key) for key in _OPTIMIZER_KEYS]
     return [(False, float(v), "") if isinstance(v, (int, float)) else (True, 0.0, repr(v)) for v in values]
 
 

@@ -60,7 +60,6 @@ class Equivalence:
     """
 
     margin: float
-    alpha: float
     p: float | None
     shown: bool
     ci_low: float | None
@@ -71,11 +70,11 @@ def equivalence(difference: Paired, margin: float, alpha: float) -> Equivalence:
     """margin > 0, in the unit of the difference."""
     mean, std, n = difference.mean, difference.std, difference.n
     if mean is None or not std or difference.p is None:
-        return Equivalence(margin, alpha, None, False, None, None)
+        return Equivalence(margin, None, False, None, None)
     error = std / math.sqrt(n)
     p = max(float(stdtr(n - 1, -(mean + margin) / error)), float(stdtr(n - 1, (mean - margin) / error)))
     half = float(stdtrit(n - 1, 1 - alpha)) * error
-    return Equivalence(margin, alpha, p, p <= alpha, mean - half, mean + half)
+    return Equivalence(margin, p, p <= alpha, mean - half, mean + half)
 
 
 def smallest_detectable(std: float | None, n: int, alpha: float, power: float) -> float | None:

@@ -49,9 +49,8 @@ def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[
     kept = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            value = _without_defaults(value, defaults[key])
-            if value:
-                kept[key] = value
+            if inner := _without_defaults(value, defaults[key]):
+                kept[key] = inner
         elif key not in defaults or value != defaults[key]:
             kept[key] = value
     return kept

@@ -17,14 +17,11 @@ def grids(block: Block) -> list[Block]:
     """The block's table, and its rank correlations as a table of their own, if there are any."""
     if not block.correlations:
         return [block]
-    rows = tuple(
-        (Cell("label", _pair_parts(c)), *(Cell("correlation", parts) for parts in coefficients(c).values())) for c in block.correlations
-    )
-    return [block, Block(block.table, block.title, 1, CORRELATION_HEADER, rows, ())]
-
-
-def _pair_parts(c: Correlation) -> tuple[str, ...]:
-    return tuple(textwrap.wrap(f"{c.x} with {c.y}", 36, break_on_hyphens=False))
+    rows = []
+    for c in block.correlations:
+        name = tuple(textwrap.wrap(f"{c.x} with {c.y}", 36, break_on_hyphens=False))
+        rows.append((Cell("label", name), *(Cell("correlation", parts) for parts in coefficients(c).values())))
+    return [block, Block(block.table, block.title, 1, CORRELATION_HEADER, tuple(rows), ())]
 
 
 def coefficients(c: Correlation) -> dict[str, tuple[str, ...]]:
@@ -57,12 +54,9 @@ def fill(parts: Sequence[str], width: int) -> list[str]:
 
 def _widths(block: Block, stacked: bool) -> list[int]:
     """The width of every column; with `stacked`, a cell's parts stand below each other."""
-    widths = []
-    for i, header in enumerate(block.header):
-        pieces = [part for row in block.rows for part in (row[i].parts if stacked else (row[i].text,))]
-        words = header.split()
-        widths.append(max([1, *map(len, pieces), *map(len, words)]))
-    return widths
+    cells = [[row[i] for row in block.rows] for i in range(len(block.header))]
+    pieces = [[part for cell in column for part in (cell.parts if stacked else (cell.text,))] for column in cells]
+    return [max([1, *map(len, [*parts, *header.split()])]) for parts, header in zip(pieces, block.header, strict=True)]
 
 
 def _columns_of_panels(block: Block, width: int) -> list[tuple[list[int], list[int]]]:

@@ -29,14 +29,8 @@ spectrum_mean spectrum_mean_stderr spectrum_second_moment spectrum_second_moment
 spectrum_smallest spectrum_largest spectrum_probes spectrum_width spectrum_mass [subset?]
 corruption_accuracy corruption_loss [kind?=\\w+]
 """
+_VALUE = r"[\d.e+-]+|{\w+}"  # a number, or "{rho}" and "{subset}", which stand for some
 _KEYS = {name: line.partition(" [")[2].rstrip("]") for line in _NAMES.split("\n") for name in line.partition(" [")[0].split()}
-
-
-def _pattern(keys: str) -> str:
-    """What stands between the brackets of a name with these keys, each with a comma before it; "{rho}" and "{subset}" are numbers too."""
-    each = (key.partition("=") for key in filter(None, keys.split(",")))
-    number = r"[\d.e+-]+|{\w+}"
-    return "".join(f"(,{name.rstrip('?')}=({values or number}))" + "?" * name.endswith("?") for name, _, values in each)
 
 
 def check_measure(measure: str, where: str) -> None:
@@ -45,6 +39,8 @@ def check_measure(measure: str, where: str) -> None:
     if name not in _KEYS:
         near = difflib.get_close_matches(name, _KEYS, 3) or ["gap", "test_accuracy"]
         raise ConfigError(f"{where}={measure}: nothing is measured under this name; there are, for example, {', '.join(near)}.")
-    if measure != name + (f"[{inside}]" if inside else "") or not re.fullmatch(_pattern(_KEYS[name]), f",{inside}" if inside else ""):
+    each = (key.partition("=") for key in _KEYS[name].split(",") if key)
+    pattern = "".join(f"(,{key.rstrip('?')}=({values or _VALUE}))" + "?" * key.endswith("?") for key, _, values in each)
+    if measure != name + (f"[{inside}]" if inside else "") or not re.fullmatch(pattern, f",{inside}" if inside else ""):
         keys = f"[{_KEYS[name]}], a key with ? may be left out" if _KEYS[name] else "nothing"
         raise ConfigError(f"{where}={measure}: {name} is followed by {keys}.")

@@ -33,16 +33,18 @@ def notes(
         prefix = next((p for p in conditions if note.startswith(p)), "")
         if not prefix or conditions[prefix]:
             lines.append(note.removeprefix(prefix))
-    lines += [f"{g.label}: {_changes(g, context)}; all else as in the other rows." for g in groups if g.changed]
+    for g in (g for g in groups if g.changed):
+        changes = ", ".join(f"{key} {word(value)} instead of {word(context.key[key])}" for key, value in g.changed.items())
+        lines.append(f"{g.label}: {changes}; all else as in the other rows.")
     lines += _notes_on_numbers(groups, rows)
     lines += _notes_on_tests(table, rows)
-    lines += _notes_on_correlations() if correlated else []
+    lines += _CORRELATIONS if correlated else ()
     measures = [column.config.measure for column in columns]
     if any("accuracy" in m for m in measures):
         lines.append("Accuracy is that of the final epoch.")
     if "gap" in measures:
         lines += _notes_on_gap(context)
-    lines += [note for run in used for note in (*_notes_on_rounding(run.config), *_notes_on_decay(run.config))]
+    lines += [note for run in used for note in _notes_on_method(run.config)]
     lines += citations(published)
     prints = dict.fromkeys(run.data_fingerprint or "unknown" for run in used)
     lines.append(f"Data fingerprint: {', '.join(prints)}.")
@@ -58,12 +60,9 @@ def trained_by(c: TrainConfig) -> str:
     warmup = f" after {counted(c.warmup_epochs, 'epoch')} of warm-up" if c.warmup_epochs else ""
     where = f"in the {o.weight_decay_mode}{'' if o.weight_decay_scope == 'all' else ', without normalisation and biases'}"
     cutout = f"Cutout {a.cutout}" + (f" at {a.cutout_probability:g}" if a.cutout_probability < 1 else "")
-    pictures = [
-        *(["flip"] if a.flip else []),
-        *([f"crop {a.crop_padding} ({a.padding_mode})"] if a.crop_padding else []),
-        *([a.policy] if a.policy != "none" else []),
-        *([cutout] if a.cutout else []),
-    ]
+    crop = f"crop {a.crop_padding} ({a.padding_mode})"
+    used = {"flip": a.flip, crop: a.crop_padding, a.policy: a.policy != "none", cutout: a.cutout}
+    pictures = [text for text, here in used.items() if here]
     return (
         f"Trained by: {counted(c.epochs, 'epoch')}, batch {c.batch_size}{m}, last partial batch {'dropped' if c.drop_last else 'kept'};"
         f" lr {o.lr:g}, {schedule.get(c.schedule, c.schedule)}{warmup}; momentum {o.momentum:g}{' (Nesterov)' if o.nesterov else ''};"
@@ -71,10 +70,6 @@ def trained_by(c: TrainConfig) -> str:
         f" {f'clipping at {o.grad_clip:g}' if o.grad_clip else 'no clipping'};"
         f"{f' label smoothing {c.label_smoothing:g};' if c.label_smoothing else ''} precision {c.precision}."
     )
-
-
-def _changes(group: Group, context: Context) -> str:
-    return ", ".join(f"{key} {word(value)} instead of {word(context.key[key])}" for key, value in group.changed.items())
 
 
 def _notes_on_numbers(groups: Sequence[Group], rows: Sequence[Sequence[Cell]]) -> list[str]:
@@ -136,14 +131,13 @@ def _notes_on_tests(table: TableConfig, rows: Sequence[Sequence[Cell]]) -> list[
     return notes
 
 
-def _notes_on_correlations() -> list[str]:
-    return [
-        "Rank correlation is Spearman's, of finished runs. All runs: whatever their method; within methods: of the ranks within each method"
-        " (Taylor 1987); between methods: of the methods' means. They can differ in sign, and none of them is a cause.",
-        "[ ] beside a rank correlation is an approximate 95% interval. All runs, within methods: over new seeds of these methods, the wider"
-        " of Bonett & Wright's (runs as independent) and a jackknife's over seeds (which the methods share); between methods: over new"
-        " methods (Bonett & Wright). None is given at ±1, for fewer than 4 points, or over fewer than 3 seeds.",
-    ]
+_CORRELATIONS = (
+    "Rank correlation is Spearman's, of finished runs. All runs: whatever their method; within methods: of the ranks within each method"
+    " (Taylor 1987); between methods: of the methods' means. They can differ in sign, and none of them is a cause.",
+    "[ ] beside a rank correlation is an approximate 95% interval. All runs, within methods: over new seeds of these methods, the wider"
+    " of Bonett & Wright's (runs as independent) and a jackknife's over seeds (which the methods share); between methods: over new"
+    " methods (Bonett & Wright). None is given at ±1, for fewer than 4 points, or over fewer than 3 seeds.",
+)
 
 
 def verdict(table: TableConfig, groups: Sequence[Group], rows: Sequence[Sequence[Cell]]) -> str:
@@ -195,20 +189,16 @@ def _notes_on_gap(context: Context) -> list[str]:
     return notes
 
 
-def _notes_on_rounding(config: TrainConfig) -> list[str]:
-    if config.optimizer.method != "rand_sam" or config.precision not in ("bf16", "fp16"):
-        return []
-    return [
-        f"Rand-SAM at rho {config.optimizer.rho:g} in {config.precision} autocast: rounding the weights perturbs them too, at a small rho "
-        "by more than the method does; the row is not interpretable."
-    ]
-
-
-def _notes_on_decay(config: TrainConfig) -> list[str]:
-    o = config.optimizer
-    if o.method != "xsam" or o.weight_decay_mode != "loss" or not o.weight_decay:
-        return []
-    return [
-        "XSAM with weight decay in the loss is not the released algorithm: there decay stays in SGD, and neither the perturbation nor the"
-        " search sees it (optimizer.weight_decay_mode=optimizer)."
-    ]
+def _notes_on_method(config: TrainConfig) -> list[str]:
+    o, notes = config.optimizer, []
+    if o.method == "rand_sam" and config.precision in ("bf16", "fp16"):
+        notes.append(
+            f"Rand-SAM at rho {o.rho:g} in {config.precision} autocast: rounding the weights perturbs them too, at a small rho "
+            "by more than the method does; the row is not interpretable."
+        )
+    if o.method == "xsam" and o.weight_decay_mode == "loss" and o.weight_decay:
+        notes.append(
+            "XSAM with weight decay in the loss is not the released algorithm: there decay stays in SGD, and neither the perturbation nor"
+            " the search sees it (optimizer.weight_decay_mode=optimizer)."
+        )
+    return notes

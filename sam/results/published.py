@@ -54,10 +54,6 @@ class Published:
         about = ", ".join(filter(None, (kind, runs)))
         return number, f"({about}; {self.id}{', secondary source' if self.check == 'S' else ''})"
 
-    @property
-    def text(self) -> str:
-        return " ".join(self.parts)
-
 
 def citations(published: Sequence[Published]) -> list[str]:
     """What must be said under a table that shows these values: where each is from, and its note. One line per source and setting."""

@@ -54,9 +54,7 @@ def escape_markdown(text: str) -> str:
 
 
 def _markdown_block(block: Block) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
+    line = lambda cells: f"| {' | '.join(cells)} |"
     lines = [f"### {escape_markdown(block.title)}", ""]
     for grid in grids(block):
         lines += [line([escape_markdown(h) for h in grid.header]), line(["---"] * len(grid.header))]

@@ -74,8 +74,8 @@ def _csv_tests(c: Comparison | None) -> dict[str, str]:
 
 
 def _csv_numbers(source: object, names: Sequence[str], prefix: str) -> dict[str, str]:
-    fields = [_csv_field(f"{prefix}{name}", getattr(source, name, None)) for name in names]
-    return {name: value for field in fields for name, value in field.items()}
+    values = ((f"{prefix}{name}", getattr(source, name, None)) for name in names)
+    return {name: repr(value) for name, value in values if value is not None}
 
 
 def _csv_field(name: str, value: float | None) -> dict[str, str]:

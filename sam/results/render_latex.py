@@ -17,20 +17,8 @@ _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}", "<": "$<$", ">": "$>$"}
     | {"×": r"$\times$", "±": r"$\pm$", "²": "$^2$", "³": "$^3$", "ρ": r"$\rho$", "α": r"$\alpha$", "λ": r"$\lambda$", "ε": r"$\epsilon$"}
-    | {
-        "∇": r"$\nabla$",
-        "‖": r"$\|$",
-        "≤": r"$\le$",
-        "≥": r"$\ge$",
-        "≈": r"$\approx$",
-        "·": r"$\cdot$",
-        "–": "--",
-        "−": "$-$",
-        "Δ": r"$\Delta$",
-        "→": r"$\to$",
-        "∞": r"$\infty$",
-        "|": r"\textbar{}",  # the default font has a dash in its place
-    }
+    | {"∇": r"$\nabla$", "‖": r"$\|$", "≤": r"$\le$", "≥": r"$\ge$", "≈": r"$\approx$", "·": r"$\cdot$", "–": "--", "−": "$-$"}
+    | {"Δ": r"$\Delta$", "→": r"$\to$", "∞": r"$\infty$", "|": r"\textbar{}"}  # for "|" the default font has a dash
 )
 
 

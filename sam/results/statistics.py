@@ -51,10 +51,8 @@ def summarize(values: Iterable[float | None]) -> Summary:
     everything = list(values)
     kept = [float(v) for v in everything if v is not None and math.isfinite(v)]
     n, excluded = len(kept), len(everything) - len(kept)
-    if n == 0:
-        return Summary(0, None, None, None, None, excluded)
-    if n == 1:
-        return Summary(1, kept[0], None, None, None, excluded)
+    if n < 2:
+        return Summary(n, kept[0] if kept else None, None, None, None, excluded)
     if min(kept) == max(kept):  # np.std of equal numbers may be 1e-17
         return Summary(n, kept[0], 0.0, kept[0], kept[0], excluded)
     mean, std = math.fsum(kept) / n, float(np.std(kept, ddof=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sam.config import ConfigError, RowConfig, TableConfig
+from sam.config import ConfigError, TableConfig
 from sam.results.blocks import EMPTY, Block, Cell
 from sam.results.columns import Column, expand
 from sam.results.comparisons import correlations, differences
@@ -77,16 +77,14 @@ def _check_tests(table: TableConfig) -> None:
 def _groups(table: TableConfig, context: Context, found: Sequence[Context]) -> list[Group]:
     """The rows of the context's block. A row that names the context's own settings is left out where another row shows its runs anyway."""
     plain = {id(run) for row in table.rows if not asked(row)[1] for group in group_runs(row, context.runs) for run in group.runs}
-    groups = [group for row in table.rows for group in _groups_of(row, context, found)]
+    groups = []
+    for row in table.rows:
+        changed = {key: value for key, value in asked(row)[1].items() if context.key[key] != value}
+        wanted = {**context.key, **changed}
+        runs = [run for other in found if other.key == wanted for run in other.runs]
+        groups += [replace(group, changed=changed) for group in group_runs(row, runs)]
     repeated = [bool(asked(g.row)[1]) and not g.changed and g.ran and all(id(run) in plain for run in g.runs) for g in groups]
     return [group for group, again in zip(groups, repeated, strict=True) if not again]
-
-
-def _groups_of(row: RowConfig, context: Context, found: Sequence[Context]) -> list[Group]:
-    changed = {key: value for key, value in asked(row)[1].items() if context.key[key] != value}
-    wanted = {**context.key, **changed}
-    runs = [run for other in found if other.key == wanted for run in other.runs]
-    return [replace(group, changed=changed) for group in group_runs(row, runs)]
 
 
 def _worth_a_block(found: Sequence[Context], groups: Sequence[list[Group]]) -> list[tuple[Context, list[Group]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -12,7 +11,7 @@ from sam.config import AdaptiveConfig, SharpnessConfig
 from sam.core.vectors import Vector
 from sam.sharpness.average import mean_and_stderr, pair_rises
 from sam.sharpness.ball import Ball
-from sam.sharpness.dataset_loss import Criterion, DatasetLoss, cross_entropy
+from sam.sharpness.dataset_loss import Criterion, cross_entropy
 from sam.sharpness.projected_ascent import Search, search_balls
 from sam.sharpness.subject import Measures, Result, Sizes, Subject, like, place
 
@@ -68,55 +67,29 @@ def measure(subject: Subject) -> Result:
     parameter counts, biases and BatchNorm's too. A weight that is exactly 0 cannot move. Losses that are not finite make NaN or infinite
     values. Peak: as `maximum`, and |w|: 11 vectors of D.
     """
-    settings, result = subject.config.adaptive, Result()
+    settings, values = subject.config.adaptive, Measures()
+    stream = lambda which: subject.generator(f"adaptive {which}")
     for kind in settings.logits:
         loss = subject.loss(criterion=CRITERIA[kind], subset=settings.subset)
         with loss.measuring(), torch.no_grad():
             start, size = [p.clone() for p in loss.points], [p.abs() for p in loss.points]
             value, gradient = loss.value_and_gradient()
             for norm, (worst, average) in _radii(settings).items():
-                name = partial(_where, norm, kind, subject.said(settings.subset))
                 balls = [Ball(norm, rho, size) for rho in worst]
-                result.values.update(_worst(subject, loss, balls, start, (value.loss, gradient), name))
-                result.values.update(_average(subject, loss, norm, average, start, size, value.loss, name))
-    return result
+                found = search_balls(loss, balls, start, (value.loss, gradient), _search(settings), stream)
+                for rho, one in zip(worst, found, strict=True):
+                    at = place(rho=rho, norm=norm, logits=kind, subset=subject.said(settings.subset))
+                    values[f"adaptive_worst{at}"] = one.rise
+                    values[f"adaptive_worst_ascent{at}"], values[f"adaptive_worst_spread{at}"] = one.ascent, one.spread
+                draw = partial(_draw, start, size, DRAWS[norm], stream(f"average {norm}"))
+                samples = pair_rises(loss, start, value.loss, [draw] * (settings.draws if average else 0), average)
+                for rho, sample in zip(average, samples, strict=True):
+                    at = place(rho=rho, norm=norm, logits=kind, subset=subject.said(settings.subset))
+                    values[f"adaptive_average{at}"], values[f"adaptive_average_stderr{at}"] = mean_and_stderr(sample)
+    return Result(values)
 
 
-def _where(norm: str, kind: str, subset: int | None, rho: float) -> str:
-    return place(rho=rho, norm=norm, logits=kind, subset=subset)
-
-
-def _worst(
-    subject: Subject, loss: DatasetLoss, balls: list[Ball], start: Vector, origin: tuple[float, Vector], name: Callable[[float], str]
-) -> Measures:
-    values = Measures()
-    stream = lambda which: subject.generator(f"adaptive {which}")
-    found = search_balls(loss, balls, start, origin, _search(subject.config.adaptive), stream)
-    for ball, one in zip(balls, found, strict=True):
-        where = name(ball.radius)
-        values[f"adaptive_worst{where}"] = one.rise
-        values[f"adaptive_worst_ascent{where}"], values[f"adaptive_worst_spread{where}"] = one.ascent, one.spread
-    return values
-
-
-def _average(
-    subject: Subject,
-    loss: DatasetLoss,
-    norm: str,
-    radii: list[float],
-    start: Vector,
-    size: Vector,
-    base: float,
-    name: Callable[[float], str],
-) -> Measures:
-    values, stream = Measures(), subject.generator(f"adaptive average {norm}")
-
-    def draw() -> Vector:
-        direction = like(start, stream, DRAWS[norm])
-        torch._foreach_mul_(direction, size)
-        return direction
-
-    samples = pair_rises(loss, start, base, [draw] * (subject.config.adaptive.draws if radii else 0), radii)
-    for rho, sample in zip(radii, samples, strict=True):
-        values[f"adaptive_average{name(rho)}"], values[f"adaptive_average_stderr{name(rho)}"] = mean_and_stderr(sample)
-    return values
+def _draw(start: Vector, size: Vector, kind: str, generator: torch.Generator) -> Vector:
+    direction = like(start, generator, kind)
+    torch._foreach_mul_(direction, size)
+    return direction

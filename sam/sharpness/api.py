@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from data.image_data import ImageData
 from sam.config import ConfigError, SharpnessConfig, from_dict
-from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.notions import measure
 from sam.sharpness.subject import Result, Series, Split, Subject, subject_of
 
@@ -63,11 +63,15 @@ def evaluate(
         raise
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"sharpness: a setting has a value of a wrong type ({error}); given: {values}.") from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: must be a torch.nn.Module, not a {type(model).__name__}.")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise ConfigError(f"model: {name} has no shape yet; run one batch through the model, which initialises its lazy layers.")
     weights = [p for p in model.parameters() if p.requires_grad]
     if not weights:
         raise ConfigError("model: has no trainable parameter (requires_grad), so no sharpness either.")
-    coarse = next((p.dtype for p in weights if p.dtype not in (torch.float32, torch.float64)), None)
-    if coarse is not None:
+    if coarse := next((p.dtype for p in weights if p.dtype not in (torch.float32, torch.float64)), None):
         raise ConfigError(f"model: has weights in {coarse}, whose spacing is wider than the steps measured here; give a copy in float32.")
     if bad := next((name for name, p in model.named_parameters() if not p.isfinite().all()), None):
         raise ConfigError(f"model: {bad} holds NaN or infinity.")
@@ -101,14 +105,17 @@ def _check_outputs(subject: Subject) -> None:
     for name, split in (("train", subject.train), ("test", subject.test)):
         if split is None:
             continue
-        first = DatasetLoss(subject.model, split.inputs[:2], split.labels[:2], prepare=subject.prepare)
-        with first.measuring(), torch.no_grad():
+        first = subject.loss(Split(split.inputs[:2], split.labels[:2]))
+        with first.measuring(), torch.enable_grad():
             try:
                 both, alone = first.batch_outputs(first.inputs), first.batch_outputs(first.inputs[:1])
             except (RuntimeError, TypeError, ValueError, LookupError) as error:
                 raise ConfigError(f"model: cannot take data ({name}): {' '.join(str(error).split())}.") from error
         if not isinstance(both, Tensor):
             raise ConfigError(f"model: returns a {type(both).__name__}; wrap it in a module that returns the logits in it.")
+        if not both.requires_grad:
+            raise ConfigError("model: returns outputs without a gradient (detached, or made under no_grad), so it has no sharpness.")
+        both, alone = both.detach(), alone.detach()
         shape = tuple(both.shape)
         if len(shape) != 2 or shape[1] < 2 or shape[0] != len(first.labels):
             raise ConfigError(f"model: maps data ({name}) to outputs {shape}, but must map it to logits (samples, classes), two at least.")
@@ -163,15 +170,14 @@ def _materialised(source: Any, name: str, seed: int) -> tuple[Tensor, Tensor]:
     """
     loader: Any = source if isinstance(source, DataLoader) else DataLoader(source, batch_size=PIECE)
     drawing = (loader, loader.sampler, getattr(loader.batch_sampler, "sampler", None))
-    owned = [g for g in {getattr(part, "generator", None) for part in drawing} if g is not None]
-    states = [generator.get_state() for generator in owned]
+    states = {g: g.get_state() for part in drawing if (g := getattr(part, "generator", None)) is not None}
     with torch.random.fork_rng(devices=[]):
         if _augments(loader):
             raise ConfigError(f"data ({name}): gives other inputs each time it is read; measure without random augmentation.")
-        for generator in (torch, *owned):
+        for generator in (torch, *states):
             generator.manual_seed(seed)
         pieces = list(loader)
-    for generator, state in zip(owned, states, strict=True):
+    for generator, state in states.items():
         generator.set_state(state)
     if not pieces:
         raise ConfigError(f"data ({name}): is empty.")
@@ -197,13 +203,12 @@ def _is_pair(piece: Any) -> bool:
 
 def listing(values: Mapping[str, float | None]) -> str:
     """One line a number: its name, its value (- where undefined), and ± its standard error where there is one."""
-    errors = {name: name.replace("_stderr", "", 1) for name in values if name.partition("[")[0].endswith("_stderr")}
-    spread = {named: values[name] for name, named in errors.items()}
-    shown = {name: value for name, value in values.items() if name not in errors or errors[name] not in values}
+    errors = {name: re.sub(r"^\w+", r"\g<0>_stderr", name) for name in values}  # of each the name of its error, were there one
+    shown = {name: value for name, value in values.items() if name not in errors.values()}
     width = max(map(len, shown), default=0)
     lines = []
     for name, value in shown.items():
-        error = spread.get(name)
+        error = values.get(errors[name])
         number = "-" if value is None else f"{value:.6g}"
         lines.append(f"{name:<{width}}  {number}" + ("" if error is None else f" ± {error:.2g}"))
     return "\n".join(lines)

@@ -31,6 +31,10 @@ class AscentSharpness:
     first_order: float | None
     stderr: float | None = None
 
+    @property
+    def second_order(self) -> float | None:
+        return None if self.sharpness is None or self.first_order is None else self.sharpness - self.first_order
+
 
 def full(loss: DatasetLoss, rhos: Sequence[float]) -> tuple[Value, float, list[AscentSharpness]]:
     """(L(w), ||grad L(w)||, one result a radius), with the gradient and both losses over the whole set.
@@ -126,9 +130,5 @@ def measure(subject: Subject) -> Result:
         if mode == "eval":
             for result in results:
                 where = place(rho=result.rho, subset=said)
-                values[f"first_order{where}"], values[f"second_order{where}"] = result.first_order, _difference(result)
+                values[f"first_order{where}"], values[f"second_order{where}"] = result.first_order, result.second_order
     return Result(values)
-
-
-def _difference(result: AscentSharpness) -> float | None:
-    return None if result.sharpness is None or result.first_order is None else result.sharpness - result.first_order

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,15 +32,6 @@ def refused_alone(size: int) -> Iterator[None]:
         raise ConfigError(message) from error
 
 
-@contextmanager
-def _momentum_kept(module: Any) -> Any:
-    momentum = module.momentum
-    try:
-        yield
-    finally:
-        module.momentum = momentum
-
-
 @torch.no_grad()
 def averaged(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
     """(mean, variance) of each of `normalizers(model)`: the averages of the batches' own statistics, a batch counting by its size.
@@ -49,9 +40,9 @@ def averaged(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
     momenta are put back here.
     """
     modules, seen = normalizers(model), 0
-    with ExitStack() as stack:
+    momenta = [module.momentum for module in modules]
+    try:
         for module in modules:
-            stack.enter_context(_momentum_kept(module))
             module.running_mean.zero_()  # what was there has weight 0, and 0 * NaN is NaN
             module.running_var.zero_()
             module.train()
@@ -63,6 +54,9 @@ def averaged(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
                 model(inputs)
         for module in modules:
             module.eval()
+    finally:
+        for module, momentum in zip(modules, momenta, strict=True):
+            module.momentum = momentum
     return [(m.running_mean.clone(), m.running_var.clone()) for m in modules]
 
 

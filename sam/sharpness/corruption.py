@@ -10,8 +10,7 @@ import torch
 
 from data import DataError, regular_file
 from sam.config import SharpnessConfig
-from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.subject import Measures, Result, Series, Sizes, Subject, place
+from sam.sharpness.subject import Measures, Result, Series, Sizes, Split, Subject, place
 
 VERSION = 1
 SEVERITIES = 5
@@ -79,14 +78,7 @@ def _curve(file: Path, labels: np.ndarray, subject: Subject) -> Series:
     for severity in range(SEVERITIES):
         part = slice(severity * each, (severity + 1) * each)
         inputs = torch.from_numpy(np.array(images[part])).permute(0, 3, 1, 2).to(subject.device)
-        loss = DatasetLoss(
-            subject.model,
-            inputs,
-            torch.from_numpy(labels[part]).to(subject.device),
-            prepare=subject.prepare,
-            batch_size=subject.config.batch_size,
-            progress=subject.progress,
-        )
+        loss = subject.loss(Split(inputs, torch.from_numpy(labels[part]).to(subject.device)))
         with loss.measuring():
             value = loss.value()
         for column, number in (("severity", severity + 1), ("accuracy", value.accuracy), ("loss", value.loss)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,10 +27,10 @@ class Hessian:
         self.length = sum(self.sizes)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        products = self.loss.hessian_vector_products(self.unflatten_all(rows))
+        products = self.loss.hessian_vector_products([self.unflatten(row) for row in rows])
         result = torch.empty_like(rows)
-        for row, product in zip(self.unflatten_all(result), products, strict=True):
-            copy_(row, product)
+        for row, product in zip(result, products, strict=True):
+            copy_(self.unflatten(row), product)
         return result
 
     def flatten(self, vector: Vector) -> Tensor:
@@ -39,9 +39,6 @@ class Hessian:
     def unflatten(self, row: Tensor) -> Vector:
         """Views of a row, (D,), shaped like the parameters."""
         return [piece.view(p.shape) for piece, p in zip(row.split(self.sizes), self.points, strict=True)]
-
-    def unflatten_all(self, rows: Tensor) -> list[Vector]:
-        return [self.unflatten(row) for row in rows]
 
     def draw(self, generator: torch.Generator, count: int = 1) -> Tensor:
         """Rademacher rows, entries ±1, (count, D), from a CPU generator."""
@@ -64,11 +61,6 @@ class Meter:
             self(self.left)
 
 
-def images(subset: int | None, total: int) -> int:
-    """How many of `total` a subset setting takes."""
-    return total if subset is None else min(subset, total)
-
-
 def trace(product: krylov.Product, draw: Callable[[int], Tensor], probes: int, known: Tensor, part: float) -> tuple[float, float]:
     """(estimate of Tr H, its standard error) by `probes` Rademacher probes z on the complement of the orthonormal rows `known` (m, D).
 
@@ -89,10 +81,4 @@ def trace(product: krylov.Product, draw: Callable[[int], Tensor], probes: int, k
 
 def trace_work(probes: int) -> float:
     """Units that `trace` costs for each image."""
-    calls = -(-probes // TOGETHER)
-    return 3 * calls + 4 * probes
-
-
-def finite(values: Sequence[float]) -> list[float | None]:
-    """Numbers as measures: None for those that are not finite."""
-    return [v if math.isfinite(v) else None for v in values]
+    return 3 * math.ceil(probes / TOGETHER) + 4 * probes

@@ -11,7 +11,7 @@ from torch import Tensor
 from sam.config import HessianConfig, SharpnessConfig
 from sam.core import vectors
 from sam.sharpness import ascent, krylov
-from sam.sharpness.curvature import Hessian, Meter, finite, images, trace, trace_work
+from sam.sharpness.curvature import Hessian, Meter, trace, trace_work
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.subject import Measures, Result, Sizes, Subject, place
 
@@ -73,7 +73,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     """What the largest number of steps costs; what is not needed is reported as done at the end."""
     own = config.hessian
     each = 3 + len(config.rho) + 7 * own.steps + 3 + 4 * (own.eigenvalues + 2) + trace_work(own.probes)
-    return each * images(own.subset, sizes.train)
+    return each * sizes.images(own.subset)
 
 
 def measure(subject: Subject) -> Result:
@@ -105,13 +105,11 @@ def measure(subject: Subject) -> Result:
     Peak beside the model and the graph of a batch, however many steps: config.basis + config.eigenvalues + 7 vectors of D floats that are
     held by name. With the defaults the whole came to 43 on a CPU, graph included (4.9 M weights; 36.5 M weights: 146 MB a vector).
     """
-    config, total = subject.config.hessian, len(subject.train.labels)
-    n = images(config.subset, total)
-    shown = {"subset": n if n < total else None}
+    config = subject.config.hessian
     loss = subject.loss(subset=config.subset)
-    loss.progress = meter = Meter(subject.progress, work(Sizes(total, 0), subject.config))
+    loss.progress = meter = Meter(subject.progress, work(Sizes(len(subject.train.labels), 0), subject.config))
     with loss.measuring():
-        values = _measure(loss, subject, shown)
+        values = _measure(loss, subject, {"subset": subject.said(config.subset)})
     meter.finish()
     return Result(values)
 
@@ -135,8 +133,7 @@ def _measure(loss: DatasetLoss, subject: Subject, shown: dict[str, int | None]) 
     smallest = None if pairs is None else smallest_nonzero(pairs.spectrum, torch.finfo(unit.dtype).eps)
     for result in along:
         half, at = result.rho**2 / 2, place(rho=result.rho, **shown)
-        rise = None if result.sharpness is None or result.first_order is None else result.sharpness - result.first_order
-        values[f"second_order{at}"] = rise
+        values[f"second_order{at}"] = result.second_order
         values[f"limit_worst{at}"] = _times(half, values[f"eigenvalue{place(k=1, **shown)}"])
         values[f"limit_ascent{at}"] = _times(half, smallest)
         values[f"limit_average{at}"] = _times(half / hessian.length, trace_value)
@@ -149,15 +146,13 @@ def _times(factor: float, value: float | None) -> float | None:
 
 
 def _eigenvalues(pairs: Eigenpairs | None, count: int, shown: dict[str, int | None]) -> Measures:
-    top = 0 if pairs is None else len(pairs.values) - 1
+    nothing: list[tuple[float | None, float | None]] = [(None, None)]
+    *top, smallest = nothing if pairs is None else zip(pairs.values, pairs.residuals, strict=True)
     values: Measures = {}
-    for k in range(1, count + 1):
-        at, known = place(k=k, **shown), pairs is not None and k <= top
-        values[f"eigenvalue{at}"] = pairs.values[k - 1] if pairs is not None and known else None
-        values[f"eigenvalue_residual{at}"] = pairs.residuals[k - 1] if pairs is not None and known else None
+    for k, (value, residual) in enumerate([*top, *nothing * count][:count], 1):
+        values |= {f"eigenvalue{place(k=k, **shown)}": value, f"eigenvalue_residual{place(k=k, **shown)}": residual}
     where = place(**shown)
-    values[f"eigenvalue_min{where}"] = None if pairs is None else pairs.values[-1]
-    values[f"eigenvalue_min_residual{where}"] = None if pairs is None else pairs.residuals[-1]
+    values[f"eigenvalue_min{where}"], values[f"eigenvalue_min_residual{where}"] = smallest
     values[f"lanczos_products{where}"] = None if pairs is None else pairs.products
     return values
 
@@ -166,7 +161,8 @@ def _trace(hessian: Hessian, pairs: Eigenpairs | None, config: HessianConfig, ge
     if pairs is None:
         return [None, None]
     known, part = pairs.vectors[:-1], math.fsum(pairs.values[:-1])
-    return finite(trace(hessian, lambda count: hessian.draw(generator, count), config.probes, known, part))
+    found = trace(hessian, lambda count: hessian.draw(generator, count), config.probes, known, part)
+    return [value if math.isfinite(value) else None for value in found]
 
 
 def _alignment(pairs: Eigenpairs | None, unit: Tensor | None, where: str) -> Measures:

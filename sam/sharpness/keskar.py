@@ -30,8 +30,8 @@ def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vec
     """L at each point that L-BFGS-B visits in the box from w on, w left out; empty where the gradient at w is zero or not finite.
 
     In the coordinates u = delta / (radius scale), so that every bound is -1 or 1, with the loss scaled such that its gradient at w has
-    entries of size 1 (root mean square). At most 2 `iterations` values and gradients, `lbfgsb_cost`; what is left of them is reported as
-    done. Memory: some 60 float64 vectors of D on the host (SciPy 1.17, measured: its 10 pairs, work space and bounds).
+    entries of size 1 (root mean square). At most 2 `iterations` values and gradients; what is left of them is reported as done. Memory:
+    some 60 float64 vectors of D on the host (SciPy 1.17, measured: its 10 pairs, work space and bounds).
     """
     from scipy.optimize import Bounds, minimize  # slow to import
 
@@ -57,21 +57,15 @@ def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vec
         sides, options = np.ones_like(slope), {"maxiter": iterations, "ftol": 0.0, "gtol": 0.0}
         with contextlib.suppress(_Enough):
             minimize(objective, np.zeros_like(slope), jac=True, method="L-BFGS-B", bounds=Bounds(-sides, sides), options=options)
-    loss.progress((lbfgsb_cost(iterations) - 3 * len(visited)) * len(loss.labels))
+    loss.progress((2 * iterations - len(visited)) * 3 * len(loss.labels))
     return visited
-
-
-def lbfgsb_cost(iterations: int) -> int:
-    """Units of work an image."""
-    return 3 * 2 * iterations
 
 
 def _flat(gradient: Vector, box: Ball) -> Flat:
     """The gradient with respect to u, float64 on the host."""
     assert box.scale is not None
-    return (
-        np.concatenate([(g.double() * s.double()).flatten().cpu().numpy() for g, s in zip(gradient, box.scale, strict=True)]) * box.radius
-    )
+    pieces = [(g.double() * s.double()).flatten().cpu().numpy() for g, s in zip(gradient, box.scale, strict=True)]
+    return np.concatenate(pieces) * box.radius
 
 
 def _shaped(x: Flat, start: Vector) -> Vector:
@@ -88,7 +82,7 @@ def _search(settings: KeskarConfig) -> Search:
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
     settings = config.keskar
-    full = lbfgsb_cost(settings.iterations) if sizes.parameters <= settings.full_space else 0
+    full = 6 * settings.iterations if sizes.parameters <= settings.full_space else 0
     return sizes.images(settings.subset) * (3 + len(settings.epsilon) * (_search(settings).cost + full))
 
 

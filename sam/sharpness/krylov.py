@@ -154,7 +154,10 @@ def extremes(
     taken = 0
     while taken < min(steps, length):
         if not whole and space.size == space.capacity:
-            space.compress(*_kept(*space.ritz(), count, space.capacity))
+            values, vectors = space.ritz()  # the smallest two survive, and the largest `count` and half of the room that is left
+            top = count + max((space.capacity - count - 2) // 2, 0)
+            keep = [0, 1, *range(max(len(values) - top, 2), len(values))]
+            space.compress(values[keep], vectors[:, keep])
         if not space.grow():
             return None
         taken += 1
@@ -170,13 +173,6 @@ def extremes(
     values, vectors = space.ritz()
     order = [*range(len(values) - 1, max(len(values) - 1 - count, -1), -1), 0]
     return Extremes(combine(space.basis, vectors[:, order]), taken, values if whole else None)
-
-
-def _kept(values: Tensor, vectors: Tensor, count: int, capacity: int) -> tuple[Tensor, Tensor]:
-    """What survives a restart: the smallest two, and the largest `count` and half of the room that is left."""
-    top = count + max((capacity - count - 2) // 2, 0)
-    keep = [0, 1, *range(max(len(values) - top, 2), len(values))]
-    return values[keep], vectors[:, keep]
 
 
 def quadrature(product: Product, start: Tensor, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:

@@ -14,11 +14,10 @@ from sam.core.ascent import Ascent
 from sam.core.vectors import Vector
 from sam.sharpness.curvature import Meter
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.directions import Eigenpair, Plane, eigenpairs_work, filter_normalize_, top_eigenpairs, unit_
+from sam.sharpness.directions import Eigenpair, Plane, filter_normalize_, top_eigenpairs, unit_
 from sam.sharpness.subject import Result, Series, Sizes, Subject, like, place
 
 VERSION = 1
-MARKS = ("training point", "ascent point", "alpha*")  # the rows of a series of marks
 MARGIN = 1.5  # XSAM's plane is drawn this many times as wide as the arc
 
 
@@ -31,7 +30,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     """What the largest number of products costs, where all directions are defined; what is not needed is reported as done at the end."""
     settings, rhos = config.landscape, len(config.rho)
     wanted = _eigenvectors(settings)
-    top = eigenpairs_work(wanted, settings.lanczos_steps) if wanted else 0
+    top = 7 * settings.lanczos_steps + 3 + 4 * (wanted + 1) if wanted else 0
     along = sum((rhos if line == "n_step" else 1) * settings.points for line in settings.lines)
     steps = 3 * (settings.ascent_steps - 1) * rhos if "n_step" in settings.lines else 0
     over = sum((rhos if plane == "xsam" else 1) * settings.grid**2 for plane in settings.planes)
@@ -82,8 +81,12 @@ def measure(subject: Subject) -> Result:
             if kind == "xsam":
                 for rho in subject.config.rho:
                     _xsam(rho, ground, result)
+            elif kind == "random":
+                two = ground.random("landscape.plane", 2)
+                result.series[f"plane_random{ground.where()}"] = ground.grid(two, _axis(settings.span, settings.grid))
             else:
-                result.series[f"plane_{kind}{ground.where()}"] = _plane(kind, ground, found)
+                top = [pair.vector for pair in found] if len(found) == 2 else None
+                result.series[f"plane_{kind}{ground.where()}"] = ground.grid(top, _axis(ground.far, settings.grid))
     meter.finish()
     return result
 
@@ -179,13 +182,6 @@ def _n_step(ground: _Ground, rho: float) -> Vector | None:
         ascent.climb(loss.value_and_gradient()[1])
     direction = ascent.direction()
     return direction if unit_(direction) is not None else None
-
-
-def _plane(kind: str, ground: _Ground, found: Sequence[Eigenpair]) -> Series:
-    settings = ground.settings
-    if kind == "random":
-        return ground.grid(ground.random("landscape.plane", 2), _axis(settings.span, settings.grid))
-    return ground.grid([pair.vector for pair in found] if len(found) == 2 else None, _axis(ground.far, settings.grid))
 
 
 # ------------------------------------------------------------------------------------------------------------ XSAM's plane

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sam.config import SharpnessConfig, SpectrumConfig
-from sam.sharpness.curvature import Hessian, Meter, images
+from sam.sharpness.curvature import Hessian, Meter
 from sam.sharpness.krylov import quadrature
 from sam.sharpness.subject import Measures, Result, Series, Sizes, Subject, place
 
@@ -23,7 +23,7 @@ Quadrature = tuple[Tensor, Tensor]  # nodes, weights: float64
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
     """What the largest number of steps costs; what is not needed is reported as done at the end."""
     own = config.spectrum
-    return (1 + 7 * own.probes * own.steps) * images(own.subset, sizes.train)
+    return (1 + 7 * own.probes * own.steps) * sizes.images(own.subset)
 
 
 def measure(subject: Subject) -> Result:
@@ -46,11 +46,10 @@ def measure(subject: Subject) -> Result:
 
     Peak beside the model and the graph of a batch: config.steps + 6 vectors of D floats (36.5 M weights: 146 MB each).
     """
-    config, total = subject.config.spectrum, len(subject.train.labels)
-    n = images(config.subset, total)
-    where = place(subset=n if n < total else None)
+    config = subject.config.spectrum
+    where = place(subset=subject.said(config.subset))
     loss, generator = subject.loss(subset=config.subset), subject.generator("spectrum")
-    loss.progress = meter = Meter(subject.progress, work(Sizes(total, 0), subject.config))
+    loss.progress = meter = Meter(subject.progress, work(Sizes(len(subject.train.labels), 0), subject.config))
     with loss.measuring():
         value = loss.value()
         hessian = Hessian(loss)

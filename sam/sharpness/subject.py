@@ -96,18 +96,18 @@ class Subject:
 
     def loss(
         self,
-        split: str = "train",
+        split: str | Split = "train",
         *,
         criterion: Criterion = cross_entropy,
         batch_size: int | None = None,
         batchnorm: str = "eval",
         subset: int | None = None,
     ) -> DatasetLoss:
-        """L over a split (train | test | val); `subset`: over that many of its images, the same ones for every model (`chosen`).
+        """L over a split (train | test | val, or one given); `subset`: over that many of its images, always the same ones (`chosen`).
 
         batchnorm: eval | train | recalibrated. With batch statistics (train) the batches hold config.m images unless said otherwise.
         """
-        part: Split | None = getattr(self, split)
+        part: Split | None = getattr(self, split) if isinstance(split, str) else split
         if part is None:
             raise ValueError(f"there is no {split} set to measure on.")
         if subset is not None and subset < len(part.labels):

@@ -51,4 +51,4 @@ def test_a_run_is_trained_and_measured_in_ascii(tmp_path: Path) -> None:
     assert "±" in (runs / "tables" / "table2.md").read_text(encoding="utf-8")
     refused = run("train.py", *tiny, "optimizer.step_rule='ρ'")
     assert refused.returncode == 2 and refused.stderr.startswith(b"error: optimizer.step_rule="), refused
-    assert run("scripts/status.py", f"runs_dir={runs}").returncode == 0
+    assert run("scripts/status.py", f"runs_dir='{runs}'").returncode == 0

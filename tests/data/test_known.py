@@ -120,5 +120,5 @@ def test_a_run_says_once_what_it_is_trained_on(
 def test_other_images_are_not_called_cifar(tmp_path: Path) -> None:
     path = small_file(tmp_path / "a.npz", 32)
     (note,) = load(name="cifar10", path=path).notes
-    assert note == "images of a.npz, which by their fingerprint are not those of dataset=cifar10"
+    assert note == "images of a.npz, not known by their fingerprint as dataset=cifar10"
     assert load(name="arrays", path=path).notes == ()

@@ -61,7 +61,7 @@ def test_cifar_from_a_file_keeps_its_classes_and_constants(tmp_path: Path) -> No
     assert (told.classes, told.train_size, data.classes) == (100, 30, 100)
     np.testing.assert_allclose(data.mean, [0.50707516, 0.48654887, 0.44091784], rtol=1e-6)
     assert load(name="cifar10", path=path).std[0] == pytest.approx(0.24703223)
-    assert data.notes == ("images of images.npz, which by their fingerprint are not those of dataset=cifar100",)
+    assert data.notes == ("images of images.npz, not known by their fingerprint as dataset=cifar100",)
 
 
 def test_decoded_images_are_noted(tmp_path: Path) -> None:

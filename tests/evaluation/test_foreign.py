@@ -77,5 +77,5 @@ def test_random_images_are_not_called_cifar(tmp_path: Path) -> None:
     net = models.build("wide_resnet", classes=10, channels=3, image_size=32, depth=10, width=1)
     torch.save(net.state_dict(), tmp_path / "w.pt")
     said = measured(tmp_path / "w.pt", {"name": "cifar10", "path": str(tmp_path / "a.npz")}).notes
-    assert said[0] == "images of a.npz, which by their fingerprint are not those of dataset=cifar10"
-    assert said[1].startswith("Measured on images that are not CIFAR-10, ")
+    assert said[0] == "images of a.npz, not known by their fingerprint as dataset=cifar10"
+    assert said[1].startswith("Measured on images not known to be CIFAR-10, ")

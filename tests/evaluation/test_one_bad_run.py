@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sam.config import EvaluateConfig, from_dict
+from sam.config import ConfigError, EvaluateConfig, from_dict
 from sam.evaluation import measuring, storing
 from sam.evaluation.evaluate import Evaluation, evaluate
 from sam.results import records
@@ -55,6 +55,13 @@ def evaluated(runs: Path, **sharpness: Any) -> Evaluation:
     return evaluate(
         from_dict(EvaluateConfig, {"runs_dir": str(runs), "sharpness": asked, "tables": {"t": TABLE}, "threads": 1, "device": "cpu"})
     )
+
+
+@pytest.mark.parametrize("name", ["metrics", "kept"])
+def test_a_table_takes_no_other_files_name(tmp_path: Path, name: str) -> None:
+    """Its metrics.csv would make a damaged run of the folder of tables."""
+    with pytest.raises(ConfigError, match=rf"^tables\.{name}: its file {name}\.csv would be taken for another one"):
+        evaluate(from_dict(EvaluateConfig, {"runs_dir": str(tmp_path), "tables": {name: TABLE}}))
 
 
 def names(found: Evaluation) -> list[str]:

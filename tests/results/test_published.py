@@ -32,7 +32,7 @@ def test_values_are_those_of_the_paper() -> None:
 
 
 def test_text() -> None:
-    texts = [p.text for p in lookup(["s01", "s15", "f02", "f16", "w01", "i02", "u03"])]
+    texts = [" ".join(p.parts) for p in lookup(["s01", "s15", "f02", "f16", "w01", "i02", "u03"])]
     assert texts == [
         "97.3 ± <0.1 (std, n unstated; s01)",
         "96.5 ± 0.1 (95% CI, n = 5; s15)",
@@ -46,7 +46,7 @@ def test_text() -> None:
 
 def test_every_row_can_be_printed() -> None:
     for p in lookup(list(published._load())):
-        assert p.value in p.text and p.id in p.text
+        assert p.value in p.parts[0] and p.id in p.parts[1]
 
 
 def test_citations_carry_the_notes_once_per_source() -> None:

@@ -273,7 +273,7 @@ def test_other_images_get_neither_the_name_nor_the_published_values() -> None:
 
         label = config.dataset.label
         own, old, others = shown(mine[dataset]), shown(""), shown("0" * 16)
-        assert f"{label}, WRN-28-10" in own and f"{label}, WRN-28-10" in old and f"images that are not {label}, WRN-28-10" in others
+        assert f"{label}, WRN-28-10" in own and f"{label}, WRN-28-10" in old and f"images not known to be {label}, WRN-28-10" in others
         assert ("ublished (" in own) == ("ublished (" in old) == (name == "table3" or dataset == "cifar10")
         assert "ublished (" not in others and "An SGD gap near" not in others
         swapped = shown(mine["cifar100" if dataset == "cifar10" else "cifar10"])

@@ -188,6 +188,20 @@ class Puts(nn.Module):
         return self.what(self.inner(x))
 
 
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (lambda x: x, "must be a torch.nn.Module, not a function."),
+        (nn.Sequential(nn.LazyLinear(3)), "0.weight has no shape yet; run one batch through the model"),
+        (nn.Sequential(nn.Linear(6, 3), nn.LazyBatchNorm1d(affine=False)), "1.running_mean has no shape yet"),
+        (Puts(lambda z: z.detach()), "returns outputs without a gradient"),
+    ],
+)
+def test_models_that_have_no_sharpness(model: nn.Module, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^model: {said}"):
+        sam.sharpness.evaluate(model, TRAIN, m=5)
+
+
 def test_log_probabilities_are_logits() -> None:
     found, expected = (sam.sharpness.evaluate(m, TRAIN, m=5) for m in (Puts(lambda z: z.log_softmax(1)), Puts(lambda z: z)))
     assert dict(found) == pytest.approx(dict(expected), rel=1e-3, abs=1e-5)

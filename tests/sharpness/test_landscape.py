@@ -170,7 +170,7 @@ def test_the_marks_lie_where_they_should() -> None:
     v1 = unit(gradient(p, p[2] + RHO * v0))
     second = unit(v1 - (v1 @ v0) * v0)
     psi, star = math.acos(v0 @ v1), result.values[f"alpha_star{where}"]
-    assert star is not None and len(landscape.MARKS) == 3
+    assert star is not None
     angle = star * psi
     assert marks["x"] == pytest.approx([0, RHO, 2 * RHO * math.cos(angle)], rel=1e-9)
     assert marks["y"] == pytest.approx([0, 0, 2 * RHO * math.sin(angle)], rel=1e-9)

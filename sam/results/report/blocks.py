@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from sam.config import TableConfig
 from sam.results.blocks import Block, Cell, Correlation
-from sam.results.columns import expand
 from sam.results.contexts import RunRow
 from sam.results.layout import grids
 from sam.results.report.html import Html, el
@@ -42,11 +40,6 @@ class Trace:
         """To the run's entry in the page."""
         name = PurePath(folder).name or folder
         return el("a", name, href=f"#{self.anchors[folder]}") if folder in self.anchors else el("code", folder)
-
-
-def column_measures(table: TableConfig, rhos: Sequence[float]) -> dict[str, tuple[str, float]]:
-    """Header -> (measure, scale) of every column."""
-    return {column.header: (column.measure, column.config.scale) for column in expand(table.columns, rhos)}
 
 
 def section(block: Block, trace: Trace, place: str) -> Html:
@@ -111,7 +104,8 @@ def _cell(block: Block, grid: Block, y: int, x: int, trace: Trace) -> Html:
 def _behind(block: Block, row: Sequence[Cell], cell: Cell, trace: Trace) -> list[Html]:
     """The runs of a cell: a line for each, with its number."""
     if cell.kind == "difference":
-        own, base = _value_cell(row, cell.column), _baseline_cell(block, cell)
+        own = _value_cell(row, cell.column)
+        base = next((_value_cell(other, cell.column) for other in block.rows if other[block.labels - 1].text == cell.baseline), None)
         if cell.paired is None or own is None or base is None:
             return []
         return [_list(block, own, "this row", trace), _list(block, base, cell.baseline, trace)]
@@ -135,14 +129,6 @@ def _pairs(block: Block, related: Correlation, trace: Trace) -> list[Html]:
 
 def _value_cell(row: Sequence[Cell], column: str) -> Cell | None:
     return next((c for c in row if c.kind == "value" and c.column == column), None)
-
-
-def _baseline_cell(block: Block, cell: Cell) -> Cell | None:
-    """The value that the difference was taken from."""
-    for row in block.rows:
-        if row[block.labels - 1].text == cell.baseline:
-            return _value_cell(row, cell.column)
-    return None
 
 
 def _list(block: Block, cell: Cell, title: str, trace: Trace) -> Html:

@@ -86,13 +86,10 @@ def chart(name: str, x: Axis, y: Axis, curves: Sequence[Curve] = (), dots: Seque
         height=HEIGHT - TOP - BOTTOM,
         viewBox=f"{LEFT} {TOP} {WIDTH - LEFT - RIGHT} {HEIGHT - TOP - BOTTOM}",
     )
-    points = [_draw_dot(dot, across, down) for dot in good]
-    return el("svg", frame(x, y, across, down), inner, *points, viewBox=f"0 0 {WIDTH} {HEIGHT}", **_role(name, bool(dots)))
-
-
-def _role(name: str, links: bool) -> dict[str, str]:
-    """An image to a screen reader; a group, if there is something in it to reach."""
-    return {"class_": "chart", "role": "group" if links else "img", "aria_label": name}
+    points = [el("a", el("title", d.title), marker(d.style, across(d.x), down(d.y)), href=d.href) for d in good]
+    role = "group" if dots else "img"  # an image to a screen reader, unless there is something in it to reach
+    box = f"0 0 {WIDTH} {HEIGHT}"
+    return el("svg", frame(x, y, across, down), inner, *points, viewBox=box, class_="chart", role=role, aria_label=name)
 
 
 def frame(x: Axis, y: Axis, across: Scale, down: Scale) -> Html:
@@ -176,10 +173,6 @@ def marker(style: Style, x: float, y: float, size: float = 1.0) -> Html:
     """The method's marker at a pixel."""
     place = f"translate({_px(x)} {_px(y)})" + (f" scale({size:g})" if size != 1 else "")
     return el("path", d=MARKERS[style.marker % len(MARKERS)], transform=place, class_=f"dot c{style.colour}")
-
-
-def _draw_dot(dot: Dot, across: Scale, down: Scale) -> Html:
-    return el("a", el("title", dot.title), marker(dot.style, across(dot.x), down(dot.y)), href=dot.href)
 
 
 def legend(styles: Iterable[Style], notes: dict[str, str] | None = None) -> Html:

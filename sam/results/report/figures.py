@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sam.results.figures import MethodSeries, method_series
+from sam.results.figures import method_series
 from sam.results.report.chart import Curve, Style, chart, legend, shown
 from sam.results.report.html import Html, el
 from sam.results.report.scale import Axis
@@ -40,10 +40,7 @@ class Look:
 
 
 def looks(context: Context) -> list[Look]:
-    def look(s: MethodSeries) -> Look:
-        return Look(s.group, Style(s.group.label, s.slot, s.setting, s.slot + s.setting))
-
-    return [look(s) for s in method_series(context)]
+    return [Look(s.group, Style(s.group.label, s.slot, s.setting, s.slot + s.setting)) for s in method_series(context)]
 
 
 def figure(charts: Sequence[Html], caption: str, of: Iterable[Look], tallies: Sequence[Tally]) -> Html:
@@ -114,7 +111,8 @@ def training(context: Context) -> Html:
         low, high = _late(curves) if column == "test_accuracy" else (None, None)
         cut = cut or low is not None
         y = Axis(f"{title} ({unit})", log=column != "test_accuracy" and wide(values, 20), low=low, high=high)
-        said = f"{title} over epochs, {context.label}. {_ends(curves, unit)}"
+        ends = ", ".join(f"{c.style.label} {c.y[-1]:.4g}" for c in curves if c.y and c.y[-1] is not None)
+        said = f"{title} over epochs, {context.label}. At the end, in {unit}: {ends}."
         charts.append(panel(title, chart(said, Axis("Epoch", whole=True), y, curves)))
     note = " The accuracy axis is cut below, where the first climb would flatten what tells the methods apart." if cut else ""
     said = f"Over training, by epoch. {BAND} Training loss: as met in training, over the epoch's own batches.{note}"
@@ -134,12 +132,6 @@ def _late(curves: Sequence[Curve]) -> tuple[float | None, float | None]:
     if not margin or min(all_values) >= min(late) - margin:
         return None, None
     return min(late) - margin, max(late) + margin
-
-
-def _ends(curves: Sequence[Curve], unit: str) -> str:
-    """The chart in words: where every curve ends."""
-    ends = [f"{c.style.label} {c.y[-1]:.4g}" for c in curves if c.y and c.y[-1] is not None]
-    return f"At the end, in {unit}: " + ", ".join(ends) + "."
 
 
 def alphas(context: Context) -> Html:

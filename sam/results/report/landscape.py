@@ -117,9 +117,8 @@ def _draw_plane(name: str, plane: Plane, colours: Scale) -> Html:
     marks = [part for points in plane.overlays.values() for part in _draw_overlay(points, across, down)]
     axes = frame(Axis("x"), Axis("y"), across, down)
     contours = el("path", d=_contours(plane, colours, across, down), class_="contour")
-    lowest = min((v for v in plane.loss.values() if v is not None and math.isfinite(v)), default=math.nan)
-    highest = max((v for v in plane.loss.values() if v is not None and math.isfinite(v)), default=math.nan)
-    said = f"{name}: loss from {lowest:.4g} to {highest:.4g} nats"
+    finite = [v for v in plane.loss.values() if v is not None and math.isfinite(v)]
+    said = f"{name}: loss from {min(finite, default=math.nan):.4g} to {max(finite, default=math.nan):.4g} nats"
     return el("svg", axes, *cells, contours, *marks, viewBox=f"0 0 {width} {height}", class_="chart", role="img", aria_label=said)
 
 

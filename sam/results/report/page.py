@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sam.config import EvaluateConfig
+from sam.results.columns import expand
 from sam.results.report import blocks as tables_html
 from sam.results.report.html import Html, el, join
 from sam.results.report.runs import entry, summary
@@ -22,41 +23,34 @@ def report(
     runs: Sequence[RunRow],
     blocks: Mapping[str, Sequence[Block]],
     config: EvaluateConfig,
-    records: Mapping[str, Mapping[str, Any]] | None = None,
+    records: Mapping[str, Mapping[str, Any]],
     problems: Sequence[str] = (),
 ) -> str:
     """The page, from what the tables were made of; the same input gives the same text.
 
     blocks: by the name of their table, built from `config.tables` at `config.sharpness.rho`. records: run.json by the run's folder.
     """
-    records = records or {}
     anchors = {run.folder: f"run-{i}" for i, run in enumerate(runs, 1)}
-    measures = {t.title: tables_html.column_measures(t, config.sharpness.rho) for t in config.tables.values()}
+    columns = {table.title: expand(table.columns, config.sharpness.rho) for table in config.tables.values()}
+    measures = {title: {c.header: (c.measure, c.config.scale) for c in found} for title, found in columns.items()}
     trace = tables_html.Trace({run.folder: run for run in runs}, anchors, measures)
     groups = contexts(runs)
     every = [(f"table-{i}", block) for i, block in enumerate((b for group in blocks.values() for b in group), 1)]
-    drawn = [
-        el("section", el("h2", f"Figures: {group.label}"), figures_of(group, anchors), id=f"figures-{i}")
-        for i, group in enumerate(groups, 1)
-    ]
+    entries = [entry(run, records.get(run.folder, {}), anchors[run.folder]) for run in runs]
+    titles = {f"figures-{i}": f"Figures: {group.label}" for i, group in enumerate(groups, 1)}
+    drawn = [el("section", el("h2", titles[at]), figures_of(group, anchors), id=at) for at, group in zip(titles, groups, strict=True)]
+    hint = (
+        "Click a column's header to sort by it (by the mean); click a number to see the runs behind it, and a run to see its command line."
+    )
     main = join(
         el("section", el("h2", "Summary"), summary(runs, groups, records, config, problems), id="summary"),
-        el("section", el("h2", "Tables"), el("p", HINT, class_="hint"), *(tables_html.section(b, trace, p) for p, b in every), id="tables"),
+        el("section", el("h2", "Tables"), el("p", hint, class_="hint"), *(tables_html.section(b, trace, p) for p, b in every), id="tables"),
         *drawn,
-        el(
-            "section",
-            el("h2", "Runs"),
-            el("p", "Every run, with the command that makes it again.", class_="hint"),
-            *(entry(run, records.get(run.folder, {}), anchors[run.folder]) for run in runs),
-            id="runs",
-        ),
+        el("section", el("h2", "Runs"), el("p", "Every run, with the command that makes it again.", class_="hint"), *entries, id="runs"),
     )
     links = [("#summary", "Summary"), *((f"#{p}", b.title) for p, b in every)]
-    links += [*((f"#figures-{i}", f"Figures: {g.label}") for i, g in enumerate(groups, 1)), ("#runs", "Runs")]
+    links += [*((f"#{at}", title) for at, title in titles.items()), ("#runs", "Runs")]
     return _page("Sharpness report", links, main)
-
-
-HINT = "Click a column's header to sort by it (by the mean); click a number to see the runs behind it, and a run to see its command line."
 
 
 def _page(title: str, links: Sequence[tuple[str, str]], main: Html) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from sam.config import counted
 from sam.results.figures import method_name
-from sam.results.report.chart import Curve, Dot, Style, chart, legend, shown
+from sam.results.report.chart import Curve, Dot, chart, legend, shown
 from sam.results.report.figures import BAND, Look, figure, left_out, looks, mean_curve, panel, tally, wide
 from sam.results.report.html import Html, el
 from sam.results.report.scale import Axis
@@ -83,9 +83,6 @@ def measured_radii(context: Context, family: tuple[str, str], names: Mapping[flo
     return figure([panel(f"{spoken(family)} over ρ", drawn)], said + left_out(curves), of, [tally(curves)])
 
 
-SWEPT: tuple[tuple[str, str, str], ...] = (("test_accuracy", "Final test accuracy", "%"), ("gap", "Generalisation gap", "nats"))
-
-
 def trained_radii(context: Context) -> Html:
     """Results over the rho of training, where a method was trained with several; one curve for each setting of the other keys."""
     found: dict[str, list[Look]] = {}
@@ -96,14 +93,15 @@ def trained_radii(context: Context) -> Html:
     if not swept:
         return Html("")
     first = next(iter(families(context.runs).items()), None)
-    measures = list(SWEPT)
+    measures = [("test_accuracy", "Final test accuracy", "%"), ("gap", "Generalisation gap", "nats")]
     if first is not None and _unit(first[0]):
         rho, name = next(iter(first[1].items()))
         measures.append((name, f"{spoken(first[0])}, measured at ρ = {rho:g}", "nats"))
     styles = [replace(of[0].style, label=_without_rho(of), dash=i % 4) for i, of in enumerate(swept)]
     charts, drawn = [], list[Curve]()
     for name, title, unit in measures:
-        curves = [_over_trained_rho(style, of, name) for style, of in zip(styles, swept, strict=True)]
+        points = [[([o.group.optimizer.rho], [run.measures.get(name)]) for o in of for run in o.group.finished.values()] for of in swept]
+        curves = [mean_curve(style, pairs) for style, pairs in zip(styles, points, strict=True)]
         if any(c.x for c in curves):
             drawn += curves
             across = Axis("ρ of training", log=wide([x for c in curves for x in c.x], 4))
@@ -115,13 +113,6 @@ def trained_radii(context: Context) -> Html:
         legend(styles, {s.label: f" ({_seeds(of)})" for s, of in zip(styles, swept, strict=True)}),
         el("figcaption", f"Results over the radius ρ that was trained with. {BAND}{left_out(drawn)}"),
     )
-
-
-def _over_trained_rho(style: Style, of: Sequence[Look], name: str) -> Curve:
-    pairs: list[tuple[list[float | None], list[float | None]]] = []
-    for look in of:
-        pairs += [([look.group.optimizer.rho], [run.measures.get(name)]) for run in look.group.finished.values()]
-    return mean_curve(style, pairs)
 
 
 def _without_rho(of: Sequence[Look]) -> str:

@@ -16,11 +16,6 @@ from sam.results.tables import Context, RunRow
 Record = Mapping[str, Any]
 
 
-def _environment(record: Record) -> Mapping[str, Any]:
-    found = record.get("environment")
-    return found if isinstance(found, Mapping) else {}
-
-
 def _pairs(pairs: Iterable[tuple[str, object]]) -> Html:
     return el("dl", *(join(el("dt", name), el("dd", value)) for name, value in pairs))
 
@@ -34,18 +29,18 @@ def _counted(values: Iterable[str]) -> str:
 
 
 def _commit(record: Record) -> str:
-    here = _environment(record)
+    here = record.get("environment", {})
     state = {True: ", modified", False: ", unmodified", None: ", unknown whether modified"}[here.get("modified")]
     return f"{here['commit']}{state}" if here.get("commit") else "not recorded"
 
 
 def _versions(record: Record) -> str:
-    versions = _environment(record).get("versions") or {}
+    versions = record.get("environment", {}).get("versions", {})
     return ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded"
 
 
 def _hardware(record: Record) -> str:
-    here = _environment(record)
+    here = record.get("environment", {})
     return f"{here['device']}, {here.get('cores')} cores, threads of a run: {here.get('threads')}" if here.get("device") else "not recorded"
 
 
@@ -86,7 +81,7 @@ def entry(run: RunRow, record: Record, anchor: str) -> Html:
     lost = run.status != records.FINISHED
     ended = f"diverged in epoch {'unknown' if run.diverged_epoch is None else run.diverged_epoch}" if lost else "finished"
     folder = Path(run.folder)
-    recorded = str(_environment(record).get("command") or "not recorded")
+    recorded = str(record.get("environment", {}).get("command") or "not recorded")
     pairs: list[tuple[str, object]] = [
         ("Ended", ended),
         ("Seed", run.config.seed),

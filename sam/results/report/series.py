@@ -20,14 +20,9 @@ def names(context: Context, *columns: str) -> list[str]:
     return [name for name, series in found.items() if set(columns) <= set(series)]
 
 
-def _series(look: Look, name: str) -> dict[int, Columns]:
-    """Seed -> the series, of the finished runs that have it."""
-    return {seed: run.series[name] for seed, run in look.group.finished.items() if name in run.series}
-
-
 def _curves(look: Look, name: str, x: str, y: str) -> list[Curve]:
     """Mean and band where all seeds share their x; else a thin line for every seed."""
-    found = list(_series(look, name).values())
+    found = [run.series[name] for run in look.group.finished.values() if name in run.series]
     if found and all(list(s[x]) == list(found[0][x]) for s in found):
         return [mean_curve(look.style, [(s[x], s[y]) for s in found])]
     alone = [mean_curve(look.style, [(s[x], s[y])]) for s in found]
@@ -83,7 +78,6 @@ def series_curves(context: Context, kind: Kind) -> Html:
 
 def _y_axis(kind: Kind, curves: Sequence[Curve]) -> Axis:
     values = [v for c in curves for v in c.y if v is not None]
-    if kind.decades is None:
-        return Axis(kind.y_label, log=wide(values, 30))
-    top = max(values)
-    return Axis(kind.y_label, log=True, low=top * 10.0**-kind.decades) if top > 0 else Axis(kind.y_label)
+    if kind.decades is None or max(values) <= 0:
+        return Axis(kind.y_label, log=kind.decades is None and wide(values, 30))
+    return Axis(kind.y_label, log=True, low=max(values) * 10.0**-kind.decades)
