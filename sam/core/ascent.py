@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,13 +12,29 @@ from sam.core import vectors
 from sam.core.vectors import Vector
 
 
+@dataclass(frozen=True)
+class Rule:
+    """split_length: a step is rho/N long instead of rho. ball: "inside" shrinks every iterate to norm <= rho; "boundary" rescales the
+    last one to norm rho; None leaves it."""
+
+    split_length: bool
+    ball: str | None
+
+
+RULES = {
+    "split": Rule(split_length=True, ball=None),
+    "project": Rule(split_length=False, ball="inside"),
+    "accumulate": Rule(split_length=False, ball=None),
+    "boundary": Rule(split_length=True, ball="boundary"),
+}
+
+
 class Ascent:
     """The perturbation eps of the weights `start`, built one gradient at a time.
 
     start:          the perturbed tensors at w; only read.
     radii:          rho of each tensor (equal, but for parameter groups with a rho of their own).
-    steps, rule:    N and the step rule; with N = 1 all rules are the same. split: steps of rho/N; project: steps of rho, every iterate
-                    shrunk to norm <= rho; accumulate: steps of rho; boundary: as split, and the last iterate rescaled to norm rho.
+    steps, rule:    N and the step rule; with N = 1 all rules are the same.
     shrink:         factor on all radii, a 0-d tensor (what is said of rho here then holds of the product); None: 1.
     points:         start + eps, in tensors of their own, new after every step.
     lengths:        of the gradients climbed along: finite, or the step is void.
@@ -35,7 +52,7 @@ class Ascent:
     ) -> None:
         self.start, self.points, self.radii, self.steps, self.scope = start, start, radii, steps, scope
         self.shrink = shrink
-        self.rule = "split" if steps == 1 else rule
+        self.rule = RULES["split" if steps == 1 else rule]
         self.taken = 0
         self.lengths: list[Tensor] = []
         self._sum: Vector = []  # eps in units of shrink * rho is _factor * _sum; with norm 1 it is on the boundary of the ball
@@ -56,15 +73,15 @@ class Ascent:
         return length
 
     def _add(self, unit: Vector) -> None:
-        if self.rule in ("split", "boundary") and self.steps > 1:
+        if self.rule.split_length and self.steps > 1:
             vectors.scale_(unit, 1 / self.steps)
         if self._sum:
             vectors.add_(self._sum, unit)
         else:
             self._sum = unit
-        if self.rule == "project":
+        if self.rule.ball == "inside":
             vectors.scale_(self._sum, 1 / vectors.norm(self._sum).clamp(min=1))
-        elif self.rule == "boundary" and self.taken + 1 == self.steps:
+        elif self.rule.ball == "boundary" and self.taken + 1 == self.steps:
             vectors.scale_(self._sum, 1 / vectors.norm(self._sum).clamp(min=vectors.TINY))
 
     def relative_length(self) -> Tensor:

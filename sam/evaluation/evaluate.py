@@ -82,7 +82,7 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
             raise ConfigError(f"tables.{name}: its file {name}.csv would be taken for another one of that name; choose another name.")
         parts: dict[str, tuple[object, str]] = {"": (table, "title rows columns")}
         parts |= {f"rows[{i}].": (row, "label") for i, row in enumerate(table.rows)}
-        parts |= {f"columns[{i}].": (column, "key header measure") for i, column in enumerate(table.columns)}
+        parts |= {f"columns[{i}].": (column, "header measure") for i, column in enumerate(table.columns)}
         for missing in (f"{at}{key}" for at, (part, keys) in parts.items() for key in keys.split() if not getattr(part, key)):
             raise ConfigError(f"tables.{name}.{missing}: is missing or empty; a table needs it.")
         try:
