@@ -144,7 +144,7 @@ def rows_of(runs: Path) -> dict[str, Any]:
 
 
 def evaluated(runs: Path, **changes: Any) -> Any:
-    values = {"runs_dir": str(runs), "sharpness": MEASURED, "tables": {"kept": TABLE}, "threads": 1, "device": "cpu"}
+    values = {"runs_dir": str(runs), "sharpness": MEASURED, "tables": {"mine": TABLE}, "threads": 1, "device": "cpu"}
     return evaluate(from_dict(EvaluateConfig, values | changes))
 
 
@@ -157,7 +157,7 @@ def test_stored_rows_are_tabulated_and_nothing_is_measured_anew(tmp_path: Path, 
     values = {name: value for stored in rows_of(runs).values() for name, value in stored["values"].items()}
     assert {name: row.measures[name] for name in values} == values
     assert row.measures["last5_test_accuracy"] == record_of(runs)["last5"]["test_accuracy"]
-    with (runs / "tables" / "kept.csv").open() as file:
+    with (runs / "tables" / "mine.csv").open() as file:
         shown = {cell["column"]: float(cell["mean"]) for cell in csv.DictReader(file) if cell["mean"]}
     named = {name: values[name] for name in ("test_accuracy", "gap", "eigenvalue[k=1]", "average[rho=0.05]")}
     assert shown == named | {"S at 0.05": values["sharpness[rho=0.05,bn=eval,batch=all]"]}
