@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 
 import data
@@ -44,9 +43,12 @@ def check(config: TrainConfig) -> data.Description:
     if not config.dataset.path and config.dataset.name != "digits" and not os.path.isdir(os.path.expanduser(config.dataset.root)):
         data.usable_folder(os.path.expanduser(config.dataset.root), "dataset.root")
     folder = identity.run_folder(config)
-    with suppress(records.DamagedError):  # the run itself will say so; the others of a sweep go on
-        if config.force or not records.is_done(records.read_run(folder)):  # a finished run may lie on a read-only disk
-            data.usable_folder(folder, "run_dir" if config.run_dir else "runs_dir")
+    try:
+        done = records.is_done(records.read_run(folder)) and not config.force  # a finished run may lie on a read-only disk
+    except records.DamagedError:
+        done = os.path.isdir(folder)  # the run itself will say so; the others of a sweep go on
+    if not done:
+        data.usable_folder(folder, "run_dir" if config.run_dir else "runs_dir")
     return description
 
 
