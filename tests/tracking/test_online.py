@@ -1,6 +1,7 @@
 """Online against the stand-in server: one run per configuration, whole and without duplicates, whatever happened on the way."""
 
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -46,12 +47,15 @@ def test_a_continued_run_and_its_measures_are_one_run(commands: Commands, server
 
 def test_a_server_lost_in_mid_run_costs_the_finish_timeout(commands: Commands, server: Server) -> None:
     process = commands.start_training("epochs=150", "eval_interval=150", "tracking.finish_timeout=4", environment=server.environment)
+    commands.wait_for_epochs(1)
+    process.send_signal(signal.SIGSTOP)  # until W&B, which has a process of its own, has caught up: however slow its start
     began = time.monotonic()
     while not any(run.epochs for run in server.runs.values()):
         assert time.monotonic() - began < 60
         time.sleep(0.05)
     server.stop()
     assert process.poll() is None and len(commands.metrics()) < 150
+    process.send_signal(signal.SIGCONT)
     commands.wait_for_epochs(150)
     began = time.monotonic()
     done = commands.end(process)
