@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "wandb", "submitit")
 # What starts processes, a server, SLURM or a browser is slow, and what says so itself: `make test-all` runs it, `make test` the rest.
-SLOW = ("replicas", "runs", "scripts", "slurm", "tracking", "test_cli.py", "test_readme.py")
+SLOW = ("replicas", "runs", "scripts", "slurm", "tracking", "test_cli.py", "test_readme.py", "test_sweep.py", "test_foreign.py")
 SLOW_FIXTURES = {"browser", "command", "commands", "swept"}
 
 # Runs command lines one after the other in one process, each as `python <line>` would: what it prints, how it ends, what it imported.
@@ -40,7 +40,7 @@ print(json.dumps(results))
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.relative_to(ROOT / "tests").parts[0] in SLOW or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+        if set(item.path.relative_to(ROOT / "tests").parts) & set(SLOW) or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
 
 
