@@ -83,7 +83,8 @@ _RECORD = {
     "environment": _ENVIRONMENT,
     "segments": [{"environment": _ENVIRONMENT}],
 }
-_DONE = {"final": NAMED, "last5": NAMED, "best": dict, "epochs": int, "diverged_epoch": is_measure}
+_TRAINED = ("train_loss", "train_accuracy", "perturbed_loss")
+_DONE = {"final": dict.fromkeys((*_TRAINED, ...), is_measure), "last5": NAMED, "best": dict, "epochs": int, "diverged_epoch": is_measure}
 
 
 def write_atomic(path: Path, content: str | bytes, *, keep: Path | None = None) -> None:
@@ -180,6 +181,8 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         if record.pop("digest", None) not in (None, fingerprint(record)):
             raise DamagedError("it was changed after it was written: its digest differs")
         check(record, _RECORD | (_DONE if is_done(record) else {}))
+        if is_done(record) and record["last5"].keys() != record["final"].keys() - set(_TRAINED):
+            raise DamagedError("last5 and final are not of the same sets")
         own = record["identity"]
         if (record["fingerprint"], record["setting"]) != (fingerprint(own), fingerprint({k: own[k] for k in own if k != "seed"})):
             raise DamagedError("its identity is not that of its fingerprint")

@@ -16,7 +16,7 @@ from sam.results.records import DamagedError
 
 (FIXTURE,) = (Path(__file__).parents[1] / "fixtures/runs/finished").glob("*/run.json")
 RECORD = json.loads(FIXTURE.read_text()) | {
-    "final": {"test_loss": float("nan"), "train_loss": float("-inf")},
+    "final": {"test_loss": float("nan"), "test_accuracy": 1.0, "train_loss": float("-inf"), "train_accuracy": 1.0, "perturbed_loss": None},
     "l": [0.1, None],
 }
 
