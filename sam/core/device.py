@@ -50,17 +50,21 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def number_format(precision: str, threads: int | None = None) -> Iterator[None]:
-    """TF32 on for `tf32` only (torch leaves it on for convolutions by default); the thread count; both put back afterwards. Everything that
-    trains or measures runs inside, so freed memory is kept from here on."""
+    """TF32 on for `tf32` only (torch leaves it on for convolutions by default); cuDNN's deterministic algorithms alone, without which no
+    run on a GPU gives its digits again (results/gpu has what that costs); the thread count; all put back afterwards. Everything that trains
+    or measures runs inside, so freed memory is kept from here on."""
     keep_freed_memory()
     matmul, cudnn, count = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.get_num_threads()
+    deterministic = torch.backends.cudnn.deterministic
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.deterministic = True
     if threads:
         torch.set_num_threads(threads)
     try:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+        torch.backends.cudnn.deterministic = deterministic
         torch.set_num_threads(count)
 
 

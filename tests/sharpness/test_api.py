@@ -118,11 +118,11 @@ LOADERS = {
 @pytest.mark.parametrize("kind", LOADERS)
 def test_what_a_loader_yields_is_what_is_measured(kind: str) -> None:
     """One pass over it, with its draws seeded: each time the same numbers; no random stream is left elsewhere."""
-    loader = LOADERS[kind]()
+    loader, model = LOADERS[kind](), network()
     streams = [g for g in (loader.generator, getattr(loader.sampler, "generator", None)) if g is not None]
     before = [torch.get_rng_state(), *(g.get_state() for g in streams)]
-    found = sam.sharpness.evaluate(network(), loader, m=5)
-    assert found == sam.sharpness.evaluate(network(), loader, m=5)
+    found = sam.sharpness.evaluate(model, loader, m=5)
+    assert found == sam.sharpness.evaluate(model, loader, m=5)
     assert all(torch.equal(a, b) for a, b in zip(before, [torch.get_rng_state(), *(g.get_state() for g in streams)], strict=True))
     for generator in (torch, *streams):
         generator.manual_seed(0)  # the default of `seed`

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import data
 from sam.config import ConfigError, TrainConfig, to_dict
+from sam.core.device import number_format
 from sam.training import loop
 from sam.training.graphs import GraphedSteps
 from sam.training.loop import Trainer
@@ -212,19 +213,21 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
     indirect=["method"],
 )
 def test_cuda_graphs_equal_eager_steps_on_a_gpu(method: dict[str, Any], changes: dict[str, Any], tiny: Tiny) -> None:
-    """5 epochs of 7 steps. Bound: 1e-4 of the way gone (cuDNN's sums may be ordered differently from one call to the next)."""
+    """5 epochs of 7 steps: bit for bit, as an eager run repeats itself (compiled: within 1e-4 of the way gone)."""
     ends, rows = [], []
-    for cuda_graph in (False, True):
+    for cuda_graph in (False, False, True):
         more = {"cuda_graph": cuda_graph, "device": "cuda", "augmentation": {"crop_padding": 1, "flip": True}}
         config = tiny(**LONG | {"epochs": 5}, optimizer=method, **changes, **more)
         made = Trainer(config, data.load(**to_dict(config.dataset)), torch.device("cuda"))
         start = torch.cat([p.detach().reshape(-1) for p in made.model.parameters()]).clone()
-        rows.append(train(made))
+        with number_format(config.precision, 1):
+            rows.append(train(made))
         ends.append(torch.cat([p.detach().reshape(-1) for p in made.model.parameters()]))
         if cuda_graph:
             assert isinstance(made._take_step, GraphedSteps) and made._take_step._captured
-    assert (ends[1] - ends[0]).norm() < 1e-4 * (ends[0] - start).norm()
-    for eager, replayed in zip(*rows, strict=True):
+    bound = 1e-4 if "compile" in changes else 0
+    assert all((end - ends[0]).norm() <= bound * (ends[0] - start).norm() for end in ends)
+    for eager, _, replayed in zip(*rows, strict=True):
         assert (eager["forwards"], eager["backwards"]) == (replayed["forwards"], replayed["backwards"])
         assert replayed["train_loss"] == pytest.approx(eager["train_loss"], rel=1e-3)
 

@@ -396,19 +396,24 @@ def test_checkpoints_come_at_their_interval_and_at_the_end(tiny: Tiny, monkeypat
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 def test_number_format_is_put_back(precision: str) -> None:
-    def flags() -> tuple[bool, bool, int]:
-        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.get_num_threads()
+    def flags() -> tuple[bool, bool, bool, int]:
+        return (
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cudnn.deterministic,
+            torch.get_num_threads(),
+        )
 
     found = flags()
     try:
-        for outside in ((False, True), (True, False)):
-            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = outside
+        for outside in ((False, True, False), (True, False, True)):
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = outside
             with pytest.raises(Stop), number_format(precision, 2):
-                assert flags() == (precision == "tf32", precision == "tf32", 2)
+                assert flags() == (precision == "tf32", precision == "tf32", True, 2)
                 raise Stop
-            assert flags() == (*outside, found[2])
+            assert flags() == (*outside, found[3])
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = found[:2]
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = found[:3]
 
 
 def test_a_run_leaves_torchs_generator_alone(tiny: Tiny) -> None:
