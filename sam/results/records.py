@@ -246,6 +246,9 @@ def read_metrics(folder: Path, record: Mapping[str, Any] | None = None) -> list[
                 raise DamagedError(f"its row {epoch} is not of epoch {epoch}")
         if is_done(record) and len(rows) != record.get("epochs", len(rows)):
             raise DamagedError(f"it has {len(rows)} epochs, and run.json {record['epochs']}")
+        for name, value in record["final"].items() if is_done(record) and rows else ():
+            if str(rows[-1].get(name)) != str(number(value)):  # as text: NaN is NaN
+                raise DamagedError(f"its last {name} is {rows[-1].get(name)}, and run.json's {value}")
     except (ValueError, csv.Error) as error:
         raise DamagedError(f"{path}: cannot be used ({told(error)}).") from error
     return rows

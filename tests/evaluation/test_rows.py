@@ -13,15 +13,16 @@ from sam.sharpness.subject import Result
 
 def row_of(folder: Path, method: str, rows: list[dict[str, Any]], last5: float | None = 90.0) -> dict[str, float | None]:
     """The measures of a made-up run whose weights' test loss is 0.5."""
+    final = {"train_loss": 0.1, "perturbed_loss": 0.3}
     if rows:
-        records.write_metrics(folder, rows)
+        records.write_metrics(folder, [row | final for row in rows])
     record = {
         "config": to_dict(TrainConfig(optimizer=OptimizerConfig(method=method))),
         "setting": "s",
         "status": "finished",
         "epochs": len(rows),
         "diverged_epoch": None,
-        "final": {"train_loss": 0.1, "perturbed_loss": 0.3},
+        "final": final,
         "last5": {"test_accuracy": last5},
         "fingerprint": "f",
         "identity": {},
@@ -42,6 +43,6 @@ def test_the_perturbations_of_training(tmp_path: Path) -> None:
 
 def test_what_was_not_met_is_not_there(tmp_path: Path) -> None:
     """So that a table says "not measured": SGD perturbs nothing, and a run need not evaluate the test set while training."""
-    found = row_of(tmp_path, "sgd", [{"epoch": 1, "train_loss": 0.5}], last5=None)
+    found = row_of(tmp_path, "sgd", [{"epoch": 1}], last5=None)
     assert found.keys() == {"test_loss_channel", "gap_running", "gap_perturbed"}
     assert row_of(tmp_path / "none", "sgd", [])["last5_test_accuracy"] == 90.0

@@ -207,7 +207,12 @@ def test_damaged_metrics_are_named(tmp_path: Path, content: str) -> None:
 
 
 def test_metrics_are_those_that_the_record_names(tmp_path: Path) -> None:
-    record = {"status": "finished", "epochs": 2, "metrics_sha256": records.write_metrics(tmp_path, [{"epoch": 1}, {"epoch": 2}])}
+    record = {
+        "status": "finished",
+        "epochs": 2,
+        "metrics_sha256": records.write_metrics(tmp_path, [{"epoch": 1}, {"epoch": 2}]),
+        "final": {},
+    }
     assert len(records.read_metrics(tmp_path, record)) == 2
     for change in ({"epochs": 3}, {"metrics_sha256": "0" * 64}):
         with pytest.raises(DamagedError):
@@ -215,6 +220,18 @@ def test_metrics_are_those_that_the_record_names(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").unlink()
     with pytest.raises(DamagedError):
         records.read_metrics(tmp_path, record)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("train_loss", None), ("train_loss", 0.3), ("test_loss", 0.0), ("test_loss", "nan"), ("x", 1.0)]
+)
+def test_without_any_digest_a_record_is_held_against_its_metrics(tmp_path: Path, name: str, value: float | str | None) -> None:
+    """train_loss NaN, as of a run that diverged; no test_loss, as of one that never saw the test set."""
+    records.write_metrics(tmp_path, [{"epoch": 1, "train_loss": 0.1}, {"epoch": 2, "train_loss": math.nan, "test_loss": None}])
+    record = {"status": "diverged", "epochs": 2, "final": {"train_loss": "nan", "test_loss": None}}
+    assert len(records.read_metrics(tmp_path, record)) == 2
+    with pytest.raises(DamagedError, match=f"its last {name} is"):
+        records.read_metrics(tmp_path, record | {"final": record["final"] | {name: value}})
 
 
 def test_a_configuration_comes_back_from_a_record(tmp_path: Path) -> None:
