@@ -25,8 +25,8 @@ from omegaconf import DictConfig
 
 import data
 from sam.config import EvaluateConfig, counted, printable, sentence
-from sam.training.hydra_schema import register, resolve, start
-from sam.training.interrupts import Preempted, watching
+from sam.runs.hydra_schema import register, resolve, start
+from sam.runs.signals import Preempted, watching
 
 register()
 
@@ -49,7 +49,7 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
         print(summary)
         return problems
     from sam.evaluation.evaluate import evaluate
-    from sam.results import render
+    from sam.tables import render
 
     evaluation = evaluate(config)
     print(render.terminal(evaluation.blocks, width=max(100, shutil.get_terminal_size((140, 40)).columns)))

@@ -21,9 +21,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sam.config import TrainConfig, printable, sentence
-from sam.training.distributed import launched
-from sam.training.hydra_schema import register, resolve, start
-from sam.training.interrupts import Preempted, leave_at_once
+from sam.runs.distributed import launched
+from sam.runs.hydra_schema import register, resolve, start
+from sam.runs.signals import Preempted, leave_at_once
 
 register()
 
@@ -45,7 +45,7 @@ def main(composed: DictConfig) -> None:
     replicated = launched().size > 1
     try:
         config = resolve(TrainConfig, composed)
-        from sam.training.run import run  # torch is imported only now: --help and --cfg stay quick
+        from sam.runs.run import run  # torch is imported only now: --help and --cfg stay quick
 
         record = run(config)
     except Preempted as stop:
@@ -66,7 +66,7 @@ def main(composed: DictConfig) -> None:
         traceback.print_exc()  # Hydra would go on to a sweep's next run; the others notice that this process is gone
         raise SystemExit(1) from None
     if single and not launched().rank:
-        from sam.results.records import reached
+        from sam.runs.records import reached
 
         measured_on, accuracy, loss = reached(record["final"])
         outcome = f"diverged in epoch {record['diverged_epoch']}" if record["status"] == "diverged" else "finished"

@@ -1,6 +1,6 @@
 """Typed schemas of every setting, and the table of methods. Standard library only: nothing here costs an import of torch or Hydra.
 
-A schema is a frozen dataclass. Hydra composes the same classes (see `sam.training.hydra_schema`), so that an unknown key or a wrong
+A schema is a frozen dataclass. Hydra composes the same classes (see `sam.runs.hydra_schema`), so that an unknown key or a wrong
 type gets Hydra's own message; values are checked here, and a bad one raises `ConfigError`: one sentence that names the key, the value
 and what is allowed.
 """

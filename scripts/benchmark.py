@@ -40,12 +40,12 @@ from sam.config import PRECISIONS, ConfigError, OptimizerConfig
 from sam.core.device import autocast, loss_scale, number_format, pick_device
 from sam.core.scaling import LossScale
 from sam.optimizers.build import build
-from sam.results.records import plain, write_atomic
+from sam.runs.environment import environment
+from sam.runs.progress import progress_for
+from sam.runs.records import plain, write_atomic
 from sam.sharpness import ascent
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.training.environment import environment
 from sam.training.loop import DIAGNOSE_EVERY
-from sam.training.progress import progress_for
 
 Step = Callable[[], object]
 Closure = Callable[..., Tensor]

@@ -30,8 +30,8 @@ from arguments import ROOT, parse, script
 from hydra.types import RunMode
 
 from sam.config import ConfigError, EvaluateConfig
-from sam.training import sweep
-from sam.training.hydra_schema import resolve
+from sam.runs import sweep
+from sam.runs.hydra_schema import resolve
 
 
 def runs(overrides: Sequence[str]) -> tuple[list[str], int, Path, int]:

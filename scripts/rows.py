@@ -24,7 +24,7 @@ from arguments import parse, script
 
 from data import regular_file, usable_folder
 from sam.config import counted
-from sam.results import records
+from sam.runs import records
 
 FILES = (records.RUN, records.METRICS, records.MEASURES)
 Packed = dict[str, dict[str, str]]  # folder below runs_dir -> file -> text

@@ -21,10 +21,9 @@ from arguments import parse, script
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sam.config import printable
-from sam.results import identity, records
-from sam.training import lock
-from sam.training.progress import clock
-from sam.training.sweep import planned
+from sam.runs import identity, lock, records
+from sam.runs.progress import clock
+from sam.runs.sweep import planned
 
 
 def state(folder: Path, record: dict[str, Any] | None) -> tuple[str, str]:

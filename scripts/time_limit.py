@@ -24,7 +24,7 @@ from contextlib import suppress
 
 from arguments import parse, script
 
-from sam.training.interrupts import REQUEUE_ME, SAVE_AND_LEAVE
+from sam.runs.signals import REQUEUE_ME, SAVE_AND_LEAVE
 
 TICK = 0.05  # seconds between two looks at the command
 

@@ -19,11 +19,11 @@ from hydra.types import RunMode
 
 import data
 from sam.config import EvaluateConfig, TrainConfig, to_dict
-from sam.results import identity
+from sam.runs import identity
+from sam.runs.hydra_schema import register, resolve
+from sam.runs.sweep import compose, points
 from sam.training import cost
-from sam.training.hydra_schema import register, resolve
 from sam.training.loop import Trainer
-from sam.training.sweep import compose, points
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -156,7 +156,7 @@ def test_evaluate_commands_are_valid(command: Command) -> None:
 def test_commands_that_plan_a_sweep_are_valid(command: Command) -> None:
     words = itertools.takewhile(lambda word: word != "|", command.words[2:])
     arguments = [word for word in words if word.partition("=")[0] not in ("throttle", "max_array", "runs_per_task")]
-    plan = "import sys; from sam.training.sweep import planned; assert planned(sys.argv[1:])"
+    plan = "import sys; from sam.runs.sweep import planned; assert planned(sys.argv[1:])"
     subprocess.run([sys.executable, "-c", plan, *arguments], cwd=ROOT, check=True, timeout=60)  # a process without this module's Hydra
 
 

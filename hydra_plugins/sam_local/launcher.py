@@ -31,10 +31,10 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from sam.config import printable, sentence
-        from sam.training import sweep
-        from sam.training.distributed import launched
-        from sam.training.run import run
-        from sam.training.workers import run_all
+        from sam.runs import sweep
+        from sam.runs.distributed import launched
+        from sam.runs.run import run
+        from sam.runs.workers import run_all
 
         if self.config.hydra.job.name != "train":
             _refuse("hydra/launcher=local: trains only; use hydra/launcher=slurm or basic for other commands.")

@@ -106,7 +106,7 @@ class SamSlurmLauncher(SlurmLauncher):
         assert self.config is not None
         if self.config.hydra.job.name != "train":
             return list(range(len(job_overrides)))
-        from sam.training import sweep
+        from sam.runs import sweep
 
         return sweep.unfinished([sweep.checked(overrides, self.config) for overrides in job_overrides])
 

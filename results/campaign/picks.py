@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from sam.evaluation.storing import stored  # noqa: E402
-from sam.results import records  # noqa: E402
+from sam.runs import records  # noqa: E402
 
 MEASURE = "val_accuracy[bn=recalibrated]"
 CHANCE = 10.0  # a diverged run counts as chance

@@ -12,12 +12,12 @@ from data.image_data import ImageData
 from sam.config import DatasetConfig, EvaluateConfig, ModelConfig, TrainConfig, row_settings, to_dict
 from sam.core.device import number_format, pick_device
 from sam.evaluation import storing
-from sam.results.contexts import data_label
+from sam.runs.progress import progress_for
 from sam.sharpness.notions import work
 from sam.sharpness.subject import Result, Sizes, merge, subject_of
+from sam.tables.contexts import data_label
 from sam.training import weights
 from sam.training.loop import build_model
-from sam.training.progress import progress_for
 
 
 @dataclass(frozen=True)

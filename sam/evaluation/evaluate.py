@@ -14,12 +14,14 @@ from typing import Any
 from sam.config import ConfigError, EvaluateConfig, TableConfig
 from sam.evaluation.kept import KEPT, trajectories
 from sam.evaluation.measuring import measure_runs, part_of
-from sam.results import records, render, tables
-from sam.results.filling import filled
-from sam.results.report.page import report
-from sam.results.tables import Block, RunRow
+from sam.report.page import report
+from sam.runs import records
+from sam.runs.tracking import mirror_sharpness
 from sam.sharpness.subject import Measures, Result
-from sam.training.tracking import mirror_sharpness
+from sam.tables import render
+from sam.tables import table as tables
+from sam.tables.filling import filled
+from sam.tables.table import Block, RunRow
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def _write(out: Path, blocks: dict[str, list[Block]], runs: Sequence[RunRow], rh
             else:
                 (out / f"{name}{suffix}").unlink(missing_ok=True)
     if any(run.status == records.FINISHED for run in runs):
-        from sam.results.figures import overview
+        from sam.report.overview import overview
 
         picture = io.BytesIO()
         overview(runs, rhos, picture)

@@ -10,10 +10,10 @@ from typing import Any
 
 from sam.config import TrainConfig, printable
 from sam.evaluation.measuring import Run, kept_files
-from sam.results import records
-from sam.results.contexts import settings, word
-from sam.results.render_csv import inert
+from sam.runs import records
 from sam.sharpness.subject import Result
+from sam.tables.contexts import settings, word
+from sam.tables.render_csv import inert
 
 KEPT = "kept.csv"
 

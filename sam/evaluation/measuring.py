@@ -17,13 +17,12 @@ from data.image_data import ImageData
 from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TrainConfig, counted, to_dict
 from sam.core.device import number_format, pick_device
 from sam.evaluation import storing
-from sam.results import records
+from sam.runs import checkpoint, records
+from sam.runs.progress import Progress, progress_for, share
+from sam.runs.run import load_trained
+from sam.runs.workers import run_all
 from sam.sharpness.notions import Notion, work
 from sam.sharpness.subject import Result, Sizes, merge, subject_of
-from sam.training import checkpoint
-from sam.training.progress import Progress, progress_for, share
-from sam.training.run import load_trained
-from sam.training.workers import run_all
 
 Run = tuple[Path, dict[str, Any]]
 

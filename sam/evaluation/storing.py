@@ -9,10 +9,9 @@ from typing import Any
 
 import data
 from sam.config import SharpnessConfig
-from sam.results import identity, records
+from sam.runs import identity, lock, records
 from sam.sharpness.notions import Notion
 from sam.sharpness.subject import Result, Subject, merge
-from sam.training import lock
 
 
 def keys(

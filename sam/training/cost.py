@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import data
 import models
 from sam.config import METHODS, ConfigError, TrainConfig, to_dict
-from sam.results import identity, records
+from sam.runs import identity, records
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from sam.core.device import autocast, loss_scale
 from sam.core.replicas import ALONE, ReplicaError, Replicas
 from sam.optimizers.base import Closure, Method
 from sam.optimizers.build import build
-from sam.results.records import Row
+from sam.runs.records import Row
 from sam.sharpness.dataset_loss import DatasetLoss, Value
 from sam.training import weights
 from sam.training.compiling import compiled

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sam.training.checkpoint import CheckpointError, grouped, intact, misfit
+from sam.runs.checkpoint import CheckpointError, grouped, intact, misfit
 
 States = dict[str, dict[str, Tensor]]  # where in the file (dotted keys; "" for the file itself) -> the tensors there, by name
 

@@ -15,7 +15,7 @@ import pytest
 
 import data
 from data import DataError, describe, file_fingerprint, load, usable_folder
-from sam.training.checkpoint import CheckpointError
+from sam.runs.checkpoint import CheckpointError
 from sam.training.weights import read
 
 

@@ -15,8 +15,8 @@ from data.downsample import downsample
 from data.known import BY_FINGERPRINT, Known
 from data.sources import fingerprint, read
 from sam.config import TrainConfig, from_dict
-from sam.training import progress
-from sam.training.run import run
+from sam.runs import progress
+from sam.runs.run import run
 
 # Beside the fingerprints, the SHA-256 of the files that scripts/prepare_data.py makes: they are in the identities of runs.
 FILES = {

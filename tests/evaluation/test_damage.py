@@ -19,11 +19,10 @@ import pytest
 
 from sam.config import EvaluateConfig, TrainConfig, from_dict
 from sam.evaluation.evaluate import evaluate
-from sam.results import identity, records
-from sam.training import lock
-from sam.training.interrupts import Preempted
-from sam.training.run import run
-from sam.training.segment import Segment
+from sam.runs import identity, lock, records
+from sam.runs.run import run
+from sam.runs.session import Segment
+from sam.runs.signals import Preempted
 
 pytestmark = pytest.mark.slow
 FILES = (records.RUN, records.METRICS, records.MEASURES, records.CHECKPOINT, lock.LOCK)
@@ -171,7 +170,7 @@ def test_damage_is_named_or_does_no_harm(
 ) -> None:
     """A file of old has no digest: a number that became another one is taken, and all else holds."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    monkeypatch.setattr("sam.results.figures.overview", lambda runs, rhos, picture: None)  # half of the time, and no part of this
+    monkeypatch.setattr("sam.report.overview.overview", lambda runs, rhos, picture: None)  # half of the time, and no part of this
     name, draw = whole.interrupted if victim == "interrupted" else whole.finished, random.Random(f"{victim} {file}")
     known, old = shown(whole.runs, capsys), victim == "of old"
     counts = TIMES | ({other_values: 24} if file == records.RUN else {})

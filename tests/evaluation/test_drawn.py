@@ -11,9 +11,8 @@ import sam.sharpness
 from sam.config import DatasetConfig, EvaluateConfig, ModelConfig, TrainConfig, from_dict, to_dict
 from sam.evaluation.checkpoint import _subject, evaluate_checkpoint
 from sam.evaluation.evaluate import evaluate
-from sam.results import identity
-from sam.training import checkpoint
-from sam.training.run import run
+from sam.runs import checkpoint, identity
+from sam.runs.run import run
 
 GAP = {"notions": ["gap"], "batchnorm": ["eval"]}
 DRAWN = {"name": "digits", "train_size": 100, "val_size": 700, "sample": "seed", "label_noise": 0.2, "mean": [0.2], "std": [0.4]}

@@ -17,10 +17,9 @@ from sam.config import EvaluateConfig, OptimizerConfig, SharpnessConfig, TrainCo
 from sam.evaluation import storing
 from sam.evaluation.evaluate import Evaluation, evaluate
 from sam.evaluation.kept import trajectories
-from sam.results import records
+from sam.runs import checkpoint, records
+from sam.runs.run import load_trained
 from sam.sharpness.subject import Result
-from sam.training import checkpoint
-from sam.training.run import load_trained
 
 GAP = SharpnessConfig(notions=["gap"], batchnorm=["eval"])
 

@@ -14,8 +14,8 @@ import torch
 from sam.config import ConfigError, EvaluateConfig, from_dict
 from sam.evaluation import measuring, storing
 from sam.evaluation.evaluate import Evaluation, evaluate
-from sam.results import records
-from sam.results.records import DamagedError
+from sam.runs import records
+from sam.runs.records import DamagedError
 from sam.sharpness.subject import Result
 
 (FINISHED,) = (Path(__file__).parents[1] / "fixtures/runs/finished").iterdir()
@@ -29,7 +29,7 @@ TABLE = {
 
 @pytest.fixture(autouse=True)
 def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sam.results.figures.overview", lambda runs, rhos, picture: None)
+    monkeypatch.setattr("sam.report.overview.overview", lambda runs, rhos, picture: None)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 from sam.config import OptimizerConfig, TrainConfig, to_dict
 from sam.evaluation.evaluate import _row
-from sam.results import records
+from sam.runs import records
 from sam.sharpness.subject import Result
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from sam.config import ConfigError, TrainConfig, from_dict
 from sam.core.replicas import ReplicaError, Replicas
-from sam.training import cost, run
-from sam.training.distributed import Launch, launched, meeting_point, take_device, with_replicas
+from sam.runs import run
+from sam.runs.distributed import Launch, launched, meeting_point, take_device, with_replicas
+from sam.training import cost
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 JOB = {"SLURM_JOB_ID": "70", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NNODES": "1"}

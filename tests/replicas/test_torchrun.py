@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from sam.config import ConfigError
-from sam.results import records
-from sam.training.run import run
+from sam.runs import records
+from sam.runs.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone", str(ROOT / "train.py"))
@@ -78,7 +78,7 @@ def test_two_processes_make_one_record_stop_together_and_continue(tmp_path: Path
 
 PART = """
 import os
-from sam.training import distributed
+from sam.runs import distributed
 distributed.join().wait()
 import torch.distributed.nn.functional  # as torch itself does at some time: its default arguments hold the group of this moment
 threads = lambda: {open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")}

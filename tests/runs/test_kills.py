@@ -19,9 +19,8 @@ import pytest
 import torch
 
 from sam.config import TrainConfig, from_dict
-from sam.results import records
-from sam.training import checkpoint
-from sam.training.run import run
+from sam.runs import checkpoint, records
+from sam.runs.run import run
 
 KILLS = int(os.environ.get("KILLS", "3"))
 TIMES = ("train_seconds", "seconds")
@@ -43,7 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     "xsam_k2": {"optimizer": {"method": "xsam", "rho": 0.3, "ascent_steps": 2, "alpha_refresh": 0.5}},
 }
 FORKS = multiprocessing.get_context("forkserver")  # from a process that has imported everything and run nothing
-FORKS.set_forkserver_preload(["sklearn.datasets", "torch._dynamo", "sam.training.run"])
+FORKS.set_forkserver_preload(["sklearn.datasets", "torch._dynamo", "sam.runs.run"])
 
 
 def start(case: str, runs_dir: Path) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sam.training import lock
+from sam.runs import lock
 
 
 def _contend(folder: Path, entered: list[int], refused: list[int], leave: threading.Event) -> None:

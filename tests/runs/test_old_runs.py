@@ -15,9 +15,9 @@ from hydra import compose, initialize_config_dir
 from sam.config import EvaluateConfig, TrainConfig, from_dict
 from sam.evaluation import storing
 from sam.evaluation.evaluate import evaluate
-from sam.results import identity, records
-from sam.training.hydra_schema import register, resolve
-from sam.training.run import run
+from sam.runs import identity, records
+from sam.runs.hydra_schema import register, resolve
+from sam.runs.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "tests" / "fixtures" / "runs"
@@ -129,7 +129,7 @@ def test_no_field_of_a_record_is_dropped(continued: Path) -> None:
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs, config = copied("finished", tmp_path)
     before = contents(folder_of(runs))
-    monkeypatch.setattr("sam.training.run.Trainer", lambda *_: pytest.fail("it is trained again"))
+    monkeypatch.setattr("sam.runs.run.Trainer", lambda *_: pytest.fail("it is trained again"))
     assert run(config) == json.loads(before["run.json"])
     assert contents(folder_of(runs)) == before
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sam.results import records
-from sam.training import lock
+from sam.runs import lock, records
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("train_seconds", "seconds")

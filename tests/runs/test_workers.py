@@ -147,7 +147,7 @@ def test_a_sweep_that_wants_processes_nobody_started_is_refused_before_it_begins
 
 
 WAITING = "import pathlib, os, time; pathlib.Path({folder!r}, str(os.getpid())).touch(); time.sleep(50)"
-PROGRAM = "from sam.training.workers import run_all; run_all(exec, {tasks!r}, 2)"
+PROGRAM = "from sam.runs.workers import run_all; run_all(exec, {tasks!r}, 2)"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

@@ -14,7 +14,7 @@ import pytest
 import torch
 from one_node import Cluster, wait_until
 
-from sam.results import records
+from sam.runs import records
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("dataset=digits", "model=wrn_10_1", "epochs=1", "batch_size=64", "dataset.train_size=128", "threads=1", "runs_dir=runs")
@@ -22,7 +22,7 @@ LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.lau
 SBATCH = ("--cpus-per-task=1", "--time=20")
 LIMIT = 240  # seconds for one step of a story, on a slow and busy machine
 
-needs_exit_75 = pytest.mark.skipif(importlib.util.find_spec("sam.training.interrupts") is None, reason="runs do not yet save on a signal")
+needs_exit_75 = pytest.mark.skipif(importlib.util.find_spec("sam.runs.signals") is None, reason="runs do not yet save on a signal")
 
 # Python runs this first in every process below: the run whose folder's name contains $CRASH crashes when it writes its first epoch.
 CRASHING = """

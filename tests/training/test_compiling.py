@@ -10,8 +10,9 @@ from torch import nn
 
 from data.image_data import ImageData
 from sam.config import ConfigError, TrainConfig
-from sam.results.identity import run_fingerprint
-from sam.training import compiling, loop, run
+from sam.runs import run
+from sam.runs.identity import run_fingerprint
+from sam.training import compiling, loop
 from sam.training.loop import Trainer
 
 Tiny = Callable[..., TrainConfig]

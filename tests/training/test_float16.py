@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from sam.config import TrainConfig
 from sam.core.scaling import LossScale
+from sam.runs.run import run
 from sam.training import loop
 from sam.training.loop import Trainer
-from sam.training.run import run
 
 Tiny = Callable[..., TrainConfig]
 Make = Callable[[TrainConfig], Trainer]
@@ -152,7 +152,7 @@ def test_a_run_that_no_scale_can_help_has_diverged(tiny: Tiny, monkeypatch: pyte
             with torch.no_grad():
                 next(self.model.parameters()).fill_(float("nan"))
 
-    monkeypatch.setattr("sam.training.run.Trainer", Hopeless)
+    monkeypatch.setattr("sam.runs.run.Trainer", Hopeless)
     record = run(tiny(precision="fp16", epochs=epochs))
     assert record["status"] == "diverged"
     assert record["diverged_epoch"] == (1 if epochs == 1 else 6)  # 2^16 is halved three times an epoch: below 1 after 17 steps

@@ -1,0 +1,142 @@
+"""Tables as HTML: sortable columns, and every number opens to the runs behind it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from sam.report.html import Html, el
+from sam.tables.blocks import Block, Cell, Correlation
+from sam.tables.contexts import RunRow
+from sam.tables.layout import grids
+
+PAPER = 6  # columns, beside the labels, that fit on a printed page
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What leads from a cell to its runs.
+
+    runs      folder -> run.
+    anchors   folder -> id of the run's entry in the page.
+    measures  table title -> column header -> (measure, scale): the column shows the measure times scale.
+    """
+
+    runs: Mapping[str, RunRow]
+    anchors: Mapping[str, str]
+    measures: Mapping[str, Mapping[str, tuple[str, float]]]
+
+    def value(self, block: Block, cell: Cell, folder: str) -> float | None:
+        """The number of one run in this cell's column, in the column's unit; None if it has none."""
+        run, column = self.runs.get(folder), self.measures.get(block.table, {}).get(cell.column)
+        value = run.measures.get(column[0]) if run is not None and column is not None and run.status == "finished" else None
+        return None if value is None or column is None else value * column[1]
+
+    def link(self, folder: str) -> Html:
+        """To the run's entry in the page."""
+        name = PurePath(folder).name or folder
+        return el("a", name, href=f"#{self.anchors[folder]}") if folder in self.anchors else el("code", folder)
+
+
+def section(block: Block, trace: Trace, place: str) -> Html:
+    """One block: its tables, each in a container that scrolls by itself, and what is said below. `place`: the id of the section."""
+    tables = [part for grid in grids(block) for part in _table(block, grid, trace)]
+    verdict = el("p", block.verdict, class_="verdict") if block.verdict else None
+    notes = el("ul", *(el("li", note) for note in block.notes), class_="notes")
+    return el("section", el("h3", block.title), *tables, verdict, notes, id=place, class_="block")
+
+
+def _table(block: Block, grid: Block, trace: Trace) -> list[Html]:
+    """A grid of the block for the screen, and, if it is too wide for that, for paper."""
+    head = []
+    for i, header in enumerate(grid.header):
+        button = el("button", header, type="button", title="Sort by this column")
+        head.append(el("th", button, scope="col", aria_sort="none", class_="label" if i == grid.labels - 1 else None))
+    rows = [el("tr", *(_cell(block, grid, y, x, trace) for x in range(len(row)))) for y, row in enumerate(grid.rows)]
+    name = block.title if grid is block else f"{grid.header[0]}, {block.title}"
+    table = el("table", el("caption", name, class_="hidden"), el("thead", el("tr", *head)), el("tbody", *rows))
+    paper = _paper(grid)
+    box = el("div", table, class_="scroll wide" if paper else "scroll", tabindex=0, role="region", aria_label=name)
+    return [box, *paper]
+
+
+def _paper(block: Block) -> list[Html]:
+    """For print, which cannot scroll: a wide table as several that repeat the row's name. Nothing, if it fits."""
+    columns = list(range(block.labels, len(block.header)))
+    if len(columns) <= PAPER:
+        return []
+    name = block.labels - 1
+    panels = [[name, *columns[i : i + PAPER]] for i in range(0, len(columns), PAPER)]
+    tables = []
+    for panel in panels:
+        head = el("tr", *(el("th", block.header[i]) for i in panel))
+        rows = [el("tr", *(el("td", *(el("span", part) for part in row[i].parts)) for i in panel)) for row in block.rows]
+        tables.append(el("table", el("thead", head), el("tbody", *rows), class_="paper"))
+    return tables
+
+
+def sort_key(cell: Cell) -> float | None:
+    """The mean; for cells without one the number that they begin with; None if there is neither."""
+    for source in (cell.summary, cell.paired):
+        if source is not None:
+            return source.mean
+    match = _NUMBER.search(cell.parts[0]) if cell.kind not in ("label", "value") and cell.parts else None
+    return float(match[0]) if match else None
+
+
+def _cell(block: Block, grid: Block, y: int, x: int, trace: Trace) -> Html:
+    cell = grid.rows[y][x]
+    words = [el("span", part) for part in cell.parts]
+    if cell.kind == "label":
+        last = x == grid.labels - 1
+        return el("th" if last else "td", *words, scope="row" if last else None, class_="label" if last else None)
+    key = sort_key(cell)
+    data = repr(key) if key is not None and math.isfinite(key) else None
+    behind = _pairs(block, block.correlations[y], trace) if cell.kind == "correlation" else _behind(block, grid.rows[y], cell, trace)
+    inside = el("details", el("summary", *words), *behind) if behind else el("span", *words, class_="text")
+    return el("td", inside, data_sort=data, class_=cell.kind)
+
+
+def _behind(block: Block, row: Sequence[Cell], cell: Cell, trace: Trace) -> list[Html]:
+    """The runs of a cell: a line for each, with its number."""
+    if cell.kind == "difference":
+        own = _value_cell(row, cell.column)
+        base = next((_value_cell(other, cell.column) for other in block.rows if other[block.labels - 1].text == cell.baseline), None)
+        if cell.paired is None or own is None or base is None:
+            return []
+        return [_list(block, own, "this row", trace), _list(block, base, cell.baseline, trace)]
+    return [_list(block, cell, "", trace)] if cell.folders else []
+
+
+def _pairs(block: Block, related: Correlation, trace: Trace) -> list[Html]:
+    """The runs behind a rank correlation, with both numbers of each."""
+    items, taken = [], set[str]()
+    for row in block.rows:
+        x, y = _value_cell(row, related.x), _value_cell(row, related.y)
+        for folder in x.folders if x is not None and y is not None else ():
+            if folder in taken:  # rows may overlap; the coefficient counts a run once
+                continue
+            taken.add(folder)
+            both = [trace.value(block, cell, folder) for cell in (x, y) if cell is not None]
+            if all(v is not None and math.isfinite(v) for v in both):
+                items.append(el("li", ", ".join(f"{v:.6g}" for v in both) + " ", trace.link(folder)))
+    return [el("div", el("ul", *items), class_="behind")] if items else []
+
+
+def _value_cell(row: Sequence[Cell], column: str) -> Cell | None:
+    return next((c for c in row if c.kind == "value" and c.column == column), None)
+
+
+def _list(block: Block, cell: Cell, title: str, trace: Trace) -> Html:
+    items = []
+    for folder in cell.folders:
+        run = trace.runs.get(folder)
+        value = trace.value(block, cell, folder)
+        number = f"{value:.6g}" if value is not None else "diverged" if run is not None and run.status != "finished" else "no finite value"
+        seed = f"seed {run.config.seed}: " if run is not None else ""
+        items.append(el("li", f"{seed}{number} ", trace.link(folder)))
+    return el("div", el("b", title) if title else None, el("ul", *items), class_="behind")

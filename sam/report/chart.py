@@ -1,0 +1,185 @@
+"""Charts as inline SVG: curves with bands, and points that link to their runs. Colours are classes, so that the page's theme sets them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sam.report.html import Html, el, join, text
+from sam.report.scale import Axis, Scale, scale
+
+WIDTH, HEIGHT = 440, 300
+LEFT, RIGHT, TOP, BOTTOM = 58, 10, 26, 44  # the y axis' label stands above the plot
+DASHES = (None, "7 4", "2 3", "8 3 2 3")
+# Outlines around (0, 0), about 4 pixels in radius.
+MARKERS = (
+    "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
+    "M-3.5 -3.5h7v7h-7z",
+    "M0 -4.6L4.4 3.4H-4.4z",
+    "M0 -5L4.4 0L0 5L-4.4 0z",
+    "M0 4.6L4.4 -3.4H-4.4z",
+    "M-1.5 -4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
+    "M0 -5L1.4 -1.6L5 -1.5L2.2 0.8L3.1 4.4L0 2.4L-3.1 4.4L-2.2 0.8L-5 -1.5L-1.4 -1.6z",
+    "M-4.5 -4.5L0 -1.6L4.5 -4.5L1.6 0L4.5 4.5L0 1.6L-4.5 4.5L-1.6 0z",
+)
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method looks in every chart: a colour of the page's palette (0 to 7), a dash, a marker; and its name in the legend."""
+
+    label: str
+    colour: int = 0
+    dash: int = 0
+    marker: int = 0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points joined by a line, with a band of ± `spread` where it has a number. y is None where there is no finite value.
+
+    n     runs that the curve is the mean of; lost: values of theirs that are not finite, and in no mean.
+    thin  one of several runs, drawn each by itself.
+    """
+
+    style: Style
+    x: Sequence[float]
+    y: Sequence[float | None]
+    spread: Sequence[float | None] = ()
+    n: int = 1
+    lost: int = 0
+    thin: bool = False
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One point: `title` is its tooltip and its name to a screen reader, `href` where it leads."""
+
+    style: Style
+    x: float
+    y: float
+    title: str
+    href: str
+
+
+def shown(value: float | None, log: bool = False) -> bool:
+    """Whether an axis can show the value."""
+    return value is not None and math.isfinite(value) and (value > 0 or not log)
+
+
+def chart(name: str, x: Axis, y: Axis, curves: Sequence[Curve] = (), dots: Sequence[Dot] = ()) -> Html:
+    """An <svg>. `name`: what a screen reader says. Values that an axis cannot show are left out: count them with `shown`."""
+    good = [d for d in dots if shown(d.x, x.log) and shown(d.y, y.log)]
+    xs = [d.x for d in good] + [v for c in curves for v in c.x]
+    ys = [d.y for d in good] + [v for c in curves for v in _reach(c, y.log)]
+    across = scale(xs, x, LEFT, WIDTH - RIGHT)
+    down = scale(ys, y, HEIGHT - BOTTOM, TOP)
+    drawn = [part for c in curves for part in _draw_curve(c, across, down)]
+    # A nested <svg> clips what leaves the plot, where an axis is cut.
+    inner = el(
+        "svg",
+        *drawn,
+        x=LEFT,
+        y=TOP,
+        width=WIDTH - LEFT - RIGHT,
+        height=HEIGHT - TOP - BOTTOM,
+        viewBox=f"{LEFT} {TOP} {WIDTH - LEFT - RIGHT} {HEIGHT - TOP - BOTTOM}",
+    )
+    points = [el("a", el("title", d.title), marker(d.style, across(d.x), down(d.y)), href=d.href) for d in good]
+    role = "group" if dots else "img"  # an image to a screen reader, unless there is something in it to reach
+    box = f"0 0 {WIDTH} {HEIGHT}"
+    return el("svg", frame(x, y, across, down), inner, *points, viewBox=box, class_="chart", role=role, aria_label=name)
+
+
+def frame(x: Axis, y: Axis, across: Scale, down: Scale) -> Html:
+    """Grid, ticks and labels."""
+    bottom, top, left, right = down.start, down.end, across.start, across.end
+    parts = []
+    for value, words in across.ticks:
+        at = _px(across(value))
+        parts.append(el("line", x1=at, x2=at, y1=_px(top), y2=_px(bottom), class_="grid"))
+        parts.append(el("text", words, x=at, y=_px(bottom + 16), text_anchor="middle"))
+    for value, words in down.ticks:
+        at = _px(down(value))
+        parts.append(el("line", x1=_px(left), x2=_px(right), y1=at, y2=at, class_="grid"))
+        parts.append(el("text", words, x=_px(left - 6), y=_px(down(value) + 4), text_anchor="end"))
+    parts.append(el("path", d=f"M{_px(left)} {_px(top)}V{_px(bottom)}H{_px(right)}", class_="axis"))
+    parts.append(el("text", x.label, x=_px((left + right) / 2), y=_px(bottom + 36), text_anchor="middle", class_="label"))
+    parts.append(el("text", y.label, x=2, y=14, class_="label"))
+    return el("g", *parts, aria_hidden="true")
+
+
+def _px(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _reach(curve: Curve, log: bool) -> Iterable[float]:
+    """The values that the y axis must hold: line and band."""
+    for i, value in enumerate(curve.y):
+        if value is not None and shown(value, log):
+            spread = curve.spread[i] if curve.spread else None
+            for v in (value, value - (spread or 0.0), value + (spread or 0.0)):
+                if shown(v, log):
+                    yield v
+
+
+def _draw_curve(curve: Curve, across: Scale, down: Scale) -> list[Html]:
+    """Band, line (broken where there is no value) and a few markers."""
+    look, dash = f"c{curve.style.colour}", DASHES[curve.style.dash % len(DASHES)]
+    pieces = _pieces(curve, across, down)
+    parts = []
+    for piece in pieces:
+        spreads = [(curve.spread[i] or 0.0) if curve.spread else 0.0 for i in piece]
+        if any(spreads):
+            # On a logarithmic axis the lower edge may be <= 0: it then ends at the axis.
+            floor = down.low if down.log else -math.inf
+            below = [(curve.x[i], max(_value(curve, i) - s, floor)) for i, s in zip(piece, spreads, strict=True)]
+            above = [(curve.x[i], _value(curve, i) + s) for i, s in zip(piece, spreads, strict=True)]
+            parts.append(el("path", d=_path([*below, *above[::-1]], across, down) + "z", class_=f"band {look}"))
+    for piece in pieces:
+        d = _path([(curve.x[i], _value(curve, i)) for i in piece], across, down)
+        parts.append(el("path", d=d, class_=f"line {look}", stroke_width="1" if curve.thin else "1.8", stroke_dasharray=dash))
+    drawn = [i for piece in pieces for i in piece]
+    step = max(1, math.ceil(len(drawn) / 7))
+    first = curve.style.marker * step // 8 % step  # apart from method to method
+    for i in [] if curve.thin else drawn[first::step]:
+        parts.append(marker(curve.style, across(curve.x[i]), down(_value(curve, i)), 0.8))
+    return parts
+
+
+def _value(curve: Curve, i: int) -> float:
+    value = curve.y[i]
+    assert value is not None
+    return value
+
+
+def _pieces(curve: Curve, across: Scale, down: Scale) -> list[list[int]]:
+    """Runs of positions that can be drawn."""
+    pieces: list[list[int]] = [[]]
+    for i, value in enumerate(curve.y):
+        if shown(value, down.log) and shown(curve.x[i], across.log):
+            pieces[-1].append(i)
+        elif pieces[-1]:
+            pieces.append([])
+    return [piece for piece in pieces if piece]
+
+
+def _path(points: Sequence[tuple[float, float]], across: Scale, down: Scale) -> str:
+    return "M" + "L".join(f"{_px(across(x))} {_px(down(y))}" for x, y in points)
+
+
+def marker(style: Style, x: float, y: float, size: float = 1.0) -> Html:
+    """The method's marker at a pixel."""
+    place = f"translate({_px(x)} {_px(y)})" + (f" scale({size:g})" if size != 1 else "")
+    return el("path", d=MARKERS[style.marker % len(MARKERS)], transform=place, class_=f"dot c{style.colour}")
+
+
+def legend(styles: Iterable[Style], notes: dict[str, str] | None = None) -> Html:
+    """Line, marker and name of each method; `notes`: more words by label."""
+    items = []
+    for style in dict.fromkeys(styles):
+        line = el("path", d="M0 7H30", class_=f"line c{style.colour}", stroke_width="2", stroke_dasharray=DASHES[style.dash % len(DASHES)])
+        swatch = el("svg", line, marker(style, 15, 7), viewBox="0 0 30 14", width=30, height=14, aria_hidden="true")
+        items.append(el("li", swatch, join(" ", text(style.label), (notes or {}).get(style.label))))
+    return el("ul", *items, class_="legend")

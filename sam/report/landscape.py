@@ -1,0 +1,160 @@
+"""The loss over planes through the weights, as maps of colour with contour lines and marks.
+
+A plane is a series whose columns are x, y, loss on a full grid; other (x, y) points are drawn on the plane whose name they share after
+the first underscore (marks_xsam[rho=0.05] on plane_xsam[rho=0.05]).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sam.report.chart import HEIGHT, LEFT, MARKERS, RIGHT, TOP, WIDTH, frame, shown
+from sam.report.figures import looks, panel, wide
+from sam.report.html import Html, el, join
+from sam.report.scale import Axis, Scale
+from sam.report.series import Columns, names
+from sam.tables.table import Context
+
+Points = dict[tuple[float, float], float | None]
+
+# Anchors of matplotlib's "viridis", which rises evenly in lightness and stays legible to colour-blind readers and in grey.
+SHADES = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725")
+PLANE = 300  # pixels
+MARK_NAMES = ("w", "ascent point", "α*")
+LEVELS = 8  # contour lines
+
+
+@dataclass(frozen=True)
+class Plane:
+    """xs, ys: the grid's places in ascending order; loss[(x, y)]; overlays: points of what is drawn on it, by name; None: undefined."""
+
+    xs: list[float]
+    ys: list[float]
+    loss: Points
+    overlays: dict[str, list[tuple[float, float] | None]]
+
+
+def plane_of(series: Mapping[str, Columns], name: str) -> Plane | None:
+    """The plane of that name in the series of a run, with what lies on it; None if its points are no grid."""
+    columns = series.get(name, {})
+    if not {"x", "y", "loss"} <= set(columns):
+        return None
+    loss = {(x, y): v for x, y, v in zip(columns["x"], columns["y"], columns["loss"], strict=True) if x is not None and y is not None}
+    xs, ys = sorted({x for x, _ in loss}), sorted({y for _, y in loss})
+    if len(xs) < 2 or len(ys) < 2 or len(loss) != len(xs) * len(ys):
+        return None
+    overlays: dict[str, list[tuple[float, float] | None]] = {}
+    for other, points in series.items():
+        if other != name and _place(other) == _place(name) and {"x", "y"} <= set(points):
+            pairs = zip(points["x"], points["y"], strict=True)
+            overlays[other] = [(x, y) if x is not None and y is not None else None for x, y in pairs]
+    return Plane(xs, ys, loss, overlays)
+
+
+def _place(name: str) -> str:
+    return name.partition("_")[2]
+
+
+def landscapes(context: Context) -> Html:
+    """A panel for every plane and method: of the lowest seed that has it."""
+    return join(*(_landscape(context, name) for name in names(context, "x", "y", "loss")))
+
+
+def _landscape(context: Context, name: str) -> Html | None:
+    found = []
+    for look in looks(context):
+        planes = [(seed, plane) for seed, run in look.group.finished.items() if (plane := plane_of(run.series, name)) is not None]
+        if planes:
+            found.append((look, *planes[0], len(planes)))
+    values = [v for _, _, plane, _ in found for v in plane.loss.values() if v is not None and shown(v)]
+    if not values:
+        return None
+    colours = Scale(min(values), max(max(values), min(values) + 1e-12), 0.0, 1.0, log=wide(values, 5))
+    charts = []
+    for look, seed, plane, _ in found:
+        charts.append(panel(f"{look.style.label}, seed {seed}", _draw_plane(f"{name}, {look.style.label}", plane, colours)))
+    more = sum(count - 1 for *_, count in found)
+    marks = "; ".join(f"{shape} {mark}" for shape, mark in zip(("●", "■", "▲"), MARK_NAMES, strict=True))
+    said = (
+        f"{name}: training loss (nats{', colours logarithmic' if colours.log else ''}) over a plane through the trained weights, with"
+        f" {LEVELS} contour lines; one colour scale for all panels."
+        + (f" Marks: {marks}." if any(p.overlays for _, _, p, _ in found) else "")
+        + (f" {more} further seeds are in the runs' sharpness.json." if more else "")
+    )
+    return el("figure", el("div", *charts, class_="charts planes"), _colour_bar(colours), el("figcaption", said))
+
+
+def shade(part: float) -> str:
+    """The colour at `part` (0 to 1) of the scale."""
+    place = min(max(part, 0.0), 1.0) * (len(SHADES) - 1)
+    i = min(int(place), len(SHADES) - 2)
+    low, high = (tuple(int(SHADES[j][k : k + 2], 16) for k in (1, 3, 5)) for j in (i, i + 1))
+    return "#" + "".join(f"{round(a + (b - a) * (place - i)):02x}" for a, b in zip(low, high, strict=True))
+
+
+def _edges(places: Sequence[float]) -> list[float]:
+    """The borders of cells around the places."""
+    between = [(a + b) / 2 for a, b in itertools.pairwise(places)]
+    return [2 * places[0] - between[0], *between, 2 * places[-1] - between[-1]]
+
+
+def _draw_plane(name: str, plane: Plane, colours: Scale) -> Html:
+    ex, ey = _edges(plane.xs), _edges(plane.ys)
+    height = PLANE + TOP + HEIGHT - 256
+    width = LEFT + PLANE + RIGHT
+    across, down = Scale(ex[0], ex[-1], LEFT, LEFT + PLANE), Scale(ey[0], ey[-1], TOP + PLANE, TOP)
+    cells = []
+    for i, x in enumerate(plane.xs):
+        for j, y in enumerate(plane.ys):
+            value = plane.loss[x, y]
+            fill = shade(colours(value)) if value is not None and shown(value, colours.log) else "none"
+            left, top = across(ex[i]), down(ey[j + 1])
+            size = {"width": f"{across(ex[i + 1]) - left + 0.3:.1f}", "height": f"{down(ey[j]) - top + 0.3:.1f}"}
+            cells.append(el("rect", x=f"{left:.1f}", y=f"{top:.1f}", fill=fill, **size))
+    marks = [part for points in plane.overlays.values() for part in _draw_overlay(points, across, down)]
+    axes = frame(Axis("x"), Axis("y"), across, down)
+    contours = el("path", d=_contours(plane, colours, across, down), class_="contour")
+    finite = [v for v in plane.loss.values() if v is not None and math.isfinite(v)]
+    said = f"{name}: loss from {min(finite, default=math.nan):.4g} to {max(finite, default=math.nan):.4g} nats"
+    return el("svg", axes, *cells, contours, *marks, viewBox=f"0 0 {width} {height}", class_="chart", role="img", aria_label=said)
+
+
+def _contours(plane: Plane, colours: Scale, across: Scale, down: Scale) -> str:
+    """Lines of equal loss at even steps of the colour scale, within what this plane reaches."""
+    import contourpy  # comes with matplotlib
+    import numpy as np
+
+    rows = [[plane.loss[x, y] for x in plane.xs] for y in plane.ys]
+    z = np.array([[colours(v) if v is not None and shown(v, colours.log) else math.nan for v in row] for row in rows])
+    generator = contourpy.contour_generator(plane.xs, plane.ys, np.ma.masked_invalid(z))
+    paths = []
+    for level in np.linspace(float(np.nanmin(z)), float(np.nanmax(z)), LEVELS + 2)[1:-1] if np.isfinite(z).any() else []:
+        for line in generator.lines(float(level)):
+            paths.append("M" + "L".join(f"{across(float(x)):.1f} {down(float(y)):.1f}" for x, y in line))  # type: ignore[union-attr, misc]
+    return "".join(paths)
+
+
+def _draw_overlay(points: Sequence[tuple[float, float] | None], across: Scale, down: Scale) -> list[Html]:
+    """Up to as many points as there are names: marks; more: a path."""
+    inside = [None if point is None else f"{across(point[0]):.1f} {down(point[1]):.1f}" for point in points]
+    if len(points) > len(MARK_NAMES):
+        return [el("path", d="M" + "L".join(place for place in inside if place), class_="arc")] if any(inside) else []
+    return [
+        el("path", el("title", mark), d=shape, transform=f"translate({place}) scale(1.4)", class_="mark")
+        for place, shape, mark in zip(inside, MARKERS, MARK_NAMES, strict=False)
+        if place
+    ]
+
+
+def _colour_bar(colours: Scale) -> Html:
+    steps, size = 40, (WIDTH - 2 * LEFT) / 40
+    places = [{"x": f"{LEFT + i * size:.1f}", "width": f"{size + 0.5:.1f}", "fill": shade((i + 0.5) / steps)} for i in range(steps)]
+    cells = [el("rect", y=2, height=12, **place) for place in places]
+    bar = Scale(colours.low, colours.high, LEFT, WIDTH - LEFT, colours.log)
+    ticks = [el("text", words, x=f"{bar(v):.1f}", y=30, text_anchor="middle") for v, words in bar.ticks]
+    unit = el("text", "nats", x=WIDTH - LEFT + 8, y=13)
+    said = f"Colours from {colours.low:.4g} (dark) to {colours.high:.4g} nats (bright)"
+    return el("svg", *cells, *ticks, unit, viewBox=f"0 0 {WIDTH} 36", class_="chart bar", role="img", aria_label=said)

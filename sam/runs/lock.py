@@ -1,0 +1,138 @@
+"""One process a run: a lock in the run's folder, with a heartbeat, so that a dead owner's lock can be told from a living one's."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from sam.runs.records import DamagedError, check, read_json, write_atomic
+
+LOCK = "lock.json"
+BEAT = 15.0  # seconds between heartbeats (the file's time of change)
+STALE = 300.0  # a lock whose last heartbeat is older belongs to nobody
+_HOLDER = {**dict.fromkeys(("host", "job", "token", "process_start"), str | None), "pid": int | None}
+
+
+class LockedError(ValueError):
+    """Another process owns the run; one sentence for the user."""
+
+
+def _process_start(pid: int) -> str | None:
+    """When a process of this machine started (a number that its successor under the same pid does not share); None if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        pass
+    if Path("/proc/self").exists():
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "unknown"
+
+
+def _job() -> str | None:
+    parts = [os.environ.get(name) for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")]
+    return "_".join(p for p in parts if p) or os.environ.get("SLURM_JOB_ID")
+
+
+def owner(folder: Path) -> dict[str, Any] | None:
+    """Who holds the lock: host, pid, job, started, token, and `age`, seconds since the last heartbeat; None if nobody does."""
+    path, nobody = folder / LOCK, dict[str, Any].fromkeys(_HOLDER)
+    try:
+        age = max(0.0, time.time() - path.lstat().st_mtime)
+    except OSError:
+        return None
+    try:
+        holder = nobody | read_json(path)
+        check(holder, _HOLDER)
+    except (OSError, DamagedError):  # gone meanwhile, or nobody knows whose it is
+        if not os.path.lexists(path):
+            return None
+        holder = nobody
+    return holder | {"age": age}
+
+
+def is_alive(holder: dict[str, Any]) -> bool:
+    """On this machine, whether the process is still there; on another, whether its heartbeat is fresh.
+
+    The lock of this very SLURM job on another machine is its own, from before it was requeued: that process is gone.
+    """
+    if holder["host"] == platform.node() and holder["pid"] is not None:
+        return holder.get("process_start") == _process_start(holder["pid"])
+    if holder["job"] is not None and holder["job"] == _job():
+        return False
+    return bool(holder["age"] < STALE)
+
+
+@contextmanager
+def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Hold the run's lock; yields a function that raises LockedError if the lock was lost meanwhile (call it before writing).
+
+    Raises LockedError if a living process has it. A stale lock is taken over, and `say` is told.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, token = folder / LOCK, uuid.uuid4().hex
+    mine = {"host": platform.node(), "pid": os.getpid(), "process_start": _process_start(os.getpid()), "job": _job(), "token": token}
+    mine["started"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    with alone(path):
+        holder = owner(folder)
+        if holder is not None:
+            who = f"process {holder['pid']} on {holder['host']}" + (f", job {holder['job']}" if holder["job"] else "")
+            who = who if holder["token"] else f"somebody unknown ({LOCK} is damaged)"
+            if is_alive(holder):
+                sign = f"last sign of life {holder['age']:.0f} s ago"
+                raise LockedError(f"{folder.name}: is being run by {who} ({sign}); two must not write one run.")
+            say(f"{folder.name}: took over the lock of {who}, which is gone.")
+        write_atomic(path, json.dumps(mine))
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(BEAT):
+            try:
+                os.utime(path)
+            except OSError:
+                return
+
+    threading.Thread(target=beat, name="run-lock", daemon=True).start()
+
+    def check() -> None:
+        holder = owner(folder)
+        if holder is None or holder["token"] != token:
+            raise LockedError(f"{folder.name}: the lock was lost to another process; this one stops and writes nothing more.")
+
+    try:
+        yield check
+    finally:
+        stop.set()
+        holder = owner(folder)
+        if holder is not None and holder["token"] == token:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """One process at a time at a file: others wait for a guard file beside it, which its holder's end sets free, however that comes."""
+    guard = path.with_name(f"{path.name}.taking")
+    while True:
+        with guard.open("ab") as file:
+            with suppress(OSError):  # a file system that knows no locks: the last one to write wins
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:  # else the holder before removed it: the next ones wait at another
+                try:
+                    yield
+                finally:
+                    guard.unlink(missing_ok=True)
+                return

@@ -1,0 +1,187 @@
+"""One process's stretch of a run, from where its trainer stands to the end or to a signal: train, record, save."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sam.runs import checkpoint, identity, recording, records
+from sam.runs.lock import LockedError
+from sam.runs.progress import Progress
+from sam.runs.records import Row
+from sam.runs.signals import Interrupts, Preempted
+from sam.runs.tracking import make_tracker
+from sam.training.loop import Trainer
+
+
+@dataclass
+class Segment:
+    """One process's stretch of a run: trains, records, saves."""
+
+    trainer: Trainer
+    folder: Path
+    progress: Progress
+    check_lock: Callable[[], None]
+    interrupts: Interrupts
+    record: dict[str, Any] = field(default_factory=dict)
+    written: str | None = None  # SHA-256 of the newest checkpoint, if this process wrote it
+    unsaved: bool = False  # whether a step was done since the newest checkpoint
+    metrics: str | None = None  # SHA-256 of metrics.csv
+
+    def train(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
+        """From where the trainer stands to the end; the record says how it ended, whatever happens. `earlier`: the record so far."""
+        trainer, config = self.trainer, self.trainer.config
+        self.record = recording.new_record(trainer, earlier)
+        self._warn_of_another_environment()
+        records.write_run(self.folder, self.record)
+        tracker = make_tracker(config, self.record, self.folder)
+        try:
+            return self._finish(self._epochs())
+        except Preempted as signal:
+            self._save_steps()
+            self._note_end(records.PREEMPTED, str(signal))
+            self.progress.say(f"{self.record['name']}: {signal}.")
+            signal.told = True
+            trainer.replicas.wait()  # the first one to leave may take the others with it: not before all is on disk
+            self.interrupts.hand_on()
+            raise
+        except LockedError:
+            raise  # the record is somebody else's now
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._note_end(records.PREEMPTED, "interrupted")
+            else:
+                self._note_end(records.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+            raise
+        finally:
+            tracker.finish(self.record)
+
+    def _epochs(self) -> str:
+        trainer, config = self.trainer, self.trainer.config
+        skipped = trainer.rows[-1]["skipped"] if trainer.rows else 0
+        if trainer.epoch == config.epochs:  # stopped between the last checkpoint and its record, which holds the hash of what was written
+            self._save()
+        together = trainer.replicas.size > 1  # several replicas leave after the same step
+        self.interrupts.waits = together  # or until the first step, which may compile for minutes, is done
+        while trainer.epoch < config.epochs:
+            row = trainer.run_epoch(self.progress.advance, self._after_step, nullcontext if together else self.interrupts.broken_off)
+            self._record_epoch(row)
+            last = trainer.epoch == config.epochs
+            moved = row["skipped"] - skipped < trainer.steps_per_epoch  # at least one step had a finite gradient
+            skipped = row["skipped"]
+            learnt = moved and math.isfinite(row["train_loss"])
+            seeking = not moved and not last and trainer.seeks_scale  # an epoch of few steps may go by with it
+            if not (learnt or seeking) or (last and not self._is_finite(row)):
+                self.progress.say(f"{self.record['name']}: diverged in epoch {trainer.epoch}.")
+                return records.DIVERGED
+            if trainer.epoch in config.keep_checkpoints:
+                self._keep_weights()  # before the checkpoint: a run that continues after this epoch finds them there
+            if trainer.epoch % config.checkpoint_interval == 0 or last:
+                self._save()
+        return records.FINISHED
+
+    def _is_finite(self, row: Row) -> bool:
+        """Whether training has ended with a finite loss on the test set; where it was not evaluated on any set, with finite weights."""
+        measured_on, _, loss = records.reached(row)
+        values = self.trainer.model.state_dict().values()
+        return math.isfinite(loss) and (measured_on != "training" or all(bool(value.isfinite().all()) for value in values))
+
+    def _record_epoch(self, row: Row) -> None:
+        self.check_lock()
+        self.metrics = records.write_metrics(self.folder, self.trainer.rows)
+        self.progress.note(recording.headline(self.record["name"], row, self.trainer.config.epochs))
+
+    def _after_step(self) -> None:
+        self.unsaved = self.interrupts.waits = True
+        signum = self._asked_to_leave()
+        if signum:
+            self.interrupts.signum = signum
+            self._save()  # here: outside, torch's random stream is not the epoch's any more
+            raise Preempted(signum)
+        every = self.trainer.config.checkpoint_steps
+        if every and self.trainer.step % every == 0:
+            self._save()
+
+    def _asked_to_leave(self) -> int:
+        """The signal that any replica got, or 0: all leave after the same step."""
+        own, replicas = self.interrupts.signum or 0, self.trainer.replicas
+        return max(replicas.gather(own)) if replicas.sum_numbers([own])[0] else 0
+
+    def _save(self) -> None:
+        self._keep(self.trainer.state_dict())
+        self.unsaved = False
+
+    def _save_steps(self) -> None:
+        """On leaving, wherever that is: no step that was done is lost."""
+        self.interrupts.waits = True
+        if self.unsaved:
+            self._save()
+
+    def _keep(self, state: dict[str, Any]) -> None:
+        self.check_lock()
+        self.written = checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **state})
+
+    def _keep_weights(self) -> None:
+        self.check_lock()
+        state = {"fingerprint": self.record["fingerprint"], "epoch": self.trainer.epoch, "model": self.trainer.model.state_dict()}
+        checkpoint.keep(self.folder, self.trainer.epoch, state)
+
+    def _note_end(self, status: str, reason: str) -> None:
+        self.record |= {"status": status, "error": reason, "epochs": self.trainer.epoch, "seconds": self.trainer.seconds}
+        self.record |= {"checkpoint_sha256": self.written, "metrics_sha256": self.metrics}
+        with contextlib.suppress(records.StorageError):
+            records.write_run(self.folder, self.record)
+
+    def _finish(self, status: str) -> dict[str, Any]:
+        trainer, optimizer = self.trainer, self.trainer.optimizer
+        self.check_lock()
+        self.record |= {
+            "status": status,
+            "error": None,
+            "ended": recording.now(),
+            "epochs": trainer.epoch,
+            "diverged_epoch": trainer.epoch if status == records.DIVERGED else None,
+            "checkpoint_sha256": self.written if status == records.FINISHED else None,
+            "metrics_sha256": records.write_metrics(self.folder, trainer.rows),
+            "seconds": trainer.seconds,
+            "cost": {"forwards": round(optimizer.forwards), "backwards": round(optimizer.backwards), "skipped": int(optimizer.skipped)},
+            **recording.summary(trainer.rows, trainer.config.eval_interval),
+        }
+        records.write_run(self.folder, self.record)
+        checkpoint.remove(self.folder, records.PREVIOUS)
+        return self.record
+
+    def _warn_of_another_environment(self) -> None:
+        """A continued run is bitwise the uninterrupted one only on the same kind of device, torch version and thread count."""
+        seen = [recording.arithmetic(segment["environment"]) for segment in self.record["segments"]]
+        if any(arithmetic != seen[-1] for arithmetic in seen):
+            changed = "; then ".join(dict.fromkeys(", ".join(map(str, arithmetic)) for arithmetic in seen))
+            self.progress.say(f"warning: {self.record['name']}: continued elsewhere ({changed}); results may differ in the last digits.")
+
+
+class Follower(Segment):
+    """The same stretch on another replica than the first: it takes part, and writes nothing."""
+
+    def train(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
+        self.record = {"name": identity.run_name(self.trainer.config)}
+        try:
+            return {"status": self._epochs()}
+        except Preempted as signal:
+            self._save_steps()
+            self.trainer.replicas.wait()
+            signal.told = True
+            raise
+
+    def _record_epoch(self, row: Row) -> None:
+        pass
+
+    def _keep(self, state: dict[str, Any]) -> None:
+        pass
+
+    def _keep_weights(self) -> None:
+        pass

@@ -1,0 +1,227 @@
+"""A sweep before it starts: every point composed and checked, what will run, what is finished, and what it costs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from sam.config import ConfigError, TrainConfig, counted, sentence
+from sam.runs.distributed import launched, with_replicas
+from sam.runs.hydra_schema import check_size, register, resolve
+
+ROOT = Path(__file__).resolve().parents[2]
+LONGEST_LIST = 60  # points printed one by one
+OPTIONS = {f"config_{part}": f"--config-{part}" for part in ("path", "name", "dir")}  # Hydra's, which change what is composed
+PENDING = ("to run", "to continue", "damaged")
+
+
+def points(sweep: DictConfig, loader: ConfigLoader | None = None) -> list[list[str]]:
+    """The points of a composed sweep, each a list of overrides, as Hydra's sweeper will launch them. ConfigError for another sweeper."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf  # now: Hydra's search for plugins reloads it
+
+    if sweep.hydra.sweeper._target_ != BasicSweeperConf._target_:
+        raise ConfigError(
+            f"hydra/sweeper={sweep.hydra.sweeper._target_}: may choose its points as it goes, which no plan can check; use basic."
+        )
+    sweeper = BasicSweeper(sweep.hydra.sweeper.max_batch_size, sweep.hydra.sweeper.params)
+    if sweeper.max_batch_size is not None and sweeper.max_batch_size < 1:
+        raise ConfigError(f"hydra.sweeper.max_batch_size={sweeper.max_batch_size}: must be a whole number >= 1, or null.")
+    parser = OverridesParser.create(loader or GlobalHydra.instance().config_loader())  # glob() asks the loader for a group's options
+    given = [*sweeper._parse_config(), *sweep.hydra.overrides.task]
+    check_size(given)
+    overrides = parser.parse_overrides(given)
+    return [point for batch in sweeper.split_arguments(overrides, sweeper.max_batch_size) for point in batch]
+
+
+def compose(point: Sequence[str], sweep: DictConfig | None = None, loader: ConfigLoader | None = None) -> TrainConfig:
+    """One point (of a composed sweep) as a checked configuration. Raises Hydra's, OmegaConf's or our own error."""
+    loader = loader or GlobalHydra.instance().config_loader()
+    if sweep is None:
+        composed = loader.load_configuration("train", list(point), RunMode.RUN)
+    else:
+        composed = loader.load_sweep_config(sweep, list(point))
+        if composed.hydra.sweeper.params != sweep.hydra.sweeper.params:
+            raise ConfigError(f"{' '.join(point)}: holds a grid of its own, which a sweep would not run; start it alone, with -m.")
+    config = resolve(TrainConfig, composed)
+    return with_replicas(config) if launched().size > 1 else config
+
+
+_checked: dict[tuple[str, ...], TrainConfig] = {}
+
+
+def checked(point: Sequence[str], sweep: DictConfig) -> TrainConfig:
+    """`compose`, or what the preflight of this sweep has composed already."""
+    return _checked.get(tuple(point)) or compose(point, sweep)
+
+
+def opened(arguments: Sequence[str], name: str) -> tuple[Hydra, str, list[str], list[str]]:
+    """What `NAME.py ARGUMENTS` opens: (Hydra, name of the configuration, overrides, options that chose it). For scripts, outside
+    Hydra's main. ConfigError for an option that does not choose a configuration."""
+
+    def refuse(message: str) -> NoReturn:
+        allowed = ", ".join(f"{option}=..." for option in OPTIONS.values())
+        raise ConfigError(f"{message}: known here are a script's own keys and --help, {allowed}, --multirun, and the keys of train.py -m.")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    given = vars(parser.parse_args(list(arguments)))
+    if other := [option for option, value in given.items() if value and option not in (*OPTIONS, "overrides", "multirun")]:
+        refuse(f"unknown argument --{other[0].replace('_', '-')}")
+    search = create_automatic_config_search_path(str(ROOT / "train.py"), None, given["config_path"] or "conf")
+    if given["config_dir"] is not None:
+        if not os.path.isdir(given["config_dir"]):
+            raise ConfigError(f"--config-dir={given['config_dir']}: there is no such folder.")
+        search.prepend("command-line", f"file://{os.path.abspath(given['config_dir'])}", SearchPathQuery(provider="schema"))
+    register()
+    version.setbase("1.3")
+    options = [f"{option}={given[key]}" for key, option in OPTIONS.items() if given[key] is not None]
+    return Hydra(name, ConfigLoaderImpl(search)), given["config_name"] or name, given["overrides"], options
+
+
+def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
+    """What `train.py -m ARGUMENTS` would run, point by point: (arguments of train.py for it alone, checked configuration). For scripts.
+
+    Raises Hydra's, OmegaConf's or our own error.
+    """
+    hydra, name, overrides, options = opened(arguments, "train")
+    loader = hydra.config_loader
+    sweep = hydra.compose_config(name, overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    many = ("hydra.mode", "hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
+    alone = [*options, *(line for line in sweep.hydra.overrides.hydra if not line.startswith(many))]
+    # Of one point, the experiment's grid goes: train.py refuses to run it without -m.
+    rest = ["hydra.sweeper.params=null"] if sweep.hydra.sweeper.params else []
+    return [([*alone, *point, *rest], compose(point, sweep, loader)) for point in points(sweep, loader)]
+
+
+def check(plans: Sequence[TrainConfig]) -> list[Any]:
+    """The `Cost` of each run. Raises the ValueError that one would raise at its start because of its settings or its data's description."""
+    from sam.training import cost
+
+    one_folder_each(plans)
+    return [cost.cost(config, cost.check(config)) for config in plans]
+
+
+def one_folder_each(plans: Sequence[TrainConfig]) -> None:
+    """ConfigError if two different runs would share a folder (`run_dir`), or if it holds another run's record."""
+    from sam.runs import identity, records
+
+    owners: dict[str, str] = {}
+    for config in plans:
+        if config.run_dir is not None:
+            folder, key = identity.run_folder(config), identity.run_fingerprint(config)
+            if owners.setdefault(os.path.realpath(folder), key) != key:
+                raise ConfigError(f"run_dir={config.run_dir}: is one folder for several runs; leave it out, or give each run its own.")
+            record = records.read_run(folder)
+            if record is not None and record["fingerprint"] != key:
+                raise ConfigError(f"run_dir={config.run_dir}: this folder holds another run ({record['name']}); choose another.")
+
+
+def unfinished(plans: Sequence[TrainConfig]) -> list[int]:
+    """Positions of the runs that are still to be done: neither finished nor a second point with the same identity and folder."""
+    return [position for position, status in enumerate(_statuses(plans)) if status in PENDING]
+
+
+class Preflight(Callback):
+    """Hydra calls this around a sweep. Whatever fails leaves through SystemExit: Hydra would warn of another exception, and train."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        try:
+            here = config.hydra.launcher._target_.endswith(("BasicLauncher", "LocalLauncher"))  # runs are done on this machine
+            str(config.hydra.sweep.dir)  # resolved first, as Hydra does: a ${now:} in it is then the same in the points
+            lines = points(config)
+            plans = [compose(point, config) for point in lines]
+            _checked.clear()
+            _checked.update(zip(map(tuple, lines), plans, strict=True))
+            pending = _print_plan([with_replicas(plan) for plan in plans] if here else plans, here=here)
+        except (ValueError, HydraException, OmegaConfBaseException) as error:
+            _refuse(error, 2)
+        except Exception as error:
+            traceback.print_exc()
+            _refuse(f"the sweep could not be planned ({type(error).__name__})", 1)
+        if here and not pending:  # a finished sweep need not compose every point once more to find that out
+            raise SystemExit(0)
+        from sam.runs import progress
+
+        progress.share(progress.Progress(pending, "sweep", quiet=launched().rank > 0))
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        from sam.runs import progress
+
+        progress.share(None)
+
+
+def _refuse(error: object, code: int) -> NoReturn:
+    print(f"error: {sentence(error)}\nNothing was run.", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
+    """Check every point, print the table, and return the backward passes that are still to be run. `here`: on this machine."""
+    from sam.runs import identity
+
+    costs, statuses = check(plans), _statuses(plans)
+    pending = [cost for cost, status in zip(costs, statuses, strict=True) if status in PENDING]
+    backwards = sum(cost.backwards for cost in pending)
+    if here and pending:
+        from sam.core.device import pick_device  # imports torch: not before everything cheaper is known to be right
+
+        for device in dict.fromkeys(config.device for config in plans):
+            pick_device(device)
+    if launched().rank:  # the first of several processes says it
+        return float(backwards)
+    print(f"  {'run':<58} {'status':<14} {'forwards':>10} {'backwards':>10}")
+    for config, cost, status in list(zip(plans, costs, statuses, strict=True))[:LONGEST_LIST]:
+        print(f"  {identity.run_name(config):<58} {status:<14} {cost.forwards:>10,} {cost.backwards:>10,}")
+    if len(plans) > LONGEST_LIST:
+        print(f"  ... and {len(plans) - LONGEST_LIST} more")
+    print(
+        f"{counted(len(plans), 'run')}, {len(pending)} to do: {counted(sum(cost.forwards for cost in pending), 'forward')} and"
+        f" {counted(backwards, 'backward')} (each over one batch).",
+        flush=True,
+    )
+    return float(backwards)
+
+
+def _statuses(plans: Sequence[TrainConfig]) -> list[str]:
+    """Of each run: one of PENDING; finished or diverged; or same as above, with the same identity and folder."""
+    from sam.runs import identity
+
+    seen: set[tuple[str, Path]] = set()
+    statuses = []
+    for config in plans:
+        key = identity.run_fingerprint(config), identity.run_folder(config)
+        statuses.append("same as above" if key in seen else _status(key[1], config.force))
+        seen.add(key)
+    return statuses
+
+
+def _status(folder: Path, force: bool) -> str:
+    from sam.runs import records
+
+    if force:
+        return "to run"
+    try:
+        record = records.read_run(folder)
+    except records.DamagedError:
+        return "damaged"  # the run will say how; the others go on
+    if record is not None and records.is_done(record):
+        return str(record["status"])
+    return "to continue" if records.can_continue(folder) else "to run"

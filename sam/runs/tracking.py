@@ -1,0 +1,280 @@
+"""A run mirrored to Weights & Biases, if asked for. The run's own files are the record; training never dies of tracking, nor waits for it.
+
+W&B lives in a process of its own, which reads what training writes. What may go wrong, and what happens: no credentials, or no server that
+answers within `init_timeout`, or until the run has ended: the run is logged offline, below its own folder, and `wandb sync` uploads it
+later. A server lost in mid-run: at most `finish_timeout` is lost at the end. Anything else switches tracking off. Each time with one line
+of warning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any
+
+from sam.config import TrackingConfig, TrainConfig
+from sam.runs import records
+from sam.runs.metric_names import AXES, EPOCH, SUMMARIES, metric_name, series, sharpness_name, top_level
+from sam.runs.progress import in_sweep
+from sam.runs.signals import SAVE_AND_LEAVE
+
+ROOT = Path(__file__).resolve().parents[2]
+LOOK_EVERY = 1.0  # seconds between looks at metrics.csv
+LEAVING = 5.0  # seconds for W&B's end when a run was told to leave, or failed: SLURM kills after 30
+OFFLINE = 10.0  # seconds for W&B to start, counted when a run has ended; and to log offline what no server took
+RETRY_AFTER = 600.0  # seconds without trying a server that did not answer: a sweep must not wait for it again at every run
+_unreachable_until = 0.0
+_say: Callable[[str], None] = lambda word: None  # to the process that trains, if this is another
+
+
+class Tracker:
+    """No tracking: what every call site may rely on."""
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """The run has ended, or is about to be continued by another process: as its record says."""
+
+
+class WandbTracker(Tracker):
+    """Mirrors rows and results; the first failure switches it off with one warning.
+
+    Online, the server knows the last epoch it has; offline, the files of earlier segments do. Rows beyond it are taken from metrics.csv,
+    rows up to it are not logged again: neither a continued run nor a server lost for a while leaves gaps or duplicates.
+    """
+
+    def __init__(self, config: TrainConfig, record: dict[str, Any], folder: Path, job_type: str = "train") -> None:
+        self.broken = False
+        self._run: Any = None
+        self._folder = folder
+        self._epoch = 0  # the last one mirrored
+        self._guard(lambda: self._start(config, record, job_type))
+
+    def follow(self) -> None:
+        """Mirror the rows that metrics.csv has by now."""
+        self._if_on(self._mirror)
+
+    def finish(self, record: dict[str, Any]) -> None:
+        self._if_on(lambda: self._finish(record))
+        self._run = None
+
+    def _if_on(self, action: Callable[[], object]) -> None:
+        if self._run is not None:
+            self._guard(action)
+
+    def _guard(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:  # any failure of the mirror; the record is on disk
+            if isinstance(error, TimeoutError):
+                _avoid_server()
+            self.broken = True
+            hint = f" `wandb sync --include-online {self._folder}/wandb/*run-*` sends what is missing." if self._run is not None else ""
+            self._run = None
+            print(f"warning: tracking stopped ({_reason(error)}); the run goes on.{hint}", file=sys.stderr)
+
+    def _start(self, config: TrainConfig, record: dict[str, Any], job_type: str) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")  # this module says what there is to say, in one line
+        import wandb
+
+        tracking = config.tracking
+        options: dict[str, Any] = {
+            "project": tracking.project,
+            "entity": tracking.entity,
+            "id": run_id(record, self._folder),
+            "name": f"{series(config.optimizer)} seed={config.seed}"[:128],
+            "group": f"{config.dataset.label} {config.model.label} {config.protocol.name}"[:128],
+            "job_type": job_type,
+            "resume": None if config.force else "allow",  # a run redone replaces what the server has
+            "dir": str(self._folder),
+            "config": record["config"] | top_level(config.optimizer) | {"setting": record["setting"]},
+            "settings": wandb.Settings(
+                init_timeout=tracking.init_timeout,
+                finish_timeout=tracking.finish_timeout,
+                finish_timeout_raises=True,
+                reinit="create_new",  # or a run after a broken one would be written into it
+                console="off",
+            ),
+        }
+        if "WANDB_SWEEP_ID" in os.environ:  # an agent's run has a place and a name already
+            options |= {"project": None, "entity": None, "id": None}
+        mode: Any = self._mode(wandb, tracking.mode)
+        if mode == "online":
+            try:
+                self._run = wandb.init(mode=mode, **options)
+                self._epoch = int(self._run.summary.get(EPOCH) or 0)
+            except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+                _avoid_server()
+                wandb.teardown()  # the attempt that failed still holds the run's id
+                mode = self._offline(f"warning: no W&B server ({_reason(error)})")
+        if self._run is None:
+            self._epoch = 0 if config.force else recorded_epoch(self._folder)
+            self._run = wandb.init(mode=mode, **options)
+        for axis in AXES:
+            self._run.define_metric(axis)
+        self._run.define_metric("*", step_metric=EPOCH)
+
+    def _mode(self, wandb: Any, mode: str) -> str:
+        """`auto`: W&B's own variable decides first, then whether there are credentials. Nobody is ever asked for a key."""
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE") or "online"
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
+            return self._offline("no W&B credentials (`wandb login` stores them)")
+        if mode == "online" and time.monotonic() < _unreachable_until:
+            return self._offline("the W&B server did not answer a while ago")
+        return mode
+
+    def _offline(self, why: str) -> str:
+        print(f"{why}; logging offline, `wandb sync {self._folder}/wandb/offline-run-*` uploads it.", file=sys.stderr)
+        return "offline"
+
+    def _mirror(self) -> None:
+        """Log the rows of metrics.csv that the mirror lacks."""
+        for row in records.read_metrics(self._folder)[self._epoch :]:
+            epoch = int(row["epoch"])
+            self._run.log({metric_name(column): value for column, value in row.items()} | {EPOCH: epoch}, step=epoch, commit=True)
+            self._epoch = epoch
+
+    def _finish(self, record: Mapping[str, Any]) -> None:
+        self._mirror()
+        if records.is_done(record):
+            self._summarize(record)
+        elif record["status"] == records.PREEMPTED:
+            self._run.mark_preempting()
+        self._run.finish(exit_code=int(not records.is_done(record)))
+
+    def _summarize(self, record: Mapping[str, Any]) -> None:
+        parts = {f"{part}/{key}": _value(value) for part in SUMMARIES for key, value in record[part].items() if value is not None}
+        measures = {sharpness_name(key): value for key, value in record.get("sharpness", {}).items() if value is not None}
+        self._run.summary.update({"status": record["status"], **parts, **measures})
+
+
+class Apart(Tracker):
+    """A `WandbTracker` in a process of its own, for which nobody waits: it looks at the run's files itself, and `finish` takes seconds."""
+
+    def __init__(self, config: TrainConfig, record: dict[str, Any], folder: Path, job_type: str = "train") -> None:
+        self.broken = False
+        self._given, self._timeout = (config, record, folder, job_type), config.tracking.finish_timeout
+        self._begin()
+
+    def finish(self, record: dict[str, Any]) -> None:
+        said = self._end(record, self._timeout if records.is_done(record) else min(self._timeout, LEAVING))
+        if "unreachable" in said or "started" not in said:
+            _avoid_server()
+        if "started" not in said and record["status"] != records.PREEMPTED:  # which the run's next process sees to
+            self._begin()
+            said = self._end(record, OFFLINE)
+        self.broken = "done" not in said
+
+    def _begin(self) -> None:
+        self._line, theirs = Pipe()
+        call = f"from sam.runs.tracking import serve; serve({theirs.fileno()})"
+        command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {call}"]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=[theirs.fileno()], start_new_session=True)
+        self._began = time.monotonic()
+        theirs.close()
+        with suppress(OSError):  # it is gone already
+            self._line.send((sys.argv, in_sweep(), _unreachable_until, self._given))
+
+    def _end(self, record: dict[str, Any], seconds: float) -> set[str]:
+        """What the process said, when it has ended, or was ended after some seconds: at once if it has long been waiting for a server."""
+        said: set[str] = set()
+        end, starting = time.monotonic() + seconds + 2, self._began + OFFLINE  # it counts the seconds itself
+        try:
+            self._line.send(record)
+            while self._line.poll(0.02) or time.monotonic() < (end if said else min(end, starting)):
+                if self._line.poll():
+                    said.add(self._line.recv())
+        except (EOFError, OSError):
+            pass  # it has ended
+        finally:
+            with suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # W&B's own process, too
+            self._process.wait()
+        return said
+
+
+def serve(handle: int) -> None:
+    """The process of an `Apart`: `handle` is its end of the line to the one that trains."""
+    global _unreachable_until, _say
+    line = Connection(handle)
+    _say = line.send
+    for number in SAVE_AND_LEAVE:  # a job's processes all get them; training says when it is over
+        signal.signal(number, signal.SIG_IGN)
+    sys.argv, of_several, _unreachable_until, given = line.recv()
+    for variable in ("WANDB_SWEEP_ID", "WANDB_RUN_ID") if of_several else ():  # none of them can be the one that a W&B agent wants
+        os.environ.pop(variable, None)
+    tracker, record = WandbTracker(*given), {"status": records.FAILED}
+    line.send("started")
+    with suppress(EOFError):  # training was killed
+        while not line.poll(LOOK_EVERY):
+            tracker.follow()
+        record = line.recv()
+    tracker.finish(record)
+    line.send("broken" if tracker.broken else "done")
+
+
+def make_tracker(config: TrainConfig, record: dict[str, Any], folder: Path) -> Tracker:
+    return Apart(config, record, folder) if config.tracking.backend == "wandb" else Tracker()
+
+
+def run_id(record: dict[str, Any], folder: Path) -> str:
+    """The run's one name at W&B: the one that it was first given (by a sweep's agent, maybe), which W&B's folders hold."""
+    started = sorted(path.name.removeprefix("offline-").split("-", 2) for path in folder.glob("wandb/*run-*-*"))
+    return started[-1][2] if started else str(record["fingerprint"])
+
+
+def mirror_sharpness(tracking: TrackingConfig, runs: Iterable[tuple[Path, dict[str, Any], Mapping[str, float | None]]]) -> None:
+    """Write the measures of finished runs (folder, record, measures) into their runs' summaries, as `sharpness/...`.
+
+    A run that was tracked is joined where it was tracked; `tracking` says where any other goes. The first failure ends it.
+    """
+    for folder, record, measures in runs if tracking.backend == "wandb" else ():
+        config = records.run_config(record)
+        if config.tracking.backend == "wandb":
+            place = dataclasses.replace(tracking, project=config.tracking.project, entity=config.tracking.entity)
+        else:
+            place = tracking
+        tracker = Apart(dataclasses.replace(config, tracking=place, force=False), record, folder, job_type="sharpness")
+        tracker.finish(record | {"sharpness": measures})
+        if tracker.broken:
+            return
+
+
+def recorded_epoch(folder: Path) -> int:
+    """The last epoch in the newest W&B file of this run that holds any; 0 if there is none, or if it cannot be read."""
+    files = folder.glob("wandb/*run-*/run-*.wandb")
+    for file in sorted(files, key=lambda path: path.parent.name.removeprefix("offline-"), reverse=True):  # the name holds the time
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+        try:
+            lines = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.splitlines()
+            entries = [json.loads(line) for line in lines]
+            rows = [entry["history"]["item"] for entry in entries if entry["type"] == "history"]
+        except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
+            return 0
+        if epochs := [int(row[EPOCH]) for row in rows if EPOCH in row]:
+            return max(epochs)
+    return 0
+
+
+def _avoid_server() -> None:
+    global _unreachable_until
+    _unreachable_until = time.monotonic() + RETRY_AFTER
+    _say("unreachable")
+
+
+def _value(value: Any) -> Any:
+    """A number that run.json holds as "nan" or "inf" is a number again; a word stays one."""
+    number = records.number(value)
+    return value if number is None else number
+
+
+def _reason(error: Exception) -> str:
+    return " ".join([f"{type(error).__name__}:", *str(error).split()])[:200].rstrip(":")

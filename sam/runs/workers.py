@@ -1,0 +1,183 @@
+"""Several pieces of work at a time on one machine: processes that are handed one after the other, and share one progress."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from sam.runs import progress
+from sam.runs.signals import BY_HAND, REQUEUE_ME, SAVE_AND_LEAVE, Preempted
+
+TELL_EVERY = 0.25  # seconds between two reports of a worker
+LOST = "its process died (out of memory?); the same command continues it from its last checkpoint"
+LEFT = "its process was told to leave; it has saved, and the same command continues it"
+UNSTARTED = "not started: no process was left to take it"
+
+
+# -------------------------------------------------------------------------------------------------------------- in a worker
+
+
+class _Told(progress.Progress):
+    """A worker's progress: it tells the parent process."""
+
+    def __init__(self, parent: Connection) -> None:
+        super().__init__(1.0, "", quiet=True)
+        self.parent, self._units, self._next = parent, 0.0, 0.0
+
+    def advance(self, units: float) -> None:
+        self._units += units
+        if time.monotonic() >= self._next:
+            self.flush()
+
+    def flush(self) -> None:
+        self._tell("advance", self._units)
+        self._units, self._next = 0.0, time.monotonic() + TELL_EVERY
+
+    def note(self, text: str) -> None:
+        self._tell("note", text)
+
+    def say(self, text: str) -> None:
+        self._tell("say", text)
+
+    def _tell(self, kind: str, content: object) -> None:
+        try:
+            self.parent.send((kind, content))
+        except BrokenPipeError:  # nobody listens any more: save and leave
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _work(parent: Connection, function: Callable[[Any], object]) -> None:
+    """A worker's life: take an argument, call the function, say how it ended (done | failed | left, text), until None comes."""
+    os.setsid()  # Ctrl-C in a terminal reaches the parent alone, which hands it on once
+    with suppress(OSError):  # Linux schedules sessions as groups, and a new one at nice 0: ours shall be as nice as its parent
+        Path("/proc/self/autogroup").write_text(str(os.nice(0)), encoding="ascii")
+    told_to_leave: list[int] = []
+    busy = False
+
+    def handle(signum: int, frame: Any) -> None:  # a training run has handlers of its own, once it has something to save
+        told_to_leave.append(signum)
+        if busy:
+            raise KeyboardInterrupt
+
+    for number in SAVE_AND_LEAVE:
+        signal.signal(number, handle)
+    shown = _Told(parent)
+    progress.share(shown)
+    with suppress(EOFError, BrokenPipeError):  # the parent is gone: what is under way was finished, nothing new begins
+        while not told_to_leave and (argument := parent.recv()) is not None:
+            try:
+                busy = True
+                try:
+                    function(argument)
+                finally:
+                    busy = False
+                shown.flush()
+                parent.send(("done", ""))
+            except (Preempted, KeyboardInterrupt):
+                parent.send(("left", ""))
+                return
+            except ValueError as error:  # bad settings, bad data, a checkpoint that does not fit: one sentence
+                parent.send(("failed", str(error)))
+            except Exception:
+                parent.send(("failed", traceback.format_exc()))
+
+
+# ------------------------------------------------------------------------------------------------------------ in the parent
+
+
+@dataclass
+class _Worker:
+    process: Any
+    line: Connection
+    task: int | None = None  # what it is at
+
+
+def run_all(function: Callable[[Any], object], arguments: Sequence[Any], processes: int) -> list[str | None]:
+    """Call `function` (importable by name) with every argument, `processes` at a time; per argument None, or what went wrong.
+
+    One that fails keeps no other from running. If a signal asks to leave, it goes on to the processes, which save what they have, and
+    SystemExit is raised (75, or 130 after Ctrl-C).
+    """
+    spawn = multiprocessing.get_context("spawn")
+    waiting = list(range(len(arguments)))[::-1]
+    outcomes: list[str | None] = [UNSTARTED] * len(arguments)
+    workers: list[_Worker] = []
+    with _forwarding(workers) as came:
+        for _ in range(min(processes, len(arguments))):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=_work, args=(theirs, function))
+            process.start()
+            theirs.close()
+            workers.append(_Worker(process, ours))
+        with progress.progress_for(1.0, "runs", quiet=True) as shown:
+            for worker in workers:
+                _hand_out(worker, arguments, waiting, came)
+            while any(worker.task is not None for worker in workers):
+                for worker in [
+                    w for w in workers if w.task is not None and w.line in wait([w.line for w in workers if w.task is not None])
+                ]:
+                    _hear(worker, outcomes, shown)
+                    _hand_out(worker, arguments, waiting, came)
+            for worker in workers:
+                worker.process.join()
+    if came:
+        shown.say("stopped: what was done is kept, and the same command continues.")
+        raise SystemExit(BY_HAND if came[0] == signal.SIGINT else REQUEUE_ME)
+    return outcomes
+
+
+def _hand_out(worker: _Worker, arguments: Sequence[Any], waiting: list[int], came: list[int]) -> None:
+    """Give an idle worker its next argument, or send it home."""
+    if worker.task is not None or not worker.process.is_alive():
+        return
+    with suppress(BrokenPipeError):
+        if waiting and not came:
+            worker.line.send(arguments[waiting[-1]])
+            worker.task = waiting.pop()
+        else:
+            worker.line.send(None)
+
+
+def _hear(worker: _Worker, outcomes: list[str | None], shown: progress.Progress) -> None:
+    """One message of a worker, or its end."""
+    assert worker.task is not None
+    try:
+        kind, content = worker.line.recv()
+    except (EOFError, ConnectionResetError):
+        kind, content = "lost", ""
+        worker.process.join()
+    if kind in ("advance", "note", "say"):
+        getattr(shown, kind)(content)
+        return
+    outcomes[worker.task] = {"done": None, "left": LEFT, "lost": LOST}.get(kind, content)
+    worker.task = None
+    if kind == "left":
+        worker.process.join()
+
+
+@contextmanager
+def _forwarding(workers: Sequence[_Worker]) -> Iterator[list[int]]:
+    """Signals that ask to save and leave go on to the workers; the list holds those that came."""
+    came: list[int] = []
+
+    def handle(signum: int, frame: Any) -> None:
+        came.append(signum)
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker.process.pid, signum)
+
+    before = {number: signal.signal(number, handle) for number in SAVE_AND_LEAVE}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,204 @@
+"""What must be said under a block: what it shows, how its numbers were made, and where they are from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from data import known
+from sam.config import TableConfig, TrainConfig, counted
+from sam.tables.blocks import Cell
+from sam.tables.columns import Column
+from sam.tables.contexts import Context, word
+from sam.tables.groups import Group
+from sam.tables.published import Published, citations
+from sam.tables.statistics import p_text
+
+
+def notes(
+    table: TableConfig,
+    context: Context,
+    groups: Sequence[Group],
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[Cell]],
+    published: Sequence[Published],
+    correlated: bool,
+) -> tuple[str, ...]:
+    """Everything that must be said under the block, once each, in order."""
+    used = [run for g in groups for run in (*g.finished.values(), *g.diverged.values())]
+    given = [*table.notes, *(note for run in used for note in run.config.protocol.notes)]
+    conditions = {"noise: ": context.noisy, "clean: ": not context.noisy, "published: ": bool(published)}
+    lines = [f"Layout after {table.source}."] if table.source else []
+    lines.append(trained_by(context.config))
+    for note in given:
+        prefix = next((p for p in conditions if note.startswith(p)), "")
+        if not prefix or conditions[prefix]:
+            lines.append(note.removeprefix(prefix))
+    for g in (g for g in groups if g.changed):
+        changes = ", ".join(f"{key} {word(value)} instead of {word(context.key[key])}" for key, value in g.changed.items())
+        lines.append(f"{g.label}: {changes}; all else as in the other rows.")
+    lines += _notes_on_numbers(groups, rows)
+    lines += _notes_on_tests(table, rows)
+    lines += _CORRELATIONS if correlated else ()
+    measures = [column.config.measure for column in columns]
+    if any("accuracy" in m for m in measures):
+        lines.append("Accuracy is that of the final epoch.")
+    if "gap" in measures:
+        lines += _notes_on_gap(context)
+    lines += [note for run in used for note in _notes_on_method(run.config)]
+    lines += citations(published)
+    prints = dict.fromkeys(run.data_fingerprint or "unknown" for run in used)
+    lines.append(f"Data fingerprint: {', '.join(prints)}.")
+    lines += [note for run in used for note in known.notes(run.data_fingerprint, run.data_notes)]
+    return tuple(dict.fromkeys(lines))
+
+
+def trained_by(c: TrainConfig) -> str:
+    """One line: by what recipe every row was trained, but for what its method adds."""
+    o, a = c.optimizer, c.augmentation
+    m = f", perturbed in groups of {c.group_size} (m)" if c.group_size else ", one perturbation a batch"
+    schedule = {"cosine_step": "cosine per step", "cosine_epoch": "cosine per epoch", "wrn_step": "x0.2 at 30, 60, 80%"}
+    warmup = f" after {counted(c.warmup_epochs, 'epoch')} of warm-up" if c.warmup_epochs else ""
+    where = f"in the {o.weight_decay_mode}{'' if o.weight_decay_scope == 'all' else ', without normalisation and biases'}"
+    cutout = f"Cutout {a.cutout}" + (f" at {a.cutout_probability:g}" if a.cutout_probability < 1 else "")
+    crop = f"crop {a.crop_padding} ({a.padding_mode})"
+    used = {"flip": a.flip, crop: a.crop_padding, a.policy: a.policy != "none", cutout: a.cutout}
+    pictures = [text for text, here in used.items() if here]
+    return (
+        f"Trained by: {counted(c.epochs, 'epoch')}, batch {c.batch_size}{m}, last partial batch {'dropped' if c.drop_last else 'kept'};"
+        f" lr {o.lr:g}, {schedule.get(c.schedule, c.schedule)}{warmup}; momentum {o.momentum:g}{' (Nesterov)' if o.nesterov else ''};"
+        f" weight decay {o.weight_decay:g}{f' {where}' if o.weight_decay else ''}; augmentation {', '.join(pictures) or 'none'};"
+        f" {f'clipping at {o.grad_clip:g}' if o.grad_clip else 'no clipping'};"
+        f"{f' label smoothing {c.label_smoothing:g};' if c.label_smoothing else ''} precision {c.precision}."
+    )
+
+
+def _notes_on_numbers(groups: Sequence[Group], rows: Sequence[Sequence[Cell]]) -> list[str]:
+    cells = [(group, cell) for group, row in zip(groups, rows, strict=True) for cell in row]
+    notes = ["± is the sample standard deviation over seeds; [ ] is the 95% confidence interval of the mean (Student's t); n counts seeds."]
+    seeds = {g.label: ", ".join(map(str, sorted({*g.finished, *g.diverged}))) for g in groups if g.ran}
+    if len(set(seeds.values())) == 1:
+        text = next(iter(seeds.values()))
+        notes.append(f"Seeds of every row that was run: {text} ({text.count(',') + 1}).")
+    else:
+        notes.append("Seeds: " + "; ".join(f"{label}: {text} ({text.count(',') + 1})" for label, text in seeds.items()) + ".")
+    single = dict.fromkeys(g.label for g, cell in cells if cell.summary is not None and cell.summary.n == 1)
+    if single:
+        notes.append(f"{', '.join(single)}: one seed: no spread can be given.")
+    for group, cell in cells:
+        if cell.paired is not None and cell.paired.n < len(group.finished):
+            common = ", ".join(map(str, cell.paired.seeds)) or "none"
+            notes.append(f"{cell.column}, {group.label} against {cell.baseline}: common seeds {common} (n = {cell.paired.n}).")
+    if any(g.diverged for g in groups):
+        notes.append("Diverged runs are counted, and are in no mean, interval or difference: the numbers of that row are of the survivors.")
+    for g in groups:
+        for run in g.duplicates:
+            notes.append(f"{g.label}: seed {run.config.seed} was run more than once; {run.folder} is left out.")
+    return notes
+
+
+def _notes_on_tests(table: TableConfig, rows: Sequence[Sequence[Cell]]) -> list[str]:
+    """What the difference cells print, and which of them is the test named in advance."""
+    cells = [cell for row in rows for cell in row if cell.kind == "difference"]
+    found = [cell.comparison for cell in cells if cell.comparison is not None]
+    if not cells:
+        return []
+    notes = [
+        f"Differences are the row minus row {table.baseline}, paired by seed: mean, [95% confidence interval], p of the two-sided paired"
+        " t test. Welch p: the two-sided test without pairing, as description only."
+    ]
+    own = next((c for c in found if c.primary), None)
+    headers = dict.fromkeys(cell.column for cell in cells if cell.comparison is not None and cell.comparison.primary)
+    if own is not None:
+        tests = "no test could be made" if own.tests == 0 else counted(own.tests, "test")
+        notes.append(
+            f"The test named in advance: {', '.join(headers)}, at level {table.alpha:g} after Holm's correction within this block"
+            f" ({tests}); Holm: the corrected p. Differences in other columns are exploratory, and not corrected."
+        )
+    elif found:
+        notes.append("No test was named in advance: all differences are exploratory, and not corrected for the number of comparisons.")
+    if any(c.detectable is not None for c in found):
+        divided = f"{table.alpha:g}/{own.tests} (Holm's strictest; {table.alpha:g} in exploratory columns)" if own and own.tests > 1 else ""
+        notes.append(
+            f"could have shown: the smallest true difference that the paired test at level {divided or f'{table.alpha:g}'} finds with"
+            f" {table.power:.0%} power at this n, if the spread of the differences seen here is the true one."
+        )
+    if any(c.equivalence is not None for c in found):
+        notes.append(
+            f"TOST: two one-sided paired t tests, the larger p, level {table.alpha:g}, not part of Holm's family; equivalent: the"
+            f" {1 - 2 * table.alpha:.0%} confidence interval of the difference lies within the margin. Not shown equivalent is not shown"
+            " different."
+        )
+    return notes
+
+
+_CORRELATIONS = (
+    "Rank correlation is Spearman's, of finished runs. All runs: whatever their method; within methods: of the ranks within each method"
+    " (Taylor 1987); between methods: of the methods' means. They can differ in sign, and none of them is a cause.",
+    "[ ] beside a rank correlation is an approximate 95% interval. All runs, within methods: over new seeds of these methods, the wider"
+    " of Bonett & Wright's (runs as independent) and a jackknife's over seeds (which the methods share); between methods: over new"
+    " methods (Bonett & Wright). None is given at ±1, for fewer than 4 points, or over fewer than 3 seeds.",
+)
+
+
+def verdict(table: TableConfig, groups: Sequence[Group], rows: Sequence[Sequence[Cell]]) -> str:
+    """One line: what the table can show, what its own tests found, and what it does not show. Empty if nothing can be said."""
+    cells = [(group.label, cell) for group, row in zip(groups, rows, strict=True) for cell in row if cell.comparison is not None]
+    found = [text for column in dict.fromkeys(cell.column for _, cell in cells) if (text := _finding(column, cells))]
+    parts = [f"Shows: {table.shows}."] if table.shows else []
+    parts += [f"Found: {'; '.join(found)}."] if found else []
+    parts += [f"Does not show: {table.shows_not}."] if table.shows_not else []
+    return " ".join(parts)
+
+
+def _finding(column: str, cells: Sequence[tuple[str, Cell]]) -> str:
+    """What the tests in one column found; exploratory differences are not reported here."""
+    differ: list[str] = []
+    same: list[str] = []
+    untested: list[str] = []
+    equal: list[str] = []
+    for label, cell in cells:
+        comparison, paired = cell.comparison, cell.paired
+        if cell.column != column or comparison is None or paired is None:
+            continue
+        if comparison.significant:
+            side = "above" if (paired.mean or 0) > 0 else "below"
+            differ.append(f"{label} is {side} {cell.baseline} ({cell.parts[0]}, Holm p {p_text(comparison.p_holm or 0.0)})")
+        elif comparison.primary:
+            (untested if comparison.p_holm is None else same).append(f"{label} against {cell.baseline}")
+        if comparison.equivalence is not None:
+            shown = "is equivalent" if comparison.equivalence.shown else "is not shown equivalent"
+            equal.append(f"{label} {shown} to {cell.baseline} within ±{comparison.equivalence.margin:g}")
+    lists = (("no difference shown for ", same), ("no test possible for ", untested))
+    texts = [*differ, *(prefix + ", ".join(labels) for prefix, labels in lists if labels), *equal]
+    return f"{column}: {'; '.join(texts)}" if texts else ""
+
+
+def _notes_on_gap(context: Context) -> list[str]:
+    """What the gap is. The expected values: cross-entropies of WRN-28-10 in eval mode, lines u01 to u06 of paper_values.csv."""
+    if context.noisy:
+        return ["Gap: test loss in expectation over the label channel minus noisy training loss."]
+    notes = ["Gap: mean test loss - mean loss on the unaugmented training set, both in eval mode."]
+    named = context.config.dataset.name if context.config.model.label == "WRN-28-10" and context.runs[0].genuine else ""
+    if named == "cifar10":
+        notes.append(
+            "An SGD gap near 130-160 ×10³ is expected here in eval mode, while Tiwary & Aananth 2024 print 46-48 ×10³ for SAM:"
+            " their definition may differ."
+        )
+    if named == "cifar100":
+        notes.append("An SGD gap near 800-870 ×10³ is expected here in eval mode; Tiwary & Aananth 2024 print none for CIFAR-100.")
+    return notes
+
+
+def _notes_on_method(config: TrainConfig) -> list[str]:
+    o, notes = config.optimizer, []
+    if o.method == "rand_sam" and config.precision in ("bf16", "fp16"):
+        notes.append(
+            f"Rand-SAM at rho {o.rho:g} in {config.precision} autocast: rounding the weights perturbs them too, at a small rho "
+            "by more than the method does; the row is not interpretable."
+        )
+    if o.method == "xsam" and o.weight_decay_mode == "loss" and o.weight_decay:
+        notes.append(
+            "XSAM with weight decay in the loss is not the released algorithm: there decay stays in SGD, and neither the perturbation nor"
+            " the search sees it (optimizer.weight_decay_mode=optimizer)."
+        )
+    return notes

@@ -1,0 +1,66 @@
+"""The overview is drawn, at any number of contexts, methods and seeds, and with values that a logarithm cannot show."""
+
+import random
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sam.config import DatasetConfig, ModelConfig, OptimizerConfig, ProtocolConfig, TrainConfig
+from sam.report.overview import ORDER, method_name, overview, sharpness_key
+from sam.tables.table import RunRow
+
+METHODS = [
+    OptimizerConfig(method="sgd"),
+    OptimizerConfig(method="rand_sam"),
+    *(OptimizerConfig(ascent_steps=n) for n in (1, 2, 3, 5)),
+    OptimizerConfig(method="xsam"),
+]
+
+
+def made_up(noise: float, optimizers: list[OptimizerConfig], seeds: int, sign: float = 1.0) -> list[RunRow]:
+    rows = []
+    for i, optimizer in enumerate(optimizers):
+        for seed in range(seeds):
+            data = DatasetConfig(name="digits", label_noise=noise)
+            config = TrainConfig(optimizer, ModelConfig(depth=10, width=1), data, protocol=ProtocolConfig("demo"), epochs=5, seed=seed)
+            value = random.Random(f"{i}{seed}{noise}").random()
+            measures = {"test_accuracy": 95 + value, "gap": 0.1 * value, sharpness_key(0.05): sign * value * 1e-3, sharpness_key(0.5): None}
+            epochs = [{"epoch": e, "test_accuracy": 90 + value * e} for e in range(1, 6)]
+            lost = seed == 2
+            status, when = ("diverged", 3) if lost else ("finished", None)
+            rows.append(RunRow(config, f"{optimizer}", status, when, measures, epochs, f"runs/{i}-{seed}", "f", "d", ()))
+    return rows
+
+
+def test_methods_have_a_fixed_order() -> None:
+    assert tuple(method_name(o) for o in METHODS) == ORDER
+    assert method_name(OptimizerConfig(method="xsam", ascent_steps=2)) == "XSAM k=2"
+
+
+def test_overview(tmp_path: Path) -> None:
+    path = tmp_path / "overview.png"
+    sweep = [*METHODS, OptimizerConfig(rho=0.2), OptimizerConfig(ascent_steps=7)]
+    overview(made_up(0, sweep, 3) + made_up(0.2, METHODS[:1], 1), [0.05, 0.5], path)
+    head = path.read_bytes()[:24]
+    width, height = struct.unpack(">II", head[16:24])
+    assert head[1:4] == b"PNG" and width == 3000 and height > 2 * 600
+
+
+@pytest.mark.parametrize("rhos", [[], [0.05], [0.7]])
+def test_overview_without_anything_positive_to_show(tmp_path: Path, rhos: list[float]) -> None:
+    overview(made_up(0, METHODS[:2], 1, sign=-1.0), rhos, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 0
+
+
+def test_overview_of_runs_whose_test_set_was_seldom_or_never_evaluated_in_training(tmp_path: Path) -> None:
+    for kept in ((), (4, 5)):
+        rows = [replace(run, epochs=[row for row in run.epochs if row["epoch"] in kept]) for run in made_up(0, METHODS[:2], 2)]
+        overview(rows, [0.05], tmp_path / "a.png")
+        assert (tmp_path / "a.png").stat().st_size > 0
+
+
+def test_no_runs(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no runs"):
+        overview([], [0.05], tmp_path / "a.png")

@@ -1,0 +1,123 @@
+"""A signal ends a run at any time, wherever it comes, and the same command ends as if there had been none."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import data
+from sam.config import TrainConfig
+from sam.runs import checkpoint, identity, records
+from sam.runs import session as segment
+from sam.runs.run import run
+from sam.runs.signals import Interrupts, Preempted, watching
+from sam.runs.tracking import Tracker
+from sam.sharpness.dataset_loss import DatasetLoss
+from sam.training import loop
+from sam.training.objective import Objective
+
+ROOT = Path(__file__).resolve().parents[2]
+PLACES: dict[str, tuple[Any, str]] = {
+    "the data load": (data, "load"),
+    "the model builds": (loop, "build_model"),
+    "an old checkpoint is read": (checkpoint, "load_newest"),
+    "tracking starts": (segment, "make_tracker"),
+    "a step": (Objective, "closure"),
+    "evaluation": (DatasetLoss, "value"),
+    "metrics are written": (records, "write_metrics"),
+    "a checkpoint is written": (checkpoint, "save"),
+    "the record is written": (records, "write_run"),
+    "tracking ends": (Tracker, "finish"),
+}
+UNDISTURBED: list[dict[str, Any]] = []
+
+
+def without_times(config: TrainConfig) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in row.items() if not key.endswith("seconds")}
+        for row in records.read_metrics(identity.run_folder(config))
+    ]
+
+
+@pytest.mark.parametrize(("call", "name"), [(1, "SIGTERM"), (2, "SIGUSR1")])
+@pytest.mark.parametrize("place", PLACES)
+def test_it_leaves_and_the_same_command_ends_the_same(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, place: str, call: int, name: str
+) -> None:
+    """The signal comes as the n-th call of something begins; what counts as done afterwards must have been whole."""
+    owner, attribute = PLACES[place]
+    original, calls = getattr(owner, attribute), []
+
+    def signalled(*arguments: Any, **options: Any) -> Any:
+        calls.append(None)
+        if len(calls) == call:
+            os.kill(os.getpid(), getattr(signal, name))
+        return original(*arguments, **options)
+
+    config = tiny(epochs=2, checkpoint_interval=2, model={"dropout": 0.2})
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, attribute, signalled)
+        if call == 1 or place in ("a step", "evaluation"):
+            with pytest.raises(Preempted) as caught:
+                run(config)
+            assert caught.value.code == 75
+        else:  # some things happen less often
+            try:
+                run(config)
+            except Preempted:
+                assert len(calls) >= call
+    record = records.read_run(identity.run_folder(config))
+    if place == "evaluation":  # no step was lost
+        assert record is not None and record["status"] == "preempted" and record["epochs"] == call - 1
+    assert run(config)["status"] == "finished"
+    if not UNDISTURBED:
+        undisturbed = tiny(runs="undisturbed", epochs=2, checkpoint_interval=2, model={"dropout": 0.2})
+        run(undisturbed)
+        UNDISTURBED.extend(without_times(undisturbed))
+    assert without_times(config) == UNDISTURBED
+
+
+def test_steps_that_were_done_are_not_done_again(tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal in the midst of evaluation saves the epoch before it: what is left of it is the evaluation."""
+    config = tiny(epochs=1, checkpoint_interval=5)
+    value = DatasetLoss.value
+    with monkeypatch.context() as patched:
+        patched.setattr(DatasetLoss, "value", lambda self: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Preempted) as caught:
+            run(config)
+    assert caught.value.code == 130
+    monkeypatch.setattr(DatasetLoss, "value", value)
+    steps: list[None] = []
+    monkeypatch.setattr(segment.Segment, "_after_step", lambda self: steps.append(None))
+    assert run(config)["status"] == "finished" and not steps
+
+
+def test_what_waits_is_told_at_the_end_and_a_library_cannot_keep_it() -> None:
+    with pytest.raises(Preempted), watching() as interrupts:
+        interrupts.waits = True
+        os.kill(os.getpid(), signal.SIGTERM)  # after a run's last step: no further run of a sweep may begin
+    with pytest.raises(Preempted), watching():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException as error:
+            raise ImportError("half a module") from error
+    with pytest.raises(ValueError), watching():
+        raise ValueError("no signal came")
+    assert Interrupts().signum is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [1.0, 2.5])
+def test_a_command_that_only_begins_leaves_with_the_code_that_requeues(tmp_path: Path, seconds: float) -> None:
+    line = ["train.py", "dataset=digits", "model=wrn_10_1", "epochs=4000", "threads=1", f"runs_dir={tmp_path}"]
+    process = subprocess.Popen([sys.executable, *line], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 75 and "stopped by SIGTERM" in err and "Traceback" not in err
