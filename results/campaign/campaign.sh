@@ -18,7 +18,8 @@ resnet() { "$python" train.py -m experiment=campaign_resnet20 "$@"; }
 measure() { # measure FOLDER ARGUMENTS: a sweep's own tables come later, from the committed rows
     local folder=$1
     shift
-    "$python" evaluate_sharpness.py "runs_dir=runs/$folder" table=none threads=1 processes=2 "$@"
+    # Exit code 1: something was left out, a run of a later grid that was preempted, say; the picks refuse where a row of theirs is missing.
+    "$python" evaluate_sharpness.py "runs_dir=runs/$folder" table=none threads=1 processes=2 "$@" || [ $? -eq 1 ]
 }
 pick() { "$python" "$here/picks.py" "$@"; }
 picked() { # sets the plan's names (lr, decay, R, R_half, ...); the campaign stops where a grid must be extended first
