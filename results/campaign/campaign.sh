@@ -60,7 +60,8 @@ extend() { # extend PICK TRAINING...: by the plan's further values, where the pi
     shift
     local status=0
     pick "$name" >/dev/null || status=$?
-    [ "$status" -eq 3 ] || return "$status"
+    # 3: the pick is at the edge; 1: runs are missing, those of an extension that was begun, since the grid itself is done.
+    [ "$status" -eq 3 ] || [ "$status" -eq 1 ] || return "$status"
     train "$@"
     measure campaign/stage0 'sharpness.notions=[gap]' 'sharpness.batchnorm=[eval,recalibrated]' 'sharpness.gap.splits=[val]'
 }
