@@ -24,9 +24,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import data
-from sam.config import EvaluateConfig, counted, printable, sentence
+from sam.evaluation.settings import EvaluateConfig
 from sam.runs.hydra_schema import register, resolve, start
 from sam.runs.signals import Preempted, watching
+from sam.text import counted, printable, sentence
 
 register()
 

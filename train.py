@@ -20,10 +20,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sam.config import TrainConfig, printable, sentence
 from sam.runs.distributed import launched
 from sam.runs.hydra_schema import register, resolve, start
 from sam.runs.signals import Preempted, leave_at_once
+from sam.settings import TrainConfig
+from sam.text import printable, sentence
 
 register()
 

@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from sam.config import sentence  # noqa: E402
+from sam.text import sentence  # noqa: E402
 
 Main = Callable[[list[str]], int]
 WHAT = {int: "a whole number > 0", float: "a finite number > 0", bool: "true or false", str: "some text"}

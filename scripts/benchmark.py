@@ -36,13 +36,15 @@ import models
 from data import usable_folder
 from data.augment import Augment
 from data.image_data import normalize
-from sam.config import PRECISIONS, ConfigError, OptimizerConfig
+from sam.config import ConfigError
 from sam.core.device import autocast, loss_scale, number_format, pick_device
 from sam.core.scaling import LossScale
 from sam.optimizers.build import build
+from sam.optimizers.settings import OptimizerConfig
 from sam.runs.environment import environment
 from sam.runs.progress import progress_for
 from sam.runs.records import plain, write_atomic
+from sam.settings import PRECISIONS
 from sam.sharpness import ascent
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.training.loop import DIAGNOSE_EVERY
@@ -157,7 +159,7 @@ class Bench:
     def ours(self, name: str, images: Callable[[], Tensor] | None = None, **other: Any) -> Step:
         """A step as the training loop takes it, with its diagnostics in every tenth. other: settings of the optimizer."""
         model, count = self.model(), itertools.count()
-        config = OptimizerConfig(rho=0.05, **BASE, **METHODS[name][0], **other)
+        config = OptimizerConfig.of(rho=0.05, **BASE, **METHODS[name][0], **other)
         own, scaling = torch.Generator(self.device).manual_seed(0), loss_scale(self.setting.precision, self.device)
         optimizer = build(model, config, steps_per_epoch=1_000_000, generator=own, scaling=scaling)
         closure = self.closure(model, images, scaling)

@@ -18,8 +18,8 @@ from typing import Any
 
 from arguments import parse, script
 
-from sam.config import TrackingConfig
 from sam.runs.metric_names import EPOCH, GRAD_EVALS, SECONDS, metric_name, sharpness_name
+from sam.settings import TrackingConfig
 
 ACCURACY = metric_name("test_accuracy")
 FINAL = "final/test_accuracy"

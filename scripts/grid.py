@@ -29,7 +29,8 @@ from typing import Any
 from arguments import ROOT, parse, script
 from hydra.types import RunMode
 
-from sam.config import ConfigError, EvaluateConfig
+from sam.config import ConfigError
+from sam.evaluation.settings import EvaluateConfig
 from sam.runs import sweep
 from sam.runs.hydra_schema import resolve
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from arguments import parse, script
 
 from data import regular_file, usable_folder
-from sam.config import counted
 from sam.runs import records
+from sam.text import counted
 
 FILES = (records.RUN, records.METRICS, records.MEASURES)
 Packed = dict[str, dict[str, str]]  # folder below runs_dir -> file -> text

@@ -20,10 +20,10 @@ from typing import Any
 from arguments import parse, script
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from sam.config import printable
 from sam.runs import identity, lock, records
 from sam.runs.progress import clock
 from sam.runs.sweep import planned
+from sam.text import printable
 
 
 def state(folder: Path, record: dict[str, Any] | None) -> tuple[str, str]:

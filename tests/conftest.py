@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import data
-from sam.config import TrainConfig, from_dict, to_dict
+from sam.schema import from_dict, to_dict
+from sam.settings import TrainConfig
 from sam.training.loop import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,10 +18,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 import data
-from sam.config import EvaluateConfig, TrainConfig, to_dict
+from sam.evaluation.settings import EvaluateConfig
 from sam.runs import identity
 from sam.runs.hydra_schema import register, resolve
 from sam.runs.sweep import compose, points
+from sam.schema import to_dict
+from sam.settings import TrainConfig
 from sam.training import cost
 from sam.training.loop import Trainer
 

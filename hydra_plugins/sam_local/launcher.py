@@ -30,11 +30,11 @@ class LocalLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from sam.config import printable, sentence
         from sam.runs import sweep
         from sam.runs.distributed import launched
         from sam.runs.run import run
         from sam.runs.workers import run_all
+        from sam.text import printable, sentence
 
         if self.config.hydra.job.name != "train":
             _refuse("hydra/launcher=local: trains only; use hydra/launcher=slurm or basic for other commands.")

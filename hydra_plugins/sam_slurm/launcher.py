@@ -177,7 +177,7 @@ def _collect(jobs: Sequence[Any]) -> dict[str, str]:
 
 def _last_line(trace: str) -> str:
     """The line of a submitit error that names the exception: the last one of the traceback that it quotes."""
-    from sam.config import sentence
+    from sam.text import sentence
 
     quoted = trace.split("----------------------")
     return sentence((quoted[1] if len(quoted) > 1 else trace).strip().splitlines()[-1])

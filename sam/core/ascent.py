@@ -100,7 +100,5 @@ class Ascent:
         return vectors.dot(x, self._sum) / (vectors.norm(x).double() * vectors.norm(self._sum)).clamp(min=vectors.TINY)
 
     def direction(self) -> Vector:
-        """eps up to a positive factor; uses up the work space, so call it after the last step."""
-        if len(set(self.radii)) > 1:
-            torch._foreach_mul_(self._sum, list(self.radii))
-        return self._sum
+        """eps up to a positive factor; after the last step, whose work space it may be: read it only."""
+        return self._sum if len(set(self.radii)) == 1 else list(torch._foreach_mul(self._sum, list(self.radii)))

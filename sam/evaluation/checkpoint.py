@@ -9,10 +9,14 @@ from pathlib import Path
 import data
 import models
 from data.image_data import ImageData
-from sam.config import DatasetConfig, EvaluateConfig, ModelConfig, TrainConfig, row_settings, to_dict
+from data.settings import DatasetConfig
+from models.settings import ModelConfig
 from sam.core.device import number_format, pick_device
 from sam.evaluation import storing
+from sam.evaluation.settings import EvaluateConfig
 from sam.runs.progress import progress_for
+from sam.schema import row_settings, to_dict
+from sam.settings import TrainConfig
 from sam.sharpness.notions import work
 from sam.sharpness.subject import Result, Sizes, merge, subject_of
 from sam.tables.contexts import data_label

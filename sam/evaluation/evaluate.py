@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam.config import ConfigError, EvaluateConfig, TableConfig
+from sam.config import ConfigError
 from sam.evaluation.kept import KEPT, trajectories
 from sam.evaluation.measuring import measure_runs, part_of
+from sam.evaluation.settings import EvaluateConfig
 from sam.report.page import report
 from sam.runs import records
 from sam.runs.tracking import mirror_sharpness
@@ -21,6 +22,7 @@ from sam.sharpness.subject import Measures, Result
 from sam.tables import render
 from sam.tables import table as tables
 from sam.tables.filling import filled
+from sam.tables.settings import TableConfig
 from sam.tables.table import Block, RunRow
 
 

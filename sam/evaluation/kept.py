@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam.config import TrainConfig, printable
 from sam.evaluation.measuring import Run, kept_files
 from sam.runs import records
+from sam.settings import TrainConfig
 from sam.sharpness.subject import Result
 from sam.tables.contexts import settings, word
 from sam.tables.render_csv import inert
+from sam.text import printable
 
 KEPT = "kept.csv"
 

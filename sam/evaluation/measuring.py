@@ -14,15 +14,20 @@ import torch
 
 import data
 from data.image_data import ImageData
-from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TrainConfig, counted, to_dict
+from sam.config import ConfigError
 from sam.core.device import number_format, pick_device
 from sam.evaluation import storing
+from sam.evaluation.settings import EvaluateConfig
 from sam.runs import checkpoint, records
 from sam.runs.progress import Progress, progress_for, share
 from sam.runs.run import load_trained
 from sam.runs.workers import run_all
+from sam.schema import to_dict
+from sam.settings import TrainConfig
 from sam.sharpness.notions import Notion, work
+from sam.sharpness.settings import SharpnessConfig
 from sam.sharpness.subject import Result, Sizes, merge, subject_of
+from sam.text import counted
 
 Run = tuple[Path, dict[str, Any]]
 

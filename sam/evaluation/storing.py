@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import data
-from sam.config import SharpnessConfig
 from sam.runs import identity, lock, records
 from sam.sharpness.notions import Notion
+from sam.sharpness.settings import SharpnessConfig
 from sam.sharpness.subject import Result, Subject, merge
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from sam.config import OptimizerConfig
 from sam.optimizers.base import Method
+from sam.optimizers.settings import check_arguments
 
 
 class DrawnRadius(Method):
@@ -22,7 +22,7 @@ class DrawnRadius(Method):
     def __init__(
         self, base: torch.optim.Optimizer, *, radius: str = "fixed", generator: torch.Generator | None = None, **common: Any
     ) -> None:
-        self._check(radius=radius)
+        check_arguments(type(self), radius=radius)
         super().__init__(base, **common)
         self.radius = radius
         self.generator: torch.Generator | None = None
@@ -34,7 +34,7 @@ class DrawnRadius(Method):
         return [] if self.generator is None else [self.generator]
 
     @classmethod
-    def options(cls, config: OptimizerConfig, *, steps_per_epoch: int, generator: torch.Generator) -> dict[str, Any]:
+    def options(cls, config: Any, *, steps_per_epoch: int, total_steps: int, generator: torch.Generator) -> dict[str, Any]:
         return {"radius": config.radius, "generator": generator}
 
     def begin(self) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor
 from sam.core import vectors
 from sam.optimizers.base import Closure, Gradients
 from sam.optimizers.radius import DrawnRadius
-from sam.optimizers.sam import record_ascent
 
 
 class RandSAM(DrawnRadius):
@@ -26,13 +25,11 @@ class RandSAM(DrawnRadius):
     def __init__(self, base: torch.optim.Optimizer, *, rho: float = 0.05, **common: Any) -> None:
         super().__init__(base, rho=rho, **common)
 
-    def look(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
+    def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()
         climb.climb(vectors.normal_like(self.points, self.generators[0]))
         loss, gradient = self.evaluate(closure, climb.points)
         self.record_first(gradient)
-        if self.diagnose:
-            record_ascent(self, climb, self.perturbed(gradient))
         return loss, gradient
 
     def pass_over(self) -> None:

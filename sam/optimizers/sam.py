@@ -7,28 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam.config import OptimizerConfig
 from sam.core.ascent import Ascent
-from sam.core.vectors import Vector
 from sam.optimizers.base import Closure, Gradients, Method
 from sam.optimizers.radius import DrawnRadius
+from sam.optimizers.settings import check_arguments
+from sam.optimizers.verbs import accumulate
 
 
-def start_ascent(method: Method, closure: Closure, climb: Ascent) -> tuple[Tensor, Vector]:
-    """The first pass, at w, and the first ascent step: (loss at w, a copy of the perturbed part of g_0 where diagnostics want it)."""
+def start_ascent(method: Method, closure: Closure, climb: Ascent) -> Tensor:
+    """The first pass, at w, and the first ascent step; returns the loss at w."""
     loss, gradient = method.evaluate(closure)
     length = method.record_first(gradient)
     g0 = method.perturbed(gradient)
-    kept = [g.clone() for g in g0] if method.diagnose else []
     climb.climb(g0, length if method.is_whole(g0, gradient) else None)  # where everything is perturbed, the norm is known
-    return loss, kept
-
-
-def record_ascent(method: Method, climb: Ascent, gradient: Vector) -> None:
-    """||eps|| / rho and cos(gradient, eps) of a finished ascent, over the perturbed parameters."""
-    if method.diagnose:
-        method.record("eps_over_rho", climb.relative_length())
-        method.record("cos_g_eps", climb.cosine(gradient))
+    return loss
 
 
 class SAM(DrawnRadius):
@@ -50,24 +42,23 @@ class SAM(DrawnRadius):
         descent_gradient: str = "last",
         **common: Any,
     ) -> None:
-        self._check(steps=steps, rule=rule, descent_gradient=descent_gradient)
+        check_arguments(type(self), steps=steps, rule=rule, descent_gradient=descent_gradient)
         super().__init__(base, rho=rho, **common)
         self.steps, self.rule, self.descent_gradient = steps, rule, descent_gradient
 
     @classmethod
-    def options(cls, config: OptimizerConfig, *, steps_per_epoch: int, generator: torch.Generator) -> dict[str, Any]:
+    def options(cls, config: Any, *, steps_per_epoch: int, total_steps: int, generator: torch.Generator) -> dict[str, Any]:
         own = {"steps": config.ascent_steps, "rule": config.step_rule, "descent_gradient": config.descent_gradient}
-        return own | super().options(config, steps_per_epoch=steps_per_epoch, generator=generator)
+        return own | super().options(config, steps_per_epoch=steps_per_epoch, total_steps=total_steps, generator=generator)
 
-    def look(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
+    def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent(self.steps, self.rule)
-        loss, g0 = start_ascent(self, ascent, climb)
+        loss = start_ascent(self, ascent, climb)
         seen: Gradients | None = None
         for _ in range(self.steps - 1):
             _, gradient = self.evaluate(ascent, climb.points)
             if self.descent_gradient == "mean":
-                seen = self._accumulate(seen, gradient, 1 / self.steps, alone=False)
+                seen = accumulate(seen, gradient, 1 / self.steps)
             climb.climb(self.perturbed(gradient))
-        record_ascent(self, climb, g0)
         _, descent = self.evaluate(closure, climb.points)
-        return loss, descent if seen is None else self._accumulate(seen, descent, 1 / self.steps, alone=False)
+        return loss, descent if seen is None else accumulate(seen, descent, 1 / self.steps)

@@ -12,7 +12,7 @@ class SGD(Method):
 
     moves = False
 
-    def look(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
+    def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         loss, gradient = self.evaluate(closure)
         self.record_first(gradient)
         return loss, gradient

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam.config import DEFAULT_ALPHAS, OptimizerConfig
 from sam.core import vectors
+from sam.core.settings import DEFAULT_ALPHAS
 from sam.core.vectors import Vector
 from sam.optimizers.base import Closure, Gradients, Method
-from sam.optimizers.sam import record_ascent, start_ascent
+from sam.optimizers.sam import start_ascent
+from sam.optimizers.settings import check_arguments
 
 # Below this sin(psi) the two directions span no plane. Rounding of float32 sums alone makes sin(psi) 5e-4 of parallel vectors; what the
 # larger bound gives away is a turn of the update by less than 1e-3.
@@ -85,7 +86,7 @@ class XSAM(Method):
         search_interval: int = 1,
         **common: Any,
     ) -> None:
-        self._check(steps=steps, rule=rule, rho_max=rho_max, alpha=alpha, alphas=alphas, search_interval=search_interval)
+        check_arguments(type(self), steps=steps, rule=rule, rho_max=rho_max, alpha=alpha, alphas=alphas, search_interval=search_interval)
         super().__init__(base, rho=rho, **common)
         self.steps, self.rule, self.rho_max = steps, rule, rho_max
         self.alphas, self.search_interval, self.constant = list(alphas), search_interval, alpha is not None
@@ -96,14 +97,14 @@ class XSAM(Method):
         self._due = False  # a search that was lost is to be made up
 
     @classmethod
-    def options(cls, config: OptimizerConfig, *, steps_per_epoch: int, generator: torch.Generator) -> dict[str, Any]:
+    def options(cls, config: Any, *, steps_per_epoch: int, total_steps: int, generator: torch.Generator) -> dict[str, Any]:
         return {
             "steps": config.ascent_steps,
             "rule": config.step_rule,
             "rho_max": config.rho_max,
             "alpha": config.alpha,
             "alphas": config.alpha_grid,
-            "search_interval": max(1, round(config.alpha_refresh * steps_per_epoch)),
+            "search_interval": config.search_interval(steps_per_epoch),
         }
 
     @property
@@ -130,12 +131,11 @@ class XSAM(Method):
     def begin(self) -> None:
         self._probes = None
 
-    def look(self, closure: Closure, ascent: Closure) -> tuple[Tensor, tuple[Plane, Gradients]]:
+    def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, tuple[Plane, Gradients]]:
         climb = self.ascent(self.steps, self.rule)
-        loss, g0 = start_ascent(self, ascent, climb)
+        loss = start_ascent(self, ascent, climb)
         for _ in range(self.steps - 1):
             climb.climb(self.perturbed(self.evaluate(ascent, climb.points)[1]))
-        record_ascent(self, climb, g0)
         _, gradient = self.evaluate(closure, climb.points)
         plane = Plane(climb.direction(), self.perturbed(gradient))
         self.record("psi", plane.psi)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sam.config import METHODS, OptimizerConfig, RowConfig
+from sam.optimizers.settings import METHODS, OptimizerConfig
+from sam.tables.settings import RowConfig
 from sam.tables.statistics import summarize
 from sam.tables.table import Context, Group, RunRow, contexts, group_runs
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam.config import EvaluateConfig
+from sam.evaluation.settings import EvaluateConfig
 from sam.report import blocks as tables_html
 from sam.report.html import Html, el, join
 from sam.report.runs import entry, summary

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from sam.config import counted
 from sam.report.chart import Curve, Dot, chart, legend, shown
 from sam.report.figures import BAND, Look, figure, left_out, looks, mean_curve, panel, tally, wide
 from sam.report.html import Html, el
 from sam.report.overview import method_name
 from sam.report.scale import Axis
+from sam.schema import to_dict
 from sam.tables.table import Context, RunRow
+from sam.text import counted
 
 Anchors = Mapping[str, str]  # folder of a run -> id of its entry in the page
 
@@ -88,7 +89,7 @@ def trained_radii(context: Context) -> Html:
     found: dict[str, list[Look]] = {}
     for look in looks(context):
         if "rho" in look.group.optimizer.used_keys and look.group.finished:
-            found.setdefault(repr(replace(look.group.optimizer, rho=0.0)), []).append(look)
+            found.setdefault(repr({k: v for k, v in to_dict(look.group.optimizer).items() if k != "rho"}), []).append(look)
     swept = [of for of in found.values() if len(of) > 1]
     if not swept:
         return Html("")

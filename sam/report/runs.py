@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam.config import EvaluateConfig, counted
+from sam.evaluation.settings import EvaluateConfig
 from sam.report.html import Html, el, join, text
 from sam.runs import records
 from sam.runs.command import evaluate_command, train_command
 from sam.tables.table import Context, RunRow
+from sam.text import counted
 
 Record = Mapping[str, Any]
 

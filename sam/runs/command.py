@@ -8,7 +8,10 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from sam.config import MODELS, AugmentationConfig, EvaluateConfig, TrainConfig, flat, to_dict
+from data.settings import AugmentationConfig
+from sam.evaluation.settings import EvaluateConfig
+from sam.schema import flat, to_dict
+from sam.settings import TrainConfig
 
 # What `python train.py` alone composes (conf/train.yaml); every key that differs from it is named in the command.
 BASE = dataclasses.replace(TrainConfig(), augmentation=AugmentationConfig(crop_padding=4, flip=True))
@@ -31,7 +34,7 @@ def train_command(config: TrainConfig) -> str:
     """
     values, base = to_dict(config), flat(to_dict(BASE))
     values["optimizer"] = {key: values["optimizer"][key] for key in config.optimizer.used_keys}
-    values["model"] = {key: values["model"][key] for key in ("name", "init", *MODELS[config.model.name])}
+    values["model"] = {key: values["model"][key] for key in config.model.used_keys}
     return _command("train.py", _named(flat(values), base, _TRAIN_UNNAMED))
 
 

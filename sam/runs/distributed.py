@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sam.config import ConfigError, TrainConfig
+from sam.config import ConfigError
+from sam.settings import TrainConfig
 
 if TYPE_CHECKING:
     import torch

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
@@ -14,26 +17,43 @@ from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sam.config import ConfigError, EvaluateConfig, TrainConfig, from_dict, sentence
+from sam.config import ConfigError
+from sam.evaluation.settings import EvaluateConfig
+from sam.registry import Registry, load_plugins, loaded
+from sam.schema import from_dict, schema
+from sam.settings import TrainConfig
+from sam.text import sentence
 
 T = TypeVar("T")
 
 
-def _open(node: Any) -> None:
-    """OmegaConf marks a frozen dataclass read-only; composing has to write into it."""
-    if isinstance(node, DictConfig):
-        OmegaConf.set_readonly(node, None)
-        for key in map(str, node):
-            if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
-                _open(node._get_node(key))
+def composed_from(hint: Any) -> Any:
+    """The type that Hydra composes for a setting: a group as one flat dataclass of all the keys of its rows."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return typing.Optional[composed_from(next(a for a in typing.get_args(hint) if a is not type(None)))]  # noqa: UP045
+    if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
+        return hint
+    fields = []
+    for name, (inner, f) in schema(hint).items():
+        kind = composed_from(inner)
+        factory: Any = kind if dataclasses.is_dataclass(kind) else f.default_factory
+        default = dataclasses.field(default=f.default) if factory is dataclasses.MISSING else dataclasses.field(default_factory=factory)
+        fields.append((name, kind, default))
+    return dataclasses.make_dataclass(hint.__name__, fields)
 
 
-def register() -> None:
-    """Make the schemas known to Hydra as `train_schema` and `evaluate_schema`."""
+def register(arguments: Sequence[str] = ()) -> None:
+    """Import the plug-ins, and make the schemas known to Hydra as `train_schema` and `evaluate_schema`, and the plug-ins' options."""
+    load_plugins(arguments)
+    store = ConfigStore.instance()
     for name, cls in (("train_schema", TrainConfig), ("evaluate_schema", EvaluateConfig)):
-        node = OmegaConf.structured(cls)
-        _open(node)
-        ConfigStore.instance().store(name=name, node=node)
+        node = OmegaConf.structured(composed_from(cls), flags={"allow_objects": True})
+        OmegaConf.update(node, "plugins", None, force_add=True)
+        store.store(name=name, node=node)
+    for rows in Registry.every:
+        for name, row in rows.items():
+            if row.plugin and rows.by:
+                store.store(group=rows.group, name=name, node={rows.by: name, **row.option}, provider=", ".join(row.plugin))
 
 
 def resolve(cls: type[T], composed: DictConfig) -> T:
@@ -41,8 +61,11 @@ def resolve(cls: type[T], composed: DictConfig) -> T:
     own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
+    named = values.pop("plugins", None) or []
+    if late := [name for name in ([named] if isinstance(named, str) else named) if name not in loaded]:
+        raise ConfigError(f"plugins={late[0]}: comes too late in a file of settings; name it on the command line, or in SAM_PLUGINS.")
     config = from_dict(cls, {str(key): value for key, value in values.items()})
-    config.tracking.check()  # type: ignore[attr-defined]
+    config.tracking.check_names()  # type: ignore[attr-defined]
     return config
 
 

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import data
-from sam.config import MODELS, TrainConfig, to_dict
+from data.settings import DATASETS
+from models.settings import MODELS
+from sam.optimizers.settings import METHODS
+from sam.schema import defaults, to_dict
+from sam.settings import SCHEDULES, TrainConfig
 
 # Cannot change the result: where and how a run is executed, watched and labelled.
 _IRRELEVANT = (
@@ -27,7 +31,7 @@ def identity(config: TrainConfig) -> dict[str, Any]:
     A file (of data, of weights to start from) enters by the hash of its bytes, not by its path. Keys that the method or the model does
     not read are left out. Raises `data.DataError` if the file is missing.
     """
-    values, defaults = to_dict(config), to_dict(TrainConfig())
+    values = to_dict(config)
     for key in _IRRELEVANT:
         values.pop(key)
     for key in _IRRELEVANT_DATA:
@@ -38,18 +42,26 @@ def identity(config: TrainConfig) -> dict[str, Any]:
     if config.dataset.path:
         values["dataset"]["file"] = data.file_fingerprint(config.dataset.path)
     values["optimizer"] = {key: values["optimizer"][key] for key in config.optimizer.used_keys}
-    values["model"] = {key: values["model"][key] for key in ("name", "init", *MODELS[config.model.name])}
+    values["model"] = {key: values["model"][key] for key in config.model.used_keys}
     if config.init_from is not None:
         values["init_from"] = data.file_fingerprint(config.init_from, "init_from")
         values["model"].pop("init")  # what it drew is replaced
-    return _without_defaults(values, defaults)
+    if plugins := used_plugins(config):
+        values["plugins"] = plugins
+    return _without_defaults(values, defaults(TrainConfig))
+
+
+def used_plugins(config: TrainConfig) -> dict[str, str]:
+    """{module: its VERSION} of the plug-ins whose rows this run uses."""
+    names = (METHODS, config.optimizer.method), (MODELS, config.model.name), (DATASETS, config.dataset.name), (SCHEDULES, config.schedule)
+    return {module: version for rows, name in names for module, version in rows[name].plugin.items()}
 
 
 def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     kept = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            if inner := _without_defaults(value, defaults[key]):
+            if inner := _without_defaults(value, defaults.get(key, {})):
                 kept[key] = inner
         elif key not in defaults or value != defaults[key]:
             kept[key] = value
@@ -74,9 +86,9 @@ def run_name(config: TrainConfig) -> str:
     """Readable name and the first 8 digits of the fingerprint: digits-wrn-10-1-sam-n3-rho0.05-s1-1a2b3c4d."""
     optimizer = config.optimizer
     parts = [config.dataset.name, config.model.label, optimizer.method.replace("_", "-")]
-    if optimizer.ascent_steps > 1 and "ascent_steps" in optimizer.used_keys:
+    if getattr(optimizer, "ascent_steps", 1) > 1:
         parts.append(f"n{optimizer.ascent_steps}")
-    if "rho" in optimizer.used_keys:
+    if hasattr(optimizer, "rho"):
         parts.append(f"rho{optimizer.rho:g}")
     parts += [f"s{config.seed}", run_fingerprint(config)[:8]]
     return re.sub(r"[^a-z0-9.-]+", "-", "-".join(parts).lower())

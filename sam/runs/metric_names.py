@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sam.config import METHODS, OptimizerConfig
+from sam.optimizers.settings import METHODS, OptimizerConfig
 
 # Every row carries all of them, so that any curve can be drawn over epochs, over gradient evaluations or over seconds.
 EPOCH, GRAD_EVALS, SECONDS = AXES = ("epoch", "cost/grad_evals", "cost/wall_s")
@@ -51,16 +51,14 @@ def sharpness_name(measure: str) -> str:
 
 def _varied(optimizer: OptimizerConfig) -> dict[str, float | None]:
     """n, rho and alpha, or None where the method does not read them (SGD's rho; XSAM's alpha when it is searched)."""
-    used = optimizer.used_keys
-    keys = {"n": "ascent_steps", "rho": "rho", "alpha": "alpha"}
-    return {name: getattr(optimizer, key) if key in used else None for name, key in keys.items()}
+    return {name: getattr(optimizer, key, None) for name, key in {"n": "ascent_steps", "rho": "rho", "alpha": "alpha"}.items()}
 
 
 def series(optimizer: OptimizerConfig) -> str:
     """What seeds are averaged over, as a legend shows it: "SAM N=3 rho=0.05", "SAM N=1 rho=0.05 uniform"."""
     n, rho, alpha = _varied(optimizer).values()
     shown = (("N", n), ("rho", rho), ("alpha", alpha))
-    drawn = [optimizer.radius] if "radius" in optimizer.used_keys and optimizer.radius != "fixed" else []
+    drawn = [optimizer.radius] if getattr(optimizer, "radius", "fixed") != "fixed" else []
     return " ".join([METHODS[optimizer.method].label, *(f"{key}={value:g}" for key, value in shown if value is not None), *drawn])
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sam.config import printable, sentence
+from sam.text import printable, sentence
 
 LINE_EVERY = 15.0  # seconds between lines in a log
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sam.config import to_dict
 from sam.runs import identity, records
 from sam.runs.environment import environment
 from sam.runs.records import Row
+from sam.schema import to_dict
 from sam.training.loop import Trainer
 
 

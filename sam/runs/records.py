@@ -18,8 +18,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam.config import TrainConfig, from_dict, sentence
 from sam.runs.identity import fingerprint
+from sam.schema import from_dict
+from sam.settings import TrainConfig
+from sam.text import sentence
 
 RUN, METRICS, CHECKPOINT, MEASURES = "run.json", "metrics.csv", "checkpoint.pt", "sharpness.json"
 PREVIOUS = "checkpoint.previous.pt"  # kept while a run is under way, in case the newest turns out damaged

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 
 import data
-from sam.config import ConfigError, TrainConfig, to_dict
+from sam.config import ConfigError
 from sam.core.device import number_format
 from sam.core.replicas import ReplicaError, Replicas
 from sam.runs import checkpoint, distributed, identity, lock, records
 from sam.runs.progress import Progress, finished_in_sweep, in_sweep, progress_for
 from sam.runs.session import Follower, Segment
 from sam.runs.signals import Preempted, watching
+from sam.schema import to_dict
+from sam.settings import TrainConfig
 from sam.training import cost
 from sam.training.loop import Trainer
 

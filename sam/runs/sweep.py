@@ -23,9 +23,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from sam.config import ConfigError, TrainConfig, counted, sentence
+from sam.config import ConfigError
 from sam.runs.distributed import launched, with_replicas
 from sam.runs.hydra_schema import check_size, register, resolve
+from sam.settings import TrainConfig
+from sam.text import counted, sentence
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST_LIST = 60  # points printed one by one

@@ -21,11 +21,11 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
-from sam.config import TrackingConfig, TrainConfig
 from sam.runs import records
 from sam.runs.metric_names import AXES, EPOCH, SUMMARIES, metric_name, series, sharpness_name, top_level
 from sam.runs.progress import in_sweep
 from sam.runs.signals import SAVE_AND_LEAVE
+from sam.settings import TrackingConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_EVERY = 1.0  # seconds between looks at metrics.csv

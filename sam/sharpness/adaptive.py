@@ -7,12 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sam.config import AdaptiveConfig, SharpnessConfig
 from sam.core.vectors import Vector
 from sam.sharpness.average import mean_and_stderr, pair_rises
 from sam.sharpness.ball import Ball
 from sam.sharpness.dataset_loss import Criterion, cross_entropy
 from sam.sharpness.projected_ascent import Search, search_balls
+from sam.sharpness.settings import AdaptiveConfig, SharpnessConfig
 from sam.sharpness.subject import Measures, Result, Sizes, Subject, like, place
 
 VERSION = 1

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from data.image_data import ImageData
-from sam.config import ConfigError, SharpnessConfig, from_dict
+from sam.config import ConfigError
+from sam.schema import from_dict
 from sam.sharpness.notions import measure
+from sam.sharpness.settings import SharpnessConfig
 from sam.sharpness.subject import Result, Series, Split, Subject, subject_of
 
 PIECE = 500  # samples of a torch Dataset read at a time

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from sam.config import SharpnessConfig
 from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness.dataset_loss import DatasetLoss, Value
+from sam.sharpness.settings import SharpnessConfig
 from sam.sharpness.subject import Measures, Result, Sizes, Subject, place
 
 VERSION = 1

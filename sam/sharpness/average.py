@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from sam.config import SharpnessConfig
 from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.settings import SharpnessConfig
 from sam.sharpness.subject import Result, Sizes, Subject, like, place
 
 VERSION = 1

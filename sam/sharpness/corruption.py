@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from data import DataError, regular_file
-from sam.config import SharpnessConfig
+from sam.sharpness.settings import SharpnessConfig
 from sam.sharpness.subject import Measures, Result, Series, Sizes, Split, Subject, place
 
 VERSION = 1

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from sam.config import HessianConfig
 from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness.curvature import Hessian
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.hessian import eigenpairs
+from sam.sharpness.settings import HessianConfig
 
 # Below this sin(psi) two directions span no plane: what is left of the second one is rounding.
 FLAT = {torch.float64: 1e-8, torch.float32: 1e-4}

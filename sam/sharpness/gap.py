@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from sam.config import SharpnessConfig
 from sam.core import vectors
 from sam.sharpness.dataset_loss import Criterion, cross_entropy, noisy_cross_entropy
+from sam.sharpness.settings import SharpnessConfig
 from sam.sharpness.subject import Measures, Part, Result, Sizes, Subject, place
 
 VERSION = 2  # 2: ece

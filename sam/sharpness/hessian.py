@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sam.config import HessianConfig, SharpnessConfig
 from sam.core import vectors
 from sam.sharpness import ascent, krylov
 from sam.sharpness.curvature import Hessian, Meter, trace, trace_work
 from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.settings import HessianConfig, SharpnessConfig
 from sam.sharpness.subject import Measures, Result, Sizes, Subject, place
 
 VERSION = 1

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from sam.config import LandscapeConfig, SharpnessConfig
 from sam.core import vectors
 from sam.core.ascent import Ascent
 from sam.core.vectors import Vector
 from sam.sharpness.curvature import Meter
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.directions import Eigenpair, Plane, filter_normalize_, top_eigenpairs, unit_
+from sam.sharpness.settings import LandscapeConfig, SharpnessConfig
 from sam.sharpness.subject import Result, Series, Sizes, Subject, like, place
 
 VERSION = 1

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from sam.config import SharpnessConfig
 from sam.core import vectors
 from sam.core.ascent import Ascent
 from sam.core.vectors import Vector
 from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.settings import SharpnessConfig
 from sam.sharpness.subject import Measures, Result, Sizes, Subject, place
 
 VERSION = 1

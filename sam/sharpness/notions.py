@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sam.config import NOTIONS, SharpnessConfig, row_settings
+from sam.schema import row_settings
+from sam.sharpness.settings import NOTIONS, SharpnessConfig
 from sam.sharpness.subject import Part, Result, Sizes, Subject, merge, place
 
 
@@ -29,7 +29,7 @@ class Notion:
 
     @property
     def module(self) -> Any:
-        return importlib.import_module(NOTIONS[self.name].module)
+        return NOTIONS[self.name].load()
 
     def rows(self, config: SharpnessConfig, splits: Collection[str]) -> list[Notion]:
         """What is stored as a row each. splits: the sets that there are beside the training set (test, val)."""
@@ -45,7 +45,10 @@ class Notion:
             return {"version": self.module.VERSION, **self.module.settings(config, self.part)}
         values = row_settings(config)
         files = {"inputs": self.module.inputs(config)} if hasattr(self.module, "inputs") else {}
-        return {"version": self.module.VERSION, **{key: values[key] for key in NOTIONS[self.name].keys if key in values}, **files}
+        row = NOTIONS[self.name]
+        foreign = {"plugin": next(iter(row.plugin))} if row.plugin else {}
+        read = {key: values[key] for key in (*row.reads, *([self.name] if foreign else [])) if key in values}
+        return {"version": self.module.VERSION, **read, **files, **foreign}
 
 
 def work(names: Iterable[str | Notion], sizes: Sizes, config: SharpnessConfig) -> float:

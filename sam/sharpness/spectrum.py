@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sam.config import SharpnessConfig, SpectrumConfig
 from sam.sharpness.curvature import Hessian, Meter
 from sam.sharpness.krylov import quadrature
+from sam.sharpness.settings import SharpnessConfig, SpectrumConfig
 from sam.sharpness.subject import Measures, Result, Series, Sizes, Subject, place
 
 VERSION = 1

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from data.image_data import ImageData
-from sam.config import MEASURED_SPLITS, OptimizerConfig, SharpnessConfig
 from sam.core import streams
 from sam.core.vectors import Vector
+from sam.optimizers.settings import OptimizerConfig
 from sam.sharpness.batchnorm import Statistics, averaged
 from sam.sharpness.dataset_loss import Criterion, DatasetLoss, Value, cross_entropy
+from sam.sharpness.settings import MEASURED_SPLITS, SharpnessConfig
 
 Measures = dict[str, float | None]
 Series = dict[str, list[float | None]]

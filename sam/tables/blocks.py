@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sam.config import printable
 from sam.tables.correlation import RankCorrelation
 from sam.tables.hypothesis import Equivalence, Welch
 from sam.tables.statistics import Paired, Summary
+from sam.text import printable
 
 EMPTY = ("–",)
 

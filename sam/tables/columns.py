@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sam.config import ColumnConfig
 from sam.tables.blocks import Cell
 from sam.tables.contexts import Context
 from sam.tables.groups import Group
 from sam.tables.published import Published, lookup, matches
+from sam.tables.settings import ColumnConfig
 from sam.tables.statistics import summarize, summary_parts
 
 PUBLISHED_RHO = 0.05  # radius of the published sharpness: Tiwary & Aananth 2024, section 4.1

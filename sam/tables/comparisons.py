@@ -6,12 +6,12 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sam.config import TableConfig
 from sam.tables import correlation
 from sam.tables.blocks import EMPTY, Cell, Comparison, Correlation
 from sam.tables.columns import Column
 from sam.tables.groups import Group, baseline_for
 from sam.tables.hypothesis import equivalence, holm, smallest_detectable, welch
+from sam.tables.settings import TableConfig
 from sam.tables.statistics import Paired, fixed, p_text, paired_difference, paired_parts
 
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from data.known import BY_FINGERPRINT, is_genuine
-from sam.config import BASE_KEYS, DATASETS, MODELS, DatasetConfig, ModelConfig, OptimizerConfig, TrainConfig, counted, flat, to_dict
+from data.settings import DATASETS, DatasetConfig
+from sam.optimizers.settings import OptimizerConfig
 from sam.runs.records import CHECKPOINT
+from sam.schema import defaults, flat, to_dict
+from sam.settings import TrainConfig
+from sam.text import counted
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,7 @@ def settings(c: TrainConfig) -> dict[str, Any]:
     """A run's settings, by dotted names, without seed, method, names and places; a model's idle keys count for nothing."""
     neutral = replace(
         c,
-        optimizer=OptimizerConfig(**{key: getattr(c.optimizer, key) for key in BASE_KEYS} | {"method": "sgd"}),
-        model=ModelConfig(**{key: getattr(c.model, key) for key in ("name", "init", *MODELS[c.model.name])}),
+        optimizer=OptimizerConfig.of(**{f.name: getattr(c.optimizer, f.name) for f in fields(OptimizerConfig)} | {"method": "sgd"}),
         dataset=replace(c.dataset, path="file" if c.dataset.path else None, root=DatasetConfig.root, download=False),
         protocol=replace(c.protocol, notes=[]),
         **{key: getattr(TrainConfig(), key) for key in _NEUTRAL},
@@ -88,7 +91,7 @@ _NEUTRAL = (
 def may_vary(name: str) -> bool:
     """Whether this is the dotted name of a setting, other than the method's, that tells contexts apart."""
     alike = (*_NEUTRAL, "protocol.notes", "dataset.path", "dataset.root", "dataset.download")
-    return name in flat(to_dict(TrainConfig())) and name not in alike and not name.startswith(("optimizer.", "tracking."))
+    return name in flat(defaults(TrainConfig)) and name not in alike and not name.startswith(("optimizer.", "tracking."))
 
 
 def word(value: Any) -> str:
@@ -104,7 +107,7 @@ def data_label(dataset: DatasetConfig, fingerprint: str) -> str:
     """Label of a data set; images from a file are named by their fingerprint where it is known."""
     if is_genuine(dataset.name, dataset.path, fingerprint) and dataset.name != "arrays":
         return dataset.label
-    alien = "arrays" if dataset.name == "arrays" else f"images not known to be {DATASETS[dataset.name]}"
+    alien = "arrays" if dataset.name == "arrays" else f"images not known to be {DATASETS[dataset.name].label}"
     return dataset.named(BY_FINGERPRINT[fingerprint].name if fingerprint in BY_FINGERPRINT else alien)
 
 

@@ -9,9 +9,11 @@ import dataclasses
 import re
 from collections.abc import Collection, Sequence
 
-from sam.config import ColumnConfig, ConfigError, SharpnessConfig, TableConfig
+from sam.config import ConfigError
+from sam.sharpness.settings import SharpnessConfig
 from sam.tables.contexts import RunRow
 from sam.tables.measures import check_measure
+from sam.tables.settings import ColumnConfig, TableConfig
 
 SUBSET = "subset={subset}"
 

@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sam.config import BASE_KEYS, METHODS, ConfigError, OptimizerConfig, RowConfig, TrainConfig, check_setting, from_dict
+from sam.config import ConfigError
+from sam.optimizers.settings import OptimizerConfig
+from sam.schema import check_setting, from_dict, schema
+from sam.settings import TrainConfig
 from sam.tables.contexts import RunRow, may_vary, word
+from sam.tables.settings import RowConfig
 
-_OPTIMIZER_KEYS = tuple(f.name for f in dataclasses.fields(OptimizerConfig))
+_COMMON = tuple(f.name for f in dataclasses.fields(OptimizerConfig))
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,9 @@ class Group:
 
 def asked(row: RowConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the row's `match` says of the optimizer, by its keys; and of the context (the learning rate is of both), by dotted names."""
-    of_optimizer = {key: value for key, value in row.match.items() if key in _OPTIMIZER_KEYS}
-    base = {f"optimizer.{key}": value for key, value in of_optimizer.items() if key in BASE_KEYS and key != "method"}
-    return of_optimizer, base | {key: value for key, value in row.match.items() if key not in _OPTIMIZER_KEYS}
+    of_optimizer = {key: value for key, value in row.match.items() if key in schema(OptimizerConfig)}
+    base = {f"optimizer.{key}": value for key, value in of_optimizer.items() if key in _COMMON and key != "method"}
+    return of_optimizer, base | {key: value for key, value in row.match.items() if key not in schema(OptimizerConfig)}
 
 
 def check_match(row: RowConfig) -> None:
@@ -57,23 +61,24 @@ def check_match(row: RowConfig) -> None:
     for key, value in of_context.items():
         if not (may_vary(key) or key.removeprefix("optimizer.") in of_optimizer):
             raise ConfigError(
-                f"rows: {row.label}.match.{key}: unknown key; known here: {', '.join(_OPTIMIZER_KEYS)}, and what else tells the blocks of "
-                "a table apart, such as epochs or dataset.train_size."
+                f"rows: {row.label}.match.{key}: unknown key; known here: {', '.join(schema(OptimizerConfig))}, and what else tells the "
+                "blocks of a table apart, such as epochs or dataset.train_size."
             )
-        check_setting(key, value, f"rows: {row.label}.match.{key}")
+        check_setting(TrainConfig, key, value, f"rows: {row.label}.match.{key}")
 
 
 def row_matches(match: Mapping[str, Any], optimizer: OptimizerConfig) -> bool:
     """Whether the settings equal `match`. A key of the method that is idle here (step_rule at one step) cannot tell runs apart."""
-    known = BASE_KEYS + METHODS[optimizer.method].keys
-    return all(key in known and (key not in optimizer.used_keys or getattr(optimizer, key) == value) for key, value in match.items())
+    return all(
+        hasattr(optimizer, key) and (key not in optimizer.used_keys or getattr(optimizer, key) == value) for key, value in match.items()
+    )
 
 
 def distinguish(optimizers: Sequence[OptimizerConfig]) -> list[str]:
     """For each, what tells it from the others: " (rho 0.1, perturb no_norm)", or "" if there is one only."""
     if len(optimizers) < 2:
         return [""] * len(optimizers)
-    differing = [n for n in _OPTIMIZER_KEYS if len({repr(getattr(o, n)) for o in optimizers if n in o.used_keys}) > 1]
+    differing = [n for n in schema(OptimizerConfig) if len({repr(getattr(o, n)) for o in optimizers if n in o.used_keys}) > 1]
     texts = [", ".join(f"{n} {word(getattr(o, n))}" for n in differing if n in o.used_keys) for o in optimizers]
     if len(set(texts)) < len(texts):  # the settings differ in something else: number them rather than show two equal labels
         texts = [f"{text}{', ' if text else ''}setting {i}" for i, text in enumerate(texts, 1)]
@@ -106,7 +111,7 @@ def group_runs(row: RowConfig, runs: Sequence[RunRow]) -> list[Group]:
 
 def _numeric_first(optimizer: OptimizerConfig) -> list[tuple[bool, float, str]]:
     """Sorts settings by their values, 0.05 before 0.1 before 10."""
-    values = [getattr(optimizer, key) for key in _OPTIMIZER_KEYS]
+    values = [getattr(optimizer, key, None) for key in schema(OptimizerConfig)]
     return [(False, float(v), "") if isinstance(v, (int, float)) else (True, 0.0, repr(v)) for v in values]
 
 
@@ -115,7 +120,7 @@ def baseline_for(group: Group, baselines: Sequence[Group]) -> Group | None:
 
     def likeness(other: Group) -> tuple[bool, int]:
         a, b = group.optimizer, other.optimizer
-        shared = [k for k in a.used_keys if k in b.used_keys and k not in BASE_KEYS and getattr(a, k) == getattr(b, k)]
+        shared = [k for k in a.used_keys if k in b.used_keys and k not in _COMMON and getattr(a, k) == getattr(b, k)]
         return "rho" in shared, len(shared)
 
     return max(baselines, key=likeness, default=None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 
-from sam.config import STEP_RULES, ConfigError
+from sam.config import ConfigError
+from sam.core.settings import STEP_RULES
 
 # A line: names, then in brackets the keys that follow each of them, in this order. "?": it may be missing; "=": its values, where they are
 # no numbers. The first lines hold what only the training saw.

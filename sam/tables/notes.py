@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data import known
-from sam.config import TableConfig, TrainConfig, counted
+from sam.settings import TrainConfig
 from sam.tables.blocks import Cell
 from sam.tables.columns import Column
 from sam.tables.contexts import Context, word
 from sam.tables.groups import Group
 from sam.tables.published import Published, citations
+from sam.tables.settings import TableConfig
 from sam.tables.statistics import p_text
+from sam.text import counted
 
 
 def notes(

@@ -12,7 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam.config import DATASETS, AugmentationConfig, ConfigError, OptimizerConfig, TrainConfig
+from data.settings import DATASETS, AugmentationConfig
+from sam.config import ConfigError
+from sam.optimizers.settings import OptimizerConfig
+from sam.settings import TrainConfig
 
 CSV = Path(__file__).with_name("paper_values.csv")
 
@@ -94,10 +97,10 @@ def matches(published: Published, config: TrainConfig) -> bool:
     """
     data, optimizer = config.dataset, config.optimizer
     whole = data.label_noise == 0 and data.train_size is None and data.val_fraction == 0 and data.val_size is None
-    same_data = whole and data.name in ("cifar10", "cifar100") and published.dataset == DATASETS[data.name]
-    same_model = published.arch == config.model.label and config.model.dropout == 0 and "dropout" not in published.method
+    same_data = whole and data.name in ("cifar10", "cifar100") and published.dataset == DATASETS[data.name].label
+    same_model = published.arch == config.model.label and getattr(config.model, "dropout", 0) == 0 and "dropout" not in published.method
     same_length = published.epochs == str(config.epochs)
-    plain = OptimizerConfig()
+    plain = OptimizerConfig.of(method=optimizer.method)
     variant = any(key in optimizer.used_keys and getattr(optimizer, key) != getattr(plain, key) for key in _VARIANT_KEYS)
     other_rho = "rho" in optimizer.used_keys and optimizer.rho not in _radii(published)
     same_pictures = _augmentation_matches(published.augmentation, config.augmentation)

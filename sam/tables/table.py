@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sam.config import ConfigError, TableConfig
+from sam.config import ConfigError
 from sam.tables.blocks import EMPTY, Block, Cell
 from sam.tables.columns import Column, expand
 from sam.tables.comparisons import correlations, differences
@@ -14,6 +14,7 @@ from sam.tables.filling import check_columns
 from sam.tables.groups import Group, asked, check_match, distinguish, group_runs, row_matches
 from sam.tables.notes import notes, verdict
 from sam.tables.published import Published, lookup
+from sam.tables.settings import TableConfig
 
 __all__ = ["Block", "Cell", "Context", "Group", "RunRow", "build", "context_label", "contexts", "distinguish", "group_runs", "row_matches"]
 

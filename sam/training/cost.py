@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import data
 import models
-from sam.config import METHODS, ConfigError, TrainConfig, to_dict
+from sam.config import ConfigError
 from sam.runs import identity, records
+from sam.schema import to_dict
+from sam.settings import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,5 @@ def check(config: TrainConfig) -> data.Description:
 def cost(config: TrainConfig, description: data.Description) -> Cost:
     per_epoch = description.train_size / config.batch_size
     steps = math.floor(per_epoch) if config.drop_last else math.ceil(per_epoch)
-    method = METHODS[config.optimizer.method]
-    passes = method.passes(config.optimizer) * steps * config.epochs
-    searches = math.ceil(steps * config.epochs / max(1, round(config.optimizer.alpha_refresh * steps)))
-    return Cost(steps, passes + searches * method.probes(config.optimizer), passes)
+    passes = round(config.optimizer.passes * steps * config.epochs)
+    return Cost(steps, passes + config.optimizer.probes(steps, config.epochs), passes)

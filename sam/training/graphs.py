@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam.config import ConfigError, TrainConfig
+from sam.config import ConfigError
 from sam.core.passes import is_stochastic
 from sam.optimizers.base import Closure, Method
+from sam.settings import TrainConfig
 
 Closures = Callable[[Tensor, Tensor], tuple[Sequence[Closure | None], Sequence[float]]]
 WARM = 2  # eager steps before a capture: they allocate what lives on (momentum, room for w), and settle the libraries' choices

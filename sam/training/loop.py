@@ -17,13 +17,14 @@ import models
 from data.augment import Augment
 from data.image_data import ImageData
 from data.loader import epoch_batches
-from sam.config import METHODS, TrainConfig, to_dict
 from sam.core import streams
 from sam.core.device import autocast, loss_scale
 from sam.core.replicas import ALONE, ReplicaError, Replicas
 from sam.optimizers.base import Closure, Method
 from sam.optimizers.build import build
 from sam.runs.records import Row
+from sam.schema import to_dict
+from sam.settings import TrainConfig
 from sam.sharpness.dataset_loss import DatasetLoss, Value
 from sam.training import weights
 from sam.training.compiling import compiled
@@ -82,6 +83,7 @@ class Trainer:
             self.model,
             config.optimizer,
             steps_per_epoch=self.steps_per_epoch,
+            total_steps=self.steps_per_epoch * config.epochs,
             generator=streams.generator(self.device, config.seed, "method"),
             replicas=self.replicas,
             share_groups=config.group_size is not None,
@@ -151,7 +153,7 @@ class Trainer:
         shuffle = streams.generator("cpu", config.seed, "order", self.epoch)
         batches = epoch_batches(len(data.train_labels), config.batch_size, shuffle, config.drop_last)
         order = [indices.to(self.device) for indices in batches]  # now: a copy to a GPU waits for the work queued before it
-        passes = METHODS[config.optimizer.method].passes(config.optimizer)
+        passes = config.optimizer.passes
         scaled = self.optimizer.scaling is not None
         self.model.train()
         for chosen in order[epoch.step :]:

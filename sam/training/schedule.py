@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from sam.config import TrainConfig
+from sam.settings import SCHEDULES, TrainConfig
 
-
-def _cosine(progress: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * progress))
+# Each is the factor of the base rate at (epoch with its fraction, epochs), both counted after the warm-up.
 
 
-# name -> factor of the base rate at (epoch with its fraction, epochs), both after warm-up
-SCHEDULES: dict[str, Callable[[float, float], float]] = {
-    "cosine_step": lambda epoch, epochs: _cosine(epoch / epochs),
-    "cosine_epoch": lambda epoch, epochs: _cosine(math.floor(epoch) / epochs),
-    "wrn_step": lambda epoch, epochs: 0.2 ** sum(epoch / epochs >= share for share in (0.3, 0.6, 0.8)),
-    "constant": lambda epoch, epochs: 1.0,
-}
+def cosine_step(epoch: float, epochs: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def cosine_epoch(epoch: float, epochs: float) -> float:
+    return cosine_step(math.floor(epoch), epochs)
+
+
+def wrn_step(epoch: float, epochs: float) -> float:
+    return float(0.2 ** sum(epoch / epochs >= share for share in (0.3, 0.6, 0.8)))
+
+
+def constant(epoch: float, epochs: float) -> float:
+    return 1.0
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
@@ -26,4 +30,5 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
     epoch = step / steps_per_epoch
     if epoch < config.warmup_epochs:
         return config.optimizer.lr * (step + 1) / (config.warmup_epochs * steps_per_epoch)
-    return config.optimizer.lr * SCHEDULES[config.schedule](epoch - config.warmup_epochs, max(config.epochs - config.warmup_epochs, 1e-9))
+    factor = SCHEDULES[config.schedule].load()
+    return float(config.optimizer.lr * factor(epoch - config.warmup_epochs, max(config.epochs - config.warmup_epochs, 1e-9)))

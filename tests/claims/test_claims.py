@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from sam.config import METHODS, OptimizerConfig, from_dict
+from sam.optimizers.settings import METHODS, OptimizerConfig
+from sam.schema import from_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "conf/claim").glob("*.yaml"))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sam.config import STEP_RULES as RULES
 from sam.core.ascent import Ascent
+from sam.core.settings import STEP_RULES as RULES
 
 RHO = 0.5
 START = np.array([1.0, 2.0, -1.0, 0.5, 3.0])

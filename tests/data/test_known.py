@@ -14,9 +14,10 @@ from data import DataError, describe, known, load
 from data.downsample import downsample
 from data.known import BY_FINGERPRINT, Known
 from data.sources import fingerprint, read
-from sam.config import TrainConfig, from_dict
 from sam.runs import progress
 from sam.runs.run import run
+from sam.schema import from_dict
+from sam.settings import TrainConfig
 
 # Beside the fingerprints, the SHA-256 of the files that scripts/prepare_data.py makes: they are in the identities of runs.
 FILES = {

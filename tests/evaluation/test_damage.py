@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 
-from sam.config import EvaluateConfig, TrainConfig, from_dict
 from sam.evaluation.evaluate import evaluate
+from sam.evaluation.settings import EvaluateConfig
 from sam.runs import identity, lock, records
 from sam.runs.run import run
 from sam.runs.session import Segment
 from sam.runs.signals import Preempted
+from sam.schema import from_dict
+from sam.settings import TrainConfig
 
 pytestmark = pytest.mark.slow
 FILES = (records.RUN, records.METRICS, records.MEASURES, records.CHECKPOINT, lock.LOCK)

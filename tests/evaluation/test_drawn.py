@@ -8,11 +8,15 @@ import torch
 import data
 import models
 import sam.sharpness
-from sam.config import DatasetConfig, EvaluateConfig, ModelConfig, TrainConfig, from_dict, to_dict
+from data.settings import DatasetConfig
+from models.settings import ModelConfig
 from sam.evaluation.checkpoint import _subject, evaluate_checkpoint
 from sam.evaluation.evaluate import evaluate
+from sam.evaluation.settings import EvaluateConfig
 from sam.runs import checkpoint, identity
 from sam.runs.run import run
+from sam.schema import defaults, from_dict
+from sam.settings import TrainConfig
 
 GAP = {"notions": ["gap"], "batchnorm": ["eval"]}
 DRAWN = {"name": "digits", "train_size": 100, "val_size": 700, "sample": "seed", "label_noise": 0.2, "mean": [0.2], "std": [0.4]}
@@ -42,7 +46,7 @@ def test_a_foreign_checkpoint_has_no_seed_to_draw_by(tmp_path: Path) -> None:
     net = models.build("wide_resnet", classes=10, channels=1, image_size=8, depth=10, width=1)
     torch.save(net.state_dict(), tmp_path / "a.pt")
     dataset = DatasetConfig(name="digits", sample="seed")
-    config = EvaluateConfig(checkpoint=str(tmp_path / "a.pt"), model=ModelConfig(depth=10, width=1), dataset=dataset)
+    config = EvaluateConfig(checkpoint=str(tmp_path / "a.pt"), model=ModelConfig.of(depth=10, width=1), dataset=dataset)
     with pytest.raises(data.DataError, match=r"dataset.sample=seed: needs the seed of a run"):
         evaluate_checkpoint(config)
 
@@ -51,8 +55,8 @@ def test_younger_keys_leave_the_keys_of_stored_rows_alone() -> None:
     images = data.load(name="digits")
     old = {"name": "digits", "val_fraction": 0.0, "label_noise": 0.0, "train_size": None}  # what was hashed before there were more keys
     normalisation = {"mean": images.mean.tolist(), "std": images.std.tolist()}
-    model = ModelConfig()
-    assert _subject(model, DatasetConfig(name="digits"), images) == {"model": to_dict(model), "dataset": old, **normalisation}
+    model = ModelConfig.of()
+    assert _subject(model, DatasetConfig(name="digits"), images) == {"model": defaults(ModelConfig), "dataset": old, **normalisation}
     replaced = DatasetConfig(name="digits", mean=[0.1], std=[0.5])
     assert _subject(model, replaced, images)["dataset"] == old  # its mean and std are those of the images
     assert _subject(model, DatasetConfig(name="digits", val_size=9), images)["dataset"] == old | {"val_size": 9}

@@ -13,9 +13,11 @@ import data
 import models
 import sam.sharpness
 from data import torchvision_guard
-from sam.config import ConfigError, EvaluateConfig, from_dict
+from sam.config import ConfigError
 from sam.evaluation.checkpoint import Checkpoint, evaluate_checkpoint
+from sam.evaluation.settings import EvaluateConfig
 from sam.runs.checkpoint import CheckpointError
+from sam.schema import from_dict
 
 DIGITS = {"name": "digits", "train_size": 100}
 

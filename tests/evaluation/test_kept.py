@@ -13,15 +13,19 @@ import torch
 
 import data
 import sam.sharpness
-from sam.config import EvaluateConfig, OptimizerConfig, SharpnessConfig, TrainConfig, to_dict
 from sam.evaluation import storing
 from sam.evaluation.evaluate import Evaluation, evaluate
 from sam.evaluation.kept import trajectories
+from sam.evaluation.settings import EvaluateConfig
+from sam.optimizers.settings import OptimizerConfig
 from sam.runs import checkpoint, records
 from sam.runs.run import load_trained
+from sam.schema import to_dict
+from sam.settings import TrainConfig
+from sam.sharpness.settings import SharpnessConfig
 from sam.sharpness.subject import Result
 
-GAP = SharpnessConfig(notions=["gap"], batchnorm=["eval"])
+GAP = SharpnessConfig.of(notions=["gap"], batchnorm=["eval"])
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +109,7 @@ def test_what_is_damaged_or_foreign_is_named_and_nothing_else_lost(trained: Path
 
 def test_a_diverged_run_shows_what_it_kept_and_values_that_are_undefined_are_empty(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("a", "b")]
-    configs = [TrainConfig(epochs=5, optimizer=OptimizerConfig(method="sgd", lr=lr)) for lr in (0.1, 0.2)]
+    configs = [TrainConfig(epochs=5, optimizer=OptimizerConfig.of(method="sgd", lr=lr)) for lr in (0.1, 0.2)]
     done = [
         (folder, {"status": status, "config": to_dict(config), "fingerprint": folder.name})
         for folder, config, status in zip(folders, configs, ("finished", "diverged"), strict=True)

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from sam.config import ConfigError, EvaluateConfig, from_dict
+from sam.config import ConfigError
 from sam.evaluation import measuring, storing
 from sam.evaluation.evaluate import Evaluation, evaluate
+from sam.evaluation.settings import EvaluateConfig
 from sam.runs import records
 from sam.runs.records import DamagedError
+from sam.schema import from_dict
 from sam.sharpness.subject import Result
 
 (FINISHED,) = (Path(__file__).parents[1] / "fixtures/runs/finished").iterdir()

@@ -8,21 +8,24 @@ from typing import Any
 
 import pytest
 
-from sam.config import ModelConfig, SharpnessConfig, TrainConfig, to_dict
+from models.settings import ModelConfig
 from sam.evaluation.measuring import part_of
+from sam.schema import to_dict
+from sam.settings import TrainConfig
+from sam.sharpness.settings import SharpnessConfig
 
 Run = Callable[..., Any]
 
 
 def run(name: str, parameters: int, images: int = 1000, status: str = "finished") -> tuple[Path, dict[str, Any]]:
-    config = to_dict(TrainConfig(model=ModelConfig(depth=10)))
+    config = to_dict(TrainConfig(model=ModelConfig.of(depth=10)))
     return Path(name), {"status": status, "config": config, "parameters": parameters, "data": {"train_images": images}}
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 20])
 def test_the_parts_are_disjoint_and_whole_and_alike_in_cost(parts: int) -> None:
     runs = [run(f"run{k}", 100 + 37 * k % 90, 1000 + 100 * (k % 3)) for k in range(13)]
-    sharpness = SharpnessConfig(notions=["ascent", "gap", "landscape"])
+    sharpness = SharpnessConfig.of(notions=["ascent", "gap", "landscape"])
     dealt = [part_of(runs, part, parts, sharpness) for part in range(parts)]
     names = [str(folder) for part in dealt for folder, _ in part]
     assert sorted(names) == sorted(str(folder) for folder, _ in runs)
@@ -34,7 +37,7 @@ def test_the_parts_are_disjoint_and_whole_and_alike_in_cost(parts: int) -> None:
 
 def test_one_large_run_weighs_as_much_as_many_small_ones() -> None:
     runs = [run("large", 1000), *(run(f"small{k}", 250) for k in range(4)), run("diverged", 1000, status="diverged")]
-    dealt = [[folder.name for folder, _ in part_of(runs, part, 2, SharpnessConfig())] for part in range(2)]
+    dealt = [[folder.name for folder, _ in part_of(runs, part, 2, SharpnessConfig.of())] for part in range(2)]
     assert dealt == [["large"], ["small0", "small1", "small2", "small3"]]
 
 

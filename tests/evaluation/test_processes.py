@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sam.config import ConfigError, EvaluateConfig, SharpnessConfig
+from sam.config import ConfigError
 from sam.evaluation.evaluate import evaluate
+from sam.evaluation.settings import EvaluateConfig
+from sam.sharpness.settings import SharpnessConfig
 
 Run = Callable[..., Any]
 NOTIONS = "sharpness.notions=[ascent,gap,average]"
@@ -38,7 +40,7 @@ def test_processes_store_the_rows_that_one_would(swept: Any, command: Run, measu
 
 def test_only_some_seeds(swept: Any, tmp_path: Path) -> None:
     runs = copied(swept.runs, tmp_path / "runs")
-    sharpness = SharpnessConfig(notions=["gap"])
+    sharpness = SharpnessConfig.of(notions=["gap"])
     found = evaluate(EvaluateConfig(runs_dir=str(runs), sharpness=sharpness, seeds=[1], threads=1, device="cpu"))
     assert [row.config.seed for row in found.runs] == [1] * 4
     assert len(rows(runs)) == 4

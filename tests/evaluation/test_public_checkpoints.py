@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import models
-from sam.config import EvaluateConfig, from_dict
 from sam.evaluation.checkpoint import evaluate_checkpoint
+from sam.evaluation.settings import EvaluateConfig
+from sam.schema import from_dict
 from sam.training import weights
 
 FOLDER, CIFAR = os.environ.get("SAM_CHECKPOINTS"), os.environ.get("SAM_CIFAR10_NPZ")

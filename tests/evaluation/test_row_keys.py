@@ -1,10 +1,9 @@
 """The keys of measured rows. Those in golden/ must never change: rows that people have stored are found by them.
 
-A new key of a notion, of a model or of a data set is marked `metadata=LATE` in `sam.config` and gets an entry in the files. With
+A new key of a notion, of a model or of a data set is marked `late=True` in its `settings.py` and gets an entry in the files. With
 `WRITE_GOLDEN=1` in the environment an entry without a key gets one; those that are there are never written anew.
 """
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -16,9 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from sam.config import LATE, NOTIONS, DatasetConfig, ModelConfig, NotionSpec, SharpnessConfig, from_dict, row_settings
+from data.settings import DatasetConfig
+from models.settings import ModelConfig
+from sam.config import LATE
 from sam.evaluation import checkpoint, storing
+from sam.registry import Row
+from sam.schema import from_dict, row_settings, schema, to_dict
 from sam.sharpness.notions import Notion
+from sam.sharpness.settings import NOTIONS, SharpnessConfig
 
 RUNS, CHECKPOINTS = (Path(__file__).parent / "golden" / f"keys_of_{of}.json" for of in ("runs", "checkpoints"))
 
@@ -50,7 +54,7 @@ def key_of_run(notion: str, sharpness: Mapping[str, Any]) -> str:
 def key_of_checkpoint(model: Mapping[str, Any], dataset: Mapping[str, Any], mean: list[float], std: list[float]) -> str:
     images: Any = SimpleNamespace(mean=torch.tensor(mean), std=torch.tensor(std))
     subject = checkpoint._subject(from_dict(ModelConfig, model), from_dict(DatasetConfig, dataset), images)
-    return first(storing.keys("checkpoint", "data", SharpnessConfig(notions=["gap"]), subject=subject))
+    return first(storing.keys("checkpoint", "data", SharpnessConfig.of(notions=["gap"]), subject=subject))
 
 
 @pytest.mark.parametrize(("file", "key_of"), [(RUNS, key_of_run), (CHECKPOINTS, key_of_checkpoint)], ids=["runs", "checkpoints"])
@@ -73,13 +77,13 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> set[str]:
 
 
 def test_every_key_that_counts_has_an_entry() -> None:
-    default = dataclasses.asdict(SharpnessConfig())
-    counting = {(name, key) for name, spec in NOTIONS.items() for key in leaves({key: default[key] for key in spec.keys})}
+    default = to_dict(SharpnessConfig.of())
+    counting = {(name, key) for name, spec in NOTIONS.items() for key in leaves({key: default[key] for key in spec.reads})}
     assert {(row["notion"], key) for row in entries(RUNS) for key in leaves(row["sharpness"])} == counting
     assert {row["notion"] for row in entries(RUNS) if not row["sharpness"]} == set(NOTIONS)
     assert leaves(default) - {key for _, key in counting} == {"notions", "batch_size"}
     for part, cls in (("model", ModelConfig), ("dataset", DatasetConfig)):
-        fields = {f.name for f in dataclasses.fields(cls)} - {
+        fields = set(schema(cls)) - {
             "root",
             "download",
             "mean",
@@ -104,7 +108,7 @@ class _Extended(SharpnessConfig):
 
 def test_a_new_key_at_its_default_invalidates_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = NOTIONS["ascent"]
-    monkeypatch.setitem(NOTIONS, "ascent", NotionSpec(spec.module, (*spec.keys, "extra", "trial")))
+    monkeypatch.setitem(NOTIONS, "ascent", Row(spec.target, spec.keys, reads=(*spec.reads, "extra", "trial"), late=True))
 
     def key(**values: Any) -> str:
         return first(storing.keys("checkpoint", "data", _Extended(notions=["ascent"], **values)))

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from sam.config import OptimizerConfig, TrainConfig, to_dict
 from sam.evaluation.evaluate import _row
+from sam.optimizers.settings import OptimizerConfig
 from sam.runs import records
+from sam.schema import to_dict
+from sam.settings import TrainConfig
 from sam.sharpness.subject import Result
 
 
@@ -17,7 +19,7 @@ def row_of(folder: Path, method: str, rows: list[dict[str, Any]], last5: float |
     if rows:
         records.write_metrics(folder, [row | final for row in rows])
     record = {
-        "config": to_dict(TrainConfig(optimizer=OptimizerConfig(method=method))),
+        "config": to_dict(TrainConfig(optimizer=OptimizerConfig.of(method=method))),
         "setting": "s",
         "status": "finished",
         "epochs": len(rows),

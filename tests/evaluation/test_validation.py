@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from sam.config import DatasetConfig, EvaluateConfig, GapConfig, ModelConfig, SharpnessConfig
+from data.settings import DatasetConfig
+from models.settings import ModelConfig
 from sam.evaluation.checkpoint import evaluate_checkpoint
 from sam.evaluation.evaluate import evaluate
+from sam.evaluation.settings import EvaluateConfig
+from sam.sharpness.settings import GapConfig, SharpnessConfig
 
 TABLE = """# @package tables.tuning
 title: Tuning
@@ -30,11 +33,11 @@ def test_a_share_that_holds_out_no_image_gives_no_validation_set(
 ) -> None:
     (trained,) = commands([["train.py", "optimizer=sgd", *tiny_options, "dataset.val_fraction=0.0001", f"runs_dir={tmp_path}"]])
     assert trained.code == 0, trained
-    sharpness = SharpnessConfig(notions=["gap"])
+    sharpness = SharpnessConfig.of(notions=["gap"])
     found = evaluate(EvaluateConfig(runs_dir=str(tmp_path), sharpness=sharpness, threads=1, device="cpu"))
     assert found.problems == [] and "test_loss" in found.runs[0].measures
     (file,) = tmp_path.rglob("checkpoint.pt")
-    dataset, model = DatasetConfig(name="digits", val_fraction=0.0001), ModelConfig(depth=10, width=1)
+    dataset, model = DatasetConfig(name="digits", val_fraction=0.0001), ModelConfig.of(depth=10, width=1)
     config = EvaluateConfig(checkpoint=str(file), dataset=dataset, model=model, sharpness=sharpness, threads=1, device="cpu")
     assert "test_loss" in evaluate_checkpoint(config).found.values
 
@@ -80,7 +83,7 @@ def test_tuning_and_then_the_test(
     assert values["val_accuracy"] == float(epochs[-1]["val_accuracy"])
 
     def measured(notions: list[str], **gap: Any) -> dict[str, float | None]:
-        sharpness = SharpnessConfig(notions=notions, m=64, batchnorm=["eval", "recalibrated"], gap=GapConfig(**gap))
+        sharpness = SharpnessConfig.of(notions=notions, m=64, batchnorm=["eval", "recalibrated"], gap=GapConfig(**gap))
         (row,) = evaluate(EvaluateConfig(runs_dir=str(runs), sharpness=sharpness, threads=1, device="cpu")).runs
         return dict(row.measures)
 

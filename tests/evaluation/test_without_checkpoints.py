@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sam.config import EvaluateConfig, SharpnessConfig
 from sam.evaluation.evaluate import evaluate
+from sam.evaluation.settings import EvaluateConfig
+from sam.sharpness.settings import SharpnessConfig
 
 Run = Callable[..., Any]
 
 
 def measured(runs: Path, *notions: str) -> Any:
-    sharpness = SharpnessConfig(notions=list(notions), batchnorm=["eval"])
+    sharpness = SharpnessConfig.of(notions=list(notions), batchnorm=["eval"])
     return evaluate(EvaluateConfig(runs_dir=str(runs), sharpness=sharpness, seeds=[0], threads=1, device="cpu"))
 
 

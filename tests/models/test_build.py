@@ -12,7 +12,7 @@ from torch import nn
 
 from models import REGISTRY, ModelError, build, check
 from models.init import initialise
-from sam.config import MODELS, ModelConfig
+from models.settings import MODELS, ModelConfig
 
 SMALL = {"classes": 10, "channels": 3, "image_size": 8, "depth": 10, "width": 4}
 
@@ -22,7 +22,7 @@ def test_registry_agrees_with_the_config() -> None:
 
 
 def test_a_model_config_is_a_set_of_keywords() -> None:
-    config = ModelConfig(depth=10, width=1, dropout=0.1, shortcut="zero_pad", init="foret")
+    config = ModelConfig.of(depth=10, width=1, dropout=0.1, shortcut="zero_pad", init="foret")
     check(**dataclasses.asdict(config), image_size=8, channels=1)
     model = build(**dataclasses.asdict(config), classes=10, channels=1, image_size=8)
     assert model(torch.randn(2, 1, 8, 8)).shape == (2, 10)

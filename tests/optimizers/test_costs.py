@@ -8,10 +8,10 @@ import torch
 from optimizer_oracles import RULES, Bowl, Net, batch, net_closure
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam.config import METHODS, OptimizerConfig
 from sam.core.passes import Passes
 from sam.optimizers.build import build
 from sam.optimizers.sam import SAM
+from sam.optimizers.settings import OptimizerConfig
 
 STEPS_PER_EPOCH = 4
 CONFIGS = {
@@ -42,9 +42,9 @@ COSTS = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_passes_of_two_epochs(name: str) -> None:
     passes, probes, searches = COSTS[name]
-    config = OptimizerConfig(**CONFIGS[name])
-    assert METHODS[config.method].passes(config) == passes
-    assert METHODS[config.method].probes(config) == probes
+    config = OptimizerConfig.of(**CONFIGS[name])
+    assert config.passes == passes
+    assert config.probes(STEPS_PER_EPOCH, 2) == searches * probes
     model, calls = Net(), []
     optimizer = build(model, config, steps_per_epoch=STEPS_PER_EPOCH, generator=torch.Generator())
     for k in range(2 * STEPS_PER_EPOCH):
@@ -62,7 +62,7 @@ def test_passes_of_two_epochs(name: str) -> None:
 def test_groups_count_by_their_share() -> None:
     """A batch cut in ragged groups costs what the whole batch costs."""
     model = Net()
-    optimizer = build(model, OptimizerConfig(method="xsam"), steps_per_epoch=10, generator=torch.Generator())
+    optimizer = build(model, OptimizerConfig.of(method="xsam"), steps_per_epoch=10, generator=torch.Generator())
     for _ in range(2):
         optimizer.step([net_closure(model, batch(size)) for size in (6, 6, 3)], weights=[0.4, 0.4, 0.2])
     assert optimizer.forwards == pytest.approx(2 * 2 + 21) and optimizer.backwards == pytest.approx(4)
@@ -103,7 +103,7 @@ def reads(optimizer, closure) -> int:
 def test_no_host_reads_in_a_step(options: dict, scope: str, clip: float | None) -> None:
     """The first step too, where momentum is allocated."""
     model = Net(torch.float32)
-    config = OptimizerConfig(**options, norm_scope=scope, grad_clip=clip, perturb="no_norm", weight_decay_scope="no_norm_bias")
+    config = OptimizerConfig.of(**options, norm_scope=scope, grad_clip=clip, perturb="no_norm", weight_decay_scope="no_norm_bias")
     optimizer = build(model, config, steps_per_epoch=4, generator=torch.Generator())
     closure = net_closure(model, batch(dtype=torch.float32))
     assert [reads(optimizer, closure) for _ in range(3)] == [0, 0, 0]
@@ -115,7 +115,7 @@ def test_no_host_reads_in_a_step(options: dict, scope: str, clip: float | None) 
 )
 def test_a_step_on_a_gpu_never_waits_for_it(options: dict) -> None:
     model = Net(torch.float32).cuda()
-    optimizer = build(model, OptimizerConfig(**options), steps_per_epoch=4, generator=torch.Generator("cuda"))
+    optimizer = build(model, OptimizerConfig.of(**options), steps_per_epoch=4, generator=torch.Generator("cuda"))
     x, y = batch(dtype=torch.float32)
     closure = net_closure(model, (x.cuda(), y.cuda()))
     optimizer.step(closure)
@@ -144,7 +144,7 @@ class CountNorms(TorchDispatchMode):
 def test_no_norm_is_taken_twice(options: dict, norms: int) -> None:
     """One of each pass's gradient; of XSAM's second, the inner products that span the plane tell it."""
     model = Net(torch.float32)
-    optimizer = build(model, OptimizerConfig(**options), steps_per_epoch=4, generator=torch.Generator())
+    optimizer = build(model, OptimizerConfig.of(**options), steps_per_epoch=4, generator=torch.Generator())
     optimizer.diagnose = False
     closure = net_closure(model, batch(dtype=torch.float32))
     optimizer.step(closure)
@@ -157,7 +157,7 @@ def test_no_norm_is_taken_twice(options: dict, norms: int) -> None:
 def test_an_xsam_search_reads_its_losses_and_nothing_else(groups: int) -> None:
     """One `tolist` of 21 losses (entries read singly on a CPU, in one copy from a device); none in a step without a search."""
     model = Net(torch.float32)
-    config = OptimizerConfig(method="xsam", alpha_refresh=0.5)
+    config = OptimizerConfig.of(method="xsam", alpha_refresh=0.5)
     optimizer = build(model, config, steps_per_epoch=4, generator=torch.Generator())
     closure = [net_closure(model, batch(seed=k, dtype=torch.float32)) for k in range(groups)]
     with CountReads() as count:
@@ -176,7 +176,7 @@ def test_the_counter_counts() -> None:
 def test_cumulative_batch_norm_reads_its_own_counter() -> None:
     """momentum=None divides by `num_batches_tracked` on the host, inside torch's layer: once a pass and layer; not ours to avoid."""
     model = Net(torch.float32, momentum=None)
-    optimizer = build(model, OptimizerConfig(method="sgd"), steps_per_epoch=4, generator=torch.Generator())
+    optimizer = build(model, OptimizerConfig.of(method="sgd"), steps_per_epoch=4, generator=torch.Generator())
     optimizer.passes = Passes(model)
     assert reads(optimizer, net_closure(model, batch(dtype=torch.float32))) == 2
 
@@ -184,7 +184,7 @@ def test_cumulative_batch_norm_reads_its_own_counter() -> None:
 def test_no_gradient_outlives_its_step() -> None:
     """Beside the last one, in `.grad`: the first pass's gradients are gone, of every group, before the next step needs the room."""
     model = Net(torch.float32)
-    optimizer = build(model, OptimizerConfig(weight_decay=0.0), steps_per_epoch=4, generator=torch.Generator())
+    optimizer = build(model, OptimizerConfig.of(weight_decay=0.0), steps_per_epoch=4, generator=torch.Generator())
     seen: list[weakref.ref] = []
 
     def closure(seed: int):

@@ -6,11 +6,11 @@ import torch
 from optimizer_oracles import RULES, BaseSGD, Bowl, Net, batch, flat, net_closure, net_gradient, sam_gradient, unit
 from scipy import stats
 
-from sam.config import OptimizerConfig
 from sam.core.passes import Passes
 from sam.optimizers.build import build
 from sam.optimizers.rand_sam import RandSAM
 from sam.optimizers.sam import SAM
+from sam.optimizers.settings import OptimizerConfig
 
 RHO, SEED = 0.4, 11
 SGD = {"lr": 0.05, "momentum": 0.9, "nesterov": True}
@@ -112,8 +112,8 @@ def test_each_parameter_group_has_its_share_of_its_own_rho() -> None:
 @pytest.mark.parametrize("method", ["sam", "rand_sam", "xsam", "sgd"])
 def test_what_a_fixed_radius_holds_is_as_ever(method: str) -> None:
     """No stream is drawn from, or saved, but Rand-SAM's; XSAM and SGD do not read the key."""
-    optimizer = build(Net(), OptimizerConfig(method=method), steps_per_epoch=2, generator=stream())
+    optimizer = build(Net(), OptimizerConfig.of(method=method), steps_per_epoch=2, generator=stream())
     assert len(optimizer.generators) == (method == "rand_sam")
     assert ("generator" in optimizer.method_state()) == (method == "rand_sam")
-    drawing = build(Net(), OptimizerConfig(method=method, radius="uniform"), steps_per_epoch=2, generator=stream())
+    drawing = build(Net(), OptimizerConfig.of(method=method, radius="uniform"), steps_per_epoch=2, generator=stream())
     assert len(drawing.generators) == (method in ("sam", "rand_sam"))

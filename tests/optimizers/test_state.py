@@ -11,11 +11,11 @@ import torch
 from optimizer_oracles import Bowl, Net, batch, flat, net_closure, sam_gradient, same
 from torch import nn
 
-from sam.config import OptimizerConfig
 from sam.core.passes import Passes
 from sam.optimizers.build import build, parameter_groups
 from sam.optimizers.rand_sam import RandSAM
 from sam.optimizers.sam import SAM
+from sam.optimizers.settings import OptimizerConfig
 from sam.optimizers.sgd import SGD
 from sam.optimizers.xsam import XSAM
 
@@ -140,7 +140,7 @@ def test_parameter_groups_of_a_config(perturb: str, scope: str, mode: str) -> No
     kinds = {"conv1.weight": "weight", "conv2.weight": "weight", "head.weight": "weight", "head.bias": "bias"}
     kinds |= {f"norm{k}.{part}": "norm" for k in (1, 2) for part in ("weight", "bias")}
     model.conv1.weight.requires_grad_(False)
-    config = OptimizerConfig(perturb=perturb, weight_decay_scope=scope, weight_decay_mode=mode, weight_decay=0.01)
+    config = OptimizerConfig.of(perturb=perturb, weight_decay_scope=scope, weight_decay_mode=mode, weight_decay=0.01)
     found = {id(p): group for group in parameter_groups(model, config) for p in group["params"]}
     assert len(found) == 7 and id(model.conv1.weight) not in found
     for name, p in model.named_parameters():
@@ -155,7 +155,7 @@ def test_parameter_groups_of_a_config(perturb: str, scope: str, mode: str) -> No
 def test_build_follows_the_config(method: str) -> None:
     """`build` against the same method put together by hand."""
     options = {"ascent_steps": 3, "step_rule": "boundary", "descent_gradient": "mean", "alpha_refresh": 0.5}
-    config = OptimizerConfig(method=method, rho=0.2, lr=0.03, **options)
+    config = OptimizerConfig.of(method=method, rho=0.2, lr=0.03, **options)
     by_hand = {
         "sgd": (SGD, {}),
         "rand_sam": (RandSAM, {"generator": torch.Generator().manual_seed(8)}),

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 import data
 from models import wide_resnet
-from sam.config import TrainConfig, from_dict, to_dict
 from sam.core.passes import Passes
 from sam.core.replicas import ALONE, ReplicaError, Replicas
 from sam.optimizers.base import Method
@@ -27,6 +26,8 @@ from sam.optimizers.rand_sam import RandSAM
 from sam.optimizers.sam import SAM
 from sam.optimizers.sgd import SGD
 from sam.optimizers.xsam import XSAM
+from sam.schema import from_dict, to_dict
+from sam.settings import TrainConfig
 from sam.training import loop
 from sam.training.loop import Trainer
 from sam.training.objective import Objective

@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 
-from sam.config import ConfigError, TrainConfig, from_dict
+from sam.config import ConfigError
 from sam.core.replicas import ReplicaError, Replicas
 from sam.runs import run
 from sam.runs.distributed import Launch, launched, meeting_point, take_device, with_replicas
+from sam.schema import from_dict
+from sam.settings import TrainConfig
 from sam.training import cost
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}

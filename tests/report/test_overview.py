@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from sam.config import DatasetConfig, ModelConfig, OptimizerConfig, ProtocolConfig, TrainConfig
+from data.settings import DatasetConfig
+from models.settings import ModelConfig
+from sam.optimizers.settings import OptimizerConfig
 from sam.report.overview import ORDER, method_name, overview, sharpness_key
+from sam.settings import ProtocolConfig, TrainConfig
 from sam.tables.table import RunRow
 
 METHODS = [
-    OptimizerConfig(method="sgd"),
-    OptimizerConfig(method="rand_sam"),
-    *(OptimizerConfig(ascent_steps=n) for n in (1, 2, 3, 5)),
-    OptimizerConfig(method="xsam"),
+    OptimizerConfig.of(method="sgd"),
+    OptimizerConfig.of(method="rand_sam"),
+    *(OptimizerConfig.of(ascent_steps=n) for n in (1, 2, 3, 5)),
+    OptimizerConfig.of(method="xsam"),
 ]
 
 
@@ -24,7 +27,7 @@ def made_up(noise: float, optimizers: list[OptimizerConfig], seeds: int, sign: f
     for i, optimizer in enumerate(optimizers):
         for seed in range(seeds):
             data = DatasetConfig(name="digits", label_noise=noise)
-            config = TrainConfig(optimizer, ModelConfig(depth=10, width=1), data, protocol=ProtocolConfig("demo"), epochs=5, seed=seed)
+            config = TrainConfig(optimizer, ModelConfig.of(depth=10, width=1), data, protocol=ProtocolConfig("demo"), epochs=5, seed=seed)
             value = random.Random(f"{i}{seed}{noise}").random()
             measures = {"test_accuracy": 95 + value, "gap": 0.1 * value, sharpness_key(0.05): sign * value * 1e-3, sharpness_key(0.5): None}
             epochs = [{"epoch": e, "test_accuracy": 90 + value * e} for e in range(1, 6)]
@@ -36,12 +39,12 @@ def made_up(noise: float, optimizers: list[OptimizerConfig], seeds: int, sign: f
 
 def test_methods_have_a_fixed_order() -> None:
     assert tuple(method_name(o) for o in METHODS) == ORDER
-    assert method_name(OptimizerConfig(method="xsam", ascent_steps=2)) == "XSAM k=2"
+    assert method_name(OptimizerConfig.of(method="xsam", ascent_steps=2)) == "XSAM k=2"
 
 
 def test_overview(tmp_path: Path) -> None:
     path = tmp_path / "overview.png"
-    sweep = [*METHODS, OptimizerConfig(rho=0.2), OptimizerConfig(ascent_steps=7)]
+    sweep = [*METHODS, OptimizerConfig.of(rho=0.2), OptimizerConfig.of(ascent_steps=7)]
     overview(made_up(0, sweep, 3) + made_up(0.2, METHODS[:1], 1), [0.05, 0.5], path)
     head = path.read_bytes()[:24]
     width, height = struct.unpack(">II", head[16:24])

@@ -9,13 +9,14 @@ from html.parser import HTMLParser
 import made_up
 import pytest
 
-from sam.config import OptimizerConfig, RowConfig
+from sam.optimizers.settings import OptimizerConfig
 from sam.report.chart import Curve, Dot, Style, chart
 from sam.report.figures import left_out, mean_curve
 from sam.report.html import Html, el
 from sam.report.landscape import plane_of, shade
 from sam.report.scale import Axis, Scale, scale
 from sam.runs.command import train_command
+from sam.tables.settings import RowConfig
 
 VOID = ("meta", "link", "br", "col")
 
@@ -239,14 +240,14 @@ def test_a_legend_counts_the_runs_that_are_shown() -> None:
 
 
 def test_no_data_no_figure() -> None:
-    rows = [made_up.run(OptimizerConfig(method="sgd"), 0, 90.0, series=False)]
+    rows = [made_up.run(OptimizerConfig.of(method="sgd"), 0, 90.0, series=False)]
     titles = {node.text for node in parsed(made_up.page(rows)).all("h3")}
     assert "Over training" in titles
     assert titles.isdisjoint({"Spectra", "Loss along lines", "Loss over planes", "XSAM's α", "Results over the ρ of training"})
 
 
 def test_a_page_without_a_finished_run_still_stands() -> None:
-    tree = parsed(made_up.page([made_up.run(OptimizerConfig(), 0, 90.0, lost_at=2)]))
+    tree = parsed(made_up.page([made_up.run(OptimizerConfig.of(), 0, 90.0, lost_at=2)]))
     assert "1 of 1 diverged" in tree.text and not any(n.text == "Sharpness against gap" for n in tree.all("h3"))
 
 

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam.config import EvaluateConfig, OptimizerConfig, SharpnessConfig, TrainConfig
+from sam.evaluation.settings import EvaluateConfig
+from sam.optimizers.settings import OptimizerConfig
 from sam.runs.command import BASE, evaluate_command, train_command
 from sam.runs.identity import run_fingerprint
 from sam.runs.sweep import planned
+from sam.settings import TrainConfig
+from sam.sharpness.settings import SharpnessConfig
 
-ODD = OptimizerConfig(method="xsam", ascent_steps=2, alpha_grid=[0.0, 1e-05, 2.0], rho_max=0.3, weight_decay=1e-4, grad_clip=1.0)
+ODD = OptimizerConfig.of(method="xsam", ascent_steps=2, alpha_grid=[0.0, 1e-05, 2.0], rho_max=0.3, weight_decay=1e-4, grad_clip=1.0)
 POINTS = [
     ["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false", "optimizer.rho=0.7"],
     ["optimizer=rand_sam", "dataset=digits", "seed=3", "threads=1", "device=cpu"],
@@ -53,11 +56,11 @@ def test_numbers_lists_and_odd_paths_survive_the_shell_and_hydra(tmp_path: Path)
 
 
 def test_the_command_is_short() -> None:
-    config = replace(BASE, optimizer=OptimizerConfig(method="sgd", rho=0.9, alpha=0.3), seed=2, run_dir="elsewhere", force=True)
+    config = replace(BASE, optimizer=OptimizerConfig.of(method="sgd", rho=0.9, alpha=0.3), seed=2, run_dir="elsewhere", force=True)
     assert train_command(config) == "python train.py optimizer.method=sgd seed=2"
 
 
 def test_measuring_names_what_differs_from_the_defaults() -> None:
-    config = EvaluateConfig(runs_dir="my runs", sharpness=SharpnessConfig(rho=[0.05, 0.5], seed=1), out="x", force=True)
+    config = EvaluateConfig(runs_dir="my runs", sharpness=SharpnessConfig.of(rho=[0.05, 0.5], seed=1), out="x", force=True)
     expected = "python evaluate_sharpness.py 'runs_dir='\"'\"'my runs'\"'\"'' 'sharpness.rho=[0.05,0.5]' sharpness.seed=1"
     assert evaluate_command(config) == expected

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from sam.config import ConfigError, TrainConfig
+from sam.config import ConfigError
 from sam.runs import identity, recording, records
 from sam.runs.run import run
 from sam.runs.tracking import WandbTracker
+from sam.settings import TrainConfig
 from sam.training import loop
 from scripts import status
 

@@ -17,9 +17,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from data import file_fingerprint
-from sam.config import METHODS, MODELS, TrainConfig, from_dict, to_dict
+from models.settings import MODELS
+from sam.optimizers.settings import METHODS
 from sam.runs.hydra_schema import register, resolve
 from sam.runs.identity import run_fingerprint, run_name, setting
+from sam.schema import defaults as all_defaults
+from sam.schema import from_dict, to_dict
+from sam.settings import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = Path(__file__).parent / "golden" / "identities.json"
@@ -81,7 +85,7 @@ def test_identities_are_those_of_old() -> None:
 
 def test_every_key_of_a_run_is_shown_to_count_or_to_be_neutral() -> None:
     """By entries that differ in this key alone: either two of them are two runs, or all of them are one."""
-    defaults = flat(to_dict(TrainConfig()))
+    defaults = flat(all_defaults(TrainConfig))
     alike: dict[tuple[str, str], list[str]] = {}
     for entry in entries():
         values = flat(entry["config"])
@@ -97,7 +101,7 @@ def test_every_key_of_a_run_is_shown_to_count_or_to_be_neutral() -> None:
 
 def test_every_method_and_model_has_each_of_its_keys() -> None:
     """Those that it does not read too: the entries say that they change nothing."""
-    seen, defaults = [flat(entry["config"]) for entry in entries()], flat(to_dict(TrainConfig()))
+    seen, defaults = [flat(entry["config"]) for entry in entries()], flat(all_defaults(TrainConfig))
     for choice, names in (("optimizer.method", METHODS), ("model.name", MODELS)):
         group = choice.partition(".")[0]
         keys = {key for key in defaults if key.startswith(f"{group}.")} - {choice}

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from data import DataError
-from sam.config import TrainConfig, from_dict
 from sam.runs.identity import identity, run_fingerprint, run_folder, run_name, setting
+from sam.schema import from_dict
+from sam.settings import TrainConfig
 
 
 def config(**values: Any) -> TrainConfig:

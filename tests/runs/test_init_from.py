@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 import data
-from sam.config import EvaluateConfig, TrainConfig, from_dict
 from sam.evaluation.evaluate import evaluate
+from sam.evaluation.settings import EvaluateConfig
 from sam.runs import identity, records
 from sam.runs import session as segment
 from sam.runs.checkpoint import CheckpointError
 from sam.runs.records import FINISHED
 from sam.runs.run import run
+from sam.schema import from_dict
+from sam.settings import TrainConfig
 from sam.training.loop import Trainer
 
 Tiny = Callable[..., TrainConfig]

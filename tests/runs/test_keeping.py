@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sam.config import ConfigError, TrainConfig
+from sam.config import ConfigError
 from sam.runs import checkpoint, identity
 from sam.runs.run import run
+from sam.settings import TrainConfig
 from sam.training.loop import Trainer
 
 Tiny = Callable[..., TrainConfig]

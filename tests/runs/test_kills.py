@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from sam.config import TrainConfig, from_dict
 from sam.runs import checkpoint, records
 from sam.runs.run import run
+from sam.schema import from_dict
+from sam.settings import TrainConfig
 
 KILLS = int(os.environ.get("KILLS", "3"))
 TIMES = ("train_seconds", "seconds")

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sam.config import EvaluateConfig, TrainConfig, from_dict
 from sam.evaluation import storing
 from sam.evaluation.evaluate import evaluate
+from sam.evaluation.settings import EvaluateConfig
 from sam.runs import identity, records
 from sam.runs.hydra_schema import register, resolve
 from sam.runs.run import run
+from sam.schema import from_dict
+from sam.settings import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "tests" / "fixtures" / "runs"

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from sam.config import TrainConfig, from_dict, to_dict
 from sam.runs import records
 from sam.runs.records import DamagedError
+from sam.schema import from_dict, to_dict
+from sam.settings import TrainConfig
 
 (FIXTURE,) = (Path(__file__).parents[1] / "fixtures/runs/finished").glob("*/run.json")
 RECORD = json.loads(FIXTURE.read_text()) | {

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 import data
-from sam.config import TrainConfig
 from sam.runs import checkpoint, identity, records
 from sam.runs import session as segment
 from sam.runs.run import run
 from sam.runs.signals import Interrupts, Preempted, watching
 from sam.runs.tracking import Tracker
+from sam.settings import TrainConfig
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.training import loop
 from sam.training.objective import Objective

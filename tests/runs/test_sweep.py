@@ -10,9 +10,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sam.config import ConfigError, TrackingConfig
+from sam.config import ConfigError
 from sam.runs import sweep
 from sam.runs.hydra_schema import register
+from sam.settings import TrackingConfig
 
 DIGITS = ["dataset=digits", "model=wrn_10_1"]
 MINE = "defaults: [train, _self_]\nepochs: 3\nhydra: {sweeper: {params: {seed: '1,2'}}}\n"

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from sam.config import OptimizerConfig, TrainConfig
+from sam.optimizers.settings import OptimizerConfig
 from sam.runs import identity, records, tracking
 from sam.runs.metric_names import series
 from sam.runs.progress import Progress
 from sam.runs.run import run
 from sam.runs.tracking import make_tracker
+from sam.settings import TrainConfig
 
 Tiny = Callable[..., TrainConfig]
 Calls = list[tuple[str, Any]]
@@ -214,4 +215,4 @@ def test_a_run_that_dies_is_marked_as_failed(tiny: Tiny, wandb: Callable[..., Ca
     ],
 )
 def test_a_series_is_one_setting(options: dict[str, Any], expected: str) -> None:
-    assert series(OptimizerConfig(**options)) == expected
+    assert series(OptimizerConfig.of(**options)) == expected

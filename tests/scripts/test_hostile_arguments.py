@@ -13,10 +13,12 @@ import pytest
 import torch
 
 import models
-from sam.config import ConfigError, TrainConfig, from_dict
+from sam.config import ConfigError
 from sam.core.device import pick_device
 from sam.runs import run as running
 from sam.runs.hydra_schema import check_size
+from sam.schema import from_dict
+from sam.settings import TrainConfig
 
 Run = Callable[[Sequence[Sequence[str]]], list[Any]]
 TINY = ["dataset=digits", "model=wrn_10_1", "dataset.train_size=64", "batch_size=32", "epochs=1", "threads=1", "device=cpu"]

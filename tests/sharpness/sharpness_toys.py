@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sam.config import SharpnessConfig
 from sam.sharpness.notions import Notion, work
+from sam.sharpness.settings import SharpnessConfig
 from sam.sharpness.subject import Measures, Sizes, Split, Subject
 
 OFFSET = 200.0  # keeps every toy loss positive, as a cross-entropy must be
@@ -62,7 +62,7 @@ def problem(h: np.ndarray, g: np.ndarray, w: np.ndarray, n: int = 7, seed: int =
 def quadratic(h: np.ndarray, g: np.ndarray, w: np.ndarray, n: int = 7, **options: Any) -> Subject:
     """The subject whose training loss around w is g'e + e'he/2; `options`: of SharpnessConfig."""
     inputs = problem(h, g, w, n)
-    config = SharpnessConfig(**({"batch_size": 3} | options))
+    config = SharpnessConfig.of(**({"batch_size": 3} | options))
     return Subject(Quadratic(w), Split(inputs, torch.zeros(n, dtype=torch.int64)), None, config)
 
 
@@ -122,7 +122,7 @@ def net_subject(
     generator = torch.Generator().manual_seed(5)
     images = torch.randint(256, (13, 1, 6, 6), dtype=torch.uint8, generator=generator).to(device)
     labels = torch.randint(3, (13,), generator=generator).to(device)
-    config = SharpnessConfig(**({"batch_size": 4} | options))
+    config = SharpnessConfig.of(**({"batch_size": 4} | options))
     model = (model or network()).to(device)
     return Subject(model, Split(images, labels), None, config, lambda x: (x.double() / 255 - 0.5) / 0.3, progress=progress)
 
@@ -165,7 +165,7 @@ def hold_the_rules(name: str, **options: Any) -> None:
     assert first and same(before, state(model))
     assert repr(first) == repr(measure(name, net_subject(model, **options)))
     assert same(before, state(model))
-    assert sum(done) == work([name], Sizes(13, 0, sum(p.numel() for p in model.parameters())), SharpnessConfig(**options))
+    assert sum(done) == work([name], Sizes(13, 0, sum(p.numel() for p in model.parameters())), SharpnessConfig.of(**options))
     whole = measure(name, net_subject(model, **(options | {"batch_size": 500})))
     assert whole.keys() == first.keys()
     for key, value in first.items():

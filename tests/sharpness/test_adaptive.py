@@ -8,9 +8,9 @@ import torch
 from sharpness_toys import fails_cleanly, hold_the_rules, measure, net_subject, network, quadratic, random_problem, trust_region
 from torch import nn
 
-from sam.config import AdaptiveConfig, SharpnessConfig
 from sam.sharpness.adaptive import normalized
 from sam.sharpness.dataset_loss import cross_entropy
+from sam.sharpness.settings import AdaptiveConfig, SharpnessConfig
 from sam.sharpness.subject import Split, Subject
 
 ZEROS = np.array([0.0, 1.5, 0.0, -2.0, 0.3, -0.01])
@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_is_never_a_number() -> None:
 
     split = Split(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64))
     settings = AdaptiveConfig(worst_l2=[0.5, 2.0], worst_linf=[0.1, 2.0], average_l2=[0.01, 9.0], average_linf=[0.1, 9.0], logits=["plain"])
-    values = measure("adaptive", Subject(Cliff(), split, None, SharpnessConfig(adaptive=settings)))
+    values = measure("adaptive", Subject(Cliff(), split, None, SharpnessConfig.of(adaptive=settings)))
     for key, value in values.items():
         if "spread" not in key:
             assert value is not None and math.isfinite(value) == ("rho=0" in key), key

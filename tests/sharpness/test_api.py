@@ -23,8 +23,9 @@ from torch.utils.data import (
 
 import data
 import sam.sharpness
-from sam.config import ConfigError, SharpnessConfig
+from sam.config import ConfigError
 from sam.sharpness.notions import measure
+from sam.sharpness.settings import SharpnessConfig
 from sam.sharpness.subject import subject_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -240,7 +241,7 @@ def test_an_image_data_set_in_three_lines() -> None:
     found = sam.sharpness.evaluate(
         model, data.load(name="digits"), notions=["gap", "landscape"], landscape={"lines": ["gradient"], "planes": []}
     )
-    config = SharpnessConfig(notions=["gap"])
+    config = SharpnessConfig.of(notions=["gap"])
     expected = measure(subject_of(model, data.load(name="digits"), config)).values
     assert {name: found[name] for name in expected} == expected
     assert list(found.series) == ["line_gradient[subset=512]"] and len(found.series["line_gradient[subset=512]"]["t"]) == 21

@@ -8,7 +8,7 @@ import torch
 from sharpness_toys import fails_cleanly, hold_the_rules, measure, quadratic, random_problem
 from torch import nn
 
-from sam.config import AverageConfig, SharpnessConfig
+from sam.sharpness.settings import AverageConfig, SharpnessConfig
 from sam.sharpness.subject import Split, Subject
 
 RHOS = [0.05, 0.5, 3.0]
@@ -52,7 +52,7 @@ def test_the_error_bar_is_calibrated() -> None:
     diagonal, scores = [5.0, 3.0, 1.0, 0.5, 0.0, -1.0, -2.0, 2.0], []
     model, split = Bowl(diagonal, [1.0] * 8), Split(torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))
     for seed in range(200):
-        subject = Subject(model, split, None, SharpnessConfig(rho=[0.5], seed=seed, average=AverageConfig(draws=25)))
+        subject = Subject(model, split, None, SharpnessConfig.of(rho=[0.5], seed=seed, average=AverageConfig(draws=25)))
         values = measure("average", subject)
         scores.append((values["average[rho=0.5]"] - 0.25 * sum(diagonal) / 16) / values["average_stderr[rho=0.5]"])  # type: ignore[operator]
     assert abs(np.mean(scores)) < 0.22  # three standard errors
@@ -97,7 +97,7 @@ class Cliff(nn.Module):
 
 @pytest.mark.parametrize("beyond", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_never_a_number(beyond: float) -> None:
-    config = SharpnessConfig(rho=[0.5, 2.0], average=AverageConfig(draws=2))
+    config = SharpnessConfig.of(rho=[0.5, 2.0], average=AverageConfig(draws=2))
     subject = Subject(Cliff(beyond), Split(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64)), None, config)
     values = measure("average", subject)
     assert values["average[rho=0.5]"] == pytest.approx(0.0, abs=1e-14)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from data.image_data import ImageData
-from sam.config import SharpnessConfig
 from sam.sharpness import ascent
 from sam.sharpness.batchnorm import averaged, install, normalizers
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.notions import measure, work
+from sam.sharpness.settings import SharpnessConfig
 from sam.sharpness.subject import Sizes, Subject, subject_of
 
 SIZES = [8, 8, 8, 3]  # a ragged last batch
@@ -160,7 +160,7 @@ def image_data() -> ImageData:
     )  # fmt: skip
 
 
-CONFIG = SharpnessConfig(notions=["ascent"], rho=[0.05, 0.5], m=8, batchnorm=["eval", "recalibrated"], batch_size=10)
+CONFIG = SharpnessConfig.of(notions=["ascent"], rho=[0.05, 0.5], m=8, batchnorm=["eval", "recalibrated"], batch_size=10)
 
 
 def with_buffers_by_hand() -> nn.Module:
@@ -175,7 +175,7 @@ def with_buffers_by_hand() -> nn.Module:
 
 def test_the_recalibrated_measure_is_the_eval_measure_of_a_model_with_those_buffers() -> None:
     ours = measure(subject_of(network().float(), image_data(), CONFIG)).values
-    eval_only = SharpnessConfig(notions=["ascent"], rho=[0.05, 0.5], m=8, batchnorm=["eval"], batch_size=10)
+    eval_only = SharpnessConfig.of(notions=["ascent"], rho=[0.05, 0.5], m=8, batchnorm=["eval"], batch_size=10)
     theirs = measure(subject_of(with_buffers_by_hand(), image_data(), eval_only)).values
     checked = 0
     for name, value in theirs.items():
@@ -216,7 +216,7 @@ def test_the_radius_moves_the_weights_and_not_the_statistics() -> None:
 
 @pytest.mark.parametrize("modes", [["eval", "recalibrated"], ["eval", "train", "recalibrated"]])
 def test_work_is_what_is_reported_and_twice_is_the_same(modes: list[str]) -> None:
-    config = SharpnessConfig(notions=["ascent"], rho=[0.05], m=8, batchnorm=modes, batch_size=10)
+    config = SharpnessConfig.of(notions=["ascent"], rho=[0.05], m=8, batchnorm=modes, batch_size=10)
     net, done = network().float(), []
     before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
     first = measure(subject_of(net, image_data(), config, progress=done.append))

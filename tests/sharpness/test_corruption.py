@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from data import DataError
-from sam.config import CorruptionConfig, SharpnessConfig
 from sam.sharpness import corruption
 from sam.sharpness.notions import Notion, work
+from sam.sharpness.settings import CorruptionConfig, SharpnessConfig
 from sam.sharpness.subject import Sizes, Split, Subject
 
 EACH, CLASSES = 7, 4
@@ -32,7 +32,7 @@ def subject(path: object) -> Subject:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Dropout(0.5), nn.Linear(48, CLASSES)).double()
     images = torch.zeros(CLASSES, 3, 6, 6, dtype=torch.uint8)
-    config = SharpnessConfig(batch_size=3, corruption=CorruptionConfig(path=None if path is None else str(path)))
+    config = SharpnessConfig.of(batch_size=3, corruption=CorruptionConfig(path=None if path is None else str(path)))
     return Subject(net, Split(images, torch.arange(CLASSES)), None, config, prepare=lambda x: x.double() / 255 - 0.4)
 
 
@@ -61,7 +61,7 @@ def test_every_severity_of_every_corruption_and_their_means(folder: Path) -> Non
 
 def test_without_a_folder_nothing_is_measured() -> None:
     assert corruption.measure(subject(None)).values == {}
-    assert work(["corruption"], Sizes(CLASSES, EACH), SharpnessConfig()) == 0
+    assert work(["corruption"], Sizes(CLASSES, EACH), SharpnessConfig.of()) == 0
 
 
 def test_work_is_what_is_reported_and_twice_is_the_same(folder: Path) -> None:

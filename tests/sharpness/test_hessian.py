@@ -10,11 +10,12 @@ from sharpness_toys import Quadratics, dense
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sam.config import ConfigError, HessianConfig, SharpnessConfig
+from sam.config import ConfigError
 from sam.sharpness import hessian
 from sam.sharpness.curvature import Hessian
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.notions import measure
+from sam.sharpness.settings import HessianConfig, SharpnessConfig
 from sam.sharpness.subject import Measures, Result, Sizes, Split, Subject, chosen, place
 
 
@@ -33,7 +34,7 @@ def samples(n: int = 23) -> Split:
 
 def subject(model: nn.Module, data: Split, rho: float = 0.1, batch_size: int = 7, **options: Any) -> Subject:
     own = HessianConfig(**({"subset": None, "tolerance": 1e-9, "steps": 80} | options))
-    return Subject(model, data, None, SharpnessConfig(notions=["hessian"], rho=[rho], batch_size=batch_size, hessian=own))
+    return Subject(model, data, None, SharpnessConfig.of(notions=["hessian"], rho=[rho], batch_size=batch_size, hessian=own))
 
 
 def values(model: nn.Module, data: Split, **options: Any) -> Measures:
@@ -110,7 +111,7 @@ def test_the_trace_and_its_standard_error() -> None:
     scores = []
     for seed in range(8):
         task = subject(net, data, steps=12, basis=12, tolerance=1.0, probes=10)
-        task.config = SharpnessConfig(notions=["hessian"], seed=seed, batch_size=23, hessian=task.config.hessian)
+        task.config = SharpnessConfig.of(notions=["hessian"], seed=seed, batch_size=23, hessian=task.config.hessian)
         found = measure(task).values
         assert found["trace_stderr"] > 0  # type: ignore[operator]
         scores.append((found["trace"] - exact) / found["trace_stderr"])  # type: ignore[operator]
@@ -304,7 +305,9 @@ def test_it_stops_when_it_has_converged_and_takes_no_more_than_its_steps() -> No
 def test_another_seed_draws_other_probes_and_one_seed_the_same() -> None:
     def at(seed: int) -> Result:
         task = subject(network(), samples(), steps=12, tolerance=1.0)
-        return measure(Subject(task.model, task.train, None, SharpnessConfig(notions=["hessian"], seed=seed, hessian=task.config.hessian)))
+        return measure(
+            Subject(task.model, task.train, None, SharpnessConfig.of(notions=["hessian"], seed=seed, hessian=task.config.hessian))
+        )
 
     assert at(0) == at(0)
     assert at(0).values["trace"] != at(1).values["trace"]

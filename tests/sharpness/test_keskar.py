@@ -8,8 +8,8 @@ import torch
 from sharpness_toys import OFFSET, fails_cleanly, hold_the_rules, measure, net_subject, network, quadratic, random_problem, rise
 from torch import nn
 
-from sam.config import KeskarConfig, SharpnessConfig
 from sam.sharpness.keskar import work
+from sam.sharpness.settings import KeskarConfig, SharpnessConfig
 from sam.sharpness.subject import Sizes, Split, Subject
 
 W = np.array([0.0, 1.5, 0.0, -2.0, 0.3, -0.01])
@@ -90,7 +90,7 @@ def test_a_search_that_goes_astray_is_cut_off() -> None:
 
     done: list[float] = []
     split = Split(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64))
-    config = SharpnessConfig(keskar=KeskarConfig(epsilon=[0.1], iterations=4))
+    config = SharpnessConfig.of(keskar=KeskarConfig(epsilon=[0.1], iterations=4))
     values = measure("keskar", Subject(Liar(), split, None, config, progress=done.append))
     assert values["keskar_lbfgsb[epsilon=0.1]"] < 0  # type: ignore[operator]
     assert sum(done) == work(Sizes(5, 0, 3), config) and min(done) >= 0
@@ -120,7 +120,7 @@ def test_a_loss_that_is_not_finite_is_never_a_number(beyond: float) -> None:
 
     done: list[float] = []
     split = Split(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64))
-    config = SharpnessConfig(keskar=KeskarConfig(epsilon=[1.0, 0.1]))
+    config = SharpnessConfig.of(keskar=KeskarConfig(epsilon=[1.0, 0.1]))
     values = measure("keskar", Subject(Cliff(), split, None, config, progress=done.append))
     for kind in ("keskar", "keskar_lbfgsb", "keskar_sign"):
         assert math.isfinite(values[f"{kind}[epsilon=0.1]"])  # type: ignore[arg-type]

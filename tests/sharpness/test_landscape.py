@@ -10,12 +10,12 @@ from sharpness_toys import Quadratics
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sam.config import LandscapeConfig, SharpnessConfig
 from sam.core import streams
 from sam.sharpness import landscape
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.directions import filter_normalize_, top_eigenpairs
 from sam.sharpness.notions import work
+from sam.sharpness.settings import LandscapeConfig, SharpnessConfig
 from sam.sharpness.subject import Result, Sizes, Split, Subject
 
 RHO, D, N = 0.4, 6, 11
@@ -40,7 +40,7 @@ def problem(seed: int = 0) -> Problem:
 
 def subject(a: np.ndarray, b: np.ndarray, w: np.ndarray, *, rho: float = RHO, **settings: object) -> Subject:
     inputs = torch.from_numpy(np.concatenate([a, b[:, :, None]], axis=2))
-    config = SharpnessConfig(rho=[rho], batch_size=4, landscape=LandscapeConfig(**settings))  # type: ignore[arg-type]
+    config = SharpnessConfig.of(rho=[rho], batch_size=4, landscape=LandscapeConfig(**settings))  # type: ignore[arg-type]
     return OfOutputs(Quadratics(torch.from_numpy(w)), Split(inputs, torch.zeros(len(a), dtype=torch.int64)), None, config)
 
 
@@ -220,7 +220,7 @@ def test_each_filter_of_a_direction_gets_the_norm_of_the_filter_of_the_weights()
 def test_random_lines_and_planes_follow_the_same_draws_in_every_model(seed: int) -> None:
     net = network(seed)
     x, y = torch.randn(13, 1, 4, 4, dtype=torch.float64), torch.randint(3, (13,))
-    config = SharpnessConfig(seed=3, landscape=LandscapeConfig(lines=["random"], planes=["random"], points=3, grid=3, span=0.5))
+    config = SharpnessConfig.of(seed=3, landscape=LandscapeConfig(lines=["random"], planes=["random"], points=3, grid=3, span=0.5))
     result = landscape.measure(Subject(net, Split(x, y), None, config))
     weights, oracle = dict(net.named_parameters()), copy.deepcopy(net)
 
@@ -298,7 +298,7 @@ def test_a_gpu_draws_the_same_landscape() -> None:
     settings = LandscapeConfig(planes=["random", "eigenvectors", "xsam"], points=3, grid=3)
     results = []
     for device in ("cpu", "cuda"):
-        made = Subject(network().to(device), Split(x.to(device), y.to(device)), None, SharpnessConfig(landscape=settings))
+        made = Subject(network().to(device), Split(x.to(device), y.to(device)), None, SharpnessConfig.of(landscape=settings))
         results.append(landscape.measure(made))
     assert results[0].values == pytest.approx(results[1].values, rel=1e-6, abs=1e-9)
     for name, curve in results[0].series.items():

@@ -8,10 +8,11 @@ import torch
 from sharpness_toys import fails_cleanly, hold_the_rules, measure, quadratic, random_problem, rise, trust_region
 from torch import nn
 
-from sam.config import ConfigError, MaximumConfig, NStepConfig, SharpnessConfig
+from sam.config import ConfigError
 from sam.sharpness.ball import Ball
 from sam.sharpness.maximum import work
 from sam.sharpness.projected_ascent import Search, ascend, checkpoints, search_balls
+from sam.sharpness.settings import MaximumConfig, NStepConfig, SharpnessConfig
 from sam.sharpness.subject import Sizes, Split, Subject
 
 THOROUGH = MaximumConfig(steps=100, restarts=1)
@@ -68,7 +69,7 @@ def test_where_the_gradient_is_zero_random_starts_and_draws_remain() -> None:
     values = measure("maximum", subject)
     assert values["maximum_ascent[rho=1]"] is None and values["maximum_spread[rho=1]"] is None
     assert 0 < values["maximum[rho=1]"] < 1.5  # type: ignore[operator]
-    subject.config = SharpnessConfig(rho=[1.0], maximum=MaximumConfig(restarts=1, steps=100))
+    subject.config = SharpnessConfig.of(rho=[1.0], maximum=MaximumConfig(restarts=1, steps=100))
     values = measure("maximum", subject)
     assert values["maximum_ascent[rho=1]"] == pytest.approx(1.5, rel=1e-5) and values["maximum_spread[rho=1]"] is None
 
@@ -101,7 +102,7 @@ def test_a_cross_entropy_against_brute_force(rho: float) -> None:
         Logistic(w.tolist()),
         Split(torch.from_numpy(x), torch.from_numpy(y)),
         None,
-        SharpnessConfig(rho=[rho], maximum=THOROUGH, batch_size=4),
+        SharpnessConfig.of(rho=[rho], maximum=THOROUGH, batch_size=4),
     )
 
     def losses(points: np.ndarray) -> np.ndarray:
@@ -230,7 +231,7 @@ class Cliff(nn.Module):
 @pytest.mark.parametrize("beyond", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_never_a_number(beyond: float) -> None:
     done: list[float] = []
-    config = SharpnessConfig(rho=[2.0, 0.5, 3.0])
+    config = SharpnessConfig.of(rho=[2.0, 0.5, 3.0])
     data = Split(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64))
     values = measure("maximum", Subject(Cliff(beyond), data, None, config, progress=done.append))
     assert values["maximum[rho=0.5]"] == pytest.approx(0.5, rel=1e-9)
@@ -244,7 +245,7 @@ def test_a_loss_that_is_not_finite_is_never_a_number(beyond: float) -> None:
 def test_a_network_without_errors_still_has_its_rise() -> None:
     """Every sample is right by a wide margin, at w and after the move: the rise is that of the loss, not of the error."""
     x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [1.1, -0.1]], dtype=torch.float64)
-    subject = Subject(Logistic([4.0, 0.0]), Split(x, torch.ones(3, dtype=torch.int64)), None, SharpnessConfig(rho=[0.5]))
+    subject = Subject(Logistic([4.0, 0.0]), Split(x, torch.ones(3, dtype=torch.int64)), None, SharpnessConfig.of(rho=[0.5]))
     at_w = torch.nn.functional.softplus(-(x @ torch.tensor([4.0, 0.0], dtype=torch.float64))).mean().item()
     angle = np.linspace(0, 2 * np.pi, 100_001)
     moved = np.array([[4.0, 0.0]]) + 0.5 * np.stack([np.cos(angle), np.sin(angle)], axis=1)

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.image_data import ImageData
-from sam.config import AscentConfig, ConfigError, GapConfig, SharpnessConfig
+from sam.config import ConfigError
 from sam.evaluation import storing
+from sam.schema import to_dict
 from sam.sharpness import gap
 from sam.sharpness.notions import Notion, work
 from sam.sharpness.notions import measure as measure_subject
+from sam.sharpness.settings import AscentConfig, GapConfig, SharpnessConfig
 from sam.sharpness.subject import Measures, Sizes, Split, Subject, chosen, subject_of
 
 MEAN, STD, NOISE = 0.4, 0.25, 0.3
@@ -51,7 +53,7 @@ def measure(
     return measure_subject(subject_of(model, data, config, progress=progress), config.chosen).values
 
 
-CONFIG = SharpnessConfig(rho=[0.05, 0.5], m=8, batch_size=10)
+CONFIG = SharpnessConfig.of(rho=[0.05, 0.5], m=8, batch_size=10)
 PLAIN = [
     "test_loss",
     "test_accuracy",
@@ -87,7 +89,7 @@ def oracle() -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
 def test_names_and_plain_values() -> None:
     values = measure(network(), image_data(), CONFIG)
     assert set(values) == keys(("eval", "train"))
-    assert set(measure(network(), image_data(), SharpnessConfig(rho=[0.05, 0.5], m=8, batchnorm=["eval"]))) == keys(("eval",))
+    assert set(measure(network(), image_data(), SharpnessConfig.of(rho=[0.05, 0.5], m=8, batchnorm=["eval"]))) == keys(("eval",))
     net, train, labels, test, test_labels = oracle()
     train_loss = functional.cross_entropy(net(train), labels)
     logp = functional.log_softmax(net(test), dim=1)
@@ -151,7 +153,7 @@ def test_dropout_is_off() -> None:
 @pytest.mark.parametrize("modes", [["eval"], ["eval", "train"]])
 @pytest.mark.parametrize("rho", [[0.05], [0.05, 0.1, 0.5]])
 def test_work_is_what_is_reported(modes: list[str], rho: list[float]) -> None:
-    config, done = SharpnessConfig(rho=rho, m=8, batchnorm=modes, batch_size=10), []
+    config, done = SharpnessConfig.of(rho=rho, m=8, batchnorm=modes, batch_size=10), []
     measure(network(), image_data(), config, progress=done.append)
     by_hand = len(modes) * (15 + 2 * 26 * (3 + len(rho)))
     assert sum(done) == by_hand == work(config.chosen, Sizes(26, 15), config)
@@ -186,9 +188,9 @@ def test_a_row_is_reused_only_under_the_settings_that_change_its_numbers() -> No
     def settings(config: SharpnessConfig) -> list[dict[str, object]]:
         return [Notion("ascent").settings(config), Notion("gap", gap.PLAIN).settings(config)]
 
-    base = SharpnessConfig()
-    assert settings(SharpnessConfig(batch_size=7)) == settings(SharpnessConfig(notions=["all"])) == settings(base)
-    for config in (SharpnessConfig(rho=[0.1]), SharpnessConfig(m=64), SharpnessConfig(batchnorm=["eval"])):
+    base = SharpnessConfig.of()
+    assert settings(SharpnessConfig.of(batch_size=7)) == settings(SharpnessConfig.of(notions=["all"])) == settings(base)
+    for config in (SharpnessConfig.of(rho=[0.1]), SharpnessConfig.of(m=64), SharpnessConfig.of(batchnorm=["eval"])):
         ascent, plain = settings(config)
         assert ascent != settings(base)[0]
         assert plain == settings(base)[1]
@@ -204,8 +206,12 @@ class Poisoned:
         raise AssertionError(f"somebody looked at the test set: {name}")
 
 
-ALL_MODES = SharpnessConfig(notions=["gap"], m=8, batch_size=10, batchnorm=["eval", "train", "recalibrated"])
-TUNING = dataclasses.replace(ALL_MODES, gap=GapConfig(splits=["val"]))
+def changed(config: SharpnessConfig, **keys: Any) -> SharpnessConfig:
+    return SharpnessConfig.of(**to_dict(config) | keys)
+
+
+ALL_MODES = SharpnessConfig.of(notions=["gap"], m=8, batch_size=10, batchnorm=["eval", "train", "recalibrated"])
+TUNING = changed(ALL_MODES, gap=GapConfig(splits=["val"]))
 
 
 def validated(config: SharpnessConfig, **options: Any) -> Subject:
@@ -280,9 +286,7 @@ def test_the_rows_and_their_work(config: SharpnessConfig, notions: list[str], tm
     later = [row for row in keys if row.part == ("recalibrated", "val")]  # the training set is read for its statistics alone
     assert work(later, sizes, config) == 26 + 11
 
-    other = storing.keys(
-        "checkpoint", "data", dataclasses.replace(config, m=9, rho=[0.1], gap=GapConfig(7, config.gap.splits)), ["test", "val"]
-    )
+    other = storing.keys("checkpoint", "data", changed(config, m=9, rho=[0.1], gap=GapConfig(7, config.gap.splits)), ["test", "val"])
     same = {str(row) for row in keys if keys[row] == other[row]}
     assert same == {"gap[bn=eval,split=val]"} | ({"gap[bn=eval,split=train]"} if tests == 0 else set())
 
@@ -293,14 +297,14 @@ def test_the_rows_and_their_work(config: SharpnessConfig, notions: list[str], tm
 @pytest.mark.parametrize("modes", [["eval"], ["eval", "train", "recalibrated"]])
 def test_ascent_over_a_subset_and_the_gap_over_all(modes: list[str]) -> None:
     """The same as the whole measure on a training set of these images alone; only the gap and the statistics see all of them."""
-    config, done = SharpnessConfig(rho=[0.5], m=4, batch_size=5, batchnorm=modes, ascent=AscentConfig(9)), list[float]()
+    config, done = SharpnessConfig.of(rho=[0.5], m=4, batch_size=5, batchnorm=modes, ascent=AscentConfig(9)), list[float]()
     values = measure(network(), image_data(), config, progress=done.append)
     assert sum(done) == len(modes) * (9 * 2 * 4 + 26 + 15) + 26 * ("recalibrated" in modes) == work(config.chosen, Sizes(26, 15), config)
     assert values["train_loss"] == pytest.approx(by_hand("eval", "train")[0], rel=2e-6)
 
     data, index = image_data(), chosen(26, 9)
     part = dataclasses.replace(data, train_images=data.train_images[index], train_labels=data.train_labels[index])
-    alone = dataclasses.replace(config, batchnorm=[mode for mode in modes if mode != "recalibrated"], ascent=AscentConfig())
+    alone = changed(config, batchnorm=[mode for mode in modes if mode != "recalibrated"], ascent=AscentConfig())
     expected = measure_subject(subject_of(network(), part, alone), ["ascent"]).values
     renamed = {(name[:-1] + "," if name.endswith("]") else name + "[") + "subset=9]": value for name, value in expected.items()}
     assert {name: values[name] for name in renamed} == renamed
@@ -310,12 +314,8 @@ def test_ascent_over_a_subset_and_the_gap_over_all(modes: list[str]) -> None:
 
 
 def test_a_subset_of_all_is_the_whole_set() -> None:
-    config = SharpnessConfig(rho=[0.5], m=8, batch_size=10)
-    assert measure(network(), image_data(), dataclasses.replace(config, ascent=AscentConfig(26))) == measure(
-        network(), image_data(), config
-    )
-    assert work(config.chosen, Sizes(26, 15), dataclasses.replace(config, ascent=AscentConfig(26))) == work(
-        config.chosen, Sizes(26, 15), config
-    )
+    config = SharpnessConfig.of(rho=[0.5], m=8, batch_size=10)
+    assert measure(network(), image_data(), changed(config, ascent=AscentConfig(26))) == measure(network(), image_data(), config)
+    assert work(config.chosen, Sizes(26, 15), changed(config, ascent=AscentConfig(26))) == work(config.chosen, Sizes(26, 15), config)
     with pytest.raises(ConfigError, match=r"sharpness\.ascent\.subset=0: must be"):
         AscentConfig(0)

@@ -8,7 +8,7 @@ import torch
 from sharpness_toys import fails_cleanly, hold_the_rules, measure, quadratic, random_problem, rise
 from torch import Tensor, nn
 
-from sam.config import NStepConfig, SharpnessConfig
+from sam.sharpness.settings import NStepConfig, SharpnessConfig
 from sam.sharpness.subject import Split, Subject
 
 RULES = ["split", "project", "accumulate", "boundary"]
@@ -92,7 +92,7 @@ class Wall(nn.Module):
 
 def test_a_loss_that_is_not_finite_is_reported_as_it_is() -> None:
     for rho, steps in ((0.25, 1), (1.0, 1), (3.0, 3)):
-        config = SharpnessConfig(rho=[rho], n_step=NStepConfig(steps=[steps]))
+        config = SharpnessConfig.of(rho=[rho], n_step=NStepConfig(steps=[steps]))
         subject = Subject(Wall(), Split(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64)), None, config)
         value = measure("n_step", subject)[f"n_step[rho={rho:g},n={steps},rule=split]"]
         if rho < 0.5:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sharpness_toys import measure, net_subject, same, state
 
-from sam.config import AdaptiveConfig, KeskarConfig, MaximumConfig
+from sam.sharpness.settings import AdaptiveConfig, KeskarConfig, MaximumConfig
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

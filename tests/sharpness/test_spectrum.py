@@ -8,9 +8,10 @@ import torch
 from sharpness_toys import dense
 from torch import Tensor, nn
 
-from sam.config import ConfigError, SharpnessConfig, SpectrumConfig
+from sam.config import ConfigError
 from sam.sharpness import spectrum
 from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.settings import SharpnessConfig, SpectrumConfig
 from sam.sharpness.subject import Result, Sizes, Split, Subject
 
 
@@ -28,7 +29,7 @@ class Bowl(nn.Module):
 
 def on(h: Tensor, seed: int = 0, **options: Any) -> tuple[Result, list[float], SharpnessConfig]:
     """(result, units reported, settings) for a Hessian h, with batches of 2, 2 and 1."""
-    config = SharpnessConfig(notions=["spectrum"], seed=seed, spectrum=SpectrumConfig(**({"subset": None} | options)))
+    config = SharpnessConfig.of(notions=["spectrum"], seed=seed, spectrum=SpectrumConfig(**({"subset": None} | options)))
     x, done = torch.tensor([0.2, 1.5, 1.3, 0.0, 2.0], dtype=torch.float64), []
     task = Subject(Bowl(h), Split(x, x.long()), None, config, progress=done.append)
     loss = DatasetLoss(task.model, x, x.long(), criterion=lambda outputs, _: outputs, batch_size=2)
@@ -134,7 +135,7 @@ def test_a_loss_that_is_not_finite_is_said_and_has_no_spectrum() -> None:
 
 
 def test_no_spectrum_is_made_of_those_probes_that_happened_to_be_finite() -> None:
-    config = SharpnessConfig(notions=["spectrum"], spectrum=SpectrumConfig(probes=3, steps=2, subset=None))
+    config = SharpnessConfig.of(notions=["spectrum"], spectrum=SpectrumConfig(probes=3, steps=2, subset=None))
     x, calls = torch.ones(1, dtype=torch.float64), []
 
     def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -161,7 +162,7 @@ def on_network(subset: int | None = None, **options: Any) -> tuple[Result, list[
     generator, done = torch.Generator().manual_seed(1), []
     data = Split(2 * torch.randn(23, 5, dtype=torch.float64, generator=generator), torch.randint(4, (23,), generator=generator))
     own = SpectrumConfig(subset=subset, **options)
-    config = SharpnessConfig(notions=["spectrum"], batch_size=7, spectrum=own)
+    config = SharpnessConfig.of(notions=["spectrum"], batch_size=7, spectrum=own)
     return spectrum.measure(Subject(network(), data, None, config, progress=done.append)), done, config, data
 
 

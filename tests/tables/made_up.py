@@ -10,25 +10,22 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from sam.config import (
-    DatasetConfig,
-    EvaluateConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ProtocolConfig,
-    SharpnessConfig,
-    TableConfig,
-    TrainConfig,
-    from_dict,
-)
+from data.settings import DatasetConfig
+from models.settings import ModelConfig
+from sam.evaluation.settings import EvaluateConfig
+from sam.optimizers.settings import OptimizerConfig
 from sam.report.page import report
 from sam.runs.identity import run_fingerprint, run_name, setting
+from sam.schema import from_dict
+from sam.settings import ProtocolConfig, TrainConfig
+from sam.sharpness.settings import SharpnessConfig
+from sam.tables.settings import TableConfig
 from sam.tables.table import RunRow, build
 
 CONF = Path(__file__).parents[2] / "conf" / "table"
 RHOS = [0.05, 0.5]
 BASE = TrainConfig(
-    model=ModelConfig(depth=10, width=1),
+    model=ModelConfig.of(depth=10, width=1),
     dataset=DatasetConfig(name="digits"),
     protocol=ProtocolConfig("demo", ["a note"]),
     epochs=12,
@@ -93,10 +90,10 @@ def _series(accuracy: float) -> dict[str, dict[str, list[float | None]]]:
 
 def runs() -> list[RunRow]:
     """SGD, SAM at two radii (one seed lost, one seed alone) and XSAM; the rows of N = 2, 3, 5 were not run."""
-    sgd = [run(OptimizerConfig(method="sgd"), seed, 91.0 + seed) for seed in range(3)]
-    sam = [run(OptimizerConfig(), seed, 95.0 + seed / 2, lost_at=4 if seed == 2 else None) for seed in range(3)]
-    wide = [run(OptimizerConfig(rho=0.2), 0, 96.8)]
-    return [*sgd, *sam, *wide, *(run(OptimizerConfig(method="xsam"), seed, 96.0 + seed / 4) for seed in range(2))]
+    sgd = [run(OptimizerConfig.of(method="sgd"), seed, 91.0 + seed) for seed in range(3)]
+    sam = [run(OptimizerConfig.of(), seed, 95.0 + seed / 2, lost_at=4 if seed == 2 else None) for seed in range(3)]
+    wide = [run(OptimizerConfig.of(rho=0.2), 0, 96.8)]
+    return [*sgd, *sam, *wide, *(run(OptimizerConfig.of(method="xsam"), seed, 96.0 + seed / 4) for seed in range(2))]
 
 
 ENVIRONMENT = {
@@ -119,6 +116,6 @@ def page(rows: list[RunRow], problems: tuple[str, ...] = (), /, **changes: Any) 
     """The report of these runs with every table; `changes`: to table3."""
     tables = {name: load(name) for name in ("table2", "table3", "measures")}
     tables["table3"] = replace(tables["table3"], **changes)
-    config = EvaluateConfig(runs_dir="runs/demo", tables=tables, sharpness=SharpnessConfig(rho=RHOS))
+    config = EvaluateConfig(runs_dir="runs/demo", tables=tables, sharpness=SharpnessConfig.of(rho=RHOS))
     blocks = {name: build(table, rows, RHOS) for name, table in tables.items()}
     return report(rows, blocks, config, {row.folder: RECORD for row in rows}, problems)

@@ -10,21 +10,15 @@ import pytest
 import torch
 
 import sam.sharpness
-from sam.config import (
-    NOTIONS,
-    ColumnConfig,
-    ConfigError,
-    CorrelationConfig,
-    OptimizerConfig,
-    RowConfig,
-    SharpnessConfig,
-    TableConfig,
-)
+from sam.config import ConfigError
+from sam.optimizers.settings import OptimizerConfig
+from sam.sharpness.settings import NOTIONS, SharpnessConfig
 from sam.tables.filling import filled
 from sam.tables.measures import check_measure
+from sam.tables.settings import ColumnConfig, CorrelationConfig, RowConfig, TableConfig
 from sam.tables.table import RunRow, build, check
 
-AT = SharpnessConfig(rho=[0.05, 0.5])
+AT = SharpnessConfig.of(rho=[0.05, 0.5])
 TABLE = TableConfig(
     title="Mine",
     row_header="Method",
@@ -40,7 +34,7 @@ TABLE = TableConfig(
 
 
 def run(seed: int = 0, **measures: float | None) -> RunRow:
-    return replace(made_up.run(OptimizerConfig(), seed, 90.0), measures={"gap": 0.5} | measures)
+    return replace(made_up.run(OptimizerConfig.of(), seed, 90.0), measures={"gap": 0.5} | measures)
 
 
 def columns(*runs: RunRow) -> dict[str, str]:

@@ -11,11 +11,16 @@ from pathlib import Path
 import made_up
 import pytest
 
-from sam.config import ConfigError, EvaluateConfig, OptimizerConfig, TableConfig, from_dict, printable, sentence
+from sam.config import ConfigError
+from sam.evaluation.settings import EvaluateConfig
+from sam.optimizers.settings import OptimizerConfig
 from sam.report.overview import overview
+from sam.schema import from_dict
 from sam.tables import render
 from sam.tables import table as tables
 from sam.tables.render_csv import inert
+from sam.tables.settings import TableConfig
+from sam.text import printable, sentence
 
 HOSTILE = {
     "escape": "\x1b[31mred\x1b[0m \x1b]0;title\x07",
@@ -52,7 +57,7 @@ def blocks_with(text: str) -> tuple[list, list]:
     runs = []
     for method in ("sgd", "sam"):
         for seed in (0, 1):
-            run = made_up.run(OptimizerConfig(method=method), seed, 90.0 + seed + len(method) * (seed + 1))
+            run = made_up.run(OptimizerConfig.of(method=method), seed, 90.0 + seed + len(method) * (seed + 1))
             protocol = dataclasses.replace(run.config.protocol, name=text, notes=[text])
             config = dataclasses.replace(run.config, protocol=protocol)
             runs.append(dataclasses.replace(run, config=config, data_notes=(text,), folder=f"runs/{text}/{method}{seed}"))

@@ -5,7 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from sam.config import AugmentationConfig, ConfigError, DatasetConfig, ModelConfig, OptimizerConfig, ProtocolConfig, TrainConfig
+from data.settings import AugmentationConfig, DatasetConfig
+from models.settings import ModelConfig
+from sam.config import ConfigError
+from sam.optimizers.settings import OptimizerConfig
+from sam.settings import ProtocolConfig, TrainConfig
 from sam.tables import published
 from sam.tables.published import citations, lookup, matches
 
@@ -79,9 +83,9 @@ def test_shown_beside_the_papers_own_setting() -> None:
         {"dataset": DatasetConfig(train_size=1000)},
         {"dataset": DatasetConfig(val_fraction=0.1)},
         {"dataset": DatasetConfig(val_size=1000)},
-        {"model": ModelConfig(depth=16, width=4)},
-        {"model": ModelConfig(dropout=0.3)},
-        {"model": ModelConfig(name="resnet18")},
+        {"model": ModelConfig.of(depth=16, width=4)},
+        {"model": ModelConfig.of(dropout=0.3)},
+        {"model": ModelConfig.of(name="resnet18")},
         {"epochs": 100},
         {"init_from": "weights.pt"},
     ],
@@ -108,7 +112,7 @@ def test_augmentation_counts_where_the_source_names_one() -> None:
 
 def test_radius_and_variant() -> None:
     def with_optimizer(**keys: object) -> set[str]:
-        return shown(replace(WRN, optimizer=OptimizerConfig(**keys)))  # type: ignore[arg-type]
+        return shown(replace(WRN, optimizer=OptimizerConfig.of(**keys)))  # type: ignore[arg-type]
 
     assert not {"s01", "s16"} & with_optimizer(rho=0.1)
     assert "s02" in with_optimizer(ascent_steps=2)
@@ -118,8 +122,8 @@ def test_radius_and_variant() -> None:
     assert "s13" not in with_optimizer(method="rand_sam", rho=10.0)
     assert "s15" in with_optimizer(method="sgd", rho=7.0)  # SGD has no radius
     c100 = replace(WRN, dataset=DatasetConfig(name="cifar100"))
-    assert "s18" in shown(replace(c100, optimizer=OptimizerConfig(rho=0.1))) and "s18" in shown(c100)
-    assert "s18" not in shown(replace(c100, optimizer=OptimizerConfig(rho=0.2)))
+    assert "s18" in shown(replace(c100, optimizer=OptimizerConfig.of(rho=0.1))) and "s18" in shown(c100)
+    assert "s18" not in shown(replace(c100, optimizer=OptimizerConfig.of(rho=0.2)))
 
 
 def test_ids_are_unique() -> None:

@@ -11,13 +11,18 @@ import pytest
 from omegaconf import OmegaConf
 from scipy import stats
 
-from sam.config import DatasetConfig, ModelConfig, OptimizerConfig, ProtocolConfig, TableConfig, TrainConfig, from_dict
+from data.settings import DatasetConfig
+from models.settings import ModelConfig
+from sam.optimizers.settings import OptimizerConfig
+from sam.schema import from_dict
+from sam.settings import ProtocolConfig, TrainConfig
 from sam.tables import render
+from sam.tables.settings import TableConfig
 from sam.tables.table import Block, Cell, RunRow, build
 
 CONF = Path(__file__).parents[2] / "conf" / "table"
 SHARP = "sharpness[rho=0.05,bn=eval,batch=all]"
-DEMO = TrainConfig(dataset=DatasetConfig(name="digits"), model=ModelConfig(depth=10, width=1), protocol=ProtocolConfig("demo"))
+DEMO = TrainConfig(dataset=DatasetConfig(name="digits"), model=ModelConfig.of(depth=10, width=1), protocol=ProtocolConfig("demo"))
 NAMES = {"SGD": "sgd", "Rand-SAM": "rand_sam", "SAM": "sam", "XSAM": "xsam"}
 
 
@@ -29,7 +34,7 @@ def runs_of(accuracy: Mapping[str, np.ndarray], measures: Mapping[str, Mapping[s
     """One run per method (a label of Table 3) and seed; `measures` maps another measure to its values by method and seed."""
     rows = []
     for label, values in accuracy.items():
-        optimizer = OptimizerConfig(method=NAMES[label])
+        optimizer = OptimizerConfig.of(method=NAMES[label])
         for seed, value in enumerate(values):
             config = replace(DEMO, optimizer=optimizer, seed=seed)
             more = {name: float(by_method[label][seed]) for name, by_method in (measures or {}).items()}

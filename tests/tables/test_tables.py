@@ -12,26 +12,23 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from sam.config import (
-    AugmentationConfig,
-    ConfigError,
-    CorrelationConfig,
-    DatasetConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ProtocolConfig,
-    TableConfig,
-    TrainConfig,
-    from_dict,
-)
+from data.settings import AugmentationConfig, DatasetConfig
+from models.settings import ModelConfig
+from sam.config import ConfigError
+from sam.optimizers.settings import OptimizerConfig
+from sam.schema import from_dict, schema
+from sam.settings import ProtocolConfig, TrainConfig
 from sam.tables import render
 from sam.tables.layout import grids
 from sam.tables.published import lookup
+from sam.tables.settings import CorrelationConfig, TableConfig
 from sam.tables.table import Block, Cell, RunRow, build, contexts
 
 CONF = Path(__file__).parents[2] / "conf" / "table"
 SHARP = "sharpness[rho=0.05,bn=eval,batch=all]"
-DEMO = TrainConfig(dataset=DatasetConfig(name="digits"), model=ModelConfig(depth=10, width=1), epochs=30, protocol=ProtocolConfig("demo"))
+DEMO = TrainConfig(
+    dataset=DatasetConfig(name="digits"), model=ModelConfig.of(depth=10, width=1), epochs=30, protocol=ProtocolConfig("demo")
+)
 WRN = TrainConfig(augmentation=AugmentationConfig(crop_padding=4, flip=True))
 
 
@@ -40,18 +37,18 @@ def load(name: str) -> TableConfig:
 
 
 def run(config: TrainConfig = DEMO, seed: int = 0, accuracy: float = 97.0, *, lost_at: int | None = None, **extra: Any) -> RunRow:
-    optimizer = OptimizerConfig(**{k: extra.pop(k) for k in list(extra) if k in OptimizerConfig.__dataclass_fields__})
+    optimizer = OptimizerConfig.of(**{k: extra.pop(k) for k in list(extra) if k in schema(OptimizerConfig)})
     config = replace(config, optimizer=optimizer, seed=seed, run_dir=f"somewhere/{seed}", device="cpu", runs_dir=f"r{seed}")
     used = {k: getattr(optimizer, k) for k in optimizer.used_keys}
     measures = {"test_accuracy": accuracy, SHARP: 0.005, "train_loss": 0.001, "gap": 0.15} | extra.pop("measures", {})
     return RunRow(
         config=config,
-        setting=f"{replace(config, optimizer=OptimizerConfig(), seed=0, run_dir=None, runs_dir='')}{used}",
+        setting=f"{replace(config, optimizer=OptimizerConfig.of(), seed=0, run_dir=None, runs_dir='')}{used}",
         status="finished" if lost_at is None else "diverged",
         diverged_epoch=lost_at,
         measures=measures,
         epochs=(),
-        folder=f"runs/{optimizer.method}-{optimizer.ascent_steps}-{optimizer.rho:g}-{seed}{extra.pop('copy', '')}",
+        folder=f"runs/{optimizer.method}-{used.get('ascent_steps', 1)}-{used.get('rho', 0.05):g}-{seed}{extra.pop('copy', '')}",
         fingerprint="f00",
         data_fingerprint=extra.pop("data", "d1"),
         data_notes=("8 x 8 pictures",),

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from data.image_data import ImageData
-from sam.config import ConfigError, TrainConfig
+from sam.config import ConfigError
 from sam.runs import run
 from sam.runs.identity import run_fingerprint
+from sam.settings import TrainConfig
 from sam.training import compiling, loop
 from sam.training.loop import Trainer
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sam.config import TrainConfig
 from sam.core.scaling import LossScale
 from sam.runs.run import run
+from sam.settings import TrainConfig
 from sam.training import loop
 from sam.training.loop import Trainer
 

@@ -15,8 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import data
-from sam.config import ConfigError, TrainConfig, to_dict
+from sam.config import ConfigError
 from sam.core.device import number_format
+from sam.schema import to_dict
+from sam.settings import TrainConfig
 from sam.training import loop
 from sam.training.graphs import GraphedSteps
 from sam.training.loop import Trainer

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sam.config import TrainConfig
 from sam.core.passes import Passes
 from sam.core.scaling import LossScale
 from sam.optimizers.rand_sam import RandSAM
 from sam.optimizers.sam import SAM
 from sam.optimizers.sgd import SGD
 from sam.optimizers.xsam import XSAM
+from sam.settings import TrainConfig
 from sam.training.loop import Trainer
 from sam.training.objective import Objective
 

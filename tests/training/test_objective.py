@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sam.config import OptimizerConfig
+from sam.optimizers.settings import OptimizerConfig
 from sam.optimizers.xsam import XSAM
 from sam.training.objective import Objective
 
@@ -87,7 +87,7 @@ def test_xsams_probes_are_not_recorded() -> None:
     """The record of an XSAM step is that of its two passes: the loss at w, and at w + rho g/||g||."""
     model, x, y = problem(6)
     objective = Objective(model, nullcontext)
-    optimizer = XSAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.3, alphas=OptimizerConfig().alpha_grid)
+    optimizer = XSAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.3, alphas=OptimizerConfig.of(method="xsam").alpha_grid)
     w = model.weight.detach().numpy().copy()
     z = x @ w.T
     g = (np.exp(z) / np.exp(z).sum(axis=1, keepdims=True) - np.eye(4)[y]).T @ x / 6

@@ -8,7 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import data
-from sam.config import TrainConfig, to_dict
+from sam.schema import to_dict
+from sam.settings import TrainConfig
 from sam.training.loop import Trainer
 
 Tiny = Callable[..., TrainConfig]

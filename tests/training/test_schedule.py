@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sam.config import TrainConfig
+from sam.settings import TrainConfig
 from sam.training.schedule import learning_rate
 
 

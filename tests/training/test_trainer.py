@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sam.config import TrainConfig
 from sam.core import streams
+from sam.settings import TrainConfig
 from sam.training.loop import Trainer
 
 Tiny = Callable[..., TrainConfig]

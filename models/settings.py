@@ -1,0 +1,71 @@
+"""The keys of `model`, and the table of models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sam.config import ConfigError, Settings, key
+from sam.registry import Registry
+
+MODELS = Registry("model", by="name")
+
+
+@dataclass(frozen=True)
+class ModelConfig(Settings, prefix="model.", rows=MODELS):
+    """What every model reads. A model's own class adds its own keys."""
+
+    name: str = key("wide_resnet", "the network", among=MODELS)
+    init: str = key(
+        "fan_out",
+        "fan_out: He-normal convolutions, PyTorch's linear layer; foret: the same, linear layer from U(+-1/sqrt(classes)); torch: "
+        "PyTorch's own defaults throughout",
+        among=("fan_out", "foret", "torch"),
+    )
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        return MODELS[self.name].label
+
+
+@dataclass(frozen=True)
+class DropoutConfig(ModelConfig):
+    dropout: float = key(0.0, "of the WideResNet and of VGG", low=0, high=0.99)
+
+
+@dataclass(frozen=True)
+class WideResNetConfig(DropoutConfig):
+    depth: int = key(28, "of the WideResNet: 6n + 4")
+    width: int = key(10, "of the WideResNet", low=1)
+    shortcut: str = key("conv", "of the WideResNet where widths change", among=("conv", "zero_pad"))
+
+    def relate(self) -> None:
+        if not 10 <= self.depth <= 10_000 or (self.depth - 4) % 6:
+            raise ConfigError(f"model.depth={self.depth}: a WideResNet has depth 6n + 4: 10, 16, 22, 28, 34, 40, ..., 10000 at most.")
+
+    @property
+    def label(self) -> str:
+        return f"WRN-{self.depth}-{self.width}"
+
+
+@dataclass(frozen=True)
+class TimmConfig(ModelConfig):
+    timm_name: str | None = key(None, "of the timm model, with model=timm")
+
+    def relate(self) -> None:
+        if not self.timm_name:
+            raise ConfigError("model.timm_name=null: name the timm model, for example model=timm model.timm_name=resnet18.")
+
+    @property
+    def label(self) -> str:
+        return f"timm {self.timm_name}"
+
+
+MODELS.add("wide_resnet", "models.wide_resnet:WideResNet", WideResNetConfig, label="WideResNet")
+MODELS.add("resnet18", "models.resnet:ResNet18", label="ResNet-18")
+MODELS.add("resnet20", "models.cifar_resnet:ResNet20", label="ResNet-20")
+MODELS.add("resnet32", "models.cifar_resnet:ResNet32", label="ResNet-32")
+MODELS.add("resnet56", "models.cifar_resnet:ResNet56", label="ResNet-56")
+MODELS.add("vgg11_bn", "models.vgg:VGG11BN", DropoutConfig, label="VGG-11-BN")
+MODELS.add("densenet121", "models.densenet:DenseNet121", label="DenseNet-121")
+MODELS.add("timm", "models.timm_bridge:build_timm", TimmConfig, label="timm")

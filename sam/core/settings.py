@@ -1,0 +1,4 @@
+"""What training and measuring share: names of step rules, and XSAM's candidates."""
+
+STEP_RULES = ("split", "project", "accumulate", "boundary")  # `sam.core.ascent.RULES` has their definitions
+DEFAULT_ALPHAS = tuple(k / 10 for k in range(21))

@@ -1,0 +1,73 @@
+"""What is measured, and which tables are made of it: the keys of evaluate_sharpness.py beside those of `sharpness` and `tables`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from data.settings import AugmentationConfig, DatasetConfig
+from models.settings import ModelConfig
+from sam.config import ConfigError, Settings, check_number, key
+from sam.settings import TrackingConfig
+from sam.sharpness.settings import SharpnessConfig
+from sam.tables.settings import TableConfig
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Settings):
+    """Measure every finished run below `runs_dir` and print the tables, or measure one checkpoint of anybody's."""
+
+    runs_dir: str = key("runs", "folder of the runs' folders")
+    checkpoint: str | None = key(None, "a file of weights (state_dict or safetensors) of `model`, to be measured on `dataset`")
+    checkpoint_key: str | None = key(
+        None, "where the weights lie in the file (state_dict_ema, say); null: the first that fit, averages last"
+    )
+    model: ModelConfig | None = key(None, "of checkpoint")
+    dataset: DatasetConfig | None = key(None, "of checkpoint")
+    augmentation: AugmentationConfig | None = key(None, "there for dataset=digits, which sets it; nothing is measured on augmented images")
+    mean: list[float] | None = key(None, "short for dataset.mean: of the images that checkpoint was trained with")
+    std: list[float] | None = key(None, "short for dataset.std", above=0)
+    out: str | None = key(None, "folder for the tables (null: runs_dir/tables), or for checkpoint's rows (null: beside it)")
+    sharpness: SharpnessConfig = key(SharpnessConfig.of, "what is measured, and how")
+    tables: dict[str, TableConfig] = field(default_factory=dict, metadata={"about": "name -> table (conf/table)"})
+    tracking: TrackingConfig = key(TrackingConfig, "where the measures of runs go that were not tracked; a tracked run is joined")
+    data_path: str | None = key(None, "in place of the runs' dataset.path")
+    data_root: str | None = key(None, "in place of the runs' dataset.root")
+    seeds: list[int] | None = key(None, "only runs with these; null: all")
+    processes: int = key(1, "checkpoints measured at a time, each in a process of its own", low=1)
+    part: int | None = key(None, "measure only the part-th (from 0) of `parts` equal shares of the runs, and make no tables")
+    parts: int = key(1, "how many shares", low=1, high=10_000)
+    kept: bool = key(False, "measure kept checkpoints (keep_checkpoints) too; what was found along the epochs goes to kept.csv")
+    device: str = key("auto", "auto | cpu | cuda | cuda:N")
+    threads: int | None = key(None, "of the CPU; null: torch's choice", low=1, high=4096)
+    force: bool = key(False, "measure what is measured already")
+
+    def relate(self) -> None:
+        for name in self.tables:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+                raise ConfigError(f"tables.{name}: names its files, and must hold 1 to 100 of A-Z a-z 0-9 _ - alone.")
+        if self.checkpoint is None:
+            given = [name for name in ("model", "dataset", "mean", "std", "checkpoint_key") if getattr(self, name) is not None]
+            if given:
+                raise ConfigError(f"{given[0]}=...: belongs to checkpoint=FILE; runs below runs_dir bring their own.")
+        else:
+            missing = [name for name in ("model", "dataset") if getattr(self, name) is None]
+            if missing:
+                raise ConfigError(f"checkpoint={self.checkpoint}: needs {missing[0]}=... too, as in: model=resnet18 dataset=cifar10.")
+            for_runs = ("runs_dir", "data_path", "data_root", "seeds", "processes", "part", "parts", "kept")
+            changed = [name for name in for_runs if getattr(self, name) != getattr(type(self), name)]  # its default
+            if changed:
+                raise ConfigError(
+                    f"checkpoint={self.checkpoint}: is one file, and {changed[0]}=... is for the runs below runs_dir; leave it out."
+                )
+            for name in ("mean", "std"):
+                if getattr(self, name) is not None and getattr(self.dataset, name) is not None:
+                    raise ConfigError(
+                        f"{name}={getattr(self, name)}: is short for dataset.{name}, which is given too; leave one of them out."
+                    )
+        if self.part is None and self.parts > 1:
+            raise ConfigError(
+                f"parts={self.parts}: needs part=K too, from 0 to {self.parts - 1}; all of them: -m 'part=range({self.parts})'."
+            )
+        if self.part is not None:
+            check_number("part", self.part, low=0, high=self.parts - 1)

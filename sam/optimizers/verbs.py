@@ -1,0 +1,194 @@
+"""What a method can do within a step: passes at w and away from it, ascents, and records of both."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sam.config import ConfigError
+from sam.core import vectors
+from sam.core.ascent import Ascent
+from sam.core.passes import Passes
+from sam.core.scaling import LossScale
+from sam.core.vectors import Vector
+from sam.optimizers.groups import Members, look_up
+
+Closure = Callable[..., Tensor]
+Gradients = list[Tensor | None]
+
+
+class Verbs(torch.optim.Optimizer):
+    """The verbs of `sam.optimizers.base.Method`, which sets these attributes and explains them."""
+
+    norm_scope: str
+    passes: Passes | None
+    scaling: LossScale | None
+    stats: dict[str, Tensor]
+    diagnose: bool
+    forwards: float
+    backwards: float
+    shrink: Tensor | None = None  # of this step's ascents: their radii are rho times it
+    _weight = 1.0  # of the group under way
+    _held: Members | None = None  # of the step under way
+    _climbs: list[Ascent]  # of the group under way
+    _climbed: list[list[Tensor]]  # lengths of this step's ascents
+    _first: Vector  # the group's first gradient, perturbed parameters only; kept where it is diagnosed
+    _known: tuple[Gradients, Tensor] | None = None  # gradients whose norm is known, and the norm
+
+    def evaluate(self, closure: Closure, at: Vector | None = None) -> tuple[Tensor, Gradients]:
+        """One forward and backward: (loss, 0-d; gradients incl. weight decay in the loss, shaped like the parameters, None for an unused
+        one), off `.grad`.
+
+        at: where the perturbed parameters stand in this pass, tensors of their shapes in their order (an ascent's `points`); None: at w.
+        With loss scaling the gradients are those of the scaled loss; the loss is not scaled.
+        """
+        parameters, values = self.parameters, self._members.values
+        for p in parameters:
+            p.grad = None
+        with self._swapped(at), torch.enable_grad():
+            loss = scalar(closure())
+        if at is not None:
+            there = iter(at)
+            values = [next(there) if chosen else w for w, chosen in zip(values, self._members.chosen, strict=True)]
+        self.forwards += self._weight
+        self.backwards += self._weight
+        gradients = [p.grad for p in parameters]
+        if all(g is None for g in gradients):
+            raise ConfigError("step: the closure left no gradient; it must call loss.backward() before it returns the loss.")
+        for p in parameters:
+            p.grad = None
+        pairs = zip(gradients, values, strict=True)
+        for group in self.param_groups:
+            used = [(g, w) for g, w in itertools.islice(pairs, len(group["params"])) if g is not None]
+            if group["loss_decay"] and used:
+                factor = group["loss_decay"] if self.scaling is None else group["loss_decay"] * self.scaling.value
+                vectors.add_([g for g, _ in used], [w for _, w in used], factor)
+        return loss, gradients
+
+    def probe(self, closure: Closure, at: Vector) -> Tensor:
+        """One forward, no backward, with the perturbed parameters at `at` (as in `evaluate`): the loss, weight decay in the loss included
+        (0-d tensor). ValueError if the closure cannot leave out the backward pass."""
+        if "backward" not in inspect.signature(closure).parameters:
+            raise ValueError("XSAM's search evaluates the loss without a backward pass: its closure must take `backward=True`.")
+        with self._swapped(at):
+            loss = scalar(closure(backward=False))
+            for group in self.param_groups:
+                if group["loss_decay"]:
+                    loss = loss + group["loss_decay"] / 2 * vectors.norm([p.detach() for p in group["params"]]) ** 2
+        self.forwards += self._weight
+        return loss
+
+    @contextmanager
+    def _swapped(self, at: Vector | None) -> Iterator[None]:
+        """Run a pass with the perturbed parameters swapped to `at`; they are always restored.
+
+        w itself is never written in a step but by the base optimizer: nothing to save, nothing to put back, and its addresses stay.
+        """
+        members = self._members
+        moved = [] if at is None else list(itertools.compress(members.parameters, members.chosen))
+        # Autocast caches low-precision copies of the weights until its outermost context ends, and never sees them change: inside a
+        # caller's context, the second pass would run at the first pass's weights.
+        torch.clear_autocast_cache()
+        if self.passes:
+            self.passes.before()
+        try:
+            for p, there in zip(moved, at or [], strict=True):
+                p.data = there
+            yield
+        finally:
+            for p, home in zip(moved, members.points):  # noqa: B905  # no error may stop this
+                p.data = home
+            torch.clear_autocast_cache()  # nor may a caller's context keep this pass's copies
+
+    def ascent(self, steps: int = 1, rule: str = "split") -> Ascent:
+        """An ascent from w over the perturbed parameters."""
+        climb = Ascent(self.points, self.radii, steps=steps, rule=rule, scope=self.norm_scope, shrink=self.shrink)
+        self._climbs.append(climb)
+        self._climbed.append(climb.lengths)
+        return climb
+
+    def perturbed(self, gradients: Gradients) -> Vector:
+        """The part of `gradients` that belongs to perturbed parameters; zeros for a parameter this pass did not use."""
+        pairs = zip(self.parameters, gradients, self._members.chosen, strict=True)
+        return [torch.zeros_like(p) if g is None else g for p, g, chosen in pairs if chosen]
+
+    @staticmethod
+    def is_whole(part: Vector, gradients: Gradients) -> bool:
+        """True if `part`, from `perturbed`, is all of `gradients`."""
+        return len(part) == len(gradients) and all(map(operator.is_, part, gradients))
+
+    def note_norm(self, gradients: Gradients, length: Tensor) -> None:
+        """Spare the step the norm of `gradients`, should they become the descent gradient."""
+        self._known = (gradients, length)
+
+    def record_first(self, gradients: Gradients) -> Tensor:
+        """Record the first pass's gradient norm (and lambda ||w|| / ||g|| where weight decay is in the loss); return the norm."""
+        present = [g for g in gradients if g is not None]
+        length = vectors.norm(present) if present else torch.zeros(())
+        self.note_norm(gradients, length)
+        plain = length if self.scaling is None else length / self.scaling.value
+        self.record("grad_norm", plain)
+        if not self.diagnose:
+            return length
+        if self._climbs:  # a copy: an ascent uses its gradient up
+            self._first = [g.clone() for g in self.perturbed(gradients)]
+        decays = [(group["loss_decay"], group["params"]) for group in self.param_groups if group["loss_decay"]]
+        if decays:
+            pull = torch.stack([decay * vectors.norm([p.detach() for p in params]) for decay, params in decays])
+            self.record("decay_ratio", torch.linalg.vector_norm(pull) / plain)
+        return length
+
+    def _record_ascents(self) -> None:
+        """||eps|| / rho of the group's last ascent and cos(first gradient, eps), over the perturbed parameters."""
+        if self.diagnose and self._climbs and self._climbs[-1].taken:
+            self.record("eps_over_rho", self._climbs[-1].relative_length())
+            if self._first:
+                self.record("cos_g_eps", self._climbs[-1].cosine(self._first))
+        self._climbs, self._first = [], []
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Add a group's share to the step's mean in `stats`."""
+        share = value.float() * self._weight
+        self.stats[name] = self.stats[name] + share if name in self.stats else share
+
+    @property
+    def _members(self) -> Members:
+        return self._held or look_up(self.param_groups)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return self._members.parameters
+
+    @property
+    def points(self) -> Vector:
+        """The perturbed parameters at w, detached views of them; frozen parameters are never moved."""
+        return self._members.points
+
+    @property
+    def radii(self) -> list[float]:
+        return self._members.radii
+
+
+def scalar(loss: Any) -> Tensor:
+    """The loss that a closure returned, detached, 0-d. ConfigError for anything but a tensor with one number."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        kind = type(loss).__name__ + (f" {tuple(loss.shape)}" if isinstance(loss, Tensor) else "")
+        raise ConfigError(f"step: the closure must return the loss, a tensor with one number, not a {kind}.")
+    return loss.detach().reshape(())
+
+
+def accumulate(total: Gradients | None, gradients: Gradients, share: float, *, alone: bool = False) -> Gradients:
+    """Weighted sum over groups; a parameter that no group used keeps None, and the base optimizer leaves it alone."""
+    if alone:
+        return gradients
+    scaled = [None if g is None else g * share for g in gradients]
+    if total is None:
+        return scaled
+    return [b if a is None else a if b is None else a.add_(b) for a, b in zip(total, scaled, strict=True)]

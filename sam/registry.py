@@ -1,0 +1,93 @@
+"""Registries: what a configuration can name. A plug-in adds its rows to them, and nothing else need change.
+
+    METHODS.add("my_method", "my_module:MyMethod", MyKeys, label="Mine", option={"rho": 0.1})
+
+Standard library only; a row's target is imported when a run uses it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from sam.config import ConfigError
+
+VARIABLE = "SAM_PLUGINS"  # names of plug-ins, with commas; hands them on to workers, SLURM tasks and tests
+loaded: list[str] = []  # names of plug-ins, imported
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a name stands for.
+
+    target  "module:attribute", or a module; imported when it is used, and no sooner.
+    keys    its settings: a subclass of the group's class, None for that class itself; of a notion, its section, or None.
+    label   its name in tables and figures.
+    reads   of a notion: the group's common keys that can change its numbers.
+    late    of a notion: its section came after rows of measurements were stored (`sam.schema.row_settings`).
+    option  of a plug-in's row: the values of its option in Hydra's group, so that `optimizer=my_method` has its paper's.
+    """
+
+    target: str
+    keys: Any = None
+    label: str = ""
+    reads: tuple[str, ...] = ()
+    late: bool = False
+    option: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self) -> Any:
+        module, _, attribute = self.target.partition(":")
+        found = importlib.import_module(module)
+        return getattr(found, attribute) if attribute else found
+
+    @property
+    def plugin(self) -> dict[str, str]:
+        """{module: its VERSION} if a plug-in brought this row, else {}."""
+        module = self.target.partition(":")[0]
+        top = module.partition(".")[0]
+        if top in ("sam", "models", "data"):
+            return {}
+        name = next((name for name in loaded if f"{module}.".startswith(f"{name}.")), top)
+        return {name: str(getattr(importlib.import_module(name), "VERSION", "unstated"))}
+
+
+class Registry(dict[str, Row]):
+    """Rows by name. group: where Hydra keeps their options; by: the key there that names a row ("" if there are none)."""
+
+    every: ClassVar[list[Registry]] = []
+
+    def __init__(self, group: str, by: str = "") -> None:
+        super().__init__()
+        self.group, self.by = group, by
+        Registry.every.append(self)
+
+    def add(self, name: str, target: str, keys: Any = None, label: str = "", **more: Any) -> None:
+        """Raises ConfigError if the name is another row's."""
+        if self.setdefault(name, Row(target, keys, label or name, **more)).target != target:
+            raise ConfigError(f"{self.group}: {name} is {self[name].target} already; {target} needs another name.")
+
+
+def plugins() -> dict[str, str]:
+    """Module -> VERSION of everything that brought a row."""
+    return {module: version for rows in Registry.every for row in rows.values() for module, version in row.plugin.items()}
+
+
+def load_plugins(arguments: Iterable[str] = ()) -> None:
+    """Import the modules that `plugins=...` names among `arguments` or SAM_PLUGINS does, from the working directory too; each adds its
+    rows. ConfigError for one that cannot be imported."""
+    words = [os.environ.get(VARIABLE, ""), *(a.partition("=")[2] for a in arguments if a.lstrip("+").startswith("plugins="))]
+    names = [name for word in words for part in word.strip("[] ").split(",") if (name := part.strip(" '\""))]
+    for name in dict.fromkeys(names):
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a stranger's code
+            raise ConfigError(f"plugins={name}: cannot be imported ({type(error).__name__}: {error}).") from error
+        loaded.extend({name} - set(loaded))
+    if names:
+        os.environ[VARIABLE] = ",".join(dict.fromkeys(names))
