@@ -88,17 +88,19 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     if unknown := sorted(set(values) - set(known)):
         raise ConfigError(f"{prefix}{unknown[0]}: unknown key; known here: {', '.join(known)}.")
     built = {name: _build(known[name][0], value, f"{prefix}{name}") for name, value in values.items()}
-    if getattr(cls, "_common", None) is cls:
-        if (rows := cls._rows) is not None:  # type: ignore[attr-defined]
-            name = built.get(rows.by, known[rows.by][1].default)
-            check_value(known[rows.by][1], cls._prefix + rows.by, name)  # type: ignore[attr-defined]
-            cls = rows[name].keys or cls
-            for other in [name for name in built if name not in {f.name for f in dataclasses.fields(cls)}]:  # type: ignore[arg-type]
-                check_value(known[other][1], cls._prefix + other, built.pop(other))  # type: ignore[attr-defined]
-        else:
-            own = {name: built.pop(name) for name in list(built) if name in cls._sections}  # type: ignore[attr-defined]
-            built["sections"] = own
-    return cls(**built)
+    if getattr(cls, "_common", None) is not cls:
+        return cls(**built)
+    common: Any = cls
+    if common._rows is None:
+        sections = {name: built.pop(name) for name in list(built) if name in common._sections}
+        return typing.cast(T, common(**built, sections=sections))
+    by, prefix = common._rows.by, common._prefix
+    name = built.get(by, known[by][1].default)
+    check_value(known[by][1], prefix + by, name)
+    own = common._rows[name].keys or common
+    for other in built.keys() - {f.name for f in dataclasses.fields(own)}:
+        check_value(known[other][1], prefix + other, built.pop(other))
+    return typing.cast(T, own(**built))
 
 
 def _build(hint: Any, value: Any, label: str) -> Any:
