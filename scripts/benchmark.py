@@ -38,11 +38,11 @@ from data.augment import Augment
 from data.image_data import normalize
 from sam.config import PRECISIONS, ConfigError, OptimizerConfig
 from sam.core.device import autocast, loss_scale, number_format, pick_device
+from sam.core.files import plain, write_atomic
 from sam.core.scaling import LossScale
 from sam.optimizers.build import build
 from sam.runs.environment import environment
 from sam.runs.progress import progress_for
-from sam.runs.records import plain, write_atomic
 from sam.sharpness import ascent
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.training.loop import DIAGNOSE_EVERY

@@ -24,6 +24,7 @@ from arguments import parse, script
 
 from data import regular_file, usable_folder
 from sam.config import counted
+from sam.core.files import DamagedError, write_atomic
 from sam.runs import records
 
 FILES = (records.RUN, records.METRICS, records.MEASURES)
@@ -75,9 +76,9 @@ def pack(folder: str, runs_dir: Path) -> str:
     last = max((int(path.name[:3]) for path in Path(folder).glob("[0-9][0-9][0-9].json.xz")), default=-1)
     path = Path(folder) / f"{last + 1:03}.json.xz"
     if new:
-        records.write_atomic(path, lzma.compress(json.dumps(new, sort_keys=True).encode(), preset=9))
+        write_atomic(path, lzma.compress(json.dumps(new, sort_keys=True).encode(), preset=9))
     if damaged:
-        raise records.DamagedError(f"{counted(len(new), 'run')} packed, and these cannot be: {' '.join(damaged.values())}")
+        raise DamagedError(f"{counted(len(new), 'run')} packed, and these cannot be: {' '.join(damaged.values())}")
     return f"{path}: {counted(len(new), 'run')}, {path.stat().st_size:,} bytes."
 
 
@@ -91,7 +92,7 @@ def unpack(folder: str, runs_dir: Path, branch: str | None) -> str:
         if not (runs_dir / name).exists():
             new += 1
             for file in (f for f in reversed(FILES) if f in texts):  # the record last: a folder without it is no run yet
-                records.write_atomic(runs_dir / name / file, texts[file])
+                write_atomic(runs_dir / name / file, texts[file])
     return f"{runs_dir}: {new} of {len(runs)} packed runs unpacked; the others were there."
 
 

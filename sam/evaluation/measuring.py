@@ -16,6 +16,7 @@ import data
 from data.image_data import ImageData
 from sam.config import ConfigError, EvaluateConfig, SharpnessConfig, TrainConfig, counted, to_dict
 from sam.core.device import number_format, pick_device
+from sam.core.files import told
 from sam.evaluation import storing
 from sam.runs import checkpoint, records
 from sam.runs.progress import Progress, progress_for, share
@@ -114,7 +115,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
                     problems.append(f"{folder.name}: {file.name} is missing, and these notions were not measured on it: {names}.")
                     _without(rows, lacking)
         except Exception as error:  # a file of the run is damaged
-            problems.append(f"{folder.name}: {records.told(error)}.")
+            problems.append(f"{folder.name}: {told(error)}.")
     if pending:
         _measure(pending, config, rows, problems)
     return rows
@@ -154,7 +155,7 @@ def _measure_here(
                 rows[run.place] = merge([rows[run.place], found])
             except Exception as error:  # no run, whatever is wrong with it, keeps another from its table
                 _without(rows, run)
-                problems.append(f"{run.name}: {records.told(error)}.")
+                problems.append(f"{run.name}: {told(error)}.")
                 progress.say(f"error: {problems[-1]}")
 
 
@@ -192,7 +193,7 @@ def _measure_side_by_side(
                 stored = storing.stored(run.folder / records.MEASURES, run.record["fingerprint"])
                 rows[run.place] = merge([rows[run.place], *(stored[key] for key in run.keys.values())])
             except Exception as error:  # damaged meanwhile
-                problem = records.told(error)
+                problem = told(error)
         if problem is not None:
             _without(rows, run)
             problems.append(problem if problem.startswith(run.name) else f"{run.name}: {problem}")  # it was said already

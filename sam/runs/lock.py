@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sam.runs.records import DamagedError, check, read_json, write_atomic
+from sam.core.files import DamagedError, check, read_json, write_atomic
 
 LOCK = "lock.json"
 BEAT = 15.0  # seconds between heartbeats (the file's time of change)

@@ -13,6 +13,7 @@ import torch
 import data
 from sam.config import ConfigError, TrainConfig, to_dict
 from sam.core.device import number_format
+from sam.core.files import DamagedError, told
 from sam.core.replicas import ReplicaError, Replicas
 from sam.runs import checkpoint, distributed, identity, lock, records
 from sam.runs.progress import Progress, finished_in_sweep, in_sweep, progress_for
@@ -20,6 +21,7 @@ from sam.runs.session import Follower, Segment
 from sam.runs.signals import Preempted, watching
 from sam.training import cost
 from sam.training.loop import Trainer
+from sam.training.weights import load_weights
 
 
 def existing(config: TrainConfig) -> dict[str, Any] | None:
@@ -28,10 +30,10 @@ def existing(config: TrainConfig) -> dict[str, Any] | None:
     folder = identity.run_folder(config)
     try:
         record = records.read_run(folder)
-    except records.DamagedError as error:
+    except DamagedError as error:
         if config.force:
             return None
-        raise ConfigError(f"{records.told(error)}; restore the file, or redo the run with force=true.") from error
+        raise ConfigError(f"{told(error)}; restore the file, or redo the run with force=true.") from error
     if record is not None and record["fingerprint"] != identity.run_fingerprint(config):
         raise ConfigError(f"run_dir={folder}: this folder holds another run ({record['name']}); choose another, or leave run_dir out.")
     return record
@@ -45,6 +47,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
     """
     config = distributed.with_replicas(config)
     description = cost.check(config)
+    records.check_folder(config)
     replicas = distributed.join()
     try:
         if not replicas.is_first:
@@ -163,7 +166,7 @@ def _resume(trainer: Trainer, folder: Path, progress: Progress, record: dict[str
     try:
         trainer.load_state_dict(state)
     except Exception as error:  # its checksums hold: some other program wrote it
-        raise ConfigError(f"{folder}: cannot be continued ({records.told(error)}); force=true begins it anew.") from error
+        raise ConfigError(f"{folder}: cannot be continued ({told(error)}); force=true begins it anew.") from error
     progress.advance(trainer.optimizer.backwards)
     where = f"epoch {trainer.epoch}" + (f", step {trainer.step} of the next" if trainer.step else "")
     progress.say(f"{folder.name}: continuing after {where}.")
@@ -177,5 +180,5 @@ def load_trained(
     from sam.training.loop import build_model
 
     model = build_model(config, images).to(device)
-    checkpoint.load_weights(model, weights, folder / records.CHECKPOINT)
+    load_weights(model, weights, folder / records.CHECKPOINT)
     return model

@@ -7,16 +7,20 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sam.runs import checkpoint, identity, recording, records
+from sam.config import to_dict
+from sam.core.files import StorageError
+from sam.runs import checkpoint, identity, records
+from sam.runs.environment import environment
 from sam.runs.lock import LockedError
 from sam.runs.progress import Progress
-from sam.runs.records import Row
 from sam.runs.signals import Interrupts, Preempted
 from sam.runs.tracking import make_tracker
 from sam.training.loop import Trainer
+from sam.training.rows import Row, headline, reached, summary
 
 
 @dataclass
@@ -36,7 +40,7 @@ class Segment:
     def train(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
         """From where the trainer stands to the end; the record says how it ended, whatever happens. `earlier`: the record so far."""
         trainer, config = self.trainer, self.trainer.config
-        self.record = recording.new_record(trainer, earlier)
+        self.record = new_record(trainer, earlier)
         self._warn_of_another_environment()
         records.write_run(self.folder, self.record)
         tracker = make_tracker(config, self.record, self.folder)
@@ -87,14 +91,14 @@ class Segment:
 
     def _is_finite(self, row: Row) -> bool:
         """Whether training has ended with a finite loss on the test set; where it was not evaluated on any set, with finite weights."""
-        measured_on, _, loss = records.reached(row)
+        measured_on, _, loss = reached(row)
         values = self.trainer.model.state_dict().values()
         return math.isfinite(loss) and (measured_on != "training" or all(bool(value.isfinite().all()) for value in values))
 
     def _record_epoch(self, row: Row) -> None:
         self.check_lock()
         self.metrics = records.write_metrics(self.folder, self.trainer.rows)
-        self.progress.note(recording.headline(self.record["name"], row, self.trainer.config.epochs))
+        self.progress.note(headline(self.record["name"], row, self.trainer.config.epochs))
 
     def _after_step(self) -> None:
         self.unsaved = self.interrupts.waits = True
@@ -134,7 +138,7 @@ class Segment:
     def _note_end(self, status: str, reason: str) -> None:
         self.record |= {"status": status, "error": reason, "epochs": self.trainer.epoch, "seconds": self.trainer.seconds}
         self.record |= {"checkpoint_sha256": self.written, "metrics_sha256": self.metrics}
-        with contextlib.suppress(records.StorageError):
+        with contextlib.suppress(StorageError):
             records.write_run(self.folder, self.record)
 
     def _finish(self, status: str) -> dict[str, Any]:
@@ -143,14 +147,14 @@ class Segment:
         self.record |= {
             "status": status,
             "error": None,
-            "ended": recording.now(),
+            "ended": now(),
             "epochs": trainer.epoch,
             "diverged_epoch": trainer.epoch if status == records.DIVERGED else None,
             "checkpoint_sha256": self.written if status == records.FINISHED else None,
             "metrics_sha256": records.write_metrics(self.folder, trainer.rows),
             "seconds": trainer.seconds,
             "cost": {"forwards": round(optimizer.forwards), "backwards": round(optimizer.backwards), "skipped": int(optimizer.skipped)},
-            **recording.summary(trainer.rows, trainer.config.eval_interval),
+            **summary(trainer.rows, trainer.config.eval_interval),
         }
         records.write_run(self.folder, self.record)
         checkpoint.remove(self.folder, records.PREVIOUS)
@@ -158,7 +162,7 @@ class Segment:
 
     def _warn_of_another_environment(self) -> None:
         """A continued run is bitwise the uninterrupted one only on the same kind of device, torch version and thread count."""
-        seen = [recording.arithmetic(segment["environment"]) for segment in self.record["segments"]]
+        seen = [_arithmetic(segment["environment"]) for segment in self.record["segments"]]
         if any(arithmetic != seen[-1] for arithmetic in seen):
             changed = "; then ".join(dict.fromkeys(", ".join(map(str, arithmetic)) for arithmetic in seen))
             self.progress.say(f"warning: {self.record['name']}: continued elsewhere ({changed}); results may differ in the last digits.")
@@ -185,3 +189,39 @@ class Follower(Segment):
 
     def _keep_weights(self) -> None:
         pass
+
+
+def _arithmetic(environment: dict[str, Any]) -> tuple[Any, ...]:
+    """What two environments must share for their results to agree to the last digit."""
+    return environment["device"], f"torch {environment['versions'].get('torch')}", f"{environment['threads']} threads"
+
+
+def new_record(trainer: Trainer, earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """The record at the start of a stretch of a run; `earlier`: what it was before."""
+    config, here = trainer.config, environment(trainer.device)
+    segment = {"from_epoch": trainer.epoch, "from_step": trainer.step, "started": now(), "environment": here}
+    segment["replicas"] = trainer.replicas.size
+    fresh = earlier is None or (trainer.epoch, trainer.step) == (0, 0)
+    return {
+        "format": 1,
+        "numerics": records.NUMERICS,
+        "name": identity.run_name(config),
+        "fingerprint": identity.run_fingerprint(config),
+        "setting": identity.setting(config),
+        "status": records.RUNNING,
+        "started": segment["started"] if earlier is None else earlier["started"],
+        "config": to_dict(config),
+        "identity": identity.identity(config),
+        "data": {
+            "fingerprint": trainer.data.fingerprint,
+            "notes": list(trainer.data.notes),
+            "train_images": len(trainer.data.train_labels),
+        },
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "environment": here,
+        "segments": [segment] if fresh else [*(earlier or {}).get("segments", []), segment],
+    }
+
+
+def now() -> str:
+    return datetime.now().astimezone().isoformat()

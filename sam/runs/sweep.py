@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from sam.config import ConfigError, TrainConfig, counted, sentence
+from sam.core.files import DamagedError
 from sam.runs.distributed import launched, with_replicas
 from sam.runs.hydra_schema import check_size, register, resolve
 
@@ -113,10 +114,15 @@ def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
 
 def check(plans: Sequence[TrainConfig]) -> list[Any]:
     """The `Cost` of each run. Raises the ValueError that one would raise at its start because of its settings or its data's description."""
+    from sam.runs.records import check_folder
     from sam.training import cost
 
     one_folder_each(plans)
-    return [cost.cost(config, cost.check(config)) for config in plans]
+    costs = []
+    for config in plans:
+        costs.append(cost.cost(config, cost.check(config)))
+        check_folder(config)
+    return costs
 
 
 def one_folder_each(plans: Sequence[TrainConfig]) -> None:
@@ -220,7 +226,7 @@ def _status(folder: Path, force: bool) -> str:
         return "to run"
     try:
         record = records.read_run(folder)
-    except records.DamagedError:
+    except DamagedError:
         return "damaged"  # the run will say how; the others go on
     if record is not None and records.is_done(record):
         return str(record["status"])

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sam.config import TrackingConfig, TrainConfig
+from sam.core.files import number
 from sam.runs import records
 from sam.runs.metric_names import AXES, EPOCH, SUMMARIES, metric_name, series, sharpness_name, top_level
 from sam.runs.progress import in_sweep
@@ -206,8 +207,8 @@ def serve(handle: int) -> None:
     global _unreachable_until, _say
     line = Connection(handle)
     _say = line.send
-    for number in SAVE_AND_LEAVE:  # a job's processes all get them; training says when it is over
-        signal.signal(number, signal.SIG_IGN)
+    for signum in SAVE_AND_LEAVE:  # a job's processes all get them; training says when it is over
+        signal.signal(signum, signal.SIG_IGN)
     sys.argv, of_several, _unreachable_until, given = line.recv()
     for variable in ("WANDB_SWEEP_ID", "WANDB_RUN_ID") if of_several else ():  # none of them can be the one that a W&B agent wants
         os.environ.pop(variable, None)
@@ -272,8 +273,8 @@ def _avoid_server() -> None:
 
 def _value(value: Any) -> Any:
     """A number that run.json holds as "nan" or "inf" is a number again; a word stays one."""
-    number = records.number(value)
-    return value if number is None else number
+    found = number(value)
+    return value if found is None else found
 
 
 def _reason(error: Exception) -> str:

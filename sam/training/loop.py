@@ -23,12 +23,12 @@ from sam.core.device import autocast, loss_scale
 from sam.core.replicas import ALONE, ReplicaError, Replicas
 from sam.optimizers.base import Closure, Method
 from sam.optimizers.build import build
-from sam.runs.records import Row
 from sam.sharpness.dataset_loss import DatasetLoss, Value
 from sam.training import weights
 from sam.training.compiling import compiled
 from sam.training.graphs import steps_for
 from sam.training.objective import Objective
+from sam.training.rows import Row
 from sam.training.schedule import learning_rate
 
 OWN = ("sums", "objective", "random")  # parts of an epoch's state that are each replica's own

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from sam.config import EvaluateConfig, TrainConfig, from_dict
+from sam.core import files
 from sam.evaluation.evaluate import evaluate
 from sam.runs import identity, lock, records
 from sam.runs.run import run
@@ -222,7 +223,7 @@ def check_continuing(whole: Whole, runs: Path, name: str, case: str, old: bool) 
         assert old or record["final"] == whole.final[name], case
         try:
             assert untimed(runs / name) == whole.epochs[name], case
-        except records.DamagedError:
+        except files.DamagedError:
             assert name == whole.finished, case  # at which nobody looked
 
 

@@ -15,7 +15,7 @@ import sam.sharpness
 from data import torchvision_guard
 from sam.config import ConfigError, EvaluateConfig, from_dict
 from sam.evaluation.checkpoint import Checkpoint, evaluate_checkpoint
-from sam.runs.checkpoint import CheckpointError
+from sam.training.weights import CheckpointError
 
 DIGITS = {"name": "digits", "train_size": 100}
 

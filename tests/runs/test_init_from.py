@@ -14,10 +14,10 @@ from sam.config import EvaluateConfig, TrainConfig, from_dict
 from sam.evaluation.evaluate import evaluate
 from sam.runs import identity, records
 from sam.runs import session as segment
-from sam.runs.checkpoint import CheckpointError
 from sam.runs.records import FINISHED
 from sam.runs.run import run
 from sam.training.loop import Trainer
+from sam.training.weights import CheckpointError
 
 Tiny = Callable[..., TrainConfig]
 Make = Callable[[TrainConfig], Trainer]
