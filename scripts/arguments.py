@@ -3,8 +3,6 @@
 Import it before `sam`, `data` and `models`: it puts the repository on the path, so that a script runs from any folder.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import sys

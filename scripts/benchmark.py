@@ -10,8 +10,6 @@ with its quartiles, in process CPU time with one thread (on a GPU: CUDA events).
 resolution. With the package of requirements-bench.txt a peer's SAM takes part. The options are the fields of `Setting` below.
 """
 
-from __future__ import annotations
-
 import gc
 import itertools
 import json

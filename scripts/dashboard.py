@@ -9,8 +9,6 @@ A mean makes sense within one data set, model and protocol only: where a project
 The entity is W&B's user or team; without it, that of the credentials. Needs `pip install wandb-workspaces`.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import sys

@@ -17,8 +17,6 @@ by line number, and no later list may take its place. `evaluate` lists the share
 stored are not measured again, and the tables are made afterwards by `python evaluate_sharpness.py` with the same arguments.
 """
 
-from __future__ import annotations
-
 import hashlib
 import shlex
 import sys

@@ -8,8 +8,6 @@ Compute nodes often have no network: run this once where there is one, and point
 intact are not downloaded again. Images from elsewhere need no download: dataset.path=FILE.npz.
 """
 
-from __future__ import annotations
-
 import hashlib
 import sys
 from pathlib import Path

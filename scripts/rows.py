@@ -8,8 +8,6 @@ An unpacked run counts as finished: train.py skips it, and evaluate_sharpness.py
 checkpoint, whose SHA-256 the record holds. A folder that is there is never written to.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import lzma

@@ -9,8 +9,6 @@ The arguments are those of `train.py -m`; with nothing but runs_dir, no grid is 
 damaged, 1 when something is, 2 for wrong arguments.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Sequence

@@ -12,8 +12,6 @@ which then has `grace` seconds too. Exit status: 75 the limit was reached before
 the command's own (128 + n if signal n ended it); 2 for wrong arguments.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Files written whole or not at all, and what is read back checked against the shape that it must have."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

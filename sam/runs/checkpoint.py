@@ -1,7 +1,5 @@
 """Checkpoints: written whole or not at all, loaded with `weights_only=True`."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re

@@ -6,8 +6,6 @@
 Importing this module imports no torch.
 """
 
-from __future__ import annotations
-
 import atexit
 import dataclasses
 import os
@@ -78,7 +76,7 @@ def with_replicas(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, replicas=size) if size > 1 else config
 
 
-def join() -> Replicas:
+def join() -> "Replicas":
     """Meet the other processes, once in a process's life. ConfigError if nobody said where."""
     from sam.core.replicas import ALONE, Replicas
 
@@ -105,7 +103,7 @@ def join() -> Replicas:
     return Replicas(here.rank, here.size)
 
 
-def take_device(config: TrainConfig) -> torch.device:
+def take_device(config: TrainConfig) -> "torch.device":
     """The device of this process: among several, the GPU of its number on its machine. ConfigError if it cannot be used."""
     import torch
 
@@ -126,7 +124,7 @@ def take_device(config: TrainConfig) -> torch.device:
     return device
 
 
-def refuse_shared_gpus(replicas: Replicas, device: torch.device) -> None:
+def refuse_shared_gpus(replicas: "Replicas", device: "torch.device") -> None:
     """ConfigError, for all processes, if two of them took the same GPU: NCCL cannot serve them, and says so less clearly."""
     import torch
 

@@ -1,7 +1,5 @@
 """Where a run ran: versions, commit, hardware. Recorded, never part of a run's identity."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

@@ -1,7 +1,5 @@
 """One process a run: a lock in the run's folder, with a heartbeat, so that a dead owner's lock can be told from a living one's."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

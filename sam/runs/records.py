@@ -1,8 +1,6 @@
 """The record of a run: `run.json` (what it was and how it ended) and `metrics.csv` (one row an epoch), in the run's own folder. What is
 read is checked: against the digest that was written with it (files of old have none), and against its shape."""
 
-from __future__ import annotations
-
 import csv
 import fnmatch
 import hashlib
@@ -90,7 +88,7 @@ def check_folder(config: TrainConfig) -> None:
     try:
         done = is_done(read_run(folder)) and not config.force
     except DamagedError:
-        done = folder.is_dir()  # the run itself will say so; the others of a sweep go on
+        done = os.path.isdir(folder)  # the run itself will say so; the others of a sweep go on
     if not done:
         data.usable_folder(folder, "run_dir" if config.run_dir else "runs_dir")
 

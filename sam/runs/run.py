@@ -1,7 +1,5 @@
 """One run, from its configuration to its record: skip what is finished, continue what is not, keep whatever was computed."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +9,7 @@ from typing import Any
 import torch
 
 import data
+from data.image_data import ImageData
 from sam.config import ConfigError, TrainConfig, to_dict
 from sam.core.device import number_format
 from sam.core.files import DamagedError, told
@@ -174,7 +173,7 @@ def _resume(trainer: Trainer, folder: Path, progress: Progress, record: dict[str
 
 
 def load_trained(
-    config: TrainConfig, folder: Path, images: data.ImageData, device: torch.device, weights: dict[str, torch.Tensor]
+    config: TrainConfig, folder: Path, images: ImageData, device: torch.device, weights: dict[str, torch.Tensor]
 ) -> torch.nn.Module:
     """The model of a finished run, with its checkpoint's weights. CheckpointError if they do not fit."""
     from sam.training.loop import build_model

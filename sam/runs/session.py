@@ -1,7 +1,5 @@
 """One process's stretch of a run, from where its trainer stands to the end or to a signal: train, record, save."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable

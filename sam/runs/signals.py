@@ -1,7 +1,5 @@
 """Signals that ask a run to save and leave: at once, or after the step under way where there are steps that are not yet saved."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """A sweep before it starts: every point composed and checked, what will run, what is finished, and what it costs."""
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback

@@ -6,8 +6,6 @@ later. A server lost in mid-run: at most `finish_timeout` is lost at the end. An
 of warning.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,7 +1,5 @@
 """Several pieces of work at a time on one machine: processes that are handed one after the other, and share one progress."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

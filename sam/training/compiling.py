@@ -1,7 +1,5 @@
 """torch.compile of the training forward and its backward: an option, since its sums are ordered differently from eager ones."""
 
-from __future__ import annotations
-
 import os
 import shutil
 

@@ -1,7 +1,5 @@
 """What a run will cost, counted in forwards and backwards before it starts."""
 
-from __future__ import annotations
-
 import math
 import os
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How a run's steps reach the device: one kernel after the other, or as CUDA graphs, which the host launches whole."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The training loop. It has no branch per method: a method is whatever `optimizer.step(closures)` does."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

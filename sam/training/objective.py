@@ -1,7 +1,5 @@
 """The training loss as closures, and what the passes saw, summed on the device."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """An epoch's row of metrics, and what is read off a run's rows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

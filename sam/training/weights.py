@@ -1,7 +1,5 @@
 """Weights from a file that somebody else wrote: a state_dict, however wrapped and prefixed, or safetensors."""
 
-from __future__ import annotations
-
 import io
 import os
 import pickle
@@ -11,7 +9,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +98,7 @@ class _Inert(dict[Any, Any]):
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
 
-    def __call__(self, *_: Any, **__: Any) -> _Inert:
+    def __call__(self, *_: Any, **__: Any) -> Self:
         return self
 
     __setstate__ = append = extend = add = __call__
