@@ -342,7 +342,3 @@ def main(arguments: list[str]) -> int:
         gc.enable()
     print(f"{table(report)}\nWritten: {out}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

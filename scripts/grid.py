@@ -19,7 +19,6 @@ stored are not measured again, and the tables are made afterwards by `python eva
 
 import hashlib
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -102,7 +101,3 @@ def main(arguments: list[str]) -> int:
         print(f"# {path}: {length} {what}")
         print(command(path, length, own, replicas, program))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

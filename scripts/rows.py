@@ -13,7 +13,6 @@ import json
 import lzma
 import os
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,7 +103,3 @@ def main(arguments: list[str]) -> int:
     runs_dir = Path(own["runs_dir"])
     print(pack(own["pack"], runs_dir) if own["pack"] else unpack(own["unpack"], runs_dir, own["branch"]))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -77,7 +77,3 @@ def main(arguments: list[str]) -> int:
     counts = Counter(status for _, status, _ in rows)
     print(", ".join(f"{count} {status}" for status, count in counts.most_common()))
     return int(bool(counts["missing"] + counts["damaged"] + counts[records.FAILED]))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
