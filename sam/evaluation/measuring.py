@@ -19,8 +19,8 @@ from sam.core.device import number_format, pick_device
 from sam.core.files import told
 from sam.evaluation import storing
 from sam.runs import checkpoint, records
+from sam.runs.checkpoint import load_trained
 from sam.runs.progress import Progress, progress_for, share
-from sam.runs.run import load_trained
 from sam.runs.workers import run_all
 from sam.sharpness.notions import Notion, work
 from sam.sharpness.subject import Result, Sizes, merge, subject_of

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from data.image_data import ImageData
+from sam.config import TrainConfig
 from sam.core.files import ABSENT, DamagedError, StorageError, UnreadableError, check, read_bytes, told, write_atomic
-from sam.runs.records import CHECKPOINT, PREVIOUS
-from sam.training.weights import CheckpointError, intact
+from sam.runs.records import CHECKPOINT, METRICS, PREVIOUS, RUN
+from sam.training.loop import build_model
+from sam.training.weights import CheckpointError, intact, load_weights
 
 FORMAT = 1
 KEPT = "checkpoint.epoch{:04d}.pt"
@@ -59,6 +63,14 @@ def remove(folder: Path, *names: str) -> None:
             raise StorageError(f"{folder / name}: cannot be removed ({error.strerror}).") from error
 
 
+def tidy(folder: Path, *, everything: bool) -> None:
+    """Remove what killed processes left half written; `everything`: whatever a run has recorded."""
+    left = [path.name for path in folder.glob("*.checkpoint*.tmp")]
+    if everything:
+        left += [CHECKPOINT, PREVIOUS, RUN, METRICS, *(path.name for path in kept(folder).values())]
+    remove(folder, *left)
+
+
 def load_newest(folder: Path, device: torch.device | str, warn: Callable[[str], None], record: Record | None) -> dict[str, Any] | None:
     """The newest checkpoint that a run can be continued from, or None; `warn` is told of every damaged one. ForeignError, as in `load`."""
     for name in (CHECKPOINT, PREVIOUS):
@@ -102,3 +114,10 @@ def load(
     except DamagedError as error:
         raise CheckpointError(f"{path}: the checkpoint is not what the run wrote ({told(error)}).") from error
     return state
+
+
+def load_trained(config: TrainConfig, folder: Path, images: ImageData, device: torch.device, weights: dict[str, torch.Tensor]) -> nn.Module:
+    """The model of a finished run, with its checkpoint's weights. CheckpointError if they do not fit."""
+    model = build_model(config, images).to(device)
+    load_weights(model, weights, folder / CHECKPOINT)
+    return model

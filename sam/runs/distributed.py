@@ -11,12 +11,14 @@ import dataclasses
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sam.config import ConfigError, TrainConfig
+from sam.runs.signals import Preempted
 
 if TYPE_CHECKING:
     import torch
@@ -131,6 +133,24 @@ def refuse_shared_gpus(replicas: "Replicas", device: "torch.device") -> None:
     place = (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else replicas.rank)
     if len(set(replicas.gather(place))) < replicas.size:
         raise ConfigError(f"replicas={replicas.size}: two processes would share a GPU; start as many processes as there are GPUs.")
+
+
+@contextmanager
+def telling(replicas: "Replicas") -> Iterator[Callable[..., None]]:
+    """`tell(**decision)` broadcasts rank 0's decision to the other ranks, once; if rank 0 fails before, they are sent its error."""
+    told = False
+
+    def tell(**decision: Any) -> None:
+        nonlocal told
+        told = True
+        replicas.from_first(decision)
+
+    try:
+        yield tell
+    except BaseException as error:
+        if not told and not isinstance(error, Preempted):  # the signal is theirs too
+            tell(error=" ".join(str(error).split()))
+        raise
 
 
 def give_up() -> None:

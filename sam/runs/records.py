@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import data
-from sam.config import TrainConfig, from_dict
+from sam.config import ConfigError, TrainConfig, from_dict
 from sam.core.files import ABSENT, NAMED, DamagedError, check, is_measure, number, plain, read_bytes, read_json, told, write_atomic
-from sam.runs.identity import fingerprint, run_folder
+from sam.runs.identity import fingerprint, run_fingerprint, run_folder
 
 RUN, METRICS, CHECKPOINT, MEASURES = "run.json", "metrics.csv", "checkpoint.pt", "sharpness.json"
 PREVIOUS = "checkpoint.previous.pt"  # kept while a run is under way, in case the newest turns out damaged
@@ -82,13 +82,35 @@ def can_continue(folder: Path) -> bool:
     return (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists()
 
 
+def existing(config: TrainConfig) -> dict[str, Any] | None:
+    """The record in the run's folder, if it is this run's. ConfigError if the folder holds another run, or what a run left without a record
+    that can be read: what only that knew (when and with which code it was begun) must not be replaced."""
+    try:
+        record = read_run(run_folder(config))
+    except DamagedError as error:
+        if config.force:
+            return None
+        raise ConfigError(f"{told(error)}; restore the file, or redo the run with force=true.") from error
+    _refuse_foreign(config, record)
+    return record
+
+
+def _refuse_foreign(config: TrainConfig, record: Mapping[str, Any] | None) -> None:
+    if record is not None and record["fingerprint"] != run_fingerprint(config):
+        folder = run_folder(config)
+        raise ConfigError(f"run_dir={folder}: this folder holds another run ({record['name']}); choose another, or leave run_dir out.")
+
+
 def check_folder(config: TrainConfig) -> None:
-    """DataError if the run's folder cannot be written. A finished run may lie on a read-only disk."""
+    """DataError if the run's folder cannot be written (that of a finished run need not be), ConfigError if it holds another run. A damaged
+    record is left to `existing`: the other runs of a sweep go on."""
     folder = run_folder(config)
     try:
-        done = is_done(read_run(folder)) and not config.force
+        record = read_run(folder)
+        _refuse_foreign(config, record)
+        done = is_done(record) and not config.force
     except DamagedError:
-        done = os.path.isdir(folder)  # the run itself will say so; the others of a sweep go on
+        done = os.path.isdir(folder)
     if not done:
         data.usable_folder(folder, "run_dir" if config.run_dir else "runs_dir")
 

@@ -111,31 +111,21 @@ def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
 
 
 def check(plans: Sequence[TrainConfig]) -> list[Any]:
-    """The `Cost` of each run. Raises the ValueError that one would raise at its start because of its settings or its data's description."""
-    from sam.runs.records import check_folder
+    """The `Cost` of each run. Raises the ValueError that one would raise at its start because of its settings, its folder, or its data's
+    description; ConfigError if two different runs would share a folder (`run_dir`)."""
+    from sam.runs import identity, records
     from sam.training import cost
 
-    one_folder_each(plans)
+    owners: dict[str, str] = {}
     costs = []
     for config in plans:
-        costs.append(cost.cost(config, cost.check(config)))
-        check_folder(config)
-    return costs
-
-
-def one_folder_each(plans: Sequence[TrainConfig]) -> None:
-    """ConfigError if two different runs would share a folder (`run_dir`), or if it holds another run's record."""
-    from sam.runs import identity, records
-
-    owners: dict[str, str] = {}
-    for config in plans:
         if config.run_dir is not None:
-            folder, key = identity.run_folder(config), identity.run_fingerprint(config)
-            if owners.setdefault(os.path.realpath(folder), key) != key:
+            key = identity.run_fingerprint(config)
+            if owners.setdefault(os.path.realpath(config.run_dir), key) != key:
                 raise ConfigError(f"run_dir={config.run_dir}: is one folder for several runs; leave it out, or give each run its own.")
-            record = records.read_run(folder)
-            if record is not None and record["fingerprint"] != key:
-                raise ConfigError(f"run_dir={config.run_dir}: this folder holds another run ({record['name']}); choose another.")
+        costs.append(cost.cost(config, cost.check(config)))
+        records.check_folder(config)
+    return costs
 
 
 def unfinished(plans: Sequence[TrainConfig]) -> list[int]:

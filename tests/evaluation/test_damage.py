@@ -22,7 +22,7 @@ from sam.core import files
 from sam.evaluation.evaluate import evaluate
 from sam.runs import identity, lock, records
 from sam.runs.run import run
-from sam.runs.session import Segment
+from sam.runs.session import Session
 from sam.runs.signals import Preempted
 
 pytestmark = pytest.mark.slow
@@ -82,7 +82,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     shutil.rmtree(runs / names["sam", 1])
     steps = iter([0, 0, 0, signal.SIGTERM])
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Preempted):
-        patch.setattr(Segment, "_asked_to_leave", lambda self: next(steps))
+        patch.setattr(Session, "_asked_to_leave", lambda self: next(steps))
         run(config(runs, "sam", 1))
     found = evaluated(runs)
     assert [text.partition(":")[0] for text in found.problems] == [names["sam", 1]]

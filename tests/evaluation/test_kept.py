@@ -18,7 +18,7 @@ from sam.evaluation import storing
 from sam.evaluation.evaluate import Evaluation, evaluate
 from sam.evaluation.kept import trajectories
 from sam.runs import checkpoint, records
-from sam.runs.run import load_trained
+from sam.runs.checkpoint import load_trained
 from sam.sharpness.subject import Result
 
 GAP = SharpnessConfig(notions=["gap"], batchnorm=["eval"])

@@ -12,8 +12,7 @@ from torch import Tensor
 import data
 from sam.config import EvaluateConfig, TrainConfig, from_dict
 from sam.evaluation.evaluate import evaluate
-from sam.runs import identity, records
-from sam.runs import session as segment
+from sam.runs import identity, records, session
 from sam.runs.records import FINISHED
 from sam.runs.run import run
 from sam.training.loop import Trainer
@@ -83,7 +82,7 @@ def test_a_stopped_run_continues_bitwise(tiny: Tiny, weights: dict[str, Tensor],
         write(folder, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(segment.records, "write_metrics", stop)
+        patch.setattr(session.records, "write_metrics", stop)
         with pytest.raises(KeyboardInterrupt):
             run(pieces)
     shutil.move(tmp_path / "w.th", tmp_path / "moved.th")
