@@ -7,8 +7,6 @@ own log; all others are still collected and the failed ones named; finished runs
 once; tasks find this repository from whichever folder the sweep is launched; a run that saved and left (exit code 75) is requeued.
 """
 
-# No `from __future__ import annotations`: Hydra executes a plugin before it is in sys.modules, and a dataclass with string annotations
-# would look there.
 import shlex
 import signal
 import subprocess
@@ -65,6 +63,8 @@ class SamSlurmLauncher(SlurmLauncher):
         """Submit what is unfinished as one array, and (unless `wait` is false) collect it. Hydra ends with exit code 1 if a run failed."""
         from submitit.core.utils import FailedSubmissionError
 
+        from sam.runs import sweep
+
         delay, limit = self.params["signal_delay_s"], 60 * self.params["timeout_min"]
         if delay >= limit:
             _refuse(
@@ -74,7 +74,7 @@ class SamSlurmLauncher(SlurmLauncher):
         chosen = self._unfinished(job_overrides)
         if not chosen:
             print("every run is finished already: nothing was submitted")
-            return [_outcome(overrides) for overrides in job_overrides]
+            return sweep.results(job_overrides, {})
         try:
             jobs = self._submit([job_overrides[i] for i in chosen], initial_job_idx)
         except FailedSubmissionError as error:
@@ -90,13 +90,9 @@ class SamSlurmLauncher(SlurmLauncher):
             except KeyboardInterrupt:
                 print(f"no longer waiting; the submitted runs go on (scancel {array} would end them)", file=sys.stderr)
                 raise SystemExit(130) from None
-        results = [_outcome(overrides) for overrides in job_overrides]
-        for i, job in zip(chosen, jobs, strict=True):
-            if job.job_id in failures:
-                results[i].status = JobStatus.FAILED
-                results[i].return_value = SystemExit(1)  # Hydra raises the first one; its traceback stands in the run's log
-                what = f"{' '.join(job_overrides[i])} (job {job.job_id})"
-                print(f"failed: {what}: {failures[job.job_id]}; log: {job.paths.stdout}", file=sys.stderr)
+        named = {i: job for i, job in zip(chosen, jobs, strict=True) if job.job_id in failures}  # the traceback stands in the run's log
+        how = {i: f" (job {job.job_id}): {failures[job.job_id]}; log: {job.paths.stdout}" for i, job in named.items()}
+        results = sweep.results(job_overrides, how)
         if failures:
             print(f"{len(failures)} of {len(jobs)} runs failed; the same command runs them again, and only them.", file=sys.stderr)
         return results
@@ -133,10 +129,6 @@ class SamSlurmLauncher(SlurmLauncher):
 def _refuse(sentence: str) -> None:
     print(f"error: {sentence}\nNothing was submitted.", file=sys.stderr)
     raise SystemExit(2)
-
-
-def _outcome(overrides: Overrides) -> JobReturn:
-    return JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
 
 
 def _queue(*options: str) -> list[str] | None:

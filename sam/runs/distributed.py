@@ -1,4 +1,4 @@
-"""Several processes for one run: who was started, how they find each other, which device each takes.
+"""Several processes for one run: their ranks, their rendezvous, their devices.
 
     torchrun --nproc-per-node=4 train.py optimizer=sam                  # four GPUs of one machine
     srun --ntasks=4 --gpus-per-node=4 python train.py optimizer=sam     # the same, within a SLURM job
@@ -79,7 +79,7 @@ def with_replicas(config: TrainConfig) -> TrainConfig:
 
 
 def join() -> "Replicas":
-    """Meet the other processes, once in a process's life. ConfigError if nobody said where."""
+    """Initialise torch.distributed once. ConfigError if there is no rendezvous address."""
     from sam.core.replicas import ALONE, Replicas
 
     here = launched()
