@@ -8,12 +8,10 @@ An unpacked run counts as finished: train.py skips it, and evaluate_sharpness.py
 checkpoint, whose SHA-256 the record holds. A folder that is there is never written to.
 """
 
-import io
 import json
 import lzma
 import os
 import subprocess
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,13 +31,9 @@ def files(folder: str, branch: str | None) -> Iterator[tuple[str, bytes]]:
     if branch is None:
         yield from ((str(path), regular_file(path).read_bytes()) for path in sorted(Path(folder).glob("*.json.xz")))
         return
-    archive = subprocess.run(["git", "archive", branch, folder], capture_output=True)
-    if archive.returncode == 0:
-        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-            for member in sorted(tar.getmembers(), key=lambda m: m.name):
-                content = tar.extractfile(member) if member.name.endswith(".json.xz") else None
-                if content is not None:
-                    yield member.name, content.read()
+    listed = subprocess.run(["git", "ls-tree", "--name-only", branch, f"{folder.rstrip('/')}/"], capture_output=True, text=True)
+    for name in (line for line in listed.stdout.splitlines() if line.endswith(".json.xz")):
+        yield name, subprocess.run(["git", "show", f"{branch}:./{name}"], capture_output=True, check=True).stdout
 
 
 def packed(folder: str, branch: str | None = None) -> Packed:
@@ -60,8 +54,7 @@ def pack(folder: str, runs_dir: Path) -> str:
     if not os.path.isdir(runs_dir):
         raise ValueError(f"runs_dir={runs_dir}: there is no such folder.")
     usable_folder(folder, "pack")
-    known = packed(folder)
-    new: Packed = {}
+    known, new = packed(folder), Packed()
     damaged: dict[Path, str] = {}
     for run, record in records.find_runs(runs_dir, damaged):
         if records.is_done(record):

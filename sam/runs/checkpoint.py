@@ -13,7 +13,7 @@ from torch import nn
 from data.image_data import ImageData
 from sam.config import TrainConfig
 from sam.core.files import ABSENT, DamagedError, StorageError, UnreadableError, check, read_bytes, told, write_atomic
-from sam.runs.records import CHECKPOINT, METRICS, PREVIOUS, RUN
+from sam.runs.records import CHECKPOINT, PREVIOUS
 from sam.training.loop import build_model
 from sam.training.weights import CheckpointError, intact, load_weights
 
@@ -55,20 +55,13 @@ def _bytes(state: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def remove(folder: Path, *names: str) -> None:
-    for name in names:
+def tidy(folder: Path, *names: str) -> None:
+    """Remove these files, and what killed processes left half written. StorageError."""
+    for path in (*map(folder.joinpath, names), *folder.glob("*.checkpoint*.tmp")):
         try:
-            (folder / name).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         except OSError as error:
-            raise StorageError(f"{folder / name}: cannot be removed ({error.strerror}).") from error
-
-
-def tidy(folder: Path, *, everything: bool) -> None:
-    """Remove what killed processes left half written; `everything`: whatever a run has recorded."""
-    left = [path.name for path in folder.glob("*.checkpoint*.tmp")]
-    if everything:
-        left += [CHECKPOINT, PREVIOUS, RUN, METRICS, *(path.name for path in kept(folder).values())]
-    remove(folder, *left)
+            raise StorageError(f"{path}: cannot be removed ({error.strerror}).") from error
 
 
 def load_newest(folder: Path, device: torch.device | str, warn: Callable[[str], None], record: Record | None) -> dict[str, Any] | None:

@@ -70,7 +70,9 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
                 progress.say(f"init_from={config.init_from}: {note}")
             if hint := faster_here(trainer, expected.backwards):
                 progress.say(hint)
-            checkpoint.tidy(folder, everything=force)  # only now, when nothing in the settings and data can stop the run any more
+            kept = [path.name for path in checkpoint.kept(folder).values()]
+            recorded = [records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS, *kept] if force else []
+            checkpoint.tidy(folder, *recorded)  # only now, when nothing in the settings and data can stop the run any more
             session = Session(trainer, folder, progress, check_lock, interrupts)
             tell(state=session.resume(None if force else record))
             distributed.refuse_shared_gpus(replicas, device)

@@ -176,7 +176,7 @@ class Session:
             **summary(trainer.rows, trainer.config.eval_interval),
         }
         records.write_run(self.folder, self.record)
-        checkpoint.remove(self.folder, records.PREVIOUS)
+        checkpoint.tidy(self.folder, records.PREVIOUS)
         return self.record
 
     def _warn_of_another_environment(self) -> None:

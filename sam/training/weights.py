@@ -80,6 +80,10 @@ def _torch(path: Path, setting: str) -> Any:
         raise CheckpointError(f"{setting}: cannot be read by torch.load ({_line(error)}).") from error
 
 
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:100].rstrip(".") or type(error).__name__
+
+
 def intact(file: BinaryIO) -> BinaryIO:
     """`file` at its beginning, for torch.load, which compares no checksum of its archive. Raises nearly anything if one is wrong."""
     if zipfile.is_zipfile(file):
@@ -150,13 +154,9 @@ def grouped(names: Iterable[str]) -> str:
     texts = []
     for text, numbers in groups.items():
         for values in map(dict.fromkeys, zip(*numbers, strict=True)):
-            text = text.replace("#", "{" + ",".join(values) + "}" if len(values) > 1 else next(iter(values)), 1)
+            text = text.replace("#", "{" + ",".join(values) + "}" if len(values) > 1 else "".join(values), 1)
         texts.append(text + (f" ({len(numbers)})" if len(numbers) > 1 else ""))
     return ", ".join(texts)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:100].rstrip(".") or type(error).__name__
 
 
 def load(model: nn.Module, path: Path, states: States, key: str = "checkpoint", wanted: str | None = None) -> list[str]:
