@@ -37,8 +37,6 @@ class SamSlurmLauncher(SlurmLauncher):
         super().__init__(**params)
         self.wait = wait
 
-    # ------------------------------------------------------------------------------------------------------- in the task
-
     def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
         """One run. Raises what the run raised: only then does submitit end the task with an exit code other than 0."""
         from submitit import JobEnvironment
@@ -57,21 +55,23 @@ class SamSlurmLauncher(SlurmLauncher):
             _ = outcome.return_value  # raises
         return outcome
 
-    # -------------------------------------------------------------------------------------------------- where it is launched
-
     def launch(self, job_overrides: Sequence[Overrides], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit what is unfinished as one array, and (unless `wait` is false) collect it. Hydra ends with exit code 1 if a run failed."""
         from submitit.core.utils import FailedSubmissionError
 
+        from sam.config import sentence
         from sam.runs import sweep
 
+        assert self.config is not None
         delay, limit = self.params["signal_delay_s"], 60 * self.params["timeout_min"]
         if delay >= limit:
             _refuse(
                 f"hydra.launcher.signal_delay_s={delay}: must be shorter than the time limit, hydra.launcher.timeout_min="
                 f"{self.params['timeout_min']} ({limit} s), or every run would be told to leave as soon as it starts."
             )
-        chosen = self._unfinished(job_overrides)
+        chosen = list(range(len(job_overrides)))
+        if self.config.hydra.job.name == "train":  # what is unfinished, each identity once
+            chosen = sweep.unfinished([sweep.checked(overrides, self.config) for overrides in job_overrides])
         if not chosen:
             print("every run is finished already: nothing was submitted")
             return sweep.results(job_overrides, {})
@@ -91,20 +91,11 @@ class SamSlurmLauncher(SlurmLauncher):
                 print(f"no longer waiting; the submitted runs go on (scancel {array} would end them)", file=sys.stderr)
                 raise SystemExit(130) from None
         named = {i: job for i, job in zip(chosen, jobs, strict=True) if job.job_id in failures}  # the traceback stands in the run's log
-        how = {i: f" (job {job.job_id}): {failures[job.job_id]}; log: {job.paths.stdout}" for i, job in named.items()}
+        how = {i: f" (job {job.job_id}): {sentence(failures[job.job_id])}; log: {job.paths.stdout}" for i, job in named.items()}
         results = sweep.results(job_overrides, how)
         if failures:
             print(f"{len(failures)} of {len(jobs)} runs failed; the same command runs them again, and only them.", file=sys.stderr)
         return results
-
-    def _unfinished(self, job_overrides: Sequence[Overrides]) -> list[int]:
-        """Positions of the points that are to be submitted: for training, those that are unfinished, each identity once."""
-        assert self.config is not None
-        if self.config.hydra.job.name != "train":
-            return list(range(len(job_overrides)))
-        from sam.runs import sweep
-
-        return sweep.unfinished([sweep.checked(overrides, self.config) for overrides in job_overrides])
 
     def _submit(self, points: Sequence[Overrides], first_index: int) -> list[Any]:
         import submitit
@@ -119,11 +110,9 @@ class SamSlurmLauncher(SlurmLauncher):
         params["setup"] = [f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}", *(params["setup"] or [])]
         shared = BaseQueueConf.__dataclass_fields__
         executor.update_parameters(**{key if key in shared else f"slurm_{key}": value for key, value in params.items()})
-        state = Singleton.get_state()
-        columns = zip(
-            *[(list(point), "hydra.sweep.dir", i, f"job_id_for_{i}", state) for i, point in enumerate(points, first_index)], strict=True
-        )
-        return list(executor.map_array(self, *columns))
+        numbers, same = range(first_index, first_index + len(points)), len(points) * [Singleton.get_state()]
+        names = [f"job_id_for_{number}" for number in numbers]
+        return list(executor.map_array(self, map(list, points), len(points) * ["hydra.sweep.dir"], numbers, names, same))
 
 
 def _refuse(sentence: str) -> None:
@@ -153,8 +142,7 @@ def _collect(jobs: Sequence[Any]) -> dict[str, str]:
     next_look = time.monotonic() + QUEUE_EVERY
     while waiting:
         for name in [name for name, job in waiting.items() if job.paths.result_pickle.exists()]:
-            error = waiting.pop(name).exception()
-            if error is not None:
+            if error := waiting.pop(name).exception():
                 failures[name] = _last_line(str(error))
         if time.monotonic() >= next_look:
             queued = _queue("--me", "--format=%i")
@@ -169,10 +157,7 @@ def _collect(jobs: Sequence[Any]) -> dict[str, str]:
 
 def _last_line(trace: str) -> str:
     """The line of a submitit error that names the exception: the last one of the traceback that it quotes."""
-    from sam.config import sentence
-
-    quoted = trace.split("----------------------")
-    return sentence((quoted[1] if len(quoted) > 1 else trace).strip().splitlines()[-1])
+    return trace.split("----------------------")[:2][-1].strip().splitlines()[-1]
 
 
 @dataclass
