@@ -67,7 +67,7 @@ def main(composed: DictConfig) -> None:
         traceback.print_exc()  # Hydra would go on to a sweep's next run; the others notice that this process is gone
         raise SystemExit(1) from None
     if single and not launched().rank:
-        from sam.runs.records import reached
+        from sam.training.rows import reached
 
         measured_on, accuracy, loss = reached(record["final"])
         outcome = f"diverged in epoch {record['diverged_epoch']}" if record["status"] == "diverged" else "finished"

@@ -3,8 +3,6 @@
 Import it before `sam`, `data` and `models`: it puts the repository on the path, so that a script runs from any folder.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import sys
@@ -22,9 +20,10 @@ WHAT = {int: "a whole number > 0", float: "a finite number > 0", bool: "true or 
 
 
 def script(main: Main) -> Main:
-    """Make `main(arguments) -> exit status` a script's: `--help` prints its docstring; what a user got wrong is one sentence and status 2.
+    """Make `main(arguments) -> exit status` a script, and run it if its file was started: so it stands at the end of the file.
 
-    After a word `--` follows somebody else's command, whose `--help` is its own.
+    `--help` prints the file's docstring; what a user got wrong is one sentence and status 2. After a word `--` follows another command,
+    whose `--help` is its own.
     """
 
     @functools.wraps(main)
@@ -44,6 +43,8 @@ def script(main: Main) -> Main:
             print(f"error: {sentence(error)}", file=sys.stderr)
             return 2
 
+    if main.__module__ == "__main__":
+        sys.exit(guarded(sys.argv[1:]))
     return guarded
 
 

@@ -10,8 +10,7 @@ with its quartiles, in process CPU time with one thread (on a GPU: CUDA events).
 resolution. With the package of requirements-bench.txt a peer's SAM takes part. The options are the fields of `Setting` below.
 """
 
-from __future__ import annotations
-
+import functools
 import gc
 import itertools
 import json
@@ -38,12 +37,12 @@ from data.augment import Augment
 from data.image_data import normalize
 from sam.config import ConfigError
 from sam.core.device import autocast, loss_scale, number_format, pick_device
+from sam.core.files import plain, write_atomic
 from sam.core.scaling import LossScale
 from sam.optimizers.build import build
 from sam.optimizers.settings import OptimizerConfig
 from sam.runs.environment import environment
 from sam.runs.progress import progress_for
-from sam.runs.records import plain, write_atomic
 from sam.settings import PRECISIONS
 from sam.sharpness import ascent
 from sam.sharpness.dataset_loss import DatasetLoss
@@ -107,10 +106,8 @@ class Bench:
         self.mean, self.std = (torch.full((3,), value, device=self.device) for value in (0.5, 0.25))
         self.augment = Augment(crop_padding=4 if setting.size > 8 else 1, flip=True)
         self.order, self.draws = torch.randperm(setting.batch, generator=draw), torch.Generator(self.device).manual_seed(0)
+        self.prepare = functools.partial(normalize, mean=self.mean, std=self.std)
         self.batch, self.batch_labels = self.prepare(self.pixels[: setting.batch]), self.labels[: setting.batch]
-
-    def prepare(self, pixels: Tensor) -> Tensor:
-        return normalize(pixels, self.mean, self.std)
 
     def loaded(self) -> Tensor:
         """A batch through the data pipeline: indexed, augmented, normalized."""
@@ -172,16 +169,16 @@ class Bench:
 
     def seconds(self, step: Step, steps: int = 1) -> float:
         """Of one call: process CPU time; on a GPU between two CUDA events."""
-        if self.device.type == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
+        if self.device.type != "cuda":
+            began = time.process_time()
             repeat(step, steps)
-            end.record()
-            end.synchronize()
-            return begin.elapsed_time(end) / 1e3 / steps
-        began = time.process_time()
+            return (time.process_time() - began) / steps
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
         repeat(step, steps)
-        return (time.process_time() - began) / steps
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3 / steps
 
 
 def repeat(step: Step, times: int) -> Step:
@@ -225,7 +222,6 @@ def methods(bench: Bench) -> dict[str, Any]:
     search = (score["xsam_search"]["median"] - score["xsam"]["median"]) / each / score["sam"]["median"]
     over_sam = {name: value + search for name, value in ratios(times, "xsam", "sam").items()}  # round by round, as all ratios
     pipeline = statistics.median(bench.seconds(bench.loaded, setting.steps) for _ in range(setting.rounds))
-    peers = {f"{name}_over_peer": ratios(times, name, "peer_sam") for name in ("sam", "sam_as_peer") if "peer_sam" in times}
     return {
         "ratio": score,
         "seconds": seconds,
@@ -234,7 +230,7 @@ def methods(bench: Bench) -> dict[str, Any]:
         "xsam_over_an_epoch": {"steps_per_epoch": each, "over_sam": over_sam},
         "pipeline_images_per_second": setting.batch / pipeline,
         "loader_over_fixed_batch": ratios(times, "sgd_with_loader", "sgd"),
-        **peers,
+        **{f"{name}_over_peer": ratios(times, name, "peer_sam") for name in ("sam", "sam_as_peer") if "peer_sam" in times},
     }
 
 
@@ -346,7 +342,3 @@ def main(arguments: list[str]) -> int:
         gc.enable()
     print(f"{table(report)}\nWritten: {out}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -9,8 +9,6 @@ A mean makes sense within one data set, model and protocol only: where a project
 The entity is W&B's user or team; without it, that of the credentials. Needs `pip install wandb-workspaces`.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import sys
@@ -71,6 +69,18 @@ def workspace(project: str, entity: str, name: str, group: str) -> Any:
     )
 
 
+def save(options: dict[str, str]) -> None:
+    """Save the workspace as a new view and print its address."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # the address is all there is to say
+    import wandb
+
+    if not wandb.login(prompt=False, verify=False):
+        raise ValueError("no W&B credentials; `wandb login` stores them, dry_run=true needs none.")
+    entity = options["entity"] or wandb.Api().default_entity or ""
+    saved = workspace(**options | {"entity": entity}).save()
+    print(f"saved: {saved.url}")
+
+
 KEYS = {"project": TrackingConfig.project, "entity": "", "name": "SGD, SAM, Rand-SAM, XSAM", "group": "", "dry_run": False}
 
 
@@ -91,19 +101,3 @@ def main(arguments: list[str]) -> int:
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
-
-
-def save(options: dict[str, str]) -> None:
-    """Save the workspace as a new view and print its address."""
-    os.environ.setdefault("WANDB_SILENT", "true")  # the address is all there is to say
-    import wandb
-
-    if not wandb.login(prompt=False, verify=False):
-        raise ValueError("no W&B credentials; `wandb login` stores them, dry_run=true needs none.")
-    entity = options["entity"] or wandb.Api().default_entity or ""
-    saved = workspace(**options | {"entity": entity}).save()
-    print(f"saved: {saved.url}")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

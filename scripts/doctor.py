@@ -73,7 +73,3 @@ def main(arguments: list[str]) -> int:
             states.append(state)
     print("\n`make demo`", "cannot work: cure what is BAD." if "BAD" in states else "should work.")
     return int("BAD" in states)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

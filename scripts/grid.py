@@ -17,11 +17,8 @@ by line number, and no later list may take its place. `evaluate` lists the share
 stored are not measured again, and the tables are made afterwards by `python evaluate_sharpness.py` with the same arguments.
 """
 
-from __future__ import annotations
-
 import hashlib
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,32 +54,23 @@ def shares(overrides: Sequence[str]) -> tuple[list[str], Path]:
 
 def write(lines: Sequence[str], folder: Path, per_list: int) -> list[tuple[Path, int]]:
     """The lists (file, number of lines) below `folder`, in a folder named by what they say."""
-    own = folder / hashlib.sha256("\n".join([str(per_list), *lines]).encode()).hexdigest()[:8]
+    own = (folder / hashlib.sha256("\n".join([str(per_list), *lines]).encode()).hexdigest()[:8]).resolve()
     own.mkdir(parents=True, exist_ok=True)
-    lists = []
-    for number, start in enumerate(range(0, len(lines), per_list)):
-        chunk = lines[start : start + per_list]
-        path = own / f"grid-{number}.txt"
+    chunks = [lines[start : start + per_list] for start in range(0, len(lines), per_list)]
+    lists = {own / f"grid-{number}.txt": chunk for number, chunk in enumerate(chunks)}
+    for path, chunk in lists.items():
         path.write_text("\n".join(chunk) + "\n", encoding="utf-8")
-        lists.append((path.resolve(), len(chunk)))
-    return lists
+    return [(path, len(chunk)) for path, chunk in lists.items()]
 
 
 def command(path: Path, length: int, own: dict[str, Any], replicas: int = 1, program: str | None = None) -> str:
     """What submits a list. The tasks run where the sweep was composed, so that relative paths in it keep their meaning."""
-    tasks = -(-length // own["runs_per_task"])
+    per_task, tasks = own["runs_per_task"], -(-length // own["runs_per_task"])
     throttle = f"%{own['throttle']}" if own["throttle"] else ""
-    words = [
-        *([f"PROGRAM={program}"] if program else []),
-        *([f"RUNS_PER_TASK={own['runs_per_task']}"] if own["runs_per_task"] > 1 else []),
-        "sbatch",
-        f"--array=0-{tasks - 1}{throttle}",
-        *(["--nodes=1", f"--ntasks={replicas}", f"--gpus-per-node={replicas}"] if replicas > 1 else []),
-        f"--chdir={Path.cwd()}",
-        f"--output={path.parent}/%A_%a.out",
-        str(ROOT / "scripts" / "slurm_array.sh"),
-        str(path),
-    ]
+    words = [f"PROGRAM={program}"] * bool(program) + [f"RUNS_PER_TASK={per_task}"] * (per_task > 1)
+    words += ["sbatch", f"--array=0-{tasks - 1}{throttle}"]
+    words += ["--nodes=1", f"--ntasks={replicas}", f"--gpus-per-node={replicas}"] if replicas > 1 else []
+    words += [f"--chdir={Path.cwd()}", f"--output={path.parent}/%A_%a.out", str(ROOT / "scripts" / "slurm_array.sh"), str(path)]
     return shlex.join(words)
 
 
@@ -105,7 +93,3 @@ def main(arguments: list[str]) -> int:
         print(f"# {path}: {length} {what}")
         print(command(path, length, own, replicas, program))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

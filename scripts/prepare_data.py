@@ -8,8 +8,6 @@ Compute nodes often have no network: run this once where there is one, and point
 intact are not downloaded again. Images from elsewhere need no download: dataset.path=FILE.npz.
 """
 
-from __future__ import annotations
-
 import hashlib
 import sys
 from pathlib import Path
@@ -23,6 +21,20 @@ from data.sources import fetch_cifar, fingerprint, read
 
 SHRINKING = {"source": "source=FILE.npz", "size": "size=PIXELS", "out": "out=FILE.npz"}
 CHOICES = {"all": ("cifar10", "cifar100"), "cifar10": ("cifar10",), "cifar100": ("cifar100",)}
+
+
+def _said(path: str) -> str:
+    """What was written: its sizes, the hash of the file, the fingerprint and the name of the data set, and how to train on it."""
+    with open(Path(path).expanduser(), "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    raw = read("arrays", path, "", False)
+    train, test, side = len(raw.train_labels), len(raw.test_labels), raw.train_images.shape[1]
+    print_of_data = fingerprint(raw)
+    (name,) = notes(print_of_data, ["a data set without a name here"])
+    return (
+        f"{path}: {train:,} training and {test:,} test images of {side} x {side} pixels (SHA-256 {sha256}).\n"
+        f"Data fingerprint {print_of_data}: {name}.\nTrain on them with dataset=arrays dataset.path={path}."
+    )
 
 
 @script
@@ -46,21 +58,3 @@ def main(arguments: list[str]) -> int:
         return 1
     print(f"Train on them with dataset.root={Path(options['root']).resolve()}; or read other images with dataset.path=FILE.npz.")
     return 0
-
-
-def _said(path: str) -> str:
-    """What was written: its sizes, the hash of the file, the fingerprint and the name of the data set, and how to train on it."""
-    with open(Path(path).expanduser(), "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    raw = read("arrays", path, "", False)
-    train, test, side = len(raw.train_labels), len(raw.test_labels), raw.train_images.shape[1]
-    print_of_data = fingerprint(raw)
-    (name,) = notes(print_of_data, ["a data set without a name here"])
-    return (
-        f"{path}: {train:,} training and {test:,} test images of {side} x {side} pixels (SHA-256 {sha256}).\n"
-        f"Data fingerprint {print_of_data}: {name}.\nTrain on them with dataset=arrays dataset.path={path}."
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

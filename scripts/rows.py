@@ -8,21 +8,17 @@ An unpacked run counts as finished: train.py skips it, and evaluate_sharpness.py
 checkpoint, whose SHA-256 the record holds. A folder that is there is never written to.
 """
 
-from __future__ import annotations
-
-import io
 import json
 import lzma
 import os
 import subprocess
-import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from arguments import parse, script
 
 from data import regular_file, usable_folder
+from sam.core.files import DamagedError, write_atomic
 from sam.runs import records
 from sam.text import counted
 
@@ -35,13 +31,9 @@ def files(folder: str, branch: str | None) -> Iterator[tuple[str, bytes]]:
     if branch is None:
         yield from ((str(path), regular_file(path).read_bytes()) for path in sorted(Path(folder).glob("*.json.xz")))
         return
-    archive = subprocess.run(["git", "archive", branch, folder], capture_output=True)
-    if archive.returncode == 0:
-        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-            for member in sorted(tar.getmembers(), key=lambda m: m.name):
-                content = tar.extractfile(member) if member.name.endswith(".json.xz") else None
-                if content is not None:
-                    yield member.name, content.read()
+    listed = subprocess.run(["git", "ls-tree", "--name-only", branch, f"{folder.rstrip('/')}/"], capture_output=True, text=True)
+    for name in (line for line in listed.stdout.splitlines() if line.endswith(".json.xz")):
+        yield name, subprocess.run(["git", "show", f"{branch}:./{name}"], capture_output=True, check=True).stdout
 
 
 def packed(folder: str, branch: str | None = None) -> Packed:
@@ -62,8 +54,7 @@ def pack(folder: str, runs_dir: Path) -> str:
     if not os.path.isdir(runs_dir):
         raise ValueError(f"runs_dir={runs_dir}: there is no such folder.")
     usable_folder(folder, "pack")
-    known = packed(folder)
-    new: Packed = {}
+    known, new = packed(folder), Packed()
     damaged: dict[Path, str] = {}
     for run, record in records.find_runs(runs_dir, damaged):
         if records.is_done(record):
@@ -75,9 +66,9 @@ def pack(folder: str, runs_dir: Path) -> str:
     last = max((int(path.name[:3]) for path in Path(folder).glob("[0-9][0-9][0-9].json.xz")), default=-1)
     path = Path(folder) / f"{last + 1:03}.json.xz"
     if new:
-        records.write_atomic(path, lzma.compress(json.dumps(new, sort_keys=True).encode(), preset=9))
+        write_atomic(path, lzma.compress(json.dumps(new, sort_keys=True).encode(), preset=9))
     if damaged:
-        raise records.DamagedError(f"{counted(len(new), 'run')} packed, and these cannot be: {' '.join(damaged.values())}")
+        raise DamagedError(f"{counted(len(new), 'run')} packed, and these cannot be: {' '.join(damaged.values())}")
     return f"{path}: {counted(len(new), 'run')}, {path.stat().st_size:,} bytes."
 
 
@@ -91,7 +82,7 @@ def unpack(folder: str, runs_dir: Path, branch: str | None) -> str:
         if not (runs_dir / name).exists():
             new += 1
             for file in (f for f in reversed(FILES) if f in texts):  # the record last: a folder without it is no run yet
-                records.write_atomic(runs_dir / name / file, texts[file])
+                write_atomic(runs_dir / name / file, texts[file])
     return f"{runs_dir}: {new} of {len(runs)} packed runs unpacked; the others were there."
 
 
@@ -105,7 +96,3 @@ def main(arguments: list[str]) -> int:
     runs_dir = Path(own["runs_dir"])
     print(pack(own["pack"], runs_dir) if own["pack"] else unpack(own["unpack"], runs_dir, own["branch"]))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

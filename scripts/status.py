@@ -9,8 +9,6 @@ The arguments are those of `train.py -m`; with nothing but runs_dir, no grid is 
 damaged, 1 when something is, 2 for wrong arguments.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -20,10 +18,12 @@ from typing import Any
 from arguments import parse, script
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from sam.core.files import told
 from sam.runs import identity, lock, records
 from sam.runs.progress import clock
 from sam.runs.sweep import planned
 from sam.text import printable
+from sam.training.rows import reached
 
 
 def state(folder: Path, record: dict[str, Any] | None) -> tuple[str, str]:
@@ -32,7 +32,7 @@ def state(folder: Path, record: dict[str, Any] | None) -> tuple[str, str]:
         return "missing", ""
     status, rows = str(record["status"]), records.read_metrics(folder, record)
     if status == records.FINISHED:
-        measured_on, accuracy, _ = records.reached(record["final"])
+        measured_on, accuracy, _ = reached(record["final"])
         return status, f"{measured_on} accuracy {accuracy:.2f}%"
     if status == records.DIVERGED:
         return status, f"in epoch {record['diverged_epoch']}"
@@ -70,14 +70,10 @@ def main(arguments: list[str]) -> int:
         try:
             rows.append((folder.name, *state(folder, records.read_run(folder))))
         except Exception as error:
-            rows.append((folder.name, "damaged", records.told(error)))
+            rows.append((folder.name, "damaged", told(error)))
     width = max(len(name) for name, _, _ in rows)
     for name, status, detail in rows:
         print(printable(f"{name:<{width}}  {status:<9}  {detail}".rstrip()))
     counts = Counter(status for _, status, _ in rows)
     print(", ".join(f"{count} {status}" for status, count in counts.most_common()))
     return int(bool(counts["missing"] + counts["damaged"] + counts[records.FAILED]))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

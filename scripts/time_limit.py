@@ -12,12 +12,9 @@ which then has `grace` seconds too. Exit status: 75 the limit was reached before
 the command's own (128 + n if signal n ended it); 2 for wrong arguments.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -70,7 +67,3 @@ def main(arguments: list[str]) -> int:
     if not seconds or not arguments[cut + 1 :]:
         raise ValueError("give a limit and a command: hours=... or minutes=..., then --, then the command.")
     return supervise(arguments[cut + 1 :], seconds, own["grace"])
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

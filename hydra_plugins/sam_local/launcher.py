@@ -6,15 +6,12 @@ Each process trains one run after the other; the progress is one for all. A run 
 ends with exit code 1. On a GPU the processes share it.
 """
 
-# No `from __future__ import annotations`: Hydra executes a plugin before it is in sys.modules, and a dataclass with string annotations
-# would look there.
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -34,33 +31,23 @@ class LocalLauncher(Launcher):
         from sam.runs.distributed import launched
         from sam.runs.run import run
         from sam.runs.workers import run_all
-        from sam.text import printable, sentence
+        from sam.text import printable
 
         if self.config.hydra.job.name != "train":
-            _refuse("hydra/launcher=local: trains only; use hydra/launcher=slurm or basic for other commands.")
+            sweep.refuse("hydra/launcher=local: trains only; use hydra/launcher=slurm or basic for other commands.")
         if self.processes < 1:
-            _refuse(f"hydra.launcher.processes={self.processes}: must be a whole number >= 1.")
+            sweep.refuse(f"hydra.launcher.processes={self.processes}: must be a whole number >= 1.")
         if launched().size > 1:
-            _refuse(
+            sweep.refuse(
                 f"hydra/launcher=local: {launched().size} processes were started for each run, by torchrun or srun, and this one "
                 "would start runs beside each other in every one of them; leave it out, or start one process."
             )
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # Hydra writes its own record of the sweep there
         plans = [sweep.checked(overrides, self.config) for overrides in job_overrides]
         chosen = sweep.unfinished(plans)
-        outcomes = run_all(run, [plans[i] for i in chosen], self.processes)
-        results = [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in job_overrides]
-        for i, problem in zip(chosen, outcomes, strict=True):
-            if problem is not None:
-                shown = "\n".join(map(printable, problem.splitlines()))  # of an error of ours the whole traceback
-                print(f"failed: {sentence(' '.join(job_overrides[i]))}: {shown}", file=sys.stderr)
-                results[i].status, results[i].return_value = JobStatus.FAILED, SystemExit(1)  # Hydra raises the first one
-        return results
-
-
-def _refuse(sentence: str) -> None:
-    print(f"error: {sentence}", file=sys.stderr)
-    raise SystemExit(2)
+        problems = zip(chosen, run_all(run, [plans[i] for i in chosen], self.processes), strict=True)
+        # Of an error of ours the whole traceback.
+        return sweep.results(job_overrides, {i: ": " + "\n".join(map(printable, text.splitlines())) for i, text in problems if text})
 
 
 @dataclass

@@ -7,8 +7,6 @@ own log; all others are still collected and the failed ones named; finished runs
 once; tasks find this repository from whichever folder the sweep is launched; a run that saved and left (exit code 75) is requeued.
 """
 
-# No `from __future__ import annotations`: Hydra executes a plugin before it is in sys.modules, and a dataclass with string annotations
-# would look there.
 import shlex
 import signal
 import subprocess
@@ -39,8 +37,6 @@ class SamSlurmLauncher(SlurmLauncher):
         super().__init__(**params)
         self.wait = wait
 
-    # ------------------------------------------------------------------------------------------------------- in the task
-
     def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
         """One run. Raises what the run raised: only then does submitit end the task with an exit code other than 0."""
         from submitit import JobEnvironment
@@ -59,22 +55,26 @@ class SamSlurmLauncher(SlurmLauncher):
             _ = outcome.return_value  # raises
         return outcome
 
-    # -------------------------------------------------------------------------------------------------- where it is launched
-
     def launch(self, job_overrides: Sequence[Overrides], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit what is unfinished as one array, and (unless `wait` is false) collect it. Hydra ends with exit code 1 if a run failed."""
         from submitit.core.utils import FailedSubmissionError
 
+        from sam.runs import sweep
+        from sam.text import sentence
+
+        assert self.config is not None
         delay, limit = self.params["signal_delay_s"], 60 * self.params["timeout_min"]
         if delay >= limit:
             _refuse(
                 f"hydra.launcher.signal_delay_s={delay}: must be shorter than the time limit, hydra.launcher.timeout_min="
                 f"{self.params['timeout_min']} ({limit} s), or every run would be told to leave as soon as it starts."
             )
-        chosen = self._unfinished(job_overrides)
+        chosen = list(range(len(job_overrides)))
+        if self.config.hydra.job.name == "train":  # what is unfinished, each identity once
+            chosen = sweep.unfinished([sweep.checked(overrides, self.config) for overrides in job_overrides])
         if not chosen:
             print("every run is finished already: nothing was submitted")
-            return [_outcome(overrides) for overrides in job_overrides]
+            return sweep.results(job_overrides, {})
         try:
             jobs = self._submit([job_overrides[i] for i in chosen], initial_job_idx)
         except FailedSubmissionError as error:
@@ -90,25 +90,12 @@ class SamSlurmLauncher(SlurmLauncher):
             except KeyboardInterrupt:
                 print(f"no longer waiting; the submitted runs go on (scancel {array} would end them)", file=sys.stderr)
                 raise SystemExit(130) from None
-        results = [_outcome(overrides) for overrides in job_overrides]
-        for i, job in zip(chosen, jobs, strict=True):
-            if job.job_id in failures:
-                results[i].status = JobStatus.FAILED
-                results[i].return_value = SystemExit(1)  # Hydra raises the first one; its traceback stands in the run's log
-                what = f"{' '.join(job_overrides[i])} (job {job.job_id})"
-                print(f"failed: {what}: {failures[job.job_id]}; log: {job.paths.stdout}", file=sys.stderr)
+        named = {i: job for i, job in zip(chosen, jobs, strict=True) if job.job_id in failures}  # the traceback stands in the run's log
+        how = {i: f" (job {job.job_id}): {sentence(failures[job.job_id])}; log: {job.paths.stdout}" for i, job in named.items()}
+        results = sweep.results(job_overrides, how)
         if failures:
             print(f"{len(failures)} of {len(jobs)} runs failed; the same command runs them again, and only them.", file=sys.stderr)
         return results
-
-    def _unfinished(self, job_overrides: Sequence[Overrides]) -> list[int]:
-        """Positions of the points that are to be submitted: for training, those that are unfinished, each identity once."""
-        assert self.config is not None
-        if self.config.hydra.job.name != "train":
-            return list(range(len(job_overrides)))
-        from sam.runs import sweep
-
-        return sweep.unfinished([sweep.checked(overrides, self.config) for overrides in job_overrides])
 
     def _submit(self, points: Sequence[Overrides], first_index: int) -> list[Any]:
         import submitit
@@ -123,20 +110,14 @@ class SamSlurmLauncher(SlurmLauncher):
         params["setup"] = [f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}", *(params["setup"] or [])]
         shared = BaseQueueConf.__dataclass_fields__
         executor.update_parameters(**{key if key in shared else f"slurm_{key}": value for key, value in params.items()})
-        state = Singleton.get_state()
-        columns = zip(
-            *[(list(point), "hydra.sweep.dir", i, f"job_id_for_{i}", state) for i, point in enumerate(points, first_index)], strict=True
-        )
-        return list(executor.map_array(self, *columns))
+        numbers, same = range(first_index, first_index + len(points)), len(points) * [Singleton.get_state()]
+        names = [f"job_id_for_{number}" for number in numbers]
+        return list(executor.map_array(self, map(list, points), len(points) * ["hydra.sweep.dir"], numbers, names, same))
 
 
 def _refuse(sentence: str) -> None:
     print(f"error: {sentence}\nNothing was submitted.", file=sys.stderr)
     raise SystemExit(2)
-
-
-def _outcome(overrides: Overrides) -> JobReturn:
-    return JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
 
 
 def _queue(*options: str) -> list[str] | None:
@@ -161,8 +142,7 @@ def _collect(jobs: Sequence[Any]) -> dict[str, str]:
     next_look = time.monotonic() + QUEUE_EVERY
     while waiting:
         for name in [name for name, job in waiting.items() if job.paths.result_pickle.exists()]:
-            error = waiting.pop(name).exception()
-            if error is not None:
+            if error := waiting.pop(name).exception():
                 failures[name] = _last_line(str(error))
         if time.monotonic() >= next_look:
             queued = _queue("--me", "--format=%i")
@@ -177,10 +157,7 @@ def _collect(jobs: Sequence[Any]) -> dict[str, str]:
 
 def _last_line(trace: str) -> str:
     """The line of a submitit error that names the exception: the last one of the traceback that it quotes."""
-    from sam.text import sentence
-
-    quoted = trace.split("----------------------")
-    return sentence((quoted[1] if len(quoted) > 1 else trace).strip().splitlines()[-1])
+    return trace.split("----------------------")[:2][-1].strip().splitlines()[-1]
 
 
 @dataclass

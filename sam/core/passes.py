@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sam.core import vectors
+from sam.core import streams, vectors
 from sam.core.replicas import ALONE, Replicas, join_statistics
 
 _NORMS = (nn.modules.batchnorm._NormBase,)
@@ -95,7 +95,7 @@ class Passes:
         if self._count > 1:
             _copy_groups(self._buffers, self._after)
             if self._random is not None:
-                self._set_random(self._random[1])
+                streams.restore(self._random[1], self._devices())
 
     def undo_if(self, bad: Tensor) -> None:
         """After a step: the running statistics back to where it found them if `bad` (0-d bool on their device). No host sync."""
@@ -108,23 +108,15 @@ class Passes:
     def before(self) -> None:
         """Called before every forward pass of the step."""
         if self._count == 0 and any(map(_draws, self._modules)):
-            state = self._get_random()
+            state = streams.states(self._devices())
             self._random = (state, state)
         elif self._count == 1:
             _copy_groups(self._after, self._buffers)
             if self._random is not None:
-                self._random = (self._random[0], self._get_random())
+                self._random = (self._random[0], streams.states(self._devices()))
         if self._count and self._random is not None:
-            self._set_random(self._random[0])
+            streams.restore(self._random[0], self._devices())
         self._count += 1
 
     def _devices(self) -> list[torch.device]:
         return sorted({p.device for p in self.model.parameters() if p.is_cuda}, key=str)
-
-    def _get_random(self) -> list[Tensor]:
-        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in self._devices())]
-
-    def _set_random(self, states: list[Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        for device, state in zip(self._devices(), states[1:], strict=True):
-            torch.cuda.set_rng_state(state, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 
@@ -16,3 +17,16 @@ def derive(seed: int, stream: str, *path: int) -> int:
 def generator(device: torch.device | str, seed: int, stream: str, *path: int) -> torch.Generator:
     """A generator on `device` at the start of that stream."""
     return torch.Generator(device).manual_seed(derive(seed, stream, *path))
+
+
+def states(devices: Sequence[torch.device]) -> list[torch.Tensor]:
+    """Where torch's own streams stand: the host's, then those of these GPUs."""
+    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+
+
+def restore(states: Sequence[torch.Tensor], devices: Sequence[torch.device]) -> None:
+    """Put torch's own streams where `states` found them; an empty list leaves them."""
+    if states:
+        torch.set_rng_state(states[0])
+        for device, state in zip(devices, states[1:], strict=True):
+            torch.cuda.set_rng_state(state, device)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sam.config import ConfigError
+from sam.core.files import number, told, write_atomic
 from sam.evaluation.kept import KEPT, trajectories
 from sam.evaluation.measuring import measure_runs, part_of
 from sam.evaluation.settings import EvaluateConfig
@@ -59,7 +60,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         try:
             measured += [(folder, record, _row(folder, record, rows[folder]))] if folder in rows else []
         except Exception as error:
-            problems.append(f"{folder.name}: {records.told(error)}.")
+            problems.append(f"{folder.name}: {told(error)}.")
     runs = [row for _, _, row in measured]
     rhos = config.sharpness.rho
     wanted = {name: filled(table, config.sharpness, runs) for name, table in config.tables.items()}
@@ -68,10 +69,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
     files = _write(out, blocks, runs, rhos)
     if config.kept:
-        records.write_atomic(out / KEPT, trajectories(done, rows))
+        write_atomic(out / KEPT, trajectories(done, rows))
         files.append(out / KEPT)
     by_folder = {row.folder: record for _, record, row in measured}
-    records.write_atomic(out / "report.html", report(runs, blocks, config, by_folder, problems))
+    write_atomic(out / "report.html", report(runs, blocks, config, by_folder, problems))
     files.append(out / "report.html")
     finished = ((folder, record, row.measures) for folder, record, row in measured if row.status == records.FINISHED)
     mirror_sharpness(config.tracking, finished)
@@ -127,10 +128,10 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
     means over the last epochs; and validation values, where they were not measured."""
     seen = {"val_loss": record["final"].get("val_loss"), "val_accuracy": record["final"].get("val_accuracy")}
     seen |= {f"last5_{name}": value for name, value in record["last5"].items()}
-    values: Measures = {name: number for name, value in seen.items() if (number := records.number(value)) is not None}
+    values: Measures = {name: found for name, value in seen.items() if (found := number(value)) is not None}
     values |= measured.values
     for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")) if "test_loss_channel" in values else ():
-        test, met = values["test_loss_channel"], records.number(record["final"].get(column))
+        test, met = values["test_loss_channel"], number(record["final"].get(column))
         values[name] = None if test is None or met is None else test - met
     epochs = records.read_metrics(folder, record)
     for name in ("eps_over_rho", "cos_g_eps"):  # of the perturbations met in training; a method without any has no such column
@@ -162,7 +163,7 @@ def _write(out: Path, blocks: dict[str, list[Block]], runs: Sequence[RunRow], rh
     for name, group in blocks.items():
         for suffix, form in ((".md", render.markdown), (".csv", render.csv), (".tex", render.latex)):
             if group:
-                records.write_atomic(out / f"{name}{suffix}", form(group))
+                write_atomic(out / f"{name}{suffix}", form(group))
                 files.append(out / f"{name}{suffix}")
             else:
                 (out / f"{name}{suffix}").unlink(missing_ok=True)
@@ -171,6 +172,6 @@ def _write(out: Path, blocks: dict[str, list[Block]], runs: Sequence[RunRow], rh
 
         picture = io.BytesIO()
         overview(runs, rhos, picture)
-        records.write_atomic(out / "overview.png", picture.getvalue())
+        write_atomic(out / "overview.png", picture.getvalue())
         files.append(out / "overview.png")
     return files

@@ -16,11 +16,12 @@ import data
 from data.image_data import ImageData
 from sam.config import ConfigError
 from sam.core.device import number_format, pick_device
+from sam.core.files import told
 from sam.evaluation import storing
 from sam.evaluation.settings import EvaluateConfig
 from sam.runs import checkpoint, records
+from sam.runs.checkpoint import load_trained
 from sam.runs.progress import Progress, progress_for, share
-from sam.runs.run import load_trained
 from sam.runs.workers import run_all
 from sam.schema import to_dict
 from sam.settings import TrainConfig
@@ -119,7 +120,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
                     problems.append(f"{folder.name}: {file.name} is missing, and these notions were not measured on it: {names}.")
                     _without(rows, lacking)
         except Exception as error:  # a file of the run is damaged
-            problems.append(f"{folder.name}: {records.told(error)}.")
+            problems.append(f"{folder.name}: {told(error)}.")
     if pending:
         _measure(pending, config, rows, problems)
     return rows
@@ -159,7 +160,7 @@ def _measure_here(
                 rows[run.place] = merge([rows[run.place], found])
             except Exception as error:  # no run, whatever is wrong with it, keeps another from its table
                 _without(rows, run)
-                problems.append(f"{run.name}: {records.told(error)}.")
+                problems.append(f"{run.name}: {told(error)}.")
                 progress.say(f"error: {problems[-1]}")
 
 
@@ -197,7 +198,7 @@ def _measure_side_by_side(
                 stored = storing.stored(run.folder / records.MEASURES, run.record["fingerprint"])
                 rows[run.place] = merge([rows[run.place], *(stored[key] for key in run.keys.values())])
             except Exception as error:  # damaged meanwhile
-                problem = records.told(error)
+                problem = told(error)
         if problem is not None:
             _without(rows, run)
             problems.append(problem if problem.startswith(run.name) else f"{run.name}: {problem}")  # it was said already

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import data
-from sam.runs import identity, lock, records
+from sam.core.files import ABSENT, NAMED, DamagedError, StorageError, check, is_measure, number, plain, read_json, told, write_atomic
+from sam.runs import identity, lock
 from sam.sharpness.notions import Notion
 from sam.sharpness.settings import SharpnessConfig
 from sam.sharpness.subject import Result, Subject, merge
@@ -39,12 +40,12 @@ def measure(subject: Subject, missing: Mapping[Notion, str], path: Path, note: C
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = records.read_json(path)
-        records.check(content, {"rows": dict})
-    except records.ABSENT:
+        content = read_json(path)
+        check(content, {"rows": dict})
+    except ABSENT:
         return {}
-    except records.DamagedError as error:
-        raise records.DamagedError(f"{path}: cannot be used ({records.told(error)}); delete it to measure anew.") from error
+    except DamagedError as error:
+        raise DamagedError(f"{path}: cannot be used ({told(error)}); delete it to measure anew.") from error
     return dict(content["rows"])
 
 
@@ -53,15 +54,15 @@ def stored(path: Path, run: str | None = None) -> dict[str, Result]:
     rows = {}
     for key, row in _read(path).items():
         try:
-            records.check(row, {"values": records.NAMED, "series": {...: {...: [records.is_measure]}}})
+            check(row, {"values": NAMED, "series": {...: {...: [is_measure]}}})
             if row.get("digest") not in (None, _digest(key, row)):
-                raise records.DamagedError("it was changed after it was written: its digest differs")
+                raise DamagedError("it was changed after it was written: its digest differs")
             if run is not None and row.get("run", run) != run:
-                raise records.DamagedError(f"it is of run {row['run']}")
-        except records.DamagedError as error:
-            raise records.DamagedError(f"{path}: row {key} cannot be used ({error}); delete the file to measure anew.") from error
-        values = {name: records.number(value) for name, value in row["values"].items()}
-        series = {name: {column: list(map(records.number, of)) for column, of in curve.items()} for name, curve in row["series"].items()}
+                raise DamagedError(f"it is of run {row['run']}")
+        except DamagedError as error:
+            raise DamagedError(f"{path}: row {key} cannot be used ({error}); delete the file to measure anew.") from error
+        values = {name: number(value) for name, value in row["values"].items()}
+        series = {name: {column: list(map(number, of)) for column, of in curve.items()} for name, curve in row["series"].items()}
         rows[key] = Result(values, series)
     return rows
 
@@ -73,11 +74,11 @@ def _digest(key: str, row: Mapping[str, Any]) -> str:
 def store(path: Path, key: str, name: str, result: Result, settings: Mapping[str, object], run: str | None = None) -> None:
     """Add this row to those of the file. run: the fingerprint of the run that was measured. StorageError, DamagedError."""
     row = {"notion": name, "settings": settings, "values": result.values, "series": result.series} | ({"run": run} if run else {})
-    row = records.plain(row)
+    row = plain(row)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with lock.alone(path):  # of two that read, add and write at once, one would lose its row
             content = json.dumps({"format": 2, "rows": _read(path) | {key: row | {"digest": _digest(key, row)}}}, indent=1, allow_nan=False)
-            records.write_atomic(path, content + "\n")
+            write_atomic(path, content + "\n")
     except OSError as error:
-        raise records.StorageError(f"{path}: could not be written ({error.strerror}).") from error
+        raise StorageError(f"{path}: could not be written ({error.strerror}).") from error

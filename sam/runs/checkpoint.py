@@ -1,20 +1,21 @@
 """Checkpoints: written whole or not at all, loaded with `weights_only=True`."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re
-import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import nn
 
-from sam.runs import records
-from sam.runs.records import CHECKPOINT, PREVIOUS, DamagedError, StorageError, UnreadableError, write_atomic
+from data.image_data import ImageData
+from sam.core.files import ABSENT, DamagedError, StorageError, UnreadableError, check, read_bytes, told, write_atomic
+from sam.runs.records import CHECKPOINT, PREVIOUS
+from sam.settings import TrainConfig
+from sam.training.loop import build_model
+from sam.training.weights import CheckpointError, intact, load_weights
 
 FORMAT = 1
 KEPT = "checkpoint.epoch{:04d}.pt"
@@ -22,10 +23,6 @@ _KEPT = re.compile(r"checkpoint\.epoch(\d{4,})\.pt")
 Record = Mapping[str, Any]
 _WEIGHTS = {"model": {...: torch.Tensor}}
 _WHOLE = {"optimizer": dict, "rows": [dict], "seconds": float, "epoch": dict | None}
-
-
-class CheckpointError(DamagedError):
-    """A checkpoint that cannot be read, or does not belong here; one sentence for the user."""
 
 
 class ForeignError(CheckpointError):
@@ -58,12 +55,13 @@ def _bytes(state: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def remove(folder: Path, *names: str) -> None:
-    for name in names:
+def tidy(folder: Path, *names: str) -> None:
+    """Remove these files, and what killed processes left half written. StorageError."""
+    for path in (*map(folder.joinpath, names), *folder.glob("*.checkpoint*.tmp")):
         try:
-            (folder / name).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         except OSError as error:
-            raise StorageError(f"{folder / name}: cannot be removed ({error.strerror}).") from error
+            raise StorageError(f"{path}: cannot be removed ({error.strerror}).") from error
 
 
 def load_newest(folder: Path, device: torch.device | str, warn: Callable[[str], None], record: Record | None) -> dict[str, Any] | None:
@@ -79,18 +77,6 @@ def load_newest(folder: Path, device: torch.device | str, warn: Callable[[str], 
     return None
 
 
-def intact(file: BinaryIO) -> BinaryIO:
-    """`file` at its beginning, for torch.load, which compares no checksum of its archive. Raises nearly anything if one is wrong."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            if sum(member.file_size for member in archive.infolist()) > 10_000_000 + 2 * file.seek(0, io.SEEK_END):
-                raise DamagedError("it unpacks to far more bytes than it has; torch.save does not compress")
-            if wrong := archive.testzip():
-                raise DamagedError(f"the checksum of {wrong} is wrong")
-    file.seek(0)
-    return file
-
-
 def load(
     folder: Path, device: torch.device | str = "cpu", name: str = CHECKPOINT, record: Mapping[str, Any] | None = None, shape: Any = _WEIGHTS
 ) -> dict[str, Any]:
@@ -98,14 +84,14 @@ def load(
     not the file that the run's record names; ForeignError if it is of another run than the record, or of another epoch than its name."""
     path = folder / name
     try:
-        content = records.read_bytes(path)
+        content = read_bytes(path)
         state = torch.load(intact(io.BytesIO(content)), map_location=device, weights_only=True)
-    except records.ABSENT as error:
+    except ABSENT as error:
         raise CheckpointError(f"{path}: there is no checkpoint.") from error
     except UnreadableError as error:
         raise ForeignError(str(error)) from error
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
-        raise CheckpointError(f"{path}: the checkpoint is damaged or truncated ({records.told(error)[:100]}).") from error
+        raise CheckpointError(f"{path}: the checkpoint is damaged or truncated ({told(error)[:100]}).") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of this project (format {FORMAT}).")
     if record is not None:
@@ -117,41 +103,14 @@ def load(
     try:
         if record and name == CHECKPOINT and record.get("checkpoint_sha256") not in (None, hashlib.sha256(content).hexdigest()):
             raise DamagedError("its SHA-256 is not that of run.json")
-        records.check(state, shape)
+        check(state, shape)
     except DamagedError as error:
-        raise CheckpointError(f"{path}: the checkpoint is not what the run wrote ({records.told(error)}).") from error
+        raise CheckpointError(f"{path}: the checkpoint is not what the run wrote ({told(error)}).") from error
     return state
 
 
-def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: Path | str) -> None:
-    """Copy a state_dict into `model`. CheckpointError if a tensor is missing, left over or of another shape."""
-    if problem := misfit(model.state_dict(), state):
-        raise CheckpointError(f"{source}: the checkpoint does not fit {type(model).__name__}: {problem}.")
-    model.load_state_dict(dict(state))
-
-
-def misfit(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
-    """All that keeps `found` from being the weights of a model whose own are `own`, as clauses; empty if nothing does."""
-    missing = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in found if name not in own]
-    sizes = {name: f"{list(found[name].shape)} for the model's {list(own[name].shape)}" for name in own if name in found}
-    other = [name for name in sizes if found[name].shape != own[name].shape]
-    parts = [f"missing: {grouped(missing)}"] * bool(missing) + [f"unexpected: {grouped(unexpected)}"] * bool(unexpected)
-    parts += [f"{size}: {grouped(name for name in other if sizes[name] == size)}" for size in dict.fromkeys(sizes[name] for name in other)]
-    heads = [next((len(t) for t in reversed(list(state.values())) if t.ndim == 2), 0) for state in (found, own)]
-    parts += [f"has {heads[0]} classes, the model's {heads[1]}"] * (all(heads) and heads[0] != heads[1])
-    return "; ".join(parts)
-
-
-def grouped(names: Iterable[str]) -> str:
-    """All names, those that differ in numbers alone as one: layer{2,3}.0.conv1.weight (2)."""
-    groups: dict[str, list[list[str]]] = {}
-    for name in names:
-        shown = "".join(c if c.isprintable() else "?" for c in name)
-        groups.setdefault(re.sub(r"\d+", "#", shown), []).append(re.findall(r"\d+", shown))
-    texts = []
-    for text, numbers in groups.items():
-        for values in map(dict.fromkeys, zip(*numbers, strict=True)):
-            text = text.replace("#", "{" + ",".join(values) + "}" if len(values) > 1 else next(iter(values)), 1)
-        texts.append(text + (f" ({len(numbers)})" if len(numbers) > 1 else ""))
-    return ", ".join(texts)
+def load_trained(config: TrainConfig, folder: Path, images: ImageData, device: torch.device, weights: dict[str, torch.Tensor]) -> nn.Module:
+    """The model of a finished run, with its checkpoint's weights. CheckpointError if they do not fit."""
+    model = build_model(config, images).to(device)
+    load_weights(model, weights, folder / CHECKPOINT)
+    return model

@@ -1,7 +1,5 @@
 """The shortest command line that makes a run again, and the one that measures it again."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import shlex

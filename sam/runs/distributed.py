@@ -1,4 +1,4 @@
-"""Several processes for one run: who was started, how they find each other, which device each takes.
+"""Several processes for one run: their ranks, their rendezvous, their devices.
 
     torchrun --nproc-per-node=4 train.py optimizer=sam                  # four GPUs of one machine
     srun --ntasks=4 --gpus-per-node=4 python train.py optimizer=sam     # the same, within a SLURM job
@@ -6,19 +6,19 @@
 Importing this module imports no torch.
 """
 
-from __future__ import annotations
-
 import atexit
 import dataclasses
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sam.config import ConfigError
+from sam.runs.signals import Preempted
 from sam.settings import TrainConfig
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def with_replicas(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, replicas=size) if size > 1 else config
 
 
-def join() -> Replicas:
-    """Meet the other processes, once in a process's life. ConfigError if nobody said where."""
+def join() -> "Replicas":
+    """Initialise torch.distributed once. ConfigError if there is no rendezvous address."""
     from sam.core.replicas import ALONE, Replicas
 
     here = launched()
@@ -106,7 +106,7 @@ def join() -> Replicas:
     return Replicas(here.rank, here.size)
 
 
-def take_device(config: TrainConfig) -> torch.device:
+def take_device(config: TrainConfig) -> "torch.device":
     """The device of this process: among several, the GPU of its number on its machine. ConfigError if it cannot be used."""
     import torch
 
@@ -127,13 +127,31 @@ def take_device(config: TrainConfig) -> torch.device:
     return device
 
 
-def refuse_shared_gpus(replicas: Replicas, device: torch.device) -> None:
+def refuse_shared_gpus(replicas: "Replicas", device: "torch.device") -> None:
     """ConfigError, for all processes, if two of them took the same GPU: NCCL cannot serve them, and says so less clearly."""
     import torch
 
     place = (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else replicas.rank)
     if len(set(replicas.gather(place))) < replicas.size:
         raise ConfigError(f"replicas={replicas.size}: two processes would share a GPU; start as many processes as there are GPUs.")
+
+
+@contextmanager
+def telling(replicas: "Replicas") -> Iterator[Callable[..., None]]:
+    """`tell(**decision)` broadcasts rank 0's decision to the other ranks, once; if rank 0 fails before, they are sent its error."""
+    told = False
+
+    def tell(**decision: Any) -> None:
+        nonlocal told
+        told = True
+        replicas.from_first(decision)
+
+    try:
+        yield tell
+    except BaseException as error:
+        if not told and not isinstance(error, Preempted):  # the signal is theirs too
+            tell(error=" ".join(str(error).split()))
+        raise
 
 
 def give_up() -> None:

@@ -1,7 +1,5 @@
 """Where a run ran: versions, commit, hardware. Recorded, never part of a run's identity."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess
@@ -14,13 +12,6 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torchvision", "numpy", "hydra-core", "omegaconf", "timm", "wandb")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _git(*arguments: str) -> str | None:
@@ -42,7 +33,8 @@ def _processor() -> str:
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, git commit (and whether the tree was modified), Python, hardware, the command line."""
     versions = {"torch": str(torch.__version__)}  # with the build, +cpu or +cu130, which a package's metadata may leave out
-    versions |= {name: version for name in PACKAGES if (version := _version(name))} | {"python": platform.python_version()}
+    versions |= {name: found[0].version for name in PACKAGES if (found := list(metadata.distributions(name=name)))}
+    versions["python"] = platform.python_version()
     changed = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "versions": versions,

@@ -1,6 +1,4 @@
-"""One process a run: a lock in the run's folder, with a heartbeat, so that a dead owner's lock can be told from a living one's."""
-
-from __future__ import annotations
+"""One process a run: a lock file in the run's folder, with a heartbeat that shows whether its owner is alive."""
 
 import fcntl
 import json
@@ -14,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sam.runs.records import DamagedError, check, read_json, write_atomic
+from sam.core.files import DamagedError, check, read_json, write_atomic
 
 LOCK = "lock.json"
 BEAT = 15.0  # seconds between heartbeats (the file's time of change)
@@ -53,15 +51,14 @@ def owner(folder: Path) -> dict[str, Any] | None:
     path, nobody = folder / LOCK, dict[str, Any].fromkeys(_HOLDER)
     try:
         age = max(0.0, time.time() - path.lstat().st_mtime)
+        try:
+            holder = nobody | read_json(path)
+            check(holder, _HOLDER)
+        except (OSError, DamagedError):  # nobody knows whose it is
+            path.lstat()  # or it is gone meanwhile
+            holder = nobody
     except OSError:
         return None
-    try:
-        holder = nobody | read_json(path)
-        check(holder, _HOLDER)
-    except (OSError, DamagedError):  # gone meanwhile, or nobody knows whose it is
-        if not os.path.lexists(path):
-            return None
-        holder = nobody
     return holder | {"age": age}
 
 
@@ -88,8 +85,7 @@ def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None
     mine = {"host": platform.node(), "pid": os.getpid(), "process_start": _process_start(os.getpid()), "job": _job(), "token": token}
     mine["started"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     with alone(path):
-        holder = owner(folder)
-        if holder is not None:
+        if holder := owner(folder):
             who = f"process {holder['pid']} on {holder['host']}" + (f", job {holder['job']}" if holder["job"] else "")
             who = who if holder["token"] else f"somebody unknown ({LOCK} is damaged)"
             if is_alive(holder):
@@ -100,31 +96,29 @@ def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None
     stop = threading.Event()
 
     def beat() -> None:
-        while not stop.wait(BEAT):
-            try:
+        with suppress(OSError):
+            while not stop.wait(BEAT):
                 os.utime(path)
-            except OSError:
-                return
 
-    threading.Thread(target=beat, name="run-lock", daemon=True).start()
+    def is_mine() -> bool:
+        return (owner(folder) or {}).get("token") == token
 
-    def check() -> None:
-        holder = owner(folder)
-        if holder is None or holder["token"] != token:
+    def check_lock() -> None:
+        if not is_mine():
             raise LockedError(f"{folder.name}: the lock was lost to another process; this one stops and writes nothing more.")
 
+    threading.Thread(target=beat, name="run-lock", daemon=True).start()
     try:
-        yield check
+        yield check_lock
     finally:
         stop.set()
-        holder = owner(folder)
-        if holder is not None and holder["token"] == token:
+        if is_mine():
             path.unlink(missing_ok=True)
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """One process at a time at a file: others wait for a guard file beside it, which its holder's end sets free, however that comes."""
+    """Let one process at a time work on a file: others wait for a guard file beside it, which is free again when its holder has ended."""
     guard = path.with_name(f"{path.name}.taking")
     while True:
         with guard.open("ab") as file:

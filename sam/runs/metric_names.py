@@ -3,8 +3,6 @@
 W&B groups metrics by what stands before the slash, and cannot sort or filter by names that hold brackets, commas or dots.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

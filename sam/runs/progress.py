@@ -1,7 +1,5 @@
 """A bar on a terminal, plain lines in a log; an estimate of what remains in both. One bar can span a whole sweep."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator

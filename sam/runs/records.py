@@ -1,27 +1,22 @@
 """The record of a run: `run.json` (what it was and how it ended) and `metrics.csv` (one row an epoch), in the run's own folder. What is
 read is checked: against the digest that was written with it (files of old have none), and against its shape."""
 
-from __future__ import annotations
-
-import contextlib
 import csv
 import fnmatch
 import hashlib
 import io
 import json
-import math
 import os
-import sys
-import types
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam.runs.identity import fingerprint
+import data
+from sam.config import ConfigError
+from sam.core.files import ABSENT, NAMED, DamagedError, check, is_measure, number, plain, read_bytes, read_json, told, write_atomic
+from sam.runs.identity import fingerprint, run_fingerprint, run_folder
 from sam.schema import from_dict
 from sam.settings import TrainConfig
-from sam.text import sentence
 
 RUN, METRICS, CHECKPOINT, MEASURES = "run.json", "metrics.csv", "checkpoint.pt", "sharpness.json"
 PREVIOUS = "checkpoint.previous.pt"  # kept while a run is under way, in case the newest turns out damaged
@@ -29,52 +24,7 @@ FINISHED, DIVERGED, RUNNING, PREEMPTED, FAILED = "finished", "diverged", "runnin
 NUMERICS = 3  # raised when the arithmetic of training changes: runs of an older version are named when tables are built
 
 TRACES = (RUN, CHECKPOINT, PREVIOUS, "checkpoint.epoch*.pt", METRICS, MEASURES)  # what only a run leaves in a folder
-TYPES = (type, types.UnionType)
-ABSENT = (FileNotFoundError, NotADirectoryError)
 
-Row = dict[str, Any]
-
-
-class StorageError(ValueError):
-    """A file that could not be written; one sentence for the user."""
-
-
-class DamagedError(ValueError):
-    """A file that is not what was written there; one sentence for the user, which names it."""
-
-
-class UnreadableError(DamagedError):
-    """A file that may be whole, but cannot be read; one sentence for the user."""
-
-
-def told(error: BaseException) -> str:
-    """An error on one line: ours as it is, any other with its kind."""
-    text = sentence(error).rstrip(".")
-    ours = type(error).__module__.partition(".")[0] in ("sam", "data", "models")
-    return text if ours else f"{type(error).__name__}: {text[:300]}".rstrip(": ")
-
-
-def is_measure(value: Any) -> bool:
-    """A number as `plain` writes it, or None."""
-    return value in (None, "nan", "inf", "-inf") or (type(value) in (int, float) and abs(value) <= sys.float_info.max)
-
-
-def check(value: Any, shape: Any, name: str = "it") -> None:
-    """Raise DamagedError at the first part that lacks its shape: a type, a predicate, [shape of each item], {key: shape} (...: any key)."""
-    if isinstance(shape, list) and isinstance(value, list):
-        for item in value:
-            check(item, shape[0], name)
-    elif isinstance(shape, dict) and isinstance(value, dict):
-        for key, inner in shape.items():
-            for found in value if key is ... else [key]:
-                if found not in value:
-                    raise DamagedError(f"{name} lacks {found}")
-                check(value[found], inner, found)
-    elif not (isinstance(value, shape) and type(value) is not bool if isinstance(shape, TYPES) else callable(shape) and shape(value)):
-        raise DamagedError(f"{name} must not be {str(value)[:40]!r}")
-
-
-NAMED = {...: is_measure}  # numbers by name
 _ENVIRONMENT = {"versions": dict, "device": str, "threads": int, "modified": (True, False, None).__contains__}
 _RECORD = {
     **dict.fromkeys(("name", "fingerprint", "setting", "started"), str),
@@ -87,81 +37,6 @@ _RECORD = {
 }
 _TRAINED = ("train_loss", "train_accuracy", "perturbed_loss")
 _DONE = {"final": dict.fromkeys((*_TRAINED, ...), is_measure), "last5": NAMED, "best": dict, "epochs": int, "diverged_epoch": is_measure}
-
-
-def write_atomic(path: Path, content: str | bytes, *, keep: Path | None = None) -> None:
-    """Write beside, flush to disk, rename: a reader sees the old file or the new one, whole. `keep`: where the old one goes.
-
-    StorageError if the disk is full or the folder cannot be written; the old file is then still there.
-    """
-    temporary = path.with_name(f"{uuid.uuid4().hex[:12]}.{path.name}.tmp")  # another process may be at the same file
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep is not None and path.exists():
-            os.replace(path, keep)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        size = f"{len(content) / 1e6:.1f} MB"
-        raise StorageError(f"{path}: {size} could not be written ({error.strerror}); everything saved before is still there.") from error
-
-
-def plain(value: Any) -> Any:
-    """JSON without NaN: non-finite numbers become strings ("nan", "inf"), which `number` reads back."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    return value
-
-
-def number(value: Any) -> float | None:
-    """The number behind a JSON or CSV field, or None."""
-    try:
-        return None if value in (None, "") else float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def reached(values: Mapping[str, Any]) -> tuple[str, float, float]:
-    """(name of a set, accuracy in percent, loss) of a row of metrics or a record's `final`: of the test set where it was evaluated, else of
-    the validation set, else of the training set as met in training."""
-    for split, name in (("test", "test"), ("val", "validation"), ("train", "training")):
-        accuracy, loss = (number(values.get(f"{split}_{kind}")) for kind in ("accuracy", "loss"))
-        if accuracy is not None and loss is not None:
-            return name, accuracy, loss
-    return "training", math.nan, math.nan
-
-
-def read_bytes(path: Path) -> bytes:
-    """UnreadableError if it cannot be read, or is no file (a pipe would never end). Raises one of ABSENT if there is none."""
-    try:
-        if path.exists() and not path.is_file():
-            raise UnreadableError(f"{path}: is not a file.")
-        return path.read_bytes()
-    except ABSENT:
-        raise
-    except OSError as error:
-        raise UnreadableError(f"{path}: cannot be read ({error.strerror}).") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """As `read_bytes`; DamagedError if it is no JSON object, or holds text that could not be written again."""
-    content = read_bytes(path)
-    try:
-        value: dict[str, Any] = json.loads(content.decode())
-        check(value, dict)
-        json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")  # paths of a C locale are such text
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise DamagedError(f"{path}: is damaged ({told(error)}).") from error
-    return value
 
 
 def write_run(folder: Path, record: Mapping[str, Any]) -> None:
@@ -209,11 +84,44 @@ def can_continue(folder: Path) -> bool:
     return (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists()
 
 
+def existing(config: TrainConfig) -> dict[str, Any] | None:
+    """The record in the run's folder, if it is this run's. ConfigError if the folder holds another run, or what a run left without a record
+    that can be read: what only that knew (when and with which code it was begun) must not be replaced."""
+    try:
+        record = read_run(run_folder(config))
+    except DamagedError as error:
+        if config.force:
+            return None
+        raise ConfigError(f"{told(error)}; restore the file, or redo the run with force=true.") from error
+    _refuse_foreign(config, record)
+    return record
+
+
+def _refuse_foreign(config: TrainConfig, record: Mapping[str, Any] | None) -> None:
+    if record is not None and record["fingerprint"] != run_fingerprint(config):
+        folder = run_folder(config)
+        raise ConfigError(f"run_dir={folder}: this folder holds another run ({record['name']}); choose another, or leave run_dir out.")
+
+
+def check_folder(config: TrainConfig) -> None:
+    """DataError if the run's folder cannot be written (that of a finished run need not be), ConfigError if it holds another run. A damaged
+    record is left to `existing`: the other runs of a sweep go on."""
+    folder = run_folder(config)
+    try:
+        record = read_run(folder)
+        _refuse_foreign(config, record)
+        done = is_done(record) and not config.force
+    except DamagedError:
+        done = os.path.isdir(folder)
+    if not done:
+        data.usable_folder(folder, "run_dir" if config.run_dir else "runs_dir")
+
+
 def run_config(record: Mapping[str, Any]) -> TrainConfig:
     return from_dict(TrainConfig, record["config"])
 
 
-def write_metrics(folder: Path, rows: Sequence[Row]) -> str:
+def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     """Columns in the order in which they first appear; lists are joined by ';'. Returns the SHA-256 of the file."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     buffer = io.StringIO()

@@ -1,11 +1,6 @@
 """One run, from its configuration to its record: skip what is finished, continue what is not, keep whatever was computed."""
 
-from __future__ import annotations
-
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,27 +11,12 @@ from sam.core.device import number_format
 from sam.core.replicas import ReplicaError, Replicas
 from sam.runs import checkpoint, distributed, identity, lock, records
 from sam.runs.progress import Progress, finished_in_sweep, in_sweep, progress_for
-from sam.runs.session import Follower, Segment
-from sam.runs.signals import Preempted, watching
+from sam.runs.session import Session, WorkerSession, faster_here
+from sam.runs.signals import watching
 from sam.schema import to_dict
 from sam.settings import TrainConfig
 from sam.training import cost
 from sam.training.loop import Trainer
-
-
-def existing(config: TrainConfig) -> dict[str, Any] | None:
-    """The record in the run's folder, if it is this run's. ConfigError if the folder holds another run, or what a run left without a record
-    that can be read: what only that knew (when and with which code it was begun) must not be replaced."""
-    folder = identity.run_folder(config)
-    try:
-        record = records.read_run(folder)
-    except records.DamagedError as error:
-        if config.force:
-            return None
-        raise ConfigError(f"{records.told(error)}; restore the file, or redo the run with force=true.") from error
-    if record is not None and record["fingerprint"] != identity.run_fingerprint(config):
-        raise ConfigError(f"run_dir={folder}: this folder holds another run ({record['name']}); choose another, or leave run_dir out.")
-    return record
 
 
 def run(config: TrainConfig) -> dict[str, Any]:
@@ -47,12 +27,10 @@ def run(config: TrainConfig) -> dict[str, Any]:
     """
     config = distributed.with_replicas(config)
     description = cost.check(config)
+    records.check_folder(config)
     replicas = distributed.join()
     try:
-        if not replicas.is_first:
-            return _follow(config, replicas)
-        with _telling(replicas) as tell:
-            return _lead(config, description, replicas, tell)
+        return _lead(config, description, replicas) if replicas.is_first else _work(config, replicas)
     except BaseException as error:
         if not getattr(error, "told", False):  # the others leave together with a run that was preempted while it trained
             distributed.give_up()
@@ -62,72 +40,51 @@ def run(config: TrainConfig) -> dict[str, Any]:
         raise
 
 
-def _lead(config: TrainConfig, description: data.Description, replicas: Replicas, tell: Callable[..., None]) -> dict[str, Any]:
-    """The run's first process, nearly always its only one: it decides what is run, and writes. `tell`: what the others wait for."""
-    record = existing(config)
+def _lead(config: TrainConfig, description: data.Description, replicas: Replicas) -> dict[str, Any]:
+    """Rank 0: decide whether to run, train, write. `tell` broadcasts the decision to the other ranks."""
     folder = identity.run_folder(config)
     key = f"{identity.run_fingerprint(config)} in {folder}"
     force = config.force and key not in finished_in_sweep()  # points of a sweep with one identity run once
-    if records.is_done(record) and not force:
-        assert record is not None
-        if not in_sweep():  # a sweep's plan has said it
-            print(f"{record['name']}: {record['status']} already; nothing to do (force=true redoes it).", file=sys.stderr)
-        tell(record=record)
-        return record
-    device = distributed.take_device(config)
-    expected = cost.cost(config, description)
-    with (
-        number_format(config.precision, config.threads),
-        progress_for(expected.backwards, identity.run_name(config)) as progress,
-        lock.hold(folder, progress.say) as check_lock,
-        watching() as interrupts,
-    ):
-        record = existing(config)  # another process may have finished it while this one waited for the lock
-        if records.is_done(record) and not force:
-            assert record is not None
+    with distributed.telling(replicas) as tell:
+        record = records.existing(config)
+        if record is not None and records.is_done(record) and not force:
+            if not in_sweep():  # a sweep's plan has said it
+                print(f"{record['name']}: {record['status']} already; nothing to do (force=true redoes it).", file=sys.stderr)
             tell(record=record)
             return record
-        images = data.load(**to_dict(config.dataset), seed=config.seed)
-        for note in images.notes:
-            progress.say_once(f"data: {note}.")
-        trainer = Trainer(config, images, device, replicas)
-        for note in trainer.notes:
-            progress.say(f"init_from={config.init_from}: {note}")
-        if hint := faster_here(trainer, expected.backwards):
-            progress.say(hint)
-        left = [path.name for path in folder.glob("*.checkpoint*.tmp")]  # by processes that were killed
-        if force:  # only now, when nothing in the settings and data can stop the run any more
-            kept = (path.name for path in checkpoint.kept(folder).values())
-            left += [records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS, *kept]
-            record = None
-        checkpoint.remove(folder, *left)
-        tell(state=_resume(trainer, folder, progress, record))
-        distributed.refuse_shared_gpus(replicas, device)
-        record = Segment(trainer, folder, progress, check_lock, interrupts).train(record)
-        finished_in_sweep().add(key)
-        return record
+        device = distributed.take_device(config)
+        expected = cost.cost(config, description)
+        with (
+            number_format(config.precision, config.threads),
+            progress_for(expected.backwards, identity.run_name(config)) as progress,
+            lock.hold(folder, progress.say) as check_lock,
+            watching() as interrupts,
+        ):
+            record = records.existing(config)  # another process may have finished it while this one waited for the lock
+            if record is not None and records.is_done(record) and not force:
+                tell(record=record)
+                return record
+            images = data.load(**to_dict(config.dataset), seed=config.seed)
+            for note in images.notes:
+                progress.say_once(f"data: {note}.")
+            trainer = Trainer(config, images, device, replicas)
+            for note in trainer.notes:
+                progress.say(f"init_from={config.init_from}: {note}")
+            if hint := faster_here(trainer, expected.backwards):
+                progress.say(hint)
+            kept = [path.name for path in checkpoint.kept(folder).values()]
+            recorded = [records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS, *kept] if force else []
+            checkpoint.tidy(folder, *recorded)  # only now, when nothing in the settings and data can stop the run any more
+            session = Session(trainer, folder, progress, check_lock, interrupts)
+            tell(state=session.resume(None if force else record))
+            distributed.refuse_shared_gpus(replicas, device)
+            record = session.train(None if force else record)
+            finished_in_sweep().add(key)
+            return record
 
 
-@contextlib.contextmanager
-def _telling(replicas: Replicas) -> Iterator[Callable[..., None]]:
-    """A function that says once to the other replicas how it goes on; if the first one fails before, they are told that."""
-    told = False
-
-    def tell(**what: Any) -> None:
-        nonlocal told
-        told = True
-        replicas.from_first(what)
-
-    try:
-        yield tell
-    except BaseException as error:
-        if not told and not isinstance(error, Preempted):  # the signal is theirs too
-            tell(error=" ".join(str(error).split()))
-        raise
-
-
-def _follow(config: TrainConfig, replicas: Replicas) -> dict[str, Any]:
-    """Any other process: computes its part of every batch, and writes nothing."""
+def _work(config: TrainConfig, replicas: Replicas) -> dict[str, Any]:
+    """Any other rank: compute its part of every batch, write nothing. ReplicaError if rank 0 stopped before training began."""
     told = replicas.from_first()
     if "error" in told:
         raise ReplicaError(f"the first process of this run stopped: {told['error']}")
@@ -139,45 +96,4 @@ def _follow(config: TrainConfig, replicas: Replicas) -> dict[str, Any]:
         trainer = Trainer(config, data.load(**to_dict(config.dataset), seed=config.seed), device, replicas)
         if told["state"] is not None:
             trainer.load_state_dict(told["state"])
-        return Follower(trainer, identity.run_folder(config), quiet, lambda: None, interrupts).train(None)
-
-
-def faster_here(trainer: Trainer, backwards: int) -> str | None:
-    """A word on bf16 before a long fp32 run on a processor that computes in it. Never a silent switch: it is another run."""
-    parameters = sum(p.numel() for p in trainer.model.parameters())
-    long = backwards * trainer.config.batch_size * parameters > 3e11  # half an hour of WRN-16-4 on one core
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    if trainer.device.type != "cpu" or trainer.config.precision != "fp32" or not long or not supported():
-        return None
-    return "hint: this processor has bf16 instructions; precision=bf16 (autocast, fp32 weights) would be 2 to 3 times faster here."
-
-
-def _resume(trainer: Trainer, folder: Path, progress: Progress, record: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Continue from the newest readable checkpoint, if there is one; returns its state. ForeignError if it is not this run's."""
-    size, own = trainer.replicas.size, {"fingerprint": identity.run_fingerprint(trainer.config)}
-    state = checkpoint.load_newest(folder, trainer.device if size == 1 else "cpu", progress.say, record or own)
-    if state is None:
-        if records.can_continue(folder):
-            progress.say(f"{folder.name}: no checkpoint can be read; starting this run from the beginning.")
-        return None
-    if (begun := len(state.get("replicas", [None]))) != size:
-        raise ConfigError(f"replicas={size}: {folder} was begun with {begun}; continue it with as many, or redo it with force=true.")
-    try:
-        trainer.load_state_dict(state)
-    except Exception as error:  # its checksums hold: some other program wrote it
-        raise ConfigError(f"{folder}: cannot be continued ({records.told(error)}); force=true begins it anew.") from error
-    progress.advance(trainer.optimizer.backwards)
-    where = f"epoch {trainer.epoch}" + (f", step {trainer.step} of the next" if trainer.step else "")
-    progress.say(f"{folder.name}: continuing after {where}.")
-    return state
-
-
-def load_trained(
-    config: TrainConfig, folder: Path, images: data.ImageData, device: torch.device, weights: dict[str, torch.Tensor]
-) -> torch.nn.Module:
-    """The model of a finished run, with its checkpoint's weights. CheckpointError if they do not fit."""
-    from sam.training.loop import build_model
-
-    model = build_model(config, images).to(device)
-    checkpoint.load_weights(model, weights, folder / records.CHECKPOINT)
-    return model
+        return WorkerSession(trainer, identity.run_folder(config), quiet, lambda: None, interrupts).train(None)

@@ -1,27 +1,31 @@
-"""One process's stretch of a run, from where its trainer stands to the end or to a signal: train, record, save."""
+"""One process's session of a run, from where its trainer stands to the end or to a signal: train, record, save."""
 
-from __future__ import annotations
-
-import contextlib
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sam.runs import checkpoint, identity, recording, records
+import torch
+
+from sam.config import ConfigError
+from sam.core.files import StorageError, told
+from sam.runs import checkpoint, identity, records
+from sam.runs.environment import environment
 from sam.runs.lock import LockedError
 from sam.runs.progress import Progress
-from sam.runs.records import Row
 from sam.runs.signals import Interrupts, Preempted
 from sam.runs.tracking import make_tracker
+from sam.schema import to_dict
 from sam.training.loop import Trainer
+from sam.training.rows import Row, headline, reached, summary
 
 
 @dataclass
-class Segment:
-    """One process's stretch of a run: trains, records, saves."""
+class Session:
+    """One process's session of a run. `check_lock` raises LockedError if the run is somebody else's now."""
 
     trainer: Trainer
     folder: Path
@@ -33,13 +37,32 @@ class Segment:
     unsaved: bool = False  # whether a step was done since the newest checkpoint
     metrics: str | None = None  # SHA-256 of metrics.csv
 
+    def resume(self, record: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Continue from the newest readable checkpoint, if there is one; returns its state. ForeignError if it is not this run's."""
+        trainer, folder, progress, size = self.trainer, self.folder, self.progress, self.trainer.replicas.size
+        own = record or {"fingerprint": identity.run_fingerprint(trainer.config)}
+        state = checkpoint.load_newest(folder, trainer.device if size == 1 else "cpu", progress.say, own)
+        if state is None:
+            if records.can_continue(folder):
+                progress.say(f"{folder.name}: no checkpoint can be read; starting this run from the beginning.")
+            return None
+        if (begun := len(state.get("replicas", [None]))) != size:
+            raise ConfigError(f"replicas={size}: {folder} was begun with {begun}; continue it with as many, or redo it with force=true.")
+        try:
+            trainer.load_state_dict(state)
+        except Exception as error:  # its checksums hold: some other program wrote it
+            raise ConfigError(f"{folder}: cannot be continued ({told(error)}); force=true begins it anew.") from error
+        progress.advance(trainer.optimizer.backwards)
+        where = f"epoch {trainer.epoch}" + (f", step {trainer.step} of the next" if trainer.step else "")
+        progress.say(f"{folder.name}: continuing after {where}.")
+        return state
+
     def train(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
-        """From where the trainer stands to the end; the record says how it ended, whatever happens. `earlier`: the record so far."""
-        trainer, config = self.trainer, self.trainer.config
-        self.record = recording.new_record(trainer, earlier)
+        """Train to the end; the record says how it ended, whatever happens. `earlier`: the record so far."""
+        self.record = new_record(self.trainer, earlier)
         self._warn_of_another_environment()
         records.write_run(self.folder, self.record)
-        tracker = make_tracker(config, self.record, self.folder)
+        tracker = make_tracker(self.trainer.config, self.record, self.folder)
         try:
             return self._finish(self._epochs())
         except Preempted as signal:
@@ -47,21 +70,22 @@ class Segment:
             self._note_end(records.PREEMPTED, str(signal))
             self.progress.say(f"{self.record['name']}: {signal}.")
             signal.told = True
-            trainer.replicas.wait()  # the first one to leave may take the others with it: not before all is on disk
+            self.trainer.replicas.wait()  # the first one to leave may take the others with it: not before all is on disk
             self.interrupts.hand_on()
             raise
         except LockedError:
             raise  # the record is somebody else's now
+        except KeyboardInterrupt:
+            self._note_end(records.PREEMPTED, "interrupted")
+            raise
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                self._note_end(records.PREEMPTED, "interrupted")
-            else:
-                self._note_end(records.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+            self._note_end(records.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
             raise
         finally:
             tracker.finish(self.record)
 
     def _epochs(self) -> str:
+        """Train the epochs that are left; returns the run's status at their end."""
         trainer, config = self.trainer, self.trainer.config
         skipped = trainer.rows[-1]["skipped"] if trainer.rows else 0
         if trainer.epoch == config.epochs:  # stopped between the last checkpoint and its record, which holds the hash of what was written
@@ -87,14 +111,9 @@ class Segment:
 
     def _is_finite(self, row: Row) -> bool:
         """Whether training has ended with a finite loss on the test set; where it was not evaluated on any set, with finite weights."""
-        measured_on, _, loss = records.reached(row)
+        measured_on, _, loss = reached(row)
         values = self.trainer.model.state_dict().values()
         return math.isfinite(loss) and (measured_on != "training" or all(bool(value.isfinite().all()) for value in values))
-
-    def _record_epoch(self, row: Row) -> None:
-        self.check_lock()
-        self.metrics = records.write_metrics(self.folder, self.trainer.rows)
-        self.progress.note(recording.headline(self.record["name"], row, self.trainer.config.epochs))
 
     def _after_step(self) -> None:
         self.unsaved = self.interrupts.waits = True
@@ -112,17 +131,17 @@ class Segment:
         own, replicas = self.interrupts.signum or 0, self.trainer.replicas
         return max(replicas.gather(own)) if replicas.sum_numbers([own])[0] else 0
 
-    def _save(self) -> None:
-        self._keep(self.trainer.state_dict())
-        self.unsaved = False
-
     def _save_steps(self) -> None:
         """On leaving, wherever that is: no step that was done is lost."""
         self.interrupts.waits = True
         if self.unsaved:
             self._save()
 
-    def _keep(self, state: dict[str, Any]) -> None:
+    def _save(self) -> None:
+        self._write(self.trainer.state_dict())
+        self.unsaved = False
+
+    def _write(self, state: dict[str, Any]) -> None:
         self.check_lock()
         self.written = checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **state})
 
@@ -131,10 +150,15 @@ class Segment:
         state = {"fingerprint": self.record["fingerprint"], "epoch": self.trainer.epoch, "model": self.trainer.model.state_dict()}
         checkpoint.keep(self.folder, self.trainer.epoch, state)
 
+    def _record_epoch(self, row: Row) -> None:
+        self.check_lock()
+        self.metrics = records.write_metrics(self.folder, self.trainer.rows)
+        self.progress.note(headline(self.record["name"], row, self.trainer.config.epochs))
+
     def _note_end(self, status: str, reason: str) -> None:
         self.record |= {"status": status, "error": reason, "epochs": self.trainer.epoch, "seconds": self.trainer.seconds}
         self.record |= {"checkpoint_sha256": self.written, "metrics_sha256": self.metrics}
-        with contextlib.suppress(records.StorageError):
+        with suppress(StorageError):
             records.write_run(self.folder, self.record)
 
     def _finish(self, status: str) -> dict[str, Any]:
@@ -143,29 +167,30 @@ class Segment:
         self.record |= {
             "status": status,
             "error": None,
-            "ended": recording.now(),
+            "ended": _now(),
             "epochs": trainer.epoch,
             "diverged_epoch": trainer.epoch if status == records.DIVERGED else None,
             "checkpoint_sha256": self.written if status == records.FINISHED else None,
             "metrics_sha256": records.write_metrics(self.folder, trainer.rows),
             "seconds": trainer.seconds,
             "cost": {"forwards": round(optimizer.forwards), "backwards": round(optimizer.backwards), "skipped": int(optimizer.skipped)},
-            **recording.summary(trainer.rows, trainer.config.eval_interval),
+            **summary(trainer.rows, trainer.config.eval_interval),
         }
         records.write_run(self.folder, self.record)
-        checkpoint.remove(self.folder, records.PREVIOUS)
+        checkpoint.tidy(self.folder, records.PREVIOUS)
         return self.record
 
     def _warn_of_another_environment(self) -> None:
         """A continued run is bitwise the uninterrupted one only on the same kind of device, torch version and thread count."""
-        seen = [recording.arithmetic(segment["environment"]) for segment in self.record["segments"]]
-        if any(arithmetic != seen[-1] for arithmetic in seen):
-            changed = "; then ".join(dict.fromkeys(", ".join(map(str, arithmetic)) for arithmetic in seen))
+        places = [session["environment"] for session in self.record["segments"]]
+        seen = [f"{place['device']}, torch {place['versions'].get('torch')}, {place['threads']} threads" for place in places]
+        if len(set(seen)) > 1:
+            changed = "; then ".join(dict.fromkeys(seen))
             self.progress.say(f"warning: {self.record['name']}: continued elsewhere ({changed}); results may differ in the last digits.")
 
 
-class Follower(Segment):
-    """The same stretch on another replica than the first: it takes part, and writes nothing."""
+class WorkerSession(Session):
+    """The session of a rank other than 0: take part, write nothing."""
 
     def train(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
         self.record = {"name": identity.run_name(self.trainer.config)}
@@ -177,11 +202,47 @@ class Follower(Segment):
             signal.told = True
             raise
 
-    def _record_epoch(self, row: Row) -> None:
-        pass
+    def _record_epoch(self, row: Row) -> None: ...
+    def _write(self, state: dict[str, Any]) -> None: ...
+    def _keep_weights(self) -> None: ...
 
-    def _keep(self, state: dict[str, Any]) -> None:
-        pass
 
-    def _keep_weights(self) -> None:
-        pass
+def new_record(trainer: Trainer, earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """The record at the start of a session; `earlier`: what it was before."""
+    config, here = trainer.config, environment(trainer.device)
+    session = {"from_epoch": trainer.epoch, "from_step": trainer.step, "started": _now(), "environment": here}
+    session["replicas"] = trainer.replicas.size
+    fresh = earlier is None or (trainer.epoch, trainer.step) == (0, 0)
+    return {
+        "format": 1,
+        "numerics": records.NUMERICS,
+        "name": identity.run_name(config),
+        "fingerprint": identity.run_fingerprint(config),
+        "setting": identity.setting(config),
+        "status": records.RUNNING,
+        "started": session["started"] if earlier is None else earlier["started"],
+        "config": to_dict(config),
+        "identity": identity.identity(config),
+        "data": {
+            "fingerprint": trainer.data.fingerprint,
+            "notes": list(trainer.data.notes),
+            "train_images": len(trainer.data.train_labels),
+        },
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "environment": here,
+        "segments": [session] if fresh else [*(earlier or {}).get("segments", []), session],
+    }
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat()
+
+
+def faster_here(trainer: Trainer, backwards: int) -> str | None:
+    """A hint at bf16 before a long fp32 run on a processor that computes in it. Never a silent switch: it is another run."""
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    long = backwards * trainer.config.batch_size * parameters > 3e11  # half an hour of WRN-16-4 on one core
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    if trainer.device.type != "cpu" or trainer.config.precision != "fp32" or not long or not supported():
+        return None
+    return "hint: this processor has bf16 instructions; precision=bf16 (autocast, fp32 weights) would be 2 to 3 times faster here."

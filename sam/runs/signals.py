@@ -1,11 +1,9 @@
 """Signals that ask a run to save and leave: at once, or after the step under way where there are steps that are not yet saved."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,6 +74,17 @@ class Interrupts:
 
 
 @contextmanager
+def handling(handler: Callable[[int, Any], None]) -> Iterator[dict[int, Any]]:
+    """Have `handler` take the signals that ask to leave, then the handlers of before again, which are yielded."""
+    before: dict[int, Any] = {number: signal.signal(number, handler) for number in SAVE_AND_LEAVE}
+    try:
+        yield before
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier if earlier is not None else signal.SIG_DFL)
+
+
+@contextmanager
 def watching() -> Iterator[Interrupts]:
     """Take the signals over, and give them back; one that was noted and found nobody raises Preempted at the end.
 
@@ -85,8 +94,7 @@ def watching() -> Iterator[Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
-    interrupts.previous = {number: signal.signal(number, interrupts.handle) for number in SAVE_AND_LEAVE}
-    try:
+    with handling(interrupts.handle) as interrupts.previous:
         try:
             yield interrupts
         except Exception:  # of a library that made another one of Preempted
@@ -94,6 +102,3 @@ def watching() -> Iterator[Interrupts]:
                 raise
         if interrupts.signum is not None:  # it came after the last step
             raise Preempted(interrupts.signum)
-    finally:
-        for number, handler in interrupts.previous.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -1,11 +1,9 @@
 """A sweep before it starts: every point composed and checked, what will run, what is finished, and what it costs."""
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +15,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -24,10 +23,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from sam.config import ConfigError
+from sam.core.files import DamagedError
+from sam.runs import identity, progress, records
 from sam.runs.distributed import launched, with_replicas
 from sam.runs.hydra_schema import check_size, register, resolve
 from sam.settings import TrainConfig
 from sam.text import counted, sentence
+from sam.training import cost
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST_LIST = 60  # points printed one by one
@@ -113,27 +115,19 @@ def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
     return [([*alone, *point, *rest], compose(point, sweep, loader)) for point in points(sweep, loader)]
 
 
-def check(plans: Sequence[TrainConfig]) -> list[Any]:
-    """The `Cost` of each run. Raises the ValueError that one would raise at its start because of its settings or its data's description."""
-    from sam.training import cost
-
-    one_folder_each(plans)
-    return [cost.cost(config, cost.check(config)) for config in plans]
-
-
-def one_folder_each(plans: Sequence[TrainConfig]) -> None:
-    """ConfigError if two different runs would share a folder (`run_dir`), or if it holds another run's record."""
-    from sam.runs import identity, records
-
+def check(plans: Sequence[TrainConfig]) -> list[cost.Cost]:
+    """The `Cost` of each run. Raises the ValueError that one would raise at its start because of its settings, its folder, or its data's
+    description; ConfigError if two different runs would share a folder (`run_dir`)."""
     owners: dict[str, str] = {}
+    costs: list[cost.Cost] = []
     for config in plans:
         if config.run_dir is not None:
-            folder, key = identity.run_folder(config), identity.run_fingerprint(config)
-            if owners.setdefault(os.path.realpath(folder), key) != key:
+            key = identity.run_fingerprint(config)
+            if owners.setdefault(os.path.realpath(config.run_dir), key) != key:
                 raise ConfigError(f"run_dir={config.run_dir}: is one folder for several runs; leave it out, or give each run its own.")
-            record = records.read_run(folder)
-            if record is not None and record["fingerprint"] != key:
-                raise ConfigError(f"run_dir={config.run_dir}: this folder holds another run ({record['name']}); choose another.")
+        costs.append(cost.cost(config, cost.check(config)))
+        records.check_folder(config)
+    return costs
 
 
 def unfinished(plans: Sequence[TrainConfig]) -> list[int]:
@@ -154,34 +148,37 @@ class Preflight(Callback):
             _checked.update(zip(map(tuple, lines), plans, strict=True))
             pending = _print_plan([with_replicas(plan) for plan in plans] if here else plans, here=here)
         except (ValueError, HydraException, OmegaConfBaseException) as error:
-            _refuse(error, 2)
+            refuse(error, 2)
         except Exception as error:
             traceback.print_exc()
-            _refuse(f"the sweep could not be planned ({type(error).__name__})", 1)
+            refuse(f"the sweep could not be planned ({type(error).__name__})", 1)
         if here and not pending:  # a finished sweep need not compose every point once more to find that out
             raise SystemExit(0)
-        from sam.runs import progress
-
         progress.share(progress.Progress(pending, "sweep", quiet=launched().rank > 0))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        from sam.runs import progress
-
         progress.share(None)
 
 
-def _refuse(error: object, code: int) -> NoReturn:
+def refuse(error: object, code: int = 2) -> NoReturn:
     print(f"error: {sentence(error)}\nNothing was run.", file=sys.stderr)
     raise SystemExit(code)
 
 
+def results(points: Sequence[Sequence[str]], failed: Mapping[int, str]) -> list[JobReturn]:
+    """What a launcher returns: one result a point, in order; `failed` says of a position how it failed. Hydra raises the first failure."""
+    returned = [JobReturn(overrides=list(point), status=JobStatus.COMPLETED) for point in points]
+    for position, how in failed.items():
+        print(f"failed: {sentence(' '.join(points[position]))}{how}", file=sys.stderr)
+        returned[position].status, returned[position].return_value = JobStatus.FAILED, SystemExit(1)
+    return returned
+
+
 def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
     """Check every point, print the table, and return the backward passes that are still to be run. `here`: on this machine."""
-    from sam.runs import identity
-
     costs, statuses = check(plans), _statuses(plans)
-    pending = [cost for cost, status in zip(costs, statuses, strict=True) if status in PENDING]
-    backwards = sum(cost.backwards for cost in pending)
+    pending = [run for run, status in zip(costs, statuses, strict=True) if status in PENDING]
+    backwards = sum(run.backwards for run in pending)
     if here and pending:
         from sam.core.device import pick_device  # imports torch: not before everything cheaper is known to be right
 
@@ -190,13 +187,13 @@ def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
     if launched().rank:  # the first of several processes says it
         return float(backwards)
     print(f"  {'run':<58} {'status':<14} {'forwards':>10} {'backwards':>10}")
-    for config, cost, status in list(zip(plans, costs, statuses, strict=True))[:LONGEST_LIST]:
-        print(f"  {identity.run_name(config):<58} {status:<14} {cost.forwards:>10,} {cost.backwards:>10,}")
+    for config, run, status in list(zip(plans, costs, statuses, strict=True))[:LONGEST_LIST]:
+        print(f"  {identity.run_name(config):<58} {status:<14} {run.forwards:>10,} {run.backwards:>10,}")
     if len(plans) > LONGEST_LIST:
         print(f"  ... and {len(plans) - LONGEST_LIST} more")
+    forwards = counted(sum(run.forwards for run in pending), "forward")
     print(
-        f"{counted(len(plans), 'run')}, {len(pending)} to do: {counted(sum(cost.forwards for cost in pending), 'forward')} and"
-        f" {counted(backwards, 'backward')} (each over one batch).",
+        f"{counted(len(plans), 'run')}, {len(pending)} to do: {forwards} and {counted(backwards, 'backward')} (each over one batch).",
         flush=True,
     )
     return float(backwards)
@@ -204,8 +201,6 @@ def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
 
 def _statuses(plans: Sequence[TrainConfig]) -> list[str]:
     """Of each run: one of PENDING; finished or diverged; or same as above, with the same identity and folder."""
-    from sam.runs import identity
-
     seen: set[tuple[str, Path]] = set()
     statuses = []
     for config in plans:
@@ -216,13 +211,11 @@ def _statuses(plans: Sequence[TrainConfig]) -> list[str]:
 
 
 def _status(folder: Path, force: bool) -> str:
-    from sam.runs import records
-
     if force:
         return "to run"
     try:
         record = records.read_run(folder)
-    except records.DamagedError:
+    except DamagedError:
         return "damaged"  # the run will say how; the others go on
     if record is not None and records.is_done(record):
         return str(record["status"])

@@ -6,8 +6,6 @@ later. A server lost in mid-run: at most `finish_timeout` is lost at the end. An
 of warning.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -21,6 +19,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
+from sam.core.files import number
 from sam.runs import records
 from sam.runs.metric_names import AXES, EPOCH, SUMMARIES, metric_name, series, sharpness_name, top_level
 from sam.runs.progress import in_sweep
@@ -37,16 +36,16 @@ _say: Callable[[str], None] = lambda word: None  # to the process that trains, i
 
 
 class Tracker:
-    """No tracking: what every call site may rely on."""
+    """Null tracker; defines the interface."""
 
     def finish(self, record: dict[str, Any]) -> None:
         """The run has ended, or is about to be continued by another process: as its record says."""
 
 
 class WandbTracker(Tracker):
-    """Mirrors rows and results; the first failure switches it off with one warning.
+    """Mirror rows and results; the first failure switches it off with one warning.
 
-    Online, the server knows the last epoch it has; offline, the files of earlier segments do. Rows beyond it are taken from metrics.csv,
+    Online, the server knows the last epoch it has; offline, the files of earlier sessions do. Rows beyond it are taken from metrics.csv,
     rows up to it are not logged again: neither a continued run nor a server lost for a while leaves gaps or duplicates.
     """
 
@@ -59,15 +58,13 @@ class WandbTracker(Tracker):
 
     def follow(self) -> None:
         """Mirror the rows that metrics.csv has by now."""
-        self._if_on(self._mirror)
+        if self._run is not None:
+            self._guard(self._mirror)
 
     def finish(self, record: dict[str, Any]) -> None:
-        self._if_on(lambda: self._finish(record))
-        self._run = None
-
-    def _if_on(self, action: Callable[[], object]) -> None:
         if self._run is not None:
-            self._guard(action)
+            self._guard(lambda: self._finish(record))
+        self._run = None
 
     def _guard(self, action: Callable[[], object]) -> None:
         try:
@@ -144,20 +141,23 @@ class WandbTracker(Tracker):
 
     def _finish(self, record: Mapping[str, Any]) -> None:
         self._mirror()
-        if records.is_done(record):
+        done = records.is_done(record)
+        if done:
             self._summarize(record)
         elif record["status"] == records.PREEMPTED:
             self._run.mark_preempting()
-        self._run.finish(exit_code=int(not records.is_done(record)))
+        self._run.finish(exit_code=int(not done))
 
     def _summarize(self, record: Mapping[str, Any]) -> None:
-        parts = {f"{part}/{key}": _value(value) for part in SUMMARIES for key, value in record[part].items() if value is not None}
-        measures = {sharpness_name(key): value for key, value in record.get("sharpness", {}).items() if value is not None}
-        self._run.summary.update({"status": record["status"], **parts, **measures})
+        """Results and measures; a number that run.json holds as "nan" or "inf" is a number again, a word stays one."""
+        values = {f"{part}/{key}": value for part in SUMMARIES for key, value in record[part].items()}
+        values |= {sharpness_name(key): value for key, value in record.get("sharpness", {}).items()}
+        found = {name: (value, number(value)) for name, value in values.items() if value is not None}
+        self._run.summary.update({"status": record["status"]} | {k: value if n is None else n for k, (value, n) in found.items()})
 
 
 class Apart(Tracker):
-    """A `WandbTracker` in a process of its own, for which nobody waits: it looks at the run's files itself, and `finish` takes seconds."""
+    """A `WandbTracker` in a separate process, for which nobody waits: it reads the run's files itself, and `finish` takes seconds."""
 
     def __init__(self, config: TrainConfig, record: dict[str, Any], folder: Path, job_type: str = "train") -> None:
         self.broken = False
@@ -184,7 +184,7 @@ class Apart(Tracker):
             self._line.send((sys.argv, in_sweep(), _unreachable_until, self._given))
 
     def _end(self, record: dict[str, Any], seconds: float) -> set[str]:
-        """What the process said, when it has ended, or was ended after some seconds: at once if it has long been waiting for a server."""
+        """Wait `seconds` for the process to end, then kill it (at once if it still waits for a server); returns the words it sent."""
         said: set[str] = set()
         end, starting = time.monotonic() + seconds + 2, self._began + OFFLINE  # it counts the seconds itself
         try:
@@ -202,12 +202,12 @@ class Apart(Tracker):
 
 
 def serve(handle: int) -> None:
-    """The process of an `Apart`: `handle` is its end of the line to the one that trains."""
+    """Body of an `Apart`'s process; `handle`: file descriptor of its connection to the training process."""
     global _unreachable_until, _say
     line = Connection(handle)
     _say = line.send
-    for number in SAVE_AND_LEAVE:  # a job's processes all get them; training says when it is over
-        signal.signal(number, signal.SIG_IGN)
+    for signum in SAVE_AND_LEAVE:  # a job's processes all get them; training says when it is over
+        signal.signal(signum, signal.SIG_IGN)
     sys.argv, of_several, _unreachable_until, given = line.recv()
     for variable in ("WANDB_SWEEP_ID", "WANDB_RUN_ID") if of_several else ():  # none of them can be the one that a W&B agent wants
         os.environ.pop(variable, None)
@@ -237,12 +237,10 @@ def mirror_sharpness(tracking: TrackingConfig, runs: Iterable[tuple[Path, dict[s
     A run that was tracked is joined where it was tracked; `tracking` says where any other goes. The first failure ends it.
     """
     for folder, record, measures in runs if tracking.backend == "wandb" else ():
-        config = records.run_config(record)
+        config, own = records.run_config(record), tracking
         if config.tracking.backend == "wandb":
-            place = dataclasses.replace(tracking, project=config.tracking.project, entity=config.tracking.entity)
-        else:
-            place = tracking
-        tracker = Apart(dataclasses.replace(config, tracking=place, force=False), record, folder, job_type="sharpness")
+            own = dataclasses.replace(tracking, project=config.tracking.project, entity=config.tracking.entity)
+        tracker = Apart(dataclasses.replace(config, tracking=own, force=False), record, folder, job_type="sharpness")
         tracker.finish(record | {"sharpness": measures})
         if tracker.broken:
             return
@@ -268,12 +266,6 @@ def _avoid_server() -> None:
     global _unreachable_until
     _unreachable_until = time.monotonic() + RETRY_AFTER
     _say("unreachable")
-
-
-def _value(value: Any) -> Any:
-    """A number that run.json holds as "nan" or "inf" is a number again; a word stays one."""
-    number = records.number(value)
-    return value if number is None else number
 
 
 def _reason(error: Exception) -> str:

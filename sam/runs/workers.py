@@ -1,29 +1,24 @@
 """Several pieces of work at a time on one machine: processes that are handed one after the other, and share one progress."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from sam.runs import progress
-from sam.runs.signals import BY_HAND, REQUEUE_ME, SAVE_AND_LEAVE, Preempted
+from sam.runs.signals import BY_HAND, REQUEUE_ME, SAVE_AND_LEAVE, Preempted, handling
 
 TELL_EVERY = 0.25  # seconds between two reports of a worker
 LOST = "its process died (out of memory?); the same command continues it from its last checkpoint"
 LEFT = "its process was told to leave; it has saved, and the same command continues it"
 UNSTARTED = "not started: no process was left to take it"
-
-
-# -------------------------------------------------------------------------------------------------------------- in a worker
 
 
 class _Told(progress.Progress):
@@ -91,9 +86,6 @@ def _work(parent: Connection, function: Callable[[Any], object]) -> None:
                 parent.send(("failed", traceback.format_exc()))
 
 
-# ------------------------------------------------------------------------------------------------------------ in the parent
-
-
 @dataclass
 class _Worker:
     process: Any
@@ -111,24 +103,29 @@ def run_all(function: Callable[[Any], object], arguments: Sequence[Any], process
     waiting = list(range(len(arguments)))[::-1]
     outcomes: list[str | None] = [UNSTARTED] * len(arguments)
     workers: list[_Worker] = []
-    with _forwarding(workers) as came:
+    came: list[int] = []
+
+    def hand_on(signum: int, frame: Any) -> None:
+        came.append(signum)
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker.process.pid, signum)
+
+    with handling(hand_on), progress.progress_for(1.0, "runs", quiet=True) as shown:
         for _ in range(min(processes, len(arguments))):
             ours, theirs = spawn.Pipe()
             process = spawn.Process(target=_work, args=(theirs, function))
             process.start()
             theirs.close()
             workers.append(_Worker(process, ours))
-        with progress.progress_for(1.0, "runs", quiet=True) as shown:
-            for worker in workers:
-                _hand_out(worker, arguments, waiting, came)
-            while any(worker.task is not None for worker in workers):
-                for worker in [
-                    w for w in workers if w.task is not None and w.line in wait([w.line for w in workers if w.task is not None])
-                ]:
-                    _hear(worker, outcomes, shown)
-                    _hand_out(worker, arguments, waiting, came)
-            for worker in workers:
-                worker.process.join()
+        for worker in workers:
+            _hand_out(worker, arguments, waiting, came)
+        while busy := {worker.line: worker for worker in workers if worker.task is not None}:
+            for line in wait(list(busy)):
+                _hear(busy[line], outcomes, shown)  # type: ignore[index]
+                _hand_out(busy[line], arguments, waiting, came)  # type: ignore[index]
+        for worker in workers:
+            worker.process.join()
     if came:
         shown.say("stopped: what was done is kept, and the same command continues.")
         raise SystemExit(BY_HAND if came[0] == signal.SIGINT else REQUEUE_ME)
@@ -162,22 +159,3 @@ def _hear(worker: _Worker, outcomes: list[str | None], shown: progress.Progress)
     worker.task = None
     if kind == "left":
         worker.process.join()
-
-
-@contextmanager
-def _forwarding(workers: Sequence[_Worker]) -> Iterator[list[int]]:
-    """Signals that ask to save and leave go on to the workers; the list holds those that came."""
-    came: list[int] = []
-
-    def handle(signum: int, frame: Any) -> None:
-        came.append(signum)
-        for worker in workers:
-            with suppress(ProcessLookupError):
-                os.kill(worker.process.pid, signum)
-
-    before = {number: signal.signal(number, handle) for number in SAVE_AND_LEAVE}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,7 +1,5 @@
 """What a run will cost, counted in forwards and backwards before it starts."""
 
-from __future__ import annotations
-
 import math
 import os
 from dataclasses import dataclass
@@ -9,7 +7,6 @@ from dataclasses import dataclass
 import data
 import models
 from sam.config import ConfigError
-from sam.runs import identity, records
 from sam.schema import to_dict
 from sam.settings import TrainConfig
 
@@ -44,13 +41,6 @@ def check(config: TrainConfig) -> data.Description:
         data.file_fingerprint(config.init_from, "init_from")
     if not config.dataset.path and config.dataset.name != "digits" and not os.path.isdir(os.path.expanduser(config.dataset.root)):
         data.usable_folder(os.path.expanduser(config.dataset.root), "dataset.root")
-    folder = identity.run_folder(config)
-    try:
-        done = records.is_done(records.read_run(folder)) and not config.force  # a finished run may lie on a read-only disk
-    except records.DamagedError:
-        done = os.path.isdir(folder)  # the run itself will say so; the others of a sweep go on
-    if not done:
-        data.usable_folder(folder, "run_dir" if config.run_dir else "runs_dir")
     return description
 
 

@@ -1,33 +1,49 @@
-"""How a run's steps reach the device: one kernel after the other, or as CUDA graphs, which the host launches whole."""
+"""Run training steps eagerly, compiled, or as captured CUDA graphs."""
 
-from __future__ import annotations
-
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sam.config import ConfigError
 from sam.core.passes import is_stochastic
-from sam.optimizers.base import Closure, Method
+from sam.optimizers.base import Method
 from sam.settings import TrainConfig
+from sam.training.objective import Objective
 
-Closures = Callable[[Tensor, Tensor], tuple[Sequence[Closure | None], Sequence[float]]]
 WARM = 2  # eager steps before a capture: they allocate what lives on (momentum, room for w), and settle the libraries' choices
 
 
-class Steps:
-    """Takes steps: `steps(images, labels, rate, diagnose)`.
+def compiled(model: nn.Module, mode: str, device: torch.device) -> nn.Module:
+    """`model` itself for "none"; else its compiled twin, which shares every parameter and buffer: the model's state_dict, evaluation and
+    hooks stay those of the plain model. An option, since compiled sums are ordered differently from eager ones.
 
-    closures:  from images and labels to the closures of a step and their weights.
-    noted:     the list to which these closures append what they saw; whoever reads it empties it after each step.
+    mode: "default", or another mode of `torch.compile`. One graph for each batch shape (a ragged last batch has its own), and one without
+    gradients for XSAM's probes. ConfigError on a CPU without a C++ compiler.
     """
+    if mode == "none":
+        return model
+    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise ConfigError(f"compile={mode}: compiling for a CPU needs g++ or clang++, and neither is here; allowed without: compile=none.")
+    import torch._dynamo  # here: it takes a second that no other run should wait
 
-    def __init__(self, optimizer: Method, closures: Closures, noted: list[Any]) -> None:
-        self.optimizer, self.closures, self.noted = optimizer, closures, noted
+    # A sweep may compile many networks in one process. After the eighth torch would go on with eager ones, and say so in a log only.
+    torch._dynamo.config.recompile_limit = 256
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    twin: nn.Module = torch.compile(model, mode=None if mode == "default" else mode, dynamic=False)  # type: ignore[assignment]  # given a module, it returns one
+    return twin
+
+
+class Steps:
+    """Takes steps: `steps(images, labels, rate, diagnose)`."""
+
+    def __init__(self, optimizer: Method, objective: Objective) -> None:
+        self.optimizer, self.objective = optimizer, objective
 
     def __call__(self, images: Tensor, labels: Tensor, rate: float, diagnose: bool) -> None:
         self._take(images, labels, rate, diagnose)
@@ -36,11 +52,14 @@ class Steps:
         """The optimizer's state was replaced: nothing that points at the old one may be used again."""
 
     def _take(self, images: Tensor, labels: Tensor, rate: float | Tensor, diagnose: bool) -> None:
+        self._prepare(rate, diagnose)
+        closures, weights = self.objective.closures(images, labels)
+        self.optimizer.step(closures, weights=weights)
+
+    def _prepare(self, rate: float | Tensor, diagnose: bool) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.diagnose = diagnose
-        closures, weights = self.closures(images, labels)
-        self.optimizer.step(closures, weights=weights)
 
 
 class CudaGraphs:
@@ -51,7 +70,7 @@ class CudaGraphs:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Work that is done now, on the stream of the captures: the nodes that accumulate gradients belong to where they first ran."""
+        """Do work now, on the stream of the captures: the nodes that accumulate gradients belong to where they first ran."""
         here = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream):
@@ -59,7 +78,7 @@ class CudaGraphs:
         here.wait_stream(self._stream)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Record what `work` launches, without doing it; the function that does it, on the current stream. RuntimeError."""
+        """Record what `work` launches, without doing it; returns the function that does it, on the current stream. RuntimeError."""
         graph = torch.cuda.CUDAGraph()
         for generator in self._generators:  # or a replay would draw what was drawn before
             graph.register_generator_state(generator)
@@ -70,7 +89,7 @@ class CudaGraphs:
 
 @dataclass
 class _Captured:
-    """A captured step: where it reads its batch, where it leaves what it found, and the passes that it stands for."""
+    """A captured step: where it reads its batch, where it leaves its statistics, and the passes that it stands for."""
 
     replay: Callable[[], None]
     images: Tensor
@@ -87,12 +106,11 @@ class GraphedSteps(Steps):
 
     A graph repeats what was launched, at the same addresses: the weights stay where they are, and so do the points at which a step looks;
     the batch, the learning rate and XSAM's alpha are written to where the graph reads them; random streams are registered with it. Steps
-    in which the host decides (XSAM's searches), and the first `WARM` of each kind, are taken one kernel after the other, on the stream of
-    the capture.
+    in which the host decides (XSAM's searches), and the first `WARM` of each kind, run eagerly, on the stream of the capture.
     """
 
-    def __init__(self, optimizer: Method, closures: Closures, noted: list[Any], graphs: CudaGraphs) -> None:
-        super().__init__(optimizer, closures, noted)
+    def __init__(self, optimizer: Method, objective: Objective, graphs: CudaGraphs) -> None:
+        super().__init__(optimizer, objective)
         self.graphs = graphs
         self.rate = torch.zeros((), device=optimizer.parameters[0].device)
         self.forget()
@@ -120,13 +138,11 @@ class GraphedSteps(Steps):
         optimizer.forwards += step.forwards
         optimizer.backwards += step.backwards
         optimizer.steps_taken += 1
-        optimizer.diagnose = diagnose
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        self.noted.extend(step.noted)
+        self._prepare(rate, diagnose)
+        self.objective.noted.extend(step.noted)
 
     def _capture(self, images: Tensor, labels: Tensor, diagnose: bool) -> _Captured:
-        optimizer, already = self.optimizer, len(self.noted)
+        optimizer, noted, already = self.optimizer, self.objective.noted, len(self.objective.noted)
         x, y = (t.clone(memory_format=torch.preserve_format) for t in (images, labels))
         before = optimizer.forwards, optimizer.backwards, optimizer.steps_taken
         try:
@@ -136,18 +152,17 @@ class GraphedSteps(Steps):
             raise ConfigError(f"cuda_graph=true: a step of this run cannot be captured ({reason}); allowed: false.") from error
         forwards, backwards = optimizer.forwards - before[0], optimizer.backwards - before[1]
         optimizer.forwards, optimizer.backwards, optimizer.steps_taken = before  # nothing was done yet
-        noted = self.noted[already:]
-        del self.noted[already:]
-        return _Captured(replay, x, y, dict(optimizer.stats), optimizer.bad, noted, forwards, backwards)
+        own, noted[already:] = noted[already:], []
+        return _Captured(replay, x, y, dict(optimizer.stats), optimizer.bad, own, forwards, backwards)
 
 
-def steps_for(config: TrainConfig, model: torch.nn.Module, optimizer: Method, closures: Closures, noted: list[Any]) -> Steps:
+def steps_for(config: TrainConfig, model: nn.Module, optimizer: Method, objective: Objective) -> Steps:
     """The steps of a run as configured. ConfigError where they cannot be captured."""
     if not config.cuda_graph:
-        return Steps(optimizer, closures, noted)
+        return Steps(optimizer, objective)
     device = optimizer.parameters[0].device
     if device.type != "cuda":
         raise ConfigError(f"cuda_graph=true: this run is on {device}; a CUDA device is needed; allowed: false.")
     if is_stochastic(model.train()):
         raise ConfigError("cuda_graph=true: this model drops out at random, and its passes share a mask by the host; allowed: false.")
-    return GraphedSteps(optimizer, closures, noted, CudaGraphs(device, optimizer.generators))
+    return GraphedSteps(optimizer, objective, CudaGraphs(device, optimizer.generators))

@@ -1,7 +1,5 @@
 """The training loop. It has no branch per method: a method is whatever `optimizer.step(closures)` does."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable
@@ -20,16 +18,15 @@ from data.loader import epoch_batches
 from sam.core import streams
 from sam.core.device import autocast, loss_scale
 from sam.core.replicas import ALONE, ReplicaError, Replicas
-from sam.optimizers.base import Closure, Method
+from sam.optimizers.base import Method
 from sam.optimizers.build import build
-from sam.runs.records import Row
 from sam.schema import to_dict
 from sam.settings import TrainConfig
 from sam.sharpness.dataset_loss import DatasetLoss, Value
 from sam.training import weights
-from sam.training.compiling import compiled
-from sam.training.graphs import steps_for
+from sam.training.graphs import compiled, steps_for
 from sam.training.objective import Objective
+from sam.training.rows import Row
 from sam.training.schedule import learning_rate
 
 OWN = ("sums", "objective", "random")  # parts of an epoch's state that are each replica's own
@@ -71,6 +68,7 @@ class Trainer:
     def __post_init__(self) -> None:
         config, size = self.config, len(self.data.train_labels)
         self.steps_per_epoch = size // config.batch_size if config.drop_last else math.ceil(size / config.batch_size)
+        self._devices = [self.device] if self.device.type == "cuda" else []  # with random streams besides the host's
         self.data = self.data.to(self.device)
         self.model = build_model(config, self.data).to(self.device)
         if config.init_from is not None:  # not in `build_model`: a trained run is measured wherever that file went
@@ -95,10 +93,11 @@ class Trainer:
             config.label_smoothing,
             scaling,
             micro_batch=config.micro_batch,
+            groups=(config.group_size, config.batch_size),
             replicas=self.replicas,
         )
         self.augment = Augment(**to_dict(config.augmentation))
-        self._take_step = steps_for(config, self.model, self.optimizer, self._closures, self.objective.noted)
+        self._take_step = steps_for(config, self.model, self.optimizer, self.objective)
 
     @property
     def epoch(self) -> int:
@@ -127,15 +126,15 @@ class Trainer:
         advance: gets the passes of each step. after_step: called after each step; may save `state_dict`, and may raise to stop.
         evaluating: entered around the evaluation, which may be broken off: `state_dict` is then as after the last step.
         """
-        devices = [self.device] if self.device.type == "cuda" else []
         seed = self.config.seed
         if self._under_way is None:
             self._under_way = _Epoch(streams.generator(self.device, seed, "augment", self.epoch))
             self.objective.reset()
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(self._devices):
             own = [self.replicas.rank] if self.replicas.rank else []  # no two replicas drop the same
             torch.manual_seed(streams.derive(seed, "dropout", self.epoch, *own))
-            self._set_random(self._resumed_random)
+            streams.restore(self._resumed_random, self._devices)  # where a checkpoint left them, once
+            self._resumed_random = []
             row = self._train(self._under_way, advance, after_step)
         row["train_seconds"] = self._under_way.seconds
         began = time.perf_counter()
@@ -192,17 +191,6 @@ class Trainer:
             "skipped": int(optimizer.skipped),
         }
 
-    def _closures(self, images: Tensor, labels: Tensor) -> tuple[list[Closure | None], list[float]]:
-        """The closures of a step and their weights n_i/n: one for each group of samples, None where another replica looks at it."""
-        size, replicas = self.config.group_size, self.replicas
-        if size is None and replicas.size > 1:
-            x, y = (t.tensor_split(replicas.size)[replicas.rank] for t in (images, labels))
-            return [self.objective.closure(x, y, share=len(y) / len(labels))], [1.0]
-        groups = list(zip(images.split(size or len(labels)), labels.split(size or len(labels)), strict=True))
-        each = math.ceil(self.config.batch_size / (size or self.config.batch_size)) // replicas.size  # groups a replica, of a full batch
-        closures = [self.objective.closure(x, y) if i // each == replicas.rank else None for i, (x, y) in enumerate(groups)]
-        return closures, [len(y) / len(labels) for _, y in groups]
-
     def _evaluate(self) -> Row:
         """Loss and accuracy on the clean test set, and on the validation set if there is one; eval mode, fp32; a part on each replica.
         None for a set whose turn it is not: the row keeps its columns."""
@@ -249,7 +237,7 @@ class Trainer:
             "sums": {name: [total, count] for name, (total, count) in epoch.sums.items()},
             "objective": self.objective.state_dict(),
             "draws": epoch.draws.get_state(),
-            "random": self._get_random(),
+            "random": streams.states(self._devices),
         }
         if self.replicas.size > 1:
             whole: dict[str, Any] = state["epoch"] or {}
@@ -272,17 +260,6 @@ class Trainer:
             self._under_way = _Epoch(draws, saved["step"], saved["seconds"], saved["rate"], sums)
             self._resumed_random = [r.cpu() for r in saved["random"]]
             self.objective.load_state_dict(saved["objective"])
-
-    def _get_random(self) -> list[Tensor]:
-        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [])]
-
-    def _set_random(self, states: list[Tensor]) -> None:
-        """Put torch's own streams (dropout's) where a checkpoint left them; an empty list leaves them. Used once."""
-        if states:
-            torch.set_rng_state(states[0])
-            if self.device.type == "cuda":
-                torch.cuda.set_rng_state(states[1], self.device)
-        self._resumed_random = []
 
 
 def _on_cpu(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """The training loss as closures, and what the passes saw, summed on the device."""
 
-from __future__ import annotations
-
+import math
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ class Objective:
 
     scaling:      back-propagate the scaled loss; steps that overflowed, which belong to finding the scale, are then left out of the sums.
     micro_batch:  samples of one forward; a closure over more accumulates their gradients.
+    groups:       samples of a group (m) and of a full batch: `closures` makes one closure for each group.
     replicas:     whose samples `totals()` covers.
     noted:        what the closures made since the last `settle` saw: (tensors on the device, number of samples) each.
     """
@@ -34,16 +34,28 @@ class Objective:
         scaling: LossScale | None = None,
         *,
         micro_batch: int | None = None,
+        groups: tuple[int | None, int | None] = (None, None),
         replicas: Replicas = ALONE,
     ) -> None:
         self.model, self.autocast, self.label_smoothing, self.scaling = model, autocast, label_smoothing, scaling
-        self.micro_batch, self.replicas = micro_batch, replicas
+        self.micro_batch, self.groups, self.replicas = micro_batch, groups, replicas
         self.noted: list[tuple[dict[str, Tensor], int]] = []
         self.reset()
 
     def reset(self) -> None:
         self._sums: Tensor | None = None
         self._samples: int | Tensor = 0
+
+    def closures(self, images: Tensor, labels: Tensor) -> tuple[list[Closure | None], list[float]]:
+        """The closures of a step and their weights n_i/n: one for each group of samples, None where another replica looks at it."""
+        (size, batch_size), replicas = self.groups, self.replicas
+        if size is None or batch_size is None:
+            x, y = (t.tensor_split(replicas.size)[replicas.rank] for t in (images, labels))
+            return [self.closure(x, y, share=len(y) / len(labels) if replicas.size > 1 else None)], [1.0]
+        groups = list(zip(images.split(size), labels.split(size), strict=True))
+        each = math.ceil(batch_size / size) // replicas.size  # groups a replica, of a full batch
+        closures = [self.closure(x, y) if i // each == replicas.rank else None for i, (x, y) in enumerate(groups)]
+        return closures, [len(y) / len(labels) for _, y in groups]
 
     def closure(self, images: Tensor, labels: Tensor, share: float | None = None) -> Closure:
         """images: (b, c, h, w) float32; labels: (b,) int64. Losses noted are without label smoothing, whatever is trained.

@@ -1,20 +1,20 @@
 """Weights from a file that somebody else wrote: a state_dict, however wrapped and prefixed, or safetensors."""
 
-from __future__ import annotations
-
+import io
 import os
 import pickle
 import re
 import types
+import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Self
 
 import torch
 from torch import Tensor, nn
 
-from sam.runs.checkpoint import CheckpointError, grouped, intact, misfit
+from sam.core.files import DamagedError
 
 States = dict[str, dict[str, Tensor]]  # where in the file (dotted keys; "" for the file itself) -> the tensors there, by name
 
@@ -22,6 +22,10 @@ WRAPPINGS = ("state_dict", "model", "model_state_dict", "model_state", "net", "w
 AVERAGED = {"ema", "swa", "averaged", "avg", "average", "shadow", "teacher"}  # words in the keys of weights that are not the trained ones
 DEPTH = 8  # keys within keys
 OBJECTS = "holds Python objects, which are not loaded; save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
+
+
+class CheckpointError(DamagedError):
+    """A checkpoint that cannot be read, or does not belong here; one sentence for the user."""
 
 
 def read(path: Path, key: str = "checkpoint") -> States:
@@ -76,13 +80,29 @@ def _torch(path: Path, setting: str) -> Any:
         raise CheckpointError(f"{setting}: cannot be read by torch.load ({_line(error)}).") from error
 
 
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:100].rstrip(".") or type(error).__name__
+
+
+def intact(file: BinaryIO) -> BinaryIO:
+    """`file` at its beginning, for torch.load, which compares no checksum of its archive. Raises nearly anything if one is wrong."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > 10_000_000 + 2 * file.seek(0, io.SEEK_END):
+                raise DamagedError("it unpacks to far more bytes than it has; torch.save does not compress")
+            if wrong := archive.testzip():
+                raise DamagedError(f"the checksum of {wrong} is wrong")
+    file.seek(0)
+    return file
+
+
 class _Inert(dict[Any, Any]):
     """In place of an object of any class that a file names: takes what unpickling does to it, and does nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
 
-    def __call__(self, *_: Any, **__: Any) -> _Inert:
+    def __call__(self, *_: Any, **__: Any) -> Self:
         return self
 
     __setstate__ = append = extend = add = __call__
@@ -105,8 +125,38 @@ class _Unpickler(pickle.Unpickler):
         return type("Inert", (_Inert,), {})
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:100].rstrip(".") or type(error).__name__
+def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: Path | str) -> None:
+    """Copy a state_dict into `model`. CheckpointError if a tensor is missing, left over or of another shape."""
+    if problem := misfit(model.state_dict(), state):
+        raise CheckpointError(f"{source}: the checkpoint does not fit {type(model).__name__}: {problem}.")
+    model.load_state_dict(dict(state))
+
+
+def misfit(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
+    """All that keeps `found` from being the weights of a model whose own are `own`, as clauses; empty if nothing does."""
+    missing = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in found if name not in own]
+    sizes = {name: f"{list(found[name].shape)} for the model's {list(own[name].shape)}" for name in own if name in found}
+    other = [name for name in sizes if found[name].shape != own[name].shape]
+    parts = [f"missing: {grouped(missing)}"] * bool(missing) + [f"unexpected: {grouped(unexpected)}"] * bool(unexpected)
+    parts += [f"{size}: {grouped(name for name in other if sizes[name] == size)}" for size in dict.fromkeys(sizes[name] for name in other)]
+    heads = [next((len(t) for t in reversed(list(state.values())) if t.ndim == 2), 0) for state in (found, own)]
+    parts += [f"has {heads[0]} classes, the model's {heads[1]}"] * (all(heads) and heads[0] != heads[1])
+    return "; ".join(parts)
+
+
+def grouped(names: Iterable[str]) -> str:
+    """All names, those that differ in numbers alone as one: layer{2,3}.0.conv1.weight (2)."""
+    groups: dict[str, list[list[str]]] = {}
+    for name in names:
+        shown = "".join(c if c.isprintable() else "?" for c in name)
+        groups.setdefault(re.sub(r"\d+", "#", shown), []).append(re.findall(r"\d+", shown))
+    texts = []
+    for text, numbers in groups.items():
+        for values in map(dict.fromkeys, zip(*numbers, strict=True)):
+            text = text.replace("#", "{" + ",".join(values) + "}" if len(values) > 1 else "".join(values), 1)
+        texts.append(text + (f" ({len(numbers)})" if len(numbers) > 1 else ""))
+    return ", ".join(texts)
 
 
 def load(model: nn.Module, path: Path, states: States, key: str = "checkpoint", wanted: str | None = None) -> list[str]:

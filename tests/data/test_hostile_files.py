@@ -15,8 +15,7 @@ import pytest
 
 import data
 from data import DataError, describe, file_fingerprint, load, usable_folder
-from sam.runs.checkpoint import CheckpointError
-from sam.training.weights import read
+from sam.training.weights import CheckpointError, read
 
 
 @pytest.fixture(autouse=True)

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
+from sam.core import files
 from sam.evaluation.evaluate import evaluate
 from sam.evaluation.settings import EvaluateConfig
 from sam.runs import identity, lock, records
 from sam.runs.run import run
-from sam.runs.session import Segment
+from sam.runs.session import Session
 from sam.runs.signals import Preempted
 from sam.schema import from_dict
 from sam.settings import TrainConfig
@@ -83,7 +84,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     shutil.rmtree(runs / names["sam", 1])
     steps = iter([0, 0, 0, signal.SIGTERM])
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Preempted):
-        patch.setattr(Segment, "_asked_to_leave", lambda self: next(steps))
+        patch.setattr(Session, "_asked_to_leave", lambda self: next(steps))
         run(config(runs, "sam", 1))
     found = evaluated(runs)
     assert [text.partition(":")[0] for text in found.problems] == [names["sam", 1]]
@@ -224,7 +225,7 @@ def check_continuing(whole: Whole, runs: Path, name: str, case: str, old: bool) 
         assert old or record["final"] == whole.final[name], case
         try:
             assert untimed(runs / name) == whole.epochs[name], case
-        except records.DamagedError:
+        except files.DamagedError:
             assert name == whole.finished, case  # at which nobody looked
 
 

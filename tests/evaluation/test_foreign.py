@@ -16,8 +16,8 @@ from data import torchvision_guard
 from sam.config import ConfigError
 from sam.evaluation.checkpoint import Checkpoint, evaluate_checkpoint
 from sam.evaluation.settings import EvaluateConfig
-from sam.runs.checkpoint import CheckpointError
 from sam.schema import from_dict
+from sam.training.weights import CheckpointError
 
 DIGITS = {"name": "digits", "train_size": 100}
 

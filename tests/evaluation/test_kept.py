@@ -19,7 +19,7 @@ from sam.evaluation.kept import trajectories
 from sam.evaluation.settings import EvaluateConfig
 from sam.optimizers.settings import OptimizerConfig
 from sam.runs import checkpoint, records
-from sam.runs.run import load_trained
+from sam.runs.checkpoint import load_trained
 from sam.schema import to_dict
 from sam.settings import TrainConfig
 from sam.sharpness.settings import SharpnessConfig

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from sam.config import ConfigError
+from sam.core import files
+from sam.core.files import DamagedError
 from sam.evaluation import measuring, storing
 from sam.evaluation.evaluate import Evaluation, evaluate
 from sam.evaluation.settings import EvaluateConfig
-from sam.runs import records
-from sam.runs.records import DamagedError
 from sam.schema import from_dict
 from sam.sharpness.subject import Result
 
@@ -189,5 +189,5 @@ def test_a_guard_that_was_left_is_given_up(tmp_path: Path) -> None:
     os.utime(guard, (time.time() - 100,) * 2)
     stored_row(tmp_path / "sharpness.json")
     assert os.listdir(tmp_path) == ["sharpness.json"]
-    with pytest.raises(records.StorageError, match="could not be written"):
+    with pytest.raises(files.StorageError, match="could not be written"):
         stored_row(tmp_path / "sharpness.json" / "below")

@@ -6,7 +6,7 @@ import pytest
 
 from sam.config import ConfigError
 from sam.core.replicas import ReplicaError, Replicas
-from sam.runs import run
+from sam.runs import distributed, run
 from sam.runs.distributed import Launch, launched, meeting_point, take_device, with_replicas
 from sam.schema import from_dict
 from sam.settings import TrainConfig
@@ -112,11 +112,11 @@ class Told(Replicas):
 
 def test_the_others_are_told_once_how_it_goes_on_or_why_it_does_not() -> None:
     first = Told(0)
-    with pytest.raises(ConfigError), run._telling(first):
+    with pytest.raises(ConfigError), distributed.telling(first):
         raise ConfigError("the folder\nholds another run.")
     assert first.said == [{"error": "the folder holds another run."}]
     first = Told(0)
-    with pytest.raises(RuntimeError), run._telling(first) as tell:
+    with pytest.raises(RuntimeError), distributed.telling(first) as tell:
         tell(state=None)
         raise RuntimeError("in training: the others find the connection closed")
     assert first.said == [{"state": None}]
@@ -124,8 +124,8 @@ def test_the_others_are_told_once_how_it_goes_on_or_why_it_does_not() -> None:
 
 def test_the_others_do_what_they_are_told() -> None:
     with pytest.raises(ReplicaError, match="the first process of this run stopped: the disk is full"):
-        run._follow(config(replicas=2), Told(1, {"error": "the disk is full"}))
-    assert run._follow(config(replicas=2), Told(1, {"record": {"status": "finished"}})) == {"status": "finished"}
+        run._work(config(replicas=2), Told(1, {"error": "the disk is full"}))
+    assert run._work(config(replicas=2), Told(1, {"record": {"status": "finished"}})) == {"status": "finished"}
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from sam.core.files import StorageError
 from sam.runs import checkpoint
-from sam.runs.checkpoint import CheckpointError
-from sam.runs.records import StorageError
+from sam.training.weights import CheckpointError, load_weights
 
 STATE = {
     "model": {"w": torch.arange(6.0).reshape(2, 3)},
@@ -103,5 +103,5 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize("other", [nn.Linear(3, 2), nn.Linear(4, 2, bias=False), nn.Sequential(nn.Linear(3, 2, bias=False))])
 def test_weights_that_do_not_fit_are_refused_in_one_sentence(other: nn.Module) -> None:
     with pytest.raises(CheckpointError, match=r"x/checkpoint\.pt: the checkpoint does not fit") as error:
-        checkpoint.load_weights(other, nn.Linear(3, 2, bias=False).state_dict(), Path("x/checkpoint.pt"))
+        load_weights(other, nn.Linear(3, 2, bias=False).state_dict(), Path("x/checkpoint.pt"))
     assert "\n" not in str(error.value)

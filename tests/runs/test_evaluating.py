@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from sam.config import ConfigError
-from sam.runs import identity, recording, records
+from sam.runs import identity, records
 from sam.runs.run import run
 from sam.runs.tracking import WandbTracker
 from sam.settings import TrainConfig
 from sam.training import loop
+from sam.training.rows import headline, reached, summary
 from scripts import status
 
 Tiny = Callable[..., TrainConfig]
@@ -150,7 +151,7 @@ def test_summary_of_missing_numbers_by_hand() -> None:
     base = {"train_loss": 0.5, "train_accuracy": 60.0, "perturbed_loss": 0.7}
     seen = {2: 80.0, 4: 30.0, 6: 70.0}
     rows = [base | {"epoch": e, "test_accuracy": seen.get(e), "test_loss": None if e not in seen else 0.1 * e} for e in range(1, 7)]
-    made = recording.summary(rows, 2)
+    made = summary(rows, 2)
     assert made["final"] == base | {"test_accuracy": 70.0, "test_loss": pytest.approx(0.6)}
     assert made["last5"] == {"test_accuracy": None, "test_loss": None}  # of five, two were not measured
     assert made["best"] == {"selected_on": "test", "interval": 2, "epoch": 2, "test_accuracy": 80.0, "test_loss": 0.2}
@@ -168,16 +169,16 @@ def test_summary_of_missing_numbers_by_hand() -> None:
 def test_what_is_said_of_a_run(values: dict[str, Any], name: str, accuracy: float, tmp_path: Path) -> None:
     """On the progress line, in status.py; and in the closing line of train.py, from the same function."""
     full = {"epoch": 3, "train_loss": 0.5, "train_accuracy": 60.0} | values
-    assert records.reached(full)[:2] == (name, accuracy)
+    assert reached(full)[:2] == (name, accuracy)
     assert status.state(tmp_path, {"status": "finished", "final": full}) == ("finished", f"{name} accuracy {accuracy:.2f}%")
     if "nan" not in values.values():
-        assert recording.headline("r", full, 9) == f"r epoch 3/9: train loss 0.500, {name} {accuracy:.2f}%"
+        assert headline("r", full, 9) == f"r epoch 3/9: train loss 0.500, {name} {accuracy:.2f}%"
 
 
 def test_the_mirror_leaves_out_what_is_missing(tmp_path: Path) -> None:
-    tracker, summary = object.__new__(WandbTracker), dict[str, Any]()
-    tracker._run, tracker._folder = SimpleNamespace(summary=summary), tmp_path
+    tracker, shown = object.__new__(WandbTracker), dict[str, Any]()
+    tracker._run, tracker._folder = SimpleNamespace(summary=shown), tmp_path
     row = {"epoch": 1, "train_loss": 0.5, "train_accuracy": 60.0, "perturbed_loss": 0.7, "test_accuracy": None, "test_loss": None}
-    tracker._summarize({"status": "finished"} | recording.summary([row], 0))
+    tracker._summarize({"status": "finished"} | summary([row], 0))
     named = {"final/train_loss": 0.5, "final/train_accuracy": 60.0, "final/perturbed_loss": 0.7, "best/interval": 0.0}
-    assert summary == {"status": "finished", "best/selected_on": "test"} | named
+    assert shown == {"status": "finished", "best/selected_on": "test"} | named

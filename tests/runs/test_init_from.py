@@ -12,14 +12,13 @@ from torch import Tensor
 import data
 from sam.evaluation.evaluate import evaluate
 from sam.evaluation.settings import EvaluateConfig
-from sam.runs import identity, records
-from sam.runs import session as segment
-from sam.runs.checkpoint import CheckpointError
+from sam.runs import identity, records, session
 from sam.runs.records import FINISHED
 from sam.runs.run import run
 from sam.schema import from_dict
 from sam.settings import TrainConfig
 from sam.training.loop import Trainer
+from sam.training.weights import CheckpointError
 
 Tiny = Callable[..., TrainConfig]
 Make = Callable[[TrainConfig], Trainer]
@@ -85,7 +84,7 @@ def test_a_stopped_run_continues_bitwise(tiny: Tiny, weights: dict[str, Tensor],
         write(folder, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(segment.records, "write_metrics", stop)
+        patch.setattr(session.records, "write_metrics", stop)
         with pytest.raises(KeyboardInterrupt):
             run(pieces)
     shutil.move(tmp_path / "w.th", tmp_path / "moved.th")

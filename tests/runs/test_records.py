@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from sam.core import files
+from sam.core.files import DamagedError
 from sam.runs import records
-from sam.runs.records import DamagedError
 from sam.schema import from_dict, to_dict
 from sam.settings import TrainConfig
 
@@ -33,8 +34,8 @@ def test_a_record_comes_back_and_is_strict_json(tmp_path: Path) -> None:
     record = records.read_run(tmp_path / "new")
     assert record is not None
     assert (record["fingerprint"], record["status"], record["l"]) == (RECORD["fingerprint"], "finished", [0.1, None])
-    assert math.isnan(records.number(record["final"]["test_loss"]) or 0)
-    assert records.number(record["final"]["train_loss"]) == -math.inf
+    assert math.isnan(files.number(record["final"]["test_loss"]) or 0)
+    assert files.number(record["final"]["train_loss"]) == -math.inf
 
 
 def test_numbers_survive_exactly(tmp_path: Path) -> None:
@@ -48,23 +49,23 @@ def test_numbers_survive_exactly(tmp_path: Path) -> None:
     [("1.5", 1.5), ("nan", math.nan), ("inf", math.inf), ("", None), (None, None), ("a", None), ("1;2", None), ([], None)],
 )
 def test_number(field: object, value: float | None) -> None:
-    assert repr(records.number(field)) == repr(value)
+    assert repr(files.number(field)) == repr(value)
 
 
 @pytest.mark.parametrize("moment", ["os.fsync", "os.replace"])
 def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     path = tmp_path / "file"
-    records.write_atomic(path, "old")
+    files.write_atomic(path, "old")
 
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(moment, fail)
-        with pytest.raises(records.StorageError, match="No space left on device"):
-            records.write_atomic(path, "new")
+        with pytest.raises(files.StorageError, match="No space left on device"):
+            files.write_atomic(path, "new")
     assert path.read_text() == "old"
-    records.write_atomic(path, b"newer")
+    files.write_atomic(path, b"newer")
     assert path.read_text() == "newer"
     assert os.listdir(tmp_path) == ["file"]
 

@@ -18,11 +18,11 @@ from sam.config import ConfigError
 from sam.core.device import number_format
 from sam.runs import checkpoint, identity, records, sweep
 from sam.runs.progress import Progress
-from sam.runs.recording import summary
 from sam.runs.run import run
 from sam.settings import TrainConfig
 from sam.training import cost
 from sam.training.loop import Trainer
+from sam.training.rows import summary
 
 Tiny = Callable[..., TrainConfig]
 TIMES = ("train_seconds", "seconds")

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 import data
-from sam.runs import checkpoint, identity, records
-from sam.runs import session as segment
+from sam.runs import checkpoint, identity, records, session
 from sam.runs.run import run
 from sam.runs.signals import Interrupts, Preempted, watching
 from sam.runs.tracking import Tracker
@@ -27,7 +26,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "the data load": (data, "load"),
     "the model builds": (loop, "build_model"),
     "an old checkpoint is read": (checkpoint, "load_newest"),
-    "tracking starts": (segment, "make_tracker"),
+    "tracking starts": (session, "make_tracker"),
     "a step": (Objective, "closure"),
     "evaluation": (DatasetLoss, "value"),
     "metrics are written": (records, "write_metrics"),
@@ -94,7 +93,7 @@ def test_steps_that_were_done_are_not_done_again(tiny: Callable[..., TrainConfig
     assert caught.value.code == 130
     monkeypatch.setattr(DatasetLoss, "value", value)
     steps: list[None] = []
-    monkeypatch.setattr(segment.Segment, "_after_step", lambda self: steps.append(None))
+    monkeypatch.setattr(session.Session, "_after_step", lambda self: steps.append(None))
     assert run(config)["status"] == "finished" and not steps
 
 

@@ -79,7 +79,7 @@ def test_what_cannot_run_is_refused(arguments: list[str], words: str) -> None:
     assert words in str(caught.value) and type(caught.value).__name__ != "AssertionError"
 
 
-@pytest.mark.parametrize("where", ["points", "compose", "_print_plan", "one_folder_each"])
+@pytest.mark.parametrize("where", ["points", "compose", "_print_plan", "check"])
 @pytest.mark.parametrize(("error", "code"), [(AssertionError(), 1), (ConfigError("one sentence"), 2)])
 def test_a_plan_that_fails_stops_the_sweep(
     hydra: tuple[Hydra, DictConfig],

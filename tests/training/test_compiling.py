@@ -10,10 +10,10 @@ from torch import nn
 
 from data.image_data import ImageData
 from sam.config import ConfigError
-from sam.runs import run
+from sam.runs import session
 from sam.runs.identity import run_fingerprint
 from sam.settings import TrainConfig
-from sam.training import compiling, loop
+from sam.training import graphs, loop
 from sam.training.loop import Trainer
 
 Tiny = Callable[..., TrainConfig]
@@ -59,7 +59,7 @@ def test_the_ninth_network_of_a_process_is_compiled_too(monkeypatch: pytest.Monk
         monkeypatch.setattr(torch._dynamo.config, name, getattr(torch._dynamo.config, name))
     torch._dynamo.utils.counters.clear()
     for size in range(2, 12):
-        compiling.compiled(Scaled(), "default", torch.device("cpu"))(torch.ones(size))
+        graphs.compiled(Scaled(), "default", torch.device("cpu"))(torch.ones(size))
     assert torch._dynamo.utils.counters["frames"]["ok"] == 10
 
 
@@ -68,9 +68,9 @@ def test_compiled_runs_have_an_identity_of_their_own(tiny: Tiny) -> None:
 
 
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> None:
-    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    monkeypatch.setattr(graphs.shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match=r"compile=default: compiling for a CPU needs g\+\+ or clang\+\+"):
-        compiling.compiled(torch.nn.Linear(2, 2), "default", torch.device("cpu"))
+        graphs.compiled(torch.nn.Linear(2, 2), "default", torch.device("cpu"))
     with pytest.raises(ConfigError, match="compile=fast: must be one of none, default, max-autotune-no-cudagraphs"):
         tiny(compile="fast")
 
@@ -81,10 +81,10 @@ def test_a_long_fp32_run_on_a_bf16_processor_gets_a_hint(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported, raising=False)
     made = trainer(tiny())
-    assert ("precision=bf16" in (run.faster_here(made, 10**9) or "")) == supported
-    assert run.faster_here(made, 100) is None
+    assert ("precision=bf16" in (session.faster_here(made, 10**9) or "")) == supported
+    assert session.faster_here(made, 100) is None
     made.config = dataclasses.replace(made.config, precision="bf16")
-    assert run.faster_here(made, 10**9) is None
+    assert session.faster_here(made, 10**9) is None
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
     made.config = dataclasses.replace(made.config, precision="fp32")
-    assert run.faster_here(made, 10**9) is None
+    assert session.faster_here(made, 10**9) is None

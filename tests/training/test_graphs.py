@@ -96,7 +96,7 @@ class Recorded:
 def graphed(trainer: Trainer) -> Recorded:
     """Have a trainer on a CPU take its steps as recorded graphs."""
     recorded = Recorded(trainer)
-    trainer._take_step = GraphedSteps(trainer.optimizer, trainer._closures, trainer.objective.noted, recorded)  # type: ignore[arg-type]
+    trainer._take_step = GraphedSteps(trainer.optimizer, trainer.objective, recorded)  # type: ignore[arg-type]
     return recorded
 
 

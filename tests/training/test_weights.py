@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sam.runs.checkpoint import CheckpointError, grouped
-from sam.training.weights import load, read
+from sam.training.weights import CheckpointError, grouped, load, read
 
 PLAIN = {"0.weight": torch.arange(6.0).reshape(2, 3), "0.bias": torch.tensor([1.0, -1.0])}
 OTHER = {name: value + 10 for name, value in PLAIN.items()}

@@ -1,0 +1,47 @@
+"""An epoch's row of metrics, and what is read off a run's rows."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sam.core.files import number
+
+Row = dict[str, Any]
+
+
+def reached(values: Mapping[str, Any]) -> tuple[str, float, float]:
+    """(name of a set, accuracy in percent, loss) of a row of metrics or a record's `final`: of the test set where it was evaluated, else of
+    the validation set, else of the training set as met in training."""
+    for split, name in (("test", "test"), ("val", "validation"), ("train", "training")):
+        accuracy, loss = (number(values.get(f"{split}_{kind}")) for kind in ("accuracy", "loss"))
+        if accuracy is not None and loss is not None:
+            return name, accuracy, loss
+    return "training", math.nan, math.nan
+
+
+def headline(name: str, row: Row, epochs: int) -> str:
+    measured_on, accuracy, _ = reached(row)
+    return f"{name} epoch {row['epoch']}/{epochs}: train loss {row['train_loss']:.3f}, {measured_on} {accuracy:.2f}%"
+
+
+def summary(rows: Sequence[Row], interval: int = 1) -> dict[str, Any]:
+    """final (last epoch), last5 (mean of the last five), best (and what it was selected on: the validation set, else the test set).
+
+    best is the best of the epochs in which that set was evaluated, and names the `interval` at which it was (`eval_interval`). A number
+    that was not measured is None, and so is a mean that lacks one.
+    """
+    splits = [split for split in ("test", "val") if f"{split}_accuracy" in rows[-1]]
+    names = [f"{split}_{kind}" for split in splits for kind in ("loss", "accuracy")]
+    tail = rows[-5:]
+    judge = "val" if "val" in splits else "test"
+    best = max((row for row in rows if row[f"{judge}_accuracy"] is not None), key=lambda row: row[f"{judge}_accuracy"], default={})
+    return {
+        "final": {name: rows[-1][name] for name in (*names, "train_loss", "train_accuracy", "perturbed_loss")},
+        "last5": {name: _mean([row[name] for row in tail]) for name in names},
+        "best": {"selected_on": judge, "interval": interval, "epoch": best.get("epoch"), **{name: best.get(name) for name in names}},
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if len(present) == len(values) else None
