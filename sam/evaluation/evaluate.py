@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam.config import ConfigError, EvaluateConfig, TableConfig
+from sam.config import ConfigError, EvaluateConfig, TableConfig, TrainConfig
 from sam.evaluation.kept import KEPT, trajectories
 from sam.evaluation.measuring import measure_runs, part_of
 from sam.report.page import report
 from sam.runs import records
+from sam.runs.command import evaluate_command, train_command
 from sam.runs.tracking import mirror_sharpness
 from sam.sharpness.subject import Measures, Result
 from sam.tables import render
@@ -52,13 +53,12 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     _check(config.tables)
     done = _finished(config, problems)
     rows = measure_runs(done, config, problems)
-    measured = []
+    runs: list[RunRow] = []
     for folder, record in done:
         try:
-            measured += [(folder, record, _row(folder, record, rows[folder]))] if folder in rows else []
+            runs += [_row(folder, record, rows[folder])] if folder in rows else []
         except Exception as error:
             problems.append(f"{folder.name}: {records.told(error)}.")
-    runs = [row for _, _, row in measured]
     rhos = config.sharpness.rho
     wanted = {name: filled(table, config.sharpness, runs) for name, table in config.tables.items()}
     config = dataclasses.replace(config, tables={name: table for name, table in wanted.items() if table is not None})
@@ -68,11 +68,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if config.kept:
         records.write_atomic(out / KEPT, trajectories(done, rows))
         files.append(out / KEPT)
-    by_folder = {row.folder: record for _, record, row in measured}
-    records.write_atomic(out / "report.html", report(runs, blocks, config, by_folder, problems))
+    records.write_atomic(out / "report.html", report(runs, blocks, config, evaluate_command(config), problems))
     files.append(out / "report.html")
-    finished = ((folder, record, row.measures) for folder, record, row in measured if row.status == records.FINISHED)
-    mirror_sharpness(config.tracking, finished)
+    mirror_sharpness(config.tracking, ((Path(run.folder), run.record, run.measures) for run in runs if run.is_finished))
     return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files)
 
 
@@ -134,8 +132,10 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
     for name in ("eps_over_rho", "cos_g_eps"):  # of the perturbations met in training; a method without any has no such column
         if curve := [row[name] for row in epochs if name in row]:
             values |= {name: curve[-1], f"mean_{name}": math.fsum(curve) / len(curve)}  # epochs have as many steps each
+    config, finished = records.run_config(record), record["status"] == records.FINISHED
+    files = {"Checkpoint": records.CHECKPOINT, "Measures": records.MEASURES}
     return RunRow(
-        config=records.run_config(record),
+        config=config,
         setting=record["setting"],
         status=record["status"],
         diverged_epoch=record["diverged_epoch"],
@@ -147,7 +147,17 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
         data_fingerprint=record["data"]["fingerprint"],
         data_notes=tuple(record["data"]["notes"]),
         init_from=record["identity"].get("init_from"),
+        started_from=started_from(config),
+        command=train_command(config),
+        files={name: str(folder / file) for name, file in files.items() if finished},
+        record=record,
     )
+
+
+def started_from(config: TrainConfig) -> str | None:
+    """The name of the file of weights that a run started from; every run's checkpoint has one name, so it goes by its folder."""
+    file = Path(config.init_from or "")
+    return (file.parent.name if file.name == records.CHECKPOINT else "") or file.name or None
 
 
 # ------------------------------------------------------------------------------------------------------------------ writing
@@ -164,7 +174,7 @@ def _write(out: Path, blocks: dict[str, list[Block]], runs: Sequence[RunRow], rh
                 files.append(out / f"{name}{suffix}")
             else:
                 (out / f"{name}{suffix}").unlink(missing_ok=True)
-    if any(run.status == records.FINISHED for run in runs):
+    if any(run.is_finished for run in runs):
         from sam.report.overview import overview
 
         picture = io.BytesIO()

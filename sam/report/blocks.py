@@ -33,7 +33,7 @@ class Trace:
     def value(self, block: Block, cell: Cell, folder: str) -> float | None:
         """The number of one run in this cell's column, in the column's unit; None if it has none."""
         run, column = self.runs.get(folder), self.measures.get(block.table, {}).get(cell.column)
-        value = run.measures.get(column[0]) if run is not None and column is not None and run.status == "finished" else None
+        value = run.measures.get(column[0]) if run is not None and column is not None and run.is_finished else None
         return None if value is None or column is None else value * column[1]
 
     def link(self, folder: str) -> Html:
@@ -136,7 +136,7 @@ def _list(block: Block, cell: Cell, title: str, trace: Trace) -> Html:
     for folder in cell.folders:
         run = trace.runs.get(folder)
         value = trace.value(block, cell, folder)
-        number = f"{value:.6g}" if value is not None else "diverged" if run is not None and run.status != "finished" else "no finite value"
+        number = f"{value:.6g}" if value is not None else "diverged" if run is not None and not run.is_finished else "no finite value"
         seed = f"seed {run.config.seed}: " if run is not None else ""
         items.append(el("li", f"{seed}{number} ", trace.link(folder)))
     return el("div", el("b", title) if title else None, el("ul", *items), class_="behind")

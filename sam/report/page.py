@@ -6,7 +6,6 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from sam.config import EvaluateConfig
 from sam.report import blocks as tables_html
@@ -23,12 +22,12 @@ def report(
     runs: Sequence[RunRow],
     blocks: Mapping[str, Sequence[Block]],
     config: EvaluateConfig,
-    records: Mapping[str, Mapping[str, Any]],
+    command: str,
     problems: Sequence[str] = (),
 ) -> str:
     """The page, from what the tables were made of; the same input gives the same text.
 
-    blocks: by the name of their table, built from `config.tables` at `config.sharpness.rho`. records: run.json by the run's folder.
+    blocks: by the name of their table, built from `config.tables` at `config.sharpness.rho`. command: measures the same way again.
     """
     anchors = {run.folder: f"run-{i}" for i, run in enumerate(runs, 1)}
     columns = {table.title: expand(table.columns, config.sharpness.rho) for table in config.tables.values()}
@@ -36,14 +35,14 @@ def report(
     trace = tables_html.Trace({run.folder: run for run in runs}, anchors, measures)
     groups = contexts(runs)
     every = [(f"table-{i}", block) for i, block in enumerate((b for group in blocks.values() for b in group), 1)]
-    entries = [entry(run, records.get(run.folder, {}), anchors[run.folder]) for run in runs]
+    entries = [entry(run, anchors[run.folder]) for run in runs]
     titles = {f"figures-{i}": f"Figures: {group.label}" for i, group in enumerate(groups, 1)}
     drawn = [el("section", el("h2", titles[at]), figures_of(group, anchors), id=at) for at, group in zip(titles, groups, strict=True)]
     hint = (
         "Click a column's header to sort by it (by the mean); click a number to see the runs behind it, and a run to see its command line."
     )
     main = join(
-        el("section", el("h2", "Summary"), summary(runs, groups, records, config, problems), id="summary"),
+        el("section", el("h2", "Summary"), summary(runs, groups, config, command, problems), id="summary"),
         el("section", el("h2", "Tables"), el("p", hint, class_="hint"), *(tables_html.section(b, trace, p) for p, b in every), id="tables"),
         *drawn,
         el("section", el("h2", "Runs"), el("p", "Every run, with the command that makes it again.", class_="hint"), *entries, id="runs"),

@@ -9,8 +9,6 @@ from typing import Any
 
 from sam.config import EvaluateConfig, counted
 from sam.report.html import Html, el, join, text
-from sam.runs import records
-from sam.runs.command import evaluate_command, train_command
 from sam.tables.table import Context, RunRow
 
 Record = Mapping[str, Any]
@@ -50,18 +48,16 @@ def _when(all_records: Sequence[Record]) -> str:
     return f"{times[0]} to {times[-1]} ({zone})" if times else "not recorded"
 
 
-def summary(
-    runs: Sequence[RunRow], groups: Sequence[Context], all_records: Mapping[str, Record], config: EvaluateConfig, problems: Sequence[str]
-) -> Html:
+def summary(runs: Sequence[RunRow], groups: Sequence[Context], config: EvaluateConfig, command: str, problems: Sequence[str]) -> Html:
     """Counts, settings of the measurement, dates, commit, versions, hardware, data; and what went wrong."""
-    own = [all_records.get(run.folder, {}) for run in runs]
-    lost = sum(run.status != records.FINISHED for run in runs)
+    own = [run.record for run in runs]
+    lost = sum(not run.is_finished for run in runs)
     sharpness = config.sharpness
     pairs: list[tuple[str, object]] = [
         ("Runs", f"{len(runs)}: {len(runs) - lost} finished, {lost} diverged"),
         ("Settings", el("ul", *(el("li", f"{g.label}: {counted(len(g.runs), 'run')}, seeds {_seeds(g)}") for g in groups))),
         ("Measured", f"{', '.join(sharpness.chosen)}; at ρ {', '.join(f'{r:g}' for r in sharpness.rho)}; batches of {sharpness.m}"),
-        ("Measure again", el("code", evaluate_command(config))),
+        ("Measure again", el("code", command)),
         ("Trained", _when(own)),
         ("Commit", _counted(map(_commit, own))),
         ("Versions", _counted(map(_versions, own))),
@@ -76,30 +72,29 @@ def _seeds(context: Context) -> str:
     return ", ".join(map(str, sorted({run.config.seed for run in context.runs})))
 
 
-def entry(run: RunRow, record: Record, anchor: str) -> Html:
+def entry(run: RunRow, anchor: str) -> Html:
     """All that is known of a run: how it ended, where it lies, the command that makes it again, and every number at full precision."""
-    lost = run.status != records.FINISHED
-    ended = f"diverged in epoch {'unknown' if run.diverged_epoch is None else run.diverged_epoch}" if lost else "finished"
+    ended = f"diverged in epoch {'unknown' if run.diverged_epoch is None else run.diverged_epoch}"
+    ended = "finished" if run.is_finished else ended
     folder = Path(run.folder)
-    recorded = str(record.get("environment", {}).get("command") or "not recorded")
+    recorded = str(run.record.get("environment", {}).get("command") or "not recorded")
     pairs: list[tuple[str, object]] = [
         ("Ended", ended),
         ("Seed", run.config.seed),
-        ("Command", el("code", train_command(run.config), class_="command")),
+        ("Command", el("code", run.command, class_="command")),
         ("Started as", el("code", recorded)),
         ("Folder", el("code", run.folder)),
-        ("Checkpoint", el("code", folder / records.CHECKPOINT) if not lost else "none: the run diverged"),
-        ("Measures", el("code", folder / records.MEASURES) if not lost else "none: the run diverged"),
+        *((name, el("code", run.files[name]) if run.is_finished else "none: the run diverged") for name in ("Checkpoint", "Measures")),
         ("Fingerprint", el("code", run.fingerprint)),
         ("Data fingerprint", el("code", run.data_fingerprint)),
-        ("Commit", _commit(record)),
-        ("Versions", _versions(record)),
-        ("Hardware", _hardware(record)),
-        ("Trained", _when([record])),
+        ("Commit", _commit(run.record)),
+        ("Versions", _versions(run.record)),
+        ("Hardware", _hardware(run.record)),
+        ("Trained", _when([run.record])),
     ]
     numbers = [el("tr", el("th", name, scope="row"), el("td", "none" if v is None else repr(v))) for name, v in run.measures.items()]
     table = el("details", el("summary", f"{len(numbers)} measures, at full precision"), el("div", el("table", *numbers), class_="scroll"))
     accuracy = run.measures.get("test_accuracy")
-    ending = f"{accuracy:.2f}% test accuracy" if accuracy is not None and not lost else ended
+    ending = f"{accuracy:.2f}% test accuracy" if accuracy is not None and run.is_finished else ended
     line = join(el("b", folder.name or run.folder), " ", text(ending))
     return el("details", el("summary", line), _pairs(pairs), table if numbers else None, id=anchor, class_="run")

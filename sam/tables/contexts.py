@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from data.known import BY_FINGERPRINT, is_genuine
 from sam.config import BASE_KEYS, DATASETS, MODELS, DatasetConfig, ModelConfig, OptimizerConfig, TrainConfig, counted, flat, to_dict
-from sam.runs.records import CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,10 @@ class RunRow:
     status   finished | diverged.
     epochs   the rows of metrics.csv (epoch, test_accuracy, train_loss, ...).
     series   curves of the notions (spectra, landscapes), by name.
-    init_from  hash of the file of weights that it started from, or None.
+    init_from  hash of the file of weights that it started from, or None; started_from: what a label calls that file.
+    command  trains the run again.
+    files    what it is called -> path, of the files that a finished run leaves for its measuring.
+    record   its run.json, of which the environment and the dates are printed.
     """
 
     config: TrainConfig
@@ -40,6 +41,14 @@ class RunRow:
     data_notes: tuple[str, ...]
     series: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
     init_from: str | None = None
+    started_from: str | None = None
+    command: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status == "finished"
 
     @property
     def data_label(self) -> str:
@@ -115,11 +124,7 @@ def context_label(run: RunRow) -> str:
         label = config.dataset.named("digits demo")
     else:
         label = f"{run.data_label}, {config.model.label}, {counted(config.epochs, 'epoch')}, protocol {config.protocol.name}"
-    if config.init_from is None:
-        return label
-    file = Path(config.init_from)
-    started = file.parent.name if file.name == CHECKPOINT else ""  # every run's checkpoint has this name; its folder says which one it is
-    return f"{label}, started from {started or file.name}"
+    return label if run.started_from is None else f"{label}, started from {run.started_from}"
 
 
 def contexts(runs: Sequence[RunRow]) -> list[Context]:

@@ -94,10 +94,10 @@ def group_runs(row: RowConfig, runs: Sequence[RunRow]) -> list[Group]:
     groups = []
     for members, suffix in zip(order, distinguish(optimizers), strict=True):
         chosen: dict[int, RunRow] = {}
-        for run in sorted(members, key=lambda r: (r.status != "finished", r.folder)):
+        for run in sorted(members, key=lambda r: (not r.is_finished, r.folder)):
             chosen.setdefault(run.config.seed, run)
-        finished = {seed: run for seed, run in sorted(chosen.items()) if run.status == "finished"}
-        diverged = {seed: run for seed, run in sorted(chosen.items()) if run.status != "finished"}
+        finished = {seed: run for seed, run in sorted(chosen.items()) if run.is_finished}
+        diverged = {seed: run for seed, run in sorted(chosen.items()) if not run.is_finished}
         duplicates = tuple(run for run in members if run is not chosen[run.config.seed])
         first = members[0].config
         groups.append(Group(row.label + suffix, row, first.optimizer, finished, diverged, duplicates, first))

@@ -24,6 +24,7 @@ from sam.config import (
     TrainConfig,
     from_dict,
 )
+from sam.evaluation.evaluate import started_from
 from sam.tables import render
 from sam.tables.layout import grids
 from sam.tables.published import lookup
@@ -56,6 +57,7 @@ def run(config: TrainConfig = DEMO, seed: int = 0, accuracy: float = 97.0, *, lo
         data_fingerprint=extra.pop("data", "d1"),
         data_notes=("8 x 8 pictures",),
         init_from=extra.pop("start", None),
+        started_from=started_from(config),
     )
 
 
