@@ -22,12 +22,16 @@ MARKERS = (
     "M-1.5 -4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
     "M0 -5L1.4 -1.6L5 -1.5L2.2 0.8L3.1 4.4L0 2.4L-3.1 4.4L-2.2 0.8L-5 -1.5L-1.4 -1.6z",
     "M-4.5 -4.5L0 -1.6L4.5 -4.5L1.6 0L4.5 4.5L0 1.6L-4.5 4.5L-1.6 0z",
+    "M-3.4 -4.4L4.6 0L-3.4 4.4z",
+    "M3.4 -4.4L-4.6 0L3.4 4.4z",
+    "M0 -4.6L4.4 -1.4L2.7 3.7H-2.7L-4.4 -1.4z",
+    "M-1.4 -5h2.8v10h-2.8z",
 )
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a method looks in every chart: a colour of the page's palette (0 to 7), a dash, a marker; and its name in the legend."""
+    """How a method looks in every chart: a colour of the page's palette (0 to 12), a dash, a marker; and its name in the legend."""
 
     label: str
     colour: int = 0

@@ -40,7 +40,7 @@ class Look:
 
 
 def looks(context: Context) -> list[Look]:
-    return [Look(s.group, Style(s.group.label, s.slot, s.setting, s.slot + s.setting)) for s in method_series(context)]
+    return [Look(s.group, Style(s.group.label, *s.look)) for s in method_series(context)]
 
 
 def figure(charts: Sequence[Html], caption: str, of: Iterable[Look], tallies: Sequence[Tally]) -> Html:

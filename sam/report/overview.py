@@ -16,26 +16,39 @@ from sam.tables.statistics import summarize
 from sam.tables.table import Context, Group, RunRow, contexts, group_runs
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers; the yellow is left out, as too pale on white.
-COLOURS = ("#000000", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#7F7F7F")
+# One for each name in ORDER, grey for the other settings of those methods, and the rest for methods that are not known here.
+COLOURS = (
+    *("#000000", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#7F7F7F"),
+    *("#7B3FA0", "#8B5A2B", "#6B7A00", "#A3123A", "#008C95"),
+)
 ORDER = ("SGD", "Rand-SAM", "SAM N=1", "SAM N=2", "SAM N=3", "SAM N=5", "XSAM")
+KNOWN = ("sgd", "rand_sam", "sam", "xsam")
 RHO_MARKERS = ("o", "s", "^", "D", "v", "P")
 DPI = 150
 
 
 def method_name(optimizer: OptimizerConfig) -> str:
     """ "SGD", "SAM N=2", "XSAM", "XSAM k=2"."""
-    label = METHODS[optimizer.method].label
-    if optimizer.method == "sam":
-        return f"{label} N={optimizer.ascent_steps}"
-    return f"{label} k={optimizer.ascent_steps}" if optimizer.method == "xsam" and optimizer.ascent_steps > 1 else label
+    method = METHODS[optimizer.method]
+    steps = optimizer.ascent_steps if "ascent_steps" in method.keys else 1
+    name = f"{method.label} {'k' if optimizer.method == 'xsam' else 'N'}={steps}"  # XSAM's paper calls it k
+    return name if steps > 1 or name in ORDER else method.label
+
+
+def _slot(optimizer: OptimizerConfig) -> int:
+    """The place among the colours; it does not depend on which other methods are shown."""
+    name, others = method_name(optimizer), [method for method in METHODS if method not in KNOWN]
+    if name in ORDER:
+        return ORDER.index(name)
+    return len(ORDER) if optimizer.method in KNOWN else len(ORDER) + 1 + others.index(optimizer.method)
 
 
 @dataclass(frozen=True)
 class MethodSeries:
     """A method (one setting) with the look that it has in every panel and chart.
 
-    slot     its method's place among the colours (the last one for every method that is not in ORDER).
-    setting  its number among the settings of its method, from 0: tells them apart by line style.
+    slot     its place among the colours: 0 to 6 as in ORDER, 7 for other settings of those methods, 8 and more for other methods.
+    setting  its number among those in this slot, from 0: tells them apart by dash and marker.
     """
 
     group: Group
@@ -43,12 +56,21 @@ class MethodSeries:
     setting: int
 
     @property
+    def look(self) -> tuple[int, int, int]:
+        """Numbers of its colour, dash and marker. Methods that are not known here start with another dash than the known ones."""
+        known = len(ORDER) + 1
+        new = self.slot - known
+        if new < 0:
+            return self.slot, self.setting % 4, (self.slot + self.setting) % 8
+        return known + new % (len(COLOURS) - known), (new + 1 + self.setting) % 4, (self.slot + self.setting) % 12
+
+    @property
     def colour(self) -> str:
-        return COLOURS[self.slot]
+        return COLOURS[self.look[0]]
 
     @property
     def line(self) -> str:
-        return ("-", "--", ":", "-.")[self.setting % 4]
+        return ("-", "--", ":", "-.")[self.look[1]]
 
     @property
     def label(self) -> str:
@@ -58,13 +80,14 @@ class MethodSeries:
 
 def method_series(context: Context) -> list[MethodSeries]:
     """The methods of a context in a fixed order; settings of one method share its colour and differ in line style."""
-    names = {method_name(run.config.optimizer) for run in context.runs}
-    known = [name for name in ORDER if name in names]
+    by_name: dict[tuple[int, int, int, str], list[RunRow]] = {}
+    for run in context.runs:
+        own = run.config.optimizer
+        by_name.setdefault((_slot(own), list(METHODS).index(own.method), own.ascent_steps, method_name(own)), []).append(run)
     found: list[MethodSeries] = []
-    for name in [*known, *sorted(names - set(known))]:
-        runs = [run for run in context.runs if method_name(run.config.optimizer) == name]
-        slot = ORDER.index(name) if name in ORDER else len(COLOURS) - 1
-        found += [MethodSeries(group, slot, i) for i, group in enumerate(group_runs(RowConfig(label=name), runs))]
+    for (slot, _, _, name), runs in sorted(by_name.items()):
+        taken = sum(series.slot == slot for series in found)
+        found += [MethodSeries(group, slot, i) for i, group in enumerate(group_runs(RowConfig(label=name), runs), taken)]
     return found
 
 

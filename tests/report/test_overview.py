@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sam.config import DatasetConfig, ModelConfig, OptimizerConfig, ProtocolConfig, TrainConfig
-from sam.report.overview import ORDER, method_name, overview, sharpness_key
-from sam.tables.table import RunRow
+from sam.config import METHODS as REGISTERED
+from sam.config import DatasetConfig, MethodSpec, ModelConfig, OptimizerConfig, ProtocolConfig, TrainConfig
+from sam.report.chart import MARKERS
+from sam.report.overview import COLOURS, ORDER, method_name, method_series, overview, sharpness_key
+from sam.tables.table import RunRow, contexts
 
 METHODS = [
     OptimizerConfig(method="sgd"),
@@ -37,6 +39,28 @@ def made_up(noise: float, optimizers: list[OptimizerConfig], seeds: int, sign: f
 def test_methods_have_a_fixed_order() -> None:
     assert tuple(method_name(o) for o in METHODS) == ORDER
     assert method_name(OptimizerConfig(method="xsam", ascent_steps=2)) == "XSAM k=2"
+
+
+def looks(optimizers: list[OptimizerConfig]) -> dict[str, tuple[int, int, int]]:
+    (only,) = contexts(made_up(0, optimizers, 1))
+    return {series.group.label: series.look for series in method_series(only)}
+
+
+def test_methods_that_are_not_known_here_have_looks_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever else is shown with them; those of the known methods stay."""
+    before = looks(METHODS)
+    assert list(before.values()) == [(i, 0, i) for i in range(7)]
+    monkeypatch.setitem(REGISTERED, "zeta", MethodSpec("nowhere:Zeta", "Zeta", ("rho",), lambda c: 2))
+    monkeypatch.setitem(REGISTERED, "beta", MethodSpec("nowhere:Beta", "Beta", ("rho", "ascent_steps"), lambda c: 2))
+    new = [OptimizerConfig(method="beta", ascent_steps=n) for n in (3, 1)] + [OptimizerConfig(method="zeta", rho=r) for r in (0.1, 0.05)]
+    others = [OptimizerConfig(ascent_steps=n) for n in (4, 7)]  # of a known method, grey
+    found = looks([*new, *METHODS, *others])
+    assert list(found) == [*ORDER, "SAM N=4", "SAM N=7", "Zeta (rho 0.05)", "Zeta (rho 0.1)", "Beta", "Beta N=3"]  # rows in their order
+    assert found | before == found and len(set(found.values())) == len(found)
+    colours, dashes, markers = zip(*(found[name] for name in ("SGD", "Zeta (rho 0.05)", "Beta")), strict=True)
+    assert len(set(colours)) == len(set(dashes)) == 3 and max(colours) < len(COLOURS) and max(markers) < len(MARKERS) == 12
+    assert looks(new[:1])["Beta N=3"][0] == found["Beta N=3"][0]
+    overview(made_up(0, [*new, *METHODS], 1), [0.05], tmp_path / "a.png")
 
 
 def test_overview(tmp_path: Path) -> None:
