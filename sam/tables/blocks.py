@@ -28,8 +28,8 @@ class Comparison:
     """What stands beside the paired t test of a difference; everything is in the unit of its column.
 
     primary      whether this is the table's own test, named in advance; `tests` of them stand in the block, and p_holm is p after Holm.
-    detectable   the true difference that n pairs show with the table's power at `level`: alpha / tests (Holm's strictest level) if
-                 primary, else alpha.
+    detectable   minimum detectable difference: the true one that n pairs show with probability `power` at `level`: alpha / tests (Holm's
+                 strictest level) if primary, else alpha.
     equivalence  None where the row does not claim "no difference", or its column has no margin.
     """
 
@@ -38,6 +38,7 @@ class Comparison:
     p_holm: float | None
     alpha: float
     level: float
+    power: float
     detectable: float | None
     welch: Welch | None
     equivalence: Equivalence | None

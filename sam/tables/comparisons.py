@@ -11,7 +11,7 @@ from sam.tables import correlation
 from sam.tables.blocks import EMPTY, Cell, Comparison, Correlation
 from sam.tables.columns import Column
 from sam.tables.groups import Group, baseline_for
-from sam.tables.hypothesis import equivalence, holm, smallest_detectable, welch
+from sam.tables.hypothesis import Equivalence, equivalence, holm, smallest_detectable, welch
 from sam.tables.statistics import Paired, fixed, p_text, paired_difference, paired_parts
 
 
@@ -64,6 +64,7 @@ def _compare(table: TableConfig, pair: _Pair, primary: bool, tests: int, p_holm:
         p_holm=p_holm,
         alpha=table.alpha,
         level=level,
+        power=table.power,
         detectable=smallest_detectable(pair.paired.std, pair.paired.n, level, table.power),
         welch=welch(pair.column.values(pair.group).values(), pair.column.values(pair.base).values()),
         equivalence=None if margin is None else equivalence(pair.paired, margin, table.alpha),
@@ -76,11 +77,12 @@ def _difference_cell(pair: _Pair, comparison: Comparison, several: bool) -> Cell
     if comparison.welch is not None:
         parts += (f"Welch p {p_text(comparison.welch.p)}",)
     if comparison.detectable is not None:
-        parts += (f"could have shown {fixed(comparison.detectable, digits)}",)
+        parts += ("minimum detectable", f"difference {fixed(comparison.detectable, digits)} ({comparison.power:.0%} power)")
     found = comparison.equivalence
     if found is not None:
-        parts += ("equivalent" if found.shown else "not shown equivalent", f"within ±{fixed(found.margin, digits)}")
-        parts += ("(no test)" if found.p is None else f"(TOST p {p_text(found.p)})",)
+        margin = f"within ±{fixed(found.margin, digits)}"
+        parts += ("equivalent", margin) if found.shown else (f"equivalence {margin}", "not established")
+        parts += (tost_text(found),)
     if several:
         parts += (f"vs {pair.base.label}",)
     return Cell(
@@ -92,6 +94,10 @@ def _difference_cell(pair: _Pair, comparison: Comparison, several: bool) -> Cell
         baseline=pair.base.label,
         seeds=pair.paired.seeds,
     )
+
+
+def tost_text(found: Equivalence) -> str:
+    return "(no test)" if found.p is None else f"(TOST p {p_text(found.p)})"
 
 
 def correlations(table: TableConfig, columns: Sequence[Column], groups: Sequence[Group]) -> tuple[Correlation, ...]:

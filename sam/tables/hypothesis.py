@@ -1,4 +1,4 @@
-"""Tests beside the paired t test: Holm's correction, Welch's test, equivalence, and what a sample could have shown at all.
+"""Tests beside the paired t test: Holm's correction, Welch's test, equivalence, and the minimum detectable difference.
 
 All of them take values by seed, or a `Paired` difference, and return plain numbers in the unit of the values. Student's t comes from
 scipy.special: scipy.stats holds the same functions and takes far longer to import.

@@ -8,6 +8,7 @@ from data import known
 from sam.config import TableConfig, TrainConfig, counted
 from sam.tables.blocks import Cell
 from sam.tables.columns import Column
+from sam.tables.comparisons import tost_text
 from sam.tables.contexts import Context, word
 from sam.tables.groups import Group
 from sam.tables.published import Published, citations
@@ -119,14 +120,15 @@ def _notes_on_tests(table: TableConfig, rows: Sequence[Sequence[Cell]]) -> list[
     if any(c.detectable is not None for c in found):
         divided = f"{table.alpha:g}/{own.tests} (Holm's strictest; {table.alpha:g} in exploratory columns)" if own and own.tests > 1 else ""
         notes.append(
-            f"could have shown: the smallest true difference that the paired test at level {divided or f'{table.alpha:g}'} finds with"
-            f" {table.power:.0%} power at this n, if the spread of the differences seen here is the true one."
+            "Minimum detectable difference: the smallest true difference that the paired test at level"
+            f" {divided or f'{table.alpha:g}'} finds with {table.power:.0%} power at this n, if the spread of the differences"
+            " seen here is the true one."
         )
     if any(c.equivalence is not None for c in found):
         notes.append(
             f"TOST: two one-sided paired t tests, the larger p, level {table.alpha:g}, not part of Holm's family; equivalent: the"
-            f" {1 - 2 * table.alpha:.0%} confidence interval of the difference lies within the margin. Not shown equivalent is not shown"
-            " different."
+            f" {1 - 2 * table.alpha:.0%} confidence interval of the difference lies within the margin. Equivalence not"
+            " established does not mean that a difference was shown."
         )
     return notes
 
@@ -166,8 +168,12 @@ def _finding(column: str, cells: Sequence[tuple[str, Cell]]) -> str:
         elif comparison.primary:
             (untested if comparison.p_holm is None else same).append(f"{label} against {cell.baseline}")
         if comparison.equivalence is not None:
-            shown = "is equivalent" if comparison.equivalence.shown else "is not shown equivalent"
-            equal.append(f"{label} {shown} to {cell.baseline} within ±{comparison.equivalence.margin:g}")
+            margin = f"within ±{comparison.equivalence.margin:g}"
+            if comparison.equivalence.shown:
+                equal.append(f"{label} is equivalent to {cell.baseline} {margin}")
+            else:
+                tost = tost_text(comparison.equivalence)
+                equal.append(f"equivalence of {label} and {cell.baseline} {margin} not established {tost}")
     lists = (("no difference shown for ", same), ("no test possible for ", untested))
     texts = [*differ, *(prefix + ", ".join(labels) for prefix, labels in lists if labels), *equal]
     return f"{column}: {'; '.join(texts)}" if texts else ""
