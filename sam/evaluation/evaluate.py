@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import io
 import math
@@ -11,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam.config import ConfigError, EvaluateConfig, TableConfig, TrainConfig
-from sam.evaluation.kept import KEPT, trajectories
-from sam.evaluation.measuring import measure_runs, part_of
+from sam.config import ConfigError, EvaluateConfig, TableConfig, TrainConfig, printable
+from sam.evaluation.measuring import Run, kept_files, measure_runs, part_of
 from sam.report.page import report
 from sam.runs import records
 from sam.runs.command import evaluate_command, train_command
@@ -21,7 +21,9 @@ from sam.runs.tracking import mirror_sharpness
 from sam.sharpness.subject import Measures, Result
 from sam.tables import render
 from sam.tables import table as tables
-from sam.tables.filling import filled
+from sam.tables.columns import filled
+from sam.tables.conditions import settings, word
+from sam.tables.render import inert
 from sam.tables.table import Block, RunRow
 
 
@@ -182,3 +184,35 @@ def _write(out: Path, blocks: dict[str, list[Block]], runs: Sequence[RunRow], rh
         records.write_atomic(out / "overview.png", picture.getvalue())
         files.append(out / "overview.png")
     return files
+
+
+KEPT = "kept.csv"
+
+
+def trajectories(done: Sequence[Run], rows: Mapping[Path, Result]) -> str:
+    """CSV: folder, seed, optimizer.method and the other settings that vary over the runs, epoch, and every measure (empty where it was not
+    measured). rows: by folder (the final checkpoint's) and by file. Run by run in the order given, then by epoch."""
+    known = {folder: _settings(records.run_config(record)) for folder, record in done}
+    names = dict.fromkeys(name for values in known.values() for name in values)
+    varying = [name for name in names if name == "optimizer.method" or len({values.get(name) for values in known.values()}) > 1]
+    lines = []
+    for folder, record in done:
+        config = records.run_config(record)
+        own = {"folder": inert(printable(folder)), "seed": config.seed, **{name: known[folder].get(name, "") for name in varying}}
+        measured = {epoch: rows.get(file) for epoch, file in kept_files(folder, record).items()}
+        if record["status"] == records.FINISHED:
+            measured[config.epochs] = rows.get(folder)
+        lines += [own | {"epoch": epoch} | dict(found.values) for epoch, found in measured.items() if found is not None]
+    columns = dict.fromkeys(name for line in lines for name in line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """The run's settings by dotted names, as a label prints them: without its seed, and without what it does not read."""
+    own = {f"optimizer.{key}": getattr(config.optimizer, key) for key in config.optimizer.used_keys}
+    others = {name: value for name, value in settings(config).items() if not name.startswith("optimizer.")}
+    return {name: inert(printable(word(value))) for name, value in (own | others).items()}

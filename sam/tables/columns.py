@@ -1,17 +1,121 @@
-"""The columns of a block: the values of every row, and the published ones beside them."""
+"""The columns of a table: which measures may be named, placeholders filled in from what was measured, and the values of every row."""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from sam.config import ColumnConfig
-from sam.tables.blocks import Cell
-from sam.tables.contexts import Context
-from sam.tables.groups import Group
+from sam.config import STEP_RULES, ColumnConfig, ConfigError, SharpnessConfig, TableConfig
+from sam.tables.cells import Cell
+from sam.tables.conditions import Context, Group, RunRow
 from sam.tables.published import Published, lookup, matches
 from sam.tables.statistics import summarize, summary_parts
+
+# A line: names, then in brackets the keys that follow each of them, in this order. "?": it may be missing; "=": its values, where they are
+# no numbers. The first lines hold what only the training saw.
+_NAMES = f"""
+last5_test_loss last5_test_accuracy last5_val_loss last5_val_accuracy gap_running gap_perturbed
+eps_over_rho mean_eps_over_rho cos_g_eps mean_cos_g_eps
+gap error_gap test_loss_channel ece weight_norm cos_random_level corruption_kinds
+test_loss test_accuracy val_loss val_accuracy [bn?=train|recalibrated]
+train_loss train_accuracy grad_norm [bn?=train|recalibrated,subset?]
+sharpness ascent_loss sharpness_stderr [rho,bn=eval|train|recalibrated,batch=all|m,subset?]
+first_order second_order limit_worst limit_ascent limit_average limit_average_stderr average average_stderr [rho,subset?]
+maximum maximum_ascent maximum_spread psi alpha_star alpha_star_rise [rho,subset?]
+n_step n_step_length n_step_cosine [rho,n,rule={"|".join(STEP_RULES)},subset?]
+adaptive_worst adaptive_worst_ascent adaptive_worst_spread [rho,norm=l2|linf,logits=plain|normalized,subset?]
+adaptive_average adaptive_average_stderr [rho,norm=l2|linf,logits=plain|normalized,subset?]
+keskar keskar_lbfgsb keskar_sign keskar_spread [epsilon,subset?]
+eigenvalue eigenvalue_residual landscape_eigenvalue landscape_eigenvalue_residual [k,subset?]
+eigenvalue_min eigenvalue_min_residual lanczos_products trace trace_stderr [subset?]
+cos_gradient_top gradient_top_share curvature_gradient [subset?]
+spectrum_mean spectrum_mean_stderr spectrum_second_moment spectrum_second_moment_stderr [subset?]
+spectrum_smallest spectrum_largest spectrum_probes spectrum_width spectrum_mass [subset?]
+corruption_accuracy corruption_loss [kind?=\\w+]
+"""
+_VALUE = r"[\d.e+-]+|{\w+}"  # a number, or "{rho}" and "{subset}", which stand for some
+_KEYS = {name: line.partition(" [")[2].rstrip("]") for line in _NAMES.split("\n") for name in line.partition(" [")[0].split()}
+
+
+def check_measure(measure: str, where: str) -> None:
+    """Refuse a name that nothing is ever measured under. Raises ConfigError, which begins with `where`."""
+    name, _, inside = measure.removesuffix("]").partition("[")
+    if name not in _KEYS:
+        near = difflib.get_close_matches(name, _KEYS, 3) or ["gap", "test_accuracy"]
+        raise ConfigError(f"{where}={measure}: nothing is measured under this name; there are, for example, {', '.join(near)}.")
+    each = (key.partition("=") for key in _KEYS[name].split(",") if key)
+    pattern = "".join(f"(,{key.rstrip('?')}=({values or _VALUE}))" + "?" * key.endswith("?") for key, _, values in each)
+    if measure != name + (f"[{inside}]" if inside else "") or not re.fullmatch(pattern, f",{inside}" if inside else ""):
+        keys = f"[{_KEYS[name]}], a key with ? may be left out" if _KEYS[name] else "nothing"
+        raise ConfigError(f"{where}={measure}: {name} is followed by {keys}.")
+
+
+SUBSET = "subset={subset}"
+
+
+def filled(table: TableConfig, sharpness: SharpnessConfig, runs: Sequence[RunRow]) -> TableConfig | None:
+    """The table as it is to be built; None if it is optional, and none of its optional columns was measured.
+
+    A column whose measure ends in "subset={subset}" becomes one column for each subset that was measured with, and one for the whole
+    set where it was ("all" in its header); an optional one that no run has is left out, and what refers to it too.
+    """
+    names = {name for run in runs for name in run.measures}
+    columns = [column for before in table.columns for column in _columns(before, names)]
+    if table.optional and not any(column.optional for column in columns):
+        return None
+    keys = {column.key for column in columns}
+    return dataclasses.replace(
+        table,
+        columns=[dataclasses.replace(column, header=column.header.replace("{m}", str(sharpness.m))) for column in columns],
+        rows=[dataclasses.replace(row, published={k: ids for k, ids in row.published.items() if k in keys}) for row in table.rows],
+        correlations=[c for c in table.correlations if {c.x, c.y} <= keys],
+        notes=[note.replace("{m}", str(sharpness.m)) for note in table.notes],
+    )
+
+
+def check_columns(table: TableConfig) -> None:
+    """Refuse columns that cannot be filled in, or must not be left out. Raises ConfigError."""
+    for column in table.columns:
+        if "{subset}" in column.measure and not re.search(rf"[\[,]{re.escape(SUBSET)}\]$", column.measure):
+            raise ConfigError(f"columns: {column.key}.measure={column.measure}: {{subset}} must stand at its end, as in trace[{SUBSET}].")
+        if ("{subset}" in column.measure) != ("{subset}" in column.header):
+            raise ConfigError(f"columns: {column.key}: {{subset}} must stand in its measure and in its header, or in neither.")
+        if column.optional and (column.key == table.primary or column.margin is not None):
+            raise ConfigError(f"columns: {column.key}.optional=true: the test named in advance, and one of equivalence, need their column.")
+        check_measure(column.measure, f"columns: {column.key}.measure")
+
+
+def _columns(column: ColumnConfig, names: Collection[str]) -> list[ColumnConfig]:
+    found = _subsets(column, names)
+    if not found and column.optional:
+        return []
+    if "{subset}" not in column.measure:
+        return [column]
+    headers = {subset: column.header.replace("{subset}", subset or "all") for subset in found or [None]}
+    return [dataclasses.replace(column, measure=_at(column.measure, subset), header=header) for subset, header in headers.items()]
+
+
+def _at(measure: str, subset: str | None) -> str:
+    """The name with a subset, or without one: names hold it only where it is smaller than the set."""
+    if subset is None:
+        return re.sub(rf"\[{re.escape(SUBSET)}\]$|,{re.escape(SUBSET)}(?=\]$)", "", measure)
+    return measure.replace("{subset}", subset)
+
+
+def _subsets(column: ColumnConfig, names: Collection[str]) -> list[str | None]:
+    """The subsets with which the column's measure was taken, at whatever radius: the whole set (None) first, then by size."""
+    radius = lambda text: re.escape(text).replace(re.escape("{rho}"), r"[^,\]]+")
+    whole = any(re.fullmatch(radius(_at(column.measure, None)), name) for name in names)
+    if "{subset}" not in column.measure:
+        return [None] if whole else []
+    pattern = radius(column.measure).replace(re.escape("{subset}"), r"(\d+)")
+    sizes = {match[1] for name in names if (match := re.fullmatch(pattern, name))}
+    return [*([None] if whole else []), *sorted(sizes, key=int)]
+
 
 PUBLISHED_RHO = 0.05  # radius of the published sharpness: Tiwary & Aananth 2024, section 4.1
 

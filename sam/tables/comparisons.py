@@ -8,11 +8,21 @@ from dataclasses import dataclass
 
 from sam.config import TableConfig
 from sam.tables import correlation
-from sam.tables.blocks import EMPTY, Cell, Comparison, Correlation
+from sam.tables.cells import EMPTY, Cell, Comparison, Correlation
 from sam.tables.columns import Column
-from sam.tables.groups import Group, baseline_for
-from sam.tables.hypothesis import Equivalence, equivalence, holm, smallest_detectable, welch
-from sam.tables.statistics import Paired, fixed, p_text, paired_difference, paired_parts
+from sam.tables.conditions import Group, baseline_for
+from sam.tables.statistics import (
+    Equivalence,
+    Paired,
+    equivalence,
+    fixed,
+    holm,
+    p_text,
+    paired_difference,
+    paired_parts,
+    smallest_detectable,
+    welch,
+)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sam.config import ConfigError, TableConfig
-from sam.tables.blocks import EMPTY, Block, Cell
-from sam.tables.columns import Column, expand
+from sam.tables.cells import EMPTY, Block, Cell
+from sam.tables.columns import Column, check_columns, expand
 from sam.tables.comparisons import correlations, differences
-from sam.tables.contexts import Context, RunRow, context_label, contexts
-from sam.tables.filling import check_columns
-from sam.tables.groups import Group, asked, check_match, distinguish, group_runs, row_matches
-from sam.tables.notes import notes, verdict
+from sam.tables.conditions import Context, Group, RunRow, asked, check_match, context_label, contexts, distinguish, group_runs, row_matches
+from sam.tables.footnotes import notes, verdict
 from sam.tables.published import Published, lookup
 
 __all__ = ["Block", "Cell", "Context", "Group", "RunRow", "build", "context_label", "contexts", "distinguish", "group_runs", "row_matches"]

@@ -9,8 +9,8 @@ import data
 import models
 import sam.sharpness
 from sam.config import DatasetConfig, EvaluateConfig, ModelConfig, TrainConfig, from_dict, to_dict
-from sam.evaluation.checkpoint import _subject, evaluate_checkpoint
 from sam.evaluation.evaluate import evaluate
+from sam.evaluation.foreign import _subject, evaluate_checkpoint
 from sam.runs import checkpoint, identity
 from sam.runs.run import run
 

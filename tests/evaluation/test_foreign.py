@@ -14,7 +14,7 @@ import models
 import sam.sharpness
 from data import torchvision_guard
 from sam.config import ConfigError, EvaluateConfig, from_dict
-from sam.evaluation.checkpoint import Checkpoint, evaluate_checkpoint
+from sam.evaluation.foreign import Checkpoint, evaluate_checkpoint
 from sam.runs.checkpoint import CheckpointError
 
 DIGITS = {"name": "digits", "train_size": 100}

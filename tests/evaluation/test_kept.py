@@ -15,8 +15,7 @@ import data
 import sam.sharpness
 from sam.config import EvaluateConfig, OptimizerConfig, SharpnessConfig, TrainConfig, to_dict
 from sam.evaluation import storing
-from sam.evaluation.evaluate import Evaluation, evaluate
-from sam.evaluation.kept import trajectories
+from sam.evaluation.evaluate import Evaluation, evaluate, trajectories
 from sam.runs import checkpoint, records
 from sam.runs.run import load_trained
 from sam.sharpness.subject import Result

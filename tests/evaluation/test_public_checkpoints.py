@@ -11,7 +11,7 @@ import torch
 
 import models
 from sam.config import EvaluateConfig, from_dict
-from sam.evaluation.checkpoint import evaluate_checkpoint
+from sam.evaluation.foreign import evaluate_checkpoint
 from sam.training import weights
 
 FOLDER, CIFAR = os.environ.get("SAM_CHECKPOINTS"), os.environ.get("SAM_CIFAR10_NPZ")

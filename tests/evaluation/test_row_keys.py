@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from sam.config import LATE, NOTIONS, DatasetConfig, ModelConfig, NotionSpec, SharpnessConfig, from_dict, row_settings
-from sam.evaluation import checkpoint, storing
+from sam.evaluation import foreign, storing
 from sam.sharpness.notions import Notion
 
 RUNS, CHECKPOINTS = (Path(__file__).parent / "golden" / f"keys_of_{of}.json" for of in ("runs", "checkpoints"))
@@ -49,7 +49,7 @@ def key_of_run(notion: str, sharpness: Mapping[str, Any]) -> str:
 
 def key_of_checkpoint(model: Mapping[str, Any], dataset: Mapping[str, Any], mean: list[float], std: list[float]) -> str:
     images: Any = SimpleNamespace(mean=torch.tensor(mean), std=torch.tensor(std))
-    subject = checkpoint._subject(from_dict(ModelConfig, model), from_dict(DatasetConfig, dataset), images)
+    subject = foreign._subject(from_dict(ModelConfig, model), from_dict(DatasetConfig, dataset), images)
     return first(storing.keys("checkpoint", "data", SharpnessConfig(notions=["gap"]), subject=subject))
 
 

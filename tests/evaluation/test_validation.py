@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sam.config import DatasetConfig, EvaluateConfig, GapConfig, ModelConfig, SharpnessConfig
-from sam.evaluation.checkpoint import evaluate_checkpoint
 from sam.evaluation.evaluate import evaluate
+from sam.evaluation.foreign import evaluate_checkpoint
 
 TABLE = """# @package tables.tuning
 title: Tuning

@@ -20,8 +20,7 @@ from sam.config import (
     SharpnessConfig,
     TableConfig,
 )
-from sam.tables.filling import filled
-from sam.tables.measures import check_measure
+from sam.tables.columns import check_measure, filled
 from sam.tables.table import RunRow, build, check
 
 AT = SharpnessConfig(rho=[0.05, 0.5])

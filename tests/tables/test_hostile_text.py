@@ -15,7 +15,7 @@ from sam.config import ConfigError, EvaluateConfig, OptimizerConfig, TableConfig
 from sam.report.overview import overview
 from sam.tables import render
 from sam.tables import table as tables
-from sam.tables.render_csv import inert
+from sam.tables.render import inert
 
 HOSTILE = {
     "escape": "\x1b[31mred\x1b[0m \x1b]0;title\x07",

@@ -26,8 +26,8 @@ from sam.config import (
 )
 from sam.evaluation.evaluate import started_from
 from sam.tables import render
-from sam.tables.layout import grids
 from sam.tables.published import lookup
+from sam.tables.render import grids
 from sam.tables.table import Block, Cell, RunRow, build, contexts
 
 CONF = Path(__file__).parents[2] / "conf" / "table"

@@ -15,7 +15,7 @@ from sam.evaluation import storing
 from sam.runs.progress import progress_for
 from sam.sharpness.notions import work
 from sam.sharpness.subject import Result, Sizes, merge, subject_of
-from sam.tables.contexts import data_label
+from sam.tables.conditions import data_label
 from sam.training import weights
 from sam.training.loop import build_model
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from data import known
 from sam.config import TableConfig, TrainConfig, counted
-from sam.tables.blocks import Cell
+from sam.tables.cells import Cell
 from sam.tables.columns import Column
 from sam.tables.comparisons import tost_text
-from sam.tables.contexts import Context, word
-from sam.tables.groups import Group
+from sam.tables.conditions import Context, Group, word
 from sam.tables.published import Published, citations
 from sam.tables.statistics import p_text
 

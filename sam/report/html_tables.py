@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from sam.report.html import Html, el
-from sam.tables.blocks import Block, Cell, Correlation
-from sam.tables.contexts import RunRow
-from sam.tables.layout import grids
+from sam.tables.cells import Block, Cell, Correlation
+from sam.tables.conditions import RunRow
+from sam.tables.render import grids
 
 PAPER = 6  # columns, beside the labels, that fit on a printed page
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?")

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from sam.config import printable
 from sam.tables.correlation import RankCorrelation
-from sam.tables.hypothesis import Equivalence, Welch
-from sam.tables.statistics import Paired, Summary
+from sam.tables.statistics import Equivalence, Paired, Summary, Welch
 
 EMPTY = ("–",)
 

@@ -11,11 +11,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sam.report.chart import HEIGHT, LEFT, MARKERS, RIGHT, TOP, WIDTH, frame, shown
-from sam.report.figures import looks, panel, wide
+from sam.report.chart import HEIGHT, LEFT, MARKERS, RIGHT, TOP, WIDTH, Axis, Scale, frame, shown
+from sam.report.figures import Columns, looks, names, panel, wide
 from sam.report.html import Html, el, join
-from sam.report.scale import Axis, Scale
-from sam.report.series import Columns, names
 from sam.tables.table import Context
 
 Points = dict[tuple[float, float], float | None]
