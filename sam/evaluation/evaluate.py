@@ -21,10 +21,10 @@ from sam.runs.tracking import mirror_sharpness
 from sam.sharpness.subject import Measures, Result
 from sam.tables import render
 from sam.tables import table as tables
+from sam.tables.cells import Block
 from sam.tables.columns import filled
-from sam.tables.conditions import settings, word
+from sam.tables.conditions import RunRow, settings, word
 from sam.tables.render import inert
-from sam.tables.table import Block, RunRow
 
 
 @dataclass(frozen=True)

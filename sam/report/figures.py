@@ -11,8 +11,8 @@ from sam.config import counted
 from sam.report.chart import Axis, Curve, Dot, Style, chart, legend, shown
 from sam.report.html import Html, el
 from sam.report.overview import method_name, method_series
+from sam.tables.conditions import Condition, RunRow, TableRow
 from sam.tables.statistics import summarize
-from sam.tables.table import Context, Group, RunRow
 
 BAND = "Mean over the finished seeds; band: ± one sample standard deviation (none for n = 1)."
 TRAINING = (  # column of metrics.csv, what it is, unit
@@ -29,19 +29,19 @@ Tally = Mapping[str, int]  # label of a method -> how many of its runs a chart s
 class Look:
     """One method (one setting): its runs, and its look in every chart."""
 
-    group: Group
+    row: TableRow
     style: Style
 
     def n(self, tallies: Iterable[Tally]) -> str:
         """How many runs the charts of a figure show of it."""
         counts = sorted({tally[self.style.label] for tally in tallies if self.style.label in tally})
-        lost = len(self.group.diverged)
+        lost = len(self.row.diverged)
         words = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "0"
         return f" (n = {words}{f', {lost} diverged and left out' if lost else ''})"
 
 
-def looks(context: Context) -> list[Look]:
-    return [Look(s.group, Style(s.group.label, *s.look)) for s in method_series(context)]
+def looks(condition: Condition) -> list[Look]:
+    return [Look(s.row, Style(s.row.label, *s.look)) for s in method_series(condition)]
 
 
 def figure(charts: Sequence[Html], caption: str, of: Iterable[Look], tallies: Sequence[Tally]) -> Html:
@@ -96,15 +96,15 @@ def wide(values: Iterable[float | None], factor: float) -> bool:
 
 def _over_epochs(look: Look, column: str) -> Curve:
     """Epochs without the column are no values of it."""
-    having = [[row for row in run.epochs if column in row] for run in look.group.finished.values()]
+    having = [[row for row in run.epochs if column in row] for run in look.row.finished.values()]
     return mean_curve(look.style, [([row.get("epoch") for row in rows], [row[column] for row in rows]) for rows in having])
 
 
-def training(context: Context) -> Html:
+def training(condition: Condition) -> Html:
     """Test accuracy and losses over epochs."""
     charts, cut, drawn = [], False, list[list[Curve]]()
     for column, title, unit in TRAINING:
-        curves = [c for c in (_over_epochs(look, column) for look in looks(context)) if c.x]
+        curves = [c for c in (_over_epochs(look, column) for look in looks(condition)) if c.x]
         if not curves:
             continue
         drawn.append(curves)
@@ -113,11 +113,11 @@ def training(context: Context) -> Html:
         cut = cut or low is not None
         y = Axis(f"{title} ({unit})", log=column != "test_accuracy" and wide(values, 20), low=low, high=high)
         ends = ", ".join(f"{c.style.label} {c.y[-1]:.4g}" for c in curves if c.y and c.y[-1] is not None)
-        said = f"{title} over epochs, {context.label}. At the end, in {unit}: {ends}."
+        said = f"{title} over epochs, {condition.label}. At the end, in {unit}: {ends}."
         charts.append(panel(title, chart(said, Axis("Epoch", whole=True), y, curves)))
     note = " The accuracy axis is cut below, where the first climb would flatten what tells the methods apart." if cut else ""
     said = f"Over training, by epoch. {BAND} Training loss: as met in training, over the epoch's own batches.{note}"
-    return figure(charts, said + left_out(c for curves in drawn for c in curves), looks(context), [tally(curves) for curves in drawn])
+    return figure(charts, said + left_out(c for curves in drawn for c in curves), looks(condition), [tally(curves) for curves in drawn])
 
 
 def _late(curves: Sequence[Curve]) -> tuple[float | None, float | None]:
@@ -135,28 +135,28 @@ def _late(curves: Sequence[Curve]) -> tuple[float | None, float | None]:
     return min(late) - margin, max(late) + margin
 
 
-def alphas(context: Context) -> Html:
+def alphas(condition: Condition) -> Html:
     """XSAM's alpha over epochs: any run whose metrics hold one."""
-    curves = [curve for look in looks(context) if (curve := _over_epochs(look, "alpha")).x]
+    curves = [curve for look in looks(condition) if (curve := _over_epochs(look, "alpha")).x]
     if not curves:
         return Html("")
-    drawn = chart(f"Alpha over epochs, {context.label}", Axis("Epoch", whole=True), Axis("α"), curves)
+    drawn = chart(f"Alpha over epochs, {condition.label}", Axis("Epoch", whole=True), Axis("α"), curves)
     said = f"The α that the search last chose, by epoch (no unit; at α = 1 XSAM's step is SAM's). {BAND}{left_out(curves)}"
-    return figure([panel("α over training", drawn)], said, looks(context), [tally(curves)])
+    return figure([panel("α over training", drawn)], said, looks(condition), [tally(curves)])
 
 
 Columns = Mapping[str, Sequence[float | None]]
 
 
-def names(context: Context, *columns: str) -> list[str]:
+def names(condition: Condition, *columns: str) -> list[str]:
     """The series, in the order of their appearance, that have these columns."""
-    found = {name: series for run in context.runs for name, series in run.series.items()}
+    found = {name: series for run in condition.runs for name, series in run.series.items()}
     return [name for name, series in found.items() if set(columns) <= set(series)]
 
 
 def _curves(look: Look, name: str, x: str, y: str) -> list[Curve]:
     """Mean and band where all seeds share their x; else a thin line for every seed."""
-    found = [run.series[name] for run in look.group.finished.values() if name in run.series]
+    found = [run.series[name] for run in look.row.finished.values() if name in run.series]
     if found and all(list(s[x]) == list(found[0][x]) for s in found):
         return [mean_curve(look.style, [(s[x], s[y]) for s in found])]
     alone = [mean_curve(look.style, [(s[x], s[y])]) for s in found]
@@ -197,17 +197,17 @@ KINDS = (
 _MEAN_OR_EACH = f"{BAND} Where seeds were measured at different places, each is a thin line of its own."
 
 
-def series_curves(context: Context, kind: Kind) -> Html:
+def series_curves(condition: Condition, kind: Kind) -> Html:
     """A chart for every series of this kind."""
     charts, drawn = [], list[list[Curve]]()
-    for name in names(context, kind.x, kind.y):
-        curves = [c for look in looks(context) for c in _curves(look, name, kind.x, kind.y) if c.x]
+    for name in names(condition, kind.x, kind.y):
+        curves = [c for look in looks(condition) for c in _curves(look, name, kind.x, kind.y) if c.x]
         if curves:
             drawn.append(curves)
-            said = f"{name}, {context.label}: {kind.y_label} over {kind.x_label}"
+            said = f"{name}, {condition.label}: {kind.y_label} over {kind.x_label}"
             charts.append(panel(name, chart(said, Axis(kind.x_label), _y_axis(kind, curves), curves)))
     lost = left_out(c for curves in drawn for c in curves)
-    return figure(charts, f"{kind.caption} {_MEAN_OR_EACH}{lost}", looks(context), [tally(curves) for curves in drawn])
+    return figure(charts, f"{kind.caption} {_MEAN_OR_EACH}{lost}", looks(condition), [tally(curves) for curves in drawn])
 
 
 def _y_axis(kind: Kind, curves: Sequence[Curve]) -> Axis:
@@ -248,14 +248,14 @@ def spoken(family: tuple[str, str]) -> str:
     return kind.replace("_", " ") + (f" ({rest.replace(',', ', ')})" if rest else "")
 
 
-def gap_scatter(context: Context, anchors: Anchors, family: tuple[str, str], names: Mapping[float, str]) -> Html:
+def gap_scatter(condition: Condition, anchors: Anchors, family: tuple[str, str], names: Mapping[float, str]) -> Html:
     """A measure against the gap at each radius, a point for every finished run; a point leads to its run."""
     charts, tallies = [], []
     hidden = 0
     for rho, name in names.items():
         dots = []
-        for look in looks(context):
-            for seed, run in look.group.finished.items():
+        for look in looks(condition):
+            for seed, run in look.row.finished.items():
                 x, y = run.measures.get(name), run.measures.get("gap")
                 if x is None or y is None or not shown(x) or not shown(y):
                     hidden += 1
@@ -265,36 +265,36 @@ def gap_scatter(context: Context, anchors: Anchors, family: tuple[str, str], nam
         if dots:
             tallies.append(Counter(dot.style.label for dot in dots))
             across = Axis(f"{spoken(family)} at ρ = {rho:g}{_unit(family)}", log=wide([d.x for d in dots], 10))
-            drawn = chart(f"{name} against generalisation gap, {context.label}", across, Axis("Gap (nats)"), dots=dots)
+            drawn = chart(f"{name} against generalisation gap, {condition.label}", across, Axis("Gap (nats)"), dots=dots)
             charts.append(panel(f"ρ = {rho:g}", drawn))
     lost = f" Not shown, without a finite value: {counted(hidden, 'point')}." if hidden else ""
     said = f"{spoken(family).capitalize()}{_unit(family)} against the generalisation gap (nats); a point is a run and leads to it.{lost}"
-    return figure(charts, said, looks(context), tallies)
+    return figure(charts, said, looks(condition), tallies)
 
 
-def measured_radii(context: Context, family: tuple[str, str], names: Mapping[float, str]) -> Html:
+def measured_radii(condition: Condition, family: tuple[str, str], names: Mapping[float, str]) -> Html:
     """A measure over the radii at which it was taken, where there are several."""
     if len(names) < 2:
         return Html("")
     radii = list(names)
-    of = [look for look in looks(context) if look.group.finished]
-    curves = [mean_curve(o.style, [(radii, [r.measures.get(n) for n in names.values()]) for r in o.group.finished.values()]) for o in of]
+    of = [look for look in looks(condition) if look.row.finished]
+    curves = [mean_curve(o.style, [(radii, [r.measures.get(n) for n in names.values()]) for r in o.row.finished.values()]) for o in of]
     y = Axis(f"{spoken(family)}{_unit(family)}", log=wide([v for c in curves for v in c.y], 10))
-    drawn = chart(f"{spoken(family)} over the measured radius, {context.label}", Axis("measured ρ", log=wide(radii, 4)), y, curves)
+    drawn = chart(f"{spoken(family)} over the measured radius, {condition.label}", Axis("measured ρ", log=wide(radii, 4)), y, curves)
     said = f"{spoken(family).capitalize()} of the trained weights over the radius ρ at which it was measured{_unit(family)}. {BAND}"
     return figure([panel(f"{spoken(family)} over ρ", drawn)], said + left_out(curves), of, [tally(curves)])
 
 
-def trained_radii(context: Context) -> Html:
+def trained_radii(condition: Condition) -> Html:
     """Results over the rho of training, where a method was trained with several; one curve for each setting of the other keys."""
     found: dict[str, list[Look]] = {}
-    for look in looks(context):
-        if "rho" in look.group.optimizer.used_keys and look.group.finished:
-            found.setdefault(repr(replace(look.group.optimizer, rho=0.0)), []).append(look)
+    for look in looks(condition):
+        if "rho" in look.row.optimizer.used_keys and look.row.finished:
+            found.setdefault(repr(replace(look.row.optimizer, rho=0.0)), []).append(look)
     swept = [of for of in found.values() if len(of) > 1]
     if not swept:
         return Html("")
-    first = next(iter(families(context.runs).items()), None)
+    first = next(iter(families(condition.runs).items()), None)
     measures = [("test_accuracy", "Final test accuracy", "%"), ("gap", "Generalisation gap", "nats")]
     if first is not None and _unit(first[0]):
         rho, name = next(iter(first[1].items()))
@@ -302,13 +302,13 @@ def trained_radii(context: Context) -> Html:
     styles = [replace(of[0].style, label=_without_rho(of), dash=i % 4) for i, of in enumerate(swept)]
     charts, drawn = [], list[Curve]()
     for name, title, unit in measures:
-        points = [[([o.group.optimizer.rho], [run.measures.get(name)]) for o in of for run in o.group.finished.values()] for of in swept]
+        points = [[([o.row.optimizer.rho], [run.measures.get(name)]) for o in of for run in o.row.finished.values()] for of in swept]
         curves = [mean_curve(style, pairs) for style, pairs in zip(styles, points, strict=True)]
         if any(c.x for c in curves):
             drawn += curves
             across = Axis("ρ of training", log=wide([x for c in curves for x in c.x], 4))
             y = Axis(f"{title} ({unit})", log=name != "test_accuracy" and wide([v for c in curves for v in c.y], 30))
-            charts.append(panel(title, chart(f"{title} over the rho of training, {context.label}", across, y, curves)))
+            charts.append(panel(title, chart(f"{title} over the rho of training, {condition.label}", across, y, curves)))
     return el(
         "figure",
         el("div", *charts, class_="charts"),
@@ -322,9 +322,9 @@ def _without_rho(of: Sequence[Look]) -> str:
     label = of[0].style.label
     inside = re.search(r"\((.*)\)$", label)
     rest = [part for part in (inside[1].split(", ") if inside else []) if not part.startswith("rho ")]
-    return method_name(of[0].group.optimizer) + (f" ({', '.join(rest)})" if rest else "")
+    return method_name(of[0].row.optimizer) + (f" ({', '.join(rest)})" if rest else "")
 
 
 def _seeds(of: Sequence[Look]) -> str:
-    counts = sorted({len(look.group.finished) for look in of})
+    counts = sorted({len(look.row.finished) for look in of})
     return f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + f" for each of {len(of)} ρ"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sam.config import METHODS, OptimizerConfig, RowConfig
+from sam.tables.conditions import Condition, RunRow, TableRow, conditions, table_rows
 from sam.tables.statistics import summarize
-from sam.tables.table import Context, Group, RunRow, contexts, group_runs
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers; the yellow is left out, as too pale on white.
 # One for each name in ORDER, grey for the other settings of those methods, and the rest for methods that are not known here.
@@ -51,7 +51,7 @@ class MethodSeries:
     setting  its number among those in this slot, from 0: tells them apart by dash and marker.
     """
 
-    group: Group
+    row: TableRow
     slot: int
     setting: int
 
@@ -74,25 +74,25 @@ class MethodSeries:
 
     @property
     def label(self) -> str:
-        n, lost = len(self.group.finished), len(self.group.diverged)
-        return f"{self.group.label} (n = {n}{f', {lost} diverged' if lost else ''})"
+        n, lost = len(self.row.finished), len(self.row.diverged)
+        return f"{self.row.label} (n = {n}{f', {lost} diverged' if lost else ''})"
 
 
-def method_series(context: Context) -> list[MethodSeries]:
-    """The methods of a context in a fixed order; settings of one method share its colour and differ in line style."""
+def method_series(condition: Condition) -> list[MethodSeries]:
+    """The methods of a condition in a fixed order; settings of one method share its colour and differ in line style."""
     by_name: dict[tuple[int, int, int, str], list[RunRow]] = {}
-    for run in context.runs:
+    for run in condition.runs:
         own = run.config.optimizer
         by_name.setdefault((_slot(own), list(METHODS).index(own.method), own.ascent_steps, method_name(own)), []).append(run)
     found: list[MethodSeries] = []
     for (slot, _, _, name), runs in sorted(by_name.items()):
         taken = sum(series.slot == slot for series in found)
-        found += [MethodSeries(group, slot, i) for i, group in enumerate(group_runs(RowConfig(label=name), runs), taken)]
+        found += [MethodSeries(row, slot, i) for i, row in enumerate(table_rows(RowConfig(label=name), runs), taken)]
     return found
 
 
 def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path | BinaryIO) -> None:
-    """Write a PNG with a row of four panels per context.
+    """Write a PNG with a row of four panels per condition.
 
     Test accuracy over epochs (mean over the finished seeds, band of one sample standard deviation), final accuracy and sharpness of every
     seed (at each of `rhos`, BatchNorm in eval mode, whole training set), and sharpness against gap, both in nats.
@@ -102,7 +102,7 @@ def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path | B
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    found = contexts(runs)
+    found = conditions(runs)
     if not found:
         raise ValueError("overview: no runs to draw.")
     size = (20, sum(_height(method_series(c)) for c in found) + 0.3)
@@ -111,9 +111,9 @@ def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path | B
         figure = plt.figure(figsize=size, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[union-attr, call-arg]
         bands = figure.subfigures(len(found), 1, squeeze=False, height_ratios=ratios)[:, 0]
-        for band, context in zip(bands, found, strict=True):
-            series = method_series(context)
-            band.suptitle(context.label, fontsize=13, fontweight="bold")
+        for band, condition in zip(bands, found, strict=True):
+            series = method_series(condition)
+            band.suptitle(condition.label, fontsize=13, fontweight="bold")
             axes = band.subplots(1, 4, gridspec_kw={"width_ratios": [1.15, 1, 1, 1]})
             _draw_curves(axes[0], series)
             _draw_accuracy(axes[1], series)
@@ -135,7 +135,7 @@ def _draw_curves(axes: Any, series: Sequence[MethodSeries]) -> None:
     late: list[float] = []
     for s in series:
         by_epoch: dict[float, list[float]] = {}
-        for run in s.group.finished.values():
+        for run in s.row.finished.values():
             for row in run.epochs:
                 value = row.get("test_accuracy")
                 if value is not None and math.isfinite(value):
@@ -157,17 +157,17 @@ def _draw_curves(axes: Any, series: Sequence[MethodSeries]) -> None:
 
 def _list_methods(axes: Any, series: Sequence[MethodSeries]) -> None:
     """Methods from top to bottom, one line each."""
-    axes.set_yticks(range(len(series)), [s.group.label for s in series])
+    axes.set_yticks(range(len(series)), [s.row.label for s in series])
     axes.set_ylim(len(series) - 0.5, -0.5)
 
 
-def _points(group: Group, measure: str, scale: float = 1.0) -> list[float]:
-    return [v for v in group.values(measure, scale).values() if v is not None and math.isfinite(v)]
+def _points(row: TableRow, measure: str, scale: float = 1.0) -> list[float]:
+    return [v for v in row.values(measure, scale).values() if v is not None and math.isfinite(v)]
 
 
 def _draw_accuracy(axes: Any, series: Sequence[MethodSeries]) -> None:
     for i, s in enumerate(series):
-        values = _points(s.group, "test_accuracy")
+        values = _points(s.row, "test_accuracy")
         axes.scatter(values, [i] * len(values), color=s.colour, s=34, alpha=0.75, linewidths=0)
         if values:
             axes.plot([sum(values) / len(values)] * 2, [i - 0.32, i + 0.32], color=s.colour, linewidth=2)
@@ -202,7 +202,7 @@ def _draw_sharpness(axes: Any, series: Sequence[MethodSeries], rhos: Sequence[fl
     for j, rho in enumerate(rhos):
         offset = 0.44 * ((j + 0.5) / len(rhos) - 0.5)
         for i, s in enumerate(series):
-            values = _points(s.group, sharpness_key(rho), 1000)
+            values = _points(s.row, sharpness_key(rho), 1000)
             shown = [v for v in values if v > 0]
             hidden += len(values) - len(shown)
             marker = RHO_MARKERS[j % len(RHO_MARKERS)]
@@ -222,7 +222,7 @@ def _draw_scatter(axes: Any, series: Sequence[MethodSeries], rhos: Sequence[floa
         return
     hidden = 0
     for s in series:
-        pairs = [(run.measures.get(sharpness_key(rhos[0])), run.measures.get("gap")) for run in s.group.finished.values()]
+        pairs = [(run.measures.get(sharpness_key(rhos[0])), run.measures.get("gap")) for run in s.row.finished.values()]
         both = [(x * 1000, y * 1000) for x, y in pairs if x is not None and y is not None and math.isfinite(x) and math.isfinite(y)]
         good = [(x, y) for x, y in both if x > 0]
         hidden += len(both) - len(good)

@@ -14,8 +14,9 @@ from sam.report import figures, html_tables
 from sam.report.figures import Anchors
 from sam.report.html import Html, el, join, text
 from sam.report.planes import landscapes
+from sam.tables.cells import Block
 from sam.tables.columns import expand
-from sam.tables.table import Block, Context, RunRow, contexts
+from sam.tables.conditions import Condition, RunRow, conditions
 
 Record = Mapping[str, Any]
 
@@ -54,14 +55,14 @@ def _when(all_records: Sequence[Record]) -> str:
     return f"{times[0]} to {times[-1]} ({zone})" if times else "not recorded"
 
 
-def summary(runs: Sequence[RunRow], groups: Sequence[Context], config: EvaluateConfig, command: str, problems: Sequence[str]) -> Html:
+def summary(runs: Sequence[RunRow], found: Sequence[Condition], config: EvaluateConfig, command: str, problems: Sequence[str]) -> Html:
     """Counts, settings of the measurement, dates, commit, versions, hardware, data; and what went wrong."""
     own = [run.record for run in runs]
     lost = sum(not run.is_finished for run in runs)
     sharpness = config.sharpness
     pairs: list[tuple[str, object]] = [
         ("Runs", f"{len(runs)}: {len(runs) - lost} finished, {lost} diverged"),
-        ("Settings", el("ul", *(el("li", f"{g.label}: {counted(len(g.runs), 'run')}, seeds {_seeds(g)}") for g in groups))),
+        ("Settings", el("ul", *(el("li", f"{c.label}: {counted(len(c.runs), 'run')}, seeds {_seeds(c)}") for c in found))),
         ("Measured", f"{', '.join(sharpness.chosen)}; at ρ {', '.join(f'{r:g}' for r in sharpness.rho)}; batches of {sharpness.m}"),
         ("Measure again", el("code", command)),
         ("Trained", _when(own)),
@@ -74,8 +75,8 @@ def summary(runs: Sequence[RunRow], groups: Sequence[Context], config: EvaluateC
     return join(_pairs(pairs), warned)
 
 
-def _seeds(context: Context) -> str:
-    return ", ".join(map(str, sorted({run.config.seed for run in context.runs})))
+def _seeds(condition: Condition) -> str:
+    return ", ".join(map(str, sorted({run.config.seed for run in condition.runs})))
 
 
 def entry(run: RunRow, anchor: str) -> Html:
@@ -106,17 +107,17 @@ def entry(run: RunRow, anchor: str) -> Html:
     return el("details", el("summary", line), _pairs(pairs), table if numbers else None, id=anchor, class_="run")
 
 
-def figures_of(context: Context, anchors: Anchors) -> Html:
-    """Every figure that the runs of a context have data for; those of the lesser measures are closed."""
-    families = figures.families(context.runs)
+def figures_of(condition: Condition, anchors: Anchors) -> Html:
+    """Every figure that the runs of a condition have data for; those of the lesser measures are closed."""
+    families = figures.families(condition.runs)
     first, others = list(families.items())[:1], list(families.items())[1:]
-    parts = [("Over training", figures.training(context))]
-    parts += [("Sharpness against gap", figures.gap_scatter(context, anchors, family, names)) for family, names in first]
-    parts += [("Sharpness over the measured ρ", figures.measured_radii(context, family, names)) for family, names in first]
-    parts += [("Results over the ρ of training", figures.trained_radii(context)), ("XSAM's α", figures.alphas(context))]
-    parts += [(kind.title, figures.series_curves(context, kind)) for kind in figures.KINDS]
-    parts += [("Loss over planes", landscapes(context))]
-    more = [join(figures.gap_scatter(context, anchors, f, names), figures.measured_radii(context, f, names)) for f, names in others]
+    parts = [("Over training", figures.training(condition))]
+    parts += [("Sharpness against gap", figures.gap_scatter(condition, anchors, family, names)) for family, names in first]
+    parts += [("Sharpness over the measured ρ", figures.measured_radii(condition, family, names)) for family, names in first]
+    parts += [("Results over the ρ of training", figures.trained_radii(condition)), ("XSAM's α", figures.alphas(condition))]
+    parts += [(kind.title, figures.series_curves(condition, kind)) for kind in figures.KINDS]
+    parts += [("Loss over planes", landscapes(condition))]
+    more = [join(figures.gap_scatter(condition, anchors, f, names), figures.measured_radii(condition, f, names)) for f, names in others]
     found = [el("section", el("h3", title), drawn) for title, drawn in parts if drawn]
     if any(more):
         found.append(el("details", el("summary", "The other measures taken at a radius"), *more, class_="more"))
@@ -141,22 +142,21 @@ def report(
     columns = {table.title: expand(table.columns, config.sharpness.rho) for table in config.tables.values()}
     measures = {title: {c.header: (c.measure, c.config.scale) for c in found} for title, found in columns.items()}
     trace = html_tables.Trace({run.folder: run for run in runs}, anchors, measures)
-    groups = contexts(runs)
-    every = [(f"table-{i}", block) for i, block in enumerate((b for group in blocks.values() for b in group), 1)]
+    found = conditions(runs)
+    every = [(f"table-{i}", block) for i, block in enumerate((b for made in blocks.values() for b in made), 1)]
     entries = [entry(run, anchors[run.folder]) for run in runs]
-    titles = {f"figures-{i}": f"Figures: {group.label}" for i, group in enumerate(groups, 1)}
-    drawn = [el("section", el("h2", titles[at]), figures_of(group, anchors), id=at) for at, group in zip(titles, groups, strict=True)]
+    figured = [(f"figures-{i}", f"Figures: {c.label}", figures_of(c, anchors)) for i, c in enumerate(found, 1)]
     hint = (
         "Click a column's header to sort by it (by the mean); click a number to see the runs behind it, and a run to see its command line."
     )
     main = join(
-        el("section", el("h2", "Summary"), summary(runs, groups, config, command, problems), id="summary"),
+        el("section", el("h2", "Summary"), summary(runs, found, config, command, problems), id="summary"),
         el("section", el("h2", "Tables"), el("p", hint, class_="hint"), *(html_tables.section(b, trace, p) for p, b in every), id="tables"),
-        *drawn,
+        *(el("section", el("h2", title), drawn, id=at) for at, title, drawn in figured),
         el("section", el("h2", "Runs"), el("p", "Every run, with the command that makes it again.", class_="hint"), *entries, id="runs"),
     )
     links = [("#summary", "Summary"), *((f"#{p}", b.title) for p, b in every)]
-    links += [*((f"#{at}", title) for at, title in titles.items()), ("#runs", "Runs")]
+    links += [*((f"#{at}", title) for at, title, _ in figured), ("#runs", "Runs")]
     return _page("Sharpness report", links, main)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sam.report.chart import HEIGHT, LEFT, MARKERS, RIGHT, TOP, WIDTH, Axis, Scale, frame, shown
 from sam.report.figures import Columns, looks, names, panel, wide
 from sam.report.html import Html, el, join
-from sam.tables.table import Context
+from sam.tables.conditions import Condition
 
 Points = dict[tuple[float, float], float | None]
 
@@ -56,15 +56,15 @@ def _place(name: str) -> str:
     return name.partition("_")[2]
 
 
-def landscapes(context: Context) -> Html:
+def landscapes(condition: Condition) -> Html:
     """A panel for every plane and method: of the lowest seed that has it."""
-    return join(*(_landscape(context, name) for name in names(context, "x", "y", "loss")))
+    return join(*(_landscape(condition, name) for name in names(condition, "x", "y", "loss")))
 
 
-def _landscape(context: Context, name: str) -> Html | None:
+def _landscape(condition: Condition, name: str) -> Html | None:
     found = []
-    for look in looks(context):
-        planes = [(seed, plane) for seed, run in look.group.finished.items() if (plane := plane_of(run.series, name)) is not None]
+    for look in looks(condition):
+        planes = [(seed, plane) for seed, run in look.row.finished.items() if (plane := plane_of(run.series, name)) is not None]
         if planes:
             found.append((look, *planes[0], len(planes)))
     values = [v for _, _, plane, _ in found for v in plane.loss.values() if v is not None and shown(v)]

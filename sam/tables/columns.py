@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from sam.config import STEP_RULES, ColumnConfig, ConfigError, SharpnessConfig, TableConfig
 from sam.tables.cells import Cell
-from sam.tables.conditions import Context, Group, RunRow
+from sam.tables.conditions import Condition, RunRow, TableRow
 from sam.tables.published import Published, lookup, matches
 from sam.tables.statistics import summarize, summary_parts
 
@@ -138,31 +138,31 @@ class Column:
     def measure(self) -> str:
         return self._fill(self.config.measure)
 
-    def values(self, group: Group) -> dict[int, float | None]:
+    def values(self, row: TableRow) -> dict[int, float | None]:
         """Seed -> value in the column's unit, of the finished runs."""
-        return group.values(self.measure, self.config.scale)
+        return row.values(self.measure, self.config.scale)
 
-    def value(self, group: Group) -> Cell:
-        if not group.ran:
+    def value(self, row: TableRow) -> Cell:
+        if not row.ran:
             return Cell("value", ("not run",), self.header)
-        values = self.values(group)
+        values = self.values(row)
         summary = summarize(values.values())
         parts = summary_parts(summary, self.config.digits)
-        if summary.n == 0 and any(self.measure in run.measures for run in group.finished.values()):
+        if summary.n == 0 and any(self.measure in run.measures for run in row.finished.values()):
             parts = ("no finite value",)  # it was measured: undefined, or not finite
-        if group.diverged:
-            epochs = [r.diverged_epoch for r in group.diverged.values()]
+        if row.diverged:
+            epochs = [r.diverged_epoch for r in row.diverged.values()]
             when = ", ".join("unknown" if e is None else str(e) for e in epochs)
-            total = len(group.diverged) + len(group.finished)
-            parts += (f"{len(group.diverged)} of {total} diverged", f"(epoch{'s' if len(epochs) > 1 else ''} {when})")
+            total = len(row.diverged) + len(row.finished)
+            parts += (f"{len(row.diverged)} of {total} diverged", f"(epoch{'s' if len(epochs) > 1 else ''} {when})")
         seeds = tuple(s for s, v in values.items() if v is not None and math.isfinite(v))
-        folders = tuple(r.folder for r in (*group.finished.values(), *group.diverged.values()))
-        return Cell("value", parts, self.header, summary, seeds=seeds, diverged=tuple(group.diverged), folders=folders)
+        folders = tuple(r.folder for r in (*row.finished.values(), *row.diverged.values()))
+        return Cell("value", parts, self.header, summary, seeds=seeds, diverged=tuple(row.diverged), folders=folders)
 
-    def published(self, group: Group, context: Context) -> list[Published]:
-        ids = group.row.published.get(self.config.key, [])
-        here = (self.rho is None or math.isclose(self.rho, PUBLISHED_RHO)) and all(run.genuine for run in group.runs or context.runs)
-        config = group.config if group.changed else replace(context.config, optimizer=group.optimizer)
+    def published(self, row: TableRow, condition: Condition) -> list[Published]:
+        ids = row.spec.published.get(self.config.key, [])
+        here = (self.rho is None or math.isclose(self.rho, PUBLISHED_RHO)) and all(run.genuine for run in row.runs or condition.runs)
+        config = row.config if row.changed else replace(condition.config, optimizer=row.optimizer)
         return [p for p in lookup(ids) if here and config is not None and matches(p, config)]
 
 

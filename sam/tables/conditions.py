@@ -1,6 +1,6 @@
-"""Runs as the tables see them; the *contexts* they fall into; and the runs of each row of a table.
+"""Runs as the tables see them; the *conditions* they fall into; and the runs of each row of a table.
 
-A context is everything but the seed and the keys of the method (rho, ascent steps, ...). Learning rate, momentum and weight decay belong
+A condition is everything but the seed and the keys of the method (rho, ascent steps, ...). Learning rate, momentum and weight decay belong
 to it, so that two rows of a block differ in the method alone.
 """
 
@@ -78,8 +78,8 @@ class RunRow:
 
 
 @dataclass(frozen=True)
-class Context:
-    """Runs that differ in method and seed only. `config` is the first run's; `label` tells contexts apart; `key`: their common settings,
+class Condition:
+    """Runs that differ in method and seed only. `config` is the first run's; `label` tells conditions apart; `key`: their common settings,
     by dotted names."""
 
     label: str
@@ -112,7 +112,7 @@ _NEUTRAL = (
 
 
 def may_vary(name: str) -> bool:
-    """Whether this is the dotted name of a setting, other than the method's, that tells contexts apart."""
+    """Whether this is the dotted name of a setting, other than the method's, that tells conditions apart."""
     alike = (*_NEUTRAL, "protocol.notes", "dataset.path", "dataset.root", "dataset.download")
     return name in flat(to_dict(TrainConfig())) and name not in alike and not name.startswith(("optimizer.", "tracking."))
 
@@ -134,7 +134,7 @@ def data_label(dataset: DatasetConfig, fingerprint: str) -> str:
     return dataset.named(BY_FINGERPRINT[fingerprint].name if fingerprint in BY_FINGERPRINT else alien)
 
 
-def context_label(run: RunRow) -> str:
+def condition_label(run: RunRow) -> str:
     """ "digits demo", or "CIFAR-10, WRN-28-10, 200 epochs, protocol tiwary2024"; with what it started from, if that was a file."""
     config = run.config
     if config.dataset.name == "digits" and config.protocol.name.startswith("demo"):
@@ -144,41 +144,41 @@ def context_label(run: RunRow) -> str:
     return label if run.started_from is None else f"{label}, started from {run.started_from}"
 
 
-def contexts(runs: Sequence[RunRow]) -> list[Context]:
-    """The runs by context, in the order of their labels; where labels would collide, the settings that differ are appended."""
-    groups: dict[str, list[RunRow]] = {}
+def conditions(runs: Sequence[RunRow]) -> list[Condition]:
+    """The runs by condition, in the order of their labels; where labels would collide, the settings that differ are appended."""
+    rows: dict[str, list[RunRow]] = {}
     for run in runs:
         if run.status not in ("finished", "diverged"):
             raise ValueError(f"{run.folder}: status {run.status}: only finished and diverged runs belong in a table.")
         files = {"init_from": run.init_from, "data": run.data_fingerprint}  # by their bytes, not by their paths
         known = settings(run.config) | files
-        groups.setdefault(json.dumps(known, sort_keys=True), []).append(run)
+        rows.setdefault(json.dumps(known, sort_keys=True), []).append(run)
     by_label: dict[str, list[str]] = {}
-    for key, members in groups.items():
-        by_label.setdefault(context_label(members[0]), []).append(key)
+    for key, members in rows.items():
+        by_label.setdefault(condition_label(members[0]), []).append(key)
     found = []
     for label, keys in by_label.items():
         parsed = [json.loads(key) for key in keys]
         differing = [name for name in parsed[0] if len({repr(s.get(name)) for s in parsed}) > 1]
         for key, setting in zip(keys, parsed, strict=True):
-            members = groups[key]
+            members = rows[key]
             suffix = "".join(f", {name}={str(setting[name])[:12] if name == 'data' else word(setting[name])}" for name in differing)
-            found.append(Context(label + suffix, members[0].config, tuple(members), setting))
-    return sorted(found, key=lambda context: context.label)  # runs that start at once would come in either order
+            found.append(Condition(label + suffix, members[0].config, tuple(members), setting))
+    return sorted(found, key=lambda condition: condition.label)  # runs that start at once would come in either order
 
 
 _OPTIMIZER_KEYS = tuple(f.name for f in dataclasses.fields(OptimizerConfig))
 
 
 @dataclass(frozen=True)
-class Group:
+class TableRow:
     """Replicas of one setting: its label, the row that it belongs to, and one run per seed. Empty for a row without runs.
 
-    config: of its first run; None without one. changed: the context's settings that the row names, where they differ from the block's.
+    config: of its first run; None without one. changed: the condition's settings that the row names, where they differ from the block's.
     """
 
     label: str
-    row: RowConfig
+    spec: RowConfig
     optimizer: OptimizerConfig
     finished: Mapping[int, RunRow]
     diverged: Mapping[int, RunRow]
@@ -200,24 +200,24 @@ class Group:
         return {seed: None if value is None else value * scale for seed, value in raw.items()}
 
 
-def asked(row: RowConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the row's `match` says of the optimizer, by its keys; and of the context (the learning rate is of both), by dotted names."""
-    of_optimizer = {key: value for key, value in row.match.items() if key in _OPTIMIZER_KEYS}
+def asked(spec: RowConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the row's `match` says of the optimizer, by its keys; and of the condition (the learning rate is of both), by dotted names."""
+    of_optimizer = {key: value for key, value in spec.match.items() if key in _OPTIMIZER_KEYS}
     base = {f"optimizer.{key}": value for key, value in of_optimizer.items() if key in BASE_KEYS and key != "method"}
-    return of_optimizer, base | {key: value for key, value in row.match.items() if key not in _OPTIMIZER_KEYS}
+    return of_optimizer, base | {key: value for key, value in spec.match.items() if key not in _OPTIMIZER_KEYS}
 
 
-def check_match(row: RowConfig) -> None:
+def check_match(spec: RowConfig) -> None:
     """Refuse keys and values that no run can have. Raises ConfigError."""
-    of_optimizer, of_context = asked(row)
-    from_dict(OptimizerConfig, of_optimizer, f"rows: {row.label}.match.")
-    for key, value in of_context.items():
+    of_optimizer, of_condition = asked(spec)
+    from_dict(OptimizerConfig, of_optimizer, f"rows: {spec.label}.match.")
+    for key, value in of_condition.items():
         if not (may_vary(key) or key.removeprefix("optimizer.") in of_optimizer):
             raise ConfigError(
-                f"rows: {row.label}.match.{key}: unknown key; known here: {', '.join(_OPTIMIZER_KEYS)}, and what else tells the blocks of "
+                f"rows: {spec.label}.match.{key}: unknown key; known here: {', '.join(_OPTIMIZER_KEYS)}, and what else tells the blocks of "
                 "a table apart, such as epochs or dataset.train_size."
             )
-        check_setting(key, value, f"rows: {row.label}.match.{key}")
+        check_setting(key, value, f"rows: {spec.label}.match.{key}")
 
 
 def row_matches(match: Mapping[str, Any], optimizer: OptimizerConfig) -> bool:
@@ -237,18 +237,18 @@ def distinguish(optimizers: Sequence[OptimizerConfig]) -> list[str]:
     return [f" ({text})" for text in texts]
 
 
-def group_runs(row: RowConfig, runs: Sequence[RunRow]) -> list[Group]:
-    """One group per setting among the runs that the row matches, whatever it says of the context; a row without runs is one empty group."""
-    match = asked(row)[0]
+def table_rows(spec: RowConfig, runs: Sequence[RunRow]) -> list[TableRow]:
+    """One row per setting among the runs that the row matches, whatever it says of the condition; a row without runs is one empty row."""
+    match = asked(spec)[0]
     by_setting: dict[str, list[RunRow]] = {}
     for run in runs:
         if row_matches(match, run.config.optimizer):
             by_setting.setdefault(run.setting, []).append(run)
     if not by_setting:
-        return [Group(row.label, row, from_dict(OptimizerConfig, match, "match."), {}, {})]
+        return [TableRow(spec.label, spec, from_dict(OptimizerConfig, match, "match."), {}, {})]
     order = sorted(by_setting.values(), key=lambda members: _numeric_first(members[0].config.optimizer))
     optimizers = [members[0].config.optimizer for members in order]
-    groups = []
+    rows = []
     for members, suffix in zip(order, distinguish(optimizers), strict=True):
         chosen: dict[int, RunRow] = {}
         for run in sorted(members, key=lambda r: (not r.is_finished, r.folder)):
@@ -257,8 +257,8 @@ def group_runs(row: RowConfig, runs: Sequence[RunRow]) -> list[Group]:
         diverged = {seed: run for seed, run in sorted(chosen.items()) if not run.is_finished}
         duplicates = tuple(run for run in members if run is not chosen[run.config.seed])
         first = members[0].config
-        groups.append(Group(row.label + suffix, row, first.optimizer, finished, diverged, duplicates, first))
-    return groups
+        rows.append(TableRow(spec.label + suffix, spec, first.optimizer, finished, diverged, duplicates, first))
+    return rows
 
 
 def _numeric_first(optimizer: OptimizerConfig) -> list[tuple[bool, float, str]]:
@@ -267,11 +267,11 @@ def _numeric_first(optimizer: OptimizerConfig) -> list[tuple[bool, float, str]]:
     return [(False, float(v), "") if isinstance(v, (int, float)) else (True, 0.0, repr(v)) for v in values]
 
 
-def baseline_for(group: Group, baselines: Sequence[Group]) -> Group | None:
+def baseline_for(row: TableRow, baselines: Sequence[TableRow]) -> TableRow | None:
     """The baseline to compare with: the one at the same radius, then with the most settings in common, then the first."""
 
-    def likeness(other: Group) -> tuple[bool, int]:
-        a, b = group.optimizer, other.optimizer
+    def likeness(other: TableRow) -> tuple[bool, int]:
+        a, b = row.optimizer, other.optimizer
         shared = [k for k in a.used_keys if k in b.used_keys and k not in BASE_KEYS and getattr(a, k) == getattr(b, k)]
         return "rho" in shared, len(shared)
 

@@ -9,47 +9,47 @@ from sam.config import TableConfig, TrainConfig, counted
 from sam.tables.cells import Cell
 from sam.tables.columns import Column
 from sam.tables.comparisons import tost_text
-from sam.tables.conditions import Context, Group, word
+from sam.tables.conditions import Condition, TableRow, word
 from sam.tables.published import Published, citations
 from sam.tables.statistics import p_text
 
 
-def notes(
+def footnotes(
     table: TableConfig,
-    context: Context,
-    groups: Sequence[Group],
+    condition: Condition,
+    rows: Sequence[TableRow],
     columns: Sequence[Column],
-    rows: Sequence[Sequence[Cell]],
+    lines: Sequence[Sequence[Cell]],
     published: Sequence[Published],
     correlated: bool,
 ) -> tuple[str, ...]:
     """Everything that must be said under the block, once each, in order."""
-    used = [run for g in groups for run in (*g.finished.values(), *g.diverged.values())]
+    used = [run for row in rows for run in (*row.finished.values(), *row.diverged.values())]
     given = [*table.notes, *(note for run in used for note in run.config.protocol.notes)]
-    conditions = {"noise: ": context.noisy, "clean: ": not context.noisy, "published: ": bool(published)}
-    lines = [f"Layout after {table.source}."] if table.source else []
-    lines.append(trained_by(context.config))
+    only_if = {"noise: ": condition.noisy, "clean: ": not condition.noisy, "published: ": bool(published)}
+    notes = [f"Layout after {table.source}."] if table.source else []
+    notes.append(trained_by(condition.config))
     for note in given:
-        prefix = next((p for p in conditions if note.startswith(p)), "")
-        if not prefix or conditions[prefix]:
-            lines.append(note.removeprefix(prefix))
-    for g in (g for g in groups if g.changed):
-        changes = ", ".join(f"{key} {word(value)} instead of {word(context.key[key])}" for key, value in g.changed.items())
-        lines.append(f"{g.label}: {changes}; all else as in the other rows.")
-    lines += _notes_on_numbers(groups, rows)
-    lines += _notes_on_tests(table, rows)
-    lines += _CORRELATIONS if correlated else ()
+        prefix = next((p for p in only_if if note.startswith(p)), "")
+        if not prefix or only_if[prefix]:
+            notes.append(note.removeprefix(prefix))
+    for row in (row for row in rows if row.changed):
+        changes = ", ".join(f"{key} {word(value)} instead of {word(condition.key[key])}" for key, value in row.changed.items())
+        notes.append(f"{row.label}: {changes}; all else as in the other rows.")
+    notes += _notes_on_numbers(rows, lines)
+    notes += _notes_on_tests(table, lines)
+    notes += _CORRELATIONS if correlated else ()
     measures = [column.config.measure for column in columns]
     if any("accuracy" in m for m in measures):
-        lines.append("Accuracy is that of the final epoch.")
+        notes.append("Accuracy is that of the final epoch.")
     if "gap" in measures:
-        lines += _notes_on_gap(context)
-    lines += [note for run in used for note in _notes_on_method(run.config)]
-    lines += citations(published)
+        notes += _notes_on_gap(condition)
+    notes += [note for run in used for note in _notes_on_method(run.config)]
+    notes += citations(published)
     prints = dict.fromkeys(run.data_fingerprint or "unknown" for run in used)
-    lines.append(f"Data fingerprint: {', '.join(prints)}.")
-    lines += [note for run in used for note in known.notes(run.data_fingerprint, run.data_notes)]
-    return tuple(dict.fromkeys(lines))
+    notes.append(f"Data fingerprint: {', '.join(prints)}.")
+    notes += [note for run in used for note in known.notes(run.data_fingerprint, run.data_notes)]
+    return tuple(dict.fromkeys(notes))
 
 
 def trained_by(c: TrainConfig) -> str:
@@ -72,33 +72,33 @@ def trained_by(c: TrainConfig) -> str:
     )
 
 
-def _notes_on_numbers(groups: Sequence[Group], rows: Sequence[Sequence[Cell]]) -> list[str]:
-    cells = [(group, cell) for group, row in zip(groups, rows, strict=True) for cell in row]
+def _notes_on_numbers(rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> list[str]:
+    cells = [(row, cell) for row, line in zip(rows, lines, strict=True) for cell in line]
     notes = ["± is the sample standard deviation over seeds; [ ] is the 95% confidence interval of the mean (Student's t); n counts seeds."]
-    seeds = {g.label: ", ".join(map(str, sorted({*g.finished, *g.diverged}))) for g in groups if g.ran}
+    seeds = {row.label: ", ".join(map(str, sorted({*row.finished, *row.diverged}))) for row in rows if row.ran}
     if len(set(seeds.values())) == 1:
         text = next(iter(seeds.values()))
         notes.append(f"Seeds of every row that was run: {text} ({text.count(',') + 1}).")
     else:
         notes.append("Seeds: " + "; ".join(f"{label}: {text} ({text.count(',') + 1})" for label, text in seeds.items()) + ".")
-    single = dict.fromkeys(g.label for g, cell in cells if cell.summary is not None and cell.summary.n == 1)
+    single = dict.fromkeys(row.label for row, cell in cells if cell.summary is not None and cell.summary.n == 1)
     if single:
         notes.append(f"{', '.join(single)}: one seed: no spread can be given.")
-    for group, cell in cells:
-        if cell.paired is not None and cell.paired.n < len(group.finished):
+    for row, cell in cells:
+        if cell.paired is not None and cell.paired.n < len(row.finished):
             common = ", ".join(map(str, cell.paired.seeds)) or "none"
-            notes.append(f"{cell.column}, {group.label} against {cell.baseline}: common seeds {common} (n = {cell.paired.n}).")
-    if any(g.diverged for g in groups):
+            notes.append(f"{cell.column}, {row.label} against {cell.baseline}: common seeds {common} (n = {cell.paired.n}).")
+    if any(row.diverged for row in rows):
         notes.append("Diverged runs are counted, and are in no mean, interval or difference: the numbers of that row are of the survivors.")
-    for g in groups:
-        for run in g.duplicates:
-            notes.append(f"{g.label}: seed {run.config.seed} was run more than once; {run.folder} is left out.")
+    for row in rows:
+        for run in row.duplicates:
+            notes.append(f"{row.label}: seed {run.config.seed} was run more than once; {run.folder} is left out.")
     return notes
 
 
-def _notes_on_tests(table: TableConfig, rows: Sequence[Sequence[Cell]]) -> list[str]:
+def _notes_on_tests(table: TableConfig, lines: Sequence[Sequence[Cell]]) -> list[str]:
     """What the difference cells print, and which of them is the test named in advance."""
-    cells = [cell for row in rows for cell in row if cell.kind == "difference"]
+    cells = [cell for line in lines for cell in line if cell.kind == "difference"]
     found = [cell.comparison for cell in cells if cell.comparison is not None]
     if not cells:
         return []
@@ -141,9 +141,9 @@ _CORRELATIONS = (
 )
 
 
-def verdict(table: TableConfig, groups: Sequence[Group], rows: Sequence[Sequence[Cell]]) -> str:
+def verdict(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> str:
     """One line: what the table can show, what its own tests found, and what it does not show. Empty if nothing can be said."""
-    cells = [(group.label, cell) for group, row in zip(groups, rows, strict=True) for cell in row if cell.comparison is not None]
+    cells = [(row.label, cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.comparison is not None]
     found = [text for column in dict.fromkeys(cell.column for _, cell in cells) if (text := _finding(column, cells))]
     parts = [f"Shows: {table.shows}."] if table.shows else []
     parts += [f"Found: {'; '.join(found)}."] if found else []
@@ -178,12 +178,12 @@ def _finding(column: str, cells: Sequence[tuple[str, Cell]]) -> str:
     return f"{column}: {'; '.join(texts)}" if texts else ""
 
 
-def _notes_on_gap(context: Context) -> list[str]:
+def _notes_on_gap(condition: Condition) -> list[str]:
     """What the gap is. The expected values: cross-entropies of WRN-28-10 in eval mode, lines u01 to u06 of paper_values.csv."""
-    if context.noisy:
+    if condition.noisy:
         return ["Gap: test loss in expectation over the label channel minus noisy training loss."]
     notes = ["Gap: mean test loss - mean loss on the unaugmented training set, both in eval mode."]
-    named = context.config.dataset.name if context.config.model.label == "WRN-28-10" and context.runs[0].genuine else ""
+    named = condition.config.dataset.name if condition.config.model.label == "WRN-28-10" and condition.runs[0].genuine else ""
     if named == "cifar10":
         notes.append(
             "An SGD gap near 130-160 ×10³ is expected here in eval mode, while Tiwary & Aananth 2024 print 46-48 ×10³ for SAM:"

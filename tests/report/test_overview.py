@@ -1,4 +1,4 @@
-"""The overview is drawn, at any number of contexts, methods and seeds, and with values that a logarithm cannot show."""
+"""The overview is drawn, at any number of conditions, methods and seeds, and with values that a logarithm cannot show."""
 
 import random
 import struct
@@ -11,7 +11,7 @@ from sam.config import METHODS as REGISTERED
 from sam.config import DatasetConfig, MethodSpec, ModelConfig, OptimizerConfig, ProtocolConfig, TrainConfig
 from sam.report.chart import MARKERS
 from sam.report.overview import COLOURS, ORDER, method_name, method_series, overview, sharpness_key
-from sam.tables.table import RunRow, contexts
+from sam.tables.conditions import RunRow, conditions
 
 METHODS = [
     OptimizerConfig(method="sgd"),
@@ -42,8 +42,8 @@ def test_methods_have_a_fixed_order() -> None:
 
 
 def looks(optimizers: list[OptimizerConfig]) -> dict[str, tuple[int, int, int]]:
-    (only,) = contexts(made_up(0, optimizers, 1))
-    return {series.group.label: series.look for series in method_series(only)}
+    (only,) = conditions(made_up(0, optimizers, 1))
+    return {series.row.label: series.look for series in method_series(only)}
 
 
 def test_methods_that_are_not_known_here_have_looks_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

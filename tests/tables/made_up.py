@@ -24,7 +24,8 @@ from sam.config import (
 from sam.report.page import report
 from sam.runs.command import evaluate_command, train_command
 from sam.runs.identity import run_fingerprint, run_name, setting
-from sam.tables.table import RunRow, build
+from sam.tables.conditions import RunRow
+from sam.tables.table import build
 
 CONF = Path(__file__).parents[2] / "conf" / "table"
 RHOS = [0.05, 0.5]

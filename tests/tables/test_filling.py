@@ -21,7 +21,8 @@ from sam.config import (
     TableConfig,
 )
 from sam.tables.columns import check_measure, filled
-from sam.tables.table import RunRow, build, check
+from sam.tables.conditions import RunRow
+from sam.tables.table import build, check
 
 AT = SharpnessConfig(rho=[0.05, 0.5])
 TABLE = TableConfig(

@@ -13,7 +13,9 @@ from scipy import stats
 
 from sam.config import DatasetConfig, ModelConfig, OptimizerConfig, ProtocolConfig, TableConfig, TrainConfig, from_dict
 from sam.tables import render
-from sam.tables.table import Block, Cell, RunRow, build
+from sam.tables.cells import Block, Cell
+from sam.tables.conditions import RunRow
+from sam.tables.table import build
 
 CONF = Path(__file__).parents[2] / "conf" / "table"
 SHARP = "sharpness[rho=0.05,bn=eval,batch=all]"
