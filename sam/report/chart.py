@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from sam.report.html import Html, el, join, text
+from sam.report.looks import Style
+from sam.tables.statistics import is_finite
 
 
 @dataclass(frozen=True)
@@ -107,16 +110,6 @@ MARKERS = (
 
 
 @dataclass(frozen=True)
-class Style:
-    """How a method looks in every chart: a colour of the page's palette (0 to 12), a dash, a marker; and its name in the legend."""
-
-    label: str
-    colour: int = 0
-    dash: int = 0
-    marker: int = 0
-
-
-@dataclass(frozen=True)
 class Curve:
     """Points joined by a line, with a band of ± `spread` where it has a number. y is None where there is no finite value.
 
@@ -144,9 +137,9 @@ class Dot:
     href: str
 
 
-def shown(value: float | None, log: bool = False) -> bool:
+def shown(value: float | None, log: bool) -> TypeGuard[float]:
     """Whether an axis can show the value."""
-    return value is not None and math.isfinite(value) and (value > 0 or not log)
+    return is_finite(value) and (value > 0 or not log)
 
 
 def chart(name: str, x: Axis, y: Axis, curves: Sequence[Curve] = (), dots: Sequence[Dot] = ()) -> Html:
@@ -195,55 +188,42 @@ def _px(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
+def _points(curve: Curve) -> Iterable[tuple[float, float | None, float]]:
+    """(x, y, spread) of each, 0 where there is no spread."""
+    spreads = curve.spread or [None] * len(curve.y)
+    return ((x, y, spread or 0.0) for x, y, spread in zip(curve.x, curve.y, spreads, strict=True))
+
+
 def _reach(curve: Curve, log: bool) -> Iterable[float]:
     """The values that the y axis must hold: line and band."""
-    for i, value in enumerate(curve.y):
-        if value is not None and shown(value, log):
-            spread = curve.spread[i] if curve.spread else None
-            for v in (value, value - (spread or 0.0), value + (spread or 0.0)):
-                if shown(v, log):
-                    yield v
+    reached = [v for _, y, spread in _points(curve) if shown(y, log) for v in (y, y - spread, y + spread)]
+    return (v for v in reached if shown(v, log))
 
 
 def _draw_curve(curve: Curve, across: Scale, down: Scale) -> list[Html]:
     """Band, line (broken where there is no value) and a few markers."""
-    look, dash = f"c{curve.style.colour}", DASHES[curve.style.dash % len(DASHES)]
-    pieces = _pieces(curve, across, down)
+    colour, dash = f"c{curve.style.colour}", DASHES[curve.style.dash]
+    pieces: list[list[tuple[float, float, float]]] = [[]]
+    for x, y, spread in _points(curve):
+        if shown(y, down.log) and shown(x, across.log):
+            pieces[-1].append((x, y, spread))
+        else:
+            pieces.append([])
+    pieces = [piece for piece in pieces if piece]
     parts = []
     for piece in pieces:
-        spreads = [(curve.spread[i] or 0.0) if curve.spread else 0.0 for i in piece]
-        if any(spreads):
+        if any(spread for *_, spread in piece):
             # On a logarithmic axis the lower edge may be <= 0: it then ends at the axis.
             floor = down.low if down.log else -math.inf
-            below = [(curve.x[i], max(_value(curve, i) - s, floor)) for i, s in zip(piece, spreads, strict=True)]
-            above = [(curve.x[i], _value(curve, i) + s) for i, s in zip(piece, spreads, strict=True)]
-            parts.append(el("path", d=_path([*below, *above[::-1]], across, down) + "z", class_=f"band {look}"))
+            edge = [(x, max(y - s, floor)) for x, y, s in piece] + [(x, y + s) for x, y, s in reversed(piece)]
+            parts.append(el("path", d=_path(edge, across, down) + "z", class_=f"band {colour}"))
     for piece in pieces:
-        d = _path([(curve.x[i], _value(curve, i)) for i in piece], across, down)
-        parts.append(el("path", d=d, class_=f"line {look}", stroke_width="1" if curve.thin else "1.8", stroke_dasharray=dash))
-    drawn = [i for piece in pieces for i in piece]
+        d = _path([(x, y) for x, y, _ in piece], across, down)
+        parts.append(el("path", d=d, class_=f"line {colour}", stroke_width="1" if curve.thin else "1.8", stroke_dasharray=dash))
+    drawn = [point for piece in pieces for point in piece]
     step = max(1, math.ceil(len(drawn) / 7))
     first = curve.style.marker * step // 8 % step  # apart from method to method
-    for i in [] if curve.thin else drawn[first::step]:
-        parts.append(marker(curve.style, across(curve.x[i]), down(_value(curve, i)), 0.8))
-    return parts
-
-
-def _value(curve: Curve, i: int) -> float:
-    value = curve.y[i]
-    assert value is not None
-    return value
-
-
-def _pieces(curve: Curve, across: Scale, down: Scale) -> list[list[int]]:
-    """Runs of positions that can be drawn."""
-    pieces: list[list[int]] = [[]]
-    for i, value in enumerate(curve.y):
-        if shown(value, down.log) and shown(curve.x[i], across.log):
-            pieces[-1].append(i)
-        elif pieces[-1]:
-            pieces.append([])
-    return [piece for piece in pieces if piece]
+    return parts + [marker(curve.style, across(x), down(y), 0.8) for x, y, _ in ([] if curve.thin else drawn[first::step])]
 
 
 def _path(points: Sequence[tuple[float, float]], across: Scale, down: Scale) -> str:
@@ -253,14 +233,14 @@ def _path(points: Sequence[tuple[float, float]], across: Scale, down: Scale) -> 
 def marker(style: Style, x: float, y: float, size: float = 1.0) -> Html:
     """The method's marker at a pixel."""
     place = f"translate({_px(x)} {_px(y)})" + (f" scale({size:g})" if size != 1 else "")
-    return el("path", d=MARKERS[style.marker % len(MARKERS)], transform=place, class_=f"dot c{style.colour}")
+    return el("path", d=MARKERS[style.marker], transform=place, class_=f"dot c{style.colour}")
 
 
 def legend(styles: Iterable[Style], notes: dict[str, str] | None = None) -> Html:
     """Line, marker and name of each method; `notes`: more words by label."""
     items = []
     for style in dict.fromkeys(styles):
-        line = el("path", d="M0 7H30", class_=f"line c{style.colour}", stroke_width="2", stroke_dasharray=DASHES[style.dash % len(DASHES)])
+        line = el("path", d="M0 7H30", class_=f"line c{style.colour}", stroke_width="2", stroke_dasharray=DASHES[style.dash])
         swatch = el("svg", line, marker(style, 15, 7), viewBox="0 0 30 14", width=30, height=14, aria_hidden="true")
         items.append(el("li", swatch, join(" ", text(style.label), (notes or {}).get(style.label))))
     return el("ul", *items, class_="legend")

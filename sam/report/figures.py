@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sam.config import counted
-from sam.report.chart import Axis, Curve, Dot, Style, chart, legend, shown
+from sam.report.chart import Axis, Curve, Dot, chart, legend
 from sam.report.html import Html, el
-from sam.report.overview import method_name, method_series
-from sam.tables.conditions import Condition, RunRow, TableRow
-from sam.tables.statistics import summarize
+from sam.report.looks import Look, Style, looks, method_name
+from sam.tables.conditions import Condition, RunRow
+from sam.tables.statistics import is_finite, summarize
 
 BAND = "Mean over the finished seeds; band: ± one sample standard deviation (none for n = 1)."
 TRAINING = (  # column of metrics.csv, what it is, unit
@@ -21,27 +21,10 @@ TRAINING = (  # column of metrics.csv, what it is, unit
     ("test_loss", "Test loss", "nats"),
 )
 
-
 Tally = Mapping[str, int]  # label of a method -> how many of its runs a chart shows
-
-
-@dataclass(frozen=True)
-class Look:
-    """One method (one setting): its runs, and its look in every chart."""
-
-    row: TableRow
-    style: Style
-
-    def n(self, tallies: Iterable[Tally]) -> str:
-        """How many runs the charts of a figure show of it."""
-        counts = sorted({tally[self.style.label] for tally in tallies if self.style.label in tally})
-        lost = len(self.row.diverged)
-        words = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "0"
-        return f" (n = {words}{f', {lost} diverged and left out' if lost else ''})"
-
-
-def looks(condition: Condition) -> list[Look]:
-    return [Look(s.row, Style(s.row.label, *s.look)) for s in method_series(condition)]
+Panel = tuple[str, str, Axis, Axis, list[Curve]]  # title, words for a screen reader, x, y, curves
+Columns = Mapping[str, Sequence[float | None]]
+Anchors = Mapping[str, str]  # folder of a run -> id of its entry in the page
 
 
 def figure(charts: Sequence[Html], caption: str, of: Iterable[Look], tallies: Sequence[Tally]) -> Html:
@@ -49,15 +32,27 @@ def figure(charts: Sequence[Html], caption: str, of: Iterable[Look], tallies: Se
     if not charts:
         return Html("")
     listed = [look for look in of if any(look.style.label in tally for tally in tallies)]
-    names = legend([look.style for look in listed], {look.style.label: look.n(tallies) for look in listed})
+    names = legend([look.style for look in listed], {look.style.label: _shown_runs(look, tallies) for look in listed})
     return el("figure", el("div", *charts, class_="charts"), names, el("figcaption", caption))
 
 
-def tally(curves: Iterable[Curve]) -> Tally:
-    counts: Counter[str] = Counter()
-    for curve in curves:
-        counts[curve.style.label] += curve.n
-    return counts
+def _shown_runs(look: Look, tallies: Iterable[Tally]) -> str:
+    """How many of its runs the charts of a figure show."""
+    counts = sorted({tally[look.style.label] for tally in tallies if look.style.label in tally})
+    lost = len(look.row.diverged)
+    words = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "0"
+    return f" (n = {words}{f', {lost} diverged and left out' if lost else ''})"
+
+
+def curves_figure(panels: Sequence[Panel], caption: str, of: Iterable[Look]) -> Html:
+    """A chart for each panel; the caption says how many values are in no mean."""
+    charts, tallies = [], []
+    for title, words, x, y, curves in panels:
+        charts.append(panel(title, chart(words, x, y, curves)))
+        tallies.append(Counter[str]())
+        for curve in curves:
+            tallies[-1][curve.style.label] += curve.n
+    return figure(charts, caption + left_out(curve for *_, curves in panels for curve in curves), of, tallies)
 
 
 def left_out(curves: Iterable[Curve]) -> str:
@@ -78,8 +73,8 @@ def mean_curve(style: Style, curves: Iterable[tuple[Sequence[float | None], Sequ
     by_x: dict[float, list[float]] = {}
     n = lost = 0
     for xs, ys in curves:
-        pairs = [(x, y) for x, y in zip(xs, ys, strict=True) if x is not None and shown(x)]
-        good = [(x, y) for x, y in pairs if y is not None and shown(y)]
+        pairs = [(x, y) for x, y in zip(xs, ys, strict=True) if is_finite(x)]
+        good = [(x, y) for x, y in pairs if is_finite(y)]
         for x, y in good:
             by_x.setdefault(x, []).append(y)
         n, lost = n + bool(good), lost + len(pairs) - len(good)
@@ -90,34 +85,32 @@ def mean_curve(style: Style, curves: Iterable[tuple[Sequence[float | None], Sequ
 
 def wide(values: Iterable[float | None], factor: float) -> bool:
     """Whether all values are positive and span more than `factor`: a logarithmic axis then hides none of them."""
-    kept = [v for v in values if v is not None and shown(v)]
+    kept = list(filter(is_finite, values))
     return bool(kept) and min(kept) > 0 and max(kept) > factor * min(kept)
 
 
-def _over_epochs(look: Look, column: str) -> Curve:
-    """Epochs without the column are no values of it."""
+def over_epochs(look: Look, column: str) -> Curve:
+    """The mean of a column of metrics.csv; epochs without it are no values of it."""
     having = [[row for row in run.epochs if column in row] for run in look.row.finished.values()]
     return mean_curve(look.style, [([row.get("epoch") for row in rows], [row[column] for row in rows]) for rows in having])
 
 
 def training(condition: Condition) -> Html:
     """Test accuracy and losses over epochs."""
-    charts, cut, drawn = [], False, list[list[Curve]]()
+    panels, of, cut = list[Panel](), looks(condition), False
     for column, title, unit in TRAINING:
-        curves = [c for c in (_over_epochs(look, column) for look in looks(condition)) if c.x]
+        curves = [curve for look in of if (curve := over_epochs(look, column)).x]
         if not curves:
             continue
-        drawn.append(curves)
-        values = [v for c in curves for v in c.y]
         low, high = _late(curves) if column == "test_accuracy" else (None, None)
         cut = cut or low is not None
-        y = Axis(f"{title} ({unit})", log=column != "test_accuracy" and wide(values, 20), low=low, high=high)
+        y = Axis(f"{title} ({unit})", log=column != "test_accuracy" and wide((v for c in curves for v in c.y), 20), low=low, high=high)
         ends = ", ".join(f"{c.style.label} {c.y[-1]:.4g}" for c in curves if c.y and c.y[-1] is not None)
-        said = f"{title} over epochs, {condition.label}. At the end, in {unit}: {ends}."
-        charts.append(panel(title, chart(said, Axis("Epoch", whole=True), y, curves)))
+        words = f"{title} over epochs, {condition.label}. At the end, in {unit}: {ends}."
+        panels.append((title, words, Axis("Epoch", whole=True), y, curves))
     note = " The accuracy axis is cut below, where the first climb would flatten what tells the methods apart." if cut else ""
-    said = f"Over training, by epoch. {BAND} Training loss: as met in training, over the epoch's own batches.{note}"
-    return figure(charts, said + left_out(c for curves in drawn for c in curves), looks(condition), [tally(curves) for curves in drawn])
+    caption = f"Over training, by epoch. {BAND} Training loss: as met in training, over the epoch's own batches.{note}"
+    return curves_figure(panels, caption, of)
 
 
 def _late(curves: Sequence[Curve]) -> tuple[float | None, float | None]:
@@ -137,15 +130,14 @@ def _late(curves: Sequence[Curve]) -> tuple[float | None, float | None]:
 
 def alphas(condition: Condition) -> Html:
     """XSAM's alpha over epochs: any run whose metrics hold one."""
-    curves = [curve for look in looks(condition) if (curve := _over_epochs(look, "alpha")).x]
-    if not curves:
-        return Html("")
-    drawn = chart(f"Alpha over epochs, {condition.label}", Axis("Epoch", whole=True), Axis("α"), curves)
-    said = f"The α that the search last chose, by epoch (no unit; at α = 1 XSAM's step is SAM's). {BAND}{left_out(curves)}"
-    return figure([panel("α over training", drawn)], said, looks(condition), [tally(curves)])
+    of = looks(condition)
+    curves = [curve for look in of if (curve := over_epochs(look, "alpha")).x]
+    drawn = ("α over training", f"Alpha over epochs, {condition.label}", Axis("Epoch", whole=True), Axis("α"), curves)
+    caption = f"The α that the search last chose, by epoch (no unit; at α = 1 XSAM's step is SAM's). {BAND}"
+    return curves_figure([drawn] if curves else [], caption, of)
 
 
-Columns = Mapping[str, Sequence[float | None]]
+# ------------------------------------------------------------------------------------------------------------------- series
 
 
 def names(condition: Condition, *columns: str) -> list[str]:
@@ -159,8 +151,7 @@ def _curves(look: Look, name: str, x: str, y: str) -> list[Curve]:
     found = [run.series[name] for run in look.row.finished.values() if name in run.series]
     if found and all(list(s[x]) == list(found[0][x]) for s in found):
         return [mean_curve(look.style, [(s[x], s[y]) for s in found])]
-    alone = [mean_curve(look.style, [(s[x], s[y])]) for s in found]
-    return [replace(c, spread=(), thin=True) for c in alone]
+    return [replace(mean_curve(look.style, [(s[x], s[y])]), spread=(), thin=True) for s in found]
 
 
 @dataclass(frozen=True)
@@ -199,15 +190,12 @@ _MEAN_OR_EACH = f"{BAND} Where seeds were measured at different places, each is 
 
 def series_curves(condition: Condition, kind: Kind) -> Html:
     """A chart for every series of this kind."""
-    charts, drawn = [], list[list[Curve]]()
+    panels, of = list[Panel](), looks(condition)
     for name in names(condition, kind.x, kind.y):
-        curves = [c for look in looks(condition) for c in _curves(look, name, kind.x, kind.y) if c.x]
-        if curves:
-            drawn.append(curves)
-            said = f"{name}, {condition.label}: {kind.y_label} over {kind.x_label}"
-            charts.append(panel(name, chart(said, Axis(kind.x_label), _y_axis(kind, curves), curves)))
-    lost = left_out(c for curves in drawn for c in curves)
-    return figure(charts, f"{kind.caption} {_MEAN_OR_EACH}{lost}", looks(condition), [tally(curves) for curves in drawn])
+        if curves := [c for look in of for c in _curves(look, name, kind.x, kind.y) if c.x]:
+            words = f"{name}, {condition.label}: {kind.y_label} over {kind.x_label}"
+            panels.append((name, words, Axis(kind.x_label), _y_axis(kind, curves), curves))
+    return curves_figure(panels, f"{kind.caption} {_MEAN_OR_EACH}", of)
 
 
 def _y_axis(kind: Kind, curves: Sequence[Curve]) -> Axis:
@@ -217,72 +205,65 @@ def _y_axis(kind: Kind, curves: Sequence[Curve]) -> Axis:
     return Axis(kind.y_label, log=True, low=max(values) * 10.0**-kind.decades)
 
 
-Anchors = Mapping[str, str]  # folder of a run -> id of its entry in the page
+# -------------------------------------------------------------------------------------------------------------------- radii
 
 _AT_RADIUS = re.compile(r"(\w+)\[rho=([^,\]]+)(?:,([^\]]*))?\]")
 _SIDE = re.compile(r"_(stderr|spread|residual|std|draws)$")  # how sure a measure is: no measure of its own
-FIRST = ("sharpness", "bn=eval,batch=all")
+FIRST = "sharpness (bn=eval, batch=all)"
 # Losses, or differences of losses; the length and the cosine of n_step's path are none.
-_NATS = re.compile(r"sharpness|ascent_loss|(first|second)_order|average|maximum|n_step(?!_length|_cosine)|adaptive|gap")
+_NATS = re.compile(r"sharpness|ascent loss|(first|second) order|average|maximum|n step(?! length| cosine)|adaptive|gap")
 
 
-def families(runs: Iterable[RunRow]) -> dict[tuple[str, str], dict[float, str]]:
-    """Measures that were taken at radii: (kind, the rest of its place) -> radius -> name; the primary sharpness first."""
-    found: dict[tuple[str, str], dict[float, str]] = {FIRST: {}}
+def families(runs: Iterable[RunRow]) -> dict[str, dict[float, str]]:
+    """Measures that were taken at radii: what a figure calls it (`FIRST`) -> radius -> name; the primary sharpness first."""
+    found: dict[str, dict[float, str]] = {FIRST: {}}
     for run in runs:
         for name, value in run.measures.items():
             match = _AT_RADIUS.fullmatch(name)
-            if match and shown(value) and not _SIDE.search(match[1]):
-                found.setdefault((match[1], match[3] or ""), {})[float(match[2])] = name
-    return {family: dict(sorted(names.items())) for family, names in found.items() if names}
+            if match and is_finite(value) and not _SIDE.search(match[1]):
+                rest = f" ({match[3].replace(',', ', ')})" if match[3] else ""
+                found.setdefault(match[1].replace("_", " ") + rest, {})[float(match[2])] = name
+    return {spoken: dict(sorted(names.items())) for spoken, names in found.items() if names}
 
 
-def _unit(family: tuple[str, str]) -> str:
+def _unit(spoken: str) -> str:
     """ " (nats)" for what is known to be a loss; nothing is claimed of others."""
-    return " (nats)" if _NATS.match(family[0]) else ""
+    return " (nats)" if _NATS.match(spoken) else ""
 
 
-def spoken(family: tuple[str, str]) -> str:
-    """ "sharpness (bn=eval, batch=all)"."""
-    kind, rest = family
-    return kind.replace("_", " ") + (f" ({rest.replace(',', ', ')})" if rest else "")
-
-
-def gap_scatter(condition: Condition, anchors: Anchors, family: tuple[str, str], names: Mapping[float, str]) -> Html:
+def gap_scatter(condition: Condition, anchors: Anchors, spoken: str, names: Mapping[float, str]) -> Html:
     """A measure against the gap at each radius, a point for every finished run; a point leads to its run."""
-    charts, tallies = [], []
+    charts, tallies, of = [], [], looks(condition)
     hidden = 0
     for rho, name in names.items():
         dots = []
-        for look in looks(condition):
+        for look in of:
             for seed, run in look.row.finished.items():
                 x, y = run.measures.get(name), run.measures.get("gap")
-                if x is None or y is None or not shown(x) or not shown(y):
+                if is_finite(x) and is_finite(y):
+                    words = f"{look.style.label}, seed {seed}: {name} {x:.4g}, gap {y:.4g}"
+                    dots.append(Dot(look.style, x, y, words, f"#{anchors[run.folder]}"))
+                else:
                     hidden += 1
-                    continue
-                said = f"{look.style.label}, seed {seed}: {name} {x:.4g}, gap {y:.4g}"
-                dots.append(Dot(look.style, x, y, said, f"#{anchors[run.folder]}"))
         if dots:
             tallies.append(Counter(dot.style.label for dot in dots))
-            across = Axis(f"{spoken(family)} at ρ = {rho:g}{_unit(family)}", log=wide([d.x for d in dots], 10))
+            across = Axis(f"{spoken} at ρ = {rho:g}{_unit(spoken)}", log=wide((d.x for d in dots), 10))
             drawn = chart(f"{name} against generalisation gap, {condition.label}", across, Axis("Gap (nats)"), dots=dots)
             charts.append(panel(f"ρ = {rho:g}", drawn))
     lost = f" Not shown, without a finite value: {counted(hidden, 'point')}." if hidden else ""
-    said = f"{spoken(family).capitalize()}{_unit(family)} against the generalisation gap (nats); a point is a run and leads to it.{lost}"
-    return figure(charts, said, looks(condition), tallies)
+    caption = f"{spoken.capitalize()}{_unit(spoken)} against the generalisation gap (nats); a point is a run and leads to it.{lost}"
+    return figure(charts, caption, of, tallies)
 
 
-def measured_radii(condition: Condition, family: tuple[str, str], names: Mapping[float, str]) -> Html:
+def measured_radii(condition: Condition, spoken: str, names: Mapping[float, str]) -> Html:
     """A measure over the radii at which it was taken, where there are several."""
-    if len(names) < 2:
-        return Html("")
-    radii = list(names)
-    of = [look for look in looks(condition) if look.row.finished]
+    of, radii = [look for look in looks(condition) if look.row.finished], list(names)
     curves = [mean_curve(o.style, [(radii, [r.measures.get(n) for n in names.values()]) for r in o.row.finished.values()]) for o in of]
-    y = Axis(f"{spoken(family)}{_unit(family)}", log=wide([v for c in curves for v in c.y], 10))
-    drawn = chart(f"{spoken(family)} over the measured radius, {condition.label}", Axis("measured ρ", log=wide(radii, 4)), y, curves)
-    said = f"{spoken(family).capitalize()} of the trained weights over the radius ρ at which it was measured{_unit(family)}. {BAND}"
-    return figure([panel(f"{spoken(family)} over ρ", drawn)], said + left_out(curves), of, [tally(curves)])
+    y = Axis(f"{spoken}{_unit(spoken)}", log=wide((v for c in curves for v in c.y), 10))
+    words = f"{spoken} over the measured radius, {condition.label}"
+    drawn = (f"{spoken} over ρ", words, Axis("measured ρ", log=wide(radii, 4)), y, curves)
+    caption = f"{spoken.capitalize()} of the trained weights over the radius ρ at which it was measured{_unit(spoken)}. {BAND}"
+    return curves_figure([drawn] if len(names) > 1 else [], caption, of)
 
 
 def trained_radii(condition: Condition) -> Html:
@@ -294,11 +275,11 @@ def trained_radii(condition: Condition) -> Html:
     swept = [of for of in found.values() if len(of) > 1]
     if not swept:
         return Html("")
-    first = next(iter(families(condition.runs).items()), None)
+    spoken, names = next(iter(families(condition.runs).items()), ("", {}))
     measures = [("test_accuracy", "Final test accuracy", "%"), ("gap", "Generalisation gap", "nats")]
-    if first is not None and _unit(first[0]):
-        rho, name = next(iter(first[1].items()))
-        measures.append((name, f"{spoken(first[0])}, measured at ρ = {rho:g}", "nats"))
+    if _unit(spoken):
+        rho, name = next(iter(names.items()))
+        measures.append((name, f"{spoken}, measured at ρ = {rho:g}", "nats"))
     styles = [replace(of[0].style, label=_without_rho(of), dash=i % 4) for i, of in enumerate(swept)]
     charts, drawn = [], list[Curve]()
     for name, title, unit in measures:
@@ -306,8 +287,8 @@ def trained_radii(condition: Condition) -> Html:
         curves = [mean_curve(style, pairs) for style, pairs in zip(styles, points, strict=True)]
         if any(c.x for c in curves):
             drawn += curves
-            across = Axis("ρ of training", log=wide([x for c in curves for x in c.x], 4))
-            y = Axis(f"{title} ({unit})", log=name != "test_accuracy" and wide([v for c in curves for v in c.y], 30))
+            across = Axis("ρ of training", log=wide((x for c in curves for x in c.x), 4))
+            y = Axis(f"{title} ({unit})", log=name != "test_accuracy" and wide((v for c in curves for v in c.y), 30))
             charts.append(panel(title, chart(f"{title} over the rho of training, {condition.label}", across, y, curves)))
     return el(
         "figure",

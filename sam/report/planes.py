@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sam.report.chart import HEIGHT, LEFT, MARKERS, RIGHT, TOP, WIDTH, Axis, Scale, frame, shown
-from sam.report.figures import Columns, looks, names, panel, wide
+from sam.report.figures import Columns, names, panel, wide
 from sam.report.html import Html, el, join
+from sam.report.looks import looks
 from sam.tables.conditions import Condition
+from sam.tables.statistics import is_finite
 
 Points = dict[tuple[float, float], float | None]
 
@@ -67,7 +69,7 @@ def _landscape(condition: Condition, name: str) -> Html | None:
         planes = [(seed, plane) for seed, run in look.row.finished.items() if (plane := plane_of(run.series, name)) is not None]
         if planes:
             found.append((look, *planes[0], len(planes)))
-    values = [v for _, _, plane, _ in found for v in plane.loss.values() if v is not None and shown(v)]
+    values = [v for _, _, plane, _ in found for v in plane.loss.values() if is_finite(v)]
     if not values:
         return None
     colours = Scale(min(values), max(max(values), min(values) + 1e-12), 0.0, 1.0, log=wide(values, 5))
@@ -108,14 +110,14 @@ def _draw_plane(name: str, plane: Plane, colours: Scale) -> Html:
     for i, x in enumerate(plane.xs):
         for j, y in enumerate(plane.ys):
             value = plane.loss[x, y]
-            fill = shade(colours(value)) if value is not None and shown(value, colours.log) else "none"
+            fill = shade(colours(value)) if shown(value, colours.log) else "none"
             left, top = across(ex[i]), down(ey[j + 1])
             size = {"width": f"{across(ex[i + 1]) - left + 0.3:.1f}", "height": f"{down(ey[j]) - top + 0.3:.1f}"}
             cells.append(el("rect", x=f"{left:.1f}", y=f"{top:.1f}", fill=fill, **size))
     marks = [part for points in plane.overlays.values() for part in _draw_overlay(points, across, down)]
     axes = frame(Axis("x"), Axis("y"), across, down)
     contours = el("path", d=_contours(plane, colours, across, down), class_="contour")
-    finite = [v for v in plane.loss.values() if v is not None and math.isfinite(v)]
+    finite = [v for v in plane.loss.values() if is_finite(v)]
     said = f"{name}: loss from {min(finite, default=math.nan):.4g} to {max(finite, default=math.nan):.4g} nats"
     return el("svg", axes, *cells, contours, *marks, viewBox=f"0 0 {width} {height}", class_="chart", role="img", aria_label=said)
 
@@ -126,7 +128,7 @@ def _contours(plane: Plane, colours: Scale, across: Scale, down: Scale) -> str:
     import numpy as np
 
     rows = [[plane.loss[x, y] for x in plane.xs] for y in plane.ys]
-    z = np.array([[colours(v) if v is not None and shown(v, colours.log) else math.nan for v in row] for row in rows])
+    z = np.array([[colours(v) if shown(v, colours.log) else math.nan for v in row] for row in rows])
     generator = contourpy.contour_generator(plane.xs, plane.ys, np.ma.masked_invalid(z))
     paths = []
     for level in np.linspace(float(np.nanmin(z)), float(np.nanmax(z)), LEVELS + 2)[1:-1] if np.isfinite(z).any() else []:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 from scipy.special import nctdtrinc, stdtr, stdtrit  # Student's t; scipy.stats holds the same functions and takes far longer to import
@@ -43,14 +44,14 @@ class Paired(Summary):
     seeds: tuple[int, ...] = ()
 
 
-def _finite(value: float | None) -> bool:
+def is_finite(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
 def summarize(values: Iterable[float | None]) -> Summary:
     """The `Summary` of `values`."""
     everything = list(values)
-    kept = [float(v) for v in everything if v is not None and math.isfinite(v)]
+    kept = [float(v) for v in everything if is_finite(v)]
     n, excluded = len(kept), len(everything) - len(kept)
     if n < 2:
         return Summary(n, kept[0] if kept else None, None, None, None, excluded)
@@ -64,21 +65,18 @@ def summarize(values: Iterable[float | None]) -> Summary:
 def paired_difference(a: Mapping[int, float | None], b: Mapping[int, float | None]) -> Paired:
     """The `Paired` difference a - b; both map a seed to a value. Seeds that only one of them has are left out, and not counted."""
     common = sorted(a.keys() & b.keys())
-    seeds = tuple(s for s in common if _finite(a[s]) and _finite(b[s]))
-    pairs = [(float(a[s] or 0.0), float(b[s] or 0.0)) for s in seeds]
-    differences = [x - y for x, y in pairs]
-    excluded = len(common) - len(seeds)
+    pairs = {seed: (float(x), float(y)) for seed in common if is_finite(x := a[seed]) and is_finite(y := b[seed])}
+    differences = [x - y for x, y in pairs.values()]
+    excluded = len(common) - len(pairs)
     if len(pairs) >= 2:
         # 97.1 - 97.0 and 96.4 - 96.3 differ in the last bits: differences that agree to the rounding of the inputs are equal.
-        rounding = 4 * np.finfo(float).eps * max(abs(v) for pair in pairs for v in pair)
+        rounding = 4 * np.finfo(float).eps * max(abs(v) for pair in pairs.values() for v in pair)
         if max(differences) - min(differences) <= rounding:
             mean = math.fsum(differences) / len(differences)
-            return Paired(len(pairs), mean, 0.0, mean, mean, excluded, None, seeds)
+            return Paired(len(pairs), mean, 0.0, mean, mean, excluded, None, tuple(pairs))
     s = summarize(differences)
-    p = None
-    if s.mean is not None and s.std:
-        p = float(2 * stdtr(s.n - 1, -abs(s.mean) * math.sqrt(s.n) / s.std))
-    return Paired(s.n, s.mean, s.std, s.ci_low, s.ci_high, excluded, p, seeds)
+    p = float(2 * stdtr(s.n - 1, -abs(s.mean) * math.sqrt(s.n) / s.std)) if s.mean is not None and s.std else None
+    return Paired(s.n, s.mean, s.std, s.ci_low, s.ci_high, excluded, p, tuple(pairs))
 
 
 def fixed(value: float, digits: int, sign: bool = False) -> str:

@@ -10,7 +10,8 @@ import pytest
 from sam.config import METHODS as REGISTERED
 from sam.config import DatasetConfig, MethodSpec, ModelConfig, OptimizerConfig, ProtocolConfig, TrainConfig
 from sam.report.chart import MARKERS
-from sam.report.overview import COLOURS, ORDER, method_name, method_series, overview, sharpness_key
+from sam.report.looks import COLOURS, ORDER, looks, method_name
+from sam.report.overview import overview, sharpness_key
 from sam.tables.conditions import RunRow, conditions
 
 METHODS = [
@@ -41,25 +42,25 @@ def test_methods_have_a_fixed_order() -> None:
     assert method_name(OptimizerConfig(method="xsam", ascent_steps=2)) == "XSAM k=2"
 
 
-def looks(optimizers: list[OptimizerConfig]) -> dict[str, tuple[int, int, int]]:
+def styles(optimizers: list[OptimizerConfig]) -> dict[str, tuple[int, int, int]]:
     (only,) = conditions(made_up(0, optimizers, 1))
-    return {series.row.label: series.look for series in method_series(only)}
+    return {look.row.label: (look.style.colour, look.style.dash, look.style.marker) for look in looks(only)}
 
 
 def test_methods_that_are_not_known_here_have_looks_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever else is shown with them; those of the known methods stay."""
-    before = looks(METHODS)
+    before = styles(METHODS)
     assert list(before.values()) == [(i, 0, i) for i in range(7)]
     monkeypatch.setitem(REGISTERED, "zeta", MethodSpec("nowhere:Zeta", "Zeta", ("rho",), lambda c: 2))
     monkeypatch.setitem(REGISTERED, "beta", MethodSpec("nowhere:Beta", "Beta", ("rho", "ascent_steps"), lambda c: 2))
     new = [OptimizerConfig(method="beta", ascent_steps=n) for n in (3, 1)] + [OptimizerConfig(method="zeta", rho=r) for r in (0.1, 0.05)]
     others = [OptimizerConfig(ascent_steps=n) for n in (4, 7)]  # of a known method, grey
-    found = looks([*new, *METHODS, *others])
+    found = styles([*new, *METHODS, *others])
     assert list(found) == [*ORDER, "SAM N=4", "SAM N=7", "Zeta (rho 0.05)", "Zeta (rho 0.1)", "Beta", "Beta N=3"]  # rows in their order
     assert found | before == found and len(set(found.values())) == len(found)
     colours, dashes, markers = zip(*(found[name] for name in ("SGD", "Zeta (rho 0.05)", "Beta")), strict=True)
     assert len(set(colours)) == len(set(dashes)) == 3 and max(colours) < len(COLOURS) and max(markers) < len(MARKERS) == 12
-    assert looks(new[:1])["Beta N=3"][0] == found["Beta N=3"][0]
+    assert styles(new[:1])["Beta N=3"][0] == found["Beta N=3"][0]
     overview(made_up(0, [*new, *METHODS], 1), [0.05], tmp_path / "a.png")
 
 

@@ -10,9 +10,10 @@ import made_up
 import pytest
 
 from sam.config import OptimizerConfig, RowConfig
-from sam.report.chart import Axis, Curve, Dot, Scale, Style, chart, scale
+from sam.report.chart import Axis, Curve, Dot, Scale, chart, scale
 from sam.report.figures import left_out, mean_curve
 from sam.report.html import Html, el
+from sam.report.looks import Style
 from sam.report.planes import plane_of, shade
 from sam.runs.command import train_command
 
