@@ -26,17 +26,18 @@ class _Shown:
 class Comparison:
     """What stands beside the paired t test of a difference; everything is in the unit of its column.
 
-    primary      whether this is the table's own test, named in advance; `tests` of them stand in the block, and p_holm is p after Holm.
+    primary      whether this is the table's own test, named in advance; p_holm is p after Holm.
+    tests        how many of them stand in the block; None if this is none.
     detectable   minimum detectable difference: the true one that n pairs show with probability `power` at `level`: alpha / tests (Holm's
-                 strictest level) if primary, else alpha.
+                 strictest level) if primary, else alpha; both None where there is none.
     equivalence  None where the row does not claim "no difference", or its column has no margin.
     """
 
     primary: bool
-    tests: int
+    tests: int | None
     p_holm: float | None
     alpha: float
-    level: float
+    level: float | None
     power: float
     detectable: float | None
     welch: Welch | None
@@ -77,6 +78,10 @@ class Cell(_Shown):
     seeds: tuple[int, ...] = ()
     diverged: tuple[int, ...] = ()
     folders: tuple[str, ...] = ()
+
+    @property
+    def lost(self) -> int:
+        return len(self.diverged)
 
     @property
     def text(self) -> str:

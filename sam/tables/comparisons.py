@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from sam.tables.statistics import (
     equivalence,
     fixed,
     holm,
+    is_finite,
     p_text,
     paired_difference,
     paired_parts,
@@ -43,16 +43,13 @@ def differences(table: TableConfig, columns: Sequence[Column], rows: Sequence[Ta
     primary = {key: pair for key, pair in pairs.items() if isinstance(pair, _Pair) and pair.column.config.key == table.primary}
     corrected = dict(zip(primary, holm([pair.paired.p for pair in primary.values()]), strict=True))
     tests = sum(p is not None for p in corrected.values())
-
-    def cell(column: Column, i: int) -> Cell:
-        pair = pairs[column.header, i]
-        if isinstance(pair, Cell):
-            return pair
-        own = column.config.key == table.primary
-        comparison = _compare(table, pair, own, tests if own else 0, corrected.get((column.header, i)))
-        return _difference_cell(pair, comparison, several=len(baselines) > 1)
-
-    return [(column, [cell(column, i) for i in range(len(rows))]) for column in compared]
+    several = len(baselines) > 1
+    found = []
+    for column in compared:
+        family = tests if column.config.key == table.primary else None
+        own = [(pairs[column.header, i], corrected.get((column.header, i))) for i in range(len(rows))]
+        found.append((column, [pair if isinstance(pair, Cell) else _cell(table, pair, family, p, several) for pair, p in own]))
+    return found
 
 
 def _pair(column: Column, row: TableRow, baselines: Sequence[TableRow]) -> _Pair | Cell:
@@ -65,45 +62,36 @@ def _pair(column: Column, row: TableRow, baselines: Sequence[TableRow]) -> _Pair
     return _Pair(column, row, base, paired_difference(column.values(row), column.values(base)))
 
 
-def _compare(table: TableConfig, pair: _Pair, primary: bool, tests: int, p_holm: float | None) -> Comparison:
-    level = table.alpha / tests if tests else table.alpha
+def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | None, several: bool) -> Cell:
+    """tests: in Holm's family, if this difference belongs to it; several: name the baseline, as there are more than one."""
+    paired, digits = pair.paired, pair.column.config.digits
+    level = table.alpha / (tests or 1)
     margin = pair.column.config.margin if pair.row.spec.equivalence else None
-    return Comparison(
-        primary=primary,
+    detectable = smallest_detectable(paired.std, paired.n, level, table.power)
+    comparison = Comparison(
+        primary=tests is not None,
         tests=tests,
         p_holm=p_holm,
         alpha=table.alpha,
-        level=level,
+        level=None if detectable is None else level,
         power=table.power,
-        detectable=smallest_detectable(pair.paired.std, pair.paired.n, level, table.power),
+        detectable=detectable,
         welch=welch(pair.column.values(pair.row).values(), pair.column.values(pair.base).values()),
-        equivalence=None if margin is None else equivalence(pair.paired, margin, table.alpha),
+        equivalence=None if margin is None else equivalence(paired, margin, table.alpha),
     )
-
-
-def _difference_cell(pair: _Pair, comparison: Comparison, several: bool) -> Cell:
-    digits = pair.column.config.digits
-    parts = paired_parts(pair.paired, digits, comparison.p_holm)
+    parts = paired_parts(paired, digits, p_holm)
     if comparison.welch is not None:
         parts += (f"Welch p {p_text(comparison.welch.p)}",)
-    if comparison.detectable is not None:
-        parts += ("minimum detectable", f"difference {fixed(comparison.detectable, digits)} ({comparison.power:.0%} power)")
-    found = comparison.equivalence
-    if found is not None:
-        margin = f"within ±{fixed(found.margin, digits)}"
-        parts += ("equivalent", margin) if found.shown else (f"equivalence {margin}", "not established")
-        parts += (tost_text(found),)
+    if detectable is not None:
+        parts += ("minimum detectable", f"difference {fixed(detectable, digits)} ({table.power:.0%} power)")
+    if comparison.equivalence is not None:
+        within = f"within ±{fixed(comparison.equivalence.margin, digits)}"
+        parts += ("equivalent", within) if comparison.equivalence.shown else (f"equivalence {within}", "not established")
+        parts += (tost_text(comparison.equivalence),)
     if several:
         parts += (f"vs {pair.base.label}",)
-    return Cell(
-        kind="difference",
-        parts=parts,
-        column=pair.column.header,
-        paired=pair.paired,
-        comparison=comparison,
-        baseline=pair.base.label,
-        seeds=pair.paired.seeds,
-    )
+    column, baseline = pair.column.header, pair.base.label
+    return Cell("difference", parts, column, paired=paired, comparison=comparison, baseline=baseline, seeds=paired.seeds)
 
 
 def tost_text(found: Equivalence) -> str:
@@ -134,5 +122,4 @@ def _own_seeds(rows: Sequence[TableRow]) -> list[set[int]]:
 
 def _both(x: Column, y: Column, row: TableRow, seeds: Collection[int]) -> dict[int, tuple[float, float]]:
     a, b = x.values(row), y.values(row)
-    both = {seed: (a[seed], b[seed]) for seed in a if seed in seeds}
-    return {s: (u, v) for s, (u, v) in both.items() if u is not None and v is not None and math.isfinite(u) and math.isfinite(v)}
+    return {seed: (u, v) for seed in a if seed in seeds and is_finite(u := a[seed]) and is_finite(v := b[seed])}

@@ -250,11 +250,11 @@ def table_rows(spec: RowConfig, runs: Sequence[RunRow]) -> list[TableRow]:
     optimizers = [members[0].config.optimizer for members in order]
     rows = []
     for members, suffix in zip(order, distinguish(optimizers), strict=True):
-        chosen: dict[int, RunRow] = {}
-        for run in sorted(members, key=lambda r: (not r.is_finished, r.folder)):
-            chosen.setdefault(run.config.seed, run)
-        finished = {seed: run for seed, run in sorted(chosen.items()) if run.is_finished}
-        diverged = {seed: run for seed, run in sorted(chosen.items()) if not run.is_finished}
+        # Of two runs with one seed the finished one counts, then the one whose folder comes first.
+        ordered = sorted(members, key=lambda run: (not run.is_finished, run.folder), reverse=True)
+        chosen = dict(sorted({run.config.seed: run for run in ordered}.items()))
+        finished = {seed: run for seed, run in chosen.items() if run.is_finished}
+        diverged = {seed: run for seed, run in chosen.items() if not run.is_finished}
         duplicates = tuple(run for run in members if run is not chosen[run.config.seed])
         first = members[0].config
         rows.append(TableRow(spec.label + suffix, spec, first.optimizer, finished, diverged, duplicates, first))

@@ -106,10 +106,10 @@ def _notes_on_tests(table: TableConfig, lines: Sequence[Sequence[Cell]]) -> list
         f"Differences are the row minus row {table.baseline}, paired by seed: mean, [95% confidence interval], p of the two-sided paired"
         " t test. Welch p: the two-sided test without pairing, as description only."
     ]
-    own = next((c for c in found if c.primary), None)
     headers = dict.fromkeys(cell.column for cell in cells if cell.comparison is not None and cell.comparison.primary)
-    if own is not None:
-        tests = "no test could be made" if own.tests == 0 else counted(own.tests, "test")
+    number = next((c.tests for c in found if c.tests), 0)  # of tests named in advance
+    if headers:
+        tests = counted(number, "test") if number else "no test could be made"
         notes.append(
             f"The test named in advance: {', '.join(headers)}, at level {table.alpha:g} after Holm's correction within this block"
             f" ({tests}); Holm: the corrected p. Differences in other columns are exploratory, and not corrected."
@@ -117,11 +117,11 @@ def _notes_on_tests(table: TableConfig, lines: Sequence[Sequence[Cell]]) -> list
     elif found:
         notes.append("No test was named in advance: all differences are exploratory, and not corrected for the number of comparisons.")
     if any(c.detectable is not None for c in found):
-        divided = f"{table.alpha:g}/{own.tests} (Holm's strictest; {table.alpha:g} in exploratory columns)" if own and own.tests > 1 else ""
+        level = f"{table.alpha:g}"
+        level += f"/{number} (Holm's strictest; {level} in exploratory columns)" if number > 1 else ""
         notes.append(
-            "Minimum detectable difference: the smallest true difference that the paired test at level"
-            f" {divided or f'{table.alpha:g}'} finds with {table.power:.0%} power at this n, if the spread of the differences"
-            " seen here is the true one."
+            f"Minimum detectable difference: the smallest true difference that the paired test at level {level} finds with"
+            f" {table.power:.0%} power at this n, if the spread of the differences seen here is the true one."
         )
     if any(c.equivalence is not None for c in found):
         notes.append(

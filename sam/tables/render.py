@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv as csv_module
 import io
+import itertools
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from sam.tables.cells import Block, Cell, Comparison, Correlation
+from sam.tables.cells import Block, Cell, Correlation
 from sam.tables.correlation import RankCorrelation
 from sam.tables.statistics import fixed
 
@@ -93,14 +95,13 @@ def _columns_of_panels(block: Block, width: int) -> list[tuple[list[int], list[i
     return [([*labels, *p], [widths[i] for i in (*labels, *p)]) for p in panels]
 
 
-def panels(block: Block, width: int) -> Iterator[tuple[Block, list[int], list[int]]]:
-    """(grid, columns, widths) of every panel of the block, from top to bottom."""
+def panels(block: Block, width: int) -> Iterator[tuple[list[list[list[str]]], list[int]]]:
+    """Every panel of the block, from top to bottom: its rows, the header first, as lines of text by cell; and the widths of its columns."""
     for grid in grids(block):
         for columns, widths in _columns_of_panels(grid, width):
-            yield grid, columns, widths
-
-
-__all__ = ["CSV_HEADER", "csv", "escape_latex", "latex", "markdown", "terminal"]
+            at = list(zip(columns, widths, strict=True))
+            header = [textwrap.wrap(grid.header[i], w) or [""] for i, w in at]
+            yield [header, *([fill(row[i].parts, w) for i, w in at] for row in grid.rows)], widths
 
 
 def terminal(blocks: Sequence[Block], width: int = 120) -> str:
@@ -110,21 +111,17 @@ def terminal(blocks: Sequence[Block], width: int = 120) -> str:
 
 def _terminal_block(block: Block, width: int) -> str:
     lines = [*textwrap.wrap(block.title, width), ""]
-    for grid, columns, widths in panels(block, width):
-        lines += _grid_row([textwrap.wrap(grid.header[i], w) or [""] for i, w in zip(columns, widths, strict=True)], widths)
-        lines.append("-" * (sum(widths) + GAP * (len(widths) - 1)))
-        for row in grid.rows:
-            lines += _grid_row([fill(row[i].parts, w) for i, w in zip(columns, widths, strict=True)], widths)
-        lines.append("")
+    for (header, *rows), widths in panels(block, width):
+        lines += [*_grid_row(header, widths), "-" * (sum(widths) + GAP * (len(widths) - 1))]
+        lines += [line for row in rows for line in _grid_row(row, widths)] + [""]
     for note in lines_below(block):
         lines += textwrap.wrap(note, width, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join(lines) + "\n"
 
 
 def _grid_row(cells: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
-    height = max(map(len, cells))
-    padded = [[*cell, *[""] * (height - len(cell))] for cell in cells]
-    return [(" " * GAP).join(line.ljust(w) for line, w in zip(row, widths, strict=True)).rstrip() for row in zip(*padded, strict=True)]
+    lines = itertools.zip_longest(*cells, fillvalue="")
+    return [(" " * GAP).join(part.ljust(w) for part, w in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 # "](", "][" and "]:" make links and what they refer to, "[" at the start of a note a box to tick; some readers link bare addresses too.
@@ -152,16 +149,23 @@ def _markdown_block(block: Block) -> str:
     return "\n".join([*lines, *(f"- {escape_markdown(note)}" for note in lines_below(block))]) + "\n"
 
 
+# ---------------------------------------------------------------------------------------------------------------------- CSV
+
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _STATISTICS = ("n", "mean", "std", "ci_low", "ci_high", "excluded")
+_TESTS = ("p_holm", "primary", "tests", "welch.p", "welch.df", "detectable", "level")
 _EQUIVALENCE = ("margin", "p", "shown", "ci_low", "ci_high")
-CSV_HEADER = (
-    *("table", "block", "row", "column", *_STATISTICS, "diverged"),
-    *(f"difference_{name}" for name in (*_STATISTICS, "p")),
-    *("p_holm", "primary", "tests", "welch_p", "welch_df", "detectable", "detectable_level"),
-    *(f"equivalence_{name}" for name in _EQUIVALENCE),
-    *("rank_correlation", "baseline", "published", "seeds", "difference_seeds", "diverged_seeds", "folders", "text", "difference_text"),
-)
+_COLUMNS = {  # header -> where it stands: the kind of cell, and its attributes
+    **{name: f"value.summary.{name}" for name in _STATISTICS},
+    "diverged": "value.lost",
+    **{f"difference_{name}": f"difference.paired.{name}" for name in (*_STATISTICS, "p")},
+    **{name.replace(".", "_").replace("level", "detectable_level"): f"difference.comparison.{name}" for name in _TESTS},
+    **{f"equivalence_{name}": f"difference.comparison.equivalence.{name}" for name in _EQUIVALENCE},
+    **{"rank_correlation": "", "baseline": "difference.baseline", "published": "published.text", "seeds": "value.seeds"},
+    **{"difference_seeds": "difference.seeds", "diverged_seeds": "value.diverged", "folders": "value.folders"},
+    **{"text": "value.text", "difference_text": "difference.text"},
+}
+CSV_HEADER = ("table", "block", "row", "column", *_COLUMNS)
 
 
 def csv(blocks: Sequence[Block]) -> str:
@@ -179,15 +183,14 @@ def csv(blocks: Sequence[Block]) -> str:
             label = inert(row[block.labels - 1].text)
             for cell in (c for c in row if c.kind == "value"):
                 family = {c.kind: c for c in row if c.column == cell.column and c.kind != "label"}
-                writer.writerow(place | {"row": label, "column": inert(cell.column)} | _csv_values(family))
+                values = {name: _csv_value(family, path) for name, path in _COLUMNS.items()}
+                writer.writerow(place | {"row": label, "column": inert(cell.column)} | values)
         for c in block.correlations:
             for (name, parts), r in zip(coefficients(c).items(), (c.across, c.within, c.between), strict=True):
-                numbers = _csv_numbers(r, ("n", "ci_low", "ci_high"), "") | _csv_field("rank_correlation", r.rho)
+                numbers = {"n": r.n, "ci_low": r.ci_low, "ci_high": r.ci_high, "rank_correlation": r.rho}
                 writer.writerow(place | numbers | {"row": name, "column": inert(f"{c.x} with {c.y}"), "text": " ".join(parts)})
-        if block.verdict:
-            writer.writerow(place | {"column": "verdict", "text": inert(block.verdict)})
-        for note in block.notes:
-            writer.writerow(place | {"column": "note", "text": inert(note)})
+        for column, texts in (("verdict", filter(None, [block.verdict])), ("note", block.notes)):
+            writer.writerows(place | {"column": column, "text": inert(text)} for text in texts)
     return out.getvalue()
 
 
@@ -196,37 +199,16 @@ def inert(text: str) -> str:
     return f"'{text}" if re.match(r"\s*[=+\-@＝＋－＠]", text) and not _NUMBER.fullmatch(text) else text
 
 
-def _csv_values(family: dict[str, Cell]) -> dict[str, str]:
-    value, difference, published = family["value"], family.get("difference"), family.get("published")
-    line = _csv_numbers(value.summary, _STATISTICS, "")
-    line |= {"seeds": _join(value.seeds), "diverged_seeds": _join(value.diverged), "diverged": str(len(value.diverged))}
-    line |= {"folders": inert(_join(value.folders)), "text": value.text}
-    if difference is not None:
-        line |= _csv_numbers(difference.paired, (*_STATISTICS, "p"), "difference_") | _csv_tests(difference.comparison)
-        line |= {"baseline": inert(difference.baseline), "difference_seeds": _join(difference.seeds), "difference_text": difference.text}
-    return line | ({"published": published.text} if published is not None else {})
+def _csv_value(family: Mapping[str, Cell], path: str) -> object:
+    kind, *names = path.split(".")
+    value: Any = family.get(kind)
+    for name in names:
+        value = getattr(value, name, None)
+    value = ";".join(map(str, value)) if isinstance(value, tuple) else value
+    return inert(value) if isinstance(value, str) and names != ["text"] else value
 
 
-def _csv_tests(c: Comparison | None) -> dict[str, str]:
-    if c is None:
-        return {}
-    line = _csv_numbers(c, ("p_holm", "primary", "detectable"), "") | _csv_field("tests", c.tests if c.primary else None)
-    line |= _csv_field("detectable_level", c.level if c.detectable is not None else None)
-    return line | _csv_numbers(c.welch, ("p", "df"), "welch_") | _csv_numbers(c.equivalence, _EQUIVALENCE, "equivalence_")
-
-
-def _csv_numbers(source: object, names: Sequence[str], prefix: str) -> dict[str, str]:
-    values = ((f"{prefix}{name}", getattr(source, name, None)) for name in names)
-    return {name: repr(value) for name, value in values if value is not None}
-
-
-def _csv_field(name: str, value: float | None) -> dict[str, str]:
-    return {} if value is None else {name: repr(value)}
-
-
-def _join(values: Sequence[object]) -> str:
-    return ";".join(map(str, values))
-
+# -------------------------------------------------------------------------------------------------------------------- LaTeX
 
 LATEX_WIDTH = 105  # characters of \footnotesize that fit in one line of a page, roughly
 LATEX_LINES = 60  # lines of it on a page
@@ -275,11 +257,9 @@ def _environment(title: str, lines: Sequence[str], continued: bool) -> str:
 
 def _tabulars(block: Block) -> Iterator[tuple[list[str], int]]:
     """The lines of LaTeX of each tabular, and the lines of text that it is high."""
-    for grid, columns, widths in panels(block, LATEX_WIDTH):
-        header = [textwrap.wrap(grid.header[i], w) for i, w in zip(columns, widths, strict=True)]
-        rows = [[fill(row[i].parts, w) for i, w in zip(columns, widths, strict=True)] for row in grid.rows]
-        lines = [rf"\begin{{tabular}}{{@{{}}{'l' * len(columns)}@{{}}}}", r"\toprule", _latex_row(header), r"\midrule"]
-        lines += [_latex_row(row) for row in rows]
+    for (header, *rows), widths in panels(block, LATEX_WIDTH):
+        lines = [rf"\begin{{tabular}}{{@{{}}{'l' * len(widths)}@{{}}}}", r"\toprule", _latex_row(header), r"\midrule"]
+        lines += map(_latex_row, rows)
         yield [*lines, r"\bottomrule", r"\end{tabular}", r"\par\medskip"], 3 + sum(max(map(len, row)) for row in (header, *rows))
 
 

@@ -102,33 +102,27 @@ def _worth_a_block(found: Sequence[Condition], rows: Sequence[list[TableRow]]) -
 
 
 def _block(table: TableConfig, condition: Condition, rows: Sequence[TableRow], columns: Sequence[Column]) -> Block:
-    firsts = [(row.runs or condition.runs)[0] for row in rows]
-    setup = [(run.config.model.label, run.data_label) for run in firsts]
-    header = [*(("Model", "Dataset") if table.setup_columns else ()), table.row_header]
-    labels = [(*names, row.label)[-len(header) :] for names, row in zip(setup, rows, strict=True)]
-    lines: list[list[Cell]] = [[Cell("label", (text,)) for text in texts] for texts in labels]
+    runs = [(row.runs or condition.runs)[0] for row in rows]
+    names = [("Model", [run.config.model.label for run in runs]), ("Dataset", [run.data_label for run in runs])]
+    names = [*(names if table.setup_columns else ()), (table.row_header, [row.label for row in rows])]
+    made = [(header, [Cell("label", (text,)) for text in texts]) for header, texts in names]
     shown: dict[str, Published] = {}
     for column in columns:
-        header.append(column.header)
-        for line, row in zip(lines, rows, strict=True):
-            line.append(column.value(row))
+        made.append((column.header, [column.value(row) for row in rows]))
         values = [column.published(row, condition) for row in rows]
         if any(values):
-            header.append(f"{column.header}: published (protocol unstated)")
-            for line, found in zip(lines, values, strict=True):
-                line.append(Cell("published", tuple(part for p in found for part in p.parts) or EMPTY, column.header))
-                shown |= {p.id: p for p in found}
-    for column, compared in differences(table, columns, rows):  # after the table itself, which is read first
-        header.append(f"{column.header}: difference from row {table.baseline}")
-        for line, cell in zip(lines, compared, strict=True):
-            line.append(cell)
-    done = tuple(tuple(line) for line in lines)
+            texts = [tuple(part for p in found for part in p.parts) or EMPTY for found in values]
+            made.append((f"{column.header}: published (protocol unstated)", [Cell("published", parts, column.header) for parts in texts]))
+            shown |= {p.id: p for found in values for p in found}
+    # The differences come after the table itself, which is read first.
+    made += [(f"{c.header}: difference from row {table.baseline}", cells) for c, cells in differences(table, columns, rows)]
+    done = tuple(zip(*(cells for _, cells in made), strict=True))
     related = correlations(table, columns, rows)
     return Block(
         table=table.title,
         title=f"{table.title}, {condition.label}",
-        labels=3 if table.setup_columns else 1,
-        header=tuple(header),
+        labels=len(names),
+        header=tuple(header for header, _ in made),
         rows=done,
         notes=footnotes(table, condition, rows, columns, done, list(shown.values()), bool(related)),
         verdict=verdict(table, rows, done),
