@@ -28,25 +28,19 @@ def _pairs(pairs: Iterable[tuple[str, object]]) -> Html:
 def _counted(values: Iterable[str]) -> str:
     """ "a", or "a (39 runs); b (3 runs)"."""
     found = Counter(values)
-    if len(found) == 1:
-        return next(iter(found))
-    return "; ".join(f"{value} ({n} run{'s' if n > 1 else ''})" for value, n in found.most_common()) or "not recorded"
+    return next(iter(found)) if len(found) == 1 else "; ".join(f"{value} ({counted(n, 'run')})" for value, n in found.most_common())
 
 
-def _commit(record: Record) -> str:
+def _made(record: Record) -> dict[str, str]:
+    """What run.json says of where the run was made."""
     here = record.get("environment", {})
     state = {True: ", modified", False: ", unmodified", None: ", unknown whether modified"}[here.get("modified")]
-    return f"{here['commit']}{state}" if here.get("commit") else "not recorded"
-
-
-def _versions(record: Record) -> str:
-    versions = record.get("environment", {}).get("versions", {})
-    return ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded"
-
-
-def _hardware(record: Record) -> str:
-    here = record.get("environment", {})
-    return f"{here['device']}, {here.get('cores')} cores, threads of a run: {here.get('threads')}" if here.get("device") else "not recorded"
+    found = {
+        "Commit": f"{here['commit']}{state}" if here.get("commit") else "",
+        "Versions": ", ".join(f"{name} {version}" for name, version in here.get("versions", {}).items()),
+        "Hardware": f"{here['device']}, {here.get('cores')} cores, threads of a run: {here.get('threads')}" if here.get("device") else "",
+    }
+    return {name: value or "not recorded" for name, value in found.items()}
 
 
 def _when(all_records: Sequence[Record]) -> str:
@@ -57,7 +51,7 @@ def _when(all_records: Sequence[Record]) -> str:
 
 def summary(runs: Sequence[RunRow], found: Sequence[Condition], config: EvaluateConfig, command: str, problems: Sequence[str]) -> Html:
     """Counts, settings of the measurement, dates, commit, versions, hardware, data; and what went wrong."""
-    own = [run.record for run in runs]
+    made = [_made(run.record) for run in runs]
     lost = sum(not run.is_finished for run in runs)
     sharpness = config.sharpness
     pairs: list[tuple[str, object]] = [
@@ -65,10 +59,8 @@ def summary(runs: Sequence[RunRow], found: Sequence[Condition], config: Evaluate
         ("Settings", el("ul", *(el("li", f"{c.label}: {counted(len(c.runs), 'run')}, seeds {_seeds(c)}") for c in found))),
         ("Measured", f"{', '.join(sharpness.chosen)}; at ρ {', '.join(f'{r:g}' for r in sharpness.rho)}; batches of {sharpness.m}"),
         ("Measure again", el("code", command)),
-        ("Trained", _when(own)),
-        ("Commit", _counted(map(_commit, own))),
-        ("Versions", _counted(map(_versions, own))),
-        ("Hardware", _counted(map(_hardware, own))),
+        ("Trained", _when([run.record for run in runs])),
+        *((name, _counted(one[name] for one in made) or "not recorded") for name in _made({})),
         ("Data fingerprint", _counted(run.data_fingerprint or "unknown" for run in runs)),
     ]
     warned = el("section", el("h3", "Problems"), el("ul", *(el("li", p) for p in problems)), class_="problems") if problems else None
@@ -81,47 +73,45 @@ def _seeds(condition: Condition) -> str:
 
 def entry(run: RunRow, anchor: str) -> Html:
     """All that is known of a run: how it ended, where it lies, the command that makes it again, and every number at full precision."""
-    ended = f"diverged in epoch {'unknown' if run.diverged_epoch is None else run.diverged_epoch}"
-    ended = "finished" if run.is_finished else ended
-    folder = Path(run.folder)
-    recorded = str(run.record.get("environment", {}).get("command") or "not recorded")
+    lost_at = "unknown" if run.diverged_epoch is None else run.diverged_epoch
+    ended = "finished" if run.is_finished else f"diverged in epoch {lost_at}"
     pairs: list[tuple[str, object]] = [
         ("Ended", ended),
         ("Seed", run.config.seed),
         ("Command", el("code", run.command, class_="command")),
-        ("Started as", el("code", recorded)),
+        ("Started as", el("code", run.record.get("environment", {}).get("command") or "not recorded")),
         ("Folder", el("code", run.folder)),
         *((name, el("code", run.files[name]) if run.is_finished else "none: the run diverged") for name in ("Checkpoint", "Measures")),
         ("Fingerprint", el("code", run.fingerprint)),
         ("Data fingerprint", el("code", run.data_fingerprint)),
-        ("Commit", _commit(run.record)),
-        ("Versions", _versions(run.record)),
-        ("Hardware", _hardware(run.record)),
+        *_made(run.record).items(),
         ("Trained", _when([run.record])),
     ]
     numbers = [el("tr", el("th", name, scope="row"), el("td", "none" if v is None else repr(v))) for name, v in run.measures.items()]
     table = el("details", el("summary", f"{len(numbers)} measures, at full precision"), el("div", el("table", *numbers), class_="scroll"))
     accuracy = run.measures.get("test_accuracy")
     ending = f"{accuracy:.2f}% test accuracy" if accuracy is not None and run.is_finished else ended
-    line = join(el("b", folder.name or run.folder), " ", text(ending))
+    line = join(el("b", Path(run.folder).name or run.folder), " ", text(ending))
     return el("details", el("summary", line), _pairs(pairs), table if numbers else None, id=anchor, class_="run")
 
 
 def figures_of(condition: Condition, anchors: Anchors) -> Html:
     """Every figure that the runs of a condition have data for; those of the lesser measures are closed."""
-    families = figures.families(condition.runs)
-    first, others = list(families.items())[:1], list(families.items())[1:]
-    parts = [("Over training", figures.training(condition))]
-    parts += [("Sharpness against gap", figures.gap_scatter(condition, anchors, family, names)) for family, names in first]
-    parts += [("Sharpness over the measured ρ", figures.measured_radii(condition, family, names)) for family, names in first]
-    parts += [("Results over the ρ of training", figures.trained_radii(condition)), ("XSAM's α", figures.alphas(condition))]
-    parts += [(kind.title, figures.series_curves(condition, kind)) for kind in figures.KINDS]
-    parts += [("Loss over planes", landscapes(condition))]
-    more = [join(figures.gap_scatter(condition, anchors, f, names), figures.measured_radii(condition, f, names)) for f, names in others]
-    found = [el("section", el("h3", title), drawn) for title, drawn in parts if drawn]
-    if any(more):
-        found.append(el("details", el("summary", "The other measures taken at a radius"), *more, class_="more"))
-    return join(*found)
+    families = figures.families(condition.runs).items()
+    scatter = [figures.gap_scatter(condition, anchors, *family) for family in families]
+    over_radii = [figures.measured_radii(condition, *family) for family in families]
+    parts = [
+        ("Over training", figures.training(condition)),
+        *(("Sharpness against gap", drawn) for drawn in scatter[:1]),
+        *(("Sharpness over the measured ρ", drawn) for drawn in over_radii[:1]),
+        ("Results over the ρ of training", figures.trained_radii(condition)),
+        ("XSAM's α", figures.alphas(condition)),
+        *((kind.title, figures.series_curves(condition, kind)) for kind in figures.KINDS),
+        ("Loss over planes", landscapes(condition)),
+    ]
+    more = [join(*both) for both in zip(scatter[1:], over_radii[1:], strict=True)]
+    closed = el("details", el("summary", "The other measures taken at a radius"), *more, class_="more") if any(more) else None
+    return join(*(el("section", el("h3", title), drawn) for title, drawn in parts if drawn), closed)
 
 
 HERE = Path(__file__).parent

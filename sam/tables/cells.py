@@ -100,6 +100,6 @@ class Block(_Shown):
     labels: int
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     verdict: str = ""
     correlations: tuple[Correlation, ...] = ()

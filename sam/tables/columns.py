@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import math
 import re
@@ -13,7 +12,7 @@ from sam.config import STEP_RULES, ColumnConfig, ConfigError, SharpnessConfig, T
 from sam.tables.cells import Cell
 from sam.tables.conditions import Condition, RunRow, TableRow
 from sam.tables.published import Published, lookup, matches
-from sam.tables.statistics import summarize, summary_parts
+from sam.tables.statistics import is_finite, summarize, summary_parts
 
 # A line: names, then in brackets the keys that follow each of them, in this order. "?": it may be missing; "=": its values, where they are
 # no numbers. The first lines hold what only the training saw.
@@ -68,10 +67,10 @@ def filled(table: TableConfig, sharpness: SharpnessConfig, runs: Sequence[RunRow
     if table.optional and not any(column.optional for column in columns):
         return None
     keys = {column.key for column in columns}
-    return dataclasses.replace(
+    return replace(
         table,
-        columns=[dataclasses.replace(column, header=column.header.replace("{m}", str(sharpness.m))) for column in columns],
-        rows=[dataclasses.replace(row, published={k: ids for k, ids in row.published.items() if k in keys}) for row in table.rows],
+        columns=[replace(column, header=column.header.replace("{m}", str(sharpness.m))) for column in columns],
+        rows=[replace(row, published={k: ids for k, ids in row.published.items() if k in keys}) for row in table.rows],
         correlations=[c for c in table.correlations if {c.x, c.y} <= keys],
         notes=[note.replace("{m}", str(sharpness.m)) for note in table.notes],
     )
@@ -90,31 +89,19 @@ def check_columns(table: TableConfig) -> None:
 
 
 def _columns(column: ColumnConfig, names: Collection[str]) -> list[ColumnConfig]:
-    found = _subsets(column, names)
+    """A column for each subset with which the measure was taken, at any radius: the whole set ("all") first, then by size."""
+    at_any_radius = lambda measure: re.escape(measure).replace(re.escape("{rho}"), r"[^,\]]+")
+    whole = re.sub(
+        rf"\[{re.escape(SUBSET)}\]$|,{re.escape(SUBSET)}(?=\]$)", "", column.measure
+    )  # names hold a subset only if it is smaller
+    found = ["all"] if any(re.fullmatch(at_any_radius(whole), name) for name in names) else []
+    if "{subset}" in column.measure:
+        sized = at_any_radius(column.measure).replace(re.escape("{subset}"), r"(\d+)")
+        found += sorted({match[1] for name in names if (match := re.fullmatch(sized, name))}, key=int)
     if not found and column.optional:
         return []
-    if "{subset}" not in column.measure:
-        return [column]
-    headers = {subset: column.header.replace("{subset}", subset or "all") for subset in found or [None]}
-    return [dataclasses.replace(column, measure=_at(column.measure, subset), header=header) for subset, header in headers.items()]
-
-
-def _at(measure: str, subset: str | None) -> str:
-    """The name with a subset, or without one: names hold it only where it is smaller than the set."""
-    if subset is None:
-        return re.sub(rf"\[{re.escape(SUBSET)}\]$|,{re.escape(SUBSET)}(?=\]$)", "", measure)
-    return measure.replace("{subset}", subset)
-
-
-def _subsets(column: ColumnConfig, names: Collection[str]) -> list[str | None]:
-    """The subsets with which the column's measure was taken, at whatever radius: the whole set (None) first, then by size."""
-    radius = lambda text: re.escape(text).replace(re.escape("{rho}"), r"[^,\]]+")
-    whole = any(re.fullmatch(radius(_at(column.measure, None)), name) for name in names)
-    if "{subset}" not in column.measure:
-        return [None] if whole else []
-    pattern = radius(column.measure).replace(re.escape("{subset}"), r"(\d+)")
-    sizes = {match[1] for name in names if (match := re.fullmatch(pattern, name))}
-    return [*([None] if whole else []), *sorted(sizes, key=int)]
+    measures = {subset: whole if subset == "all" else column.measure.replace("{subset}", subset) for subset in found or ["all"]}
+    return [replace(column, measure=name, header=column.header.replace("{subset}", subset)) for subset, name in measures.items()]
 
 
 PUBLISHED_RHO = 0.05  # radius of the published sharpness: Tiwary & Aananth 2024, section 4.1
@@ -155,7 +142,7 @@ class Column:
             when = ", ".join("unknown" if e is None else str(e) for e in epochs)
             total = len(row.diverged) + len(row.finished)
             parts += (f"{len(row.diverged)} of {total} diverged", f"(epoch{'s' if len(epochs) > 1 else ''} {when})")
-        seeds = tuple(s for s, v in values.items() if v is not None and math.isfinite(v))
+        seeds = tuple(s for s, v in values.items() if is_finite(v))
         folders = tuple(r.folder for r in (*row.finished.values(), *row.diverged.values()))
         return Cell("value", parts, self.header, summary, seeds=seeds, diverged=tuple(row.diverged), folders=folders)
 

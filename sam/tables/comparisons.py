@@ -7,22 +7,11 @@ from dataclasses import dataclass
 
 from sam.config import TableConfig
 from sam.tables import correlation
+from sam.tables import statistics as stats
 from sam.tables.cells import EMPTY, Cell, Comparison, Correlation
 from sam.tables.columns import Column
 from sam.tables.conditions import TableRow, baseline_for
-from sam.tables.statistics import (
-    Equivalence,
-    Paired,
-    equivalence,
-    fixed,
-    holm,
-    is_finite,
-    p_text,
-    paired_difference,
-    paired_parts,
-    smallest_detectable,
-    welch,
-)
+from sam.tables.statistics import Equivalence, Paired, fixed, is_finite, p_text
 
 
 @dataclass(frozen=True)
@@ -41,7 +30,7 @@ def differences(table: TableConfig, columns: Sequence[Column], rows: Sequence[Ta
     compared = [column for column in columns if column.config.compare and baselines]
     pairs = {(c.header, i): _pair(c, row, baselines) for c in compared for i, row in enumerate(rows)}
     primary = {key: pair for key, pair in pairs.items() if isinstance(pair, _Pair) and pair.column.config.key == table.primary}
-    corrected = dict(zip(primary, holm([pair.paired.p for pair in primary.values()]), strict=True))
+    corrected = dict(zip(primary, stats.holm([pair.paired.p for pair in primary.values()]), strict=True))
     tests = sum(p is not None for p in corrected.values())
     several = len(baselines) > 1
     found = []
@@ -59,7 +48,7 @@ def _pair(column: Column, row: TableRow, baselines: Sequence[TableRow]) -> _Pair
     base = baseline_for(row, baselines)
     if base is None or not base.ran or not row.ran:
         return Cell("difference", EMPTY, column.header)
-    return _Pair(column, row, base, paired_difference(column.values(row), column.values(base)))
+    return _Pair(column, row, base, stats.paired_difference(column.values(row), column.values(base)))
 
 
 def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | None, several: bool) -> Cell:
@@ -67,7 +56,7 @@ def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | No
     paired, digits = pair.paired, pair.column.config.digits
     level = table.alpha / (tests or 1)
     margin = pair.column.config.margin if pair.row.spec.equivalence else None
-    detectable = smallest_detectable(paired.std, paired.n, level, table.power)
+    detectable = stats.smallest_detectable(paired.std, paired.n, level, table.power)
     comparison = Comparison(
         primary=tests is not None,
         tests=tests,
@@ -76,10 +65,10 @@ def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | No
         level=None if detectable is None else level,
         power=table.power,
         detectable=detectable,
-        welch=welch(pair.column.values(pair.row).values(), pair.column.values(pair.base).values()),
-        equivalence=None if margin is None else equivalence(paired, margin, table.alpha),
+        welch=stats.welch(pair.column.values(pair.row).values(), pair.column.values(pair.base).values()),
+        equivalence=None if margin is None else stats.equivalence(paired, margin, table.alpha),
     )
-    parts = paired_parts(paired, digits, p_holm)
+    parts = stats.paired_parts(paired, digits, p_holm)
     if comparison.welch is not None:
         parts += (f"Welch p {p_text(comparison.welch.p)}",)
     if detectable is not None:

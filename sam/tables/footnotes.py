@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from data import known
 from sam.config import TableConfig, TrainConfig, counted
-from sam.tables.cells import Cell
+from sam.tables.cells import Block, Cell
 from sam.tables.columns import Column
 from sam.tables.comparisons import tost_text
 from sam.tables.conditions import Condition, TableRow, word
@@ -15,37 +15,30 @@ from sam.tables.statistics import p_text
 
 
 def footnotes(
-    table: TableConfig,
-    condition: Condition,
-    rows: Sequence[TableRow],
-    columns: Sequence[Column],
-    lines: Sequence[Sequence[Cell]],
-    published: Sequence[Published],
-    correlated: bool,
+    table: TableConfig, condition: Condition, rows: Sequence[TableRow], columns: Sequence[Column], block: Block, shown: Sequence[Published]
 ) -> tuple[str, ...]:
     """Everything that must be said under the block, once each, in order."""
     used = [run for row in rows for run in (*row.finished.values(), *row.diverged.values())]
-    given = [*table.notes, *(note for run in used for note in run.config.protocol.notes)]
-    only_if = {"noise: ": condition.noisy, "clean: ": not condition.noisy, "published: ": bool(published)}
+    only_if = {"noise: ": condition.noisy, "clean: ": not condition.noisy, "published: ": bool(shown)}
     notes = [f"Layout after {table.source}."] if table.source else []
     notes.append(trained_by(condition.config))
-    for note in given:
+    for note in (*table.notes, *(note for run in used for note in run.config.protocol.notes)):
         prefix = next((p for p in only_if if note.startswith(p)), "")
         if not prefix or only_if[prefix]:
             notes.append(note.removeprefix(prefix))
-    for row in (row for row in rows if row.changed):
+    for row in rows:
         changes = ", ".join(f"{key} {word(value)} instead of {word(condition.key[key])}" for key, value in row.changed.items())
-        notes.append(f"{row.label}: {changes}; all else as in the other rows.")
-    notes += _notes_on_numbers(rows, lines)
-    notes += _notes_on_tests(table, lines)
-    notes += _CORRELATIONS if correlated else ()
+        notes += [f"{row.label}: {changes}; all else as in the other rows."] if changes else []
+    notes += _notes_on_numbers(rows, block.rows)
+    notes += _notes_on_tests(table, block.rows)
+    notes += _CORRELATIONS if block.correlations else ()
     measures = [column.config.measure for column in columns]
     if any("accuracy" in m for m in measures):
         notes.append("Accuracy is that of the final epoch.")
     if "gap" in measures:
         notes += _notes_on_gap(condition)
     notes += [note for run in used for note in _notes_on_method(run.config)]
-    notes += citations(published)
+    notes += citations(shown)
     prints = dict.fromkeys(run.data_fingerprint or "unknown" for run in used)
     notes.append(f"Data fingerprint: {', '.join(prints)}.")
     notes += [note for run in used for note in known.notes(run.data_fingerprint, run.data_notes)]
@@ -90,10 +83,8 @@ def _notes_on_numbers(rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]])
             notes.append(f"{cell.column}, {row.label} against {cell.baseline}: common seeds {common} (n = {cell.paired.n}).")
     if any(row.diverged for row in rows):
         notes.append("Diverged runs are counted, and are in no mean, interval or difference: the numbers of that row are of the survivors.")
-    for row in rows:
-        for run in row.duplicates:
-            notes.append(f"{row.label}: seed {run.config.seed} was run more than once; {run.folder} is left out.")
-    return notes
+    lost = [(row.label, run) for row in rows for run in row.duplicates]
+    return notes + [f"{label}: seed {run.config.seed} was run more than once; {run.folder} is left out." for label, run in lost]
 
 
 def _notes_on_tests(table: TableConfig, lines: Sequence[Sequence[Cell]]) -> list[str]:

@@ -26,7 +26,7 @@ def grids(block: Block) -> list[Block]:
     for c in block.correlations:
         name = tuple(textwrap.wrap(f"{c.x} with {c.y}", 36, break_on_hyphens=False))
         rows.append((Cell("label", name), *(Cell("correlation", parts) for parts in coefficients(c).values())))
-    return [block, Block(block.table, block.title, 1, CORRELATION_HEADER, tuple(rows), ())]
+    return [block, Block(block.table, block.title, 1, CORRELATION_HEADER, tuple(rows))]
 
 
 def coefficients(c: Correlation) -> dict[str, tuple[str, ...]]:

@@ -117,14 +117,7 @@ def _block(table: TableConfig, condition: Condition, rows: Sequence[TableRow], c
     # The differences come after the table itself, which is read first.
     made += [(f"{c.header}: difference from row {table.baseline}", cells) for c, cells in differences(table, columns, rows)]
     done = tuple(zip(*(cells for _, cells in made), strict=True))
-    related = correlations(table, columns, rows)
-    return Block(
-        table=table.title,
-        title=f"{table.title}, {condition.label}",
-        labels=len(names),
-        header=tuple(header for header, _ in made),
-        rows=done,
-        notes=footnotes(table, condition, rows, columns, done, list(shown.values()), bool(related)),
-        verdict=verdict(table, rows, done),
-        correlations=related,
-    )
+    header = tuple(header for header, _ in made)
+    title, related = f"{table.title}, {condition.label}", correlations(table, columns, rows)
+    block = Block(table.title, title, len(names), header, done, verdict=verdict(table, rows, done), correlations=related)
+    return replace(block, notes=footnotes(table, condition, rows, columns, block, list(shown.values())))
