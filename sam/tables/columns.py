@@ -91,9 +91,7 @@ def check_columns(table: TableConfig) -> None:
 def _columns(column: ColumnConfig, names: Collection[str]) -> list[ColumnConfig]:
     """A column for each subset with which the measure was taken, at any radius: the whole set ("all") first, then by size."""
     at_any_radius = lambda measure: re.escape(measure).replace(re.escape("{rho}"), r"[^,\]]+")
-    whole = re.sub(
-        rf"\[{re.escape(SUBSET)}\]$|,{re.escape(SUBSET)}(?=\]$)", "", column.measure
-    )  # names hold a subset only if it is smaller
+    whole = re.sub(rf"\[{re.escape(SUBSET)}\]$|,{re.escape(SUBSET)}(?=\]$)", "", column.measure)  # a name without it: all images
     found = ["all"] if any(re.fullmatch(at_any_radius(whole), name) for name in names) else []
     if "{subset}" in column.measure:
         sized = at_any_radius(column.measure).replace(re.escape("{subset}"), r"(\d+)")

@@ -40,18 +40,9 @@ def ranks(values: Sequence[float]) -> np.ndarray:
     return (last - (counts - 1) / 2)[inverse]
 
 
-def _centred(values: Sequence[float]) -> np.ndarray:
-    return ranks(values) - (len(values) + 1) / 2
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float | None:
-    size = math.sqrt(float(a @ a) * float(b @ b))
-    return None if size == 0 else max(-1.0, min(1.0, float(a @ b) / size))
-
-
 def _all_rho(rows: Pairs) -> float | None:
     points = [point for seeds in rows.values() for point in seeds.values()]
-    return _cosine(_centred([x for x, _ in points]), _centred([y for _, y in points])) if points else None
+    return _within_rho({"": dict(enumerate(points))})
 
 
 def _within_rho(rows: Pairs) -> float | None:
@@ -62,8 +53,9 @@ def _within_rho(rows: Pairs) -> float | None:
     members = [list(seeds.values()) for seeds in rows.values() if seeds]
     if not members:
         return None
-    x, y = (np.concatenate([_centred([point[k] for point in row]) for row in members]) for k in (0, 1))
-    return _cosine(x, y)
+    x, y = (np.concatenate([ranks([point[k] for point in row]) - (len(row) + 1) / 2 for row in members]) for k in (0, 1))
+    size = math.sqrt(float(x @ x) * float(y @ y))
+    return None if size == 0 else max(-1.0, min(1.0, float(x @ y) / size))
 
 
 def _fisher(rho: float | None, n: int, error: float | None, quantile: float = Z) -> RankCorrelation:
@@ -122,8 +114,8 @@ def between(rows: Pairs) -> RankCorrelation:
 
     An approximation for few rows: its coverage is checked at 6 and 10 rows, and with four it spans nearly everything.
     """
-    means = {name: {0: _mean(list(seeds.values()))} for name, seeds in rows.items() if seeds}
-    n = len(means)
+    means = {"": {i: _mean(list(seeds.values())) for i, seeds in enumerate(rows.values()) if seeds}}
+    n = len(means[""])
     rho = _all_rho(means) if n >= MIN_POINTS else None
     return _fisher(rho, n, None if rho is None else _bonett_wright(rho, n - 3))
 
