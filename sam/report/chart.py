@@ -147,23 +147,15 @@ def chart(name: str, x: Axis, y: Axis, curves: Sequence[Curve] = (), dots: Seque
     good = [d for d in dots if shown(d.x, x.log) and shown(d.y, y.log)]
     xs = [d.x for d in good] + [v for c in curves for v in c.x]
     ys = [d.y for d in good] + [v for c in curves for v in _reach(c, y.log)]
-    across = scale(xs, x, LEFT, WIDTH - RIGHT)
-    down = scale(ys, y, HEIGHT - BOTTOM, TOP)
+    across, down = scale(xs, x, LEFT, WIDTH - RIGHT), scale(ys, y, HEIGHT - BOTTOM, TOP)
     drawn = [part for c in curves for part in _draw_curve(c, across, down)]
+    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     # A nested <svg> clips what leaves the plot, where an axis is cut.
-    inner = el(
-        "svg",
-        *drawn,
-        x=LEFT,
-        y=TOP,
-        width=WIDTH - LEFT - RIGHT,
-        height=HEIGHT - TOP - BOTTOM,
-        viewBox=f"{LEFT} {TOP} {WIDTH - LEFT - RIGHT} {HEIGHT - TOP - BOTTOM}",
-    )
+    inner = el("svg", *drawn, x=LEFT, y=TOP, width=width, height=height, viewBox=f"{LEFT} {TOP} {width} {height}")
     points = [el("a", el("title", d.title), marker(d.style, across(d.x), down(d.y)), href=d.href) for d in good]
     role = "group" if dots else "img"  # an image to a screen reader, unless there is something in it to reach
-    box = f"0 0 {WIDTH} {HEIGHT}"
-    return el("svg", frame(x, y, across, down), inner, *points, viewBox=box, class_="chart", role=role, aria_label=name)
+    attributes = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "class_": "chart", "role": role, "aria_label": name}
+    return el("svg", frame(x, y, across, down), inner, *points, **attributes)
 
 
 def frame(x: Axis, y: Axis, across: Scale, down: Scale) -> Html:

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sam.report.chart import HEIGHT, LEFT, MARKERS, RIGHT, TOP, WIDTH, Axis, Scale, frame, shown
 from sam.report.figures import Columns, names, panel, wide
@@ -48,14 +49,10 @@ def plane_of(series: Mapping[str, Columns], name: str) -> Plane | None:
         return None
     overlays: dict[str, list[tuple[float, float] | None]] = {}
     for other, points in series.items():
-        if other != name and _place(other) == _place(name) and {"x", "y"} <= set(points):
+        if other != name and other.partition("_")[2] == name.partition("_")[2] and {"x", "y"} <= set(points):
             pairs = zip(points["x"], points["y"], strict=True)
             overlays[other] = [(x, y) if x is not None and y is not None else None for x, y in pairs]
     return Plane(xs, ys, loss, overlays)
-
-
-def _place(name: str) -> str:
-    return name.partition("_")[2]
 
 
 def landscapes(condition: Condition) -> Html:
@@ -73,9 +70,8 @@ def _landscape(condition: Condition, name: str) -> Html | None:
     if not values:
         return None
     colours = Scale(min(values), max(max(values), min(values) + 1e-12), 0.0, 1.0, log=wide(values, 5))
-    charts = []
-    for look, seed, plane, _ in found:
-        charts.append(panel(f"{look.style.label}, seed {seed}", _draw_plane(f"{name}, {look.style.label}", plane, colours)))
+    drawn = [(look.style.label, seed, _draw_plane(f"{name}, {look.style.label}", plane, colours)) for look, seed, plane, _ in found]
+    charts = [panel(f"{label}, seed {seed}", chart) for label, seed, chart in drawn]
     more = sum(count - 1 for *_, count in found)
     marks = "; ".join(f"{shape} {mark}" for shape, mark in zip(("●", "■", "▲"), MARK_NAMES, strict=True))
     said = (
@@ -103,8 +99,7 @@ def _edges(places: Sequence[float]) -> list[float]:
 
 def _draw_plane(name: str, plane: Plane, colours: Scale) -> Html:
     ex, ey = _edges(plane.xs), _edges(plane.ys)
-    height = PLANE + TOP + HEIGHT - 256
-    width = LEFT + PLANE + RIGHT
+    width, height = LEFT + PLANE + RIGHT, PLANE + TOP + HEIGHT - 256
     across, down = Scale(ex[0], ex[-1], LEFT, LEFT + PLANE), Scale(ey[0], ey[-1], TOP + PLANE, TOP)
     cells = []
     for i, x in enumerate(plane.xs):
@@ -130,11 +125,9 @@ def _contours(plane: Plane, colours: Scale, across: Scale, down: Scale) -> str:
     rows = [[plane.loss[x, y] for x in plane.xs] for y in plane.ys]
     z = np.array([[colours(v) if shown(v, colours.log) else math.nan for v in row] for row in rows])
     generator = contourpy.contour_generator(plane.xs, plane.ys, np.ma.masked_invalid(z))
-    paths = []
-    for level in np.linspace(float(np.nanmin(z)), float(np.nanmax(z)), LEVELS + 2)[1:-1] if np.isfinite(z).any() else []:
-        for line in generator.lines(float(level)):
-            paths.append("M" + "L".join(f"{across(float(x)):.1f} {down(float(y)):.1f}" for x, y in line))  # type: ignore[union-attr, misc]
-    return "".join(paths)
+    levels: Any = np.linspace(float(np.nanmin(z)), float(np.nanmax(z)), LEVELS + 2)[1:-1] if np.isfinite(z).any() else []
+    lines = (line for level in levels for line in generator.lines(float(level)))
+    return "".join("M" + "L".join(f"{across(float(x)):.1f} {down(float(y)):.1f}" for x, y in line) for line in lines)
 
 
 def _draw_overlay(points: Sequence[tuple[float, float] | None], across: Scale, down: Scale) -> list[Html]:
