@@ -7,7 +7,7 @@ import dataclasses
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,17 +61,18 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             runs += [_row(folder, record, rows[folder])] if folder in rows else []
         except Exception as error:
             problems.append(f"{folder.name}: {records.told(error)}.")
-    rhos = config.sharpness.rho
+    out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
     wanted = {name: filled(table, config.sharpness, runs) for name, table in config.tables.items()}
     config = dataclasses.replace(config, tables={name: table for name, table in wanted.items() if table is not None})
-    blocks = {name: [] if table is None else tables.build(table, runs, rhos) for name, table in wanted.items()}
-    out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
-    files = _write(out, blocks, runs, rhos)
-    if config.kept:
-        records.write_atomic(out / KEPT, trajectories(done, rows))
-        files.append(out / KEPT)
-    records.write_atomic(out / "report.html", report(runs, blocks, config, evaluate_command(config), problems))
-    files.append(out / "report.html")
+    blocks = {name: [] if table is None else tables.build(table, runs, config.sharpness.rho) for name, table in wanted.items()}
+    kept = trajectories(done, rows) if config.kept else None
+    files = []
+    for name, content in _files(blocks, runs, config, kept, problems):
+        if content is None:
+            (out / name).unlink(missing_ok=True)
+        else:
+            records.write_atomic(out / name, content)
+            files.append(out / name)
     mirror_sharpness(config.tracking, ((Path(run.folder), run.record, run.measures) for run in runs if run.is_finished))
     return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files)
 
@@ -138,14 +139,11 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
     files = {"Checkpoint": records.CHECKPOINT, "Measures": records.MEASURES}
     return RunRow(
         config=config,
-        setting=record["setting"],
-        status=record["status"],
-        diverged_epoch=record["diverged_epoch"],
+        **{key: record[key] for key in ("setting", "status", "diverged_epoch", "fingerprint")},
         measures=values,
         series=measured.series,
         epochs=epochs,
         folder=str(folder),
-        fingerprint=record["fingerprint"],
         data_fingerprint=record["data"]["fingerprint"],
         data_notes=tuple(record["data"]["notes"]),
         init_from=record["identity"].get("init_from"),
@@ -165,27 +163,25 @@ def started_from(config: TrainConfig) -> str | None:
 # ------------------------------------------------------------------------------------------------------------------ writing
 
 
-def _write(out: Path, blocks: dict[str, list[Block]], runs: Sequence[RunRow], rhos: Sequence[float]) -> list[Path]:
-    """Each table as Markdown, CSV and LaTeX, and one figure. The files of a table that has nothing to show now are removed: what an
-    earlier call wrote would be taken for the numbers of this one."""
-    files = []
-    for name, group in blocks.items():
-        for suffix, form in ((".md", render.markdown), (".csv", render.csv), (".tex", render.latex)):
-            if group:
-                records.write_atomic(out / f"{name}{suffix}", form(group))
-                files.append(out / f"{name}{suffix}")
-            else:
-                (out / f"{name}{suffix}").unlink(missing_ok=True)
+def _files(
+    blocks: Mapping[str, list[Block]], runs: Sequence[RunRow], config: EvaluateConfig, kept: str | None, problems: Sequence[str]
+) -> Iterator[tuple[str, str | bytes | None]]:
+    """Name and content of each file: tables as Markdown, CSV and LaTeX, one figure, the page. None: nothing to show now; what an earlier
+    call wrote would be taken for the numbers of this one."""
+    for name, made in blocks.items():
+        yield from ((f"{name}.{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
     if any(run.is_finished for run in runs):
         from sam.report.overview import overview
 
         picture = io.BytesIO()
-        overview(runs, rhos, picture)
-        records.write_atomic(out / "overview.png", picture.getvalue())
-        files.append(out / "overview.png")
-    return files
+        overview(runs, config.sharpness.rho, picture)
+        yield "overview.png", picture.getvalue()
+    if kept is not None:
+        yield KEPT, kept
+    yield "report.html", report(runs, blocks, config, evaluate_command(config), problems)
 
 
+FORMATS = {"md": render.markdown, "csv": render.csv, "tex": render.latex}
 KEPT = "kept.csv"
 
 

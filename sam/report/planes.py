@@ -124,7 +124,7 @@ def _contours(plane: Plane, colours: Scale, across: Scale, down: Scale) -> str:
 
     rows = [[plane.loss[x, y] for x in plane.xs] for y in plane.ys]
     z = np.array([[colours(v) if shown(v, colours.log) else math.nan for v in row] for row in rows])
-    generator = contourpy.contour_generator(plane.xs, plane.ys, np.ma.masked_invalid(z))
+    generator: Any = contourpy.contour_generator(plane.xs, plane.ys, np.ma.masked_invalid(z))
     levels: Any = np.linspace(float(np.nanmin(z)), float(np.nanmax(z)), LEVELS + 2)[1:-1] if np.isfinite(z).any() else []
     lines = (line for level in levels for line in generator.lines(float(level)))
     return "".join("M" + "L".join(f"{across(float(x)):.1f} {down(float(y)):.1f}" for x, y in line) for line in lines)
