@@ -37,7 +37,7 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
     if config.out is not None or (config.checkpoint is None and os.path.isdir(config.runs_dir)):  # before hours of measuring, not after
         data.usable_folder(config.out or os.path.join(config.runs_dir, "tables"), "out")
     if config.checkpoint is not None:  # torch is imported only in these branches: --help and --cfg stay quick
-        from sam.evaluation.checkpoint import evaluate_checkpoint
+        from sam.evaluation.foreign import evaluate_checkpoint
         from sam.sharpness.api import listing
 
         one = evaluate_checkpoint(config)

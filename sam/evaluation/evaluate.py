@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sam.config import ConfigError
 from sam.core.files import number, told, write_atomic
-from sam.evaluation.kept import KEPT, trajectories
-from sam.evaluation.measuring import measure_runs, part_of
+from sam.evaluation.measuring import Run, kept_files, measure_runs, part_of
 from sam.evaluation.settings import EvaluateConfig
 from sam.report.page import report
 from sam.runs import records
+from sam.runs.command import evaluate_command, train_command
 from sam.runs.tracking import mirror_sharpness
+from sam.settings import TrainConfig
 from sam.sharpness.subject import Measures, Result
 from sam.tables import render
 from sam.tables import table as tables
-from sam.tables.filling import filled
+from sam.tables.cells import Block
+from sam.tables.columns import filled
+from sam.tables.conditions import RunRow, settings, word
+from sam.tables.render import inert
 from sam.tables.settings import TableConfig
-from sam.tables.table import Block, RunRow
+from sam.text import printable
 
 
 @dataclass(frozen=True)
@@ -55,27 +60,25 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     _check(config.tables)
     done = _finished(config, problems)
     rows = measure_runs(done, config, problems)
-    measured = []
+    runs: list[RunRow] = []
     for folder, record in done:
         try:
-            measured += [(folder, record, _row(folder, record, rows[folder]))] if folder in rows else []
+            runs += [_row(folder, record, rows[folder])] if folder in rows else []
         except Exception as error:
             problems.append(f"{folder.name}: {told(error)}.")
-    runs = [row for _, _, row in measured]
-    rhos = config.sharpness.rho
+    out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
     wanted = {name: filled(table, config.sharpness, runs) for name, table in config.tables.items()}
     config = dataclasses.replace(config, tables={name: table for name, table in wanted.items() if table is not None})
-    blocks = {name: [] if table is None else tables.build(table, runs, rhos) for name, table in wanted.items()}
-    out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
-    files = _write(out, blocks, runs, rhos)
-    if config.kept:
-        write_atomic(out / KEPT, trajectories(done, rows))
-        files.append(out / KEPT)
-    by_folder = {row.folder: record for _, record, row in measured}
-    write_atomic(out / "report.html", report(runs, blocks, config, by_folder, problems))
-    files.append(out / "report.html")
-    finished = ((folder, record, row.measures) for folder, record, row in measured if row.status == records.FINISHED)
-    mirror_sharpness(config.tracking, finished)
+    blocks = {name: [] if table is None else tables.build(table, runs, config.sharpness.rho) for name, table in wanted.items()}
+    kept = trajectories(done, rows) if config.kept else None
+    files = []
+    for name, content in _files(blocks, runs, config, kept, problems):
+        if content is None:
+            (out / name).unlink(missing_ok=True)
+        else:
+            write_atomic(out / name, content)
+            files.append(out / name)
+    mirror_sharpness(config.tracking, ((Path(run.folder), run.record, run.measures) for run in runs if run.is_finished))
     return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files)
 
 
@@ -137,41 +140,80 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
     for name in ("eps_over_rho", "cos_g_eps"):  # of the perturbations met in training; a method without any has no such column
         if curve := [row[name] for row in epochs if name in row]:
             values |= {name: curve[-1], f"mean_{name}": math.fsum(curve) / len(curve)}  # epochs have as many steps each
+    config, finished = records.run_config(record), record["status"] == records.FINISHED
+    files = {"Checkpoint": records.CHECKPOINT, "Measures": records.MEASURES}
     return RunRow(
-        config=records.run_config(record),
-        setting=record["setting"],
-        status=record["status"],
-        diverged_epoch=record["diverged_epoch"],
+        config=config,
+        **{key: record[key] for key in ("setting", "status", "diverged_epoch", "fingerprint")},
         measures=values,
         series=measured.series,
         epochs=epochs,
         folder=str(folder),
-        fingerprint=record["fingerprint"],
         data_fingerprint=record["data"]["fingerprint"],
         data_notes=tuple(record["data"]["notes"]),
         init_from=record["identity"].get("init_from"),
+        started_from=started_from(config),
+        command=train_command(config),
+        files={name: str(folder / file) for name, file in files.items() if finished},
+        record=record,
     )
+
+
+def started_from(config: TrainConfig) -> str | None:
+    """The name of the file of weights that a run started from; every run's checkpoint has one name, so it goes by its folder."""
+    file = Path(config.init_from or "")
+    return (file.parent.name if file.name == records.CHECKPOINT else "") or file.name or None
 
 
 # ------------------------------------------------------------------------------------------------------------------ writing
 
 
-def _write(out: Path, blocks: dict[str, list[Block]], runs: Sequence[RunRow], rhos: Sequence[float]) -> list[Path]:
-    """Each table as Markdown, CSV and LaTeX, and one figure. The files of a table that has nothing to show now are removed: what an
-    earlier call wrote would be taken for the numbers of this one."""
-    files = []
-    for name, group in blocks.items():
-        for suffix, form in ((".md", render.markdown), (".csv", render.csv), (".tex", render.latex)):
-            if group:
-                write_atomic(out / f"{name}{suffix}", form(group))
-                files.append(out / f"{name}{suffix}")
-            else:
-                (out / f"{name}{suffix}").unlink(missing_ok=True)
-    if any(run.status == records.FINISHED for run in runs):
+def _files(
+    blocks: Mapping[str, list[Block]], runs: Sequence[RunRow], config: EvaluateConfig, kept: str | None, problems: Sequence[str]
+) -> Iterator[tuple[str, str | bytes | None]]:
+    """Name and content of each file: tables as Markdown, CSV and LaTeX, one figure, the page. None: nothing to show now; what an earlier
+    call wrote would be taken for the numbers of this one."""
+    for name, made in blocks.items():
+        yield from ((f"{name}.{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
+    if any(run.is_finished for run in runs):
         from sam.report.overview import overview
 
         picture = io.BytesIO()
-        overview(runs, rhos, picture)
-        write_atomic(out / "overview.png", picture.getvalue())
-        files.append(out / "overview.png")
-    return files
+        overview(runs, config.sharpness.rho, picture)
+        yield "overview.png", picture.getvalue()
+    if kept is not None:
+        yield KEPT, kept
+    yield "report.html", report(runs, blocks, config, evaluate_command(config), problems)
+
+
+FORMATS = {"md": render.markdown, "csv": render.csv, "tex": render.latex}
+KEPT = "kept.csv"
+
+
+def trajectories(done: Sequence[Run], rows: Mapping[Path, Result]) -> str:
+    """CSV: folder, seed, optimizer.method and the other settings that vary over the runs, epoch, and every measure (empty where it was not
+    measured). rows: by folder (the final checkpoint's) and by file. Run by run in the order given, then by epoch."""
+    known = {folder: _settings(records.run_config(record)) for folder, record in done}
+    names = dict.fromkeys(name for values in known.values() for name in values)
+    varying = [name for name in names if name == "optimizer.method" or len({values.get(name) for values in known.values()}) > 1]
+    lines = []
+    for folder, record in done:
+        config = records.run_config(record)
+        own = {"folder": inert(printable(folder)), "seed": config.seed, **{name: known[folder].get(name, "") for name in varying}}
+        measured = {epoch: rows.get(file) for epoch, file in kept_files(folder, record).items()}
+        if record["status"] == records.FINISHED:
+            measured[config.epochs] = rows.get(folder)
+        lines += [own | {"epoch": epoch} | dict(found.values) for epoch, found in measured.items() if found is not None]
+    columns = dict.fromkeys(name for line in lines for name in line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """The run's settings by dotted names, as a label prints them: without its seed, and without what it does not read."""
+    own = {f"optimizer.{key}": getattr(config.optimizer, key) for key in config.optimizer.used_keys}
+    others = {name: value for name, value in settings(config).items() if not name.startswith("optimizer.")}
+    return {name: inert(printable(word(value))) for name, value in (own | others).items()}

@@ -1,13 +1,93 @@
-"""Charts as inline SVG: curves with bands, and points that link to their runs. Colours are classes, so that the page's theme sets them."""
+"""Charts as inline SVG: axes, curves with bands, and points that link to their runs. Colours are classes, set by the page's theme."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from sam.report.html import Html, el, join, text
-from sam.report.scale import Axis, Scale, scale
+from sam.report.looks import Style
+from sam.tables.statistics import is_finite
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an axis shows. log: logarithmic (values <= 0 cannot be shown); whole: ticks at whole numbers only; low, high: limits, or None
+    to take them from the values."""
+
+    label: str
+    log: bool = False
+    whole: bool = False
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """`low` is drawn at pixel `start`, `high` at `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+    whole: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
+        place = math.log10(value) if self.log else value
+        return self.start + (place - low) / (high - low) * (self.end - self.start)
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """(value, text): about five."""
+        decades = math.log10(self.high / self.low) if self.log else 0.0
+        if self.log and decades >= 0.7:
+            return _log_ticks(self.low, self.high, decades)
+        return _linear_ticks(self.low, self.high, self.whole)
+
+
+def scale(values: Iterable[float], axis: Axis, start: float, end: float) -> Scale:
+    """A scale that holds the finite values, with a margin of 5% on sides that the axis does not fix."""
+    kept = [v for v in values if math.isfinite(v) and (v > 0 or not axis.log)]
+    low, high = min(kept, default=1.0 if axis.log else 0.0), max(kept, default=10.0 if axis.log else 1.0)
+    if axis.log:
+        grow = max((high / low) ** 0.05, 1.02)
+        low, high = low / grow, high * grow
+    else:
+        margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
+        low, high = low - margin, high + margin
+    low, high = low if axis.low is None else axis.low, high if axis.high is None else axis.high
+    return Scale(low, high if high > low else low + 1, start, end, axis.log, axis.whole)
+
+
+def _linear_ticks(low: float, high: float, whole: bool) -> list[tuple[float, str]]:
+    raw = (high - low) / 5
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw * 0.999)
+    step = max(1.0, round(step)) if whole else step
+    values = [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    return list(zip(values, plain_numbers(values, step), strict=True))
+
+
+def _log_ticks(low: float, high: float, decades: float) -> list[tuple[float, str]]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 2.5 else (1,)  # further apart than their texts are wide
+    every = math.ceil(decades / 6) if decades >= 2.5 else 1
+    values = [m * 10.0**p for p in powers for m in steps if p % every == 0]
+    return [(v, f"{v:g}") for v in values if low <= v <= high]
+
+
+def plain_numbers(values: list[float], step: float) -> list[str]:
+    """The values with as many decimals as the step needs; a common power of ten is used where they are tiny or huge."""
+    largest = max((abs(v) for v in values), default=0.0)
+    if largest and (largest >= 1e6 or step < 1e-4):
+        return [f"{v + 0.0:.4g}" if abs(v) > step / 10 else "0" for v in values]
+    digits = next((d for d in range(6) if math.isclose(step, round(step, d), rel_tol=1e-6)), 6)
+    return [f"{v if abs(v) > step / 10 else 0.0:.{digits}f}" for v in values]
+
 
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 10, 26, 44  # the y axis' label stands above the plot
@@ -22,17 +102,11 @@ MARKERS = (
     "M-1.5 -4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
     "M0 -5L1.4 -1.6L5 -1.5L2.2 0.8L3.1 4.4L0 2.4L-3.1 4.4L-2.2 0.8L-5 -1.5L-1.4 -1.6z",
     "M-4.5 -4.5L0 -1.6L4.5 -4.5L1.6 0L4.5 4.5L0 1.6L-4.5 4.5L-1.6 0z",
+    "M-3.4 -4.4L4.6 0L-3.4 4.4z",
+    "M3.4 -4.4L-4.6 0L3.4 4.4z",
+    "M0 -4.6L4.4 -1.4L2.7 3.7H-2.7L-4.4 -1.4z",
+    "M-1.4 -5h2.8v10h-2.8z",
 )
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a method looks in every chart: a colour of the page's palette (0 to 7), a dash, a marker; and its name in the legend."""
-
-    label: str
-    colour: int = 0
-    dash: int = 0
-    marker: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,9 +137,9 @@ class Dot:
     href: str
 
 
-def shown(value: float | None, log: bool = False) -> bool:
+def shown(value: float | None, log: bool) -> TypeGuard[float]:
     """Whether an axis can show the value."""
-    return value is not None and math.isfinite(value) and (value > 0 or not log)
+    return is_finite(value) and (value > 0 or not log)
 
 
 def chart(name: str, x: Axis, y: Axis, curves: Sequence[Curve] = (), dots: Sequence[Dot] = ()) -> Html:
@@ -73,23 +147,15 @@ def chart(name: str, x: Axis, y: Axis, curves: Sequence[Curve] = (), dots: Seque
     good = [d for d in dots if shown(d.x, x.log) and shown(d.y, y.log)]
     xs = [d.x for d in good] + [v for c in curves for v in c.x]
     ys = [d.y for d in good] + [v for c in curves for v in _reach(c, y.log)]
-    across = scale(xs, x, LEFT, WIDTH - RIGHT)
-    down = scale(ys, y, HEIGHT - BOTTOM, TOP)
+    across, down = scale(xs, x, LEFT, WIDTH - RIGHT), scale(ys, y, HEIGHT - BOTTOM, TOP)
     drawn = [part for c in curves for part in _draw_curve(c, across, down)]
+    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     # A nested <svg> clips what leaves the plot, where an axis is cut.
-    inner = el(
-        "svg",
-        *drawn,
-        x=LEFT,
-        y=TOP,
-        width=WIDTH - LEFT - RIGHT,
-        height=HEIGHT - TOP - BOTTOM,
-        viewBox=f"{LEFT} {TOP} {WIDTH - LEFT - RIGHT} {HEIGHT - TOP - BOTTOM}",
-    )
+    inner = el("svg", *drawn, x=LEFT, y=TOP, width=width, height=height, viewBox=f"{LEFT} {TOP} {width} {height}")
     points = [el("a", el("title", d.title), marker(d.style, across(d.x), down(d.y)), href=d.href) for d in good]
     role = "group" if dots else "img"  # an image to a screen reader, unless there is something in it to reach
-    box = f"0 0 {WIDTH} {HEIGHT}"
-    return el("svg", frame(x, y, across, down), inner, *points, viewBox=box, class_="chart", role=role, aria_label=name)
+    attributes = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "class_": "chart", "role": role, "aria_label": name}
+    return el("svg", frame(x, y, across, down), inner, *points, **attributes)
 
 
 def frame(x: Axis, y: Axis, across: Scale, down: Scale) -> Html:
@@ -114,55 +180,42 @@ def _px(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
+def _points(curve: Curve) -> Iterable[tuple[float, float | None, float]]:
+    """(x, y, spread) of each, 0 where there is no spread."""
+    spreads = curve.spread or [None] * len(curve.y)
+    return ((x, y, spread or 0.0) for x, y, spread in zip(curve.x, curve.y, spreads, strict=True))
+
+
 def _reach(curve: Curve, log: bool) -> Iterable[float]:
     """The values that the y axis must hold: line and band."""
-    for i, value in enumerate(curve.y):
-        if value is not None and shown(value, log):
-            spread = curve.spread[i] if curve.spread else None
-            for v in (value, value - (spread or 0.0), value + (spread or 0.0)):
-                if shown(v, log):
-                    yield v
+    reached = [v for _, y, spread in _points(curve) if shown(y, log) for v in (y, y - spread, y + spread)]
+    return (v for v in reached if shown(v, log))
 
 
 def _draw_curve(curve: Curve, across: Scale, down: Scale) -> list[Html]:
     """Band, line (broken where there is no value) and a few markers."""
-    look, dash = f"c{curve.style.colour}", DASHES[curve.style.dash % len(DASHES)]
-    pieces = _pieces(curve, across, down)
+    colour, dash = f"c{curve.style.colour}", DASHES[curve.style.dash]
+    pieces: list[list[tuple[float, float, float]]] = [[]]
+    for x, y, spread in _points(curve):
+        if shown(y, down.log) and shown(x, across.log):
+            pieces[-1].append((x, y, spread))
+        else:
+            pieces.append([])
+    pieces = [piece for piece in pieces if piece]
     parts = []
     for piece in pieces:
-        spreads = [(curve.spread[i] or 0.0) if curve.spread else 0.0 for i in piece]
-        if any(spreads):
+        if any(spread for *_, spread in piece):
             # On a logarithmic axis the lower edge may be <= 0: it then ends at the axis.
             floor = down.low if down.log else -math.inf
-            below = [(curve.x[i], max(_value(curve, i) - s, floor)) for i, s in zip(piece, spreads, strict=True)]
-            above = [(curve.x[i], _value(curve, i) + s) for i, s in zip(piece, spreads, strict=True)]
-            parts.append(el("path", d=_path([*below, *above[::-1]], across, down) + "z", class_=f"band {look}"))
+            edge = [(x, max(y - s, floor)) for x, y, s in piece] + [(x, y + s) for x, y, s in reversed(piece)]
+            parts.append(el("path", d=_path(edge, across, down) + "z", class_=f"band {colour}"))
     for piece in pieces:
-        d = _path([(curve.x[i], _value(curve, i)) for i in piece], across, down)
-        parts.append(el("path", d=d, class_=f"line {look}", stroke_width="1" if curve.thin else "1.8", stroke_dasharray=dash))
-    drawn = [i for piece in pieces for i in piece]
+        d = _path([(x, y) for x, y, _ in piece], across, down)
+        parts.append(el("path", d=d, class_=f"line {colour}", stroke_width="1" if curve.thin else "1.8", stroke_dasharray=dash))
+    drawn = [point for piece in pieces for point in piece]
     step = max(1, math.ceil(len(drawn) / 7))
     first = curve.style.marker * step // 8 % step  # apart from method to method
-    for i in [] if curve.thin else drawn[first::step]:
-        parts.append(marker(curve.style, across(curve.x[i]), down(_value(curve, i)), 0.8))
-    return parts
-
-
-def _value(curve: Curve, i: int) -> float:
-    value = curve.y[i]
-    assert value is not None
-    return value
-
-
-def _pieces(curve: Curve, across: Scale, down: Scale) -> list[list[int]]:
-    """Runs of positions that can be drawn."""
-    pieces: list[list[int]] = [[]]
-    for i, value in enumerate(curve.y):
-        if shown(value, down.log) and shown(curve.x[i], across.log):
-            pieces[-1].append(i)
-        elif pieces[-1]:
-            pieces.append([])
-    return [piece for piece in pieces if piece]
+    return parts + [marker(curve.style, across(x), down(y), 0.8) for x, y, _ in ([] if curve.thin else drawn[first::step])]
 
 
 def _path(points: Sequence[tuple[float, float]], across: Scale, down: Scale) -> str:
@@ -172,14 +225,14 @@ def _path(points: Sequence[tuple[float, float]], across: Scale, down: Scale) -> 
 def marker(style: Style, x: float, y: float, size: float = 1.0) -> Html:
     """The method's marker at a pixel."""
     place = f"translate({_px(x)} {_px(y)})" + (f" scale({size:g})" if size != 1 else "")
-    return el("path", d=MARKERS[style.marker % len(MARKERS)], transform=place, class_=f"dot c{style.colour}")
+    return el("path", d=MARKERS[style.marker], transform=place, class_=f"dot c{style.colour}")
 
 
 def legend(styles: Iterable[Style], notes: dict[str, str] | None = None) -> Html:
     """Line, marker and name of each method; `notes`: more words by label."""
     items = []
     for style in dict.fromkeys(styles):
-        line = el("path", d="M0 7H30", class_=f"line c{style.colour}", stroke_width="2", stroke_dasharray=DASHES[style.dash % len(DASHES)])
+        line = el("path", d="M0 7H30", class_=f"line c{style.colour}", stroke_width="2", stroke_dasharray=DASHES[style.dash])
         swatch = el("svg", line, marker(style, 15, 7), viewBox="0 0 30 14", width=30, height=14, aria_hidden="true")
         items.append(el("li", swatch, join(" ", text(style.label), (notes or {}).get(style.label))))
     return el("ul", *items, class_="legend")

@@ -7,70 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sam.optimizers.settings import METHODS, OptimizerConfig
-from sam.tables.settings import RowConfig
-from sam.tables.statistics import summarize
-from sam.tables.table import Context, Group, RunRow, contexts, group_runs
+import numpy as np
 
-# Okabe & Ito's colours, which stay apart for colour-blind readers; the yellow is left out, as too pale on white.
-COLOURS = ("#000000", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#7F7F7F")
-ORDER = ("SGD", "Rand-SAM", "SAM N=1", "SAM N=2", "SAM N=3", "SAM N=5", "XSAM")
+from sam.report.figures import over_epochs
+from sam.report.looks import COLOURS, LINES, Look, looks
+from sam.tables.conditions import RunRow, conditions
+from sam.tables.statistics import is_finite
+
 RHO_MARKERS = ("o", "s", "^", "D", "v", "P")
 DPI = 150
 
 
-def method_name(optimizer: OptimizerConfig) -> str:
-    """ "SGD", "SAM N=2", "XSAM", "XSAM k=2"."""
-    label = METHODS[optimizer.method].label
-    if optimizer.method == "sam":
-        return f"{label} N={optimizer.ascent_steps}"
-    return f"{label} k={optimizer.ascent_steps}" if optimizer.method == "xsam" and optimizer.ascent_steps > 1 else label
-
-
-@dataclass(frozen=True)
-class MethodSeries:
-    """A method (one setting) with the look that it has in every panel and chart.
-
-    slot     its method's place among the colours (the last one for every method that is not in ORDER).
-    setting  its number among the settings of its method, from 0: tells them apart by line style.
-    """
-
-    group: Group
-    slot: int
-    setting: int
-
-    @property
-    def colour(self) -> str:
-        return COLOURS[self.slot]
-
-    @property
-    def line(self) -> str:
-        return ("-", "--", ":", "-.")[self.setting % 4]
-
-    @property
-    def label(self) -> str:
-        n, lost = len(self.group.finished), len(self.group.diverged)
-        return f"{self.group.label} (n = {n}{f', {lost} diverged' if lost else ''})"
-
-
-def method_series(context: Context) -> list[MethodSeries]:
-    """The methods of a context in a fixed order; settings of one method share its colour and differ in line style."""
-    names = {method_name(run.config.optimizer) for run in context.runs}
-    known = [name for name in ORDER if name in names]
-    found: list[MethodSeries] = []
-    for name in [*known, *sorted(names - set(known))]:
-        runs = [run for run in context.runs if method_name(run.config.optimizer) == name]
-        slot = ORDER.index(name) if name in ORDER else len(COLOURS) - 1
-        found += [MethodSeries(group, slot, i) for i, group in enumerate(group_runs(RowConfig(label=name), runs))]
-    return found
-
-
 def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path | BinaryIO) -> None:
-    """Write a PNG with a row of four panels per context.
+    """Write a PNG with a row of four panels per condition.
 
     Test accuracy over epochs (mean over the finished seeds, band of one sample standard deviation), final accuracy and sharpness of every
     seed (at each of `rhos`, BatchNorm in eval mode, whole training set), and sharpness against gap, both in nats.
@@ -80,76 +32,74 @@ def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path | B
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    found = contexts(runs)
+    found = [(condition.label, looks(condition)) for condition in conditions(runs)]
     if not found:
         raise ValueError("overview: no runs to draw.")
-    size = (20, sum(_height(method_series(c)) for c in found) + 0.3)
-    ratios = [_height(method_series(c)) for c in found]
+    heights = [_height(len(methods)) for _, methods in found]
     with plt.rc_context({"font.size": 11, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True, "text.parse_math": False}):
-        figure = plt.figure(figsize=size, layout="constrained")
+        figure = plt.figure(figsize=(20, sum(heights) + 0.3), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[union-attr, call-arg]
-        bands = figure.subfigures(len(found), 1, squeeze=False, height_ratios=ratios)[:, 0]
-        for band, context in zip(bands, found, strict=True):
-            series = method_series(context)
-            band.suptitle(context.label, fontsize=13, fontweight="bold")
+        bands = figure.subfigures(len(found), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for band, (label, methods) in zip(bands, found, strict=True):
+            band.suptitle(label, fontsize=13, fontweight="bold")
             axes = band.subplots(1, 4, gridspec_kw={"width_ratios": [1.15, 1, 1, 1]})
-            _draw_curves(axes[0], series)
-            _draw_accuracy(axes[1], series)
-            _draw_sharpness(axes[2], series, rhos)
-            _draw_scatter(axes[3], series, rhos)
-            lines = [axes[0].plot([], [], color=s.colour, linestyle=s.line, linewidth=2.2)[0] for s in series]
-            place = {"loc": "outside lower center", "ncols": min(7, len(series))}
-            band.legend(lines, [s.label for s in series], **place, frameon=False, fontsize=10)
+            _draw_curves(axes[0], methods)
+            _draw_accuracy(axes[1], methods)
+            _draw_sharpness(axes[2], methods, rhos)
+            _draw_scatter(axes[3], methods, rhos)
+            lines = [axes[0].plot([], [], **_line(look), linewidth=2.2)[0] for look in methods]
+            place = {"loc": "outside lower center", "ncols": min(7, len(methods))}
+            band.legend(lines, [_legend(look) for look in methods], **place, frameon=False, fontsize=10)
         figure.savefig(path, dpi=DPI)
         plt.close(figure)
 
 
-def _height(series: Sequence[MethodSeries]) -> float:
+def _height(methods: int) -> float:
     """Inches: room for one line per method in the panels that list them, and for the legend's rows."""
-    return max(4.4, 1.6 + 0.36 * len(series)) + 0.2 * math.ceil(len(series) / 7)
+    return max(4.4, 1.6 + 0.36 * methods) + 0.2 * math.ceil(methods / 7)
 
 
-def _draw_curves(axes: Any, series: Sequence[MethodSeries]) -> None:
+def _legend(look: Look) -> str:
+    n, lost = len(look.row.finished), len(look.row.diverged)
+    return f"{look.row.label} (n = {n}{f', {lost} diverged' if lost else ''})"
+
+
+def _line(look: Look) -> dict[str, Any]:
+    return {"color": COLOURS[look.style.colour], "linestyle": LINES[look.style.dash]}
+
+
+def _dots(axes: Any, look: Look, x: Sequence[float], y: Sequence[float], size: int = 34, marker: str = "o") -> None:
+    axes.scatter(x, y, color=COLOURS[look.style.colour], s=size, alpha=0.75, linewidths=0, marker=marker)
+
+
+def _draw_curves(axes: Any, methods: Sequence[Look]) -> None:
     late: list[float] = []
-    for s in series:
-        by_epoch: dict[float, list[float]] = {}
-        for run in s.group.finished.values():
-            for row in run.epochs:
-                value = row.get("test_accuracy")
-                if value is not None and math.isfinite(value):
-                    by_epoch.setdefault(row["epoch"], []).append(value)
-        epochs = sorted(by_epoch)
-        points = [summarize(by_epoch[e]) for e in epochs]
-        means, spreads = [p.mean or 0.0 for p in points], [p.std or 0.0 for p in points]
-        axes.plot(epochs, means, color=s.colour, linestyle=s.line, linewidth=1.6)
-        low, high = ([m + sign * d for m, d in zip(means, spreads, strict=True)] for sign in (-1, 1))
-        axes.fill_between(epochs, low, high, color=s.colour, alpha=0.12, linewidth=0)
-        late += [m for e, m in zip(epochs, means, strict=True) if e >= epochs[-1] / 4]
+    for look in methods:
+        curve = over_epochs(look, "test_accuracy")
+        means, spreads = (np.array([v or 0.0 for v in values]) for values in (curve.y, curve.spread))
+        axes.plot(curve.x, means, **_line(look), linewidth=1.6)
+        axes.fill_between(curve.x, means - spreads, means + spreads, color=COLOURS[look.style.colour], alpha=0.12, linewidth=0)
+        late += [m for e, m in zip(curve.x, means, strict=True) if e >= curve.x[-1] / 4]
     if late and max(late) > min(late):  # the first climb would flatten what tells the methods apart
         margin = 0.08 * (max(late) - min(late))
         axes.set_ylim(min(late) - margin, max(late) + margin)
-    axes.set(
-        title="Test accuracy over training\n(mean over seeds, band: ± std, axis cut below)", xlabel="Epoch", ylabel="Test accuracy (%)"
-    )
+    title = "Test accuracy over training\n(mean over seeds, band: ± std, axis cut below)"
+    axes.set(title=title, xlabel="Epoch", ylabel="Test accuracy (%)")
 
 
-def _list_methods(axes: Any, series: Sequence[MethodSeries]) -> None:
+def _list_methods(axes: Any, methods: Sequence[Look]) -> None:
     """Methods from top to bottom, one line each."""
-    axes.set_yticks(range(len(series)), [s.group.label for s in series])
-    axes.set_ylim(len(series) - 0.5, -0.5)
+    axes.set_yticks(range(len(methods)), [look.row.label for look in methods])
+    axes.set_ylim(len(methods) - 0.5, -0.5)
 
 
-def _points(group: Group, measure: str, scale: float = 1.0) -> list[float]:
-    return [v for v in group.values(measure, scale).values() if v is not None and math.isfinite(v)]
-
-
-def _draw_accuracy(axes: Any, series: Sequence[MethodSeries]) -> None:
-    for i, s in enumerate(series):
-        values = _points(s.group, "test_accuracy")
-        axes.scatter(values, [i] * len(values), color=s.colour, s=34, alpha=0.75, linewidths=0)
+def _draw_accuracy(axes: Any, methods: Sequence[Look]) -> None:
+    for i, look in enumerate(methods):
+        values = list(filter(is_finite, look.row.values("test_accuracy", 1.0).values()))
+        _dots(axes, look, values, [i] * len(values))
         if values:
-            axes.plot([sum(values) / len(values)] * 2, [i - 0.32, i + 0.32], color=s.colour, linewidth=2)
-    _list_methods(axes, series)
+            axes.plot([sum(values) / len(values)] * 2, [i - 0.32, i + 0.32], color=COLOURS[look.style.colour], linewidth=2)
+    _list_methods(axes, methods)
     axes.set(title="Final test accuracy\n(points: seeds, bar: mean)", xlabel="Test accuracy (%)")
 
 
@@ -175,36 +125,36 @@ def _hidden_note(hidden: int) -> str:
     return f"; {hidden} values ≤ 0 not shown" if hidden else ""
 
 
-def _draw_sharpness(axes: Any, series: Sequence[MethodSeries], rhos: Sequence[float]) -> None:
+def _draw_sharpness(axes: Any, methods: Sequence[Look], rhos: Sequence[float]) -> None:
     hidden = 0
-    for j, rho in enumerate(rhos):
+    markers = {rho: RHO_MARKERS[j % len(RHO_MARKERS)] for j, rho in enumerate(rhos)}
+    for j, (rho, marker) in enumerate(markers.items()):
         offset = 0.44 * ((j + 0.5) / len(rhos) - 0.5)
-        for i, s in enumerate(series):
-            values = _points(s.group, sharpness_key(rho), 1000)
+        for i, look in enumerate(methods):
+            values = list(filter(is_finite, look.row.values(sharpness_key(rho), 1000).values()))
             shown = [v for v in values if v > 0]
             hidden += len(values) - len(shown)
-            marker = RHO_MARKERS[j % len(RHO_MARKERS)]
-            axes.scatter(shown, [i + offset] * len(shown), color=s.colour, s=34, alpha=0.75, linewidths=0, marker=marker)
+            _dots(axes, look, shown, [i + offset] * len(shown), marker=marker)
     _log_axis(axes)
-    _list_methods(axes, series)
+    _list_methods(axes, methods)
     axes.set(title=f"Sharpness\n(points: seeds{_hidden_note(hidden)})", xlabel="Sharpness × 10³ (nats, log scale)")
-    for j, rho in enumerate(rhos):
-        axes.scatter([], [], color="0.35", s=34, marker=RHO_MARKERS[j % len(RHO_MARKERS)], label=f"ρ = {rho:g}")
+    for rho, marker in markers.items():
+        axes.scatter([], [], color="0.35", s=34, marker=marker, label=f"ρ = {rho:g}")
     if rhos:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=min(len(rhos), 6), fontsize=9, frameon=False, handletextpad=0.2)
 
 
-def _draw_scatter(axes: Any, series: Sequence[MethodSeries], rhos: Sequence[float]) -> None:
+def _draw_scatter(axes: Any, methods: Sequence[Look], rhos: Sequence[float]) -> None:
     """At the first radius only: the same gap at several radii would draw every run several times."""
     if not rhos:
         return
     hidden = 0
-    for s in series:
-        pairs = [(run.measures.get(sharpness_key(rhos[0])), run.measures.get("gap")) for run in s.group.finished.values()]
-        both = [(x * 1000, y * 1000) for x, y in pairs if x is not None and y is not None and math.isfinite(x) and math.isfinite(y)]
+    for look in methods:
+        pairs = [(run.measures.get(sharpness_key(rhos[0])), run.measures.get("gap")) for run in look.row.finished.values()]
+        both = [(x * 1000, y * 1000) for x, y in pairs if is_finite(x) and is_finite(y)]
         good = [(x, y) for x, y in both if x > 0]
         hidden += len(both) - len(good)
-        axes.scatter([x for x, _ in good], [y for _, y in good], color=s.colour, s=40, alpha=0.75, linewidths=0)
+        _dots(axes, look, [x for x, _ in good], [y for _, y in good], size=40)
     _log_axis(axes)
     axes.set(
         title=f"Sharpness against generalisation gap\n(points: seeds, ρ = {rhos[0]:g}{_hidden_note(hidden)})",

@@ -4,17 +4,116 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sam.evaluation.settings import EvaluateConfig
-from sam.report import blocks as tables_html
-from sam.report.html import Html, el, join
-from sam.report.runs import entry, summary
-from sam.report.sections import figures_of
+from sam.report import figures, html_tables
+from sam.report.figures import Anchors
+from sam.report.html import Html, el, join, text
+from sam.report.planes import landscapes
+from sam.tables.cells import Block
 from sam.tables.columns import expand
-from sam.tables.table import Block, RunRow, contexts
+from sam.tables.conditions import Condition, RunRow, conditions
+from sam.text import counted
+
+Record = Mapping[str, Any]
+
+
+def _pairs(pairs: Iterable[tuple[str, object]]) -> Html:
+    return el("dl", *(join(el("dt", name), el("dd", value)) for name, value in pairs))
+
+
+def _counted(values: Iterable[str]) -> str:
+    """ "a", or "a (39 runs); b (3 runs)"."""
+    found = Counter(values)
+    return next(iter(found)) if len(found) == 1 else "; ".join(f"{value} ({counted(n, 'run')})" for value, n in found.most_common())
+
+
+def _made(record: Record) -> dict[str, str]:
+    """What run.json says of where the run was made."""
+    here = record.get("environment", {})
+    state = {True: ", modified", False: ", unmodified", None: ", unknown whether modified"}[here.get("modified")]
+    found = {
+        "Commit": f"{here['commit']}{state}" if here.get("commit") else "",
+        "Versions": ", ".join(f"{name} {version}" for name, version in here.get("versions", {}).items()),
+        "Hardware": f"{here['device']}, {here.get('cores')} cores, threads of a run: {here.get('threads')}" if here.get("device") else "",
+    }
+    return {name: value or "not recorded" for name, value in found.items()}
+
+
+def _when(all_records: Sequence[Record]) -> str:
+    times = sorted(str(r[key])[:16].replace("T", " ") for r in all_records for key in ("started", "ended") if r.get(key))
+    zone = "UTC" if all(str(r.get("started", "+00:00")).endswith("+00:00") for r in all_records) else "local time"
+    return f"{times[0]} to {times[-1]} ({zone})" if times else "not recorded"
+
+
+def summary(runs: Sequence[RunRow], found: Sequence[Condition], config: EvaluateConfig, command: str, problems: Sequence[str]) -> Html:
+    """Counts, settings of the measurement, dates, commit, versions, hardware, data; and what went wrong."""
+    made = [_made(run.record) for run in runs]
+    lost = sum(not run.is_finished for run in runs)
+    sharpness = config.sharpness
+    pairs: list[tuple[str, object]] = [
+        ("Runs", f"{len(runs)}: {len(runs) - lost} finished, {lost} diverged"),
+        ("Settings", el("ul", *(el("li", f"{c.label}: {counted(len(c.runs), 'run')}, seeds {_seeds(c)}") for c in found))),
+        ("Measured", f"{', '.join(sharpness.chosen)}; at ρ {', '.join(f'{r:g}' for r in sharpness.rho)}; batches of {sharpness.m}"),
+        ("Measure again", el("code", command)),
+        ("Trained", _when([run.record for run in runs])),
+        *((name, _counted(one[name] for one in made) or "not recorded") for name in _made({})),
+        ("Data fingerprint", _counted(run.data_fingerprint or "unknown" for run in runs)),
+    ]
+    warned = el("section", el("h3", "Problems"), el("ul", *(el("li", p) for p in problems)), class_="problems") if problems else None
+    return join(_pairs(pairs), warned)
+
+
+def _seeds(condition: Condition) -> str:
+    return ", ".join(map(str, sorted({run.config.seed for run in condition.runs})))
+
+
+def entry(run: RunRow, anchor: str) -> Html:
+    """All that is known of a run: how it ended, where it lies, the command that makes it again, and every number at full precision."""
+    lost_at = "unknown" if run.diverged_epoch is None else run.diverged_epoch
+    ended = "finished" if run.is_finished else f"diverged in epoch {lost_at}"
+    pairs: list[tuple[str, object]] = [
+        ("Ended", ended),
+        ("Seed", run.config.seed),
+        ("Command", el("code", run.command, class_="command")),
+        ("Started as", el("code", run.record.get("environment", {}).get("command") or "not recorded")),
+        ("Folder", el("code", run.folder)),
+        *((name, el("code", run.files[name]) if run.is_finished else "none: the run diverged") for name in ("Checkpoint", "Measures")),
+        ("Fingerprint", el("code", run.fingerprint)),
+        ("Data fingerprint", el("code", run.data_fingerprint)),
+        *_made(run.record).items(),
+        ("Trained", _when([run.record])),
+    ]
+    numbers = [el("tr", el("th", name, scope="row"), el("td", "none" if v is None else repr(v))) for name, v in run.measures.items()]
+    table = el("details", el("summary", f"{len(numbers)} measures, at full precision"), el("div", el("table", *numbers), class_="scroll"))
+    accuracy = run.measures.get("test_accuracy")
+    ending = f"{accuracy:.2f}% test accuracy" if accuracy is not None and run.is_finished else ended
+    line = join(el("b", Path(run.folder).name or run.folder), " ", text(ending))
+    return el("details", el("summary", line), _pairs(pairs), table if numbers else None, id=anchor, class_="run")
+
+
+def figures_of(condition: Condition, anchors: Anchors) -> Html:
+    """Every figure that the runs of a condition have data for; those of the lesser measures are closed."""
+    families = figures.families(condition.runs).items()
+    scatter = [figures.gap_scatter(condition, anchors, *family) for family in families]
+    over_radii = [figures.measured_radii(condition, *family) for family in families]
+    parts = [
+        ("Over training", figures.training(condition)),
+        *(("Sharpness against gap", drawn) for drawn in scatter[:1]),
+        *(("Sharpness over the measured ρ", drawn) for drawn in over_radii[:1]),
+        ("Results over the ρ of training", figures.trained_radii(condition)),
+        ("XSAM's α", figures.alphas(condition)),
+        *((kind.title, figures.series_curves(condition, kind)) for kind in figures.KINDS),
+        ("Loss over planes", landscapes(condition)),
+    ]
+    more = [join(*both) for both in zip(scatter[1:], over_radii[1:], strict=True)]
+    closed = el("details", el("summary", "The other measures taken at a radius"), *more, class_="more") if any(more) else None
+    return join(*(el("section", el("h3", title), drawn) for title, drawn in parts if drawn), closed)
+
 
 HERE = Path(__file__).parent
 
@@ -23,33 +122,32 @@ def report(
     runs: Sequence[RunRow],
     blocks: Mapping[str, Sequence[Block]],
     config: EvaluateConfig,
-    records: Mapping[str, Mapping[str, Any]],
+    command: str,
     problems: Sequence[str] = (),
 ) -> str:
     """The page, from what the tables were made of; the same input gives the same text.
 
-    blocks: by the name of their table, built from `config.tables` at `config.sharpness.rho`. records: run.json by the run's folder.
+    blocks: by the name of their table, built from `config.tables` at `config.sharpness.rho`. command: measures the same way again.
     """
     anchors = {run.folder: f"run-{i}" for i, run in enumerate(runs, 1)}
     columns = {table.title: expand(table.columns, config.sharpness.rho) for table in config.tables.values()}
     measures = {title: {c.header: (c.measure, c.config.scale) for c in found} for title, found in columns.items()}
-    trace = tables_html.Trace({run.folder: run for run in runs}, anchors, measures)
-    groups = contexts(runs)
-    every = [(f"table-{i}", block) for i, block in enumerate((b for group in blocks.values() for b in group), 1)]
-    entries = [entry(run, records.get(run.folder, {}), anchors[run.folder]) for run in runs]
-    titles = {f"figures-{i}": f"Figures: {group.label}" for i, group in enumerate(groups, 1)}
-    drawn = [el("section", el("h2", titles[at]), figures_of(group, anchors), id=at) for at, group in zip(titles, groups, strict=True)]
+    trace = html_tables.Trace({run.folder: run for run in runs}, anchors, measures)
+    found = conditions(runs)
+    every = [(f"table-{i}", block) for i, block in enumerate((b for made in blocks.values() for b in made), 1)]
+    entries = [entry(run, anchors[run.folder]) for run in runs]
+    figured = [(f"figures-{i}", f"Figures: {c.label}", figures_of(c, anchors)) for i, c in enumerate(found, 1)]
     hint = (
         "Click a column's header to sort by it (by the mean); click a number to see the runs behind it, and a run to see its command line."
     )
     main = join(
-        el("section", el("h2", "Summary"), summary(runs, groups, records, config, problems), id="summary"),
-        el("section", el("h2", "Tables"), el("p", hint, class_="hint"), *(tables_html.section(b, trace, p) for p, b in every), id="tables"),
-        *drawn,
+        el("section", el("h2", "Summary"), summary(runs, found, config, command, problems), id="summary"),
+        el("section", el("h2", "Tables"), el("p", hint, class_="hint"), *(html_tables.section(b, trace, p) for p, b in every), id="tables"),
+        *(el("section", el("h2", title), drawn, id=at) for at, title, drawn in figured),
         el("section", el("h2", "Runs"), el("p", "Every run, with the command that makes it again.", class_="hint"), *entries, id="runs"),
     )
     links = [("#summary", "Summary"), *((f"#{p}", b.title) for p, b in every)]
-    links += [*((f"#{at}", title) for at, title in titles.items()), ("#runs", "Runs")]
+    links += [*((f"#{at}", title) for at, title, _ in figured), ("#runs", "Runs")]
     return _page("Sharpness report", links, main)
 
 

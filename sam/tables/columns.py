@@ -1,17 +1,109 @@
-"""The columns of a block: the values of every row, and the published ones beside them."""
+"""The columns of a table: which measures may be named, placeholders filled in from what was measured, and the values of every row."""
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from sam.tables.blocks import Cell
-from sam.tables.contexts import Context
-from sam.tables.groups import Group
+from sam.config import ConfigError
+from sam.core.settings import STEP_RULES
+from sam.sharpness.settings import SharpnessConfig
+from sam.tables.cells import Cell
+from sam.tables.conditions import Condition, RunRow, TableRow
 from sam.tables.published import Published, lookup, matches
-from sam.tables.settings import ColumnConfig
-from sam.tables.statistics import summarize, summary_parts
+from sam.tables.settings import ColumnConfig, TableConfig
+from sam.tables.statistics import is_finite, summarize, summary_parts
+
+# A line: names, then in brackets the keys that follow each of them, in this order. "?": it may be missing; "=": its values, where they are
+# no numbers. The first lines hold what only the training saw.
+_NAMES = f"""
+last5_test_loss last5_test_accuracy last5_val_loss last5_val_accuracy gap_running gap_perturbed
+eps_over_rho mean_eps_over_rho cos_g_eps mean_cos_g_eps
+gap error_gap test_loss_channel ece weight_norm cos_random_level corruption_kinds
+test_loss test_accuracy val_loss val_accuracy [bn?=train|recalibrated]
+train_loss train_accuracy grad_norm [bn?=train|recalibrated,subset?]
+sharpness ascent_loss sharpness_stderr [rho,bn=eval|train|recalibrated,batch=all|m,subset?]
+first_order second_order limit_worst limit_ascent limit_average limit_average_stderr average average_stderr [rho,subset?]
+maximum maximum_ascent maximum_spread psi alpha_star alpha_star_rise [rho,subset?]
+n_step n_step_length n_step_cosine [rho,n,rule={"|".join(STEP_RULES)},subset?]
+adaptive_worst adaptive_worst_ascent adaptive_worst_spread [rho,norm=l2|linf,logits=plain|normalized,subset?]
+adaptive_average adaptive_average_stderr [rho,norm=l2|linf,logits=plain|normalized,subset?]
+keskar keskar_lbfgsb keskar_sign keskar_spread [epsilon,subset?]
+eigenvalue eigenvalue_residual landscape_eigenvalue landscape_eigenvalue_residual [k,subset?]
+eigenvalue_min eigenvalue_min_residual lanczos_products trace trace_stderr [subset?]
+cos_gradient_top gradient_top_share curvature_gradient [subset?]
+spectrum_mean spectrum_mean_stderr spectrum_second_moment spectrum_second_moment_stderr [subset?]
+spectrum_smallest spectrum_largest spectrum_probes spectrum_width spectrum_mass [subset?]
+corruption_accuracy corruption_loss [kind?=\\w+]
+"""
+_VALUE = r"[\d.e+-]+|{\w+}"  # a number, or "{rho}" and "{subset}", which stand for some
+_KEYS = {name: line.partition(" [")[2].rstrip("]") for line in _NAMES.split("\n") for name in line.partition(" [")[0].split()}
+
+
+def check_measure(measure: str, where: str) -> None:
+    """Refuse a name that nothing is ever measured under. Raises ConfigError, which begins with `where`."""
+    name, _, inside = measure.removesuffix("]").partition("[")
+    if name not in _KEYS:
+        near = difflib.get_close_matches(name, _KEYS, 3) or ["gap", "test_accuracy"]
+        raise ConfigError(f"{where}={measure}: nothing is measured under this name; there are, for example, {', '.join(near)}.")
+    each = (key.partition("=") for key in _KEYS[name].split(",") if key)
+    pattern = "".join(f"(,{key.rstrip('?')}=({values or _VALUE}))" + "?" * key.endswith("?") for key, _, values in each)
+    if measure != name + (f"[{inside}]" if inside else "") or not re.fullmatch(pattern, f",{inside}" if inside else ""):
+        keys = f"[{_KEYS[name]}], a key with ? may be left out" if _KEYS[name] else "nothing"
+        raise ConfigError(f"{where}={measure}: {name} is followed by {keys}.")
+
+
+SUBSET = "subset={subset}"
+
+
+def filled(table: TableConfig, sharpness: SharpnessConfig, runs: Sequence[RunRow]) -> TableConfig | None:
+    """The table as it is to be built; None if it is optional, and none of its optional columns was measured.
+
+    A column whose measure ends in "subset={subset}" becomes one column for each subset that was measured with, and one for the whole
+    set where it was ("all" in its header); an optional one that no run has is left out, and what refers to it too.
+    """
+    names = {name for run in runs for name in run.measures}
+    columns = [column for before in table.columns for column in _columns(before, names)]
+    if table.optional and not any(column.optional for column in columns):
+        return None
+    keys = {column.key for column in columns}
+    return replace(
+        table,
+        columns=[replace(column, header=column.header.replace("{m}", str(sharpness.m))) for column in columns],
+        rows=[replace(row, published={k: ids for k, ids in row.published.items() if k in keys}) for row in table.rows],
+        correlations=[c for c in table.correlations if {c.x, c.y} <= keys],
+        notes=[note.replace("{m}", str(sharpness.m)) for note in table.notes],
+    )
+
+
+def check_columns(table: TableConfig) -> None:
+    """Refuse columns that cannot be filled in, or must not be left out. Raises ConfigError."""
+    for column in table.columns:
+        if "{subset}" in column.measure and not re.search(rf"[\[,]{re.escape(SUBSET)}\]$", column.measure):
+            raise ConfigError(f"columns: {column.key}.measure={column.measure}: {{subset}} must stand at its end, as in trace[{SUBSET}].")
+        if ("{subset}" in column.measure) != ("{subset}" in column.header):
+            raise ConfigError(f"columns: {column.key}: {{subset}} must stand in its measure and in its header, or in neither.")
+        if column.optional and (column.key == table.primary or column.margin is not None):
+            raise ConfigError(f"columns: {column.key}.optional=true: the test named in advance, and one of equivalence, need their column.")
+        check_measure(column.measure, f"columns: {column.key}.measure")
+
+
+def _columns(column: ColumnConfig, names: Collection[str]) -> list[ColumnConfig]:
+    """A column for each subset with which the measure was taken, at any radius: the whole set ("all") first, then by size."""
+    at_any_radius = lambda measure: re.escape(measure).replace(re.escape("{rho}"), r"[^,\]]+")
+    whole = re.sub(rf"\[{re.escape(SUBSET)}\]$|,{re.escape(SUBSET)}(?=\]$)", "", column.measure)  # a name without it: all images
+    found = ["all"] if any(re.fullmatch(at_any_radius(whole), name) for name in names) else []
+    if "{subset}" in column.measure:
+        sized = at_any_radius(column.measure).replace(re.escape("{subset}"), r"(\d+)")
+        found += sorted({match[1] for name in names if (match := re.fullmatch(sized, name))}, key=int)
+    if not found and column.optional:
+        return []
+    measures = {subset: whole if subset == "all" else column.measure.replace("{subset}", subset) for subset in found or ["all"]}
+    return [replace(column, measure=name, header=column.header.replace("{subset}", subset)) for subset, name in measures.items()]
+
 
 PUBLISHED_RHO = 0.05  # radius of the published sharpness: Tiwary & Aananth 2024, section 4.1
 
@@ -34,31 +126,31 @@ class Column:
     def measure(self) -> str:
         return self._fill(self.config.measure)
 
-    def values(self, group: Group) -> dict[int, float | None]:
+    def values(self, row: TableRow) -> dict[int, float | None]:
         """Seed -> value in the column's unit, of the finished runs."""
-        return group.values(self.measure, self.config.scale)
+        return row.values(self.measure, self.config.scale)
 
-    def value(self, group: Group) -> Cell:
-        if not group.ran:
+    def value(self, row: TableRow) -> Cell:
+        if not row.ran:
             return Cell("value", ("not run",), self.header)
-        values = self.values(group)
+        values = self.values(row)
         summary = summarize(values.values())
         parts = summary_parts(summary, self.config.digits)
-        if summary.n == 0 and any(self.measure in run.measures for run in group.finished.values()):
+        if summary.n == 0 and any(self.measure in run.measures for run in row.finished.values()):
             parts = ("no finite value",)  # it was measured: undefined, or not finite
-        if group.diverged:
-            epochs = [r.diverged_epoch for r in group.diverged.values()]
+        if row.diverged:
+            epochs = [r.diverged_epoch for r in row.diverged.values()]
             when = ", ".join("unknown" if e is None else str(e) for e in epochs)
-            total = len(group.diverged) + len(group.finished)
-            parts += (f"{len(group.diverged)} of {total} diverged", f"(epoch{'s' if len(epochs) > 1 else ''} {when})")
-        seeds = tuple(s for s, v in values.items() if v is not None and math.isfinite(v))
-        folders = tuple(r.folder for r in (*group.finished.values(), *group.diverged.values()))
-        return Cell("value", parts, self.header, summary, seeds=seeds, diverged=tuple(group.diverged), folders=folders)
+            total = len(row.diverged) + len(row.finished)
+            parts += (f"{len(row.diverged)} of {total} diverged", f"(epoch{'s' if len(epochs) > 1 else ''} {when})")
+        seeds = tuple(s for s, v in values.items() if is_finite(v))
+        folders = tuple(r.folder for r in (*row.finished.values(), *row.diverged.values()))
+        return Cell("value", parts, self.header, summary, seeds=seeds, diverged=tuple(row.diverged), folders=folders)
 
-    def published(self, group: Group, context: Context) -> list[Published]:
-        ids = group.row.published.get(self.config.key, [])
-        here = (self.rho is None or math.isclose(self.rho, PUBLISHED_RHO)) and all(run.genuine for run in group.runs or context.runs)
-        config = group.config if group.changed else replace(context.config, optimizer=group.optimizer)
+    def published(self, row: TableRow, condition: Condition) -> list[Published]:
+        ids = row.spec.published.get(self.config.key, [])
+        here = (self.rho is None or math.isclose(self.rho, PUBLISHED_RHO)) and all(run.genuine for run in row.runs or condition.runs)
+        config = row.config if row.changed else replace(condition.config, optimizer=row.optimizer)
         return [p for p in lookup(ids) if here and config is not None and matches(p, config)]
 
 

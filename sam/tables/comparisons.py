@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sam.tables import correlation
-from sam.tables.blocks import EMPTY, Cell, Comparison, Correlation
+from sam.tables import statistics as stats
+from sam.tables.cells import EMPTY, Cell, Comparison, Correlation
 from sam.tables.columns import Column
-from sam.tables.groups import Group, baseline_for
-from sam.tables.hypothesis import equivalence, holm, smallest_detectable, welch
+from sam.tables.conditions import TableRow, baseline_for
 from sam.tables.settings import TableConfig
-from sam.tables.statistics import Paired, fixed, p_text, paired_difference, paired_parts
+from sam.tables.statistics import Equivalence, Paired, fixed, is_finite, p_text
 
 
 @dataclass(frozen=True)
@@ -20,103 +19,96 @@ class _Pair:
     """A row and the baseline that it is compared with, in one column."""
 
     column: Column
-    group: Group
-    base: Group
+    row: TableRow
+    base: TableRow
     paired: Paired
 
 
-def differences(table: TableConfig, columns: Sequence[Column], groups: Sequence[Group]) -> list[tuple[Column, list[Cell]]]:
-    """For every column with `compare`, a cell per group. Holm's family is every primary difference of the block that has a p value."""
-    baselines = [group for group in groups if group.row.label == table.baseline]
+def differences(table: TableConfig, columns: Sequence[Column], rows: Sequence[TableRow]) -> list[tuple[Column, list[Cell]]]:
+    """For every column with `compare`, a cell per row. Holm's family is every primary difference of the block that has a p value."""
+    baselines = [row for row in rows if row.spec.label == table.baseline]
     compared = [column for column in columns if column.config.compare and baselines]
-    pairs = {(c.header, i): _pair(c, group, baselines) for c in compared for i, group in enumerate(groups)}
+    pairs = {(c.header, i): _pair(c, row, baselines) for c in compared for i, row in enumerate(rows)}
     primary = {key: pair for key, pair in pairs.items() if isinstance(pair, _Pair) and pair.column.config.key == table.primary}
-    corrected = dict(zip(primary, holm([pair.paired.p for pair in primary.values()]), strict=True))
+    corrected = dict(zip(primary, stats.holm([pair.paired.p for pair in primary.values()]), strict=True))
     tests = sum(p is not None for p in corrected.values())
-
-    def cell(column: Column, i: int) -> Cell:
-        pair = pairs[column.header, i]
-        if isinstance(pair, Cell):
-            return pair
-        own = column.config.key == table.primary
-        comparison = _compare(table, pair, own, tests if own else 0, corrected.get((column.header, i)))
-        return _difference_cell(pair, comparison, several=len(baselines) > 1)
-
-    return [(column, [cell(column, i) for i in range(len(groups))]) for column in compared]
+    several = len(baselines) > 1
+    found = []
+    for column in compared:
+        family = tests if column.config.key == table.primary else None
+        own = [(pairs[column.header, i], corrected.get((column.header, i))) for i in range(len(rows))]
+        found.append((column, [pair if isinstance(pair, Cell) else _cell(table, pair, family, p, several) for pair, p in own]))
+    return found
 
 
-def _pair(column: Column, group: Group, baselines: Sequence[Group]) -> _Pair | Cell:
+def _pair(column: Column, row: TableRow, baselines: Sequence[TableRow]) -> _Pair | Cell:
     """The comparison to make, or the cell to print where there is none."""
-    if any(group is other for other in baselines):
+    if any(row is other for other in baselines):
         return Cell("difference", ("baseline",), column.header)
-    base = baseline_for(group, baselines)
-    if base is None or not base.ran or not group.ran:
+    base = baseline_for(row, baselines)
+    if base is None or not base.ran or not row.ran:
         return Cell("difference", EMPTY, column.header)
-    return _Pair(column, group, base, paired_difference(column.values(group), column.values(base)))
+    return _Pair(column, row, base, stats.paired_difference(column.values(row), column.values(base)))
 
 
-def _compare(table: TableConfig, pair: _Pair, primary: bool, tests: int, p_holm: float | None) -> Comparison:
-    level = table.alpha / tests if tests else table.alpha
-    margin = pair.column.config.margin if pair.group.row.equivalence else None
-    return Comparison(
-        primary=primary,
+def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | None, several: bool) -> Cell:
+    """tests: in Holm's family, if this difference belongs to it; several: name the baseline, as there are more than one."""
+    paired, digits = pair.paired, pair.column.config.digits
+    level = table.alpha / (tests or 1)
+    margin = pair.column.config.margin if pair.row.spec.equivalence else None
+    detectable = stats.smallest_detectable(paired.std, paired.n, level, table.power)
+    comparison = Comparison(
+        primary=tests is not None,
         tests=tests,
         p_holm=p_holm,
         alpha=table.alpha,
-        level=level,
-        detectable=smallest_detectable(pair.paired.std, pair.paired.n, level, table.power),
-        welch=welch(pair.column.values(pair.group).values(), pair.column.values(pair.base).values()),
-        equivalence=None if margin is None else equivalence(pair.paired, margin, table.alpha),
+        level=None if detectable is None else level,
+        power=table.power,
+        detectable=detectable,
+        welch=stats.welch(pair.column.values(pair.row).values(), pair.column.values(pair.base).values()),
+        equivalence=None if margin is None else stats.equivalence(paired, margin, table.alpha),
     )
-
-
-def _difference_cell(pair: _Pair, comparison: Comparison, several: bool) -> Cell:
-    digits = pair.column.config.digits
-    parts = paired_parts(pair.paired, digits, comparison.p_holm)
+    parts = stats.paired_parts(paired, digits, p_holm)
     if comparison.welch is not None:
         parts += (f"Welch p {p_text(comparison.welch.p)}",)
-    if comparison.detectable is not None:
-        parts += (f"could have shown {fixed(comparison.detectable, digits)}",)
-    found = comparison.equivalence
-    if found is not None:
-        parts += ("equivalent" if found.shown else "not shown equivalent", f"within ±{fixed(found.margin, digits)}")
-        parts += ("(no test)" if found.p is None else f"(TOST p {p_text(found.p)})",)
+    if detectable is not None:
+        parts += ("minimum detectable", f"difference {fixed(detectable, digits)} ({table.power:.0%} power)")
+    if comparison.equivalence is not None:
+        within = f"within ±{fixed(comparison.equivalence.margin, digits)}"
+        parts += ("equivalent", within) if comparison.equivalence.shown else (f"equivalence {within}", "not established")
+        parts += (tost_text(comparison.equivalence),)
     if several:
         parts += (f"vs {pair.base.label}",)
-    return Cell(
-        kind="difference",
-        parts=parts,
-        column=pair.column.header,
-        paired=pair.paired,
-        comparison=comparison,
-        baseline=pair.base.label,
-        seeds=pair.paired.seeds,
-    )
+    column, baseline = pair.column.header, pair.base.label
+    return Cell("difference", parts, column, paired=paired, comparison=comparison, baseline=baseline, seeds=paired.seeds)
 
 
-def correlations(table: TableConfig, columns: Sequence[Column], groups: Sequence[Group]) -> tuple[Correlation, ...]:
+def tost_text(found: Equivalence) -> str:
+    return "(no test)" if found.p is None else f"(TOST p {p_text(found.p)})"
+
+
+def correlations(table: TableConfig, columns: Sequence[Column], rows: Sequence[TableRow]) -> tuple[Correlation, ...]:
     """One for every pair of the table's `correlations`, at every radius; only runs that have both values, finite, take part, and each
     once, in the first row that it matches."""
-    found, own = [], _own_seeds(groups)
+    found, own = [], _own_seeds(rows)
     for wanted in table.correlations:
         xs, ys = ([c for c in columns if c.config.key == key] for key in (wanted.x, wanted.y))
         for x, y in ((x, y) for x in xs for y in ys if None in (x.rho, y.rho) or x.rho == y.rho):
-            pairs = {str(i): _both(x, y, group, own[i]) for i, group in enumerate(groups)}
+            pairs = {str(i): _both(x, y, row, own[i]) for i, row in enumerate(rows)}
             found.append(Correlation(x.header, y.header, correlation.across(pairs), correlation.within(pairs), correlation.between(pairs)))
     return tuple(found)
 
 
-def _own_seeds(groups: Sequence[Group]) -> list[set[int]]:
-    """For each group the seeds of its finished runs that no group before it holds: rows may overlap, and a run is one observation."""
+def _own_seeds(rows: Sequence[TableRow]) -> list[set[int]]:
+    """For each row the seeds of its finished runs that no row before it holds: rows may overlap, and a run is one observation."""
     taken: set[str] = set()
     own = []
-    for group in groups:
-        own.append({seed for seed, run in group.finished.items() if run.folder not in taken})
-        taken |= {run.folder for run in group.finished.values()}
+    for row in rows:
+        own.append({seed for seed, run in row.finished.items() if run.folder not in taken})
+        taken |= {run.folder for run in row.finished.values()}
     return own
 
 
-def _both(x: Column, y: Column, group: Group, seeds: Collection[int]) -> dict[int, tuple[float, float]]:
-    a, b = x.values(group), y.values(group)
-    both = {seed: (a[seed], b[seed]) for seed in a if seed in seeds}
-    return {s: (u, v) for s, (u, v) in both.items() if u is not None and v is not None and math.isfinite(u) and math.isfinite(v)}
+def _both(x: Column, y: Column, row: TableRow, seeds: Collection[int]) -> dict[int, tuple[float, float]]:
+    a, b = x.values(row), y.values(row)
+    return {seed: (u, v) for seed in a if seed in seeds and is_finite(u := a[seed]) and is_finite(v := b[seed])}

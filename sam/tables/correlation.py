@@ -1,7 +1,7 @@
 """Rank correlation of two measures over seeds and methods: of all runs, within methods, and between methods.
 
 The three answer different questions, and may differ in sign (Simpson's paradox). Two measures can rise together from method to method
-and still say nothing about which seed of a method generalises better. A group here is a method in one setting.
+and still say nothing about which seed of a method generalises better. A row here is a method in one setting.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-Pairs = Mapping[str, Mapping[int, tuple[float, float]]]  # group -> seed -> (x, y), all finite
+Pairs = Mapping[str, Mapping[int, tuple[float, float]]]  # row -> seed -> (x, y), all finite
 
 Z = 1.959963984540054  # 97.5% point of the normal distribution
 MIN_POINTS = 4  # three points have six orders: a rank correlation of them says nothing, and its interval does not exist
@@ -40,30 +40,22 @@ def ranks(values: Sequence[float]) -> np.ndarray:
     return (last - (counts - 1) / 2)[inverse]
 
 
-def _centred(values: Sequence[float]) -> np.ndarray:
-    return ranks(values) - (len(values) + 1) / 2
+def _all_rho(rows: Pairs) -> float | None:
+    points = [point for seeds in rows.values() for point in seeds.values()]
+    return _within_rho({"": dict(enumerate(points))})
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float | None:
-    size = math.sqrt(float(a @ a) * float(b @ b))
-    return None if size == 0 else max(-1.0, min(1.0, float(a @ b) / size))
+def _within_rho(rows: Pairs) -> float | None:
+    """Ranks taken and centred in each row, then correlated together (the blocked Spearman coefficient of Taylor 1987, Biometrics 43).
 
-
-def _all_rho(groups: Pairs) -> float | None:
-    points = [point for seeds in groups.values() for point in seeds.values()]
-    return _cosine(_centred([x for x, _ in points]), _centred([y for _, y in points])) if points else None
-
-
-def _within_rho(groups: Pairs) -> float | None:
-    """Ranks taken and centred in each group, then correlated together (the blocked Spearman coefficient of Taylor 1987, Biometrics 43).
-
-    Without ties this is the mean of the groups' own coefficients with weights n (n² - 1).
+    Without ties this is the mean of the rows' own coefficients with weights n (n² - 1).
     """
-    members = [list(seeds.values()) for seeds in groups.values() if seeds]
+    members = [list(seeds.values()) for seeds in rows.values() if seeds]
     if not members:
         return None
-    x, y = (np.concatenate([_centred([point[k] for point in group]) for group in members]) for k in (0, 1))
-    return _cosine(x, y)
+    x, y = (np.concatenate([ranks([point[k] for point in row]) - (len(row) + 1) / 2 for row in members]) for k in (0, 1))
+    size = math.sqrt(float(x @ x) * float(y @ y))
+    return None if size == 0 else max(-1.0, min(1.0, float(x @ y) / size))
 
 
 def _fisher(rho: float | None, n: int, error: float | None, quantile: float = Z) -> RankCorrelation:
@@ -78,14 +70,14 @@ def _bonett_wright(rho: float, free: int) -> float | None:
     return math.sqrt((1 + rho**2 / 2) / free) if free > 0 else None
 
 
-def _jackknife(statistic: Callable[[Pairs], float | None], groups: Pairs) -> float | None:
-    """Half width, on Fisher's scale, of the interval from leaving out one seed at a time in all groups (Student's t, seeds - 1)."""
-    seeds = sorted({seed for members in groups.values() for seed in members})
+def _jackknife(statistic: Callable[[Pairs], float | None], rows: Pairs) -> float | None:
+    """Half width, on Fisher's scale, of the interval from leaving out one seed at a time in all rows (Student's t, seeds - 1)."""
+    seeds = sorted({seed for members in rows.values() for seed in members})
     if len(seeds) < MIN_SEEDS:
         return None
     left = []
     for out in seeds:
-        rho = statistic({name: {s: p for s, p in members.items() if s != out} for name, members in groups.items()})
+        rho = statistic({name: {s: p for s, p in members.items() if s != out} for name, members in rows.items()})
         if rho is None:
             return None
         left.append(math.atanh(max(-0.99, min(0.99, rho))))  # a coefficient of 1 out of two or three seeds is common, and not infinite
@@ -93,37 +85,37 @@ def _jackknife(statistic: Callable[[Pairs], float | None], groups: Pairs) -> flo
     return float(stdtrit(n - 1, 0.975)) * math.sqrt((n - 1) / n * float(np.sum((np.array(left) - np.mean(left)) ** 2)))
 
 
-def _over_seeds(statistic: Callable[[Pairs], float | None], groups: Pairs, free: int) -> RankCorrelation:
+def _over_seeds(statistic: Callable[[Pairs], float | None], rows: Pairs, free: int) -> RankCorrelation:
     """The wider of two intervals: runs as independent (Bonett & Wright), and seeds as independent (jackknife), as methods share them."""
-    n = sum(map(len, groups.values()))
-    rho = statistic(groups) if n >= MIN_POINTS else None
+    n = sum(map(len, rows.values()))
+    rho = statistic(rows) if n >= MIN_POINTS else None
     if rho is None:
         return RankCorrelation(None, None, None, n)
-    one, other = _bonett_wright(rho, free), _jackknife(statistic, groups)
+    one, other = _bonett_wright(rho, free), _jackknife(statistic, rows)
     return _fisher(rho, n, None if one is None or other is None else max(Z * one, other), 1.0)
 
 
-def across(groups: Pairs) -> RankCorrelation:
-    """Spearman's coefficient of all runs, whatever their group. The interval is over new seeds of the same groups."""
-    return _over_seeds(_all_rho, groups, sum(map(len, groups.values())) - 3)
+def across(rows: Pairs) -> RankCorrelation:
+    """Spearman's coefficient of all runs, whatever their row. The interval is over new seeds of the same rows."""
+    return _over_seeds(_all_rho, rows, sum(map(len, rows.values())) - 3)
 
 
-def within(groups: Pairs) -> RankCorrelation:
-    """The coefficient of the ranks within each group, over all groups. The interval is over new seeds of the same groups.
+def within(rows: Pairs) -> RankCorrelation:
+    """The coefficient of the ranks within each row, over all rows. The interval is over new seeds of the same rows.
 
-    Groups of one run say nothing about this and are left out, of n too. Every group costs one of the degrees of freedom.
+    Rows of one run say nothing about this and are left out, of n too. Every row costs one of the degrees of freedom.
     """
-    kept = {name: seeds for name, seeds in groups.items() if len(seeds) > 1}
+    kept = {name: seeds for name, seeds in rows.items() if len(seeds) > 1}
     return _over_seeds(_within_rho, kept, sum(len(seeds) - 1 for seeds in kept.values()) - 2)
 
 
-def between(groups: Pairs) -> RankCorrelation:
-    """Spearman's coefficient of the groups' means; n counts groups, and the interval is over new groups (Fisher's z, Bonett & Wright).
+def between(rows: Pairs) -> RankCorrelation:
+    """Spearman's coefficient of the rows' means; n counts rows, and the interval is over new rows (Fisher's z, Bonett & Wright).
 
-    An approximation for few groups: its coverage is checked at 6 and 10 groups, and with four it spans nearly everything.
+    An approximation for few rows: its coverage is checked at 6 and 10 rows, and with four it spans nearly everything.
     """
-    means = {name: {0: _mean(list(seeds.values()))} for name, seeds in groups.items() if seeds}
-    n = len(means)
+    means = {"": {i: _mean(list(seeds.values())) for i, seeds in enumerate(rows.values()) if seeds}}
+    n = len(means[""])
     rho = _all_rho(means) if n >= MIN_POINTS else None
     return _fisher(rho, n, None if rho is None else _bonett_wright(rho, n - 3))
 

@@ -1,16 +1,18 @@
-"""Mean, spread and confidence interval over seeds, and the paired difference of two methods over the seeds they share.
+"""Statistics over seeds: mean and interval, paired difference, Holm, Welch, equivalence, and the minimum detectable difference.
 
-A value that is missing or not finite is never averaged: it is left out and counted in `excluded`.
+Values that are missing or not finite are never averaged: they are left out and counted in `excluded`. Everything takes values by seed, or
+a `Paired` difference, and returns plain numbers in the unit of the values.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
-from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats holds the same functions and takes far longer to import
+from scipy.special import nctdtrinc, stdtr, stdtrit  # Student's t; scipy.stats holds the same functions and takes far longer to import
 
 CONFIDENCE = 0.95
 
@@ -42,14 +44,14 @@ class Paired(Summary):
     seeds: tuple[int, ...] = ()
 
 
-def _finite(value: float | None) -> bool:
+def is_finite(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
 def summarize(values: Iterable[float | None]) -> Summary:
     """The `Summary` of `values`."""
     everything = list(values)
-    kept = [float(v) for v in everything if v is not None and math.isfinite(v)]
+    kept = [float(v) for v in everything if is_finite(v)]
     n, excluded = len(kept), len(everything) - len(kept)
     if n < 2:
         return Summary(n, kept[0] if kept else None, None, None, None, excluded)
@@ -63,21 +65,18 @@ def summarize(values: Iterable[float | None]) -> Summary:
 def paired_difference(a: Mapping[int, float | None], b: Mapping[int, float | None]) -> Paired:
     """The `Paired` difference a - b; both map a seed to a value. Seeds that only one of them has are left out, and not counted."""
     common = sorted(a.keys() & b.keys())
-    seeds = tuple(s for s in common if _finite(a[s]) and _finite(b[s]))
-    pairs = [(float(a[s] or 0.0), float(b[s] or 0.0)) for s in seeds]
-    differences = [x - y for x, y in pairs]
-    excluded = len(common) - len(seeds)
+    pairs = {seed: (float(x), float(y)) for seed in common if is_finite(x := a[seed]) and is_finite(y := b[seed])}
+    differences = [x - y for x, y in pairs.values()]
+    excluded = len(common) - len(pairs)
     if len(pairs) >= 2:
         # 97.1 - 97.0 and 96.4 - 96.3 differ in the last bits: differences that agree to the rounding of the inputs are equal.
-        rounding = 4 * np.finfo(float).eps * max(abs(v) for pair in pairs for v in pair)
+        rounding = 4 * np.finfo(float).eps * max(abs(v) for pair in pairs.values() for v in pair)
         if max(differences) - min(differences) <= rounding:
             mean = math.fsum(differences) / len(differences)
-            return Paired(len(pairs), mean, 0.0, mean, mean, excluded, None, seeds)
+            return Paired(len(pairs), mean, 0.0, mean, mean, excluded, None, tuple(pairs))
     s = summarize(differences)
-    p = None
-    if s.mean is not None and s.std:
-        p = float(2 * stdtr(s.n - 1, -abs(s.mean) * math.sqrt(s.n) / s.std))
-    return Paired(s.n, s.mean, s.std, s.ci_low, s.ci_high, excluded, p, seeds)
+    p = float(2 * stdtr(s.n - 1, -abs(s.mean) * math.sqrt(s.n) / s.std)) if s.mean is not None and s.std else None
+    return Paired(s.n, s.mean, s.std, s.ci_low, s.ci_high, excluded, p, tuple(pairs))
 
 
 def fixed(value: float, digits: int, sign: bool = False) -> str:
@@ -117,3 +116,77 @@ def paired_parts(d: Paired, digits: int, p_holm: float | None = None) -> tuple[s
         return (*parts, f"n = {d.n}" + (", all equal" if d.n > 1 else ""))
     corrected = "" if p_holm is None else f" (Holm {p_text(p_holm).removeprefix('= ')})"
     return (*parts, f"n = {d.n}, p {p_text(d.p)}{corrected}")
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p values adjusted for testing all of them (Holm 1979), in the order given.
+
+    Calling those <= alpha significant keeps the chance of any false one at alpha or below, whatever the tests' dependence.
+
+    The i-th smallest of m is multiplied by m - i + 1, made non-decreasing, and capped at 1. None is no test: it stays None and is not
+    counted in m.
+    """
+    adjusted: list[float | None] = [None] * len(p_values)
+    tests = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    largest = 0.0
+    for rank, (p, i) in enumerate(tests):
+        largest = max(largest, min(1.0, (len(tests) - rank) * p))
+        adjusted[i] = largest
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Welch:
+    """Two-sided t test of two means with unequal variances and without pairing (Welch 1947): p value and degrees of freedom."""
+
+    p: float
+    df: float
+
+
+def welch(a: Iterable[float | None], b: Iterable[float | None]) -> Welch | None:
+    """None where a sample has fewer than two finite values, or neither has any spread."""
+    x, y = summarize(a), summarize(b)
+    if x.mean is None or y.mean is None or x.std is None or y.std is None or x.std == y.std == 0:
+        return None
+    u, v = x.std**2 / x.n, y.std**2 / y.n
+    df = (u + v) ** 2 / (u**2 / (x.n - 1) + v**2 / (y.n - 1))
+    return Welch(float(2 * stdtr(df, -abs(x.mean - y.mean) / math.sqrt(u + v))), df)
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Two one-sided paired t tests (Schuirmann 1987) of "the mean difference lies within ± margin".
+
+    p      the larger of the two one-sided p values; None for n < 2, and when all differences are equal.
+    shown  whether p <= alpha: both "it is below -margin" and "it is above +margin" are then rejected.
+    ci_*   the 1 - 2 alpha confidence interval of the mean difference (90% for alpha 0.05): `shown` is the same as lying inside ± margin.
+    """
+
+    margin: float
+    p: float | None
+    shown: bool
+    ci_low: float | None
+    ci_high: float | None
+
+
+def equivalence(difference: Paired, margin: float, alpha: float) -> Equivalence:
+    """margin > 0, in the unit of the difference."""
+    mean, std, n = difference.mean, difference.std, difference.n
+    if mean is None or not std or difference.p is None:
+        return Equivalence(margin, None, False, None, None)
+    error = std / math.sqrt(n)
+    p = max(float(stdtr(n - 1, -(mean + margin) / error)), float(stdtr(n - 1, (mean - margin) / error)))
+    half = float(stdtrit(n - 1, 1 - alpha)) * error
+    return Equivalence(margin, p, p <= alpha, mean - half, mean + half)
+
+
+def smallest_detectable(std: float | None, n: int, alpha: float, power: float) -> float | None:
+    """The true mean difference that the two-sided paired t test at level `alpha` finds with probability `power`, given n pairs.
+
+    std: standard deviation of the differences, taken as the true one, though it is itself estimated from n pairs. From the non-central t
+    distribution; rejecting in the wrong direction, of probability < 1e-4 for power >= 0.5, is not counted. None for n < 2 or std 0.
+    """
+    if n < 2 or not std:
+        return None
+    shift = float(nctdtrinc(n - 1, 1 - power, stdtrit(n - 1, 1 - alpha / 2)))
+    return shift * std / math.sqrt(n) if math.isfinite(shift) else None

@@ -6,22 +6,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sam.config import ConfigError
-from sam.tables.blocks import EMPTY, Block, Cell
-from sam.tables.columns import Column, expand
+from sam.tables.cells import EMPTY, Block, Cell
+from sam.tables.columns import Column, check_columns, expand
 from sam.tables.comparisons import correlations, differences
-from sam.tables.contexts import Context, RunRow, context_label, contexts
-from sam.tables.filling import check_columns
-from sam.tables.groups import Group, asked, check_match, distinguish, group_runs, row_matches
-from sam.tables.notes import notes, verdict
+from sam.tables.conditions import (
+    Condition,
+    RunRow,
+    TableRow,
+    asked,
+    check_match,
+    conditions,
+    table_rows,
+)
+from sam.tables.footnotes import footnotes, verdict
 from sam.tables.published import Published, lookup
 from sam.tables.settings import TableConfig
 
-__all__ = ["Block", "Cell", "Context", "Group", "RunRow", "build", "context_label", "contexts", "distinguish", "group_runs", "row_matches"]
-
 
 def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> list[Block]:
-    """One block per context in which at least one row of the table has a run, but none where other blocks show all of it: a row whose
-    `match` names settings of the context takes the runs of that other context.
+    """One block per condition in which at least one row of the table has a run, but none where other blocks show all of it: a row whose
+    `match` names settings of the condition takes the runs of that other condition.
 
     rhos: the radii at which sharpness was measured. Raises `ConfigError` where the table refers to a row, column or id that is not there,
     or asks for a test that cannot be made.
@@ -32,8 +36,8 @@ def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> 
     for header in headers:
         if headers.count(header) > 1:
             raise ConfigError(f"columns: header={header}: stands over {headers.count(header)} columns; each needs its own.")
-    found = contexts(runs)
-    return [_block(table, context, groups, columns) for context, groups in _worth_a_block(found, [_groups(table, c, found) for c in found])]
+    found = conditions(runs)
+    return [_block(table, condition, rows, columns) for condition, rows in _worth_a_block(found, [_rows(table, c, found) for c in found])]
 
 
 def check(table: TableConfig) -> None:
@@ -75,59 +79,46 @@ def _check_tests(table: TableConfig) -> None:
             raise ConfigError(f"rows: {row.label}.equivalence=true: needs {needs}.")
 
 
-def _groups(table: TableConfig, context: Context, found: Sequence[Context]) -> list[Group]:
-    """The rows of the context's block. A row that names the context's own settings is left out where another row shows its runs anyway."""
-    plain = {id(run) for row in table.rows if not asked(row)[1] for group in group_runs(row, context.runs) for run in group.runs}
-    groups = []
-    for row in table.rows:
-        changed = {key: value for key, value in asked(row)[1].items() if context.key[key] != value}
-        wanted = {**context.key, **changed}
+def _rows(table: TableConfig, condition: Condition, found: Sequence[Condition]) -> list[TableRow]:
+    """The rows of the condition's block. A row that names settings of this very condition is left out if another shows its runs."""
+    plain = {id(run) for spec in table.rows if not asked(spec)[1] for row in table_rows(spec, condition.runs) for run in row.runs}
+    rows = []
+    for spec in table.rows:
+        changed = {key: value for key, value in asked(spec)[1].items() if condition.key[key] != value}
+        wanted = {**condition.key, **changed}
         runs = [run for other in found if other.key == wanted for run in other.runs]
-        groups += [replace(group, changed=changed) for group in group_runs(row, runs)]
-    repeated = [bool(asked(g.row)[1]) and not g.changed and g.ran and all(id(run) in plain for run in g.runs) for g in groups]
-    return [group for group, again in zip(groups, repeated, strict=True) if not again]
+        rows += [replace(row, changed=changed) for row in table_rows(spec, runs)]
+    repeated = [bool(asked(row.spec)[1]) and not row.changed and row.ran and all(id(run) in plain for run in row.runs) for row in rows]
+    return [row for row, again in zip(rows, repeated, strict=True) if not again]
 
 
-def _worth_a_block(found: Sequence[Context], groups: Sequence[list[Group]]) -> list[tuple[Context, list[Group]]]:
-    """The contexts of which a row of the table has a run; from the last to the first, those are left out that others show all of."""
-    shown = [{id(run) for group in own for run in group.runs} for own in groups]
-    kept = [i for i, context in enumerate(found) if shown[i] & {id(run) for run in context.runs}]
+def _worth_a_block(found: Sequence[Condition], rows: Sequence[list[TableRow]]) -> list[tuple[Condition, list[TableRow]]]:
+    """The conditions of which a row of the table has a run; from the last to the first, those are left out that others show all of."""
+    shown = [{id(run) for row in own for run in row.runs} for own in rows]
+    kept = [i for i, condition in enumerate(found) if shown[i] & {id(run) for run in condition.runs}]
     for i in reversed(kept):
         if shown[i] <= set[int]().union(*(shown[j] for j in kept if j != i)):
             kept = [j for j in kept if j != i]
-    return [(found[i], groups[i]) for i in kept]
+    return [(found[i], rows[i]) for i in kept]
 
 
-def _block(table: TableConfig, context: Context, groups: Sequence[Group], columns: Sequence[Column]) -> Block:
-    firsts = [(group.runs or context.runs)[0] for group in groups]
-    setup = [(run.config.model.label, run.data_label) for run in firsts]
-    header = [*(("Model", "Dataset") if table.setup_columns else ()), table.row_header]
-    labels = [(*names, group.label)[-len(header) :] for names, group in zip(setup, groups, strict=True)]
-    rows: list[list[Cell]] = [[Cell("label", (text,)) for text in texts] for texts in labels]
+def _block(table: TableConfig, condition: Condition, rows: Sequence[TableRow], columns: Sequence[Column]) -> Block:
+    runs = [(row.runs or condition.runs)[0] for row in rows]
+    names = [("Model", [run.config.model.label for run in runs]), ("Dataset", [run.data_label for run in runs])]
+    names = [*(names if table.setup_columns else ()), (table.row_header, [row.label for row in rows])]
+    made = [(header, [Cell("label", (text,)) for text in texts]) for header, texts in names]
     shown: dict[str, Published] = {}
     for column in columns:
-        header.append(column.header)
-        for cells, group in zip(rows, groups, strict=True):
-            cells.append(column.value(group))
-        values = [column.published(group, context) for group in groups]
+        made.append((column.header, [column.value(row) for row in rows]))
+        values = [column.published(row, condition) for row in rows]
         if any(values):
-            header.append(f"{column.header}: published (protocol unstated)")
-            for cells, found in zip(rows, values, strict=True):
-                cells.append(Cell("published", tuple(part for p in found for part in p.parts) or EMPTY, column.header))
-                shown |= {p.id: p for p in found}
-    for column, compared in differences(table, columns, groups):  # after the table itself, which is read first
-        header.append(f"{column.header}: difference from row {table.baseline}")
-        for cells, cell in zip(rows, compared, strict=True):
-            cells.append(cell)
-    done = tuple(tuple(cells) for cells in rows)
-    related = correlations(table, columns, groups)
-    return Block(
-        table=table.title,
-        title=f"{table.title}, {context.label}",
-        labels=3 if table.setup_columns else 1,
-        header=tuple(header),
-        rows=done,
-        notes=notes(table, context, groups, columns, done, list(shown.values()), bool(related)),
-        verdict=verdict(table, groups, done),
-        correlations=related,
-    )
+            texts = [tuple(part for p in found for part in p.parts) or EMPTY for found in values]
+            made.append((f"{column.header}: published (protocol unstated)", [Cell("published", parts, column.header) for parts in texts]))
+            shown |= {p.id: p for found in values for p in found}
+    # The differences come after the table itself, which is read first.
+    made += [(f"{c.header}: difference from row {table.baseline}", cells) for c, cells in differences(table, columns, rows)]
+    done = tuple(zip(*(cells for _, cells in made), strict=True))
+    header = tuple(header for header, _ in made)
+    title, related = f"{table.title}, {condition.label}", correlations(table, columns, rows)
+    block = Block(table.title, title, len(names), header, done, verdict=verdict(table, rows, done), correlations=related)
+    return replace(block, notes=footnotes(table, condition, rows, columns, block, list(shown.values())))

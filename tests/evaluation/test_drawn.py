@@ -10,8 +10,8 @@ import models
 import sam.sharpness
 from data.settings import DatasetConfig
 from models.settings import ModelConfig
-from sam.evaluation.checkpoint import _subject, evaluate_checkpoint
 from sam.evaluation.evaluate import evaluate
+from sam.evaluation.foreign import _subject, evaluate_checkpoint
 from sam.evaluation.settings import EvaluateConfig
 from sam.runs import checkpoint, identity
 from sam.runs.run import run

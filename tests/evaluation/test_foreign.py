@@ -14,7 +14,7 @@ import models
 import sam.sharpness
 from data import torchvision_guard
 from sam.config import ConfigError
-from sam.evaluation.checkpoint import Checkpoint, evaluate_checkpoint
+from sam.evaluation.foreign import Checkpoint, evaluate_checkpoint
 from sam.evaluation.settings import EvaluateConfig
 from sam.schema import from_dict
 from sam.training.weights import CheckpointError

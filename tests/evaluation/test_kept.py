@@ -14,8 +14,7 @@ import torch
 import data
 import sam.sharpness
 from sam.evaluation import storing
-from sam.evaluation.evaluate import Evaluation, evaluate
-from sam.evaluation.kept import trajectories
+from sam.evaluation.evaluate import Evaluation, evaluate, trajectories
 from sam.evaluation.settings import EvaluateConfig
 from sam.optimizers.settings import OptimizerConfig
 from sam.runs import checkpoint, records

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import models
-from sam.evaluation.checkpoint import evaluate_checkpoint
+from sam.evaluation.foreign import evaluate_checkpoint
 from sam.evaluation.settings import EvaluateConfig
 from sam.schema import from_dict
 from sam.training import weights

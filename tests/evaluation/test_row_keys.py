@@ -18,7 +18,7 @@ import torch
 from data.settings import DatasetConfig
 from models.settings import ModelConfig
 from sam.config import LATE
-from sam.evaluation import checkpoint, storing
+from sam.evaluation import foreign, storing
 from sam.registry import Row
 from sam.schema import from_dict, row_settings, schema, to_dict
 from sam.sharpness.notions import Notion
@@ -53,7 +53,7 @@ def key_of_run(notion: str, sharpness: Mapping[str, Any]) -> str:
 
 def key_of_checkpoint(model: Mapping[str, Any], dataset: Mapping[str, Any], mean: list[float], std: list[float]) -> str:
     images: Any = SimpleNamespace(mean=torch.tensor(mean), std=torch.tensor(std))
-    subject = checkpoint._subject(from_dict(ModelConfig, model), from_dict(DatasetConfig, dataset), images)
+    subject = foreign._subject(from_dict(ModelConfig, model), from_dict(DatasetConfig, dataset), images)
     return first(storing.keys("checkpoint", "data", SharpnessConfig.of(notions=["gap"]), subject=subject))
 
 

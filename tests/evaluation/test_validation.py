@@ -10,8 +10,8 @@ import pytest
 
 from data.settings import DatasetConfig
 from models.settings import ModelConfig
-from sam.evaluation.checkpoint import evaluate_checkpoint
 from sam.evaluation.evaluate import evaluate
+from sam.evaluation.foreign import evaluate_checkpoint
 from sam.evaluation.settings import EvaluateConfig
 from sam.sharpness.settings import GapConfig, SharpnessConfig
 

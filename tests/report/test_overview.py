@@ -1,4 +1,4 @@
-"""The overview is drawn, at any number of contexts, methods and seeds, and with values that a logarithm cannot show."""
+"""The overview is drawn, at any number of conditions, methods and seeds, and with values that a logarithm cannot show."""
 
 import random
 import struct
@@ -9,10 +9,14 @@ import pytest
 
 from data.settings import DatasetConfig
 from models.settings import ModelConfig
+from sam.config import MethodSpec
+from sam.optimizers.settings import METHODS as REGISTERED
 from sam.optimizers.settings import OptimizerConfig
-from sam.report.overview import ORDER, method_name, overview, sharpness_key
+from sam.report.chart import MARKERS
+from sam.report.looks import COLOURS, ORDER, looks, method_name
+from sam.report.overview import overview, sharpness_key
 from sam.settings import ProtocolConfig, TrainConfig
-from sam.tables.table import RunRow
+from sam.tables.conditions import RunRow, conditions
 
 METHODS = [
     OptimizerConfig.of(method="sgd"),
@@ -40,6 +44,28 @@ def made_up(noise: float, optimizers: list[OptimizerConfig], seeds: int, sign: f
 def test_methods_have_a_fixed_order() -> None:
     assert tuple(method_name(o) for o in METHODS) == ORDER
     assert method_name(OptimizerConfig.of(method="xsam", ascent_steps=2)) == "XSAM k=2"
+
+
+def styles(optimizers: list[OptimizerConfig]) -> dict[str, tuple[int, int, int]]:
+    (only,) = conditions(made_up(0, optimizers, 1))
+    return {look.row.label: (look.style.colour, look.style.dash, look.style.marker) for look in looks(only)}
+
+
+def test_methods_that_are_not_known_here_have_looks_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever else is shown with them; those of the known methods stay."""
+    before = styles(METHODS)
+    assert list(before.values()) == [(i, 0, i) for i in range(7)]
+    monkeypatch.setitem(REGISTERED, "zeta", MethodSpec("nowhere:Zeta", "Zeta", ("rho",), lambda c: 2))
+    monkeypatch.setitem(REGISTERED, "beta", MethodSpec("nowhere:Beta", "Beta", ("rho", "ascent_steps"), lambda c: 2))
+    new = [OptimizerConfig(method="beta", ascent_steps=n) for n in (3, 1)] + [OptimizerConfig(method="zeta", rho=r) for r in (0.1, 0.05)]
+    others = [OptimizerConfig(ascent_steps=n) for n in (4, 7)]  # of a known method, grey
+    found = styles([*new, *METHODS, *others])
+    assert list(found) == [*ORDER, "SAM N=4", "SAM N=7", "Zeta (rho 0.05)", "Zeta (rho 0.1)", "Beta", "Beta N=3"]  # rows in their order
+    assert found | before == found and len(set(found.values())) == len(found)
+    colours, dashes, markers = zip(*(found[name] for name in ("SGD", "Zeta (rho 0.05)", "Beta")), strict=True)
+    assert len(set(colours)) == len(set(dashes)) == 3 and max(colours) < len(COLOURS) and max(markers) < len(MARKERS) == 12
+    assert styles(new[:1])["Beta N=3"][0] == found["Beta N=3"][0]
+    overview(made_up(0, [*new, *METHODS], 1), [0.05], tmp_path / "a.png")
 
 
 def test_overview(tmp_path: Path) -> None:

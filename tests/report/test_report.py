@@ -10,11 +10,11 @@ import made_up
 import pytest
 
 from sam.optimizers.settings import OptimizerConfig
-from sam.report.chart import Curve, Dot, Style, chart
+from sam.report.chart import Axis, Curve, Dot, Scale, chart, scale
 from sam.report.figures import left_out, mean_curve
 from sam.report.html import Html, el
-from sam.report.landscape import plane_of, shade
-from sam.report.scale import Axis, Scale, scale
+from sam.report.looks import Style
+from sam.report.planes import plane_of, shade
 from sam.runs.command import train_command
 from sam.tables.settings import RowConfig
 
@@ -183,12 +183,10 @@ EVIL = '<script>alert(1)</script>"><img src=x onerror=alert(2)>&lt;\udce4'
 
 def test_names_are_text_and_never_html() -> None:
     rows = [replace(row, folder=f"runs/{EVIL}/{i}{EVIL}", data_notes=(EVIL,), fingerprint=EVIL) for i, row in enumerate(made_up.runs())]
-    rows = [replace(row, series={EVIL: made_up.runs()[0].series["line_gradient[subset=512]"]}) for row in rows]
     record = made_up.RECORD | {"environment": made_up.ENVIRONMENT | {"command": EVIL}}
+    rows = [replace(row, series={EVIL: made_up.runs()[0].series["line_gradient[subset=512]"]}, record=record) for row in rows]
     label = RowConfig(label=EVIL, match={"method": "sgd"})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(made_up, "RECORD", record)
-        text = made_up.page(rows, (EVIL,), rows=[label], baseline=EVIL, title=EVIL)
+    text = made_up.page(rows, (EVIL,), rows=[label], baseline=EVIL, title=EVIL)
     tree = parsed(text.encode().decode())  # encodes: the lone surrogate is gone
     assert len(list(tree.all("script"))) == 1 and not list(tree.all("img"))
     assert all(not key.startswith("on") for node in tree.all() for key in node.attributes)

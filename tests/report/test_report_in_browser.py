@@ -150,7 +150,7 @@ def test_dark_and_light_differ_and_both_can_be_read(shown: Browser) -> None:
         for selector in ("body", "figcaption", "a", ".notes li"):
             assert contrast(rgb(shown, selector, "color"), page) >= 4.5, (dark, selector)
         assert contrast(rgb(shown, ".chart text", "fill"), page) >= 4.5
-        for i in range(8):  # the colours of the methods, as graphics
+        for i in range(13):  # the colours of the methods, as graphics
             value = shown.run("return getComputedStyle(document.documentElement).getPropertyValue('--c' + arguments[0])", i)
             assert contrast(tuple(bytes.fromhex(value.strip("# "))), page) >= 3, (dark, i)
     assert sum(pages[False]) > 700 and sum(pages[True]) < 120

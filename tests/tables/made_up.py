@@ -15,12 +15,14 @@ from models.settings import ModelConfig
 from sam.evaluation.settings import EvaluateConfig
 from sam.optimizers.settings import OptimizerConfig
 from sam.report.page import report
+from sam.runs.command import evaluate_command, train_command
 from sam.runs.identity import run_fingerprint, run_name, setting
 from sam.schema import from_dict
 from sam.settings import ProtocolConfig, TrainConfig
 from sam.sharpness.settings import SharpnessConfig
+from sam.tables.conditions import RunRow
 from sam.tables.settings import TableConfig
-from sam.tables.table import RunRow, build
+from sam.tables.table import build
 
 CONF = Path(__file__).parents[2] / "conf" / "table"
 RHOS = [0.05, 0.5]
@@ -47,7 +49,7 @@ def run(optimizer: OptimizerConfig, seed: int, accuracy: float, *, lost_at: int 
     for e in range(1, (lost_at or config.epochs) + 1):
         row = {"epoch": float(e), "test_accuracy": accuracy * (1 - math.exp(-e)), "train_loss": 2.3 * math.exp(-e / 4) + 0.1 * draw()}
         epochs.append(row | ({"alpha": round(draw(), 1)} if optimizer.method == "xsam" else {}))
-    finished = lost_at is None
+    finished, folder = lost_at is None, f"runs/demo/{run_name(config)}"
     return RunRow(
         config=config,
         setting=setting(config),
@@ -55,11 +57,14 @@ def run(optimizer: OptimizerConfig, seed: int, accuracy: float, *, lost_at: int 
         diverged_epoch=lost_at,
         measures=measures if finished else {},
         epochs=epochs,
-        folder=f"runs/demo/{run_name(config)}",
+        folder=folder,
         fingerprint=run_fingerprint(config),
         data_fingerprint="b17d6df724a37303",
         data_notes=("8 x 8 pictures",),
         series=_series(accuracy) if finished and series else {},
+        command=train_command(config),
+        files={"Checkpoint": f"{folder}/checkpoint.pt", "Measures": f"{folder}/sharpness.json"} if finished else {},
+        record=RECORD,
     )
 
 
@@ -118,4 +123,4 @@ def page(rows: list[RunRow], problems: tuple[str, ...] = (), /, **changes: Any) 
     tables["table3"] = replace(tables["table3"], **changes)
     config = EvaluateConfig(runs_dir="runs/demo", tables=tables, sharpness=SharpnessConfig.of(rho=RHOS))
     blocks = {name: build(table, rows, RHOS) for name, table in tables.items()}
-    return report(rows, blocks, config, {row.folder: RECORD for row in rows}, problems)
+    return report(rows, blocks, config, evaluate_command(config), problems)

@@ -13,10 +13,10 @@ import sam.sharpness
 from sam.config import ConfigError
 from sam.optimizers.settings import OptimizerConfig
 from sam.sharpness.settings import NOTIONS, SharpnessConfig
-from sam.tables.filling import filled
-from sam.tables.measures import check_measure
+from sam.tables.columns import check_measure, filled
+from sam.tables.conditions import RunRow
 from sam.tables.settings import ColumnConfig, CorrelationConfig, RowConfig, TableConfig
-from sam.tables.table import RunRow, build, check
+from sam.tables.table import build, check
 
 AT = SharpnessConfig.of(rho=[0.05, 0.5])
 TABLE = TableConfig(

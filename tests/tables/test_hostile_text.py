@@ -18,7 +18,7 @@ from sam.report.overview import overview
 from sam.schema import from_dict
 from sam.tables import render
 from sam.tables import table as tables
-from sam.tables.render_csv import inert
+from sam.tables.render import inert
 from sam.tables.settings import TableConfig
 from sam.text import printable, sentence
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sam.tables.hypothesis import equivalence, holm, smallest_detectable, welch
-from sam.tables.statistics import Paired, paired_difference
+from sam.tables.statistics import Paired, equivalence, holm, paired_difference, smallest_detectable, welch
 
 
 def seeded(values: np.ndarray) -> dict[int, float | None]:

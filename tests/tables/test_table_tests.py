@@ -17,8 +17,10 @@ from sam.optimizers.settings import OptimizerConfig
 from sam.schema import from_dict
 from sam.settings import ProtocolConfig, TrainConfig
 from sam.tables import render
+from sam.tables.cells import Block, Cell
+from sam.tables.conditions import RunRow
 from sam.tables.settings import TableConfig
-from sam.tables.table import Block, Cell, RunRow, build
+from sam.tables.table import build
 
 CONF = Path(__file__).parents[2] / "conf" / "table"
 SHARP = "sharpness[rho=0.05,bn=eval,batch=all]"
@@ -120,7 +122,7 @@ def test_difference_cell_says_everything_in_few_words() -> None:
     # TOST: (0.004 - 0.2) / 0.016310 = -12.018, p = 0.000138; nct: 5.124283 * 0.0364692 / sqrt(5) = 0.0836
     assert cell.parts[0] == "+0.004" and cell.parts[2] == "n = 5, p = 0.82 (Holm 0.88)"
     assert cell.parts[3].startswith("Welch p = ")
-    assert cell.parts[4:] == ("could have shown 0.08", "equivalent", "within ±0.20", "(TOST p < 0.001)")
+    assert cell.parts[4:] == ("minimum detectable", "difference 0.08 (80% power)", "equivalent", "within ±0.20", "(TOST p < 0.001)")
 
 
 def test_only_runs_that_were_made_count_as_tests() -> None:
@@ -133,7 +135,7 @@ def test_only_runs_that_were_made_count_as_tests() -> None:
 def test_one_seed_tests_nothing_and_says_so() -> None:
     (block,) = build(load("table3"), runs_of({k: np.array([96.0 + i]) for i, k in enumerate(NAMES)}), [0.05])
     assert "no test possible for Rand-SAM against SGD, SAM against SGD, XSAM against SGD" in block.verdict
-    assert "Rand-SAM is not shown equivalent to SGD" in block.verdict and " is above " not in block.verdict
+    assert "equivalence of Rand-SAM and SGD within ±0.2 not established (no test)" in block.verdict and " is above " not in block.verdict
     assert differences(block)["Rand-SAM"].parts[-1] == "(no test)"
 
 

@@ -15,14 +15,17 @@ from omegaconf import OmegaConf
 from data.settings import AugmentationConfig, DatasetConfig
 from models.settings import ModelConfig
 from sam.config import ConfigError
+from sam.evaluation.evaluate import started_from
 from sam.optimizers.settings import OptimizerConfig
 from sam.schema import from_dict, schema
 from sam.settings import ProtocolConfig, TrainConfig
 from sam.tables import render
-from sam.tables.layout import grids
+from sam.tables.cells import Block, Cell
+from sam.tables.conditions import RunRow, conditions
 from sam.tables.published import lookup
+from sam.tables.render import grids
 from sam.tables.settings import CorrelationConfig, TableConfig
-from sam.tables.table import Block, Cell, RunRow, build, contexts
+from sam.tables.table import build
 
 CONF = Path(__file__).parents[2] / "conf" / "table"
 SHARP = "sharpness[rho=0.05,bn=eval,batch=all]"
@@ -53,6 +56,7 @@ def run(config: TrainConfig = DEMO, seed: int = 0, accuracy: float = 97.0, *, lo
         data_fingerprint=extra.pop("data", "d1"),
         data_notes=("8 x 8 pictures",),
         init_from=extra.pop("start", None),
+        started_from=started_from(config),
     )
 
 
@@ -156,9 +160,9 @@ def test_other_settings_split_too_and_idle_keys_do_not() -> None:
 def test_learning_rate_noise_precision_and_data_make_blocks_seeds_and_devices_do_not() -> None:
     noisy = replace(DEMO, dataset=replace(DEMO.dataset, label_noise=0.2))
     runs = [run(), run(seed=1), run(lr=0.05), run(noisy), run(replace(DEMO, precision="bf16")), run(data="d2")]
-    assert len(contexts([*runs, run(replace(DEMO, checkpoint_steps=5, eval_interval=0, keep_checkpoints=[1]), seed=2)])) == 5
+    assert len(conditions([*runs, run(replace(DEMO, checkpoint_steps=5, eval_interval=0, keep_checkpoints=[1]), seed=2)])) == 5
     blocks = build(load("table2"), runs, [0.05])
-    assert [c.label for c in contexts(runs)] == [b.title.removeprefix("Table 2 layout, ") for b in blocks]
+    assert [c.label for c in conditions(runs)] == [b.title.removeprefix("Table 2 layout, ") for b in blocks]
     assert len(blocks) == 5 and len({b.title for b in blocks}) == 5
     assert "Table 2 layout, digits demo, data=d2, optimizer.lr=0.1, precision=fp32" in {b.title for b in blocks}
     assert [b.title for b in blocks if "20%" in b.title] == ["Table 2 layout, digits demo, 20% wrong training labels"]
@@ -171,7 +175,7 @@ def test_weights_to_start_from_make_blocks_by_content_not_by_path() -> None:
     here, moved = replace(DEMO, init_from="a/w.th"), replace(DEMO, init_from="b/w.th")
     ours = replace(WRN, init_from="runs/digits-wrn-s0/checkpoint.pt")
     runs = [run(), run(here, start="h1"), run(moved, seed=1, start="h1"), run(here, start="h2"), run(ours, start="h3")]
-    found = {context.label: len(context.runs) for context in contexts(runs)}
+    found = {condition.label: len(condition.runs) for condition in conditions(runs)}
     assert found == {
         "digits demo": 1,
         "digits demo, started from w.th, init_from=h1": 2,
@@ -406,7 +410,7 @@ def test_mistakes_in_a_table_are_refused() -> None:
         build(replace(table, rows=[table.rows[0], replace(table.rows[1], match={"ascent_stepz": 2})]), [run()], [0.05])
 
 
-# ------------------------------------------------------------------------------------------- rows from another context
+# ------------------------------------------------------------------------------------------- rows from another condition
 
 
 def varied(*rows: dict[str, Any], baseline: str = "0", **changes: Any) -> TableConfig:
@@ -446,7 +450,7 @@ def test_sgd_at_twice_the_epochs_stands_beside_sam_with_a_paired_difference() ->
     assert labels(other) == ["0", "2"] and not other.notes[0].startswith("1:")  # 1 would show the runs of 0 once more
 
 
-def test_a_context_is_a_block_of_its_own_as_soon_as_it_has_other_runs() -> None:
+def test_a_condition_is_a_block_of_its_own_as_soon_as_it_has_other_runs() -> None:
     runs = [run(method="sgd"), run(method="sam"), run(LONG, method="sgd", accuracy=98.0)]
     (only,) = build(varied(SGD, TWICE, SAM), runs, [])
     assert means(only) == {"0": 97.0, "1": 98.0, "2": 97.0}
@@ -461,7 +465,7 @@ def test_nested_settings_and_those_of_the_base_optimizer_may_be_named() -> None:
     runs = [run(method="sgd", lr=lr, seed=s, accuracy=90 + 10 * lr + s) for lr in (0.1, 0.2) for s in range(2)]
     runs += [run(few, method="sgd", lr=0.2, accuracy=80.0)]
     rows = [{"method": "sgd", "lr": 0.1}, {"method": "sgd", "lr": 0.2}, {"method": "sgd", "lr": 0.2, "dataset.train_size": 100}]
-    (block,) = build(varied(*rows), runs, [])  # one block, though each context has a row in the other's
+    (block,) = build(varied(*rows), runs, [])  # one block, though each condition has a row in the other's
     assert means(block) == {"0": 91.5, "1": 92.5, "2": 80.0}
     assert cell(block, "1", "A", "difference").paired.mean == pytest.approx(1.0)  # type: ignore[union-attr]
     assert "2: optimizer.lr 0.2 instead of 0.1, dataset.train_size 100 instead of null; all else as in the other rows." in block.notes

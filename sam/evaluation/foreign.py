@@ -19,7 +19,7 @@ from sam.schema import row_settings, to_dict
 from sam.settings import TrainConfig
 from sam.sharpness.notions import work
 from sam.sharpness.subject import Result, Sizes, merge, subject_of
-from sam.tables.contexts import data_label
+from sam.tables.conditions import data_label
 from sam.training import weights
 from sam.training.loop import build_model
 

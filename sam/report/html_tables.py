@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
 from sam.report.html import Html, el
-from sam.tables.blocks import Block, Cell, Correlation
-from sam.tables.contexts import RunRow
-from sam.tables.layout import grids
+from sam.tables.cells import Block, Cell, Correlation
+from sam.tables.conditions import RunRow
+from sam.tables.render import grids
+from sam.tables.statistics import is_finite
 
 PAPER = 6  # columns, beside the labels, that fit on a printed page
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
@@ -33,7 +33,7 @@ class Trace:
     def value(self, block: Block, cell: Cell, folder: str) -> float | None:
         """The number of one run in this cell's column, in the column's unit; None if it has none."""
         run, column = self.runs.get(folder), self.measures.get(block.table, {}).get(cell.column)
-        value = run.measures.get(column[0]) if run is not None and column is not None and run.status == "finished" else None
+        value = run.measures.get(column[0]) if run is not None and column is not None and run.is_finished else None
         return None if value is None or column is None else value * column[1]
 
     def link(self, folder: str) -> Html:
@@ -66,13 +66,9 @@ def _table(block: Block, grid: Block, trace: Trace) -> list[Html]:
 
 def _paper(block: Block) -> list[Html]:
     """For print, which cannot scroll: a wide table as several that repeat the row's name. Nothing, if it fits."""
-    columns = list(range(block.labels, len(block.header)))
-    if len(columns) <= PAPER:
-        return []
-    name = block.labels - 1
-    panels = [[name, *columns[i : i + PAPER]] for i in range(0, len(columns), PAPER)]
-    tables = []
-    for panel in panels:
+    columns, tables = range(block.labels, len(block.header)), []
+    for start in range(0, len(columns), PAPER) if len(columns) > PAPER else ():
+        panel = [block.labels - 1, *columns[start : start + PAPER]]
         head = el("tr", *(el("th", block.header[i]) for i in panel))
         rows = [el("tr", *(el("td", *(el("span", part) for part in row[i].parts)) for i in panel)) for row in block.rows]
         tables.append(el("table", el("thead", head), el("tbody", *rows), class_="paper"))
@@ -81,9 +77,8 @@ def _paper(block: Block) -> list[Html]:
 
 def sort_key(cell: Cell) -> float | None:
     """The mean; for cells without one the number that they begin with; None if there is neither."""
-    for source in (cell.summary, cell.paired):
-        if source is not None:
-            return source.mean
+    if found := cell.summary or cell.paired:
+        return found.mean
     match = _NUMBER.search(cell.parts[0]) if cell.kind not in ("label", "value") and cell.parts else None
     return float(match[0]) if match else None
 
@@ -95,7 +90,7 @@ def _cell(block: Block, grid: Block, y: int, x: int, trace: Trace) -> Html:
         last = x == grid.labels - 1
         return el("th" if last else "td", *words, scope="row" if last else None, class_="label" if last else None)
     key = sort_key(cell)
-    data = repr(key) if key is not None and math.isfinite(key) else None
+    data = repr(key) if is_finite(key) else None
     behind = _pairs(block, block.correlations[y], trace) if cell.kind == "correlation" else _behind(block, grid.rows[y], cell, trace)
     inside = el("details", el("summary", *words), *behind) if behind else el("span", *words, class_="text")
     return el("td", inside, data_sort=data, class_=cell.kind)
@@ -114,16 +109,10 @@ def _behind(block: Block, row: Sequence[Cell], cell: Cell, trace: Trace) -> list
 
 def _pairs(block: Block, related: Correlation, trace: Trace) -> list[Html]:
     """The runs behind a rank correlation, with both numbers of each."""
-    items, taken = [], set[str]()
-    for row in block.rows:
-        x, y = _value_cell(row, related.x), _value_cell(row, related.y)
-        for folder in x.folders if x is not None and y is not None else ():
-            if folder in taken:  # rows may overlap; the coefficient counts a run once
-                continue
-            taken.add(folder)
-            both = [trace.value(block, cell, folder) for cell in (x, y) if cell is not None]
-            if all(v is not None and math.isfinite(v) for v in both):
-                items.append(el("li", ", ".join(f"{v:.6g}" for v in both) + " ", trace.link(folder)))
+    both = [(_value_cell(row, related.x), _value_cell(row, related.y)) for row in block.rows]
+    # By folder, as rows may overlap and the coefficient counts a run once.
+    found = {folder: (trace.value(block, x, folder), trace.value(block, y, folder)) for x, y in both if x and y for folder in x.folders}
+    items = [el("li", f"{x:.6g}, {y:.6g} ", trace.link(folder)) for folder, (x, y) in found.items() if is_finite(x) and is_finite(y)]
     return [el("div", el("ul", *items), class_="behind")] if items else []
 
 
@@ -136,7 +125,7 @@ def _list(block: Block, cell: Cell, title: str, trace: Trace) -> Html:
     for folder in cell.folders:
         run = trace.runs.get(folder)
         value = trace.value(block, cell, folder)
-        number = f"{value:.6g}" if value is not None else "diverged" if run is not None and run.status != "finished" else "no finite value"
+        number = f"{value:.6g}" if value is not None else "diverged" if run is not None and not run.is_finished else "no finite value"
         seed = f"seed {run.config.seed}: " if run is not None else ""
         items.append(el("li", f"{seed}{number} ", trace.link(folder)))
     return el("div", el("b", title) if title else None, el("ul", *items), class_="behind")

@@ -10,13 +10,14 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sam.report.chart import HEIGHT, LEFT, MARKERS, RIGHT, TOP, WIDTH, frame, shown
-from sam.report.figures import looks, panel, wide
+from sam.report.chart import HEIGHT, LEFT, MARKERS, RIGHT, TOP, WIDTH, Axis, Scale, frame, shown
+from sam.report.figures import Columns, names, panel, wide
 from sam.report.html import Html, el, join
-from sam.report.scale import Axis, Scale
-from sam.report.series import Columns, names
-from sam.tables.table import Context
+from sam.report.looks import looks
+from sam.tables.conditions import Condition
+from sam.tables.statistics import is_finite
 
 Points = dict[tuple[float, float], float | None]
 
@@ -48,34 +49,29 @@ def plane_of(series: Mapping[str, Columns], name: str) -> Plane | None:
         return None
     overlays: dict[str, list[tuple[float, float] | None]] = {}
     for other, points in series.items():
-        if other != name and _place(other) == _place(name) and {"x", "y"} <= set(points):
+        if other != name and other.partition("_")[2] == name.partition("_")[2] and {"x", "y"} <= set(points):
             pairs = zip(points["x"], points["y"], strict=True)
             overlays[other] = [(x, y) if x is not None and y is not None else None for x, y in pairs]
     return Plane(xs, ys, loss, overlays)
 
 
-def _place(name: str) -> str:
-    return name.partition("_")[2]
-
-
-def landscapes(context: Context) -> Html:
+def landscapes(condition: Condition) -> Html:
     """A panel for every plane and method: of the lowest seed that has it."""
-    return join(*(_landscape(context, name) for name in names(context, "x", "y", "loss")))
+    return join(*(_landscape(condition, name) for name in names(condition, "x", "y", "loss")))
 
 
-def _landscape(context: Context, name: str) -> Html | None:
+def _landscape(condition: Condition, name: str) -> Html | None:
     found = []
-    for look in looks(context):
-        planes = [(seed, plane) for seed, run in look.group.finished.items() if (plane := plane_of(run.series, name)) is not None]
+    for look in looks(condition):
+        planes = [(seed, plane) for seed, run in look.row.finished.items() if (plane := plane_of(run.series, name)) is not None]
         if planes:
             found.append((look, *planes[0], len(planes)))
-    values = [v for _, _, plane, _ in found for v in plane.loss.values() if v is not None and shown(v)]
+    values = [v for _, _, plane, _ in found for v in plane.loss.values() if is_finite(v)]
     if not values:
         return None
     colours = Scale(min(values), max(max(values), min(values) + 1e-12), 0.0, 1.0, log=wide(values, 5))
-    charts = []
-    for look, seed, plane, _ in found:
-        charts.append(panel(f"{look.style.label}, seed {seed}", _draw_plane(f"{name}, {look.style.label}", plane, colours)))
+    drawn = [(look.style.label, seed, _draw_plane(f"{name}, {look.style.label}", plane, colours)) for look, seed, plane, _ in found]
+    charts = [panel(f"{label}, seed {seed}", chart) for label, seed, chart in drawn]
     more = sum(count - 1 for *_, count in found)
     marks = "; ".join(f"{shape} {mark}" for shape, mark in zip(("●", "■", "▲"), MARK_NAMES, strict=True))
     said = (
@@ -103,21 +99,20 @@ def _edges(places: Sequence[float]) -> list[float]:
 
 def _draw_plane(name: str, plane: Plane, colours: Scale) -> Html:
     ex, ey = _edges(plane.xs), _edges(plane.ys)
-    height = PLANE + TOP + HEIGHT - 256
-    width = LEFT + PLANE + RIGHT
+    width, height = LEFT + PLANE + RIGHT, PLANE + TOP + HEIGHT - 256
     across, down = Scale(ex[0], ex[-1], LEFT, LEFT + PLANE), Scale(ey[0], ey[-1], TOP + PLANE, TOP)
     cells = []
     for i, x in enumerate(plane.xs):
         for j, y in enumerate(plane.ys):
             value = plane.loss[x, y]
-            fill = shade(colours(value)) if value is not None and shown(value, colours.log) else "none"
+            fill = shade(colours(value)) if shown(value, colours.log) else "none"
             left, top = across(ex[i]), down(ey[j + 1])
             size = {"width": f"{across(ex[i + 1]) - left + 0.3:.1f}", "height": f"{down(ey[j]) - top + 0.3:.1f}"}
             cells.append(el("rect", x=f"{left:.1f}", y=f"{top:.1f}", fill=fill, **size))
     marks = [part for points in plane.overlays.values() for part in _draw_overlay(points, across, down)]
     axes = frame(Axis("x"), Axis("y"), across, down)
     contours = el("path", d=_contours(plane, colours, across, down), class_="contour")
-    finite = [v for v in plane.loss.values() if v is not None and math.isfinite(v)]
+    finite = [v for v in plane.loss.values() if is_finite(v)]
     said = f"{name}: loss from {min(finite, default=math.nan):.4g} to {max(finite, default=math.nan):.4g} nats"
     return el("svg", axes, *cells, contours, *marks, viewBox=f"0 0 {width} {height}", class_="chart", role="img", aria_label=said)
 
@@ -128,13 +123,11 @@ def _contours(plane: Plane, colours: Scale, across: Scale, down: Scale) -> str:
     import numpy as np
 
     rows = [[plane.loss[x, y] for x in plane.xs] for y in plane.ys]
-    z = np.array([[colours(v) if v is not None and shown(v, colours.log) else math.nan for v in row] for row in rows])
-    generator = contourpy.contour_generator(plane.xs, plane.ys, np.ma.masked_invalid(z))
-    paths = []
-    for level in np.linspace(float(np.nanmin(z)), float(np.nanmax(z)), LEVELS + 2)[1:-1] if np.isfinite(z).any() else []:
-        for line in generator.lines(float(level)):
-            paths.append("M" + "L".join(f"{across(float(x)):.1f} {down(float(y)):.1f}" for x, y in line))  # type: ignore[union-attr, misc]
-    return "".join(paths)
+    z = np.array([[colours(v) if shown(v, colours.log) else math.nan for v in row] for row in rows])
+    generator: Any = contourpy.contour_generator(plane.xs, plane.ys, np.ma.masked_invalid(z))
+    levels: Any = np.linspace(float(np.nanmin(z)), float(np.nanmax(z)), LEVELS + 2)[1:-1] if np.isfinite(z).any() else []
+    lines = (line for level in levels for line in generator.lines(float(level)))
+    return "".join("M" + "L".join(f"{across(float(x)):.1f} {down(float(y)):.1f}" for x, y in line) for line in lines)
 
 
 def _draw_overlay(points: Sequence[tuple[float, float] | None], across: Scale, down: Scale) -> list[Html]:

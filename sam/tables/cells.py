@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sam.tables.correlation import RankCorrelation
-from sam.tables.hypothesis import Equivalence, Welch
-from sam.tables.statistics import Paired, Summary
+from sam.tables.statistics import Equivalence, Paired, Summary, Welch
 from sam.text import printable
 
 EMPTY = ("–",)
@@ -27,17 +26,19 @@ class _Shown:
 class Comparison:
     """What stands beside the paired t test of a difference; everything is in the unit of its column.
 
-    primary      whether this is the table's own test, named in advance; `tests` of them stand in the block, and p_holm is p after Holm.
-    detectable   the true difference that n pairs show with the table's power at `level`: alpha / tests (Holm's strictest level) if
-                 primary, else alpha.
+    primary      whether this is the table's own test, named in advance; p_holm is p after Holm.
+    tests        how many of them stand in the block; None if this is none.
+    detectable   minimum detectable difference: the true one that n pairs show with probability `power` at `level`: alpha / tests (Holm's
+                 strictest level) if primary, else alpha; both None where there is none.
     equivalence  None where the row does not claim "no difference", or its column has no margin.
     """
 
     primary: bool
-    tests: int
+    tests: int | None
     p_holm: float | None
     alpha: float
-    level: float
+    level: float | None
+    power: float
     detectable: float | None
     welch: Welch | None
     equivalence: Equivalence | None
@@ -79,6 +80,10 @@ class Cell(_Shown):
     folders: tuple[str, ...] = ()
 
     @property
+    def lost(self) -> int:
+        return len(self.diverged)
+
+    @property
     def text(self) -> str:
         return " ".join(self.parts)
 
@@ -95,6 +100,6 @@ class Block(_Shown):
     labels: int
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     verdict: str = ""
     correlations: tuple[Correlation, ...] = ()

@@ -6,52 +6,45 @@ from collections.abc import Sequence
 
 from data import known
 from sam.settings import TrainConfig
-from sam.tables.blocks import Cell
+from sam.tables.cells import Block, Cell
 from sam.tables.columns import Column
-from sam.tables.contexts import Context, word
-from sam.tables.groups import Group
+from sam.tables.comparisons import tost_text
+from sam.tables.conditions import Condition, TableRow, word
 from sam.tables.published import Published, citations
 from sam.tables.settings import TableConfig
 from sam.tables.statistics import p_text
 from sam.text import counted
 
 
-def notes(
-    table: TableConfig,
-    context: Context,
-    groups: Sequence[Group],
-    columns: Sequence[Column],
-    rows: Sequence[Sequence[Cell]],
-    published: Sequence[Published],
-    correlated: bool,
+def footnotes(
+    table: TableConfig, condition: Condition, rows: Sequence[TableRow], columns: Sequence[Column], block: Block, shown: Sequence[Published]
 ) -> tuple[str, ...]:
     """Everything that must be said under the block, once each, in order."""
-    used = [run for g in groups for run in (*g.finished.values(), *g.diverged.values())]
-    given = [*table.notes, *(note for run in used for note in run.config.protocol.notes)]
-    conditions = {"noise: ": context.noisy, "clean: ": not context.noisy, "published: ": bool(published)}
-    lines = [f"Layout after {table.source}."] if table.source else []
-    lines.append(trained_by(context.config))
-    for note in given:
-        prefix = next((p for p in conditions if note.startswith(p)), "")
-        if not prefix or conditions[prefix]:
-            lines.append(note.removeprefix(prefix))
-    for g in (g for g in groups if g.changed):
-        changes = ", ".join(f"{key} {word(value)} instead of {word(context.key[key])}" for key, value in g.changed.items())
-        lines.append(f"{g.label}: {changes}; all else as in the other rows.")
-    lines += _notes_on_numbers(groups, rows)
-    lines += _notes_on_tests(table, rows)
-    lines += _CORRELATIONS if correlated else ()
+    used = [run for row in rows for run in (*row.finished.values(), *row.diverged.values())]
+    only_if = {"noise: ": condition.noisy, "clean: ": not condition.noisy, "published: ": bool(shown)}
+    notes = [f"Layout after {table.source}."] if table.source else []
+    notes.append(trained_by(condition.config))
+    for note in (*table.notes, *(note for run in used for note in run.config.protocol.notes)):
+        prefix = next((p for p in only_if if note.startswith(p)), "")
+        if not prefix or only_if[prefix]:
+            notes.append(note.removeprefix(prefix))
+    for row in rows:
+        changes = ", ".join(f"{key} {word(value)} instead of {word(condition.key[key])}" for key, value in row.changed.items())
+        notes += [f"{row.label}: {changes}; all else as in the other rows."] if changes else []
+    notes += _notes_on_numbers(rows, block.rows)
+    notes += _notes_on_tests(table, block.rows)
+    notes += _CORRELATIONS if block.correlations else ()
     measures = [column.config.measure for column in columns]
     if any("accuracy" in m for m in measures):
-        lines.append("Accuracy is that of the final epoch.")
+        notes.append("Accuracy is that of the final epoch.")
     if "gap" in measures:
-        lines += _notes_on_gap(context)
-    lines += [note for run in used for note in _notes_on_method(run.config)]
-    lines += citations(published)
+        notes += _notes_on_gap(condition)
+    notes += [note for run in used for note in _notes_on_method(run.config)]
+    notes += citations(shown)
     prints = dict.fromkeys(run.data_fingerprint or "unknown" for run in used)
-    lines.append(f"Data fingerprint: {', '.join(prints)}.")
-    lines += [note for run in used for note in known.notes(run.data_fingerprint, run.data_notes)]
-    return tuple(dict.fromkeys(lines))
+    notes.append(f"Data fingerprint: {', '.join(prints)}.")
+    notes += [note for run in used for note in known.notes(run.data_fingerprint, run.data_notes)]
+    return tuple(dict.fromkeys(notes))
 
 
 def trained_by(c: TrainConfig) -> str:
@@ -74,33 +67,31 @@ def trained_by(c: TrainConfig) -> str:
     )
 
 
-def _notes_on_numbers(groups: Sequence[Group], rows: Sequence[Sequence[Cell]]) -> list[str]:
-    cells = [(group, cell) for group, row in zip(groups, rows, strict=True) for cell in row]
+def _notes_on_numbers(rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> list[str]:
+    cells = [(row, cell) for row, line in zip(rows, lines, strict=True) for cell in line]
     notes = ["± is the sample standard deviation over seeds; [ ] is the 95% confidence interval of the mean (Student's t); n counts seeds."]
-    seeds = {g.label: ", ".join(map(str, sorted({*g.finished, *g.diverged}))) for g in groups if g.ran}
+    seeds = {row.label: ", ".join(map(str, sorted({*row.finished, *row.diverged}))) for row in rows if row.ran}
     if len(set(seeds.values())) == 1:
         text = next(iter(seeds.values()))
         notes.append(f"Seeds of every row that was run: {text} ({text.count(',') + 1}).")
     else:
         notes.append("Seeds: " + "; ".join(f"{label}: {text} ({text.count(',') + 1})" for label, text in seeds.items()) + ".")
-    single = dict.fromkeys(g.label for g, cell in cells if cell.summary is not None and cell.summary.n == 1)
+    single = dict.fromkeys(row.label for row, cell in cells if cell.summary is not None and cell.summary.n == 1)
     if single:
         notes.append(f"{', '.join(single)}: one seed: no spread can be given.")
-    for group, cell in cells:
-        if cell.paired is not None and cell.paired.n < len(group.finished):
+    for row, cell in cells:
+        if cell.paired is not None and cell.paired.n < len(row.finished):
             common = ", ".join(map(str, cell.paired.seeds)) or "none"
-            notes.append(f"{cell.column}, {group.label} against {cell.baseline}: common seeds {common} (n = {cell.paired.n}).")
-    if any(g.diverged for g in groups):
+            notes.append(f"{cell.column}, {row.label} against {cell.baseline}: common seeds {common} (n = {cell.paired.n}).")
+    if any(row.diverged for row in rows):
         notes.append("Diverged runs are counted, and are in no mean, interval or difference: the numbers of that row are of the survivors.")
-    for g in groups:
-        for run in g.duplicates:
-            notes.append(f"{g.label}: seed {run.config.seed} was run more than once; {run.folder} is left out.")
-    return notes
+    lost = [(row.label, run) for row in rows for run in row.duplicates]
+    return notes + [f"{label}: seed {run.config.seed} was run more than once; {run.folder} is left out." for label, run in lost]
 
 
-def _notes_on_tests(table: TableConfig, rows: Sequence[Sequence[Cell]]) -> list[str]:
+def _notes_on_tests(table: TableConfig, lines: Sequence[Sequence[Cell]]) -> list[str]:
     """What the difference cells print, and which of them is the test named in advance."""
-    cells = [cell for row in rows for cell in row if cell.kind == "difference"]
+    cells = [cell for line in lines for cell in line if cell.kind == "difference"]
     found = [cell.comparison for cell in cells if cell.comparison is not None]
     if not cells:
         return []
@@ -108,10 +99,10 @@ def _notes_on_tests(table: TableConfig, rows: Sequence[Sequence[Cell]]) -> list[
         f"Differences are the row minus row {table.baseline}, paired by seed: mean, [95% confidence interval], p of the two-sided paired"
         " t test. Welch p: the two-sided test without pairing, as description only."
     ]
-    own = next((c for c in found if c.primary), None)
     headers = dict.fromkeys(cell.column for cell in cells if cell.comparison is not None and cell.comparison.primary)
-    if own is not None:
-        tests = "no test could be made" if own.tests == 0 else counted(own.tests, "test")
+    number = next((c.tests for c in found if c.tests), 0)  # of tests named in advance
+    if headers:
+        tests = counted(number, "test") if number else "no test could be made"
         notes.append(
             f"The test named in advance: {', '.join(headers)}, at level {table.alpha:g} after Holm's correction within this block"
             f" ({tests}); Holm: the corrected p. Differences in other columns are exploratory, and not corrected."
@@ -119,16 +110,17 @@ def _notes_on_tests(table: TableConfig, rows: Sequence[Sequence[Cell]]) -> list[
     elif found:
         notes.append("No test was named in advance: all differences are exploratory, and not corrected for the number of comparisons.")
     if any(c.detectable is not None for c in found):
-        divided = f"{table.alpha:g}/{own.tests} (Holm's strictest; {table.alpha:g} in exploratory columns)" if own and own.tests > 1 else ""
+        level = f"{table.alpha:g}"
+        level += f"/{number} (Holm's strictest; {level} in exploratory columns)" if number > 1 else ""
         notes.append(
-            f"could have shown: the smallest true difference that the paired test at level {divided or f'{table.alpha:g}'} finds with"
+            f"Minimum detectable difference: the smallest true difference that the paired test at level {level} finds with"
             f" {table.power:.0%} power at this n, if the spread of the differences seen here is the true one."
         )
     if any(c.equivalence is not None for c in found):
         notes.append(
             f"TOST: two one-sided paired t tests, the larger p, level {table.alpha:g}, not part of Holm's family; equivalent: the"
-            f" {1 - 2 * table.alpha:.0%} confidence interval of the difference lies within the margin. Not shown equivalent is not shown"
-            " different."
+            f" {1 - 2 * table.alpha:.0%} confidence interval of the difference lies within the margin. Equivalence not"
+            " established does not mean that a difference was shown."
         )
     return notes
 
@@ -142,9 +134,9 @@ _CORRELATIONS = (
 )
 
 
-def verdict(table: TableConfig, groups: Sequence[Group], rows: Sequence[Sequence[Cell]]) -> str:
+def verdict(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> str:
     """One line: what the table can show, what its own tests found, and what it does not show. Empty if nothing can be said."""
-    cells = [(group.label, cell) for group, row in zip(groups, rows, strict=True) for cell in row if cell.comparison is not None]
+    cells = [(row.label, cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.comparison is not None]
     found = [text for column in dict.fromkeys(cell.column for _, cell in cells) if (text := _finding(column, cells))]
     parts = [f"Shows: {table.shows}."] if table.shows else []
     parts += [f"Found: {'; '.join(found)}."] if found else []
@@ -168,19 +160,23 @@ def _finding(column: str, cells: Sequence[tuple[str, Cell]]) -> str:
         elif comparison.primary:
             (untested if comparison.p_holm is None else same).append(f"{label} against {cell.baseline}")
         if comparison.equivalence is not None:
-            shown = "is equivalent" if comparison.equivalence.shown else "is not shown equivalent"
-            equal.append(f"{label} {shown} to {cell.baseline} within ±{comparison.equivalence.margin:g}")
+            margin = f"within ±{comparison.equivalence.margin:g}"
+            if comparison.equivalence.shown:
+                equal.append(f"{label} is equivalent to {cell.baseline} {margin}")
+            else:
+                tost = tost_text(comparison.equivalence)
+                equal.append(f"equivalence of {label} and {cell.baseline} {margin} not established {tost}")
     lists = (("no difference shown for ", same), ("no test possible for ", untested))
     texts = [*differ, *(prefix + ", ".join(labels) for prefix, labels in lists if labels), *equal]
     return f"{column}: {'; '.join(texts)}" if texts else ""
 
 
-def _notes_on_gap(context: Context) -> list[str]:
+def _notes_on_gap(condition: Condition) -> list[str]:
     """What the gap is. The expected values: cross-entropies of WRN-28-10 in eval mode, lines u01 to u06 of paper_values.csv."""
-    if context.noisy:
+    if condition.noisy:
         return ["Gap: test loss in expectation over the label channel minus noisy training loss."]
     notes = ["Gap: mean test loss - mean loss on the unaugmented training set, both in eval mode."]
-    named = context.config.dataset.name if context.config.model.label == "WRN-28-10" and context.runs[0].genuine else ""
+    named = condition.config.dataset.name if condition.config.model.label == "WRN-28-10" and condition.runs[0].genuine else ""
     if named == "cifar10":
         notes.append(
             "An SGD gap near 130-160 ×10³ is expected here in eval mode, while Tiwary & Aananth 2024 print 46-48 ×10³ for SAM:"

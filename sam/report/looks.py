@@ -1,0 +1,74 @@
+"""What each method is called, and its colour, dash and marker in every figure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sam.optimizers.settings import METHODS, OptimizerConfig
+from sam.tables.conditions import Condition, RunRow, TableRow, table_rows
+from sam.tables.settings import RowConfig
+
+# Okabe & Ito's colours, which stay apart for colour-blind readers; the yellow is left out, as too pale on white.
+# One for each name in ORDER, grey for the other settings of those methods, and the rest for methods that are not known here.
+COLOURS = (
+    *("#000000", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#7F7F7F"),
+    *("#7B3FA0", "#8B5A2B", "#6B7A00", "#A3123A", "#008C95"),
+)
+ORDER = ("SGD", "Rand-SAM", "SAM N=1", "SAM N=2", "SAM N=3", "SAM N=5", "XSAM")
+KNOWN = ("sgd", "rand_sam", "sam", "xsam")
+LINES = ("-", "--", ":", "-.")  # the dashes, as matplotlib names them
+
+
+@dataclass(frozen=True)
+class Style:
+    """A label for the legend, and numbers of a colour (0 to 12), a dash (0 to 3) and a marker (0 to 11)."""
+
+    label: str
+    colour: int = 0
+    dash: int = 0
+    marker: int = 0
+
+
+@dataclass(frozen=True)
+class Look:
+    """One method in one setting: its runs, and its style in every figure."""
+
+    row: TableRow
+    style: Style
+
+
+def method_name(optimizer: OptimizerConfig) -> str:
+    """ "SGD", "SAM N=2", "XSAM", "XSAM k=2"."""
+    method = METHODS[optimizer.method]
+    steps = getattr(optimizer, "ascent_steps", 1)
+    name = f"{method.label} {'k' if optimizer.method == 'xsam' else 'N'}={steps}"  # XSAM's paper calls it k
+    return name if steps > 1 or name in ORDER else method.label
+
+
+def _slot(optimizer: OptimizerConfig) -> int:
+    """The place among the colours; it does not depend on which other methods are shown."""
+    name, others = method_name(optimizer), [method for method in METHODS if method not in KNOWN]
+    if name in ORDER:
+        return ORDER.index(name)
+    return len(ORDER) if optimizer.method in KNOWN else len(ORDER) + 1 + others.index(optimizer.method)
+
+
+def _style(label: str, slot: int, setting: int) -> Style:
+    """setting: number among those in this slot, from 0. Methods that are not known here start with another dash than the known ones."""
+    new = slot - len(ORDER) - 1
+    if new < 0:
+        return Style(label, slot, setting % 4, (slot + setting) % 8)
+    return Style(label, len(ORDER) + 1 + new % (len(COLOURS) - len(ORDER) - 1), (new + 1 + setting) % 4, (slot + setting) % 12)
+
+
+def looks(condition: Condition) -> list[Look]:
+    """The methods of a condition in a fixed order; settings of one method share its colour and differ in dash and marker."""
+    by_name: dict[tuple[int, int, int, str], list[RunRow]] = {}
+    for run in condition.runs:
+        own = run.config.optimizer
+        by_name.setdefault((_slot(own), list(METHODS).index(own.method), own.ascent_steps, method_name(own)), []).append(run)
+    found: list[tuple[int, TableRow]] = []
+    for (slot, _, _, name), runs in sorted(by_name.items()):
+        found += [(slot, row) for row in table_rows(RowConfig(label=name), runs)]
+    slots = [slot for slot, _ in found]
+    return [Look(row, _style(row.label, slot, slots[:i].count(slot))) for i, (slot, row) in enumerate(found)]
