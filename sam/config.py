@@ -397,6 +397,7 @@ class TrainConfig(_Schema):
     schedule: str = _one_of("cosine_step", ("cosine_step", "cosine_epoch", "wrn_step", "constant"))
     warmup_epochs: float = 0.0
     label_smoothing: float = _number(0.0, low=0, high=1)
+    loss: str = _one_of("cross_entropy", ("cross_entropy", "mse"))
     precision: str = _one_of("fp32", PRECISIONS)
     compile: str = _one_of("none", ("none", "default", "max-autotune-no-cudagraphs"))
     cuda_graph: bool = False

@@ -103,7 +103,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
                     continue
                 found = data.file_fingerprint(file, "checkpoint") if file.is_file() else ""
                 known = str(sha256 or found)[:16]
-                keys = storing.keys(known, record["data"]["fingerprint"], config.sharpness, splits)
+                keys = storing.keys(known, record["data"]["fingerprint"], config.sharpness, splits, run.loss)
                 have = stored if found == known or not there else {}  # loading it will name the problem
                 lacking = _Pending(folder, record, run, file, epoch, {notion: key for notion, key in keys.items() if key not in have})
                 rows[lacking.place] = merge(have[key] for key in keys.values() if key in have)
@@ -148,7 +148,8 @@ def _measure_here(
                 images = _load_data(config, run, device)
                 model = load_trained(run.config, run.folder, images, device, state)
                 del weights, state  # on the device only the model's own are left
-                subject = subject_of(model, images, config.sharpness, optimizer=run.config.optimizer, progress=progress.advance)
+                trained = {"loss_name": run.config.loss, "optimizer": run.config.optimizer}
+                subject = subject_of(model, images, config.sharpness, progress=progress.advance, **trained)
                 note = lambda notion, name=run.name: progress.note(f"{name}: {notion}")
                 found = storing.measure(subject, run.keys, run.folder / records.MEASURES, note, run.record["fingerprint"])
                 rows[run.place] = merge([rows[run.place], found])

@@ -15,15 +15,20 @@ from sam.sharpness.subject import Result, Subject, merge
 
 
 def keys(
-    checkpoint_hash: str, data_fingerprint: str, sharpness: SharpnessConfig, splits: Collection[str] = ("test",), **more: object
+    checkpoint_hash: str,
+    data_fingerprint: str,
+    sharpness: SharpnessConfig,
+    splits: Collection[str] = ("test",),
+    loss: str = "cross_entropy",
+    **more: object,
 ) -> dict[Notion, str]:
     """Notion, or part of one -> key of its row: the checkpoint's bytes, the data, and all that can change its numbers.
 
-    splits: the sets that there are beside the training set. Raises DataError.
+    splits: the sets that there are beside the training set; loss: what the model was trained with. Raises DataError.
     """
     origin = {"checkpoint": checkpoint_hash, "data": data_fingerprint, **more}
     rows = [row for name in sharpness.chosen for row in Notion(name).rows(sharpness, splits)]
-    return {row: identity.fingerprint({"notion": row.name, **origin, "settings": row.settings(sharpness)}) for row in rows}
+    return {row: identity.fingerprint({"notion": row.name, **origin, "settings": row.settings(sharpness, loss)}) for row in rows}
 
 
 def measure(subject: Subject, missing: Mapping[Notion, str], path: Path, note: Callable[[str], None], run: str | None = None) -> Result:
@@ -33,7 +38,7 @@ def measure(subject: Subject, missing: Mapping[Notion, str], path: Path, note: C
     for notion, key in missing.items():
         note(str(notion))
         results.append(notion.measure(subject))
-        store(path, key, notion.name, results[-1], notion.settings(subject.config), run)
+        store(path, key, notion.name, results[-1], notion.settings(subject.config, subject.loss_name), run)
     return merge(results)
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from sam.config import AdaptiveConfig, SharpnessConfig
+from sam.core.criteria import Criterion
 from sam.core.vectors import Vector
 from sam.sharpness.average import mean_and_stderr, pair_rises
 from sam.sharpness.ball import Ball
-from sam.sharpness.dataset_loss import Criterion, cross_entropy
 from sam.sharpness.projected_ascent import Search, search_balls
 from sam.sharpness.subject import Measures, Result, Sizes, Subject, like, place
 
@@ -29,9 +29,6 @@ def normalized(criterion: Criterion) -> Criterion:
         return criterion(centred / torch.linalg.vector_norm(centred, dim=1, keepdim=True).clamp(min=FLOOR), labels)
 
     return on_normalized
-
-
-CRITERIA: dict[str, Criterion] = {"plain": cross_entropy, "normalized": normalized(cross_entropy)}
 
 
 def _search(settings: AdaptiveConfig) -> Search:
@@ -70,7 +67,8 @@ def measure(subject: Subject) -> Result:
     settings, values = subject.config.adaptive, Measures()
     stream = lambda which: subject.generator(f"adaptive {which}")
     for kind in settings.logits:
-        loss = subject.loss(criterion=CRITERIA[kind], subset=settings.subset)
+        criterion = normalized(subject.criterion) if kind == "normalized" else subject.criterion
+        loss = subject.loss(criterion=criterion, subset=settings.subset)
         with loss.measuring(), torch.no_grad():
             start, size = [p.clone() for p in loss.points], [p.abs() for p in loss.points]
             value, gradient = loss.value_and_gradient()

@@ -36,7 +36,7 @@ def inputs(config: SharpnessConfig) -> dict[str, object]:
 
 
 def measure(subject: Subject) -> Result:
-    """Mean cross-entropies in nats, accuracies in percent; BatchNorm in eval mode. Nothing if `corruption.path` is null.
+    """Mean losses (cross-entropies in nats), accuracies in percent; BatchNorm in eval mode. Nothing if `corruption.path` is null.
 
     corruption_accuracy[kind=K], corruption_loss[kind=K]   corruption K, mean over its five severities.
     corruption_accuracy, corruption_loss                   mean over the corruptions and severities: 15 corruptions in the benchmark; of

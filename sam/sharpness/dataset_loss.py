@@ -8,35 +8,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sam.core import vectors
+from sam.core.criteria import Criterion, cross_entropy
 from sam.core.device import number_format
 from sam.core.vectors import Vector
 from sam.sharpness.batchnorm import Statistics, install, refused_alone
-
-Criterion = Callable[[Tensor, Tensor], Tensor]
-
-
-def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Per-sample cross-entropy, (b,), without label smoothing or weight decay."""
-    return functional.cross_entropy(outputs, labels, reduction="none")
-
-
-def noisy_cross_entropy(noise: float) -> Criterion:
-    """Per-sample cross-entropy in expectation over a symmetric label channel that replaces a label with probability `noise` by one of the
-    other classes, each as likely. With noise 0 it is the plain cross-entropy."""
-    if noise == 0:
-        return cross_entropy
-
-    def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
-        losses = -functional.log_softmax(outputs, dim=1)
-        right = losses.gather(1, labels[:, None]).squeeze(1)
-        wrong = (losses.sum(1) - right) / (outputs.shape[1] - 1)
-        return (1 - noise) * right + noise * wrong
-
-    return criterion
 
 
 @dataclass(frozen=True)
@@ -63,7 +41,7 @@ class DatasetLoss:
     """L(w) = mean loss of `model` over (inputs, labels), streamed in batches in the order given; a ragged last batch counts by its size.
 
     inputs, labels:  (n, ...) and (n,), on the model's device; `prepare` turns a batch of inputs into what the model takes.
-    criterion:       (outputs, labels) -> (b,) losses.
+    criterion:       (outputs, labels) -> (b,) losses, one of `sam.core.criteria` say; without label smoothing or weight decay.
     batch_size:      in eval mode it changes memory and rounding only; with batchnorm="train" it is part of the definition, since each
                      batch is then normalised by its own statistics.
     batchnorm:       eval (running statistics) | train. Dropout is off in both.

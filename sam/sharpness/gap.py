@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sam.config import SharpnessConfig
 from sam.core import vectors
-from sam.sharpness.dataset_loss import Criterion, cross_entropy, noisy_cross_entropy
+from sam.core.criteria import Criterion, cross_entropy, under_label_noise
 from sam.sharpness.subject import Measures, Part, Result, Sizes, Subject, place
 
 VERSION = 2  # 2: ece
@@ -42,11 +42,12 @@ def work(sizes: Sizes, config: SharpnessConfig, parts: Sequence[Part], beside: C
 
 
 def measure(subject: Subject, part: Part) -> Result:
-    """Mean cross-entropies in nats, accuracies and errors in percent.
+    """Mean losses (of the loss that the model was trained with; cross-entropies are in nats), accuracies and errors in percent.
 
-    test_loss, test_accuracy     the test set and its true labels; test_loss is the negative log-likelihood (NLL), under this one name.
+    test_loss, test_accuracy     the test set and its true labels. A cross-entropy is the negative log-likelihood (NLL).
     test_loss_channel            the test loss in expectation over the label channel that corrupted the training labels.
-    ece                          expected calibration error of the test set, in percent: see `calibration_error`.
+    ece                          expected calibration error of the test set, in percent: see `calibration_error`. None where the loss is not
+                                 the cross-entropy: the outputs are then no logits, and their softmax is no confidence.
     train_loss, train_accuracy   the unaugmented training set, the labels trained on.
     gap, error_gap               test_loss_channel - train_loss; training accuracy - test accuracy.
     weight_norm                  ||w||.
@@ -76,9 +77,11 @@ def _test(subject: Subject) -> Measures:
     with loss.measuring():
         outputs = loss.outputs()
     accuracy = 100 * (outputs.argmax(1) == loss.labels).double().mean().item()
-    channel = _mean(noisy_cross_entropy(subject.label_noise), outputs, loss.labels)
-    values: Measures = {"test_loss": _mean(cross_entropy, outputs, loss.labels), "test_accuracy": accuracy, "test_loss_channel": channel}
-    values["ece"] = calibration_error(outputs, loss.labels, subject.config.gap.bins)
+    channel = _mean(under_label_noise(subject.criterion, subject.label_noise), outputs, loss.labels)
+    plain = _mean(subject.criterion, outputs, loss.labels)
+    values: Measures = {"test_loss": plain, "test_accuracy": accuracy, "test_loss_channel": channel}
+    are_logits = subject.criterion is cross_entropy
+    values["ece"] = calibration_error(outputs, loss.labels, subject.config.gap.bins) if are_logits else None
     return values | {"gap": channel - train.loss, "error_gap": train.accuracy - accuracy}
 
 

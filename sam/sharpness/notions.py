@@ -39,13 +39,15 @@ class Notion:
         result: Result = self.module.measure(subject) if self.part is None else self.module.measure(subject, self.part)
         return result
 
-    def settings(self, config: SharpnessConfig) -> dict[str, object]:
-        """What can change its numbers, without `LATE` keys at their default. Raises DataError if it needs files that are not there."""
+    def settings(self, config: SharpnessConfig, loss: str = "cross_entropy") -> dict[str, object]:
+        """What can change its numbers, without `LATE` keys at their default. loss: what the model was trained with, which is what is
+        measured; named where it is another one than the cross-entropy. Raises DataError if it needs files that are not there."""
+        other = {} if loss == "cross_entropy" else {"loss": loss}
         if self.part is not None:
-            return {"version": self.module.VERSION, **self.module.settings(config, self.part)}
+            return {"version": self.module.VERSION, **self.module.settings(config, self.part), **other}
         values = row_settings(config)
         files = {"inputs": self.module.inputs(config)} if hasattr(self.module, "inputs") else {}
-        return {"version": self.module.VERSION, **{key: values[key] for key in NOTIONS[self.name].keys if key in values}, **files}
+        return {"version": self.module.VERSION, **{key: values[key] for key in NOTIONS[self.name].keys if key in values}, **files, **other}
 
 
 def work(names: Iterable[str | Notion], sizes: Sizes, config: SharpnessConfig) -> float:

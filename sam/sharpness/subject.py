@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from data.image_data import ImageData
 from sam.config import MEASURED_SPLITS, OptimizerConfig, SharpnessConfig
 from sam.core import streams
+from sam.core.criteria import CRITERIA, Criterion
 from sam.core.vectors import Vector
 from sam.sharpness.batchnorm import Statistics, averaged
-from sam.sharpness.dataset_loss import Criterion, DatasetLoss, Value, cross_entropy
+from sam.sharpness.dataset_loss import DatasetLoss, Value
 
 Measures = dict[str, float | None]
 Series = dict[str, list[float | None]]
@@ -70,6 +71,7 @@ class Subject:
 
     train, test, val  their images and labels on the model's device; `prepare` turns a batch of inputs into what the model takes.
     label_noise   share of the training labels that were replaced on purpose (for the gap under the same channel).
+    loss_name     the loss that it was trained with, and is measured with: a name of `sam.core.criteria`.
     optimizer     what the model was trained with, or None: for notions that follow the training's own ascent.
     progress      told of units of work: a forward of one image is 1, a forward and backward 3, a Hessian-vector product 7.
     """
@@ -83,12 +85,17 @@ class Subject:
     optimizer: OptimizerConfig | None = None
     progress: Callable[[float], None] = lambda units: None
     val: Split | None = None
+    loss_name: str = "cross_entropy"
     _seen: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def splits(self) -> list[str]:
         """The sets that there are beside the training set."""
         return [split for split in MEASURED_SPLITS if getattr(self, split) is not None]
+
+    @property
+    def criterion(self) -> Criterion:
+        return CRITERIA[self.loss_name]
 
     @property
     def device(self) -> torch.device:
@@ -98,7 +105,7 @@ class Subject:
         self,
         split: str | Split = "train",
         *,
-        criterion: Criterion = cross_entropy,
+        criterion: Criterion | None = None,
         batch_size: int | None = None,
         batchnorm: str = "eval",
         subset: int | None = None,
@@ -119,7 +126,7 @@ class Subject:
             part.inputs,
             part.labels,
             prepare=self.prepare,
-            criterion=criterion,
+            criterion=criterion or self.criterion,
             batch_size=batch_size or usual,
             batchnorm="train" if batchnorm == "train" else "eval",
             statistics=self._recalibrated() if batchnorm == "recalibrated" else None,
@@ -163,7 +170,7 @@ class Subject:
 
 
 def subject_of(model: nn.Module, data: ImageData, config: SharpnessConfig, **options: Any) -> Subject:
-    """The subject of a model and an image data set, moved to the model's device; `options`: Subject's optimizer and progress."""
+    """The subject of a model and an image data set, moved to the model's device; `options`: Subject's loss_name, optimizer and progress."""
     weight = next(model.parameters())
     images = data.to(weight.device)
     train, test = Split(images.train_images, images.train_labels), Split(images.test_images, images.test_labels)

@@ -19,7 +19,7 @@ from sam.runs.records import CHECKPOINT
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run as the tables see it; `measures` in plain units (accuracy in percent, losses in nats), None where not measured.
+    """One run as the tables see it; `measures` in plain units (accuracy in percent, cross-entropies in nats), None where not measured.
 
     setting  identity of everything but the seed: runs with equal `setting` are replicas over seeds.
     status   finished | diverged.
@@ -115,6 +115,8 @@ def context_label(run: RunRow) -> str:
         label = config.dataset.named("digits demo")
     else:
         label = f"{run.data_label}, {config.model.label}, {counted(config.epochs, 'epoch')}, protocol {config.protocol.name}"
+    if config.loss != "cross_entropy":
+        label += f", loss {config.loss}"
     if config.init_from is None:
         return label
     file = Path(config.init_from)

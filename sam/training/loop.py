@@ -19,6 +19,7 @@ from data.image_data import ImageData
 from data.loader import epoch_batches
 from sam.config import METHODS, TrainConfig, to_dict
 from sam.core import streams
+from sam.core.criteria import CRITERIA
 from sam.core.device import autocast, loss_scale
 from sam.core.replicas import ALONE, ReplicaError, Replicas
 from sam.optimizers.base import Closure, Method
@@ -92,6 +93,7 @@ class Trainer:
             autocast(config.precision, self.device),
             config.label_smoothing,
             scaling,
+            loss=config.loss,
             micro_batch=config.micro_batch,
             replicas=self.replicas,
         )
@@ -214,7 +216,14 @@ class Trainer:
                 own, right = (t.tensor_split(self.replicas.size)[self.replicas.rank] for t in (images, labels))
                 value = Value(0.0, 0.0, 0)
                 if len(right):
-                    loss = DatasetLoss(self.model, own, right, prepare=self.data.normalize, batch_size=self.config.eval_batch_size)
+                    loss = DatasetLoss(
+                        self.model,
+                        own,
+                        right,
+                        prepare=self.data.normalize,
+                        criterion=CRITERIA[self.config.loss],
+                        batch_size=self.config.eval_batch_size,
+                    )
                     with loss.measuring():
                         value = loss.value()
                 if self.replicas.size > 1:

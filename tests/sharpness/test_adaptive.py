@@ -9,8 +9,8 @@ from sharpness_toys import fails_cleanly, hold_the_rules, measure, net_subject, 
 from torch import nn
 
 from sam.config import AdaptiveConfig, SharpnessConfig
+from sam.core.criteria import cross_entropy
 from sam.sharpness.adaptive import normalized
-from sam.sharpness.dataset_loss import cross_entropy
 from sam.sharpness.subject import Split, Subject
 
 ZEROS = np.array([0.0, 1.5, 0.0, -2.0, 0.3, -0.01])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sam.sharpness.dataset_loss import DatasetLoss, cross_entropy, noisy_cross_entropy
+from sam.core.criteria import cross_entropy, under_label_noise
+from sam.sharpness.dataset_loss import DatasetLoss
 
 
 def network() -> nn.Module:
@@ -108,7 +109,7 @@ def test_noisy_cross_entropy_is_the_expectation_over_the_channel(noise: float) -
     channel = np.full((k, k), noise / (k - 1))  # row: true label, column: label seen
     np.fill_diagonal(channel, 1 - noise)
     expected = -(channel[y] * log_softmax(z)).sum(axis=1)
-    ours = noisy_cross_entropy(noise)(torch.from_numpy(z), torch.from_numpy(y))
+    ours = under_label_noise(cross_entropy, noise)(torch.from_numpy(z), torch.from_numpy(y))
     assert ours.shape == (len(y),)
     assert ours.numpy() == pytest.approx(expected, rel=1e-12)
 
@@ -116,7 +117,7 @@ def test_noisy_cross_entropy_is_the_expectation_over_the_channel(noise: float) -
 def test_without_noise_it_is_the_plain_cross_entropy() -> None:
     z, y = logits_and_labels()
     expected = -log_softmax(z)[np.arange(len(y)), y]
-    for criterion in (cross_entropy, noisy_cross_entropy(0.0)):
+    for criterion in (cross_entropy, under_label_noise(cross_entropy, 0.0)):
         assert criterion(torch.from_numpy(z), torch.from_numpy(y)).numpy() == pytest.approx(expected, rel=1e-12)
 
 
@@ -124,5 +125,5 @@ def test_a_channel_that_tells_nothing_ignores_the_label() -> None:
     z, y = logits_and_labels()
     k = z.shape[1]
     for labels in (y, (y + 1) % k):
-        ours = noisy_cross_entropy((k - 1) / k)(torch.from_numpy(z), torch.from_numpy(labels))
+        ours = under_label_noise(cross_entropy, (k - 1) / k)(torch.from_numpy(z), torch.from_numpy(labels))
         assert ours.numpy() == pytest.approx(-log_softmax(z).mean(axis=1), rel=1e-12)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from data.image_data import ImageData
 from sam.config import HessianConfig, LandscapeConfig, SharpnessConfig, SpectrumConfig
+from sam.core.criteria import cross_entropy
 from sam.sharpness import ascent
-from sam.sharpness.dataset_loss import DatasetLoss, cross_entropy
+from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.notions import measure
 from sam.sharpness.subject import subject_of
 
