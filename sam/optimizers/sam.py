@@ -20,7 +20,7 @@ def start_ascent(method: Method, closure: Closure, climb: Ascent) -> tuple[Tenso
     length = method.record_first(gradient)
     g0 = method.perturbed(gradient)
     kept = [g.clone() for g in g0] if method.diagnose else []
-    climb.climb(g0, length if method.is_whole(g0, gradient) else None)  # where everything is perturbed, the norm is known
+    climb.climb(g0, norm=length if method.is_whole(g0, gradient) else None)  # where everything is perturbed, the norm is known
     return loss, kept
 
 

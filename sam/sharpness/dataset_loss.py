@@ -117,11 +117,15 @@ class DatasetLoss:
         _put_back(_held.get(self.model, []))
         return self.model(self.prepare(inputs))  # type: ignore[no-any-return]
 
-    def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(sum of losses, float64 sums [loss, right answers] detached) of one batch."""
+    def _losses(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(losses (b,), outputs) of one batch."""
         with refused_alone(len(labels)):
             outputs = self.batch_outputs(inputs)
-        losses = self.criterion(outputs, labels)
+        return self.criterion(outputs, labels), outputs
+
+    def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(sum of losses, float64 sums [loss, right answers] detached) of one batch."""
+        losses, outputs = self._losses(inputs, labels)
         right = (outputs.argmax(1) == labels).sum() if outputs.ndim == 2 else torch.tensor(float("nan"), device=outputs.device)
         return losses.sum(), torch.stack([losses.detach().double().sum(), right.double()])
 
@@ -137,6 +141,15 @@ class DatasetLoss:
             total += self._forward(inputs, labels)[1]
             self.progress(len(labels))
         return self._value(total, len(self.labels))
+
+    @torch.no_grad()
+    def sample_losses(self) -> Tensor:
+        """The loss of every sample at the weights as they are, (n,) in the order of the data: one forward over the set."""
+        pieces = []
+        for inputs, labels in self.batches():
+            pieces.append(self._losses(inputs, labels)[0])
+            self.progress(len(labels))
+        return torch.cat(pieces)
 
     @torch.no_grad()
     def outputs(self) -> Tensor:
