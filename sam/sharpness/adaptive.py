@@ -11,8 +11,7 @@ from sam.config import AdaptiveConfig, SharpnessConfig
 from sam.core.criteria import Criterion
 from sam.core.vectors import Vector
 from sam.sharpness.average import mean_and_stderr, pair_rises
-from sam.sharpness.ball import Ball
-from sam.sharpness.projected_ascent import Search, search_balls
+from sam.sharpness.projected_ascent import Ball, Search, search_balls
 from sam.sharpness.subject import Measures, Result, Sizes, Subject, like, place
 
 VERSION = 1

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from sam.config import KeskarConfig, SharpnessConfig
 from sam.core import vectors
 from sam.core.vectors import Vector
-from sam.sharpness.ball import Ball
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.projected_ascent import Search, highest, search_balls
+from sam.sharpness.projected_ascent import Ball, Search, highest, search_balls
 from sam.sharpness.subject import Result, Sizes, Subject, place
 
 VERSION = 1

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 
 from sam.config import MaximumConfig, SharpnessConfig
-from sam.sharpness.ball import Ball
 from sam.sharpness.n_step import climb
-from sam.sharpness.projected_ascent import Search, search_balls
+from sam.sharpness.projected_ascent import Ball, Search, search_balls
 from sam.sharpness.subject import Result, Sizes, Subject, place
 
 VERSION = 1

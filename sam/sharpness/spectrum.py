@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sam.config import SharpnessConfig, SpectrumConfig
-from sam.sharpness.curvature import Hessian, Meter
+from sam.sharpness.hessian import Hessian, Meter
 from sam.sharpness.krylov import quadrature
 from sam.sharpness.subject import Measures, Result, Series, Sizes, Subject, place
 

@@ -14,8 +14,7 @@ from sam.config import MEASURED_SPLITS, OptimizerConfig, SharpnessConfig
 from sam.core import streams
 from sam.core.criteria import CRITERIA, Criterion
 from sam.core.vectors import Vector
-from sam.sharpness.batchnorm import Statistics, averaged
-from sam.sharpness.dataset_loss import DatasetLoss, Value
+from sam.sharpness.dataset_loss import DatasetLoss, Statistics, Value, averaged
 
 Measures = dict[str, float | None]
 Series = dict[str, list[float | None]]

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from data.image_data import ImageData
 from sam.config import SharpnessConfig
 from sam.sharpness import ascent
-from sam.sharpness.batchnorm import averaged, install, normalizers
-from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.dataset_loss import DatasetLoss, averaged, install, normalizers
 from sam.sharpness.notions import measure, work
 from sam.sharpness.subject import Sizes, Subject, subject_of
 

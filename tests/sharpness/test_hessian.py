@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from sam.config import ConfigError, HessianConfig, SharpnessConfig
 from sam.sharpness import hessian
-from sam.sharpness.curvature import Hessian
 from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.hessian import Hessian
 from sam.sharpness.notions import measure
 from sam.sharpness.subject import Measures, Result, Sizes, Split, Subject, chosen, place
 

@@ -14,7 +14,7 @@ from sam.config import LandscapeConfig, SharpnessConfig
 from sam.core import streams
 from sam.sharpness import landscape
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.directions import filter_normalize_, top_eigenpairs
+from sam.sharpness.landscape import filter_normalize_, top_eigenpairs
 from sam.sharpness.notions import work
 from sam.sharpness.subject import Result, Sizes, Split, Subject
 

@@ -9,9 +9,8 @@ from sharpness_toys import fails_cleanly, hold_the_rules, measure, quadratic, ra
 from torch import nn
 
 from sam.config import ConfigError, MaximumConfig, NStepConfig, SharpnessConfig
-from sam.sharpness.ball import Ball
 from sam.sharpness.maximum import work
-from sam.sharpness.projected_ascent import Search, ascend, checkpoints, search_balls
+from sam.sharpness.projected_ascent import Ball, Search, ascend, checkpoints, search_balls
 from sam.sharpness.subject import Sizes, Split, Subject
 
 THOROUGH = MaximumConfig(steps=100, restarts=1)
