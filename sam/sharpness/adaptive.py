@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from sam.config import AdaptiveConfig, SharpnessConfig
 from sam.core.criteria import Criterion
-from sam.core.vectors import Vector
 from sam.sharpness.average import mean_and_stderr, pair_rises
 from sam.sharpness.projected_ascent import Ball, Search, search_balls
-from sam.sharpness.subject import Measures, Result, Sizes, Subject, like, place
+from sam.sharpness.subject import Measures, Result, Sizes, Subject, like, named
 
 VERSION = 1
 
@@ -75,18 +72,13 @@ def measure(subject: Subject) -> Result:
                 balls = [Ball(norm, rho, size) for rho in worst]
                 found = search_balls(loss, balls, start, (value.loss, gradient), _search(settings), stream)
                 for rho, one in zip(worst, found, strict=True):
-                    at = place(rho=rho, norm=norm, logits=kind, subset=subject.said(settings.subset))
-                    values[f"adaptive_worst{at}"] = one.rise
-                    values[f"adaptive_worst_ascent{at}"], values[f"adaptive_worst_spread{at}"] = one.ascent, one.spread
-                draw = partial(_draw, start, size, DRAWS[norm], stream(f"average {norm}"))
-                samples = pair_rises(loss, start, value.loss, [draw] * (settings.draws if average else 0), average)
+                    at = subject.where(settings.subset, rho=rho, norm=norm, logits=kind)
+                    values |= named(at, adaptive_worst=one.rise, adaptive_worst_ascent=one.ascent, adaptive_worst_spread=one.spread)
+                draws, generator = settings.draws if average else 0, stream(f"average {norm}")
+                steps = (torch._foreach_mul(like(start, generator, DRAWS[norm]), size) for _ in range(draws))
+                samples = pair_rises(loss, start, value.loss, steps, average)
                 for rho, sample in zip(average, samples, strict=True):
-                    at = place(rho=rho, norm=norm, logits=kind, subset=subject.said(settings.subset))
-                    values[f"adaptive_average{at}"], values[f"adaptive_average_stderr{at}"] = mean_and_stderr(sample)
+                    mean, stderr = mean_and_stderr(sample)
+                    at = subject.where(settings.subset, rho=rho, norm=norm, logits=kind)
+                    values |= named(at, adaptive_average=mean, adaptive_average_stderr=stderr)
     return Result(values)
-
-
-def _draw(start: Vector, size: Vector, kind: str, generator: torch.Generator) -> Vector:
-    direction = like(start, generator, kind)
-    torch._foreach_mul_(direction, size)
-    return direction

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -10,23 +10,20 @@ from sam.config import SharpnessConfig
 from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.subject import Result, Sizes, Subject, like, place
+from sam.sharpness.subject import Measures, Result, Sizes, Subject, like, named
 
 VERSION = 1
 
 
-def pair_rises(
-    loss: DatasetLoss, start: Vector, base: float, steps: Iterable[Callable[[], Vector]], radii: Sequence[float]
-) -> list[list[float]]:
+def pair_rises(loss: DatasetLoss, start: Vector, base: float, steps: Iterable[Vector], radii: Sequence[float]) -> list[list[float]]:
     """One list a radius: for every step v, the mean of L(start + radius v) and L(start - radius v), less `base`.
 
-    steps: one function a direction, called once, so that one vector of D is held at a time. The mean over +v and -v cancels the
+    steps: drawn as they are asked for, so that one vector of D is held at a time. The mean over +v and -v cancels the
     first-order term, and all other odd ones. Cost: two forwards a radius and direction. Memory: one vector of D beside `start`. Use
     inside `measuring()` and `no_grad()`; the weights are left at the last point.
     """
     rises: list[list[float]] = [[] for _ in radii]
-    for step in steps:
-        direction = step()
+    for direction in steps:
         for radius, found in zip(radii, rises, strict=True):
             pair = []
             for sign in (radius, -radius):
@@ -35,6 +32,14 @@ def pair_rises(
                 pair.append(loss.value().loss)
             found.append((pair[0] - base) / 2 + (pair[1] - base) / 2)
     return rises
+
+
+def _sphere(points: Vector, generator: torch.Generator, count: int) -> Iterator[Vector]:
+    """`count` directions drawn uniformly from the sphere of norm 1, one at a time."""
+    for _ in range(count):
+        direction = like(points, generator)
+        vectors.normalize_(direction)
+        yield direction
 
 
 def mean_and_stderr(sample: Sequence[float]) -> tuple[float, float]:
@@ -60,17 +65,12 @@ def measure(subject: Subject) -> Result:
     settings, rhos = subject.config.average, subject.config.rho
     loss, stream = subject.loss(subset=settings.subset), subject.generator("average")
 
-    def draw() -> Vector:
-        direction = like(loss.points, stream)
-        vectors.normalize_(direction)
-        return direction
-
     with loss.measuring(), torch.no_grad():
         start = [p.clone() for p in loss.points]
         base = loss.value().loss
-        samples = pair_rises(loss, start, base, [draw] * settings.draws, rhos)
-    result = Result()
+        samples = pair_rises(loss, start, base, _sphere(start, stream, settings.draws), rhos)
+    values = Measures()
     for rho, sample in zip(rhos, samples, strict=True):
-        where = place(rho=rho, subset=subject.said(settings.subset))
-        result.values[f"average{where}"], result.values[f"average_stderr{where}"] = mean_and_stderr(sample)
-    return result
+        mean, stderr = mean_and_stderr(sample)
+        values |= named(subject.where(settings.subset, rho=rho), average=mean, average_stderr=stderr)
+    return Result(values)

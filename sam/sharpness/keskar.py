@@ -14,7 +14,7 @@ from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.projected_ascent import Ball, Search, highest, search_balls
-from sam.sharpness.subject import Result, Sizes, Subject, place
+from sam.sharpness.subject import Measures, Result, Sizes, Subject, named
 
 VERSION = 1
 
@@ -98,7 +98,7 @@ def measure(subject: Subject) -> Result:
     NaN or infinite as soon as one loss met is. Peak: as `maximum`, and |w| + 1: 11 vectors of D; for small models also L-BFGS-B's
     60 float64 vectors of D, at most 0.25 GB with full_space at its default.
     """
-    settings, result = subject.config.keskar, Result()
+    settings, values = subject.config.keskar, Measures()
     loss = subject.loss(subset=settings.subset)
     full = sum(p.numel() for p in subject.model.parameters()) <= settings.full_space
     visited: dict[float, list[float]] = {}
@@ -115,8 +115,8 @@ def measure(subject: Subject) -> Result:
         found = search_balls(loss, boxes, start, (value.loss, gradient), _search(settings), stream, others)
     for box, one in zip(boxes, found, strict=True):
         met = visited[box.radius]
-        rises = {"": one.rise, "_lbfgsb": highest(met) - value.loss if met else None, "_sign": one.ascent, "_spread": one.spread}
-        for kind, rise in rises.items():
-            where = place(epsilon=box.radius, subset=subject.said(settings.subset))
-            result.values[f"keskar{kind}{where}"] = None if rise is None else 100 * rise / (1 + value.loss)
-    return result
+        own = highest(met) - value.loss if met else None
+        rises = {"keskar": one.rise, "keskar_lbfgsb": own, "keskar_sign": one.ascent, "keskar_spread": one.spread}
+        percent = {name: None if rise is None else 100 * rise / (1 + value.loss) for name, rise in rises.items()}
+        values |= named(subject.where(settings.subset, epsilon=box.radius), **percent)
+    return Result(values)

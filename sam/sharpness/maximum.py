@@ -7,7 +7,7 @@ import torch
 from sam.config import MaximumConfig, SharpnessConfig
 from sam.sharpness.n_step import climb
 from sam.sharpness.projected_ascent import Ball, Search, search_balls
-from sam.sharpness.subject import Result, Sizes, Subject, place
+from sam.sharpness.subject import Measures, Result, Sizes, Subject, named
 
 VERSION = 1
 
@@ -33,7 +33,7 @@ def measure(subject: Subject) -> Result:
     NaN or infinite as soon as one loss met is. Where the gradient at w is zero, the ascents from random points go on alone.
     Peak: weights, their copies (2), gradients (3), this point, the last and the best one, and the direction there: 10 vectors of D.
     """
-    settings, result = subject.config.maximum, Result()
+    settings, values = subject.config.maximum, Measures()
     loss = subject.loss(subset=settings.subset)
     with loss.measuring(), torch.no_grad():
         start = [p.clone() for p in loss.points]
@@ -47,7 +47,6 @@ def measure(subject: Subject) -> Result:
         stream = lambda name: subject.generator(f"maximum {name}")
         found = search_balls(loss, balls, start, (value.loss, gradient), _search(settings), stream, others)
     for ball, one in zip(balls, found, strict=True):
-        where = place(rho=ball.radius, subset=subject.said(settings.subset))
-        result.values[f"maximum{where}"] = one.rise
-        result.values[f"maximum_ascent{where}"], result.values[f"maximum_spread{where}"] = one.ascent, one.spread
-    return result
+        where = subject.where(settings.subset, rho=ball.radius)
+        values |= named(where, maximum=one.rise, maximum_ascent=one.ascent, maximum_spread=one.spread)
+    return Result(values)

@@ -12,7 +12,7 @@ from sam.core import vectors
 from sam.core.ascent import Ascent
 from sam.core.vectors import Vector
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.subject import Measures, Result, Sizes, Subject, place
+from sam.sharpness.subject import Measures, Result, Sizes, Subject, named
 
 VERSION = 1
 
@@ -75,7 +75,7 @@ def measure(subject: Subject) -> Result:
             for steps in settings.steps:
                 for rule in settings.rules:
                     end = climb(loss, start, gradient, rho, steps, rule)
-                    where = place(rho=rho, n=steps, rule=rule, subset=subject.said(settings.subset))
-                    values[f"n_step{where}"] = None if end.loss is None else end.loss - value.loss
-                    values[f"n_step_length{where}"], values[f"n_step_cosine{where}"] = end.length, end.cosine
+                    rise = None if end.loss is None else end.loss - value.loss
+                    where = subject.where(settings.subset, rho=rho, n=steps, rule=rule)
+                    values |= named(where, n_step=rise, n_step_length=end.length, n_step_cosine=end.cosine)
     return Result(values)

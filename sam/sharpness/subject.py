@@ -136,6 +136,10 @@ class Subject:
         """`subset` where it is smaller than the training set, else None: what a name says of it."""
         return subset if subset is not None and subset < len(self.train.labels) else None
 
+    def where(self, subset: int | None, **parts: object) -> str:
+        """The ending of a measure's name: `place(**parts)`, with the subset last where it is smaller than the training set."""
+        return place(**parts, subset=self.said(subset))
+
     def _recalibrated(self) -> Statistics:
         """Running statistics averaged, once at w, over the training set's batches of config.m; config.batchnorm="recalibrated"."""
         if "statistics" not in self._seen:
@@ -187,6 +191,11 @@ def place(**parts: object) -> str:
     """The part of a name that says where a number was taken: place(rho=0.05, bn="eval", subset=None) -> "[rho=0.05,bn=eval]"."""
     shown = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in parts.items() if value is not None]
     return f"[{','.join(shown)}]" if shown else ""
+
+
+def named(where: str, **values: float | None) -> Measures:
+    """named("[rho=0.1]", maximum=0.3) -> {"maximum[rho=0.1]": 0.3}."""
+    return {f"{name}{where}": value for name, value in values.items()}
 
 
 def like(parameters: Sequence[Tensor], generator: torch.Generator, kind: str = "normal") -> Vector:

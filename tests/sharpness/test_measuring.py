@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from sharpness_toys import full as toys_full
 from sharpness_toys import same
 from torch import Tensor, nn
 
@@ -64,7 +65,7 @@ def train_loss(model: nn.Module, tick: Callable[[float], None], batchnorm: str) 
 
 
 def full(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> object:
-    return ascent.full(train_loss(model, tick, batchnorm), [0.5, 2.0])
+    return toys_full(train_loss(model, tick, batchnorm), [0.5, 2.0])
 
 
 def batchwise(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> object:
