@@ -51,21 +51,6 @@ class Hessian:
         return signs.mul_(2).sub_(1).to(self.points[0].device)
 
 
-class Meter:
-    """Passes units of work on, and at the end reports what was planned and not needed, so that the total is the one foretold."""
-
-    def __init__(self, progress: Callable[[float], None], total: float) -> None:
-        self.progress, self.left = progress, total
-
-    def __call__(self, units: float) -> None:
-        self.left -= units
-        self.progress(units)
-
-    def finish(self) -> None:
-        if self.left > 0:
-            self(self.left)
-
-
 def trace(product: krylov.Product, draw: Callable[[int], Tensor], probes: int, known: Tensor, part: float) -> tuple[float, float]:
     """(estimate of Tr H, its standard error) by `probes` Rademacher probes z on the complement of the orthonormal rows `known` (m, D).
 
@@ -141,8 +126,7 @@ def smallest_nonzero(spectrum: Tensor | None, eps: float) -> float | None:
 
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
-    """What the largest number of steps costs; what is not needed is reported as done at the end."""
-    own = config.hessian
+    own = config.hessian  # what the largest number of steps costs
     each = 3 + len(config.rho) + 7 * own.steps + 3 + 4 * (own.eigenvalues + 2) + trace_work(own.probes)
     return each * sizes.images(own.subset)
 
@@ -178,11 +162,8 @@ def measure(subject: Subject) -> Result:
     """
     config = subject.config.hessian
     loss = subject.loss(subset=config.subset)
-    loss.progress = meter = Meter(subject.progress, work(Sizes(len(subject.train.labels), 0), subject.config))
     with loss.measuring():
-        values = _measure(loss, subject, {"subset": subject.said(config.subset)})
-    meter.finish()
-    return Result(values)
+        return Result(_measure(loss, subject, {"subset": subject.said(config.subset)}))
 
 
 def _measure(loss: DatasetLoss, subject: Subject, shown: dict[str, int | None]) -> Measures:

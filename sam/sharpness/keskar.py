@@ -29,8 +29,8 @@ def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vec
     """L at each point that L-BFGS-B visits in the box from w on, w left out; empty where the gradient at w is zero or not finite.
 
     In the coordinates u = delta / (radius scale), so that every bound is -1 or 1, with the loss scaled such that its gradient at w has
-    entries of size 1 (root mean square). At most 2 `iterations` values and gradients; what is left of them is reported as done. Memory:
-    some 60 float64 vectors of D on the host (SciPy 1.17, measured: its 10 pairs, work space and bounds).
+    entries of size 1 (root mean square). At most 2 `iterations` values and gradients. Memory: some
+    60 float64 vectors of D on the host (SciPy 1.17, measured: its 10 pairs, work space and bounds).
     """
     from scipy.optimize import Bounds, minimize  # slow to import
 
@@ -56,7 +56,6 @@ def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vec
         sides, options = np.ones_like(slope), {"maxiter": iterations, "ftol": 0.0, "gtol": 0.0}
         with contextlib.suppress(_Enough):
             minimize(objective, np.zeros_like(slope), jac=True, method="L-BFGS-B", bounds=Bounds(-sides, sides), options=options)
-    loss.progress((2 * iterations - len(visited)) * 3 * len(loss.labels))
     return visited
 
 

@@ -14,7 +14,7 @@ from sam.core import vectors
 from sam.core.ascent import Ascent
 from sam.core.vectors import Vector
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.hessian import Hessian, Meter, eigenpairs
+from sam.sharpness.hessian import Hessian, eigenpairs
 from sam.sharpness.subject import Result, Series, Sizes, Subject, like, place
 
 VERSION = 1
@@ -29,7 +29,7 @@ def _eigenvectors(settings: LandscapeConfig) -> int:
 
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
-    """What the largest number of products costs, where all directions are defined; what is not needed is reported as done at the end."""
+    """What the largest number of products costs, where all directions are defined."""
     settings, rhos = config.landscape, len(config.rho)
     wanted = _eigenvectors(settings)
     top = 7 * settings.lanczos_steps + 3 + 4 * (wanted + 1) if wanted else 0
@@ -66,7 +66,6 @@ def measure(subject: Subject) -> Result:
     """
     settings, rhos, result = subject.config.landscape, subject.config.rho, Result()
     loss = subject.loss(subset=settings.subset)
-    loss.progress = meter = Meter(subject.progress, work(Sizes(len(subject.train.labels), 0), subject.config))
     far = settings.reach * max(rhos)  # half-width of an axis in Euclidean distance that belongs to no one radius
     with loss.measuring(), torch.no_grad():
         start = [p.clone() for p in loss.points]
@@ -90,7 +89,6 @@ def measure(subject: Subject) -> Result:
                 result.series[f"plane_random{ground.where()}"] = ground.plane(ground.random("landscape.plane", 2), settings.span)
             else:
                 result.series[f"plane_{kind}{ground.where()}"] = ground.plane(top if len(top) == 2 else None, far)
-    meter.finish()
     return result
 
 

@@ -40,8 +40,8 @@ def measure(subject: Subject) -> Result:
         value, gradient = loss.value_and_gradient()
 
         def others(ball: Ball) -> list[float]:
-            ends = [climb(loss, start, gradient, ball.radius, steps, "project").loss for steps in (1, settings.ascent_steps)]
-            return [end for end in ends if end is not None]
+            ends = (climb(loss, start, gradient, ball.radius, steps, "project") for steps in (1, settings.ascent_steps))
+            return [loss.value().loss for end in ends if end is not None]
 
         balls = [Ball("l2", rho) for rho in subject.config.rho]
         stream = lambda name: subject.generator(f"maximum {name}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 
@@ -17,23 +16,11 @@ from sam.sharpness.subject import Measures, Result, Sizes, Subject, named
 VERSION = 1
 
 
-@dataclass(frozen=True)
-class Climb:
-    """loss = L(w + eps_N), length = ||eps_N|| / rho, cosine = that between eps_N and the gradient at w.
+def climb(loss: DatasetLoss, start: Vector, gradient: Vector, rho: float, steps: int, rule: str) -> Ascent | None:
+    """N ascent steps from `start`, where the gradient is `gradient` (left as it is), each with the gradient of the whole set; the weights
+    are left at their end. None where a gradient on the way is zero or not finite: its direction is undefined, and the sharpness not zero.
 
-    All three are None where a gradient on the way is zero or not finite: its direction is undefined, and the sharpness is not zero.
-    """
-
-    loss: float | None = None
-    length: float | None = None
-    cosine: float | None = None
-
-
-def climb(loss: DatasetLoss, start: Vector, gradient: Vector, rho: float, steps: int, rule: str) -> Climb:
-    """N ascent steps from `start`, where the gradient is `gradient` (left as it is), each with the gradient of the whole set.
-
-    Cost: steps - 1 forwards and backwards, and one forward; where it ends early, the rest is reported as done. Memory: three vectors of D
-    beside start and gradient. Use inside `measuring()` and `no_grad()`; the weights are left at the last point.
+    Cost: steps - 1 forwards and backwards. Memory: three vectors of D beside start and gradient. Use inside `measuring()`, `no_grad()`.
     """
     ascent = Ascent(start, [rho] * len(start), steps=steps, rule=rule)
     here = [g.clone() for g in gradient]
@@ -41,13 +28,10 @@ def climb(loss: DatasetLoss, start: Vector, gradient: Vector, rho: float, steps:
         norm = ascent.climb(here).item()
         vectors.copy_(loss.points, ascent.points)
         if not (math.isfinite(norm) and norm > vectors.TINY):
-            loss.progress((3 * (steps - taken) + 1) * len(loss.labels))
-            return Climb()
+            return None
         if taken < steps:
             here = loss.value_and_gradient()[1]
-    length = ascent.relative_length().item()
-    cosine = ascent.cosine(gradient).item() if length > 0 else None
-    return Climb(loss.value().loss, length, cosine)
+    return ascent
 
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
@@ -74,8 +58,11 @@ def measure(subject: Subject) -> Result:
         for rho in subject.config.rho:
             for steps in settings.steps:
                 for rule in settings.rules:
-                    end = climb(loss, start, gradient, rho, steps, rule)
-                    rise = None if end.loss is None else end.loss - value.loss
                     where = subject.where(settings.subset, rho=rho, n=steps, rule=rule)
-                    values |= named(where, n_step=rise, n_step_length=end.length, n_step_cosine=end.cosine)
+                    ascent, rise, length, cosine = climb(loss, start, gradient, rho, steps, rule), None, None, None
+                    if ascent is not None:
+                        length = ascent.relative_length().item()
+                        cosine = ascent.cosine(gradient).item() if length > 0 else None
+                        rise = loss.value().loss - value.loss
+                    values |= named(where, n_step=rise, n_step_length=length, n_step_cosine=cosine)
     return Result(values)

@@ -14,7 +14,8 @@ from sam.sharpness.subject import Part, Result, Sizes, Subject, merge, place
 @dataclass(frozen=True)
 class Notion:
     """One notion: a module with `measure(subject) -> Result`, `work(sizes, config) -> units of progress`, and `VERSION`, raised when its
-    definition or arithmetic changes, so that no old row is reused. Where the numbers depend on files of its own, also `inputs(config)`,
+    definition or arithmetic changes, so that no old row is reused. `work` is what it may take at most: what it did not need is reported as
+    done at the end. Where the numbers depend on files of its own, also `inputs(config)`,
     which says which, so that changed files are measured anew.
 
     A notion whose numbers are stored in several rows has `parts(config, splits)` and `settings(config, part)` too, and `measure`, `work`
@@ -36,8 +37,10 @@ class Notion:
         return [Notion(self.name, part) for part in self.module.parts(config, splits)] if hasattr(self.module, "parts") else [self]
 
     def measure(self, subject: Subject) -> Result:
-        result: Result = self.module.measure(subject) if self.part is None else self.module.measure(subject, self.part)
-        return result
+        if self.part is not None:
+            return self.module.measure(subject, self.part)  # type: ignore[no-any-return]
+        with subject.planned(self.module.work(subject.sizes, subject.config)):
+            return self.module.measure(subject)  # type: ignore[no-any-return]
 
     def settings(self, config: SharpnessConfig, loss: str = "cross_entropy") -> dict[str, object]:
         """What can change its numbers, without `LATE` keys at their default. loss: what the model was trained with, which is what is

@@ -89,10 +89,9 @@ def ascend(
 
     The first step is 2 radii long. At each checkpoint the step is halved if L rose in fewer than 3 of 4 steps since the last one, or if
     neither step nor best point changed; the ascent then goes on from its best point, with the gradient found there and no momentum.
-    momentum: the share of the last move in the next one (0.25 in Auto-PGD). It ends early where a gradient is zero or not finite; the
-    rest of its cost, `path_cost`, is reported as done. Memory: 6 vectors of D beside start and gradient.
+    momentum: the share of the last move in the next one (0.25 in Auto-PGD). It ends early where a gradient is zero or not finite.
+    Memory: 6 vectors of D beside start and gradient.
     """
-    samples, reserved = len(loss.labels), path_cost(steps, known=origin is not None)
     if origin is not None:
         value, direction = origin[0], [g.clone() for g in origin[1]]
         u = [torch.zeros_like(p) for p in start]
@@ -101,7 +100,7 @@ def ascend(
         u = begin
         ball.move(loss.points, start, u)
         found, direction = loss.value_and_gradient()
-        value, reserved = found.loss, reserved - 3
+        value = found.loss
     climbs = ball.steepest_(direction)
     best, best_u, best_direction = value, _copy(u), _copy(direction)
     reached = [value]
@@ -113,10 +112,10 @@ def ascend(
         previous, u, before = u, direction, value
         ball.move(loss.points, start, u)
         if k == steps:
-            value, reserved = loss.value().loss, reserved - 1
+            value = loss.value().loss
         else:
             found, direction = loss.value_and_gradient()
-            value, reserved = found.loss, reserved - 3
+            value = found.loss
             climbs = ball.steepest_(direction)
         reached.append(value)
         rises += value > before
@@ -131,7 +130,6 @@ def ascend(
                 size, value, u, direction = size / 2, best, _copy(best_u), _copy(best_direction)
                 previous = u
             rises, last_mark, last_best = 0, k, best
-    loss.progress(reserved * samples)
     return reached
 
 
@@ -155,7 +153,7 @@ def _copy(x: Vector) -> Vector:
 
 
 def path_cost(steps: int, *, known: bool) -> int:
-    """Units of work an image of one ascent, with the gradient at its start known or not."""
+    """Units of work an image of one ascent, at most, with the gradient at its start known or not."""
     return 3 * (steps - 1) + 1 + (0 if known else 3)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sam.config import SharpnessConfig, SpectrumConfig
-from sam.sharpness.hessian import Hessian, Meter
+from sam.sharpness.hessian import Hessian
 from sam.sharpness.krylov import quadrature
 from sam.sharpness.subject import Measures, Result, Series, Sizes, Subject, place
 
@@ -21,7 +21,6 @@ Quadrature = tuple[Tensor, Tensor]  # nodes, weights: float64
 
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
-    """What the largest number of steps costs; what is not needed is reported as done at the end."""
     own = config.spectrum
     return (1 + 7 * own.probes * own.steps) * sizes.images(own.subset)
 
@@ -49,7 +48,6 @@ def measure(subject: Subject) -> Result:
     config = subject.config.spectrum
     where = place(subset=subject.said(config.subset))
     loss, generator = subject.loss(subset=config.subset), subject.generator("spectrum")
-    loss.progress = meter = Meter(subject.progress, work(Sizes(len(subject.train.labels), 0), subject.config))
     with loss.measuring():
         value = loss.value()
         hessian = Hessian(loss)
@@ -60,7 +58,6 @@ def measure(subject: Subject) -> Result:
                 probes = []
                 break
             probes.append(probe)
-    meter.finish()
     values, curve = summarize(probes, config)
     ritz: Series = {
         "probe": [float(k) for k, (nodes, _) in enumerate(probes, start=1) for _ in nodes],

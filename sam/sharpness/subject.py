@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +92,29 @@ class Subject:
     def splits(self) -> list[str]:
         """The sets that there are beside the training set."""
         return [split for split in MEASURED_SPLITS if getattr(self, split) is not None]
+
+    @property
+    def sizes(self) -> Sizes:
+        test, val = (0 if split is None else len(split.labels) for split in (self.test, self.val))
+        return Sizes(len(self.train.labels), test, sum(p.numel() for p in self.model.parameters()), val)
+
+    @contextmanager
+    def planned(self, total: float) -> Iterator[None]:
+        """Progress that always reaches `total`: what was not needed of it is reported at the end."""
+        outer, left = self.progress, total
+
+        def report(units: float) -> None:
+            nonlocal left
+            left -= units
+            outer(units)
+
+        self.progress = report
+        try:
+            yield
+            if left > 0:
+                outer(left)
+        finally:
+            self.progress = outer
 
     @property
     def criterion(self) -> Criterion:

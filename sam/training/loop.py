@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 import models
 from data.augment import Augment
-from data.image_data import ImageData
-from data.loader import epoch_batches
+from data.image_data import ImageData, epoch_batches
 from sam.config import METHODS, TrainConfig, to_dict
 from sam.core import streams
 from sam.core.criteria import CRITERIA

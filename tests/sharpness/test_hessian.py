@@ -14,7 +14,7 @@ from sam.config import ConfigError, HessianConfig, SharpnessConfig
 from sam.sharpness import hessian
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.hessian import Hessian
-from sam.sharpness.notions import measure
+from sam.sharpness.notions import Notion, measure
 from sam.sharpness.subject import Measures, Result, Sizes, Split, Subject, chosen, place
 
 
@@ -288,7 +288,7 @@ def test_work_is_what_is_reported(options: dict[str, Any]) -> None:
     done: list[float] = []
     task = subject(network(), samples(), **options)
     task.progress = done.append
-    measure(task)
+    Notion("hessian").measure(task)
     own = task.config.hessian
     calls = math.ceil(own.probes / 5)
     by_hand = 3 + 1 + 7 * own.steps + (3 + 4 * (own.eigenvalues + 2)) + 3 * calls + 4 * own.probes

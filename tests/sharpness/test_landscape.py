@@ -15,7 +15,7 @@ from sam.core import streams
 from sam.sharpness import landscape
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.landscape import filter_normalize_, top_eigenpairs
-from sam.sharpness.notions import work
+from sam.sharpness.notions import Notion, work
 from sam.sharpness.subject import Result, Sizes, Split, Subject
 
 RHO, D, N = 0.4, 6, 11
@@ -287,7 +287,7 @@ def test_work_is_what_is_reported(lines: list[str], planes: list[str], subset: i
     made = subject(*problem(), lines=lines, planes=planes, subset=subset, points=3, grid=4, lanczos_steps=3)
     done: list[float] = []
     made.progress = done.append
-    landscape.measure(made)
+    Notion("landscape").measure(made)
     assert sum(done) == work(["landscape"], Sizes(N, 0, D), made.config)
 
 

@@ -146,5 +146,5 @@ def test_nothing_moves_if_the_criterion_raises(batchnorm: str) -> None:
         model, data.train_images, data.train_labels, prepare=data.normalize, criterion=criterion, batch_size=3, batchnorm=batchnorm
     )
     with pytest.raises(Stop):
-        ascent.full(loss, [0.5])
+        toys_full(loss, [0.5])
     assert same(before, state(model))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sam.config import ConfigError, SharpnessConfig, SpectrumConfig
 from sam.sharpness import spectrum
 from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.notions import Notion
 from sam.sharpness.subject import Result, Sizes, Split, Subject
 
 
@@ -33,7 +34,7 @@ def on(h: Tensor, seed: int = 0, **options: Any) -> tuple[Result, list[float], S
     task = Subject(Bowl(h), Split(x, x.long()), None, config, progress=done.append)
     loss = DatasetLoss(task.model, x, x.long(), criterion=lambda outputs, _: outputs, batch_size=2)
     task.loss = lambda *args, **kwargs: loss  # type: ignore[method-assign]
-    return spectrum.measure(task), done, config
+    return Notion("spectrum").measure(task), done, config
 
 
 def matrix(values: Tensor) -> Tensor:
@@ -144,7 +145,7 @@ def test_no_spectrum_is_made_of_those_probes_that_happened_to_be_finite() -> Non
     task = Subject(Bowl(matrix(VALUES)), Split(x, x.long()), None, config)
     loss = DatasetLoss(task.model, x, x.long(), criterion=criterion)
     task.loss = lambda *args, **kwargs: loss  # type: ignore[method-assign]
-    result = spectrum.measure(task)
+    result = Notion("spectrum").measure(task)
     assert len(calls) == 5
     assert all(value is None for name, value in result.values.items() if name != "train_loss")
     assert all(column == [] for series in result.series.values() for column in series.values())
@@ -162,7 +163,7 @@ def on_network(subset: int | None = None, **options: Any) -> tuple[Result, list[
     data = Split(2 * torch.randn(23, 5, dtype=torch.float64, generator=generator), torch.randint(4, (23,), generator=generator))
     own = SpectrumConfig(subset=subset, **options)
     config = SharpnessConfig(notions=["spectrum"], batch_size=7, spectrum=own)
-    return spectrum.measure(Subject(network(), data, None, config, progress=done.append)), done, config, data
+    return Notion("spectrum").measure(Subject(network(), data, None, config, progress=done.append)), done, config, data
 
 
 def test_on_a_network_the_moments_are_those_of_the_dense_hessian() -> None:
