@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -137,31 +138,25 @@ class DatasetLoss:
         return Value(loss, 100 * right, samples)
 
     @torch.no_grad()
+    def _each(self, of: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+        """What `of` makes of every batch, in order: one forward over the set."""
+        found = []
+        for inputs, labels in self.batches():
+            found.append(of(inputs, labels))
+            self.progress(len(labels))
+        return found
+
     def value(self) -> Value:
         """L at the weights as they are: one forward over the set."""
-        total = torch.zeros(2, dtype=torch.float64, device=self.labels.device)
-        for inputs, labels in self.batches():
-            total += self._forward(inputs, labels)[1]
-            self.progress(len(labels))
-        return self._value(total, len(self.labels))
+        return self._value(reduce(torch.add, self._each(lambda *batch: self._forward(*batch)[1])), len(self.labels))
 
-    @torch.no_grad()
     def sample_losses(self) -> Tensor:
         """The loss of every sample at the weights as they are, (n,) in the order of the data: one forward over the set."""
-        pieces = []
-        for inputs, labels in self.batches():
-            pieces.append(self._losses(inputs, labels)[0])
-            self.progress(len(labels))
-        return torch.cat(pieces)
+        return torch.cat(self._each(lambda *batch: self._losses(*batch)[0]))
 
-    @torch.no_grad()
     def outputs(self) -> Tensor:
         """What the model puts out for every sample of the set, (n, ...): one forward over the set, and that much memory."""
-        pieces = []
-        for inputs, labels in self.batches():
-            pieces.append(self.batch_outputs(inputs))
-            self.progress(len(labels))
-        return torch.cat(pieces)
+        return torch.cat(self._each(lambda inputs, _: self.batch_outputs(inputs)))
 
     def value_and_gradient(self) -> tuple[Value, Vector]:
         """L and its gradient at the weights as they are: one forward and one backward over the set."""
