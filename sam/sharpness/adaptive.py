@@ -75,7 +75,7 @@ def measure(subject: Subject) -> Result:
                     at = subject.where(settings.subset, rho=rho, norm=norm, logits=kind)
                     values |= named(at, adaptive_worst=one.rise, adaptive_worst_ascent=one.ascent, adaptive_worst_spread=one.spread)
                 draws, generator = settings.draws if average else 0, stream(f"average {norm}")
-                steps = (torch._foreach_mul(like(start, generator, DRAWS[norm]), size) for _ in range(draws))
+                steps = (list(torch._foreach_mul(like(start, generator, DRAWS[norm]), size)) for _ in range(draws))
                 samples = pair_rises(loss, start, value.loss, steps, average)
                 for rho, sample in zip(average, samples, strict=True):
                     mean, stderr = mean_and_stderr(sample)

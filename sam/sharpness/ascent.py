@@ -36,6 +36,14 @@ class AscentSharpness:
         return None if self.sharpness is None or self.first_order is None else self.sharpness - self.first_order
 
 
+def full(loss: DatasetLoss, rhos: Sequence[float]) -> tuple[Value, float, list[AscentSharpness]]:
+    """(L(w), ||grad L(w)||, one result a radius), with the gradient and both losses over the whole set: one forward and backward, and one
+    forward a radius."""
+    with loss.measuring(), torch.no_grad():
+        value, gradient = loss.value_and_gradient()
+        return value, *along(loss, value, gradient, rhos)
+
+
 def along(loss: DatasetLoss, value: Value, gradient: Vector, rhos: Sequence[float]) -> tuple[float, list[AscentSharpness]]:
     """(||gradient||, one result a radius) from L and its gradient at w (which is normalised in place). Use inside `measuring()`."""
     with torch.no_grad():

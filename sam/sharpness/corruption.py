@@ -51,20 +51,15 @@ def measure(subject: Subject) -> Result:
         return Result()
     found = files(path)
     labels = _labels(Path(path) / LABELS, subject)
-    values: Measures = {}
-    series: dict[str, Series] = {}
-    means: dict[str, tuple[float, float]] = {}
+    values, series = Measures(), dict[str, Series]()
     for file in found:
-        kind, curve = file.stem, _curve(file, labels, subject)
-        accuracy, loss = float(np.mean(curve["accuracy"])), float(np.mean(curve["loss"]))  # type: ignore[arg-type]
-        means[kind] = accuracy, loss
-        series[f"corruption{place(kind=kind)}"] = curve
-        values |= {f"corruption_accuracy{place(kind=kind)}": accuracy, f"corruption_loss{place(kind=kind)}": loss}
-    main = [means[kind] for kind in means if kind not in EXTRA]
-    for column, name in enumerate(("corruption_accuracy", "corruption_loss")):
-        values[name] = float(np.mean([mean[column] for mean in main])) if main else None
-    values["corruption_kinds"] = len(main)
-    return Result(values, series)
+        curve = series[f"corruption{place(kind=file.stem)}"] = _curve(file, labels, subject)
+        for column in ("accuracy", "loss"):
+            values[f"corruption_{column}{place(kind=file.stem)}"] = float(np.mean(curve[column]))  # type: ignore[arg-type]
+    main = [file.stem for file in found if file.stem not in EXTRA]
+    for name in ("corruption_accuracy", "corruption_loss"):
+        values[name] = float(np.mean([values[f"{name}{place(kind=kind)}"] for kind in main])) if main else None  # type: ignore[arg-type]
+    return Result(values | {"corruption_kinds": len(main)}, series)
 
 
 def _curve(file: Path, labels: np.ndarray, subject: Subject) -> Series:
@@ -81,7 +76,7 @@ def _curve(file: Path, labels: np.ndarray, subject: Subject) -> Series:
         loss = subject.loss(Split(inputs, torch.from_numpy(labels[part]).to(subject.device)))
         with loss.measuring():
             value = loss.value()
-        for column, number in (("severity", severity + 1), ("accuracy", value.accuracy), ("loss", value.loss)):
+        for column, number in zip(curve, (severity + 1, value.accuracy, value.loss), strict=True):
             curve[column].append(number)
     return curve
 

@@ -193,7 +193,7 @@ def _measure(loss: DatasetLoss, subject: Subject) -> Measures:
         cosines = krylov.inner(pairs.vectors[:-1], unit[None])[:, 0]
         cosine, share = float(cosines[0].abs()), float((cosines**2).sum())
         curvature = float(krylov.inner(unit[None], pairs.extra))
-    values |= named(where(), lanczos_products=pairs and pairs.products, trace=estimate, trace_stderr=error)
+    values |= named(where(), lanczos_products=None if pairs is None else pairs.products, trace=estimate, trace_stderr=error)
     values |= named(where(), cos_gradient_top=cosine, gradient_top_share=share, curvature_gradient=curvature)
     values["cos_random_level"] = math.sqrt(2 / (math.pi * hessian.length))
 

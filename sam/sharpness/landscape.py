@@ -15,7 +15,7 @@ from sam.core.ascent import Ascent
 from sam.core.vectors import Vector
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.hessian import Hessian, eigenpairs
-from sam.sharpness.subject import Result, Series, Sizes, Subject, like, place
+from sam.sharpness.subject import Result, Series, Sizes, Subject, like, named
 
 VERSION = 1
 MARGIN = 1.5  # XSAM's plane is drawn this many times as wide as the arc
@@ -108,8 +108,7 @@ class _Ground:
         return self.subject.config.landscape
 
     def where(self, **parts: object) -> str:
-        """The ending of a name; the subset is named if it is smaller than the training set."""
-        return place(**parts, subset=self.subject.said(self.settings.subset))
+        return self.subject.where(self.settings.subset, **parts)
 
     def random(self, stream: str, count: int) -> list[Vector]:
         """Filter-normalised directions from one stream of the seed."""
@@ -183,18 +182,9 @@ def _n_step(ground: _Ground, rho: float) -> Vector | None:
     return direction if unit_(direction) is not None else None
 
 
-@dataclass(frozen=True)
-class Eigenpair:
-    """value, and the unit vector with ||H vector - value vector|| = residual."""
-
-    value: float
-    vector: Vector
-    residual: float
-
-
-def top_eigenpairs(loss: DatasetLoss, count: int, steps: int, generator: torch.Generator) -> list[Eigenpair]:
-    """The `count` largest eigenvalues (algebraically) of the Hessian of `loss` at the weights as they are, the largest first; empty if a
-    product is not finite. At most `steps` products (`hessian.eigenpairs`). Use inside `measuring()`.
+def top_eigenpairs(loss: DatasetLoss, count: int, steps: int, generator: torch.Generator) -> list[tuple[float, Vector, float]]:
+    """(value, vector, residual) of the `count` largest eigenvalues (algebraically) of the Hessian of `loss` at the weights as they are, the
+    largest first; empty if a product is not finite. At most `steps` products (`hessian.eigenpairs`). Use inside `measuring()`.
 
     Units an image: at most 7 steps + 3 + 4 (count + 1).
     """
@@ -202,23 +192,21 @@ def top_eigenpairs(loss: DatasetLoss, count: int, steps: int, generator: torch.G
     found = eigenpairs(hessian, HessianConfig(eigenvalues=count, steps=steps), generator)
     if found is None:
         return []
-    top = zip(found.values[:-1], found.vectors[:-1], found.residuals[:-1], strict=True)  # the last one is the smallest
-    return [Eigenpair(value, hessian.unflatten(row), residual) for value, row, residual in top]
+    rows = map(hessian.unflatten, found.vectors)
+    return list(zip(found.values, rows, found.residuals, strict=True))[:-1]  # the last one is the smallest
 
 
 def _top(ground: _Ground) -> list[Vector]:
     """The eigenvectors that the lines and planes want, pointing uphill; their values are added to the result."""
-    wanted = _eigenvectors(ground.settings)
-    found: list[Eigenpair] = []
+    wanted, found = _eigenvectors(ground.settings), []
     if wanted and math.isfinite(ground.at_w):
         found = top_eigenpairs(ground.loss, wanted, ground.settings.lanczos_steps, ground.subject.generator("landscape.lanczos"))
-    for k in range(1, wanted + 1):
-        pair = found[k - 1] if k <= len(found) else None
-        if pair is not None and ground.uphill is not None and vectors.dot(pair.vector, ground.uphill).item() < 0:
-            vectors.scale_(pair.vector, -1.0)
-        ground.result.values[f"landscape_eigenvalue{ground.where(k=k)}"] = None if pair is None else pair.value
-        ground.result.values[f"landscape_eigenvalue_residual{ground.where(k=k)}"] = None if pair is None else pair.residual
-    return [pair.vector for pair in found]
+    for k in range(wanted):
+        value, vector, residual = found[k] if k < len(found) else (None, None, None)
+        if vector is not None and ground.uphill is not None and vectors.dot(vector, ground.uphill).item() < 0:
+            vectors.scale_(vector, -1.0)
+        ground.result.values.update(named(ground.where(k=k + 1), landscape_eigenvalue=value, landscape_eigenvalue_residual=residual))
+    return [vector for _, vector, _ in found]
 
 
 # ------------------------------------------------------------------------------------------------------------ XSAM's plane
@@ -245,14 +233,15 @@ def _xsam(rho: float, ground: _Ground) -> None:
     """Add the plane at one radius, its arc, its marks and its values to the result."""
     settings, where, result = ground.settings, ground.where(rho=rho), ground.result
     radius = 2 * rho if settings.rho_max is None else settings.rho_max
-    alphas, at_ascent, psi, basis = list(settings.alphas), None, None, None
+    alphas: list[float | None] = list(settings.alphas)
+    at_ascent = psi = basis = None
     if ground.uphill is not None:
         vectors.copy_(ground.loss.points, ground.start)
         vectors.add_(ground.loss.points, ground.uphill, rho)
         value, gradient = ground.loss.value_and_gradient()
         at_ascent, (psi, basis) = value.loss, xsam_plane([u.clone() for u in ground.uphill], gradient)
     result.series[f"plane_xsam{where}"] = ground.plane(basis, MARGIN * max(radius, rho))
-    angles = [None if psi is None or basis is None else alpha * psi for alpha in alphas]
+    angles = [None if psi is None or basis is None else alpha * psi for alpha in settings.alphas]
     x, y = ([None if angle is None else radius * along(angle) for angle in angles] for along in (math.cos, math.sin))
     arc = result.series[f"arc_xsam{where}"] = {"alpha": alphas} | ground.losses(basis, x=x, y=y)
     losses = [value for value in arc["loss"] if value is not None and math.isfinite(value)]

@@ -215,19 +215,14 @@ def search_balls(
             begin = ball.random(start, stream(f"start {k}"))
             paths.append(ascend(loss, ball, start, steps=search.steps, momentum=search.momentum, begin=begin))
         met = [value for path in paths for value in path]
+        for k in range(search.draws):
+            u = ball.random(start, stream(f"draw {k}"))
+            for _ in range(2):
+                ball.move(loss.points, start, u)
+                met.append(loss.value().loss)
+                vectors.scale_(u, -1.0)
         ends = [highest(path[1:]) for path in paths if len(path) > 1]
-        seen = [highest([*seen, *met, *_drawn(loss, ball, start, search.draws, stream), *others(ball)])]
+        seen = [highest([*seen, *met, *others(ball)])]
         ascent = highest(ends) - origin[0] if ends else None
         results[i] = Found(seen[0] - origin[0], ascent, highest(ends) - min(ends) if len(ends) > 1 else None)
     return results
-
-
-def _drawn(loss: DatasetLoss, ball: Ball, start: Vector, draws: int, stream: Stream) -> list[float]:
-    values = []
-    for k in range(draws):
-        u = ball.random(start, stream(f"draw {k}"))
-        for _ in range(2):
-            ball.move(loss.points, start, u)
-            values.append(loss.value().loss)
-            vectors.scale_(u, -1.0)
-    return values

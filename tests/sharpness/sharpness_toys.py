@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sam.config import SharpnessConfig
-from sam.sharpness import ascent
-from sam.sharpness.dataset_loss import DatasetLoss, Value
 from sam.sharpness.notions import Notion, work
 from sam.sharpness.subject import Measures, Sizes, Split, Subject
 
@@ -95,13 +93,6 @@ def trust_region(h: np.ndarray, g: np.ndarray, rho: float) -> float:
         mu = (low + high) / 2
         low, high = (mu, high) if np.linalg.norm(c / (mu - eigenvalues)) > rho else (low, mu)
     return rise(h, g, q @ (c / (high - eigenvalues)))
-
-
-def full(loss: DatasetLoss, rhos: Sequence[float]) -> tuple[Value, float, list[ascent.AscentSharpness]]:
-    """(L(w), ||grad L(w)||, L^Asc at each radius), over the whole set."""
-    with loss.measuring(), torch.no_grad():
-        value, gradient = loss.value_and_gradient()
-        return value, *ascent.along(loss, value, gradient, rhos)
 
 
 def measure(name: str, subject: Subject) -> Measures:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from sharpness_toys import Quadratics, full
+from sharpness_toys import Quadratics
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -44,7 +44,7 @@ def closed_form(a: np.ndarray, b: np.ndarray, w: np.ndarray, rho: float) -> tupl
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 11, 500])  # 11 = 3 + 3 + 3 + 2 = 4 + 4 + 3
 def test_full_is_the_closed_form_whatever_the_batches(batch_size: int) -> None:
     a, b, w = problem()
-    value, length, results = full(dataset_loss(a, b, w, batch_size), RHOS)
+    value, length, results = ascent.full(dataset_loss(a, b, w, batch_size), RHOS)
     for rho, result in zip(RHOS, results, strict=True):
         start, norm, rise = closed_form(a, b, w, rho)
         assert result.rho == rho
@@ -84,7 +84,7 @@ def test_it_is_undefined_where_the_gradient_vanishes() -> None:
     a, b, _ = problem()
     minimum = -np.linalg.solve(a.mean(axis=0), b.mean(axis=0))
     for w, shift in ((minimum, b), (np.zeros(4), np.zeros_like(b))):  # zero up to rounding, and exactly zero
-        value, length, results = full(dataset_loss(a, shift, w, 3), RHOS)
+        value, length, results = ascent.full(dataset_loss(a, shift, w, 3), RHOS)
         assert length < 1e-12
         assert value.loss == pytest.approx(closed_form(a, shift, w, 1.0)[0] if w.any() else 0.0, rel=1e-12)
         assert [(r.rho, r.ascent_loss, r.sharpness, r.first_order) for r in results] == [(rho, None, None, None) for rho in RHOS]
@@ -100,7 +100,7 @@ def test_batchwise_is_undefined_if_one_batch_has_no_gradient() -> None:
 def test_a_loss_that_is_not_finite_is_never_a_number() -> None:
     a, b, w = problem()
     a[5, 1, 2] = float("nan")
-    value, length, results = full(dataset_loss(a, b, w, 3), RHOS)
+    value, length, results = ascent.full(dataset_loss(a, b, w, 3), RHOS)
     assert math.isnan(value.loss) and math.isnan(length)
     assert all(r.sharpness is None and r.ascent_loss is None and r.first_order is None for r in results)
     assert all(r.sharpness is None for r in ascent.batchwise(dataset_loss(a, b, w, 3), RHOS))
@@ -122,7 +122,7 @@ def test_only_the_radius_beyond_the_wall_is_not_a_number(rho: float) -> None:
     model = Wall()
     ones = torch.ones(5, dtype=torch.float64)
     loss = DatasetLoss(model, ones, ones.long(), criterion=sample_losses, batch_size=2)
-    for result in (full(loss, [rho])[2][0], ascent.batchwise(loss, [rho])[0]):
+    for result in (ascent.full(loss, [rho])[2][0], ascent.batchwise(loss, [rho])[0]):
         assert result.sharpness is not None and result.ascent_loss is not None
         if rho < 0.5:
             assert result.sharpness == pytest.approx(-math.log(0.25) + math.log(0.5), rel=1e-12)
@@ -145,5 +145,5 @@ def test_full_on_a_network_equals_a_step_by_hand(batch_size: int) -> None:
     for rho in RHOS:
         moved = {n: p + rho * g / length for (n, p), g in zip(oracle.named_parameters(), gradient, strict=True)}
         expected.append(functional.cross_entropy(torch.func.functional_call(oracle, moved, (x,)), y).item() - value.item())
-    results = full(DatasetLoss(net, x, y, batch_size=batch_size), RHOS)[2]
+    results = ascent.full(DatasetLoss(net, x, y, batch_size=batch_size), RHOS)[2]
     assert [r.sharpness for r in results] == pytest.approx(expected, rel=1e-10)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from sharpness_toys import full
 from torch import Tensor, nn
 
 from data.image_data import ImageData
 from sam.config import SharpnessConfig
+from sam.sharpness import ascent
 from sam.sharpness.dataset_loss import DatasetLoss, averaged, install, normalizers
 from sam.sharpness.notions import measure, work
 from sam.sharpness.subject import Sizes, Subject, subject_of
@@ -209,7 +209,7 @@ def test_the_radius_moves_the_weights_and_not_the_statistics() -> None:
     task = subject_of(net, data, CONFIG)
     loss = task.loss(batchnorm="recalibrated")
     seen.clear()
-    full(loss, [0.5, 2.0])
+    ascent.full(loss, [0.5, 2.0])
     assert len(seen) == 9 and all(torch.equal(seen[0], other) for other in seen)
 
 

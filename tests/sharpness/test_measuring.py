@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from sharpness_toys import full as toys_full
 from sharpness_toys import same
 from torch import Tensor, nn
 
@@ -65,7 +64,7 @@ def train_loss(model: nn.Module, tick: Callable[[float], None], batchnorm: str) 
 
 
 def full(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> object:
-    return toys_full(train_loss(model, tick, batchnorm), [0.5, 2.0])
+    return ascent.full(train_loss(model, tick, batchnorm), [0.5, 2.0])
 
 
 def batchwise(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> object:
@@ -146,5 +145,5 @@ def test_nothing_moves_if_the_criterion_raises(batchnorm: str) -> None:
         model, data.train_images, data.train_labels, prepare=data.normalize, criterion=criterion, batch_size=3, batchnorm=batchnorm
     )
     with pytest.raises(Stop):
-        toys_full(loss, [0.5])
+        ascent.full(loss, [0.5])
     assert same(before, state(model))
