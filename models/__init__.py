@@ -38,10 +38,6 @@ class ModelSpec:
     reason: str = ""
     takes_image_size: bool = False
 
-    def accepts(self, image_size: int) -> bool:
-        """Whether images of image_size x image_size fit."""
-        return self.smallest <= image_size <= (self.largest or image_size) and image_size % self.multiple == 0
-
 
 _WIDE = ("depth", "width", "dropout", "shortcut")
 _FIVE_POOLS = "five max-pools must leave the 1x1x512 that its head takes"
@@ -71,7 +67,7 @@ def check(name: str, *, image_size: int, channels: int, **options: Any) -> None:
     if channels < 1:
         raise ModelError(f"model {name}: images with {channels} channels; must be at least 1.")
     spec = REGISTRY[name]
-    if not spec.accepts(image_size):
+    if not spec.smallest <= image_size <= (spec.largest or image_size) or image_size % spec.multiple:
         exact = spec.smallest == spec.largest
         sizes = f"exactly {spec.smallest}" if exact else f"at least {spec.smallest} and divisible by {spec.multiple}"
         raise ModelError(f"model {name} cannot take {image_size}x{image_size} images: the size must be {sizes}, because {spec.reason}.")

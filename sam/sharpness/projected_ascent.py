@@ -76,31 +76,16 @@ def checkpoints(steps: int) -> list[int]:
 
 
 def ascend(
-    loss: DatasetLoss,
-    ball: Ball,
-    start: Vector,
-    *,
-    steps: int,
-    momentum: float,
-    origin: tuple[float, Vector] | None = None,
-    begin: Vector | None = None,
+    loss: DatasetLoss, ball: Ball, start: Vector, u: Vector, known: tuple[float, Vector], steps: int, momentum: float
 ) -> list[float]:
-    """L at the start and at each point that the ascent reaches; it starts at u = `begin`, or at w, where `origin` = (L, gradient) is known.
+    """L at the point u of the ball, where `here` is (L, gradient; used up), and at each point that the ascent from there reaches.
 
     The first step is 2 radii long. At each checkpoint the step is halved if L rose in fewer than 3 of 4 steps since the last one, or if
     neither step nor best point changed; the ascent then goes on from its best point, with the gradient found there and no momentum.
     momentum: the share of the last move in the next one (0.25 in Auto-PGD). It ends early where a gradient is zero or not finite.
     Memory: 6 vectors of D beside start and gradient.
     """
-    if origin is not None:
-        value, direction = origin[0], [g.clone() for g in origin[1]]
-        u = [torch.zeros_like(p) for p in start]
-    else:
-        assert begin is not None
-        u = begin
-        ball.move(loss.points, start, u)
-        found, direction = loss.value_and_gradient()
-        value = found.loss
+    value, direction = here
     climbs = ball.steepest_(direction)
     best, best_u, best_direction = value, _copy(u), _copy(direction)
     reached = [value]
@@ -210,10 +195,13 @@ def search_balls(
     seen, results = [origin[0]], [Found(math.nan, None, None)] * len(balls)
     for i in sorted(range(len(balls)), key=lambda i: balls[i].radius):
         ball = balls[i]
-        paths = [ascend(loss, ball, start, steps=search.steps, momentum=search.momentum, origin=origin)]
+        zero = [torch.zeros_like(p) for p in start]
+        paths = [ascend(loss, ball, start, zero, (origin[0], _copy(origin[1])), search.steps, search.momentum)]
         for k in range(search.restarts):
-            begin = ball.random(start, stream(f"start {k}"))
-            paths.append(ascend(loss, ball, start, steps=search.steps, momentum=search.momentum, begin=begin))
+            u = ball.random(start, stream(f"start {k}"))
+            ball.move(loss.points, start, u)
+            there, gradient = loss.value_and_gradient()
+            paths.append(ascend(loss, ball, start, u, (there.loss, gradient), search.steps, search.momentum))
         met = [value for path in paths for value in path]
         for k in range(search.draws):
             u = ball.random(start, stream(f"draw {k}"))
