@@ -75,9 +75,7 @@ def checkpoints(steps: int) -> list[int]:
     return sorted(set(marks))
 
 
-def ascend(
-    loss: DatasetLoss, ball: Ball, start: Vector, u: Vector, known: tuple[float, Vector], steps: int, momentum: float
-) -> list[float]:
+def ascend(loss: DatasetLoss, ball: Ball, start: Vector, u: Vector, here: tuple[float, Vector], steps: int, momentum: float) -> list[float]:
     """L at the point u of the ball, where `here` is (L, gradient; used up), and at each point that the ascent from there reaches.
 
     The first step is 2 radii long. At each checkpoint the step is halved if L rose in fewer than 3 of 4 steps since the last one, or if
