@@ -56,14 +56,13 @@ def measure(subject: Subject, part: Part) -> Result:
 
     Without a name for it, BatchNorm is in eval mode. A set that there is not, or that config.gap.splits leaves out, has no values.
     """
-    mode, split = part
     if part == PLAIN:
         return Result(_training(subject) | _test(subject))
     if part == ("eval", "train"):
         return Result(_training(subject))
-    suffix = "" if mode == "eval" else place(bn=mode)
-    value = subject.value(split, mode)
-    return Result({f"{split}_loss{suffix}": value.loss, f"{split}_accuracy{suffix}": value.accuracy})
+    mode, split = part
+    value, where = subject.value(split, mode), place(bn=None if mode == "eval" else mode)
+    return Result({f"{split}_loss{where}": value.loss, f"{split}_accuracy{where}": value.accuracy})
 
 
 def _training(subject: Subject) -> Measures:

@@ -29,8 +29,8 @@ def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vec
     """L at each point that L-BFGS-B visits in the box from w on, w left out; empty where the gradient at w is zero or not finite.
 
     In the coordinates u = delta / (radius scale), so that every bound is -1 or 1, with the loss scaled such that its gradient at w has
-    entries of size 1 (root mean square). At most 2 `iterations` values and gradients. Memory: some
-    60 float64 vectors of D on the host (SciPy 1.17, measured: its 10 pairs, work space and bounds).
+    entries of size 1 (root mean square). At most 2 `iterations` values and gradients. Memory: some 60 float64 vectors of D on the host
+    (SciPy 1.17, measured: its 10 pairs, work space and bounds).
     """
     from scipy.optimize import Bounds, minimize  # slow to import
 

@@ -223,15 +223,9 @@ def named(where: str, **values: float | None) -> Measures:
 
 
 def like(parameters: Sequence[Tensor], generator: torch.Generator, kind: str = "normal") -> Vector:
-    """A random vector shaped like the parameters, from a CPU generator: N(0, 1) entries, ±1 with
-    kind="rademacher", or uniform ones between -1 and 1 with kind="uniform"."""
-    drawn = []
-    for p in parameters:
-        if kind == "normal":
-            x = torch.randn(p.shape, generator=generator, dtype=p.dtype)
-        elif kind == "uniform":
-            x = torch.rand(p.shape, generator=generator, dtype=p.dtype).mul_(2).sub_(1)
-        else:
-            x = torch.randint(0, 2, p.shape, generator=generator, dtype=p.dtype).mul_(2).sub_(1)
-        drawn.append(x.to(p.device))
-    return drawn
+    """A random vector shaped like the parameters, from a CPU generator: N(0, 1) entries, or with kind="uniform" ones between -1 and 1."""
+    if kind == "uniform":
+        drawn = [torch.rand(p.shape, generator=generator, dtype=p.dtype).mul_(2).sub_(1) for p in parameters]
+    else:
+        drawn = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+    return [x.to(p.device) for x, p in zip(drawn, parameters, strict=True)]
