@@ -13,8 +13,8 @@ from sam.config import DatasetConfig, EvaluateConfig, ModelConfig, TrainConfig, 
 from sam.core.device import number_format, pick_device
 from sam.evaluation import storing
 from sam.runs.progress import progress_for
+from sam.sharpness.context import Result, Sizes, context_of, merge
 from sam.sharpness.notions import work
-from sam.sharpness.subject import Result, Sizes, merge, subject_of
 from sam.tables.contexts import data_label
 from sam.training import weights
 from sam.training.loop import build_model
@@ -58,8 +58,8 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
         sizes = dataclasses.replace(sizes, parameters=sum(p.numel() for p in model.parameters()))
         total = work(missing, sizes, config.sharpness)
         with number_format("fp32", config.threads), progress_for(total, f"measuring {path.name}") as progress:
-            subject = subject_of(model.to(device), images.to(device), config.sharpness, progress=progress.advance)
-            found = merge([found, storing.measure(subject, missing, file, progress.note)])
+            context = context_of(model.to(device), images.to(device), config.sharpness, progress=progress.advance)
+            found = merge([found, storing.measure(context, missing, file, progress.note)])
     return Checkpoint(found, file, notes + _notes(dataset, images))
 
 

@@ -17,7 +17,7 @@ from sam.evaluation.measuring import measure_runs, part_of
 from sam.report.page import report
 from sam.runs import records
 from sam.runs.tracking import mirror_sharpness
-from sam.sharpness.subject import Measures, Result
+from sam.sharpness.context import Measures, Result
 from sam.tables import render
 from sam.tables import table as tables
 from sam.tables.filling import filled

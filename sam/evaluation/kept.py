@@ -11,7 +11,7 @@ from typing import Any
 from sam.config import TrainConfig, printable
 from sam.evaluation.measuring import Run, kept_files
 from sam.runs import records
-from sam.sharpness.subject import Result
+from sam.sharpness.context import Result
 from sam.tables.contexts import settings, word
 from sam.tables.render_csv import inert
 

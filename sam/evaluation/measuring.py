@@ -21,8 +21,8 @@ from sam.runs import checkpoint, records
 from sam.runs.progress import Progress, progress_for, share
 from sam.runs.run import load_trained
 from sam.runs.workers import run_all
+from sam.sharpness.context import Result, Sizes, context_of, merge
 from sam.sharpness.notions import Notion, work
-from sam.sharpness.subject import Result, Sizes, merge, subject_of
 
 Run = tuple[Path, dict[str, Any]]
 
@@ -149,9 +149,9 @@ def _measure_here(
                 model = load_trained(run.config, run.folder, images, device, state)
                 del weights, state  # on the device only the model's own are left
                 trained = {"loss_name": run.config.loss, "optimizer": run.config.optimizer}
-                subject = subject_of(model, images, config.sharpness, progress=progress.advance, **trained)
+                context = context_of(model, images, config.sharpness, progress=progress.advance, **trained)
                 note = lambda notion, name=run.name: progress.note(f"{name}: {notion}")
-                found = storing.measure(subject, run.keys, run.folder / records.MEASURES, note, run.record["fingerprint"])
+                found = storing.measure(context, run.keys, run.folder / records.MEASURES, note, run.record["fingerprint"])
                 rows[run.place] = merge([rows[run.place], found])
             except Exception as error:  # no run, whatever is wrong with it, keeps another from its table
                 _without(rows, run)

@@ -10,8 +10,8 @@ from typing import Any
 import data
 from sam.config import SharpnessConfig
 from sam.runs import identity, lock, records
+from sam.sharpness.context import Context, Result, merge
 from sam.sharpness.notions import Notion
-from sam.sharpness.subject import Result, Subject, merge
 
 
 def keys(
@@ -31,14 +31,14 @@ def keys(
     return {row: identity.fingerprint({"notion": row.name, **origin, "settings": row.settings(sharpness, loss)}) for row in rows}
 
 
-def measure(subject: Subject, missing: Mapping[Notion, str], path: Path, note: Callable[[str], None], run: str | None = None) -> Result:
+def measure(context: Context, missing: Mapping[Notion, str], path: Path, note: Callable[[str], None], run: str | None = None) -> Result:
     """Measure the notions of `missing` (with their keys); each is stored as soon as it is known; `note` is told its name before."""
     data.usable_folder(path.parent, "folder of the rows")
     results = []
     for notion, key in missing.items():
         note(str(notion))
-        results.append(notion.measure(subject))
-        store(path, key, notion.name, results[-1], notion.settings(subject.config, subject.loss_name), run)
+        results.append(notion.measure(context))
+        store(path, key, notion.name, results[-1], notion.settings(context.config, context.loss_name), run)
     return merge(results)
 
 

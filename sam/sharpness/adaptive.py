@@ -8,8 +8,8 @@ from torch import Tensor
 from sam.config import AdaptiveConfig, SharpnessConfig
 from sam.core.criteria import Criterion
 from sam.sharpness.average import mean_and_stderr, pair_rises
+from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like
 from sam.sharpness.projected_ascent import Ball, Search, search_balls
-from sam.sharpness.subject import Measures, Result, Sizes, Subject, like, named
 
 VERSION = 1
 
@@ -44,7 +44,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return sizes.images(settings.subset) * len(settings.logits) * cost
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """Rises of the loss under perturbations delta in units of |w|, over config.adaptive.subset training images, unaugmented, eval mode.
 
     adaptive_worst[rho=R,norm=P,logits=G]     a lower bound of max L(w + delta) - L(w) over ||delta / |w| ||_P <= R; P: l2 | linf.
@@ -60,11 +60,11 @@ def measure(subject: Subject) -> Result:
     parameter counts, biases and BatchNorm's too. A weight that is exactly 0 cannot move. Losses that are not finite make NaN or infinite
     values. Peak: as `maximum`, and |w|: 11 vectors of D.
     """
-    settings, values = subject.config.adaptive, Measures()
-    stream = lambda which: subject.generator(f"adaptive {which}")
+    settings, values = context.config.adaptive, Measures()
+    stream = lambda which: context.generator(f"adaptive {which}")
     for kind in settings.logits:
-        criterion = normalized(subject.criterion) if kind == "normalized" else subject.criterion
-        loss = subject.loss(criterion=criterion, subset=settings.subset)
+        criterion = normalized(context.criterion) if kind == "normalized" else context.criterion
+        loss = context.loss(criterion=criterion, subset=settings.subset)
         with loss.measuring(), torch.no_grad():
             start, size = [p.clone() for p in loss.points], [p.abs() for p in loss.points]
             value, gradient = loss.value_and_gradient()
@@ -72,13 +72,13 @@ def measure(subject: Subject) -> Result:
                 balls = [Ball(norm, rho, size) for rho in worst]
                 found = search_balls(loss, balls, start, (value.loss, gradient), _search(settings), stream)
                 for rho, one in zip(worst, found, strict=True):
-                    at = subject.where(settings.subset, rho=rho, norm=norm, logits=kind)
+                    at = context.suffix(settings.subset, rho=rho, norm=norm, logits=kind)
                     values |= named(at, adaptive_worst=one.rise, adaptive_worst_ascent=one.ascent, adaptive_worst_spread=one.spread)
                 draws, generator = settings.draws if average else 0, stream(f"average {norm}")
-                steps = (list(torch._foreach_mul(like(start, generator, DRAWS[norm]), size)) for _ in range(draws))
+                steps = (list(torch._foreach_mul(random_like(start, generator, DRAWS[norm]), size)) for _ in range(draws))
                 samples = pair_rises(loss, start, value.loss, steps, average)
                 for rho, sample in zip(average, samples, strict=True):
                     mean, stderr = mean_and_stderr(sample)
-                    at = subject.where(settings.subset, rho=rho, norm=norm, logits=kind)
+                    at = context.suffix(settings.subset, rho=rho, norm=norm, logits=kind)
                     values |= named(at, adaptive_average=mean, adaptive_average_stderr=stderr)
     return Result(values)

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 from data.image_data import ImageData
 from sam.config import ConfigError, SharpnessConfig, from_dict
 from sam.core.criteria import CRITERIA
+from sam.sharpness.context import Context, Result, Series, Split, context_of
 from sam.sharpness.notions import measure
-from sam.sharpness.subject import Result, Series, Split, Subject, subject_of
 
 PIECE = 500  # samples of a torch Dataset read at a time
 
@@ -84,11 +84,11 @@ def evaluate(
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise ConfigError(f"model: {name} has no running statistics (track_running_stats=False): bn=eval would depend on batch_size.")
     if isinstance(data, ImageData):
-        subject = subject_of(model, data, config, loss_name=loss, progress=progress)
+        context = context_of(model, data, config, loss_name=loss, progress=progress)
     else:
         train, test = _pair(data)
         device, dtype = weights[0].device, weights[0].dtype
-        subject = Subject(
+        context = Context(
             model,
             _split(train, "train", device, config.seed),
             None if test is None else _split(test, "test", device, config.seed),
@@ -97,8 +97,8 @@ def evaluate(
             progress=progress,
             loss_name=loss,
         )
-    _check_outputs(subject)
-    return Measurements(measure(subject))
+    _check_outputs(context)
+    return Measurements(measure(context))
 
 
 def _own(batch: Tensor, dtype: torch.dtype) -> Tensor:
@@ -106,12 +106,12 @@ def _own(batch: Tensor, dtype: torch.dtype) -> Tensor:
     return batch.to(dtype if batch.is_floating_point() else batch.dtype, copy=True, memory_format=torch.contiguous_format)
 
 
-def _check_outputs(subject: Subject) -> None:
+def _check_outputs(context: Context) -> None:
     """One forward of two samples: are the outputs logits, one for every label? (On a GPU a label without one ends the process.)"""
-    for name, split in (("train", subject.train), ("test", subject.test)):
+    for name, split in (("train", context.train), ("test", context.test)):
         if split is None:
             continue
-        first = subject.loss(Split(split.inputs[:2], split.labels[:2]))
+        first = context.loss(Split(split.inputs[:2], split.labels[:2]))
         with first.measuring(), torch.enable_grad():
             try:
                 both, alone = first.batch_outputs(first.inputs), first.batch_outputs(first.inputs[:1])
@@ -125,7 +125,7 @@ def _check_outputs(subject: Subject) -> None:
         shape = tuple(both.shape)
         if len(shape) != 2 or shape[1] < 2 or shape[0] != len(first.labels):
             raise ConfigError(f"model: maps data ({name}) to outputs {shape}, but must map it to logits (samples, classes), two at least.")
-        likely = subject.loss_name == "cross_entropy" and bool((both >= 0).all())
+        likely = context.loss_name == "cross_entropy" and bool((both >= 0).all())
         if likely and torch.allclose(both.sum(1), torch.ones_like(both[:, 0]), rtol=0, atol=1e-3):
             raise ConfigError("model: returns probabilities (not negative, each row adds up to 1), but must return logits: no softmax.")
         if not torch.allclose(alone, both[:1], rtol=1e-3, atol=1e-3 * float(both.nan_to_num().abs().max()), equal_nan=True):

@@ -11,8 +11,8 @@ import torch
 from sam.config import SharpnessConfig
 from sam.core import vectors
 from sam.core.vectors import Vector
+from sam.sharpness.context import Context, Measures, Result, Sizes, named
 from sam.sharpness.dataset_loss import DatasetLoss, Value
-from sam.sharpness.subject import Measures, Result, Sizes, Subject, named
 
 VERSION = 1
 
@@ -94,7 +94,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return 2 * len(config.batchnorm) * sizes.images(config.ascent.subset) * (3 + len(config.rho)) + recalibration
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """L^Asc - L and its parts, over the whole training set, or over a subset, which then stands last in every name (subset=S); unaugmented.
 
     train_loss[bn=B], train_accuracy[bn=B], grad_norm[bn=B]   L, accuracy (%) and ||grad L||, with B other than eval (which needs no name).
@@ -104,21 +104,21 @@ def measure(subject: Subject) -> Result:
     first_order[rho=R]                R ||grad L||, eval mode: what sharpness would be if the loss were linear.
     second_order[rho=R]               sharpness - first_order, eval mode, whole set: R² uᵀHu / 2 + O(R³) with u the gradient's direction.
     """
-    config, values, subset = subject.config, Measures(), subject.config.ascent.subset
+    config, values, subset = context.config, Measures(), context.config.ascent.subset
     for mode in config.batchnorm:
-        whole = subject.loss(batchnorm=mode, subset=subset)
+        whole = context.loss(batchnorm=mode, subset=subset)
         with whole.measuring():
-            value, gradient = subject.value_and_gradient(mode, subset)
+            value, gradient = context.value_and_gradient(mode, subset)
             length, results = along(whole, value, gradient, config.rho)
         del gradient
-        here = subject.where(subset, bn=None if mode == "eval" else mode)
+        here = context.suffix(subset, bn=None if mode == "eval" else mode)
         values |= named(here, train_loss=value.loss, train_accuracy=value.accuracy, grad_norm=length)
-        batches = batchwise(subject.loss(batchnorm=mode, batch_size=config.m, subset=subset), config.rho)
+        batches = batchwise(context.loss(batchnorm=mode, batch_size=config.m, subset=subset), config.rho)
         for label, variants in (("all", results), ("m", batches)):
             for one in variants:
-                here = subject.where(subset, rho=one.rho, bn=mode, batch=label)
+                here = context.suffix(subset, rho=one.rho, bn=mode, batch=label)
                 values |= named(here, sharpness=one.sharpness, ascent_loss=one.ascent_loss)
                 values |= named(here, sharpness_stderr=one.stderr) if one.stderr is not None else {}
         for one in results if mode == "eval" else ():
-            values |= named(subject.where(subset, rho=one.rho), first_order=one.first_order, second_order=one.second_order)
+            values |= named(context.suffix(subset, rho=one.rho), first_order=one.first_order, second_order=one.second_order)
     return Result(values)

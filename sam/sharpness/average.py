@@ -9,8 +9,8 @@ import torch
 from sam.config import SharpnessConfig
 from sam.core import vectors
 from sam.core.vectors import Vector
+from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.subject import Measures, Result, Sizes, Subject, like, named
 
 VERSION = 1
 
@@ -37,7 +37,7 @@ def pair_rises(loss: DatasetLoss, start: Vector, base: float, steps: Iterable[Ve
 def _sphere(points: Vector, generator: torch.Generator, count: int) -> Iterator[Vector]:
     """`count` directions drawn uniformly from the sphere of norm 1, one at a time."""
     for _ in range(count):
-        direction = like(points, generator)
+        direction = random_like(points, generator)
         vectors.normalize_(direction)
         yield direction
 
@@ -53,7 +53,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return sizes.images(config.average.subset) * (1 + 2 * config.average.draws * len(config.rho))
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """E L(w + rho z/||z||) - L(w) with z ~ N(0, I), over the training set (or config.average.subset of it), unaugmented, eval mode.
 
     average[rho=R]          mean over config.average.draws antithetic pairs ±z, nats. Near a minimum it is R² Tr H / (2D).
@@ -62,8 +62,8 @@ def measure(subject: Subject) -> Result:
     All radii see the same directions. A loss that is not finite makes both NaN or infinite. Peak: weights, their copies (2), direction:
     4 vectors of D. On float32 weights a small R sits near rounding: the standard error shows by how much.
     """
-    settings, rhos = subject.config.average, subject.config.rho
-    loss, stream = subject.loss(subset=settings.subset), subject.generator("average")
+    settings, rhos = context.config.average, context.config.rho
+    loss, stream = context.loss(subset=settings.subset), context.generator("average")
 
     with loss.measuring(), torch.no_grad():
         start = [p.clone() for p in loss.points]
@@ -72,5 +72,5 @@ def measure(subject: Subject) -> Result:
     values = Measures()
     for rho, sample in zip(rhos, samples, strict=True):
         mean, stderr = mean_and_stderr(sample)
-        values |= named(subject.where(settings.subset, rho=rho), average=mean, average_stderr=stderr)
+        values |= named(context.suffix(settings.subset, rho=rho), average=mean, average_stderr=stderr)
     return Result(values)

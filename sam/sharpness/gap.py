@@ -10,7 +10,7 @@ from torch import Tensor
 from sam.config import SharpnessConfig
 from sam.core import vectors
 from sam.core.criteria import Criterion, cross_entropy, under_label_noise
-from sam.sharpness.subject import Measures, Part, Result, Sizes, Subject, place
+from sam.sharpness.context import Context, Measures, Part, Result, Sizes, suffix
 
 VERSION = 2  # 2: ece
 PLAIN: Part = ("eval", "test")
@@ -32,7 +32,7 @@ def settings(config: SharpnessConfig, part: Part) -> dict[str, object]:
 
 
 def work(sizes: Sizes, config: SharpnessConfig, parts: Sequence[Part], beside: Collection[str]) -> float:
-    """beside: the notions measured on the same subject. Beside L^Asc the recalibration costs nothing, nor do losses on its images."""
+    """beside: the notions measured on the same context. Beside L^Asc the recalibration costs nothing, nor do losses on its images."""
     units = sum(getattr(sizes, split) for _, split in parts if split != "train")
     if "ascent" not in beside or sizes.images(config.ascent.subset) < sizes.train:
         units += sizes.train * len({mode for mode, split in parts if split == "train" or (mode, split) == PLAIN})
@@ -41,7 +41,7 @@ def work(sizes: Sizes, config: SharpnessConfig, parts: Sequence[Part], beside: C
     return float(units)
 
 
-def measure(subject: Subject, part: Part) -> Result:
+def measure(context: Context, part: Part) -> Result:
     """Mean losses (of the loss that the model was trained with; cross-entropies are in nats), accuracies and errors in percent.
 
     test_loss, test_accuracy     the test set and its true labels. A cross-entropy is the negative log-likelihood (NLL).
@@ -57,30 +57,30 @@ def measure(subject: Subject, part: Part) -> Result:
     Without a name for it, BatchNorm is in eval mode. A set that there is not, or that config.gap.splits leaves out, has no values.
     """
     if part == PLAIN:
-        return Result(_training(subject) | _test(subject))
+        return Result(_training(context) | _test(context))
     if part == ("eval", "train"):
-        return Result(_training(subject))
+        return Result(_training(context))
     mode, split = part
-    value, where = subject.value(split, mode), place(bn=None if mode == "eval" else mode)
+    value, where = context.value(split, mode), suffix(bn=None if mode == "eval" else mode)
     return Result({f"{split}_loss{where}": value.loss, f"{split}_accuracy{where}": value.accuracy})
 
 
-def _training(subject: Subject) -> Measures:
-    train = subject.value("train")
-    norm = vectors.norm([p.detach() for p in subject.model.parameters()]).item()
+def _training(context: Context) -> Measures:
+    train = context.value("train")
+    norm = vectors.norm([p.detach() for p in context.model.parameters()]).item()
     return {"train_loss": train.loss, "train_accuracy": train.accuracy, "weight_norm": norm}
 
 
-def _test(subject: Subject) -> Measures:
-    train, loss = subject.value("train"), subject.loss("test")
+def _test(context: Context) -> Measures:
+    train, loss = context.value("train"), context.loss("test")
     with loss.measuring():
         outputs = loss.outputs()
     accuracy = 100 * (outputs.argmax(1) == loss.labels).double().mean().item()
-    channel = _mean(under_label_noise(subject.criterion, subject.label_noise), outputs, loss.labels)
-    plain = _mean(subject.criterion, outputs, loss.labels)
+    channel = _mean(under_label_noise(context.criterion, context.label_noise), outputs, loss.labels)
+    plain = _mean(context.criterion, outputs, loss.labels)
     values: Measures = {"test_loss": plain, "test_accuracy": accuracy, "test_loss_channel": channel}
-    are_logits = subject.criterion is cross_entropy
-    values["ece"] = calibration_error(outputs, loss.labels, subject.config.gap.bins) if are_logits else None
+    are_logits = context.criterion is cross_entropy
+    values["ece"] = calibration_error(outputs, loss.labels, context.config.gap.bins) if are_logits else None
     return values | {"gap": channel - train.loss, "error_gap": train.accuracy - accuracy}
 
 

@@ -14,8 +14,8 @@ from sam.config import HessianConfig, SharpnessConfig
 from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness import ascent, krylov
+from sam.sharpness.context import Context, Measures, Result, Sizes, named
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.subject import Measures, Result, Sizes, Subject, named
 
 VERSION = 1
 TOGETHER = 5  # probes of one call: they share forward and first backward, and cost a row and a product each
@@ -132,7 +132,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return each * sizes.images(own.subset)
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """H: the Hessian of L, the mean loss over `subset` training images (all, where no subset is named), eval-mode BatchNorm; g = grad L.
 
     Everything carries [subset=n] where a subset was taken. None: not finite, or not defined, as said.
@@ -161,14 +161,14 @@ def measure(subject: Subject) -> Result:
     Peak beside the model and the graph of a batch, however many steps: config.basis + config.eigenvalues + 7 vectors of D floats that are
     held by name. With the defaults the whole came to 43 on a CPU, graph included (4.9 M weights; 36.5 M weights: 146 MB a vector).
     """
-    loss = subject.loss(subset=subject.config.hessian.subset)
+    loss = context.loss(subset=context.config.hessian.subset)
     with loss.measuring():
-        return Result(_measure(loss, subject))
+        return Result(_measure(loss, context))
 
 
-def _measure(loss: DatasetLoss, subject: Subject) -> Measures:
-    config, generator = subject.config.hessian, subject.generator("hessian")
-    where = partial(subject.where, config.subset)
+def _measure(loss: DatasetLoss, context: Context) -> Measures:
+    config, generator = context.config.hessian, context.generator("hessian")
+    where = partial(context.suffix, config.subset)
     hessian = Hessian(loss)
     value, gradient = loss.value_and_gradient()
     length = vectors.norm(gradient).item()
@@ -197,7 +197,7 @@ def _measure(loss: DatasetLoss, subject: Subject) -> Measures:
     values |= named(where(), cos_gradient_top=cosine, gradient_top_share=share, curvature_gradient=curvature)
     values["cos_random_level"] = math.sqrt(2 / (math.pi * hessian.length))
 
-    for result in ascent.along(loss, value, gradient, subject.config.rho)[1]:
+    for result in ascent.along(loss, value, gradient, context.config.rho)[1]:
         half, at = result.rho**2 / 2, where(rho=result.rho)
         each = half / hessian.length
         largest = top[0][0] if top else None

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from sam.config import KeskarConfig, SharpnessConfig
 from sam.core import vectors
 from sam.core.vectors import Vector
+from sam.sharpness.context import Context, Measures, Result, Sizes, named
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.projected_ascent import Ball, Search, highest, search_balls
-from sam.sharpness.subject import Measures, Result, Sizes, Subject, named
 
 VERSION = 1
 
@@ -84,7 +84,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return sizes.images(settings.subset) * (3 + len(settings.epsilon) * (_search(settings).cost + full))
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """100 (max L(w + z) - L(w)) / (1 + L(w)) over |z_i| <= E (|w_i| + 1), on config.keskar.subset training images, unaugmented, eval mode.
 
     keskar[epsilon=E]          a lower bound of it: the largest of w, of all that follows, and of what was found at a smaller E. Percent.
@@ -97,9 +97,9 @@ def measure(subject: Subject) -> Result:
     NaN or infinite as soon as one loss met is. Peak: as `maximum`, and |w| + 1: 11 vectors of D; for small models also L-BFGS-B's
     60 float64 vectors of D, at most 0.25 GB with full_space at its default.
     """
-    settings, values = subject.config.keskar, Measures()
-    loss = subject.loss(subset=settings.subset)
-    full = sum(p.numel() for p in subject.model.parameters()) <= settings.full_space
+    settings, values = context.config.keskar, Measures()
+    loss = context.loss(subset=settings.subset)
+    full = sum(p.numel() for p in context.model.parameters()) <= settings.full_space
     visited: dict[float, list[float]] = {}
     with loss.measuring(), torch.no_grad():
         start, size = [p.clone() for p in loss.points], [p.abs() + 1 for p in loss.points]
@@ -110,12 +110,12 @@ def measure(subject: Subject) -> Result:
             return visited[box.radius]
 
         boxes = [Ball("linf", epsilon, size) for epsilon in settings.epsilon]
-        stream = lambda name: subject.generator(f"keskar {name}")
+        stream = lambda name: context.generator(f"keskar {name}")
         found = search_balls(loss, boxes, start, (value.loss, gradient), _search(settings), stream, others)
     for box, one in zip(boxes, found, strict=True):
         met = visited[box.radius]
         own = highest(met) - value.loss if met else None
         rises = {"keskar": one.rise, "keskar_lbfgsb": own, "keskar_sign": one.ascent, "keskar_spread": one.spread}
         percent = {name: None if rise is None else 100 * rise / (1 + value.loss) for name, rise in rises.items()}
-        values |= named(subject.where(settings.subset, epsilon=box.radius), **percent)
+        values |= named(context.suffix(settings.subset, epsilon=box.radius), **percent)
     return Result(values)

@@ -13,9 +13,9 @@ from sam.config import HessianConfig, LandscapeConfig, SharpnessConfig
 from sam.core import vectors
 from sam.core.ascent import Ascent
 from sam.core.vectors import Vector
+from sam.sharpness.context import Context, Result, Series, Sizes, named, random_like
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.hessian import Hessian, eigenpairs
-from sam.sharpness.subject import Result, Series, Sizes, Subject, like, named
 
 VERSION = 1
 MARGIN = 1.5  # XSAM's plane is drawn this many times as wide as the arc
@@ -40,7 +40,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return sizes.images(settings.subset) * (3 + top + along + steps + over + search)
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """Curves of L over w + t u and w + x u + y v. BatchNorm in eval mode; every loss is the mean over the same `landscape.subset` images.
 
     Series, each in long form (every name ends in [..., subset=n] where a subset was used):
@@ -64,13 +64,13 @@ def measure(subject: Subject) -> Result:
     follows from them. Random directions depend on the seed and on the shapes of the weights alone, so that pictures compare.
     Memory: six vectors of D; for eigenvectors what `hessian.eigenpairs` takes, about 30.
     """
-    settings, rhos, result = subject.config.landscape, subject.config.rho, Result()
-    loss = subject.loss(subset=settings.subset)
+    settings, rhos, result = context.config.landscape, context.config.rho, Result()
+    loss = context.loss(subset=settings.subset)
     far = settings.reach * max(rhos)  # half-width of an axis in Euclidean distance that belongs to no one radius
     with loss.measuring(), torch.no_grad():
         start = [p.clone() for p in loss.points]
         value, gradient = loss.value_and_gradient()
-        ground = _Ground(subject, loss, result, start, value.loss, gradient if unit_(gradient) is not None else None)
+        ground = _Ground(context, loss, result, start, value.loss, gradient if unit_(gradient) is not None else None)
         top = _top(ground)
         for kind in settings.lines:
             if kind == "n_step":
@@ -96,7 +96,7 @@ def measure(subject: Subject) -> Result:
 class _Ground:
     """L around w. start: a copy of w; at_w: L(w); uphill: g/||g||, or None where it is undefined. What is drawn goes into `result`."""
 
-    subject: Subject
+    context: Context
     loss: DatasetLoss
     result: Result
     start: Vector
@@ -105,15 +105,15 @@ class _Ground:
 
     @property
     def settings(self) -> LandscapeConfig:
-        return self.subject.config.landscape
+        return self.context.config.landscape
 
     def where(self, **parts: object) -> str:
-        return self.subject.where(self.settings.subset, **parts)
+        return self.context.suffix(self.settings.subset, **parts)
 
     def random(self, stream: str, count: int) -> list[Vector]:
         """Filter-normalised directions from one stream of the seed."""
-        generator = self.subject.generator(stream)
-        drawn = [like(self.start, generator) for _ in range(count)]
+        generator = self.context.generator(stream)
+        drawn = [random_like(self.start, generator) for _ in range(count)]
         for direction in drawn:
             filter_normalize_(direction, self.start)
         return drawn
@@ -200,7 +200,7 @@ def _top(ground: _Ground) -> list[Vector]:
     """The eigenvectors that the lines and planes want, pointing uphill; their values are added to the result."""
     wanted, found = _eigenvectors(ground.settings), []
     if wanted and math.isfinite(ground.at_w):
-        found = top_eigenpairs(ground.loss, wanted, ground.settings.lanczos_steps, ground.subject.generator("landscape.lanczos"))
+        found = top_eigenpairs(ground.loss, wanted, ground.settings.lanczos_steps, ground.context.generator("landscape.lanczos"))
     for k in range(wanted):
         value, vector, residual = found[k] if k < len(found) else (None, None, None)
         if vector is not None and ground.uphill is not None and vectors.dot(vector, ground.uphill).item() < 0:

@@ -10,8 +10,8 @@ from sam.config import SharpnessConfig
 from sam.core import vectors
 from sam.core.ascent import Ascent
 from sam.core.vectors import Vector
+from sam.sharpness.context import Context, Measures, Result, Sizes, named
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.subject import Measures, Result, Sizes, Subject, named
 
 VERSION = 1
 
@@ -40,7 +40,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return sizes.images(settings.subset) * (3 + climbs)
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """Eq. 6 with gradients and losses of the whole training set (or config.n_step.subset of it), unaugmented, BatchNorm in eval mode.
 
     n_step[rho=R,n=N,rule=S]          L(w + eps_N) - L(w), nats; S: split | project | accumulate | boundary, as in training.
@@ -50,15 +50,15 @@ def measure(subject: Subject) -> Result:
     None where a gradient on the way is zero or not finite; a loss that is not finite at the end is reported as it is. With N = 1 every
     rule is L^Asc. The gradient at w is computed once for all. Peak: weights, their copies (3), gradients (3) and eps: 8 vectors of D.
     """
-    settings, values = subject.config.n_step, Measures()
-    loss = subject.loss(subset=settings.subset)
+    settings, values = context.config.n_step, Measures()
+    loss = context.loss(subset=settings.subset)
     with loss.measuring(), torch.no_grad():
         start = [p.clone() for p in loss.points]
         value, gradient = loss.value_and_gradient()
-        for rho in subject.config.rho:
+        for rho in context.config.rho:
             for steps in settings.steps:
                 for rule in settings.rules:
-                    where = subject.where(settings.subset, rho=rho, n=steps, rule=rule)
+                    where = context.suffix(settings.subset, rho=rho, n=steps, rule=rule)
                     ascent, rise, length, cosine = climb(loss, start, gradient, rho, steps, rule), None, None, None
                     if ascent is not None:
                         length = ascent.relative_length().item()

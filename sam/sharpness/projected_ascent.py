@@ -13,8 +13,8 @@ import torch
 
 from sam.core import vectors
 from sam.core.vectors import Vector
+from sam.sharpness.context import random_like
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.subject import like
 
 Stream = Callable[[str], torch.Generator]
 
@@ -58,8 +58,8 @@ class Ball:
     def random(self, points: Vector, generator: torch.Generator) -> Vector:
         """u drawn uniformly: on the sphere (l2, of the weights that can move), or in the box (linf)."""
         if self.norm == "linf":
-            return like(points, generator, "uniform")
-        u = like(points, generator)
+            return random_like(points, generator, "uniform")
+        u = random_like(points, generator)
         if self.scale is not None:
             torch._foreach_mul_(u, [(s != 0).to(s.dtype) for s in self.scale])
         vectors.normalize_(u)

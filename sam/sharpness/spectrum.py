@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sam.config import SharpnessConfig, SpectrumConfig
+from sam.sharpness.context import Context, Measures, Result, Series, Sizes, named
 from sam.sharpness.hessian import Hessian
 from sam.sharpness.krylov import quadrature
-from sam.sharpness.subject import Measures, Result, Series, Sizes, Subject, named
 
 VERSION = 1
 
@@ -25,7 +25,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return (1 + 7 * own.probes * own.steps) * sizes.images(own.subset)
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """H: the Hessian of L, the mean loss over `subset` training images (all, where no subset is named), eval-mode BatchNorm. Its density
     is the share of its D eigenvalues per unit of loss per squared weight.
 
@@ -45,9 +45,9 @@ def measure(subject: Subject) -> Result:
 
     Peak beside the model and the graph of a batch: config.steps + 6 vectors of D floats (36.5 M weights: 146 MB each).
     """
-    config = subject.config.spectrum
-    where = subject.where(config.subset)
-    loss, generator = subject.loss(subset=config.subset), subject.generator("spectrum")
+    config = context.config.spectrum
+    where = context.suffix(config.subset)
+    loss, generator = context.loss(subset=config.subset), context.generator("spectrum")
     with loss.measuring():
         value = loss.value()
         hessian = Hessian(loss)

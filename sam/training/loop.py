@@ -17,7 +17,7 @@ import models
 from data.augment import Augment
 from data.image_data import ImageData, epoch_batches
 from sam.config import METHODS, TrainConfig, to_dict
-from sam.core import streams
+from sam.core import seeds
 from sam.core.criteria import CRITERIA
 from sam.core.device import autocast, loss_scale
 from sam.core.replicas import ALONE, ReplicaError, Replicas
@@ -82,7 +82,7 @@ class Trainer:
             self.model,
             config.optimizer,
             steps_per_epoch=self.steps_per_epoch,
-            generator=streams.generator(self.device, config.seed, "method"),
+            generator=seeds.generator(self.device, config.seed, "method"),
             replicas=self.replicas,
             share_groups=config.group_size is not None,
             scaling=scaling,
@@ -129,11 +129,11 @@ class Trainer:
         devices = [self.device] if self.device.type == "cuda" else []
         seed = self.config.seed
         if self._under_way is None:
-            self._under_way = _Epoch(streams.generator(self.device, seed, "augment", self.epoch))
+            self._under_way = _Epoch(seeds.generator(self.device, seed, "augment", self.epoch))
             self.objective.reset()
         with torch.random.fork_rng(devices):
             own = [self.replicas.rank] if self.replicas.rank else []  # no two replicas drop the same
-            torch.manual_seed(streams.derive(seed, "dropout", self.epoch, *own))
+            torch.manual_seed(seeds.derive(seed, "dropout", self.epoch, *own))
             self._set_random(self._resumed_random)
             row = self._train(self._under_way, advance, after_step)
         row["train_seconds"] = self._under_way.seconds
@@ -149,7 +149,7 @@ class Trainer:
 
     def _train(self, epoch: _Epoch, advance: Callable[[float], None], after_step: Callable[[], None]) -> Row:
         config, data = self.config, self.data
-        shuffle = streams.generator("cpu", config.seed, "order", self.epoch)
+        shuffle = seeds.generator("cpu", config.seed, "order", self.epoch)
         batches = epoch_batches(len(data.train_labels), config.batch_size, shuffle, config.drop_last)
         order = [indices.to(self.device) for indices in batches]  # now: a copy to a GPU waits for the work queued before it
         passes = METHODS[config.optimizer.method].passes(config.optimizer)
@@ -303,6 +303,6 @@ def build_model(config: TrainConfig, data: ImageData) -> nn.Module:
     """The configured model for these images, initialised from the seed's own stream (the same for every method)."""
     channels, size = data.train_images.shape[1], data.train_images.shape[-1]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(streams.derive(config.seed, "init"))
+        torch.manual_seed(seeds.derive(config.seed, "init"))
         model = models.build(**to_dict(config.model), classes=data.classes, channels=channels, image_size=size)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -19,7 +19,7 @@ from sam.evaluation.evaluate import Evaluation, evaluate
 from sam.evaluation.kept import trajectories
 from sam.runs import checkpoint, records
 from sam.runs.run import load_trained
-from sam.sharpness.subject import Result
+from sam.sharpness.context import Result
 
 GAP = SharpnessConfig(notions=["gap"], batchnorm=["eval"])
 

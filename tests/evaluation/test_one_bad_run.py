@@ -16,7 +16,7 @@ from sam.evaluation import measuring, storing
 from sam.evaluation.evaluate import Evaluation, evaluate
 from sam.runs import records
 from sam.runs.records import DamagedError
-from sam.sharpness.subject import Result
+from sam.sharpness.context import Result
 
 (FINISHED,) = (Path(__file__).parents[1] / "fixtures/runs/finished").iterdir()
 TABLE = {

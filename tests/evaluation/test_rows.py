@@ -8,7 +8,7 @@ import pytest
 from sam.config import OptimizerConfig, TrainConfig, to_dict
 from sam.evaluation.evaluate import _row
 from sam.runs import records
-from sam.sharpness.subject import Result
+from sam.sharpness.context import Result
 
 
 def row_of(folder: Path, method: str, rows: list[dict[str, Any]], last5: float | None = 90.0) -> dict[str, float | None]:

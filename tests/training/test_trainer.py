@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sam.config import TrainConfig
-from sam.core import streams
+from sam.core import seeds
 from sam.training.loop import Trainer
 
 Tiny = Callable[..., TrainConfig]
@@ -72,7 +72,7 @@ def test_two_epochs_equal_a_loop_by_hand(tiny: Tiny, trainer: Make, mode: str, r
 
     for epoch in range(2):
         seen = 0.0
-        order = torch.randperm(96, generator=streams.generator("cpu", 0, "order", epoch))
+        order = torch.randperm(96, generator=seeds.generator("cpu", 0, "order", epoch))
         for batch in order.split(40):
             base.zero_grad(set_to_none=False)
             for group in batch.split(m or 40):

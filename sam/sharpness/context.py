@@ -1,4 +1,4 @@
-"""What is measured, and what a measurement gives: every notion is `measure(subject) -> Result`."""
+"""What is measured, and what a measurement gives: every notion is `measure(context) -> Result`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data.image_data import ImageData
 from sam.config import MEASURED_SPLITS, OptimizerConfig, SharpnessConfig
-from sam.core import streams
+from sam.core import seeds
 from sam.core.criteria import CRITERIA, Criterion
 from sam.core.vectors import Vector
 from sam.sharpness.dataset_loss import DatasetLoss, Statistics, Value, averaged
@@ -66,7 +66,7 @@ class Split:
 
 
 @dataclass
-class Subject:
+class Context:
     """A model, the data it is measured on, and how.
 
     train, test, val  their images and labels on the model's device; `prepare` turns a batch of inputs into what the model takes.
@@ -141,7 +141,7 @@ class Subject:
         if part is None:
             raise ValueError(f"there is no {split} set to measure on.")
         if subset is not None and subset < len(part.labels):
-            index = chosen(len(part.labels), subset).to(part.labels.device)
+            index = subset_indices(len(part.labels), subset).to(part.labels.device)
             part = Split(part.inputs[index], part.labels[index])
         usual = self.config.m if batchnorm == "train" else self.config.batch_size
         return DatasetLoss(
@@ -156,13 +156,13 @@ class Subject:
             progress=self.progress,
         )
 
-    def said(self, subset: int | None) -> int | None:
+    def subset_label(self, subset: int | None) -> int | None:
         """`subset` where it is smaller than the training set, else None: what a name says of it."""
         return subset if subset is not None and subset < len(self.train.labels) else None
 
-    def where(self, subset: int | None, **parts: object) -> str:
-        """The ending of a measure's name: `place(**parts)`, with the subset last where it is smaller than the training set."""
-        return place(**parts, subset=self.said(subset))
+    def suffix(self, subset: int | None, **parts: object) -> str:
+        """The ending of a measure's name: `suffix(**parts)`, with the subset last where it is smaller than the training set."""
+        return suffix(**parts, subset=self.subset_label(subset))
 
     def _recalibrated(self) -> Statistics:
         """Running statistics averaged, once at w, over the training set's batches of config.m; config.batchnorm="recalibrated"."""
@@ -178,7 +178,7 @@ class Subject:
         """L and its gradient over the training set, or a subset; over the whole set, L is remembered for notions that only want it. Use
         inside `measuring()`."""
         value, gradient = self.loss(batchnorm=batchnorm, subset=subset).value_and_gradient()
-        if self.said(subset) is None:
+        if self.subset_label(subset) is None:
             self._seen["train", batchnorm] = value
         return value, gradient
 
@@ -193,26 +193,26 @@ class Subject:
 
     def generator(self, name: str) -> torch.Generator:
         """The random stream of one notion, on the CPU, so that every device sees the same draws."""
-        return streams.generator("cpu", self.config.seed, name)
+        return seeds.generator("cpu", self.config.seed, name)
 
 
-def subject_of(model: nn.Module, data: ImageData, config: SharpnessConfig, **options: Any) -> Subject:
-    """The subject of a model and an image data set, moved to the model's device; `options`: Subject's loss_name, optimizer and progress."""
+def context_of(model: nn.Module, data: ImageData, config: SharpnessConfig, **options: Any) -> Context:
+    """The context of a model and an image data set, moved to the model's device; `options`: Context's loss_name, optimizer and progress."""
     weight = next(model.parameters())
     images = data.to(weight.device)
     train, test = Split(images.train_images, images.train_labels), Split(images.test_images, images.test_labels)
     val = Split(images.val_images, images.val_labels) if len(images.val_labels) else None
     prepare = lambda inputs: images.normalize(inputs).to(weight.dtype)
-    return Subject(model, train, test, config, prepare=prepare, label_noise=data.label_noise, val=val, **options)
+    return Context(model, train, test, config, prepare=prepare, label_noise=data.label_noise, val=val, **options)
 
 
-def chosen(total: int, subset: int) -> Tensor:
+def subset_indices(total: int, subset: int) -> Tensor:
     """`subset` indices below `total`, drawn once and for all, in ascending order: (subset,) int64. Smaller subsets lie in larger ones."""
-    return torch.randperm(total, generator=streams.generator("cpu", 0, "subset"))[:subset].sort().values
+    return torch.randperm(total, generator=seeds.generator("cpu", 0, "subset"))[:subset].sort().values
 
 
-def place(**parts: object) -> str:
-    """The part of a name that says where a number was taken: place(rho=0.05, bn="eval", subset=None) -> "[rho=0.05,bn=eval]"."""
+def suffix(**parts: object) -> str:
+    """The part of a name that says where a number was taken: suffix(rho=0.05, bn="eval", subset=None) -> "[rho=0.05,bn=eval]"."""
     shown = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in parts.items() if value is not None]
     return f"[{','.join(shown)}]" if shown else ""
 
@@ -222,7 +222,7 @@ def named(where: str, **values: float | None) -> Measures:
     return {f"{name}{where}": value for name, value in values.items()}
 
 
-def like(parameters: Sequence[Tensor], generator: torch.Generator, kind: str = "normal") -> Vector:
+def random_like(parameters: Sequence[Tensor], generator: torch.Generator, kind: str = "normal") -> Vector:
     """A random vector shaped like the parameters, from a CPU generator: N(0, 1) entries, or with kind="uniform" ones between -1 and 1."""
     if kind == "uniform":
         drawn = [torch.rand(p.shape, generator=generator, dtype=p.dtype).mul_(2).sub_(1) for p in parameters]
