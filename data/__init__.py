@@ -30,17 +30,10 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """The fields of `dataset`.
+    """The keys of `dataset` (`sam.config.DatasetConfig` says what each means).
 
-    name          digits | cifar10 | cifar100 | arrays.
-    path          an .npz with train_images, train_labels, test_images, test_labels (uint8 images (n, h, w, c) or (n, h, w)).
-    root          folder in which torchvision keeps CIFAR; `download`: fetch it if it is not there.
-    val_fraction  share of the training images held out as the validation set.
-    label_noise   share of the training labels replaced by a wrong one (never a validation or test label).
-    train_size    use only this many training images (including those of `val_fraction`, beside those of `val_size`).
-    val_size      size of the validation set, which depends on nothing else; it is set aside before `train_size` images are taken.
-    sample        fixed: the same training images and wrong labels always; seed: those that `seed` draws from what is left.
-    mean, std     normalisation, one number a channel, instead of the data set's own.
+    name: digits | cifar10 | cifar100 | arrays. No validation or test label is ever replaced by `label_noise`. `train_size` counts the
+    images of `val_fraction`, and not those of `val_size`, which are set aside before.
     """
 
     name: str

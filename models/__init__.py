@@ -38,31 +38,17 @@ class ModelSpec:
     reason: str = ""
     takes_image_size: bool = False
 
-    def accepts(self, image_size: int) -> bool:
-        """Whether images of image_size x image_size fit."""
-        return self.smallest <= image_size <= (self.largest or image_size) and image_size % self.multiple == 0
 
-
+_WIDE = ("depth", "width", "dropout", "shortcut")
+_FIVE_POOLS = "five max-pools must leave the 1x1x512 that its head takes"
 REGISTRY: dict[str, ModelSpec] = {
-    "wide_resnet": ModelSpec(
-        "models.wide_resnet:WideResNet",
-        ("depth", "width", "dropout", "shortcut"),
-        smallest=8,
-        multiple=4,
-        reason="it halves the image twice",
-    ),
-    "resnet18": ModelSpec("models.resnet:ResNet18", smallest=8, multiple=8, reason="it halves the image three times"),
+    "wide_resnet": ModelSpec("models.wide_resnet:WideResNet", _WIDE, smallest=8, multiple=4, reason="it halves the image twice"),
+    "resnet18": ModelSpec("models.xsam_nets:ResNet18", smallest=8, multiple=8, reason="it halves the image three times"),
     "resnet20": ModelSpec("models.cifar_resnet:ResNet20"),
     "resnet32": ModelSpec("models.cifar_resnet:ResNet32"),
     "resnet56": ModelSpec("models.cifar_resnet:ResNet56"),
-    "vgg11_bn": ModelSpec(
-        "models.vgg:VGG11BN",
-        ("dropout",),
-        smallest=32,
-        largest=32,
-        reason="five max-pools must leave the 1x1x512 that its head takes",
-    ),
-    "densenet121": ModelSpec("models.densenet:DenseNet121", smallest=8, multiple=8, reason="it halves the image three times"),
+    "vgg11_bn": ModelSpec("models.xsam_nets:VGG11BN", ("dropout",), smallest=32, largest=32, reason=_FIVE_POOLS),
+    "densenet121": ModelSpec("models.xsam_nets:DenseNet121", smallest=8, multiple=8, reason="it halves the image three times"),
     "timm": ModelSpec("models.timm_bridge:build_timm", ("timm_name",), takes_image_size=True),
 }
 
@@ -81,7 +67,7 @@ def check(name: str, *, image_size: int, channels: int, **options: Any) -> None:
     if channels < 1:
         raise ModelError(f"model {name}: images with {channels} channels; must be at least 1.")
     spec = REGISTRY[name]
-    if not spec.accepts(image_size):
+    if not spec.smallest <= image_size <= (spec.largest or image_size) or image_size % spec.multiple:
         exact = spec.smallest == spec.largest
         sizes = f"exactly {spec.smallest}" if exact else f"at least {spec.smallest} and divisible by {spec.multiple}"
         raise ModelError(f"model {name} cannot take {image_size}x{image_size} images: the size must be {sizes}, because {spec.reason}.")

@@ -71,26 +71,13 @@ class Block(nn.Module):
         return branch + self.shortcut(active if self.shared else x)
 
 
-class PoolAndPad(nn.Module):
-    """Average pool by `stride`, then `extra` zero channels behind the others: a shortcut without parameters."""
-
-    def __init__(self, stride: int, extra: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.extra = extra
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.stride > 1:
-            x = F.avg_pool2d(x, self.stride)
-        return F.pad(x, (0, 0, 0, 0, 0, self.extra))
-
-
 def make_shortcut(kind: str, inputs: int, outputs: int, stride: int) -> nn.Module:
-    """The identity where the shape stays; else a 1x1 convolution without BatchNorm (conv) or `PoolAndPad` (zero_pad)."""
+    """The identity where the shape stays; else a 1x1 convolution without BatchNorm (conv), or an average pool by the stride and zero
+    channels behind the others, without parameters (zero_pad)."""
     if inputs == outputs:  # strides other than 1 come only with a change of channels
         return nn.Identity()
     if kind == "zero_pad":
-        return PoolAndPad(stride, outputs - inputs)
+        return nn.Sequential(nn.AvgPool2d(stride), nn.ConstantPad3d((0, 0, 0, 0, 0, outputs - inputs), 0.0))
     return nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
 

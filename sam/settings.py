@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from data.settings import AugmentationConfig, DatasetConfig
 from models.settings import ModelConfig
 from sam.config import ConfigError, Settings, check_number, key
+from sam.core.settings import LOSSES
 from sam.optimizers.settings import OptimizerConfig
 from sam.registry import Registry
 
@@ -93,6 +94,7 @@ class TrainConfig(Settings):
         among=SCHEDULES,
     )
     warmup_epochs: float = key(0.0, "of linear warm-up before it, at most epochs", low=0)
+    loss: str = key("cross_entropy", "that is trained with, and measured: cross_entropy | mse (of one-hot labels)", among=LOSSES)
     label_smoothing: float = key(0.0, "of the training loss", low=0, high=1)
     precision: str = key("fp32", "fp32 (TF32 off) | tf32 | bf16 (autocast, fp32 weights) | fp16 (with loss scaling)", among=PRECISIONS)
     compile: str = key(

@@ -30,14 +30,20 @@ RULES = {
 
 
 class Ascent:
-    """The perturbation eps of the weights `start`, built one gradient at a time.
+    """The perturbation eps of the weights `start`, built one step at a time: rho (or rho/N) along direction / divisor.
+
+    The normalisation is the method's own: SAM divides the gradient g by ||g||, the default; ASAM (Kwon et al. 2021, Eq. 6) divides T² g by
+    ||T g||, so that ||eps|| is not rho. Balls are Euclidean whatever the divisor: "project" and "boundary" bound ||eps|| by rho.
 
     start:          the perturbed tensors at w; only read.
     radii:          rho of each tensor (equal, but for parameter groups with a rho of their own).
     steps, rule:    N and the step rule; with N = 1 all rules are the same.
-    shrink:         factor on all radii, a 0-d tensor (what is said of rho here then holds of the product); None: 1.
+    scope:          global: a step has the direction's shape; layer, filter: each tensor (row) gets an equal share of the step's length,
+                    which is the same in every scope (`vectors.normalize_`).
+    shrink:         factor on all radii, a 0-d tensor (rho then stands for the product); None: 1.
     points:         start + eps, in tensors of their own, new after every step.
-    lengths:        of the gradients climbed along: finite, or the step is void.
+    lengths:        the divisor of every step. One that is not finite voids the optimizer's step; a direction that is not finite beside a
+                    finite divisor shows in the gradient at the point.
     """
 
     def __init__(
@@ -58,19 +64,26 @@ class Ascent:
         self._sum: Vector = []  # eps in units of shrink * rho is _factor * _sum; with norm 1 it is on the boundary of the ball
         self._factor: Tensor | None = None  # None: 1
 
-    def climb(self, gradient: Vector, length: Tensor | None = None) -> Tensor:
-        """One ascent step along `gradient` (which is used up as work space); returns the gradient's norm, a 0-d tensor, also kept in
-        `lengths`. length: that norm, if it is known already."""
-        if self.steps == 1 and self.scope == "global":  # a pass over memory less: the gradient is never divided
-            length = vectors.norm(gradient) if length is None else length
-            self._sum, self._factor = gradient, 1 / length.clamp(min=vectors.TINY)
+    def climb(self, direction: Vector, divisor: Tensor | None = None, *, norm: Tensor | None = None) -> Tensor:
+        """Take one step along `direction` (which is used up as work space) over `divisor`, a 0-d tensor; return the divisor.
+
+        divisor: None: the direction's norm, `norm` where it is known already. With loss scaling a direction carries the scale, and the
+        divisor must carry it too. A divisor of zero counts as `vectors.TINY`, so that a zero direction makes no step.
+        """
+        if self.steps == 1 and self.scope == "global":  # a pass over memory less: the direction is never divided
+            divisor = divisor if divisor is not None else vectors.norm(direction) if norm is None else norm
+            self._sum, self._factor = direction, 1 / divisor.clamp(min=vectors.TINY)
         else:
-            length = vectors.normalize_(gradient, self.scope, length)
-            self._add(gradient)
-        self.lengths.append(length)
+            norm = vectors.normalize_(direction, self.scope, norm)
+            if divisor is None:
+                divisor = norm
+            else:
+                vectors.scale_(direction, norm / divisor.clamp(min=vectors.TINY))
+            self._add(direction)
+        self.lengths.append(divisor)
         self.taken += 1
         self.points = vectors.moved(self.start, self._sum, self.radii, self._in_radii())
-        return length
+        return divisor
 
     def _add(self, unit: Vector) -> None:
         if self.rule.split_length and self.steps > 1:
@@ -85,7 +98,8 @@ class Ascent:
             vectors.scale_(self._sum, 1 / vectors.norm(self._sum).clamp(min=vectors.TINY))
 
     def relative_length(self) -> Tensor:
-        """||eps|| / rho, a 0-d tensor."""
+        """||eps|| / rho, a 0-d tensor: 1 after one step over the direction's norm; with another divisor, what the method makes of it
+        (ASAM: ||T² g|| / ||T g||)."""
         length, factor = vectors.norm(self._sum), self._in_radii()
         return length if factor is None else length * factor
 
@@ -96,7 +110,7 @@ class Ascent:
         return self._factor * self.shrink
 
     def cosine(self, x: Vector) -> Tensor:
-        """The cosine between x and eps in units of rho, a 0-d float64 tensor; 0 where one of them is zero."""
+        """The cosine between x and eps in units of rho, a 0-d float64 tensor; 0 where one of them is zero. No divisor changes it."""
         return vectors.dot(x, self._sum) / (vectors.norm(x).double() * vectors.norm(self._sum)).clamp(min=vectors.TINY)
 
     def direction(self) -> Vector:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sam.core import streams, vectors
+from sam.core import seeds, vectors
 from sam.core.replicas import ALONE, Replicas, join_statistics
 
 _NORMS = (nn.modules.batchnorm._NormBase,)
@@ -95,7 +95,7 @@ class Passes:
         if self._count > 1:
             _copy_groups(self._buffers, self._after)
             if self._random is not None:
-                streams.restore(self._random[1], self._devices())
+                seeds.restore(self._random[1], self._devices())
 
     def undo_if(self, bad: Tensor) -> None:
         """After a step: the running statistics back to where it found them if `bad` (0-d bool on their device). No host sync."""
@@ -108,14 +108,14 @@ class Passes:
     def before(self) -> None:
         """Called before every forward pass of the step."""
         if self._count == 0 and any(map(_draws, self._modules)):
-            state = streams.states(self._devices())
+            state = seeds.states(self._devices())
             self._random = (state, state)
         elif self._count == 1:
             _copy_groups(self._after, self._buffers)
             if self._random is not None:
-                self._random = (self._random[0], streams.states(self._devices()))
+                self._random = (self._random[0], seeds.states(self._devices()))
         if self._count and self._random is not None:
-            streams.restore(self._random[0], self._devices())
+            seeds.restore(self._random[0], self._devices())
         self._count += 1
 
     def _devices(self) -> list[torch.device]:

@@ -2,3 +2,4 @@
 
 STEP_RULES = ("split", "project", "accumulate", "boundary")  # `sam.core.ascent.RULES` has their definitions
 DEFAULT_ALPHAS = tuple(k / 10 for k in range(21))
+LOSSES = ("cross_entropy", "mse")  # `sam.core.criteria` has their definitions

@@ -21,7 +21,7 @@ from sam.runs import records
 from sam.runs.command import evaluate_command, train_command
 from sam.runs.tracking import mirror_sharpness
 from sam.settings import TrainConfig
-from sam.sharpness.subject import Measures, Result
+from sam.sharpness.context import Measures, Result
 from sam.tables import render
 from sam.tables import table as tables
 from sam.tables.cells import Block

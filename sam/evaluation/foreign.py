@@ -17,8 +17,8 @@ from sam.evaluation.settings import EvaluateConfig
 from sam.runs.progress import progress_for
 from sam.schema import row_settings, to_dict
 from sam.settings import TrainConfig
+from sam.sharpness.context import Result, Sizes, context_of, merge
 from sam.sharpness.notions import work
-from sam.sharpness.subject import Result, Sizes, merge, subject_of
 from sam.tables.conditions import data_label
 from sam.training import weights
 from sam.training.loop import build_model
@@ -62,8 +62,8 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
         sizes = dataclasses.replace(sizes, parameters=sum(p.numel() for p in model.parameters()))
         total = work(missing, sizes, config.sharpness)
         with number_format("fp32", config.threads), progress_for(total, f"measuring {path.name}") as progress:
-            subject = subject_of(model.to(device), images.to(device), config.sharpness, progress=progress.advance)
-            found = merge([found, storing.measure(subject, missing, file, progress.note)])
+            context = context_of(model.to(device), images.to(device), config.sharpness, progress=progress.advance)
+            found = merge([found, storing.measure(context, missing, file, progress.note)])
     return Checkpoint(found, file, notes + _notes(dataset, images))
 
 

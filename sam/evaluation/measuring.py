@@ -25,9 +25,9 @@ from sam.runs.progress import Progress, progress_for, share
 from sam.runs.workers import run_all
 from sam.schema import to_dict
 from sam.settings import TrainConfig
+from sam.sharpness.context import Result, Sizes, context_of, merge
 from sam.sharpness.notions import Notion, work
 from sam.sharpness.settings import SharpnessConfig
-from sam.sharpness.subject import Result, Sizes, merge, subject_of
 from sam.text import counted
 
 Run = tuple[Path, dict[str, Any]]
@@ -109,7 +109,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
                     continue
                 found = data.file_fingerprint(file, "checkpoint") if file.is_file() else ""
                 known = str(sha256 or found)[:16]
-                keys = storing.keys(known, record["data"]["fingerprint"], config.sharpness, splits)
+                keys = storing.keys(known, record["data"]["fingerprint"], config.sharpness, splits, run.loss)
                 have = stored if found == known or not there else {}  # loading it will name the problem
                 lacking = _Pending(folder, record, run, file, epoch, {notion: key for notion, key in keys.items() if key not in have})
                 rows[lacking.place] = merge(have[key] for key in keys.values() if key in have)
@@ -154,9 +154,10 @@ def _measure_here(
                 images = _load_data(config, run, device)
                 model = load_trained(run.config, run.folder, images, device, state)
                 del weights, state  # on the device only the model's own are left
-                subject = subject_of(model, images, config.sharpness, optimizer=run.config.optimizer, progress=progress.advance)
+                trained = {"loss_name": run.config.loss, "optimizer": run.config.optimizer}
+                context = context_of(model, images, config.sharpness, progress=progress.advance, **trained)
                 note = lambda notion, name=run.name: progress.note(f"{name}: {notion}")
-                found = storing.measure(subject, run.keys, run.folder / records.MEASURES, note, run.record["fingerprint"])
+                found = storing.measure(context, run.keys, run.folder / records.MEASURES, note, run.record["fingerprint"])
                 rows[run.place] = merge([rows[run.place], found])
             except Exception as error:  # no run, whatever is wrong with it, keeps another from its table
                 _without(rows, run)

@@ -10,31 +10,36 @@ from typing import Any
 import data
 from sam.core.files import ABSENT, NAMED, DamagedError, StorageError, check, is_measure, number, plain, read_json, told, write_atomic
 from sam.runs import identity, lock
+from sam.sharpness.context import Context, Result, merge
 from sam.sharpness.notions import Notion
 from sam.sharpness.settings import SharpnessConfig
-from sam.sharpness.subject import Result, Subject, merge
 
 
 def keys(
-    checkpoint_hash: str, data_fingerprint: str, sharpness: SharpnessConfig, splits: Collection[str] = ("test",), **more: object
+    checkpoint_hash: str,
+    data_fingerprint: str,
+    sharpness: SharpnessConfig,
+    splits: Collection[str] = ("test",),
+    loss: str = "cross_entropy",
+    **more: object,
 ) -> dict[Notion, str]:
     """Notion, or part of one -> key of its row: the checkpoint's bytes, the data, and all that can change its numbers.
 
-    splits: the sets that there are beside the training set. Raises DataError.
+    splits: the sets that there are beside the training set; loss: what the model was trained with. Raises DataError.
     """
     origin = {"checkpoint": checkpoint_hash, "data": data_fingerprint, **more}
     rows = [row for name in sharpness.chosen for row in Notion(name).rows(sharpness, splits)]
-    return {row: identity.fingerprint({"notion": row.name, **origin, "settings": row.settings(sharpness)}) for row in rows}
+    return {row: identity.fingerprint({"notion": row.name, **origin, "settings": row.settings(sharpness, loss)}) for row in rows}
 
 
-def measure(subject: Subject, missing: Mapping[Notion, str], path: Path, note: Callable[[str], None], run: str | None = None) -> Result:
+def measure(context: Context, missing: Mapping[Notion, str], path: Path, note: Callable[[str], None], run: str | None = None) -> Result:
     """Measure the notions of `missing` (with their keys); each is stored as soon as it is known; `note` is told its name before."""
     data.usable_folder(path.parent, "folder of the rows")
     results = []
     for notion, key in missing.items():
         note(str(notion))
-        results.append(notion.measure(subject))
-        store(path, key, notion.name, results[-1], notion.settings(subject.config), run)
+        results.append(notion.measure(context))
+        store(path, key, notion.name, results[-1], notion.settings(context.config, context.loss_name), run)
     return merge(results)
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
-from sam.core.vectors import Vector
+from sam.core.criteria import Criterion
 from sam.sharpness.average import mean_and_stderr, pair_rises
-from sam.sharpness.ball import Ball
-from sam.sharpness.dataset_loss import Criterion, cross_entropy
-from sam.sharpness.projected_ascent import Search, search_balls
+from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like
+from sam.sharpness.projected_ascent import Ball, Search, search_balls
 from sam.sharpness.settings import AdaptiveConfig, SharpnessConfig
-from sam.sharpness.subject import Measures, Result, Sizes, Subject, like, place
 
 VERSION = 1
 
@@ -29,9 +25,6 @@ def normalized(criterion: Criterion) -> Criterion:
         return criterion(centred / torch.linalg.vector_norm(centred, dim=1, keepdim=True).clamp(min=FLOOR), labels)
 
     return on_normalized
-
-
-CRITERIA: dict[str, Criterion] = {"plain": cross_entropy, "normalized": normalized(cross_entropy)}
 
 
 def _search(settings: AdaptiveConfig) -> Search:
@@ -51,7 +44,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return sizes.images(settings.subset) * len(settings.logits) * cost
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """Rises of the loss under perturbations delta in units of |w|, over config.adaptive.subset training images, unaugmented, eval mode.
 
     adaptive_worst[rho=R,norm=P,logits=G]     a lower bound of max L(w + delta) - L(w) over ||delta / |w| ||_P <= R; P: l2 | linf.
@@ -67,10 +60,11 @@ def measure(subject: Subject) -> Result:
     parameter counts, biases and BatchNorm's too. A weight that is exactly 0 cannot move. Losses that are not finite make NaN or infinite
     values. Peak: as `maximum`, and |w|: 11 vectors of D.
     """
-    settings, values = subject.config.adaptive, Measures()
-    stream = lambda which: subject.generator(f"adaptive {which}")
+    settings, values = context.config.adaptive, Measures()
+    stream = lambda which: context.generator(f"adaptive {which}")
     for kind in settings.logits:
-        loss = subject.loss(criterion=CRITERIA[kind], subset=settings.subset)
+        criterion = normalized(context.criterion) if kind == "normalized" else context.criterion
+        loss = context.loss(criterion=criterion, subset=settings.subset)
         with loss.measuring(), torch.no_grad():
             start, size = [p.clone() for p in loss.points], [p.abs() for p in loss.points]
             value, gradient = loss.value_and_gradient()
@@ -78,18 +72,13 @@ def measure(subject: Subject) -> Result:
                 balls = [Ball(norm, rho, size) for rho in worst]
                 found = search_balls(loss, balls, start, (value.loss, gradient), _search(settings), stream)
                 for rho, one in zip(worst, found, strict=True):
-                    at = place(rho=rho, norm=norm, logits=kind, subset=subject.said(settings.subset))
-                    values[f"adaptive_worst{at}"] = one.rise
-                    values[f"adaptive_worst_ascent{at}"], values[f"adaptive_worst_spread{at}"] = one.ascent, one.spread
-                draw = partial(_draw, start, size, DRAWS[norm], stream(f"average {norm}"))
-                samples = pair_rises(loss, start, value.loss, [draw] * (settings.draws if average else 0), average)
+                    at = context.suffix(settings.subset, rho=rho, norm=norm, logits=kind)
+                    values |= named(at, adaptive_worst=one.rise, adaptive_worst_ascent=one.ascent, adaptive_worst_spread=one.spread)
+                draws, generator = settings.draws if average else 0, stream(f"average {norm}")
+                steps = (list(torch._foreach_mul(random_like(start, generator, DRAWS[norm]), size)) for _ in range(draws))
+                samples = pair_rises(loss, start, value.loss, steps, average)
                 for rho, sample in zip(average, samples, strict=True):
-                    at = place(rho=rho, norm=norm, logits=kind, subset=subject.said(settings.subset))
-                    values[f"adaptive_average{at}"], values[f"adaptive_average_stderr{at}"] = mean_and_stderr(sample)
+                    mean, stderr = mean_and_stderr(sample)
+                    at = context.suffix(settings.subset, rho=rho, norm=norm, logits=kind)
+                    values |= named(at, adaptive_average=mean, adaptive_average_stderr=stderr)
     return Result(values)
-
-
-def _draw(start: Vector, size: Vector, kind: str, generator: torch.Generator) -> Vector:
-    direction = like(start, generator, kind)
-    torch._foreach_mul_(direction, size)
-    return direction

@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from data.image_data import ImageData
 from sam.config import ConfigError
+from sam.core.criteria import CRITERIA
 from sam.schema import from_dict
+from sam.sharpness.context import Context, Result, Series, Split, context_of
 from sam.sharpness.notions import measure
 from sam.sharpness.settings import SharpnessConfig
-from sam.sharpness.subject import Result, Series, Split, Subject, subject_of
 
 PIECE = 500  # samples of a torch Dataset read at a time
 
@@ -38,6 +39,7 @@ def evaluate(
     notions: str | Sequence[str] = ("ascent", "gap"),
     rho: float | Sequence[float] = (0.05,),
     *,
+    loss: str = "cross_entropy",
     progress: Callable[[float], None] = lambda units: None,
     **settings: Any,
 ) -> Measurements:
@@ -54,9 +56,12 @@ def evaluate(
              a torch Dataset of such pairs, or a DataLoader: what one pass over it yields, with its random draws seeded with `seed`;
              a pair (train, test), or a dictionary {"train": ..., "test": ...}, of any of these three.
     notions  names of `sam.config.NOTIONS`, or ["all"]; what each returns stands in its module's `measure`.
+    loss     cross_entropy | mse: what the model was trained with (`sam.core.criteria`). Every notion measures this loss.
     settings other keys of `sam.config.SharpnessConfig`: m=128, batchnorm=["eval"], hessian={"probes": 50}, ...
     Raises ConfigError (one sentence) for settings, data or a model that cannot be measured.
     """
+    if loss not in CRITERIA:
+        raise ConfigError(f"loss={loss}: must be one of {', '.join(CRITERIA)}.")
     values: dict[str, Any] = {"notions": notions, "rho": rho, **settings}
     try:
         values |= {key: [values[key]] for key in ("notions", "rho", "batchnorm") if key in values and np.ndim(values[key]) == 0}
@@ -81,20 +86,21 @@ def evaluate(
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise ConfigError(f"model: {name} has no running statistics (track_running_stats=False): bn=eval would depend on batch_size.")
     if isinstance(data, ImageData):
-        subject = subject_of(model, data, config, progress=progress)
+        context = context_of(model, data, config, loss_name=loss, progress=progress)
     else:
         train, test = _pair(data)
         device, dtype = weights[0].device, weights[0].dtype
-        subject = Subject(
+        context = Context(
             model,
             _split(train, "train", device, config.seed),
             None if test is None else _split(test, "test", device, config.seed),
             config,
             prepare=lambda batch: _own(batch, dtype),
             progress=progress,
+            loss_name=loss,
         )
-    _check_outputs(subject)
-    return Measurements(measure(subject))
+    _check_outputs(context)
+    return Measurements(measure(context))
 
 
 def _own(batch: Tensor, dtype: torch.dtype) -> Tensor:
@@ -102,12 +108,12 @@ def _own(batch: Tensor, dtype: torch.dtype) -> Tensor:
     return batch.to(dtype if batch.is_floating_point() else batch.dtype, copy=True, memory_format=torch.contiguous_format)
 
 
-def _check_outputs(subject: Subject) -> None:
+def _check_outputs(context: Context) -> None:
     """One forward of two samples: are the outputs logits, one for every label? (On a GPU a label without one ends the process.)"""
-    for name, split in (("train", subject.train), ("test", subject.test)):
+    for name, split in (("train", context.train), ("test", context.test)):
         if split is None:
             continue
-        first = subject.loss(Split(split.inputs[:2], split.labels[:2]))
+        first = context.loss(Split(split.inputs[:2], split.labels[:2]))
         with first.measuring(), torch.enable_grad():
             try:
                 both, alone = first.batch_outputs(first.inputs), first.batch_outputs(first.inputs[:1])
@@ -121,7 +127,8 @@ def _check_outputs(subject: Subject) -> None:
         shape = tuple(both.shape)
         if len(shape) != 2 or shape[1] < 2 or shape[0] != len(first.labels):
             raise ConfigError(f"model: maps data ({name}) to outputs {shape}, but must map it to logits (samples, classes), two at least.")
-        if bool((both >= 0).all()) and torch.allclose(both.sum(1), torch.ones_like(both[:, 0]), rtol=0, atol=1e-3):
+        likely = context.loss_name == "cross_entropy" and bool((both >= 0).all())
+        if likely and torch.allclose(both.sum(1), torch.ones_like(both[:, 0]), rtol=0, atol=1e-3):
             raise ConfigError("model: returns probabilities (not negative, each row adds up to 1), but must return logits: no softmax.")
         if not torch.allclose(alone, both[:1], rtol=1e-3, atol=1e-3 * float(both.nan_to_num().abs().max()), equal_nan=True):
             raise ConfigError(f"model: gives the first sample of data ({name}) other outputs alone than beside the second, or each time.")

@@ -10,9 +10,9 @@ import torch
 
 from sam.core import vectors
 from sam.core.vectors import Vector
+from sam.sharpness.context import Context, Measures, Result, Sizes, named
 from sam.sharpness.dataset_loss import DatasetLoss, Value
 from sam.sharpness.settings import SharpnessConfig
-from sam.sharpness.subject import Measures, Result, Sizes, Subject, place
 
 VERSION = 1
 
@@ -37,14 +37,11 @@ class AscentSharpness:
 
 
 def full(loss: DatasetLoss, rhos: Sequence[float]) -> tuple[Value, float, list[AscentSharpness]]:
-    """(L(w), ||grad L(w)||, one result a radius), with the gradient and both losses over the whole set.
-
-    Cost: one forward and backward, and one forward a radius. Memory: the gradient and a copy of the weights.
-    """
+    """(L(w), ||grad L(w)||, one result a radius), with the gradient and both losses over the whole set: one forward and backward, and one
+    forward a radius."""
     with loss.measuring(), torch.no_grad():
         value, gradient = loss.value_and_gradient()
-        length, results = along(loss, value, gradient, rhos)
-    return value, length, results
+        return value, *along(loss, value, gradient, rhos)
 
 
 def along(loss: DatasetLoss, value: Value, gradient: Vector, rhos: Sequence[float]) -> tuple[float, list[AscentSharpness]]:
@@ -66,32 +63,29 @@ def along(loss: DatasetLoss, value: Value, gradient: Vector, rhos: Sequence[floa
 def batchwise(loss: DatasetLoss, rhos: Sequence[float]) -> list[AscentSharpness]:
     """The mean over the set's disjoint batches B of L_B(w + rho g_B/||g_B||) - L_B(w), a batch counting by its size (m-sharpness with
     m = batch_size). Cost: one forward and backward, and one forward a radius, over the set."""
+    rows, sizes = [], []  # of each batch: ||g_B||, L_B(w), and L_B at every radius
     with loss.measuring(), torch.no_grad():
         points, start = loss.points, [p.clone() for p in loss.points]
-        lengths, before, after, sizes = [], [], [], []
         for inputs, labels in loss.batches():
             sums, gradient = loss.batch_gradient(inputs, labels, samples=len(labels))
-            lengths.append(vectors.normalize_(gradient).double())
-            before.append(sums[0] / len(labels))
-            row = []
+            row = [vectors.normalize_(gradient).double(), sums[0] / len(labels)]
             for rho in rhos:
                 vectors.copy_(points, start)
                 vectors.add_(points, gradient, rho)
                 row.append(loss.batch_loss(inputs, labels) / len(labels))
             vectors.copy_(points, start)
-            after.append(torch.stack(row))
+            rows.append(torch.stack(row))
             sizes.append(len(labels))
-    weights = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
-    norms, base, moved = torch.stack(lengths).cpu(), torch.stack(before).cpu(), torch.stack(after).cpu()
+    weights, n = torch.tensor(sizes, dtype=torch.float64) / sum(sizes), len(sizes)
+    norms, base, *moved = torch.stack(rows).cpu().unbind(1)
     if not bool((norms > vectors.TINY).all()):  # NaN fails this too
         return [AscentSharpness(rho, None, None, None) for rho in rhos]
     results = []
-    for k, rho in enumerate(rhos):
-        rise = moved[:, k] - base
+    for rho, there in zip(rhos, moved, strict=True):
+        rise = there - base
         mean = float((weights * rise).sum())
-        n = len(sizes)
         spread = float((n / (n - 1) * (weights**2 * (rise - mean) ** 2).sum()).sqrt()) if n > 1 else None
-        results.append(AscentSharpness(rho, float((weights * moved[:, k]).sum()), mean, rho * float((weights * norms).sum()), spread))
+        results.append(AscentSharpness(rho, float((weights * there).sum()), mean, rho * float((weights * norms).sum()), spread))
     return results
 
 
@@ -100,7 +94,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return 2 * len(config.batchnorm) * sizes.images(config.ascent.subset) * (3 + len(config.rho)) + recalibration
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """L^Asc - L and its parts, over the whole training set, or over a subset, which then stands last in every name (subset=S); unaugmented.
 
     train_loss[bn=B], train_accuracy[bn=B], grad_norm[bn=B]   L, accuracy (%) and ||grad L||, with B other than eval (which needs no name).
@@ -110,25 +104,21 @@ def measure(subject: Subject) -> Result:
     first_order[rho=R]                R ||grad L||, eval mode: what sharpness would be if the loss were linear.
     second_order[rho=R]               sharpness - first_order, eval mode, whole set: R² uᵀHu / 2 + O(R³) with u the gradient's direction.
     """
-    config, values = subject.config, Measures()
-    subset, said = config.ascent.subset, subject.said(config.ascent.subset)
+    config, values, subset = context.config, Measures(), context.config.ascent.subset
     for mode in config.batchnorm:
-        whole = subject.loss(batchnorm=mode, subset=subset)
+        whole = context.loss(batchnorm=mode, subset=subset)
         with whole.measuring():
-            value, gradient = subject.value_and_gradient(mode, subset)
+            value, gradient = context.value_and_gradient(mode, subset)
             length, results = along(whole, value, gradient, config.rho)
         del gradient
-        suffix = place(bn=None if mode == "eval" else mode, subset=said)
-        values |= {f"train_loss{suffix}": value.loss, f"train_accuracy{suffix}": value.accuracy, f"grad_norm{suffix}": length}
-        batches = batchwise(subject.loss(batchnorm=mode, batch_size=config.m, subset=subset), config.rho)
+        here = context.suffix(subset, bn=None if mode == "eval" else mode)
+        values |= named(here, train_loss=value.loss, train_accuracy=value.accuracy, grad_norm=length)
+        batches = batchwise(context.loss(batchnorm=mode, batch_size=config.m, subset=subset), config.rho)
         for label, variants in (("all", results), ("m", batches)):
-            for result in variants:
-                where = place(rho=result.rho, bn=mode, batch=label, subset=said)
-                values[f"sharpness{where}"], values[f"ascent_loss{where}"] = result.sharpness, result.ascent_loss
-                if result.stderr is not None:
-                    values[f"sharpness_stderr{where}"] = result.stderr
-        if mode == "eval":
-            for result in results:
-                where = place(rho=result.rho, subset=said)
-                values[f"first_order{where}"], values[f"second_order{where}"] = result.first_order, result.second_order
+            for one in variants:
+                here = context.suffix(subset, rho=one.rho, bn=mode, batch=label)
+                values |= named(here, sharpness=one.sharpness, ascent_loss=one.ascent_loss)
+                values |= named(here, sharpness_stderr=one.stderr) if one.stderr is not None else {}
+        for one in results if mode == "eval" else ():
+            values |= named(context.suffix(subset, rho=one.rho), first_order=one.first_order, second_order=one.second_order)
     return Result(values)

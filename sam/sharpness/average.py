@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
 from sam.core import vectors
 from sam.core.vectors import Vector
+from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.settings import SharpnessConfig
-from sam.sharpness.subject import Result, Sizes, Subject, like, place
 
 VERSION = 1
 
 
-def pair_rises(
-    loss: DatasetLoss, start: Vector, base: float, steps: Iterable[Callable[[], Vector]], radii: Sequence[float]
-) -> list[list[float]]:
+def pair_rises(loss: DatasetLoss, start: Vector, base: float, steps: Iterable[Vector], radii: Sequence[float]) -> list[list[float]]:
     """One list a radius: for every step v, the mean of L(start + radius v) and L(start - radius v), less `base`.
 
-    steps: one function a direction, called once, so that one vector of D is held at a time. The mean over +v and -v cancels the
+    steps: drawn as they are asked for, so that one vector of D is held at a time. The mean over +v and -v cancels the
     first-order term, and all other odd ones. Cost: two forwards a radius and direction. Memory: one vector of D beside `start`. Use
     inside `measuring()` and `no_grad()`; the weights are left at the last point.
     """
     rises: list[list[float]] = [[] for _ in radii]
-    for step in steps:
-        direction = step()
+    for direction in steps:
         for radius, found in zip(radii, rises, strict=True):
             pair = []
             for sign in (radius, -radius):
@@ -35,6 +32,14 @@ def pair_rises(
                 pair.append(loss.value().loss)
             found.append((pair[0] - base) / 2 + (pair[1] - base) / 2)
     return rises
+
+
+def _sphere(points: Vector, generator: torch.Generator, count: int) -> Iterator[Vector]:
+    """`count` directions drawn uniformly from the sphere of norm 1, one at a time."""
+    for _ in range(count):
+        direction = random_like(points, generator)
+        vectors.normalize_(direction)
+        yield direction
 
 
 def mean_and_stderr(sample: Sequence[float]) -> tuple[float, float]:
@@ -48,7 +53,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return sizes.images(config.average.subset) * (1 + 2 * config.average.draws * len(config.rho))
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """E L(w + rho z/||z||) - L(w) with z ~ N(0, I), over the training set (or config.average.subset of it), unaugmented, eval mode.
 
     average[rho=R]          mean over config.average.draws antithetic pairs ±z, nats. Near a minimum it is R² Tr H / (2D).
@@ -57,20 +62,15 @@ def measure(subject: Subject) -> Result:
     All radii see the same directions. A loss that is not finite makes both NaN or infinite. Peak: weights, their copies (2), direction:
     4 vectors of D. On float32 weights a small R sits near rounding: the standard error shows by how much.
     """
-    settings, rhos = subject.config.average, subject.config.rho
-    loss, stream = subject.loss(subset=settings.subset), subject.generator("average")
-
-    def draw() -> Vector:
-        direction = like(loss.points, stream)
-        vectors.normalize_(direction)
-        return direction
+    settings, rhos = context.config.average, context.config.rho
+    loss, stream = context.loss(subset=settings.subset), context.generator("average")
 
     with loss.measuring(), torch.no_grad():
         start = [p.clone() for p in loss.points]
         base = loss.value().loss
-        samples = pair_rises(loss, start, base, [draw] * settings.draws, rhos)
-    result = Result()
+        samples = pair_rises(loss, start, base, _sphere(start, stream, settings.draws), rhos)
+    values = Measures()
     for rho, sample in zip(rhos, samples, strict=True):
-        where = place(rho=rho, subset=subject.said(settings.subset))
-        result.values[f"average{where}"], result.values[f"average_stderr{where}"] = mean_and_stderr(sample)
-    return result
+        mean, stderr = mean_and_stderr(sample)
+        values |= named(context.suffix(settings.subset, rho=rho), average=mean, average_stderr=stderr)
+    return Result(values)

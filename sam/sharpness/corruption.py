@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from data import DataError, regular_file
+from sam.sharpness.context import Context, Measures, Result, Series, Sizes, Split, suffix
 from sam.sharpness.settings import SharpnessConfig
-from sam.sharpness.subject import Measures, Result, Series, Sizes, Split, Subject, place
 
 VERSION = 1
 SEVERITIES = 5
@@ -35,8 +35,8 @@ def inputs(config: SharpnessConfig) -> dict[str, object]:
     return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
 
 
-def measure(subject: Subject) -> Result:
-    """Mean cross-entropies in nats, accuracies in percent; BatchNorm in eval mode. Nothing if `corruption.path` is null.
+def measure(context: Context) -> Result:
+    """Mean losses (cross-entropies in nats), accuracies in percent; BatchNorm in eval mode. Nothing if `corruption.path` is null.
 
     corruption_accuracy[kind=K], corruption_loss[kind=K]   corruption K, mean over its five severities.
     corruption_accuracy, corruption_loss                   mean over the corruptions and severities: 15 corruptions in the benchmark; of
@@ -46,42 +46,37 @@ def measure(subject: Subject) -> Result:
 
     Raises DataError (one sentence) if a file is missing or does not fit the data set.
     """
-    path = subject.config.corruption.path
+    path = context.config.corruption.path
     if path is None:
         return Result()
     found = files(path)
-    labels = _labels(Path(path) / LABELS, subject)
-    values: Measures = {}
-    series: dict[str, Series] = {}
-    means: dict[str, tuple[float, float]] = {}
+    labels = _labels(Path(path) / LABELS, context)
+    values, series = Measures(), dict[str, Series]()
     for file in found:
-        kind, curve = file.stem, _curve(file, labels, subject)
-        accuracy, loss = float(np.mean(curve["accuracy"])), float(np.mean(curve["loss"]))  # type: ignore[arg-type]
-        means[kind] = accuracy, loss
-        series[f"corruption{place(kind=kind)}"] = curve
-        values |= {f"corruption_accuracy{place(kind=kind)}": accuracy, f"corruption_loss{place(kind=kind)}": loss}
-    main = [means[kind] for kind in means if kind not in EXTRA]
-    for column, name in enumerate(("corruption_accuracy", "corruption_loss")):
-        values[name] = float(np.mean([mean[column] for mean in main])) if main else None
-    values["corruption_kinds"] = len(main)
-    return Result(values, series)
+        curve = series[f"corruption{suffix(kind=file.stem)}"] = _curve(file, labels, context)
+        for column in ("accuracy", "loss"):
+            values[f"corruption_{column}{suffix(kind=file.stem)}"] = float(np.mean(curve[column]))  # type: ignore[arg-type]
+    main = [file.stem for file in found if file.stem not in EXTRA]
+    for name in ("corruption_accuracy", "corruption_loss"):
+        values[name] = float(np.mean([values[f"{name}{suffix(kind=kind)}"] for kind in main])) if main else None  # type: ignore[arg-type]
+    return Result(values | {"corruption_kinds": len(main)}, series)
 
 
-def _curve(file: Path, labels: np.ndarray, subject: Subject) -> Series:
+def _curve(file: Path, labels: np.ndarray, context: Context) -> Series:
     """One severity after the other; a severity's images are in memory together, the others stay in the file."""
     images = _open(file)
-    expected = (len(labels), *subject.train.inputs.shape[2:], subject.train.inputs.shape[1])
+    expected = (len(labels), *context.train.inputs.shape[2:], context.train.inputs.shape[1])
     if images.dtype != np.uint8 or images.shape != expected:
         raise DataError(f"{file}: holds {images.dtype} {images.shape}, but must hold uint8 {expected}, as {LABELS} and the data set say.")
     curve: Series = {"severity": [], "accuracy": [], "loss": []}
     each = len(labels) // SEVERITIES
     for severity in range(SEVERITIES):
         part = slice(severity * each, (severity + 1) * each)
-        inputs = torch.from_numpy(np.array(images[part])).permute(0, 3, 1, 2).to(subject.device)
-        loss = subject.loss(Split(inputs, torch.from_numpy(labels[part]).to(subject.device)))
+        inputs = torch.from_numpy(np.array(images[part])).permute(0, 3, 1, 2).to(context.device)
+        loss = context.loss(Split(inputs, torch.from_numpy(labels[part]).to(context.device)))
         with loss.measuring():
             value = loss.value()
-        for column, number in (("severity", severity + 1), ("accuracy", value.accuracy), ("loss", value.loss)):
+        for column, number in zip(curve, (severity + 1, value.accuracy, value.loss), strict=True):
             curve[column].append(number)
     return curve
 
@@ -99,9 +94,9 @@ def files(path: str) -> list[Path]:
     return found
 
 
-def _labels(file: Path, subject: Subject) -> np.ndarray:
+def _labels(file: Path, context: Context) -> np.ndarray:
     labels = _open(file)
-    classes = max(int(split.labels.max()) + 1 for split in (subject.train, subject.test) if split is not None)
+    classes = max(int(split.labels.max()) + 1 for split in (context.train, context.test) if split is not None)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0 or len(labels) % SEVERITIES:
         wanted = f"{SEVERITIES} whole numbers for each test image"
         raise DataError(f"{file}: must hold {wanted}, not {labels.dtype} {labels.shape}.")

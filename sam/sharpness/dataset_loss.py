@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sam.config import ConfigError
 from sam.core import vectors
+from sam.core.criteria import Criterion, cross_entropy
 from sam.core.device import number_format
 from sam.core.vectors import Vector
-from sam.sharpness.batchnorm import Statistics, install, refused_alone
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
-
-
-def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Per-sample cross-entropy, (b,), without label smoothing or weight decay."""
-    return functional.cross_entropy(outputs, labels, reduction="none")
-
-
-def noisy_cross_entropy(noise: float) -> Criterion:
-    """Per-sample cross-entropy in expectation over a symmetric label channel that replaces a label with probability `noise` by one of the
-    other classes, each as likely. With noise 0 it is the plain cross-entropy."""
-    if noise == 0:
-        return cross_entropy
-
-    def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
-        losses = -functional.log_softmax(outputs, dim=1)
-        right = losses.gather(1, labels[:, None]).squeeze(1)
-        wrong = (losses.sum(1) - right) / (outputs.shape[1] - 1)
-        return (1 - noise) * right + noise * wrong
-
-    return criterion
+Statistics = list[tuple[Tensor, Tensor]]  # of each BatchNorm layer: running mean and variance
 
 
 @dataclass(frozen=True)
@@ -63,11 +45,11 @@ class DatasetLoss:
     """L(w) = mean loss of `model` over (inputs, labels), streamed in batches in the order given; a ragged last batch counts by its size.
 
     inputs, labels:  (n, ...) and (n,), on the model's device; `prepare` turns a batch of inputs into what the model takes.
-    criterion:       (outputs, labels) -> (b,) losses.
+    criterion:       (outputs, labels) -> (b,) losses, one of `sam.core.criteria` say; without label smoothing or weight decay.
     batch_size:      in eval mode it changes memory and rounding only; with batchnorm="train" it is part of the definition, since each
                      batch is then normalised by its own statistics.
     batchnorm:       eval (running statistics) | train. Dropout is off in both.
-    statistics:      running statistics to use in eval mode in place of the model's own (`sam.sharpness.batchnorm.averaged`).
+    statistics:      running statistics to use in eval mode in place of the model's own (see `averaged`).
     progress:        called with units of work after each batch; a sample counts 1 for a forward, 3 for a forward and backward, and
                      3 + 4k for k Hessian-vector products.
 
@@ -139,11 +121,15 @@ class DatasetLoss:
         _put_back(_held.get(self.model, []))
         return self.model(self.prepare(inputs))  # type: ignore[no-any-return]
 
-    def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(sum of losses, float64 sums [loss, right answers] detached) of one batch."""
+    def _losses(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(losses (b,), outputs) of one batch."""
         with refused_alone(len(labels)):
             outputs = self.batch_outputs(inputs)
-        losses = self.criterion(outputs, labels)
+        return self.criterion(outputs, labels), outputs
+
+    def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(sum of losses, float64 sums [loss, right answers] detached) of one batch."""
+        losses, outputs = self._losses(inputs, labels)
         right = (outputs.argmax(1) == labels).sum() if outputs.ndim == 2 else torch.tensor(float("nan"), device=outputs.device)
         return losses.sum(), torch.stack([losses.detach().double().sum(), right.double()])
 
@@ -152,22 +138,25 @@ class DatasetLoss:
         return Value(loss, 100 * right, samples)
 
     @torch.no_grad()
+    def _each(self, of: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+        """What `of` makes of every batch, in order: one forward over the set."""
+        found = []
+        for inputs, labels in self.batches():
+            found.append(of(inputs, labels))
+            self.progress(len(labels))
+        return found
+
     def value(self) -> Value:
         """L at the weights as they are: one forward over the set."""
-        total = torch.zeros(2, dtype=torch.float64, device=self.labels.device)
-        for inputs, labels in self.batches():
-            total += self._forward(inputs, labels)[1]
-            self.progress(len(labels))
-        return self._value(total, len(self.labels))
+        return self._value(reduce(torch.add, self._each(lambda *batch: self._forward(*batch)[1])), len(self.labels))
 
-    @torch.no_grad()
+    def sample_losses(self) -> Tensor:
+        """The loss of every sample at the weights as they are, (n,) in the order of the data: one forward over the set."""
+        return torch.cat(self._each(lambda *batch: self._losses(*batch)[0]))
+
     def outputs(self) -> Tensor:
         """What the model puts out for every sample of the set, (n, ...): one forward over the set, and that much memory."""
-        pieces = []
-        for inputs, labels in self.batches():
-            pieces.append(self.batch_outputs(inputs))
-            self.progress(len(labels))
-        return torch.cat(pieces)
+        return torch.cat(self._each(lambda inputs, _: self.batch_outputs(inputs)))
 
     def value_and_gradient(self) -> tuple[Value, Vector]:
         """L and its gradient at the weights as they are: one forward and one backward over the set."""
@@ -216,3 +205,60 @@ class DatasetLoss:
         sums = self._forward(inputs, labels)[1]
         self.progress(len(labels))
         return sums[0]
+
+
+# ---------------------------------------------------------------------- BatchNorm's running statistics, taken anew over a data set
+
+
+def normalizers(model: nn.Module) -> list[Any]:
+    """The BatchNorm modules that keep running statistics."""
+    modules = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    return [m for m in modules if m.track_running_stats and m.running_mean is not None]
+
+
+@contextmanager
+def refused_alone(size: int) -> Iterator[None]:
+    """A forward pass with batch statistics: one sentence in place of torch's where the batch is one sample without a spatial extent."""
+    try:
+        yield
+    except ValueError as error:
+        if size != 1:
+            raise
+        message = "sharpness.m: leaves a last batch of one sample, which BatchNorm cannot normalise by itself; choose another m."
+        raise ConfigError(message) from error
+
+
+@torch.no_grad()
+def averaged(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
+    """(mean, variance) of each of `normalizers(model)`: the averages of the batches' own statistics, a batch counting by its size.
+
+    batches: inputs of the model. Only BatchNorm runs in train mode. Use inside `measuring()`, which puts buffers and modes back; the
+    momenta are put back here.
+    """
+    modules, seen = normalizers(model), 0
+    momenta = [module.momentum for module in modules]
+    try:
+        for module in modules:
+            module.running_mean.zero_()  # what was there has weight 0, and 0 * NaN is NaN
+            module.running_var.zero_()
+            module.train()
+        for inputs in batches:
+            seen += len(inputs)
+            for module in modules:
+                module.momentum = len(inputs) / seen  # running <- the average, weighted by size, of all batches so far
+            with refused_alone(len(inputs)):
+                model(inputs)
+        for module in modules:
+            module.eval()
+    finally:
+        for module, momentum in zip(modules, momenta, strict=True):
+            module.momentum = momentum
+    return [(m.running_mean.clone(), m.running_var.clone()) for m in modules]
+
+
+@torch.no_grad()
+def install(model: nn.Module, statistics: Statistics) -> None:
+    """Write `statistics` into the running buffers."""
+    for module, (mean, variance) in zip(normalizers(model), statistics, strict=True):
+        module.running_mean.copy_(mean)
+        module.running_var.copy_(variance)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sam.core import vectors
-from sam.sharpness.dataset_loss import Criterion, cross_entropy, noisy_cross_entropy
+from sam.core.criteria import Criterion, cross_entropy, under_label_noise
+from sam.sharpness.context import Context, Measures, Part, Result, Sizes, suffix
 from sam.sharpness.settings import SharpnessConfig
-from sam.sharpness.subject import Measures, Part, Result, Sizes, Subject, place
 
 VERSION = 2  # 2: ece
 PLAIN: Part = ("eval", "test")
@@ -32,7 +32,7 @@ def settings(config: SharpnessConfig, part: Part) -> dict[str, object]:
 
 
 def work(sizes: Sizes, config: SharpnessConfig, parts: Sequence[Part], beside: Collection[str]) -> float:
-    """beside: the notions measured on the same subject. Beside L^Asc the recalibration costs nothing, nor do losses on its images."""
+    """beside: the notions measured on the same context. Beside L^Asc the recalibration costs nothing, nor do losses on its images."""
     units = sum(getattr(sizes, split) for _, split in parts if split != "train")
     if "ascent" not in beside or sizes.images(config.ascent.subset) < sizes.train:
         units += sizes.train * len({mode for mode, split in parts if split == "train" or (mode, split) == PLAIN})
@@ -41,12 +41,13 @@ def work(sizes: Sizes, config: SharpnessConfig, parts: Sequence[Part], beside: C
     return float(units)
 
 
-def measure(subject: Subject, part: Part) -> Result:
-    """Mean cross-entropies in nats, accuracies and errors in percent.
+def measure(context: Context, part: Part) -> Result:
+    """Mean losses (of the loss that the model was trained with; cross-entropies are in nats), accuracies and errors in percent.
 
-    test_loss, test_accuracy     the test set and its true labels; test_loss is the negative log-likelihood (NLL), under this one name.
+    test_loss, test_accuracy     the test set and its true labels. A cross-entropy is the negative log-likelihood (NLL).
     test_loss_channel            the test loss in expectation over the label channel that corrupted the training labels.
-    ece                          expected calibration error of the test set, in percent: see `calibration_error`.
+    ece                          expected calibration error of the test set, in percent: see `calibration_error`. None where the loss is not
+                                 the cross-entropy: the outputs are then no logits, and their softmax is no confidence.
     train_loss, train_accuracy   the unaugmented training set, the labels trained on.
     gap, error_gap               test_loss_channel - train_loss; training accuracy - test accuracy.
     weight_norm                  ||w||.
@@ -55,30 +56,31 @@ def measure(subject: Subject, part: Part) -> Result:
 
     Without a name for it, BatchNorm is in eval mode. A set that there is not, or that config.gap.splits leaves out, has no values.
     """
-    mode, split = part
     if part == PLAIN:
-        return Result(_training(subject) | _test(subject))
+        return Result(_training(context) | _test(context))
     if part == ("eval", "train"):
-        return Result(_training(subject))
-    suffix = "" if mode == "eval" else place(bn=mode)
-    value = subject.value(split, mode)
-    return Result({f"{split}_loss{suffix}": value.loss, f"{split}_accuracy{suffix}": value.accuracy})
+        return Result(_training(context))
+    mode, split = part
+    value, where = context.value(split, mode), suffix(bn=None if mode == "eval" else mode)
+    return Result({f"{split}_loss{where}": value.loss, f"{split}_accuracy{where}": value.accuracy})
 
 
-def _training(subject: Subject) -> Measures:
-    train = subject.value("train")
-    norm = vectors.norm([p.detach() for p in subject.model.parameters()]).item()
+def _training(context: Context) -> Measures:
+    train = context.value("train")
+    norm = vectors.norm([p.detach() for p in context.model.parameters()]).item()
     return {"train_loss": train.loss, "train_accuracy": train.accuracy, "weight_norm": norm}
 
 
-def _test(subject: Subject) -> Measures:
-    train, loss = subject.value("train"), subject.loss("test")
+def _test(context: Context) -> Measures:
+    train, loss = context.value("train"), context.loss("test")
     with loss.measuring():
         outputs = loss.outputs()
     accuracy = 100 * (outputs.argmax(1) == loss.labels).double().mean().item()
-    channel = _mean(noisy_cross_entropy(subject.label_noise), outputs, loss.labels)
-    values: Measures = {"test_loss": _mean(cross_entropy, outputs, loss.labels), "test_accuracy": accuracy, "test_loss_channel": channel}
-    values["ece"] = calibration_error(outputs, loss.labels, subject.config.gap.bins)
+    channel = _mean(under_label_noise(context.criterion, context.label_noise), outputs, loss.labels)
+    plain = _mean(context.criterion, outputs, loss.labels)
+    values: Measures = {"test_loss": plain, "test_accuracy": accuracy, "test_loss_channel": channel}
+    are_logits = context.criterion is cross_entropy
+    values["ece"] = calibration_error(outputs, loss.labels, context.config.gap.bins) if are_logits else None
     return values | {"gap": channel - train.loss, "error_gap": train.accuracy - accuracy}
 
 

@@ -3,19 +3,76 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sam.core import vectors
+from sam.core.vectors import Vector
 from sam.sharpness import ascent, krylov
-from sam.sharpness.curvature import Hessian, Meter, trace, trace_work
+from sam.sharpness.context import Context, Measures, Result, Sizes, named
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.settings import HessianConfig, SharpnessConfig
-from sam.sharpness.subject import Measures, Result, Sizes, Subject, place
 
 VERSION = 1
+TOGETHER = 5  # probes of one call: they share forward and first backward, and cost a row and a product each
+
+
+class Hessian:
+    """H of a DatasetLoss at the weights as they are: `hessian(rows)`, (m, D) -> (m, D). Use inside `measuring()`.
+
+    D counts the parameters that require a gradient, in their order, each flattened.
+    """
+
+    def __init__(self, loss: DatasetLoss) -> None:
+        self.loss, self.points = loss, loss.points
+        self.sizes = [p.numel() for p in self.points]
+        self.length = sum(self.sizes)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        products = self.loss.hessian_vector_products([self.unflatten(row) for row in rows])
+        result = torch.empty_like(rows)
+        for row, product in zip(result, products, strict=True):
+            vectors.copy_(self.unflatten(row), product)
+        return result
+
+    def flatten(self, vector: Vector) -> Tensor:
+        return torch.cat([t.reshape(-1) for t in vector])
+
+    def unflatten(self, row: Tensor) -> Vector:
+        """Views of a row, (D,), shaped like the parameters."""
+        return [piece.view(p.shape) for piece, p in zip(row.split(self.sizes), self.points, strict=True)]
+
+    def draw(self, generator: torch.Generator, count: int = 1) -> Tensor:
+        """Rademacher rows, entries ±1, (count, D), from a CPU generator."""
+        signs = torch.randint(0, 2, (count, self.length), generator=generator, dtype=self.points[0].dtype)
+        return signs.mul_(2).sub_(1).to(self.points[0].device)
+
+
+def trace(product: krylov.Product, draw: Callable[[int], Tensor], probes: int, known: Tensor, part: float) -> tuple[float, float]:
+    """(estimate of Tr H, its standard error) by `probes` Rademacher probes z on the complement of the orthonormal rows `known` (m, D).
+
+    Tr H = part + E z' P H P z, with part = the sum of v'Hv over the rows v of `known` and P the projection on their complement: the
+    split of Hutch++ (Meyer et al. 2021) with the top Ritz vectors in place of its sketch. The rows do not depend on the probes, so the
+    mean is unbiased and the standard error is that of `probes` independent draws. Without rows it is Hutchinson's estimator.
+    """
+    values: list[float] = []
+    while len(values) < probes:
+        rows = draw(min(TOGETHER, probes - len(values)))
+        if len(known):
+            krylov.project_out(rows, known)
+        products = product(rows)
+        values += [float(krylov.inner(z[None], h[None])) for z, h in zip(rows, products, strict=True)]
+    mean = math.fsum(values) / probes if all(map(math.isfinite, values)) else math.nan
+    return part + mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (probes - 1) / probes)
+
+
+def trace_work(probes: int) -> float:
+    """Units that `trace` costs for each image."""
+    return 3 * math.ceil(probes / TOGETHER) + 4 * probes
 
 
 @dataclass(frozen=True)
@@ -70,13 +127,12 @@ def smallest_nonzero(spectrum: Tensor | None, eps: float) -> float | None:
 
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
-    """What the largest number of steps costs; what is not needed is reported as done at the end."""
-    own = config.hessian
+    own = config.hessian  # what the largest number of steps costs
     each = 3 + len(config.rho) + 7 * own.steps + 3 + 4 * (own.eigenvalues + 2) + trace_work(own.probes)
     return each * sizes.images(own.subset)
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """H: the Hessian of L, the mean loss over `subset` training images (all, where no subset is named), eval-mode BatchNorm; g = grad L.
 
     Everything carries [subset=n] where a subset was taken. None: not finite, or not defined, as said.
@@ -105,17 +161,14 @@ def measure(subject: Subject) -> Result:
     Peak beside the model and the graph of a batch, however many steps: config.basis + config.eigenvalues + 7 vectors of D floats that are
     held by name. With the defaults the whole came to 43 on a CPU, graph included (4.9 M weights; 36.5 M weights: 146 MB a vector).
     """
-    config = subject.config.hessian
-    loss = subject.loss(subset=config.subset)
-    loss.progress = meter = Meter(subject.progress, work(Sizes(len(subject.train.labels), 0), subject.config))
+    loss = context.loss(subset=context.config.hessian.subset)
     with loss.measuring():
-        values = _measure(loss, subject, {"subset": subject.said(config.subset)})
-    meter.finish()
-    return Result(values)
+        return Result(_measure(loss, context))
 
 
-def _measure(loss: DatasetLoss, subject: Subject, shown: dict[str, int | None]) -> Measures:
-    config, where, generator = subject.config.hessian, place(**shown), subject.generator("hessian")
+def _measure(loss: DatasetLoss, context: Context) -> Measures:
+    config, generator = context.config.hessian, context.generator("hessian")
+    where = partial(context.suffix, config.subset)
     hessian = Hessian(loss)
     value, gradient = loss.value_and_gradient()
     length = vectors.norm(gradient).item()
@@ -123,52 +176,32 @@ def _measure(loss: DatasetLoss, subject: Subject, shown: dict[str, int | None]) 
     unit = hessian.flatten(gradient) / length if has_slope else torch.zeros(hessian.length).to(hessian.points[0])
     finite_here = math.isfinite(value.loss) and math.isfinite(length)
     pairs = eigenpairs(hessian, config, generator, beside=unit[None]) if finite_here else None
-    values: Measures = {f"train_loss{where}": value.loss, f"grad_norm{where}": length}
-    values |= _eigenvalues(pairs, config.eigenvalues, shown)
-    trace_value, trace_error = _trace(hessian, pairs, config, generator)
-    values |= {f"trace{where}": trace_value, f"trace_stderr{where}": trace_error}
-    values |= _alignment(pairs, unit if has_slope else None, where)
+    values = named(where(), train_loss=value.loss, grad_norm=length)
+    *top, smallest = [(None, None)] if pairs is None else zip(pairs.values, pairs.residuals, strict=True)
+    for k in range(1, config.eigenvalues + 1):
+        eigenvalue, residual = top[k - 1] if k <= len(top) else (None, None)
+        values |= named(where(k=k), eigenvalue=eigenvalue, eigenvalue_residual=residual)
+    values |= named(where(), eigenvalue_min=smallest[0], eigenvalue_min_residual=smallest[1])
+
+    estimate = error = cosine = share = curvature = lowest = None
+    if pairs is not None:
+        draw, part = partial(hessian.draw, generator), math.fsum(pairs.values[:-1])
+        found = trace(hessian, draw, config.probes, pairs.vectors[:-1], part)
+        estimate, error = (number if math.isfinite(number) else None for number in found)
+        lowest = smallest_nonzero(pairs.spectrum, torch.finfo(unit.dtype).eps)
+    if pairs is not None and has_slope:
+        cosines = krylov.inner(pairs.vectors[:-1], unit[None])[:, 0]
+        cosine, share = float(cosines[0].abs()), float((cosines**2).sum())
+        curvature = float(krylov.inner(unit[None], pairs.extra))
+    values |= named(where(), lanczos_products=None if pairs is None else pairs.products, trace=estimate, trace_stderr=error)
+    values |= named(where(), cos_gradient_top=cosine, gradient_top_share=share, curvature_gradient=curvature)
     values["cos_random_level"] = math.sqrt(2 / (math.pi * hessian.length))
-    _, along = ascent.along(loss, value, gradient, subject.config.rho)
-    smallest = None if pairs is None else smallest_nonzero(pairs.spectrum, torch.finfo(unit.dtype).eps)
-    for result in along:
-        half, at = result.rho**2 / 2, place(rho=result.rho, **shown)
+
+    for result in ascent.along(loss, value, gradient, context.config.rho)[1]:
+        half, at = result.rho**2 / 2, where(rho=result.rho)
+        each = half / hessian.length
+        largest = top[0][0] if top else None
+        limits = {"worst": (half, largest), "ascent": (half, lowest), "average": (each, estimate), "average_stderr": (each, error)}
         values[f"second_order{at}"] = result.second_order
-        values[f"limit_worst{at}"] = _times(half, values[f"eigenvalue{place(k=1, **shown)}"])
-        values[f"limit_ascent{at}"] = _times(half, smallest)
-        values[f"limit_average{at}"] = _times(half / hessian.length, trace_value)
-        values[f"limit_average_stderr{at}"] = _times(half / hessian.length, trace_error)
+        values |= {f"limit_{name}{at}": None if of is None else factor * of for name, (factor, of) in limits.items()}
     return values
-
-
-def _times(factor: float, value: float | None) -> float | None:
-    return None if value is None else factor * value
-
-
-def _eigenvalues(pairs: Eigenpairs | None, count: int, shown: dict[str, int | None]) -> Measures:
-    nothing: list[tuple[float | None, float | None]] = [(None, None)]
-    *top, smallest = nothing if pairs is None else zip(pairs.values, pairs.residuals, strict=True)
-    values: Measures = {}
-    for k, (value, residual) in enumerate([*top, *nothing * count][:count], 1):
-        values |= {f"eigenvalue{place(k=k, **shown)}": value, f"eigenvalue_residual{place(k=k, **shown)}": residual}
-    where = place(**shown)
-    values[f"eigenvalue_min{where}"], values[f"eigenvalue_min_residual{where}"] = smallest
-    values[f"lanczos_products{where}"] = None if pairs is None else pairs.products
-    return values
-
-
-def _trace(hessian: Hessian, pairs: Eigenpairs | None, config: HessianConfig, generator: torch.Generator) -> list[float | None]:
-    if pairs is None:
-        return [None, None]
-    known, part = pairs.vectors[:-1], math.fsum(pairs.values[:-1])
-    found = trace(hessian, lambda count: hessian.draw(generator, count), config.probes, known, part)
-    return [value if math.isfinite(value) else None for value in found]
-
-
-def _alignment(pairs: Eigenpairs | None, unit: Tensor | None, where: str) -> Measures:
-    names = ("cos_gradient_top", "gradient_top_share", "curvature_gradient")
-    if pairs is None or unit is None:
-        return {f"{name}{where}": None for name in names}
-    cosines = krylov.inner(pairs.vectors[:-1], unit[None])[:, 0]
-    curvature = float(krylov.inner(unit[None], pairs.extra))
-    return {f"{n}{where}": v for n, v in zip(names, (float(cosines[0].abs()), float((cosines**2).sum()), curvature), strict=True)}

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from sam.core import vectors
 from sam.core.vectors import Vector
-from sam.sharpness.ball import Ball
+from sam.sharpness.context import Context, Measures, Result, Sizes, named
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.projected_ascent import Search, highest, search_balls
+from sam.sharpness.projected_ascent import Ball, Search, highest, search_balls
 from sam.sharpness.settings import KeskarConfig, SharpnessConfig
-from sam.sharpness.subject import Result, Sizes, Subject, place
 
 VERSION = 1
 
@@ -30,8 +29,8 @@ def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vec
     """L at each point that L-BFGS-B visits in the box from w on, w left out; empty where the gradient at w is zero or not finite.
 
     In the coordinates u = delta / (radius scale), so that every bound is -1 or 1, with the loss scaled such that its gradient at w has
-    entries of size 1 (root mean square). At most 2 `iterations` values and gradients; what is left of them is reported as done. Memory:
-    some 60 float64 vectors of D on the host (SciPy 1.17, measured: its 10 pairs, work space and bounds).
+    entries of size 1 (root mean square). At most 2 `iterations` values and gradients. Memory: some 60 float64 vectors of D on the host
+    (SciPy 1.17, measured: its 10 pairs, work space and bounds).
     """
     from scipy.optimize import Bounds, minimize  # slow to import
 
@@ -57,7 +56,6 @@ def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vec
         sides, options = np.ones_like(slope), {"maxiter": iterations, "ftol": 0.0, "gtol": 0.0}
         with contextlib.suppress(_Enough):
             minimize(objective, np.zeros_like(slope), jac=True, method="L-BFGS-B", bounds=Bounds(-sides, sides), options=options)
-    loss.progress((2 * iterations - len(visited)) * 3 * len(loss.labels))
     return visited
 
 
@@ -86,7 +84,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return sizes.images(settings.subset) * (3 + len(settings.epsilon) * (_search(settings).cost + full))
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """100 (max L(w + z) - L(w)) / (1 + L(w)) over |z_i| <= E (|w_i| + 1), on config.keskar.subset training images, unaugmented, eval mode.
 
     keskar[epsilon=E]          a lower bound of it: the largest of w, of all that follows, and of what was found at a smaller E. Percent.
@@ -99,9 +97,9 @@ def measure(subject: Subject) -> Result:
     NaN or infinite as soon as one loss met is. Peak: as `maximum`, and |w| + 1: 11 vectors of D; for small models also L-BFGS-B's
     60 float64 vectors of D, at most 0.25 GB with full_space at its default.
     """
-    settings, result = subject.config.keskar, Result()
-    loss = subject.loss(subset=settings.subset)
-    full = sum(p.numel() for p in subject.model.parameters()) <= settings.full_space
+    settings, values = context.config.keskar, Measures()
+    loss = context.loss(subset=settings.subset)
+    full = sum(p.numel() for p in context.model.parameters()) <= settings.full_space
     visited: dict[float, list[float]] = {}
     with loss.measuring(), torch.no_grad():
         start, size = [p.clone() for p in loss.points], [p.abs() + 1 for p in loss.points]
@@ -112,12 +110,12 @@ def measure(subject: Subject) -> Result:
             return visited[box.radius]
 
         boxes = [Ball("linf", epsilon, size) for epsilon in settings.epsilon]
-        stream = lambda name: subject.generator(f"keskar {name}")
+        stream = lambda name: context.generator(f"keskar {name}")
         found = search_balls(loss, boxes, start, (value.loss, gradient), _search(settings), stream, others)
     for box, one in zip(boxes, found, strict=True):
         met = visited[box.radius]
-        rises = {"": one.rise, "_lbfgsb": highest(met) - value.loss if met else None, "_sign": one.ascent, "_spread": one.spread}
-        for kind, rise in rises.items():
-            where = place(epsilon=box.radius, subset=subject.said(settings.subset))
-            result.values[f"keskar{kind}{where}"] = None if rise is None else 100 * rise / (1 + value.loss)
-    return result
+        own = highest(met) - value.loss if met else None
+        rises = {"keskar": one.rise, "keskar_lbfgsb": own, "keskar_sign": one.ascent, "keskar_spread": one.spread}
+        percent = {name: None if rise is None else 100 * rise / (1 + value.loss) for name, rise in rises.items()}
+        values |= named(context.suffix(settings.subset, epsilon=box.radius), **percent)
+    return Result(values)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from sam.core import vectors
 from sam.core.ascent import Ascent
 from sam.core.vectors import Vector
-from sam.sharpness.curvature import Meter
+from sam.sharpness.context import Context, Result, Series, Sizes, named, random_like
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.directions import Eigenpair, Plane, filter_normalize_, top_eigenpairs, unit_
-from sam.sharpness.settings import LandscapeConfig, SharpnessConfig
-from sam.sharpness.subject import Result, Series, Sizes, Subject, like, place
+from sam.sharpness.hessian import Hessian, eigenpairs
+from sam.sharpness.settings import HessianConfig, LandscapeConfig, SharpnessConfig
 
 VERSION = 1
 MARGIN = 1.5  # XSAM's plane is drawn this many times as wide as the arc
+# Below this sin(psi) two directions span no plane: what is left of the second one is rounding.
+FLAT = {torch.float64: 1e-8, torch.float32: 1e-4}
 
 
 def _eigenvectors(settings: LandscapeConfig) -> int:
@@ -27,7 +29,7 @@ def _eigenvectors(settings: LandscapeConfig) -> int:
 
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
-    """What the largest number of products costs, where all directions are defined; what is not needed is reported as done at the end."""
+    """What the largest number of products costs, where all directions are defined."""
     settings, rhos = config.landscape, len(config.rho)
     wanted = _eigenvectors(settings)
     top = 7 * settings.lanczos_steps + 3 + 4 * (wanted + 1) if wanted else 0
@@ -38,7 +40,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return sizes.images(settings.subset) * (3 + top + along + steps + over + search)
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """Curves of L over w + t u and w + x u + y v. BatchNorm in eval mode; every loss is the mean over the same `landscape.subset` images.
 
     Series, each in long form (every name ends in [..., subset=n] where a subset was used):
@@ -62,82 +64,78 @@ def measure(subject: Subject) -> Result:
     follows from them. Random directions depend on the seed and on the shapes of the weights alone, so that pictures compare.
     Memory: six vectors of D; for eigenvectors what `hessian.eigenpairs` takes, about 30.
     """
-    settings, result = subject.config.landscape, Result()
-    loss = subject.loss(subset=settings.subset)
-    loss.progress = meter = Meter(subject.progress, work(Sizes(len(subject.train.labels), 0), subject.config))
+    settings, rhos, result = context.config.landscape, context.config.rho, Result()
+    loss = context.loss(subset=settings.subset)
+    far = settings.reach * max(rhos)  # half-width of an axis in Euclidean distance that belongs to no one radius
     with loss.measuring(), torch.no_grad():
         start = [p.clone() for p in loss.points]
         value, gradient = loss.value_and_gradient()
-        ground = _Ground(subject, loss, start, value.loss, gradient if unit_(gradient) is not None else None)
-        found = _top(ground, result)
+        ground = _Ground(context, loss, result, start, value.loss, gradient if unit_(gradient) is not None else None)
+        top = _top(ground)
         for kind in settings.lines:
             if kind == "n_step":
-                for rho in subject.config.rho:
-                    axis = _axis(settings.reach * rho, settings.points)
-                    result.series[f"line_n_step{ground.where(rho=rho)}"] = ground.line(_n_step(ground, rho), axis)
+                for rho in rhos:
+                    result.series[f"line_n_step{ground.where(rho=rho)}"] = ground.line(_n_step(ground, rho), settings.reach * rho)
+            elif kind == "random":
+                result.series[f"line_random{ground.where()}"] = ground.line(ground.random("landscape.line", 1)[0], settings.span)
             else:
-                result.series[f"line_{kind}{ground.where()}"] = _line(kind, ground, found)
+                direction = ground.uphill if kind == "gradient" else top[0] if top else None
+                result.series[f"line_{kind}{ground.where()}"] = ground.line(direction, far)
         for kind in settings.planes:
             if kind == "xsam":
-                for rho in subject.config.rho:
-                    _xsam(rho, ground, result)
+                for rho in rhos:
+                    _xsam(rho, ground)
             elif kind == "random":
-                two = ground.random("landscape.plane", 2)
-                result.series[f"plane_random{ground.where()}"] = ground.grid(two, _axis(settings.span, settings.grid))
+                result.series[f"plane_random{ground.where()}"] = ground.plane(ground.random("landscape.plane", 2), settings.span)
             else:
-                top = [pair.vector for pair in found] if len(found) == 2 else None
-                result.series[f"plane_{kind}{ground.where()}"] = ground.grid(top, _axis(ground.far, settings.grid))
-    meter.finish()
+                result.series[f"plane_{kind}{ground.where()}"] = ground.plane(top if len(top) == 2 else None, far)
     return result
 
 
 @dataclass(frozen=True)
 class _Ground:
-    """L around w. start: a copy of w; at_w: L(w); uphill: g/||g||, or None where it is undefined."""
+    """L around w. start: a copy of w; at_w: L(w); uphill: g/||g||, or None where it is undefined. What is drawn goes into `result`."""
 
-    subject: Subject
+    context: Context
     loss: DatasetLoss
+    result: Result
     start: Vector
     at_w: float
     uphill: Vector | None
 
     @property
     def settings(self) -> LandscapeConfig:
-        return self.subject.config.landscape
-
-    @property
-    def far(self) -> float:
-        """Half-width of an axis in Euclidean distance that belongs to no one radius."""
-        return self.settings.reach * max(self.subject.config.rho)
+        return self.context.config.landscape
 
     def where(self, **parts: object) -> str:
-        """The ending of a name; the subset is named if it is smaller than the training set."""
-        return place(**parts, subset=self.subject.said(self.settings.subset))
+        return self.context.suffix(self.settings.subset, **parts)
 
     def random(self, stream: str, count: int) -> list[Vector]:
         """Filter-normalised directions from one stream of the seed."""
-        generator = self.subject.generator(stream)
-        drawn = [like(self.start, generator) for _ in range(count)]
+        generator = self.context.generator(stream)
+        drawn = [random_like(self.start, generator) for _ in range(count)]
         for direction in drawn:
             filter_normalize_(direction, self.start)
         return drawn
 
-    def at(self, directions: Sequence[Vector], coordinates: Sequence[float]) -> float:
-        """L(w + sum of coordinate times direction)."""
-        vectors.copy_(self.loss.points, self.start)
-        for direction, coordinate in zip(directions, coordinates, strict=True):
-            vectors.add_(self.loss.points, direction, coordinate)
-        return self.loss.value().loss
+    def losses(self, directions: Sequence[Vector] | None, **coordinates: Any) -> Series:
+        """The coordinates as columns, and a column loss: L(w + the sum of coordinate times direction), None without directions."""
+        losses: list[float | None] = []
+        for point in zip(*coordinates.values(), strict=True):
+            if directions is not None:
+                vectors.copy_(self.loss.points, self.start)
+                for direction, coordinate in zip(directions, point, strict=True):
+                    vectors.add_(self.loss.points, direction, coordinate)
+            losses.append(None if directions is None else self.loss.value().loss)
+        return coordinates | {"loss": losses}
 
-    def line(self, direction: Vector | None, axis: Sequence[float]) -> Series:
-        losses = [None if direction is None else self.at([direction], [t]) for t in axis]
-        return {"t": list(axis), "loss": losses}
+    def line(self, direction: Vector | None, half: float) -> Series:
+        return self.losses(None if direction is None else [direction], t=_axis(half, self.settings.points))
 
-    def grid(self, directions: Sequence[Vector] | None, axis: Sequence[float]) -> Series:
+    def plane(self, directions: Sequence[Vector] | None, half: float) -> Series:
         """Row by row: y is the slow coordinate."""
-        points = [(x, y) for y in axis for x in axis]
-        losses = [None if directions is None else self.at(directions, point) for point in points]
-        return {"x": [x for x, _ in points], "y": [y for _, y in points], "loss": losses}
+        axis = _axis(half, self.settings.grid)
+        return self.losses(directions, x=axis * len(axis), y=[y for y in axis for _ in axis])
 
 
 def _axis(half: float, points: int) -> list[float]:
@@ -145,29 +143,29 @@ def _axis(half: float, points: int) -> list[float]:
     return [half * (2 * i - (points - 1)) / (points - 1) for i in range(points)]
 
 
-def _top(ground: _Ground, result: Result) -> list[Eigenpair]:
-    """The eigenvectors that the lines and planes want, pointing uphill; their values are added to `result`."""
-    settings = ground.settings
-    wanted = _eigenvectors(settings)
-    if not wanted:
-        return []
-    generator = ground.subject.generator("landscape.lanczos")
-    found = top_eigenpairs(ground.loss, wanted, settings.lanczos_steps, generator) if math.isfinite(ground.at_w) else []
-    for k in range(1, wanted + 1):
-        pair = found[k - 1] if k <= len(found) else None
-        if pair is not None and ground.uphill is not None and vectors.dot(pair.vector, ground.uphill).item() < 0:
-            vectors.scale_(pair.vector, -1.0)
-        result.values[f"landscape_eigenvalue{ground.where(k=k)}"] = None if pair is None else pair.value
-        result.values[f"landscape_eigenvalue_residual{ground.where(k=k)}"] = None if pair is None else pair.residual
-    return found
+# -------------------------------------------------------------------------------------------------------------- directions
 
 
-def _line(kind: str, ground: _Ground, found: Sequence[Eigenpair]) -> Series:
-    settings = ground.settings
-    if kind == "random":
-        return ground.line(ground.random("landscape.line", 1)[0], _axis(settings.span, settings.points))
-    direction = ground.uphill if kind == "gradient" else found[0].vector if found else None
-    return ground.line(direction, _axis(ground.far, settings.points))
+def unit_(direction: Vector) -> float | None:
+    """Scale `direction` to norm 1, in place, and return the norm it had; None where it has no direction (zero, or not finite)."""
+    length = vectors.normalize_(direction).item()
+    return length if math.isfinite(length) and length > vectors.TINY else None
+
+
+@torch.no_grad()
+def filter_normalize_(direction: Vector, weights: Vector) -> None:
+    """Rescale each filter of `direction`, in place, to the norm of the same filter of `weights` (Li et al. 2018, section 4).
+
+    A filter is a row of a tensor with two or more dimensions; tensors with fewer (BatchNorm, biases) are set to 0, and so is a filter
+    whose weights are all 0.
+    """
+    for d, w in zip(direction, weights, strict=True):
+        if w.ndim < 2:
+            d.zero_()
+            continue
+        rows = tuple(range(1, w.ndim))
+        wanted, length = (torch.linalg.vector_norm(t, dim=rows, keepdim=True) for t in (w, d))
+        d.mul_(wanted / length.clamp(min=vectors.TINY))
 
 
 def _n_step(ground: _Ground, rho: float) -> Vector | None:
@@ -184,45 +182,73 @@ def _n_step(ground: _Ground, rho: float) -> Vector | None:
     return direction if unit_(direction) is not None else None
 
 
+def top_eigenpairs(loss: DatasetLoss, count: int, steps: int, generator: torch.Generator) -> list[tuple[float, Vector, float]]:
+    """(value, vector, residual) of the `count` largest eigenvalues (algebraically) of the Hessian of `loss` at the weights as they are, the
+    largest first; empty if a product is not finite. At most `steps` products (`hessian.eigenpairs`). Use inside `measuring()`.
+
+    Units an image: at most 7 steps + 3 + 4 (count + 1).
+    """
+    hessian = Hessian(loss)
+    found = eigenpairs(hessian, HessianConfig(eigenvalues=count, steps=steps), generator)
+    if found is None:
+        return []
+    rows = map(hessian.unflatten, found.vectors)
+    return list(zip(found.values, rows, found.residuals, strict=True))[:-1]  # the last one is the smallest
+
+
+def _top(ground: _Ground) -> list[Vector]:
+    """The eigenvectors that the lines and planes want, pointing uphill; their values are added to the result."""
+    wanted, found = _eigenvectors(ground.settings), []
+    if wanted and math.isfinite(ground.at_w):
+        found = top_eigenpairs(ground.loss, wanted, ground.settings.lanczos_steps, ground.context.generator("landscape.lanczos"))
+    for k in range(wanted):
+        value, vector, residual = found[k] if k < len(found) else (None, None, None)
+        if vector is not None and ground.uphill is not None and vectors.dot(vector, ground.uphill).item() < 0:
+            vectors.scale_(vector, -1.0)
+        ground.result.values.update(named(ground.where(k=k + 1), landscape_eigenvalue=value, landscape_eigenvalue_residual=residual))
+    return [vector for _, vector, _ in found]
+
+
 # ------------------------------------------------------------------------------------------------------------ XSAM's plane
 
 
-def _xsam(rho: float, ground: _Ground, result: Result) -> None:
-    """Adds the plane at one radius, its arc, its marks and its values to `result`."""
-    settings, where = ground.settings, ground.where(rho=rho)
+def xsam_plane(d: Vector, g: Vector) -> tuple[float | None, list[Vector] | None]:
+    """(psi, [first, second]): the angle (radians) from the ascent displacement d to the gradient g at the ascent point, and an orthonormal
+    basis of their plane; d and g are used up as the basis.
+
+    first = d/||d||; second is what of g/||g|| is orthogonal to it, at norm 1. XSAM's direction v(alpha) (Chen & Zhou 2026, Eq. 6: the
+    spherical interpolation from d/||d|| to g/||g||) is then cos(alpha psi) first + sin(alpha psi) second. psi is None where d or g has no
+    direction; the basis is None there, and where d and g are parallel.
+    """
+    if unit_(d) is None or unit_(g) is None:
+        return None, None
+    cosine = vectors.dot(d, g).item()
+    vectors.add_(g, d, -cosine)
+    sine = vectors.norm(g).item()
+    vectors.normalize_(g)
+    return math.atan2(sine, cosine), None if sine < FLAT.get(d[0].dtype, FLAT[torch.float32]) else [d, g]
+
+
+def _xsam(rho: float, ground: _Ground) -> None:
+    """Add the plane at one radius, its arc, its marks and its values to the result."""
+    settings, where, result = ground.settings, ground.where(rho=rho), ground.result
     radius = 2 * rho if settings.rho_max is None else settings.rho_max
-    at_ascent, plane = _ascent_plane(ground, rho)
-    basis = None if plane is None or plane.flat else [plane.first, plane.second]
-    arc = _arc(ground, plane, radius)
-    result.series[f"plane_xsam{where}"] = ground.grid(basis, _axis(MARGIN * max(radius, rho), settings.grid))
-    result.series[f"arc_xsam{where}"] = arc
+    alphas: list[float | None] = list(settings.alphas)
+    at_ascent = psi = basis = None
+    if ground.uphill is not None:
+        vectors.copy_(ground.loss.points, ground.start)
+        vectors.add_(ground.loss.points, ground.uphill, rho)
+        value, gradient = ground.loss.value_and_gradient()
+        at_ascent, (psi, basis) = value.loss, xsam_plane([u.clone() for u in ground.uphill], gradient)
+    result.series[f"plane_xsam{where}"] = ground.plane(basis, MARGIN * max(radius, rho))
+    angles = [None if psi is None or basis is None else alpha * psi for alpha in settings.alphas]
+    x, y = ([None if angle is None else radius * along(angle) for angle in angles] for along in (math.cos, math.sin))
+    arc = result.series[f"arc_xsam{where}"] = {"alpha": alphas} | ground.losses(basis, x=x, y=y)
     losses = [value for value in arc["loss"] if value is not None and math.isfinite(value)]
-    best = arc["loss"].index(max(losses)) if len(losses) == len(settings.alphas) else None
+    best = arc["loss"].index(max(losses)) if len(losses) == len(alphas) else None
     star = {column: None if best is None else values[best] for column, values in arc.items()}
-    ascent = {"x": None if plane is None else rho, "y": None if plane is None else 0.0, "alpha": None, "loss": at_ascent}
+    ascent = {"x": None if at_ascent is None else rho, "y": None if at_ascent is None else 0.0, "alpha": None, "loss": at_ascent}
     origin = {"x": 0.0, "y": 0.0, "alpha": None, "loss": ground.at_w}
     result.series[f"marks_xsam{where}"] = {column: [origin[column], ascent[column], star[column]] for column in origin}
-    result.values[f"psi{where}"] = None if plane is None else plane.psi
-    result.values[f"alpha_star{where}"] = star["alpha"]
+    result.values[f"psi{where}"], result.values[f"alpha_star{where}"] = psi, star["alpha"]
     result.values[f"alpha_star_rise{where}"] = None if star["loss"] is None else star["loss"] - ground.at_w
-
-
-def _ascent_plane(ground: _Ground, rho: float) -> tuple[float | None, Plane | None]:
-    """(L at the ascent point w + rho g/||g||, the plane of that step and of the gradient there); None where g = 0."""
-    if ground.uphill is None:
-        return None, None
-    vectors.copy_(ground.loss.points, ground.start)
-    vectors.add_(ground.loss.points, ground.uphill, rho)
-    value, gradient = ground.loss.value_and_gradient()
-    return value.loss, Plane([u.clone() for u in ground.uphill], gradient)
-
-
-def _arc(ground: _Ground, plane: Plane | None, radius: float) -> Series:
-    """L(w + radius v(alpha)) over the grid of the search."""
-    alphas = list(ground.settings.alphas)
-    if plane is None or plane.flat:
-        nothing: list[float | None] = [None] * len(alphas)
-        return {"alpha": alphas, "x": nothing, "y": nothing, "loss": nothing}  # type: ignore[dict-item]
-    points = [plane.on_arc(alpha, radius) for alpha in alphas]
-    losses = [ground.at([plane.first, plane.second], point) for point in points]
-    return {"alpha": alphas, "x": [x for x, _ in points], "y": [y for _, y in points], "loss": losses}  # type: ignore[dict-item]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from sam.sharpness.ball import Ball
+from sam.sharpness.context import Context, Measures, Result, Sizes, named
 from sam.sharpness.n_step import climb
-from sam.sharpness.projected_ascent import Search, search_balls
+from sam.sharpness.projected_ascent import Ball, Search, search_balls
 from sam.sharpness.settings import MaximumConfig, SharpnessConfig
-from sam.sharpness.subject import Result, Sizes, Subject, place
 
 VERSION = 1
 
@@ -22,7 +21,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return sizes.images(config.maximum.subset) * (3 + len(config.rho) * (_search(config.maximum).cost + chain))
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """A lower bound of max over ||eps|| <= rho of L(w + eps) - L(w), over config.maximum.subset training images, unaugmented, eval mode.
 
     maximum[rho=R]          the largest loss met, less L(w), nats. Met are: w; every point of projected gradient ascents with momentum,
@@ -34,21 +33,20 @@ def measure(subject: Subject) -> Result:
     NaN or infinite as soon as one loss met is. Where the gradient at w is zero, the ascents from random points go on alone.
     Peak: weights, their copies (2), gradients (3), this point, the last and the best one, and the direction there: 10 vectors of D.
     """
-    settings, result = subject.config.maximum, Result()
-    loss = subject.loss(subset=settings.subset)
+    settings, values = context.config.maximum, Measures()
+    loss = context.loss(subset=settings.subset)
     with loss.measuring(), torch.no_grad():
         start = [p.clone() for p in loss.points]
         value, gradient = loss.value_and_gradient()
 
         def others(ball: Ball) -> list[float]:
-            ends = [climb(loss, start, gradient, ball.radius, steps, "project").loss for steps in (1, settings.ascent_steps)]
-            return [end for end in ends if end is not None]
+            ends = (climb(loss, start, gradient, ball.radius, steps, "project") for steps in (1, settings.ascent_steps))
+            return [loss.value().loss for end in ends if end is not None]
 
-        balls = [Ball("l2", rho) for rho in subject.config.rho]
-        stream = lambda name: subject.generator(f"maximum {name}")
+        balls = [Ball("l2", rho) for rho in context.config.rho]
+        stream = lambda name: context.generator(f"maximum {name}")
         found = search_balls(loss, balls, start, (value.loss, gradient), _search(settings), stream, others)
     for ball, one in zip(balls, found, strict=True):
-        where = place(rho=ball.radius, subset=subject.said(settings.subset))
-        result.values[f"maximum{where}"] = one.rise
-        result.values[f"maximum_ascent{where}"], result.values[f"maximum_spread{where}"] = one.ascent, one.spread
-    return result
+        where = context.suffix(settings.subset, rho=ball.radius)
+        values |= named(where, maximum=one.rise, maximum_ascent=one.ascent, maximum_spread=one.spread)
+    return Result(values)

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 
 from sam.core import vectors
 from sam.core.ascent import Ascent
 from sam.core.vectors import Vector
+from sam.sharpness.context import Context, Measures, Result, Sizes, named
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.settings import SharpnessConfig
-from sam.sharpness.subject import Measures, Result, Sizes, Subject, place
 
 VERSION = 1
 
 
-@dataclass(frozen=True)
-class Climb:
-    """loss = L(w + eps_N), length = ||eps_N|| / rho, cosine = that between eps_N and the gradient at w.
+def climb(loss: DatasetLoss, start: Vector, gradient: Vector, rho: float, steps: int, rule: str) -> Ascent | None:
+    """N ascent steps from `start`, where the gradient is `gradient` (left as it is), each with the gradient of the whole set; the weights
+    are left at their end. None where a gradient on the way is zero or not finite: its direction is undefined, and the sharpness not zero.
 
-    All three are None where a gradient on the way is zero or not finite: its direction is undefined, and the sharpness is not zero.
-    """
-
-    loss: float | None = None
-    length: float | None = None
-    cosine: float | None = None
-
-
-def climb(loss: DatasetLoss, start: Vector, gradient: Vector, rho: float, steps: int, rule: str) -> Climb:
-    """N ascent steps from `start`, where the gradient is `gradient` (left as it is), each with the gradient of the whole set.
-
-    Cost: steps - 1 forwards and backwards, and one forward; where it ends early, the rest is reported as done. Memory: three vectors of D
-    beside start and gradient. Use inside `measuring()` and `no_grad()`; the weights are left at the last point.
+    Cost: steps - 1 forwards and backwards. Memory: three vectors of D beside start and gradient. Use inside `measuring()`, `no_grad()`.
     """
     ascent = Ascent(start, [rho] * len(start), steps=steps, rule=rule)
     here = [g.clone() for g in gradient]
@@ -41,13 +28,10 @@ def climb(loss: DatasetLoss, start: Vector, gradient: Vector, rho: float, steps:
         norm = ascent.climb(here).item()
         vectors.copy_(loss.points, ascent.points)
         if not (math.isfinite(norm) and norm > vectors.TINY):
-            loss.progress((3 * (steps - taken) + 1) * len(loss.labels))
-            return Climb()
+            return None
         if taken < steps:
             here = loss.value_and_gradient()[1]
-    length = ascent.relative_length().item()
-    cosine = ascent.cosine(gradient).item() if length > 0 else None
-    return Climb(loss.value().loss, length, cosine)
+    return ascent
 
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
@@ -56,7 +40,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return sizes.images(settings.subset) * (3 + climbs)
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """Eq. 6 with gradients and losses of the whole training set (or config.n_step.subset of it), unaugmented, BatchNorm in eval mode.
 
     n_step[rho=R,n=N,rule=S]          L(w + eps_N) - L(w), nats; S: split | project | accumulate | boundary, as in training.
@@ -66,16 +50,19 @@ def measure(subject: Subject) -> Result:
     None where a gradient on the way is zero or not finite; a loss that is not finite at the end is reported as it is. With N = 1 every
     rule is L^Asc. The gradient at w is computed once for all. Peak: weights, their copies (3), gradients (3) and eps: 8 vectors of D.
     """
-    settings, values = subject.config.n_step, Measures()
-    loss = subject.loss(subset=settings.subset)
+    settings, values = context.config.n_step, Measures()
+    loss = context.loss(subset=settings.subset)
     with loss.measuring(), torch.no_grad():
         start = [p.clone() for p in loss.points]
         value, gradient = loss.value_and_gradient()
-        for rho in subject.config.rho:
+        for rho in context.config.rho:
             for steps in settings.steps:
                 for rule in settings.rules:
-                    end = climb(loss, start, gradient, rho, steps, rule)
-                    where = place(rho=rho, n=steps, rule=rule, subset=subject.said(settings.subset))
-                    values[f"n_step{where}"] = None if end.loss is None else end.loss - value.loss
-                    values[f"n_step_length{where}"], values[f"n_step_cosine{where}"] = end.length, end.cosine
+                    where = context.suffix(settings.subset, rho=rho, n=steps, rule=rule)
+                    ascent, rise, length, cosine = climb(loss, start, gradient, rho, steps, rule), None, None, None
+                    if ascent is not None:
+                        length = ascent.relative_length().item()
+                        cosine = ascent.cosine(gradient).item() if length > 0 else None
+                        rise = loss.value().loss - value.loss
+                    values |= named(where, n_step=rise, n_step_length=length, n_step_cosine=cosine)
     return Result(values)

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from sam.schema import row_settings
+from sam.sharpness.context import Context, Part, Result, Sizes, merge, suffix
 from sam.sharpness.settings import NOTIONS, SharpnessConfig
-from sam.sharpness.subject import Part, Result, Sizes, Subject, merge, place
 
 
 @dataclass(frozen=True)
 class Notion:
-    """One notion: a module with `measure(subject) -> Result`, `work(sizes, config) -> units of progress`, and `VERSION`, raised when its
-    definition or arithmetic changes, so that no old row is reused. Where the numbers depend on files of its own, also `inputs(config)`,
+    """One notion: a module with `measure(context) -> Result`, `work(sizes, config) -> units of progress`, and `VERSION`, raised when its
+    definition or arithmetic changes, so that no old row is reused. `work` is what it may take at most: what it did not need is reported as
+    done at the end. Where the numbers depend on files of its own, also `inputs(config)`,
     which says which, so that changed files are measured anew.
 
     A notion whose numbers are stored in several rows has `parts(config, splits)` and `settings(config, part)` too, and `measure`, `work`
@@ -25,7 +26,7 @@ class Notion:
     part: Part | None = None
 
     def __str__(self) -> str:
-        return self.name if self.part is None else self.name + place(bn=self.part[0], split=self.part[1])
+        return self.name if self.part is None else self.name + suffix(bn=self.part[0], split=self.part[1])
 
     @property
     def module(self) -> Any:
@@ -35,24 +36,28 @@ class Notion:
         """What is stored as a row each. splits: the sets that there are beside the training set (test, val)."""
         return [Notion(self.name, part) for part in self.module.parts(config, splits)] if hasattr(self.module, "parts") else [self]
 
-    def measure(self, subject: Subject) -> Result:
-        result: Result = self.module.measure(subject) if self.part is None else self.module.measure(subject, self.part)
-        return result
-
-    def settings(self, config: SharpnessConfig) -> dict[str, object]:
-        """What can change its numbers, without `LATE` keys at their default. Raises DataError if it needs files that are not there."""
+    def measure(self, context: Context) -> Result:
         if self.part is not None:
-            return {"version": self.module.VERSION, **self.module.settings(config, self.part)}
+            return self.module.measure(context, self.part)  # type: ignore[no-any-return]
+        with context.planned(self.module.work(context.sizes, context.config)):
+            return self.module.measure(context)  # type: ignore[no-any-return]
+
+    def settings(self, config: SharpnessConfig, loss: str = "cross_entropy") -> dict[str, object]:
+        """What can change its numbers, without `LATE` keys at their default. loss: what the model was trained with, which is what is
+        measured; named where it is another one than the cross-entropy. Raises DataError if it needs files that are not there."""
+        other = {} if loss == "cross_entropy" else {"loss": loss}
+        if self.part is not None:
+            return {"version": self.module.VERSION, **self.module.settings(config, self.part), **other}
         values = row_settings(config)
         files = {"inputs": self.module.inputs(config)} if hasattr(self.module, "inputs") else {}
         row = NOTIONS[self.name]
         foreign = {"plugin": next(iter(row.plugin))} if row.plugin else {}
         read = {key: values[key] for key in (*row.reads, *([self.name] if foreign else [])) if key in values}
-        return {"version": self.module.VERSION, **read, **files, **foreign}
+        return {"version": self.module.VERSION, **read, **files, **other, **foreign}
 
 
 def work(names: Iterable[str | Notion], sizes: Sizes, config: SharpnessConfig) -> float:
-    """Units that measuring these notions, or these rows of notions, on one subject will report."""
+    """Units that measuring these notions, or these rows of notions, on one context will report."""
     found: dict[str, list[Part]] = {}
     for row in (Notion(name) if isinstance(name, str) else name for name in names):
         parts = row.rows(config, sizes.splits) if row.part is None else [row]
@@ -60,7 +65,7 @@ def work(names: Iterable[str | Notion], sizes: Sizes, config: SharpnessConfig) -
     return sum(float(Notion(name).module.work(sizes, config, *((parts, found) if parts else ()))) for name, parts in found.items())
 
 
-def measure(subject: Subject, names: Iterable[str] | None = None) -> Result:
-    """All named notions (those of the subject's config by default) as one result. The model is left bitwise as it was."""
-    chosen = subject.config.chosen if names is None else names
-    return merge(row.measure(subject) for name in chosen for row in Notion(name).rows(subject.config, subject.splits))
+def measure(context: Context, names: Iterable[str] | None = None) -> Result:
+    """All named notions (those of the context's config by default) as one result. The model is left bitwise as it was."""
+    chosen = context.config.chosen if names is None else names
+    return merge(row.measure(context) for name in chosen for row in Notion(name).rows(context.config, context.splits))

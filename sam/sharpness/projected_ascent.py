@@ -13,10 +13,57 @@ import torch
 
 from sam.core import vectors
 from sam.core.vectors import Vector
-from sam.sharpness.ball import Ball
+from sam.sharpness.context import random_like
 from sam.sharpness.dataset_loss import DatasetLoss
 
 Stream = Callable[[str], torch.Generator]
+
+
+@dataclass(frozen=True)
+class Ball:
+    """All delta = radius * scale * u with ||u|| <= 1, in the norm l2 or linf; scale None: ones.
+
+    A weight whose scale is exactly 0 cannot move, whatever its u. All methods write into their argument.
+    """
+
+    norm: str
+    radius: float
+    scale: Vector | None = None
+
+    def move(self, points: Vector, start: Vector, u: Vector) -> None:
+        """points <- start + delta."""
+        vectors.copy_(points, start)
+        if self.scale is None:
+            vectors.add_(points, u, self.radius)
+        else:
+            torch._foreach_addcmul_(points, self.scale, u, value=self.radius)
+
+    def steepest_(self, gradient: Vector) -> bool:
+        """gradient of L -> the u of norm 1 along which a linear loss rises most; False where it is zero or not finite."""
+        if self.scale is not None:
+            torch._foreach_mul_(gradient, self.scale)
+        length = vectors.normalize_(gradient).item()
+        if self.norm == "linf":
+            torch._foreach_sign_(gradient)
+        return math.isfinite(length) and length > vectors.TINY
+
+    def project_(self, u: Vector) -> None:
+        """u -> the nearest point of the unit ball."""
+        if self.norm == "linf":
+            torch._foreach_clamp_min_(u, -1.0)
+            torch._foreach_clamp_max_(u, 1.0)
+        else:
+            vectors.scale_(u, 1 / vectors.norm(u).clamp(min=1))
+
+    def random(self, points: Vector, generator: torch.Generator) -> Vector:
+        """u drawn uniformly: on the sphere (l2, of the weights that can move), or in the box (linf)."""
+        if self.norm == "linf":
+            return random_like(points, generator, "uniform")
+        u = random_like(points, generator)
+        if self.scale is not None:
+            torch._foreach_mul_(u, [(s != 0).to(s.dtype) for s in self.scale])
+        vectors.normalize_(u)
+        return u
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -28,33 +75,15 @@ def checkpoints(steps: int) -> list[int]:
     return sorted(set(marks))
 
 
-def ascend(
-    loss: DatasetLoss,
-    ball: Ball,
-    start: Vector,
-    *,
-    steps: int,
-    momentum: float,
-    origin: tuple[float, Vector] | None = None,
-    begin: Vector | None = None,
-) -> list[float]:
-    """L at the start and at each point that the ascent reaches; it starts at u = `begin`, or at w, where `origin` = (L, gradient) is known.
+def ascend(loss: DatasetLoss, ball: Ball, start: Vector, u: Vector, here: tuple[float, Vector], steps: int, momentum: float) -> list[float]:
+    """L at the point u of the ball, where `here` is (L, gradient; used up), and at each point that the ascent from there reaches.
 
     The first step is 2 radii long. At each checkpoint the step is halved if L rose in fewer than 3 of 4 steps since the last one, or if
     neither step nor best point changed; the ascent then goes on from its best point, with the gradient found there and no momentum.
-    momentum: the share of the last move in the next one (0.25 in Auto-PGD). It ends early where a gradient is zero or not finite; the
-    rest of its cost, `path_cost`, is reported as done. Memory: 6 vectors of D beside start and gradient.
+    momentum: the share of the last move in the next one (0.25 in Auto-PGD). It ends early where a gradient is zero or not finite.
+    Memory: 6 vectors of D beside start and gradient.
     """
-    samples, reserved = len(loss.labels), path_cost(steps, known=origin is not None)
-    if origin is not None:
-        value, direction = origin[0], [g.clone() for g in origin[1]]
-        u = [torch.zeros_like(p) for p in start]
-    else:
-        assert begin is not None
-        u = begin
-        ball.move(loss.points, start, u)
-        found, direction = loss.value_and_gradient()
-        value, reserved = found.loss, reserved - 3
+    value, direction = here
     climbs = ball.steepest_(direction)
     best, best_u, best_direction = value, _copy(u), _copy(direction)
     reached = [value]
@@ -66,10 +95,10 @@ def ascend(
         previous, u, before = u, direction, value
         ball.move(loss.points, start, u)
         if k == steps:
-            value, reserved = loss.value().loss, reserved - 1
+            value = loss.value().loss
         else:
             found, direction = loss.value_and_gradient()
-            value, reserved = found.loss, reserved - 3
+            value = found.loss
             climbs = ball.steepest_(direction)
         reached.append(value)
         rises += value > before
@@ -84,7 +113,6 @@ def ascend(
                 size, value, u, direction = size / 2, best, _copy(best_u), _copy(best_direction)
                 previous = u
             rises, last_mark, last_best = 0, k, best
-    loss.progress(reserved * samples)
     return reached
 
 
@@ -108,7 +136,7 @@ def _copy(x: Vector) -> Vector:
 
 
 def path_cost(steps: int, *, known: bool) -> int:
-    """Units of work an image of one ascent, with the gradient at its start known or not."""
+    """Units of work an image of one ascent, at most, with the gradient at its start known or not."""
     return 3 * (steps - 1) + 1 + (0 if known else 3)
 
 
@@ -165,24 +193,22 @@ def search_balls(
     seen, results = [origin[0]], [Found(math.nan, None, None)] * len(balls)
     for i in sorted(range(len(balls)), key=lambda i: balls[i].radius):
         ball = balls[i]
-        paths = [ascend(loss, ball, start, steps=search.steps, momentum=search.momentum, origin=origin)]
+        zero = [torch.zeros_like(p) for p in start]
+        paths = [ascend(loss, ball, start, zero, (origin[0], _copy(origin[1])), search.steps, search.momentum)]
         for k in range(search.restarts):
-            begin = ball.random(start, stream(f"start {k}"))
-            paths.append(ascend(loss, ball, start, steps=search.steps, momentum=search.momentum, begin=begin))
+            u = ball.random(start, stream(f"start {k}"))
+            ball.move(loss.points, start, u)
+            there, gradient = loss.value_and_gradient()
+            paths.append(ascend(loss, ball, start, u, (there.loss, gradient), search.steps, search.momentum))
         met = [value for path in paths for value in path]
+        for k in range(search.draws):
+            u = ball.random(start, stream(f"draw {k}"))
+            for _ in range(2):
+                ball.move(loss.points, start, u)
+                met.append(loss.value().loss)
+                vectors.scale_(u, -1.0)
         ends = [highest(path[1:]) for path in paths if len(path) > 1]
-        seen = [highest([*seen, *met, *_drawn(loss, ball, start, search.draws, stream), *others(ball)])]
+        seen = [highest([*seen, *met, *others(ball)])]
         ascent = highest(ends) - origin[0] if ends else None
         results[i] = Found(seen[0] - origin[0], ascent, highest(ends) - min(ends) if len(ends) > 1 else None)
     return results
-
-
-def _drawn(loss: DatasetLoss, ball: Ball, start: Vector, draws: int, stream: Stream) -> list[float]:
-    values = []
-    for k in range(draws):
-        u = ball.random(start, stream(f"draw {k}"))
-        for _ in range(2):
-            ball.move(loss.points, start, u)
-            values.append(loss.value().loss)
-            vectors.scale_(u, -1.0)
-    return values

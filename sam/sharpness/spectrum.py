@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sam.sharpness.curvature import Hessian, Meter
+from sam.sharpness.context import Context, Measures, Result, Series, Sizes, named
+from sam.sharpness.hessian import Hessian
 from sam.sharpness.krylov import quadrature
 from sam.sharpness.settings import SharpnessConfig, SpectrumConfig
-from sam.sharpness.subject import Measures, Result, Series, Sizes, Subject, place
 
 VERSION = 1
 
@@ -21,12 +21,11 @@ Quadrature = tuple[Tensor, Tensor]  # nodes, weights: float64
 
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
-    """What the largest number of steps costs; what is not needed is reported as done at the end."""
     own = config.spectrum
     return (1 + 7 * own.probes * own.steps) * sizes.images(own.subset)
 
 
-def measure(subject: Subject) -> Result:
+def measure(context: Context) -> Result:
     """H: the Hessian of L, the mean loss over `subset` training images (all, where no subset is named), eval-mode BatchNorm. Its density
     is the share of its D eigenvalues per unit of loss per squared weight.
 
@@ -46,10 +45,9 @@ def measure(subject: Subject) -> Result:
 
     Peak beside the model and the graph of a batch: config.steps + 6 vectors of D floats (36.5 M weights: 146 MB each).
     """
-    config = subject.config.spectrum
-    where = place(subset=subject.said(config.subset))
-    loss, generator = subject.loss(subset=config.subset), subject.generator("spectrum")
-    loss.progress = meter = Meter(subject.progress, work(Sizes(len(subject.train.labels), 0), subject.config))
+    config = context.config.spectrum
+    where = context.suffix(config.subset)
+    loss, generator = context.loss(subset=config.subset), context.generator("spectrum")
     with loss.measuring():
         value = loss.value()
         hessian = Hessian(loss)
@@ -60,43 +58,33 @@ def measure(subject: Subject) -> Result:
                 probes = []
                 break
             probes.append(probe)
-    meter.finish()
     values, curve = summarize(probes, config)
     ritz: Series = {
         "probe": [float(k) for k, (nodes, _) in enumerate(probes, start=1) for _ in nodes],
         "eigenvalue": [x for nodes, _ in probes for x in nodes.tolist()],
         "weight": [x for _, weights in probes for x in weights.tolist()],
     }
-    named: Measures = {f"{name}{where}": number for name, number in {"train_loss": value.loss, **values}.items()}
-    return Result(named, {f"spectrum_density{where}": curve, f"spectrum_ritz{where}": ritz})
+    return Result(named(where, train_loss=value.loss, **values), {f"spectrum_density{where}": curve, f"spectrum_ritz{where}": ritz})
 
 
 def summarize(probes: Sequence[Quadrature], config: SpectrumConfig) -> tuple[Measures, Series]:
-    """(the numbers of `measure`, the curve) from each probe's nodes and weights; without probes all are None, and the curve empty."""
+    """(the numbers of `measure`, the curve) from each probe's nodes and weights: without probes all None, and an empty curve. The curve is
+    empty too where the nodes coincide up to rounding; else it is a Gaussian around each node with its weight."""
     values: Measures = {}
     for power, name in ((1, "spectrum_mean"), (2, "spectrum_second_moment")):
         moments = torch.tensor([float((weights * nodes**power).sum()) for nodes, weights in probes], dtype=torch.float64)
         values[name] = float(moments.mean()) if probes else None
         values[f"{name}_stderr"] = float(moments.std()) / math.sqrt(len(probes)) if len(probes) > 1 else None
-    low = min((float(nodes[0]) for nodes, _ in probes), default=None)
-    high = max((float(nodes[-1]) for nodes, _ in probes), default=None)
-    values |= {"spectrum_smallest": low, "spectrum_largest": high, "spectrum_probes": len(probes) or None}
-    x, y, width = density(probes, config.points, config.width)
-    values |= {"spectrum_width": width, "spectrum_mass": float(torch.trapezoid(y, x)) if width is not None else None}
-    return values, {"eigenvalue": list(x.tolist()), "density": list(y.tolist())}
-
-
-def density(probes: Sequence[Quadrature], points: int, share: float) -> tuple[Tensor, Tensor, float | None]:
-    """(grid, density, width): Gaussians of standard deviation `share` times the range of all nodes, around each node with its weight.
-    Empty, with width None, without probes or where the nodes coincide up to rounding."""
-    empty = torch.zeros(0, dtype=torch.float64)
+    numbers = dict.fromkeys(("spectrum_smallest", "spectrum_largest", "spectrum_probes", "spectrum_width", "spectrum_mass"))
     if not probes:
-        return empty, empty, None
+        return values | numbers, {"eigenvalue": [], "density": []}
     nodes, weights = torch.cat([n for n, _ in probes]), torch.cat([w for _, w in probes]) / len(probes)
     low, high = float(nodes.min()), float(nodes.max())
-    width = share * (high - low)
+    numbers |= {"spectrum_smallest": low, "spectrum_largest": high, "spectrum_probes": len(probes)}
     if high - low <= 1e-6 * float(nodes.abs().max()):
-        return empty, empty, None
-    grid = torch.linspace(low - MARGIN * width, high + MARGIN * width, points, dtype=torch.float64)
-    bells = torch.exp(-(((grid[:, None] - nodes) / width) ** 2) / 2) / (width * math.sqrt(2 * math.pi))
-    return grid, bells @ weights, width
+        return values | numbers, {"eigenvalue": [], "density": []}
+    width = config.width * (high - low)
+    grid = torch.linspace(low - MARGIN * width, high + MARGIN * width, config.points, dtype=torch.float64)
+    density = torch.exp(-(((grid[:, None] - nodes) / width) ** 2) / 2) / (width * math.sqrt(2 * math.pi)) @ weights
+    numbers |= {"spectrum_width": width, "spectrum_mass": float(torch.trapezoid(density, grid))}
+    return values | numbers, {"eigenvalue": grid.tolist(), "density": density.tolist()}

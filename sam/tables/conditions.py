@@ -24,7 +24,7 @@ from sam.text import counted
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run as the tables see it; `measures` in plain units (accuracy in percent, losses in nats), None where not measured.
+    """One run as the tables see it; `measures` in plain units (accuracy in percent, cross-entropies in nats), None where not measured.
 
     setting  identity of everything but the seed: runs with equal `setting` are replicas over seeds.
     status   finished | diverged.
@@ -130,6 +130,8 @@ def condition_label(run: RunRow) -> str:
         label = config.dataset.named("digits demo")
     else:
         label = f"{run.data_label}, {config.model.label}, {counted(config.epochs, 'epoch')}, protocol {config.protocol.name}"
+    if config.loss != "cross_entropy":
+        label += f", loss {config.loss}"
     return label if run.started_from is None else f"{label}, started from {run.started_from}"
 
 

@@ -63,6 +63,7 @@ def trained_by(c: TrainConfig) -> str:
         f" lr {o.lr:g}, {schedule.get(c.schedule, c.schedule)}{warmup}; momentum {o.momentum:g}{' (Nesterov)' if o.nesterov else ''};"
         f" weight decay {o.weight_decay:g}{f' {where}' if o.weight_decay else ''}; augmentation {', '.join(pictures) or 'none'};"
         f" {f'clipping at {o.grad_clip:g}' if o.grad_clip else 'no clipping'};"
+        f"{'' if c.loss == 'cross_entropy' else f' loss {c.loss};'}"
         f"{f' label smoothing {c.label_smoothing:g};' if c.label_smoothing else ''} precision {c.precision}."
     )
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import models
 from data.augment import Augment
-from data.image_data import ImageData
-from data.loader import epoch_batches
-from sam.core import streams
+from data.image_data import ImageData, epoch_batches
+from sam.core import seeds
+from sam.core.criteria import CRITERIA
 from sam.core.device import autocast, loss_scale
 from sam.core.replicas import ALONE, ReplicaError, Replicas
 from sam.optimizers.base import Method
@@ -82,7 +82,7 @@ class Trainer:
             config.optimizer,
             steps_per_epoch=self.steps_per_epoch,
             total_steps=self.steps_per_epoch * config.epochs,
-            generator=streams.generator(self.device, config.seed, "method"),
+            generator=seeds.generator(self.device, config.seed, "method"),
             replicas=self.replicas,
             share_groups=config.group_size is not None,
             scaling=scaling,
@@ -92,6 +92,7 @@ class Trainer:
             autocast(config.precision, self.device),
             config.label_smoothing,
             scaling,
+            loss=config.loss,
             micro_batch=config.micro_batch,
             groups=(config.group_size, config.batch_size),
             replicas=self.replicas,
@@ -128,12 +129,12 @@ class Trainer:
         """
         seed = self.config.seed
         if self._under_way is None:
-            self._under_way = _Epoch(streams.generator(self.device, seed, "augment", self.epoch))
+            self._under_way = _Epoch(seeds.generator(self.device, seed, "augment", self.epoch))
             self.objective.reset()
         with torch.random.fork_rng(self._devices):
             own = [self.replicas.rank] if self.replicas.rank else []  # no two replicas drop the same
-            torch.manual_seed(streams.derive(seed, "dropout", self.epoch, *own))
-            streams.restore(self._resumed_random, self._devices)  # where a checkpoint left them, once
+            torch.manual_seed(seeds.derive(seed, "dropout", self.epoch, *own))
+            seeds.restore(self._resumed_random, self._devices)  # where a checkpoint left them, once
             self._resumed_random = []
             row = self._train(self._under_way, advance, after_step)
         row["train_seconds"] = self._under_way.seconds
@@ -149,7 +150,7 @@ class Trainer:
 
     def _train(self, epoch: _Epoch, advance: Callable[[float], None], after_step: Callable[[], None]) -> Row:
         config, data = self.config, self.data
-        shuffle = streams.generator("cpu", config.seed, "order", self.epoch)
+        shuffle = seeds.generator("cpu", config.seed, "order", self.epoch)
         batches = epoch_batches(len(data.train_labels), config.batch_size, shuffle, config.drop_last)
         order = [indices.to(self.device) for indices in batches]  # now: a copy to a GPU waits for the work queued before it
         passes = config.optimizer.passes
@@ -204,7 +205,14 @@ class Trainer:
                 own, right = (t.tensor_split(self.replicas.size)[self.replicas.rank] for t in (images, labels))
                 value = Value(0.0, 0.0, 0)
                 if len(right):
-                    loss = DatasetLoss(self.model, own, right, prepare=self.data.normalize, batch_size=self.config.eval_batch_size)
+                    loss = DatasetLoss(
+                        self.model,
+                        own,
+                        right,
+                        prepare=self.data.normalize,
+                        criterion=CRITERIA[self.config.loss],
+                        batch_size=self.config.eval_batch_size,
+                    )
                     with loss.measuring():
                         value = loss.value()
                 if self.replicas.size > 1:
@@ -237,7 +245,7 @@ class Trainer:
             "sums": {name: [total, count] for name, (total, count) in epoch.sums.items()},
             "objective": self.objective.state_dict(),
             "draws": epoch.draws.get_state(),
-            "random": streams.states(self._devices),
+            "random": seeds.states(self._devices),
         }
         if self.replicas.size > 1:
             whole: dict[str, Any] = state["epoch"] or {}
@@ -274,6 +282,6 @@ def build_model(config: TrainConfig, data: ImageData) -> nn.Module:
     """The configured model for these images, initialised from the seed's own stream (the same for every method)."""
     channels, size = data.train_images.shape[1], data.train_images.shape[-1]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(streams.derive(config.seed, "init"))
+        torch.manual_seed(seeds.derive(config.seed, "init"))
         model = models.build(**to_dict(config.model), classes=data.classes, channels=channels, image_size=size)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

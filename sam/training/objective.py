@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from sam.core.criteria import CRITERIA
 from sam.core.device import Autocast
 from sam.core.replicas import ALONE, Replicas
 from sam.core.scaling import LossScale
@@ -14,12 +14,13 @@ from sam.optimizers.base import Closure
 
 
 class Objective:
-    """Mean cross-entropy of samples at the weights as they are.
+    """Mean loss of samples at the weights as they are.
 
     `totals()` reads, once an epoch, the sums over the samples seen: loss and accuracy of the first pass of each step ("as met") and loss
     of the last one ("as met at the perturbed point").
 
     scaling:      back-propagate the scaled loss; steps that overflowed, which belong to finding the scale, are then left out of the sums.
+    loss:         a name of `sam.core.criteria`.
     micro_batch:  samples of one forward; a closure over more accumulates their gradients.
     groups:       samples of a group (m) and of a full batch: `closures` makes one closure for each group.
     replicas:     whose samples `totals()` covers.
@@ -33,12 +34,13 @@ class Objective:
         label_smoothing: float = 0.0,
         scaling: LossScale | None = None,
         *,
+        loss: str = "cross_entropy",
         micro_batch: int | None = None,
         groups: tuple[int | None, int | None] = (None, None),
         replicas: Replicas = ALONE,
     ) -> None:
         self.model, self.autocast, self.label_smoothing, self.scaling = model, autocast, label_smoothing, scaling
-        self.micro_batch, self.groups, self.replicas = micro_batch, groups, replicas
+        self.criterion, self.micro_batch, self.groups, self.replicas = CRITERIA[loss], micro_batch, groups, replicas
         self.noted: list[tuple[dict[str, Tensor], int]] = []
         self.reset()
 
@@ -75,14 +77,14 @@ class Objective:
             for x, y in pieces:
                 with self.autocast():
                     logits = self.model(x)
-                    loss = functional.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+                    loss = self.criterion(logits, y, label_smoothing=self.label_smoothing, reduction="mean")
                 part = len(y) / len(labels) * (share or 1.0)
                 weighted = loss if part == 1.0 else loss * part
                 losses.append(weighted.detach())
                 if backward:
                     (weighted if self.scaling is None else weighted * self.scaling.value).backward()
                     with torch.no_grad():
-                        plain = loss.detach() if not self.label_smoothing else functional.cross_entropy(logits.detach().float(), y)
+                        plain = loss.detach() if not self.label_smoothing else self.criterion(logits.detach().float(), y, reduction="mean")
                         last.append(plain.double() * len(y))
                         if "first" not in seen:
                             right.append((logits.argmax(1) == y).sum().double())

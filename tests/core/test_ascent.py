@@ -68,3 +68,62 @@ def test_zero_gradient() -> None:
         ascent.climb(split(np.zeros(5)))
         ascent.climb(split(np.zeros(5)))
         np.testing.assert_array_equal(join(ascent.points), START)
+
+
+# ------------------------------------------------------------------------------------------- a normalisation of the method's own
+
+
+def shares(x: np.ndarray, scope: str) -> np.ndarray:
+    """x with the length of x, shared equally by its two tensors (of one row each, so that layer and filter are the same)."""
+    if scope == "global":
+        return x
+    parts = [part / np.linalg.norm(part) / np.sqrt(2) for part in (x[:3], x[3:])]
+    return np.concatenate(parts) * np.linalg.norm(x)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer", "filter"])
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("rule", RULES)
+def test_asam_divides_by_the_norm_of_t_g(rule: str, steps: int, scope: str) -> None:
+    """Kwon et al. 2021, Eq. 6: eps = rho T² g / ||T g|| with T = |w|; the T of every step is that of w."""
+    ascent, t, eps = Ascent(split(START), [RHO, RHO], steps=steps, rule=rule, scope=scope), np.abs(START), np.zeros(5)
+    for n, g in enumerate(gradients(steps)):
+        divisor = torch.tensor(np.linalg.norm(t * g))
+        assert ascent.climb(split(t**2 * g), divisor) is divisor
+        eps = eps + RHO * shares(t**2 * g, scope) / np.linalg.norm(t * g) / (steps if rule in ("split", "boundary") else 1)
+        if steps > 1 and rule == "project":
+            eps = eps / max(1.0, np.linalg.norm(eps) / RHO)
+        if rule == "boundary" and n == 1:
+            eps = RHO * eps / np.linalg.norm(eps)
+        np.testing.assert_allclose(join(ascent.points), START + eps, rtol=1e-13)
+    assert [float(length) for length in ascent.lengths] == pytest.approx([np.linalg.norm(t * g) for g in gradients(steps)])
+    assert ascent.relative_length().item() == pytest.approx(np.linalg.norm(eps) / RHO, rel=1e-12)
+    x = gradients(1, seed=1)[0]
+    assert ascent.cosine(split(x)).item() == pytest.approx(x @ eps / np.linalg.norm(x) / np.linalg.norm(eps), rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("scope", ["global", "layer", "filter"])
+def test_a_norm_that_is_known_is_only_spared(scope: str, steps: int) -> None:
+    told, alone = (Ascent(split(START), [RHO, RHO], steps=steps, scope=scope) for _ in range(2))
+    for g in gradients(steps):
+        x = split(g)
+        assert torch.equal(
+            told.climb(split(g), norm=torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in x]))), alone.climb(x)
+        )
+    assert all(map(torch.equal, told.points, alone.points))
+
+
+def test_a_step_without_normalisation_and_one_that_is_void() -> None:
+    """USAM divides by nothing; a divisor of zero with a direction of zero makes no step; one that is not finite is kept."""
+    g = gradients(1)[0]
+    plain = Ascent(split(START), [RHO, RHO])
+    plain.climb(split(g), torch.ones((), dtype=torch.float64))
+    np.testing.assert_allclose(join(plain.points), START + RHO * g, rtol=1e-14)
+    for scope in ("global", "layer"):
+        still = Ascent(split(START), [RHO, RHO], scope=scope)
+        still.climb(split(np.zeros(5)), torch.zeros((), dtype=torch.float64))
+        np.testing.assert_array_equal(join(still.points), START)
+    void = Ascent(split(START), [RHO, RHO])
+    void.climb(split(g), torch.tensor(float("inf"), dtype=torch.float64))
+    assert not torch.stack(void.lengths).isfinite().all()

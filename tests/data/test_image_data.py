@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from data import DataError, describe, load
-from data.image_data import NOISE_SEED, ImageData, corrupt_labels
-from data.loader import epoch_batches
+from data.image_data import NOISE_SEED, ImageData, corrupt_labels, epoch_batches
 from data.sources import _digits, fingerprint
 
 

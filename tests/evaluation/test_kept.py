@@ -21,8 +21,8 @@ from sam.runs import checkpoint, records
 from sam.runs.checkpoint import load_trained
 from sam.schema import to_dict
 from sam.settings import TrainConfig
+from sam.sharpness.context import Result
 from sam.sharpness.settings import SharpnessConfig
-from sam.sharpness.subject import Result
 
 GAP = SharpnessConfig.of(notions=["gap"], batchnorm=["eval"])
 

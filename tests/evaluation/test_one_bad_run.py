@@ -18,7 +18,7 @@ from sam.evaluation import measuring, storing
 from sam.evaluation.evaluate import Evaluation, evaluate
 from sam.evaluation.settings import EvaluateConfig
 from sam.schema import from_dict
-from sam.sharpness.subject import Result
+from sam.sharpness.context import Result
 
 (FINISHED,) = (Path(__file__).parents[1] / "fixtures/runs/finished").iterdir()
 TABLE = {

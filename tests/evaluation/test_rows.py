@@ -10,7 +10,7 @@ from sam.optimizers.settings import OptimizerConfig
 from sam.runs import records
 from sam.schema import to_dict
 from sam.settings import TrainConfig
-from sam.sharpness.subject import Result
+from sam.sharpness.context import Result
 
 
 def row_of(folder: Path, method: str, rows: list[dict[str, Any]], last5: float | None = 90.0) -> dict[str, float | None]:

@@ -9,9 +9,9 @@ import pytest
 
 from data.settings import DatasetConfig
 from models.settings import ModelConfig
-from sam.config import MethodSpec
 from sam.optimizers.settings import METHODS as REGISTERED
-from sam.optimizers.settings import OptimizerConfig
+from sam.optimizers.settings import MultiStepConfig, OptimizerConfig, PerturbingConfig
+from sam.registry import Row
 from sam.report.chart import MARKERS
 from sam.report.looks import COLOURS, ORDER, looks, method_name
 from sam.report.overview import overview, sharpness_key
@@ -55,10 +55,11 @@ def test_methods_that_are_not_known_here_have_looks_of_their_own(tmp_path: Path,
     """Whichever else is shown with them; those of the known methods stay."""
     before = styles(METHODS)
     assert list(before.values()) == [(i, 0, i) for i in range(7)]
-    monkeypatch.setitem(REGISTERED, "zeta", MethodSpec("nowhere:Zeta", "Zeta", ("rho",), lambda c: 2))
-    monkeypatch.setitem(REGISTERED, "beta", MethodSpec("nowhere:Beta", "Beta", ("rho", "ascent_steps"), lambda c: 2))
-    new = [OptimizerConfig(method="beta", ascent_steps=n) for n in (3, 1)] + [OptimizerConfig(method="zeta", rho=r) for r in (0.1, 0.05)]
-    others = [OptimizerConfig(ascent_steps=n) for n in (4, 7)]  # of a known method, grey
+    monkeypatch.setitem(REGISTERED, "zeta", Row("nowhere:Zeta", PerturbingConfig, "Zeta"))
+    monkeypatch.setitem(REGISTERED, "beta", Row("nowhere:Beta", MultiStepConfig, "Beta"))
+    new = [OptimizerConfig.of(method="beta", ascent_steps=n) for n in (3, 1)]
+    new += [OptimizerConfig.of(method="zeta", rho=r) for r in (0.1, 0.05)]
+    others = [OptimizerConfig.of(ascent_steps=n) for n in (4, 7)]  # of a known method, grey
     found = styles([*new, *METHODS, *others])
     assert list(found) == [*ORDER, "SAM N=4", "SAM N=7", "Zeta (rho 0.05)", "Zeta (rho 0.1)", "Beta", "Beta N=3"]  # rows in their order
     assert found | before == found and len(set(found.values())) == len(found)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sam.sharpness.context import Context, Measures, Sizes, Split
 from sam.sharpness.notions import Notion, work
 from sam.sharpness.settings import SharpnessConfig
-from sam.sharpness.subject import Measures, Sizes, Split, Subject
 
 OFFSET = 200.0  # keeps every toy loss positive, as a cross-entropy must be
 
@@ -59,11 +59,11 @@ def problem(h: np.ndarray, g: np.ndarray, w: np.ndarray, n: int = 7, seed: int =
     return torch.from_numpy(np.concatenate([a, b[:, :, None]], axis=2))
 
 
-def quadratic(h: np.ndarray, g: np.ndarray, w: np.ndarray, n: int = 7, **options: Any) -> Subject:
-    """The subject whose training loss around w is g'e + e'he/2; `options`: of SharpnessConfig."""
+def quadratic(h: np.ndarray, g: np.ndarray, w: np.ndarray, n: int = 7, **options: Any) -> Context:
+    """The context whose training loss around w is g'e + e'he/2; `options`: of SharpnessConfig."""
     inputs = problem(h, g, w, n)
     config = SharpnessConfig.of(**({"batch_size": 3} | options))
-    return Subject(Quadratic(w), Split(inputs, torch.zeros(n, dtype=torch.int64)), None, config)
+    return Context(Quadratic(w), Split(inputs, torch.zeros(n, dtype=torch.int64)), None, config)
 
 
 def random_problem(d: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -95,8 +95,8 @@ def trust_region(h: np.ndarray, g: np.ndarray, rho: float) -> float:
     return rise(h, g, q @ (c / (high - eigenvalues)))
 
 
-def measure(name: str, subject: Subject) -> Measures:
-    return Notion(name).measure(subject).values
+def measure(name: str, context: Context) -> Measures:
+    return Notion(name).measure(context).values
 
 
 # ------------------------------------------------------------------------------------------------------------ a network of layers
@@ -115,16 +115,16 @@ def network() -> nn.Module:
     return net
 
 
-def net_subject(
+def net_context(
     model: nn.Module | None = None, progress: Callable[[float], None] = lambda units: None, device: str = "cpu", **options: Any
-) -> Subject:
+) -> Context:
     """13 images, so that every batch size but 1 leaves a ragged one."""
     generator = torch.Generator().manual_seed(5)
     images = torch.randint(256, (13, 1, 6, 6), dtype=torch.uint8, generator=generator).to(device)
     labels = torch.randint(3, (13,), generator=generator).to(device)
     config = SharpnessConfig.of(**({"batch_size": 4} | options))
     model = (model or network()).to(device)
-    return Subject(model, Split(images, labels), None, config, lambda x: (x.double() / 255 - 0.5) / 0.3, progress=progress)
+    return Context(model, Split(images, labels), None, config, lambda x: (x.double() / 255 - 0.5) / 0.3, progress=progress)
 
 
 def dense(net: nn.Module, data: Split) -> tuple[Tensor, Tensor]:
@@ -161,12 +161,12 @@ def hold_the_rules(name: str, **options: Any) -> None:
     """What every notion must hold: nothing moves, twice is the same, batches do not matter, and the work foretold is the work done."""
     model, done = network(), []
     before = state(model)
-    first = measure(name, net_subject(model, done.append, **options))
+    first = measure(name, net_context(model, done.append, **options))
     assert first and same(before, state(model))
-    assert repr(first) == repr(measure(name, net_subject(model, **options)))
+    assert repr(first) == repr(measure(name, net_context(model, **options)))
     assert same(before, state(model))
     assert sum(done) == work([name], Sizes(13, 0, sum(p.numel() for p in model.parameters())), SharpnessConfig.of(**options))
-    whole = measure(name, net_subject(model, **(options | {"batch_size": 500})))
+    whole = measure(name, net_context(model, **(options | {"batch_size": 500})))
     assert whole.keys() == first.keys()
     for key, value in first.items():
         assert (value is None) == (whole[key] is None), key
@@ -181,7 +181,7 @@ def fails_cleanly(name: str, **options: Any) -> None:
     """Wherever it is interrupted, everything is put back."""
     model, ticks = network(), []
     before = state(model)
-    measure(name, net_subject(model, ticks.append, **options))
+    measure(name, net_context(model, ticks.append, **options))
     for last in {1, 2, len(ticks) // 2, len(ticks) - 1, len(ticks)}:
         seen: list[float] = []
 
@@ -191,7 +191,7 @@ def fails_cleanly(name: str, **options: Any) -> None:
                 raise Stop
 
         try:
-            measure(name, net_subject(model, tick, **options))
+            measure(name, net_context(model, tick, **options))
         except Stop:
             pass
         else:

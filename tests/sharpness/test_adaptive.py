@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from sharpness_toys import fails_cleanly, hold_the_rules, measure, net_subject, network, quadratic, random_problem, trust_region
+from sharpness_toys import fails_cleanly, hold_the_rules, measure, net_context, network, quadratic, random_problem, trust_region
 from torch import nn
 
+from sam.core.criteria import cross_entropy
 from sam.sharpness.adaptive import normalized
-from sam.sharpness.dataset_loss import cross_entropy
+from sam.sharpness.context import Context, Split
 from sam.sharpness.settings import AdaptiveConfig, SharpnessConfig
-from sam.sharpness.subject import Split, Subject
 
 ZEROS = np.array([0.0, 1.5, 0.0, -2.0, 0.3, -0.01])
 
@@ -61,11 +61,11 @@ def test_a_weight_that_is_zero_never_moves_and_the_others_stay_in_the_ball() -> 
     for norm in ("l2", "linf"):
         for case in ("worst", "average"):
             settings = {f"{c}_{n}": [0.5] if (c, n) == (case, norm) else [] for c in ("worst", "average") for n in ("l2", "linf")}
-            subject, met = quadratic(h, g, ZEROS, n=4, adaptive=AdaptiveConfig(logits=["plain"], steps=9, **settings)), []  # type: ignore[arg-type]
-            subject.model.register_forward_hook(
+            context, met = quadratic(h, g, ZEROS, n=4, adaptive=AdaptiveConfig(logits=["plain"], steps=9, **settings)), []  # type: ignore[arg-type]
+            context.model.register_forward_hook(
                 lambda m, *_, met=met: met.append(torch.cat([p.detach().flatten() for p in m.parameters()]).numpy())
             )
-            measure("adaptive", subject)
+            measure("adaptive", context)
             moved = np.array(met) - ZEROS
             assert np.abs(moved).max() > 0.1
             assert (moved[:, ZEROS == 0] == 0).all()
@@ -117,10 +117,10 @@ def test_normalised_logits_by_hand() -> None:
 def test_each_kind_of_logits_is_the_loss_that_is_measured() -> None:
     """The average case of a network written out, draw by draw."""
     settings = AdaptiveConfig(worst_l2=[], worst_linf=[], average_l2=[0.2], average_linf=[0.3], draws=2, subset=None)
-    subject = net_subject(adaptive=settings)
-    values = measure("adaptive", subject)
+    context = net_context(adaptive=settings)
+    values = measure("adaptive", context)
     net = network().eval()
-    inputs, labels = subject.prepare(subject.train.inputs), subject.train.labels
+    inputs, labels = context.prepare(context.train.inputs), context.train.labels
     weights = {name: p for name, p in net.named_parameters() if p.requires_grad}
 
     def loss(kind: str, moved: dict[str, torch.Tensor]) -> float:
@@ -132,7 +132,7 @@ def test_each_kind_of_logits_is_the_loss_that_is_measured() -> None:
 
     for kind in ("plain", "normalized"):
         for norm, rho in (("l2", 0.2), ("linf", 0.3)):
-            stream, rises = subject.generator(f"adaptive average {norm}"), []
+            stream, rises = context.generator(f"adaptive average {norm}"), []
             for _ in range(2):
                 draw = torch.randn if norm == "l2" else lambda *a, **k: 2 * torch.rand(*a, **k) - 1
                 z = {name: draw(p.shape, generator=stream, dtype=p.dtype) for name, p in weights.items()}
@@ -151,7 +151,7 @@ def test_normalised_sharpness_does_not_see_the_size_of_the_last_layer() -> None:
         net = network()
         net[6].weight.data *= factor
         net[6].bias.data *= factor
-        return measure("adaptive", net_subject(net, adaptive=settings))  # type: ignore[return-value]
+        return measure("adaptive", net_context(net, adaptive=settings))  # type: ignore[return-value]
 
     small, large = values(1.0), values(8.0)
     for key, value in small.items():
@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_is_never_a_number() -> None:
 
     split = Split(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64))
     settings = AdaptiveConfig(worst_l2=[0.5, 2.0], worst_linf=[0.1, 2.0], average_l2=[0.01, 9.0], average_linf=[0.1, 9.0], logits=["plain"])
-    values = measure("adaptive", Subject(Cliff(), split, None, SharpnessConfig.of(adaptive=settings)))
+    values = measure("adaptive", Context(Cliff(), split, None, SharpnessConfig.of(adaptive=settings)))
     for key, value in values.items():
         if "spread" not in key:
             assert value is not None and math.isfinite(value) == ("rho=0" in key), key
@@ -185,6 +185,6 @@ def test_the_rules_of_measuring(subset: int | None) -> None:
     settings = AdaptiveConfig(worst_l2=[0.5, 0.1], steps=4, draws=2, subset=subset)
     hold_the_rules("adaptive", adaptive=settings)
     fails_cleanly("adaptive", adaptive=AdaptiveConfig(worst_linf=[], steps=2, draws=2, logits=["normalized"], subset=subset))
-    names = set(measure("adaptive", net_subject(adaptive=settings)))
+    names = set(measure("adaptive", net_context(adaptive=settings)))
     said = ",subset=5" if subset else ""
     assert f"adaptive_worst[rho=0.5,norm=l2,logits=plain{said}]" in names and len(names) == 2 * (3 * 3 + 2 * 2)

@@ -24,9 +24,9 @@ from torch.utils.data import (
 import data
 import sam.sharpness
 from sam.config import ConfigError
+from sam.sharpness.context import context_of
 from sam.sharpness.notions import measure
 from sam.sharpness.settings import SharpnessConfig
-from sam.sharpness.subject import subject_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN, TEST = (torch.linspace(-1, 1, 13 * 6).reshape(13, 6).sin(), torch.arange(13) % 3), (torch.ones(4, 6).cumsum(1), torch.arange(4) % 3)
@@ -242,7 +242,7 @@ def test_an_image_data_set_in_three_lines() -> None:
         model, data.load(name="digits"), notions=["gap", "landscape"], landscape={"lines": ["gradient"], "planes": []}
     )
     config = SharpnessConfig.of(notions=["gap"])
-    expected = measure(subject_of(model, data.load(name="digits"), config)).values
+    expected = measure(context_of(model, data.load(name="digits"), config)).values
     assert {name: found[name] for name in expected} == expected
     assert list(found.series) == ["line_gradient[subset=512]"] and len(found.series["line_gradient[subset=512]"]["t"]) == 21
 

@@ -8,8 +8,8 @@ import torch
 from sharpness_toys import fails_cleanly, hold_the_rules, measure, quadratic, random_problem
 from torch import nn
 
+from sam.sharpness.context import Context, Split
 from sam.sharpness.settings import AverageConfig, SharpnessConfig
-from sam.sharpness.subject import Split, Subject
 
 RHOS = [0.05, 0.5, 3.0]
 
@@ -52,8 +52,8 @@ def test_the_error_bar_is_calibrated() -> None:
     diagonal, scores = [5.0, 3.0, 1.0, 0.5, 0.0, -1.0, -2.0, 2.0], []
     model, split = Bowl(diagonal, [1.0] * 8), Split(torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))
     for seed in range(200):
-        subject = Subject(model, split, None, SharpnessConfig.of(rho=[0.5], seed=seed, average=AverageConfig(draws=25)))
-        values = measure("average", subject)
+        context = Context(model, split, None, SharpnessConfig.of(rho=[0.5], seed=seed, average=AverageConfig(draws=25)))
+        values = measure("average", context)
         scores.append((values["average[rho=0.5]"] - 0.25 * sum(diagonal) / 16) / values["average_stderr[rho=0.5]"])  # type: ignore[operator]
     assert abs(np.mean(scores)) < 0.22  # three standard errors
     assert 0.88 < np.std(scores, ddof=1) < 1.2
@@ -70,12 +70,12 @@ def test_all_radii_see_the_same_directions_whatever_the_list() -> None:
 def test_each_pair_is_the_loss_by_hand() -> None:
     """The draws written out: the stream of the seed, normalised over all tensors together."""
     h, g, w = random_problem()
-    subject = quadratic(h, g, w, rho=[0.7], average=AverageConfig(draws=3))
-    stream, rises = subject.generator("average"), []
+    context = quadratic(h, g, w, rho=[0.7], average=AverageConfig(draws=3))
+    stream, rises = context.generator("average"), []
     for _ in range(3):
-        z = torch.cat([torch.randn(p.shape, generator=stream, dtype=p.dtype).flatten() for p in subject.model.parameters()]).numpy()
+        z = torch.cat([torch.randn(p.shape, generator=stream, dtype=p.dtype).flatten() for p in context.model.parameters()]).numpy()
         rises.append(0.49 * z @ h @ z / (z @ z) / 2)
-    values = measure("average", subject)
+    values = measure("average", context)
     assert values["average[rho=0.7]"] == pytest.approx(np.mean(rises), rel=1e-10)
     assert values["average_stderr[rho=0.7]"] == pytest.approx(np.std(rises, ddof=1) / math.sqrt(3), rel=1e-9)
     other = average(h, g, w, [0.7], 3, seed=1)
@@ -98,8 +98,8 @@ class Cliff(nn.Module):
 @pytest.mark.parametrize("beyond", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_never_a_number(beyond: float) -> None:
     config = SharpnessConfig.of(rho=[0.5, 2.0], average=AverageConfig(draws=2))
-    subject = Subject(Cliff(beyond), Split(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64)), None, config)
-    values = measure("average", subject)
+    context = Context(Cliff(beyond), Split(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64)), None, config)
+    values = measure("average", context)
     assert values["average[rho=0.5]"] == pytest.approx(0.0, abs=1e-14)
     assert not math.isfinite(values["average[rho=2]"]) and not math.isfinite(values["average_stderr[rho=2]"])  # type: ignore[arg-type]
 
@@ -112,5 +112,5 @@ def test_the_rules_of_measuring(subset: int | None) -> None:
 
 def test_a_subset_is_said_in_the_name() -> None:
     h, g, w = random_problem()
-    subject = quadratic(h, g, w, rho=[0.5], average=AverageConfig(subset=4))
-    assert set(measure("average", subject)) == {"average[rho=0.5,subset=4]", "average_stderr[rho=0.5,subset=4]"}
+    context = quadratic(h, g, w, rho=[0.5], average=AverageConfig(subset=4))
+    assert set(measure("average", context)) == {"average[rho=0.5,subset=4]", "average_stderr[rho=0.5,subset=4]"}

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from data.image_data import ImageData
 from sam.sharpness import ascent
-from sam.sharpness.batchnorm import averaged, install, normalizers
-from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.context import Context, Sizes, context_of
+from sam.sharpness.dataset_loss import DatasetLoss, averaged, install, normalizers
 from sam.sharpness.notions import measure, work
 from sam.sharpness.settings import SharpnessConfig
-from sam.sharpness.subject import Sizes, Subject, subject_of
 
 SIZES = [8, 8, 8, 3]  # a ragged last batch
 
@@ -174,9 +173,9 @@ def with_buffers_by_hand() -> nn.Module:
 
 
 def test_the_recalibrated_measure_is_the_eval_measure_of_a_model_with_those_buffers() -> None:
-    ours = measure(subject_of(network().float(), image_data(), CONFIG)).values
+    ours = measure(context_of(network().float(), image_data(), CONFIG)).values
     eval_only = SharpnessConfig.of(notions=["ascent"], rho=[0.05, 0.5], m=8, batchnorm=["eval"], batch_size=10)
-    theirs = measure(subject_of(with_buffers_by_hand(), image_data(), eval_only)).values
+    theirs = measure(context_of(with_buffers_by_hand(), image_data(), eval_only)).values
     checked = 0
     for name, value in theirs.items():
         kind = name.partition("[")[0]
@@ -196,7 +195,7 @@ def test_the_recalibrated_measure_is_the_eval_measure_of_a_model_with_those_buff
 
 def test_the_statistics_are_taken_once_at_w_and_reused_by_every_loss() -> None:
     done: list[float] = []
-    task = subject_of(network().float(), image_data(), CONFIG, progress=done.append)
+    task = context_of(network().float(), image_data(), CONFIG, progress=done.append)
     first = task.loss(batchnorm="recalibrated").statistics
     assert done == [27] and task.loss("test", batchnorm="recalibrated", subset=5).statistics is first
     assert task.loss().statistics is None and task.loss(batchnorm="train").statistics is None
@@ -207,7 +206,7 @@ def test_the_radius_moves_the_weights_and_not_the_statistics() -> None:
     net, data = network().float(), image_data()
     seen: list[Tensor] = []
     net[1].register_forward_pre_hook(lambda module, _: seen.append(module.running_var.clone()))  # type: ignore[index]
-    task = subject_of(net, data, CONFIG)
+    task = context_of(net, data, CONFIG)
     loss = task.loss(batchnorm="recalibrated")
     seen.clear()
     ascent.full(loss, [0.5, 2.0])
@@ -219,14 +218,14 @@ def test_work_is_what_is_reported_and_twice_is_the_same(modes: list[str]) -> Non
     config = SharpnessConfig.of(notions=["ascent"], rho=[0.05], m=8, batchnorm=modes, batch_size=10)
     net, done = network().float(), []
     before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
-    first = measure(subject_of(net, image_data(), config, progress=done.append))
+    first = measure(context_of(net, image_data(), config, progress=done.append))
     assert sum(done) == 27 * (2 * len(modes) * 4 + 1) == work(["ascent"], Sizes(27, 7), config)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert torch.equal(random, torch.get_rng_state())
-    assert measure(subject_of(net, image_data(), config)) == first
+    assert measure(context_of(net, image_data(), config)) == first
 
 
 def test_a_network_without_running_statistics_is_measured_as_in_eval_mode() -> None:
     net, data = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), image_data()
-    values = measure(Subject(net, *(subject_of(net, data, CONFIG).train, None), CONFIG, prepare=data.normalize)).values
+    values = measure(Context(net, *(context_of(net, data, CONFIG).train, None), CONFIG, prepare=data.normalize)).values
     assert values["sharpness[rho=0.5,bn=recalibrated,batch=all]"] == values["sharpness[rho=0.5,bn=eval,batch=all]"]

@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from data import DataError
 from sam.sharpness import corruption
+from sam.sharpness.context import Context, Sizes, Split
 from sam.sharpness.notions import Notion, work
 from sam.sharpness.settings import CorruptionConfig, SharpnessConfig
-from sam.sharpness.subject import Sizes, Split, Subject
 
 EACH, CLASSES = 7, 4
 
@@ -28,16 +28,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def subject(path: object) -> Subject:
+def context(path: object) -> Context:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Dropout(0.5), nn.Linear(48, CLASSES)).double()
     images = torch.zeros(CLASSES, 3, 6, 6, dtype=torch.uint8)
     config = SharpnessConfig.of(batch_size=3, corruption=CorruptionConfig(path=None if path is None else str(path)))
-    return Subject(net, Split(images, torch.arange(CLASSES)), None, config, prepare=lambda x: x.double() / 255 - 0.4)
+    return Context(net, Split(images, torch.arange(CLASSES)), None, config, prepare=lambda x: x.double() / 255 - 0.4)
 
 
 def test_every_severity_of_every_corruption_and_their_means(folder: Path) -> None:
-    made = subject(folder)
+    made = context(folder)
     result = corruption.measure(made)
     net, labels = made.model.eval(), torch.tensor([0, 1, 2, 3, 0, 1, 2])
     by_hand = {}
@@ -60,12 +60,12 @@ def test_every_severity_of_every_corruption_and_their_means(folder: Path) -> Non
 
 
 def test_without_a_folder_nothing_is_measured() -> None:
-    assert corruption.measure(subject(None)).values == {}
+    assert corruption.measure(context(None)).values == {}
     assert work(["corruption"], Sizes(CLASSES, EACH), SharpnessConfig.of()) == 0
 
 
 def test_work_is_what_is_reported_and_twice_is_the_same(folder: Path) -> None:
-    made, done = subject(folder), []
+    made, done = context(folder), []
     made.progress = done.append
     first = corruption.measure(made)
     assert sum(done) == 3 * 5 * EACH == work(["corruption"], Sizes(CLASSES, EACH), made.config)
@@ -74,7 +74,7 @@ def test_work_is_what_is_reported_and_twice_is_the_same(folder: Path) -> None:
 
 def test_a_row_is_reused_only_as_long_as_the_files_are_the_same(folder: Path) -> None:
     def settings() -> dict[str, object]:
-        return Notion("corruption").settings(subject(folder).config)
+        return Notion("corruption").settings(context(folder).config)
 
     before = settings()
     assert settings() == before
@@ -129,12 +129,12 @@ def forget_images(folder: Path) -> None:
 def test_what_does_not_fit_is_named(damage: object, words: list[str], folder: Path) -> None:
     damage(folder)  # type: ignore[operator]
     with pytest.raises(DataError) as caught:
-        corruption.measure(subject(folder))
+        corruption.measure(context(folder))
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value), caught.value
 
 
 def test_a_folder_that_is_not_there_is_named_before_anything_is_measured(tmp_path: Path) -> None:
-    made = subject(tmp_path / "nowhere")
+    made = context(tmp_path / "nowhere")
     for act in (corruption.measure, lambda s: Notion("corruption").settings(s.config)):
         with pytest.raises(DataError, match=r"nowhere: there is no such folder; give the folder of CIFAR-10-C"):
             act(made)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sam.sharpness.dataset_loss import DatasetLoss, cross_entropy, noisy_cross_entropy
+from sam.core import vectors
+from sam.core.criteria import cross_entropy, under_label_noise
+from sam.sharpness.dataset_loss import DatasetLoss
 
 
 def network() -> nn.Module:
@@ -83,6 +85,38 @@ def test_the_sum_over_many_samples_is_taken_in_float64() -> None:
     assert math.isnan(loss.value().accuracy)  # no class scores, no accuracy
 
 
+@pytest.mark.parametrize("batchnorm", ["eval", "train"])
+@pytest.mark.parametrize("batch_size", [4, 7, 500])
+def test_the_losses_of_the_samples_come_in_their_order_and_have_the_mean_of_the_whole(batch_size: int, batchnorm: str) -> None:
+    net, (x, y), done = network(), samples(), []
+    loss = DatasetLoss(net, x, y, batch_size=batch_size, batchnorm=batchnorm, progress=done.append)
+    with loss.measuring():
+        losses, whole = loss.sample_losses(), loss.value()
+        expected = [functional.cross_entropy(loss.batch_outputs(a), b, reduction="none") for a, b in loss.batches()]
+    assert losses.shape == (23,) and torch.equal(losses, torch.cat(expected).detach())
+    assert losses.mean().item() == pytest.approx(whole.loss, rel=1e-13)
+    assert sum(done) == 2 * 23
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_notion_from_outside_the_variance_of_the_gradient_over_batches(batch_size: int) -> None:
+    """sum over batches of (n_i/n) ||g_i - g||², with nothing but the verbs of DatasetLoss, against dense autograd."""
+    net, (x, y) = network(), samples()
+    loss = DatasetLoss(net, x, y, batch_size=batch_size)
+    variance = 0.0
+    with loss.measuring():
+        _, mean = loss.value_and_gradient()
+        for inputs, labels in loss.batches():
+            _, gradient = loss.batch_gradient(inputs, labels, samples=len(labels))
+            vectors.add_(gradient, mean, -1.0)
+            variance += len(labels) / len(y) * vectors.norm(gradient).item() ** 2
+    oracle = copy.deepcopy(net).eval()
+    rows = [flat(torch.autograd.grad(functional.cross_entropy(oracle(a), b), list(oracle.parameters()))) for a, b in loss.batches()]
+    weights = torch.tensor([len(b) / 23 for _, b in loss.batches()], dtype=torch.float64)
+    spread = torch.stack(rows) - (weights[:, None] * torch.stack(rows)).sum(0)
+    assert variance == pytest.approx((weights * spread.square().sum(1)).sum().item(), rel=1e-10)
+
+
 def test_it_refuses_an_empty_or_uneven_set() -> None:
     for n, labels in ((0, 0), (3, 2)):
         with pytest.raises(ValueError, match=f"{n} inputs and {labels} labels"):
@@ -108,7 +142,7 @@ def test_noisy_cross_entropy_is_the_expectation_over_the_channel(noise: float) -
     channel = np.full((k, k), noise / (k - 1))  # row: true label, column: label seen
     np.fill_diagonal(channel, 1 - noise)
     expected = -(channel[y] * log_softmax(z)).sum(axis=1)
-    ours = noisy_cross_entropy(noise)(torch.from_numpy(z), torch.from_numpy(y))
+    ours = under_label_noise(cross_entropy, noise)(torch.from_numpy(z), torch.from_numpy(y))
     assert ours.shape == (len(y),)
     assert ours.numpy() == pytest.approx(expected, rel=1e-12)
 
@@ -116,7 +150,7 @@ def test_noisy_cross_entropy_is_the_expectation_over_the_channel(noise: float) -
 def test_without_noise_it_is_the_plain_cross_entropy() -> None:
     z, y = logits_and_labels()
     expected = -log_softmax(z)[np.arange(len(y)), y]
-    for criterion in (cross_entropy, noisy_cross_entropy(0.0)):
+    for criterion in (cross_entropy, under_label_noise(cross_entropy, 0.0)):
         assert criterion(torch.from_numpy(z), torch.from_numpy(y)).numpy() == pytest.approx(expected, rel=1e-12)
 
 
@@ -124,5 +158,5 @@ def test_a_channel_that_tells_nothing_ignores_the_label() -> None:
     z, y = logits_and_labels()
     k = z.shape[1]
     for labels in (y, (y + 1) % k):
-        ours = noisy_cross_entropy((k - 1) / k)(torch.from_numpy(z), torch.from_numpy(labels))
+        ours = under_label_noise(cross_entropy, (k - 1) / k)(torch.from_numpy(z), torch.from_numpy(labels))
         assert ours.numpy() == pytest.approx(-log_softmax(z).mean(axis=1), rel=1e-12)

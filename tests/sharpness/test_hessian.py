@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from sam.config import ConfigError
 from sam.sharpness import hessian
-from sam.sharpness.curvature import Hessian
+from sam.sharpness.context import Context, Measures, Result, Sizes, Split, subset_indices, suffix
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.notions import measure
+from sam.sharpness.hessian import Hessian
+from sam.sharpness.notions import Notion, measure
 from sam.sharpness.settings import HessianConfig, SharpnessConfig
-from sam.sharpness.subject import Measures, Result, Sizes, Split, Subject, chosen, place
 
 
 def network() -> nn.Module:
@@ -32,13 +32,13 @@ def samples(n: int = 23) -> Split:
     return Split(2 * torch.randn(n, 1, 5, 5, dtype=torch.float64, generator=generator), torch.randint(4, (n,), generator=generator))
 
 
-def subject(model: nn.Module, data: Split, rho: float = 0.1, batch_size: int = 7, **options: Any) -> Subject:
+def context(model: nn.Module, data: Split, rho: float = 0.1, batch_size: int = 7, **options: Any) -> Context:
     own = HessianConfig(**({"subset": None, "tolerance": 1e-9, "steps": 80} | options))
-    return Subject(model, data, None, SharpnessConfig.of(notions=["hessian"], rho=[rho], batch_size=batch_size, hessian=own))
+    return Context(model, data, None, SharpnessConfig.of(notions=["hessian"], rho=[rho], batch_size=batch_size, hessian=own))
 
 
 def values(model: nn.Module, data: Split, **options: Any) -> Measures:
-    return measure(subject(model, data, **options)).values
+    return measure(context(model, data, **options)).values
 
 
 @pytest.mark.parametrize("batch_size", [4, 7, 23])
@@ -110,7 +110,7 @@ def test_the_trace_and_its_standard_error() -> None:
     exact = float(torch.trace(dense(net, data)[1]))
     scores = []
     for seed in range(8):
-        task = subject(net, data, steps=12, basis=12, tolerance=1.0, probes=10)
+        task = context(net, data, steps=12, basis=12, tolerance=1.0, probes=10)
         task.config = SharpnessConfig.of(notions=["hessian"], seed=seed, batch_size=23, hessian=task.config.hessian)
         found = measure(task).values
         assert found["trace_stderr"] > 0  # type: ignore[operator]
@@ -135,14 +135,14 @@ def test_the_second_order_part_becomes_the_curvature_along_the_gradient() -> Non
 # ------------------------------------------------------------------------------------------------------------ closed forms
 
 
-def quadratic(h: Tensor, w: Tensor, b: Tensor | None = None, n: int = 5, **options: Any) -> tuple[Subject, DatasetLoss]:
+def quadratic(h: Tensor, w: Tensor, b: Tensor | None = None, n: int = 5, **options: Any) -> tuple[Context, DatasetLoss]:
     """n samples, each another quadratic, whose mean has the Hessian h and the linear part b."""
     generator = torch.Generator().manual_seed(4)
     noise = torch.randn(n, len(w), len(w) + 1, dtype=torch.float64, generator=generator)
     noise[:, :, :-1] += noise[:, :, :-1].mT.clone()
     noise -= noise.mean(0)
     mean = torch.cat([h, (torch.zeros_like(w) if b is None else b)[:, None]], dim=1)
-    task = subject(Quadratics(w), Split(mean + noise, torch.zeros(n, dtype=torch.int64)), batch_size=2, **options)
+    task = context(Quadratics(w), Split(mean + noise, torch.zeros(n, dtype=torch.int64)), batch_size=2, **options)
     loss = DatasetLoss(task.model, task.train.inputs, task.train.labels, criterion=lambda outputs, _: outputs, batch_size=2)
     task.loss = lambda *args, **kwargs: loss  # type: ignore[method-assign]
     return task, loss
@@ -270,14 +270,14 @@ RISES = ["second_order", "limit_worst", "limit_ascent", "limit_average", "limit_
 def test_names_say_the_subset_where_one_is_taken(subset: int | None) -> None:
     shown = 9 if subset == 9 else None
     found = values(network(), samples(), subset=subset, steps=6, eigenvalues=2, rho=0.05)
-    expected = {f"{name}{place(subset=shown)}" for name in NAMED} | {"cos_random_level"}
-    expected |= {f"{name}{place(k=k, subset=shown)}" for name in ("eigenvalue", "eigenvalue_residual") for k in (1, 2)}
-    assert set(found) == expected | {f"{name}{place(rho=0.05, subset=shown)}" for name in RISES}
+    expected = {f"{name}{suffix(subset=shown)}" for name in NAMED} | {"cos_random_level"}
+    expected |= {f"{name}{suffix(k=k, subset=shown)}" for name in ("eigenvalue", "eigenvalue_residual") for k in (1, 2)}
+    assert set(found) == expected | {f"{name}{suffix(rho=0.05, subset=shown)}" for name in RISES}
 
 
 def test_a_subset_is_the_one_that_every_model_is_measured_on() -> None:
     net, data = network(), samples()
-    index = chosen(23, 9)
+    index = subset_indices(23, 9)
     part = values(net, Split(data.inputs[index], data.labels[index]), steps=190)
     for name, value in values(net, data, subset=9, steps=190).items():
         whole = name.replace(",subset=9", "").replace("[subset=9]", "")
@@ -287,9 +287,9 @@ def test_a_subset_is_the_one_that_every_model_is_measured_on() -> None:
 @pytest.mark.parametrize("options", [{}, {"steps": 5}, {"subset": 9, "probes": 12}, {"tolerance": 1.0}, {"eigenvalues": 1}])
 def test_work_is_what_is_reported(options: dict[str, Any]) -> None:
     done: list[float] = []
-    task = subject(network(), samples(), **options)
+    task = context(network(), samples(), **options)
     task.progress = done.append
-    measure(task)
+    Notion("hessian").measure(task)
     own = task.config.hessian
     calls = math.ceil(own.probes / 5)
     by_hand = 3 + 1 + 7 * own.steps + (3 + 4 * (own.eigenvalues + 2)) + 3 * calls + 4 * own.probes
@@ -304,10 +304,9 @@ def test_it_stops_when_it_has_converged_and_takes_no_more_than_its_steps() -> No
 
 def test_another_seed_draws_other_probes_and_one_seed_the_same() -> None:
     def at(seed: int) -> Result:
-        task = subject(network(), samples(), steps=12, tolerance=1.0)
-        return measure(
-            Subject(task.model, task.train, None, SharpnessConfig.of(notions=["hessian"], seed=seed, hessian=task.config.hessian))
-        )
+        task = context(network(), samples(), steps=12, tolerance=1.0)
+        config = SharpnessConfig.of(notions=["hessian"], seed=seed, hessian=task.config.hessian)
+        return measure(Context(task.model, task.train, None, config))
 
     assert at(0) == at(0)
     assert at(0).values["trace"] != at(1).values["trace"]

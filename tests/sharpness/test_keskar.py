@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from sharpness_toys import OFFSET, fails_cleanly, hold_the_rules, measure, net_subject, network, quadratic, random_problem, rise
+from sharpness_toys import OFFSET, fails_cleanly, hold_the_rules, measure, net_context, network, quadratic, random_problem, rise
 from torch import nn
 
+from sam.sharpness.context import Context, Sizes, Split
 from sam.sharpness.keskar import work
 from sam.sharpness.settings import KeskarConfig, SharpnessConfig
-from sam.sharpness.subject import Sizes, Split, Subject
 
 W = np.array([0.0, 1.5, 0.0, -2.0, 0.3, -0.01])
 SIZE = np.abs(W) + 1
@@ -67,13 +67,13 @@ def test_a_hill_in_the_box_is_found_by_the_quasi_newton_search() -> None:
 
 def test_every_point_lies_in_the_box_and_no_more_are_evaluated_than_were_foretold() -> None:
     h, g, _ = random_problem(seed=1)
-    subject, met, done = quadratic(h, 20 * g, W, keskar=KeskarConfig(epsilon=[0.5], iterations=3)), [], []
-    subject.progress = done.append
-    subject.model.register_forward_hook(lambda m, *_: met.append(torch.cat([p.detach().flatten() for p in m.parameters()]).numpy()))
-    measure("keskar", subject)
+    context, met, done = quadratic(h, 20 * g, W, keskar=KeskarConfig(epsilon=[0.5], iterations=3)), [], []
+    context.progress = done.append
+    context.model.register_forward_hook(lambda m, *_: met.append(torch.cat([p.detach().flatten() for p in m.parameters()]).numpy()))
+    measure("keskar", context)
     relative = np.abs(np.array(met) - W) / SIZE
     assert 0.49 < relative.max() <= 0.5 * (1 + 1e-12)
-    assert sum(done) == work(Sizes(7, 0, 6), subject.config) == 7 * (3 + (3 * 2 + 1) + (3 * 3 + 1) + 3 * 6)
+    assert sum(done) == work(Sizes(7, 0, 6), context.config) == 7 * (3 + (3 * 2 + 1) + (3 * 3 + 1) + 3 * 6)
 
 
 def test_a_search_that_goes_astray_is_cut_off() -> None:
@@ -91,19 +91,19 @@ def test_a_search_that_goes_astray_is_cut_off() -> None:
     done: list[float] = []
     split = Split(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64))
     config = SharpnessConfig.of(keskar=KeskarConfig(epsilon=[0.1], iterations=4))
-    values = measure("keskar", Subject(Liar(), split, None, config, progress=done.append))
+    values = measure("keskar", Context(Liar(), split, None, config, progress=done.append))
     assert values["keskar_lbfgsb[epsilon=0.1]"] < 0  # type: ignore[operator]
     assert sum(done) == work(Sizes(5, 0, 3), config) and min(done) >= 0
 
 
 def test_where_the_gradient_is_zero_random_starts_remain() -> None:
     h, done = np.diag([1.0, 2.0, 3.0, 1.0, 1.0, 1.0]), []
-    subject = quadratic(h, np.zeros(6), np.zeros(6), keskar=KeskarConfig(epsilon=[0.1]))
-    subject.train.inputs[:, :, -1], subject.progress = 0, done.append
-    values = measure("keskar", subject)
+    context = quadratic(h, np.zeros(6), np.zeros(6), keskar=KeskarConfig(epsilon=[0.1]))
+    context.train.inputs[:, :, -1], context.progress = 0, done.append
+    values = measure("keskar", context)
     assert values["keskar_lbfgsb[epsilon=0.1]"] is None and values["keskar_spread[epsilon=0.1]"] is None
     assert values["keskar[epsilon=0.1]"] == pytest.approx(100 * 0.01 * 9 / 2 / (1 + OFFSET), rel=1e-9)  # any corner
-    assert sum(done) == work(Sizes(7, 0, 6), subject.config)
+    assert sum(done) == work(Sizes(7, 0, 6), context.config)
 
 
 @pytest.mark.parametrize("beyond", [math.nan, math.inf])
@@ -121,7 +121,7 @@ def test_a_loss_that_is_not_finite_is_never_a_number(beyond: float) -> None:
     done: list[float] = []
     split = Split(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64))
     config = SharpnessConfig.of(keskar=KeskarConfig(epsilon=[1.0, 0.1]))
-    values = measure("keskar", Subject(Cliff(), split, None, config, progress=done.append))
+    values = measure("keskar", Context(Cliff(), split, None, config, progress=done.append))
     for kind in ("keskar", "keskar_lbfgsb", "keskar_sign"):
         assert math.isfinite(values[f"{kind}[epsilon=0.1]"])  # type: ignore[arg-type]
         value = values[f"{kind}[epsilon=1]"]
@@ -136,17 +136,17 @@ def test_the_rules_of_measuring(subset: int | None) -> None:
     hold_the_rules("keskar", keskar=KeskarConfig(epsilon=[0.02], iterations=3, full_space=10, subset=subset))
     fails_cleanly("keskar", keskar=settings)
     said = ",subset=5" if subset else ""
-    assert f"keskar[epsilon=0.02{said}]" in measure("keskar", net_subject(keskar=settings))
+    assert f"keskar[epsilon=0.02{said}]" in measure("keskar", net_context(keskar=settings))
 
 
 def test_single_precision_and_frozen_weights() -> None:
     net = network().float()
-    subject = net_subject(net, keskar=KeskarConfig(epsilon=[0.02], subset=None))
-    subject.prepare = lambda x: (x.float() / 255 - 0.5) / 0.3
+    context = net_context(net, keskar=KeskarConfig(epsilon=[0.02], subset=None))
+    context.prepare = lambda x: (x.float() / 255 - 0.5) / 0.3
     frozen = net[6].weight.detach().clone()
     seen = []
     net.register_forward_hook(lambda m, *_: seen.append(torch.equal(m[6].weight, frozen)))
-    values, exact = measure("keskar", subject), measure("keskar", net_subject(keskar=KeskarConfig(epsilon=[0.02], subset=None)))
+    values, exact = measure("keskar", context), measure("keskar", net_context(keskar=KeskarConfig(epsilon=[0.02], subset=None)))
     assert all(seen)
     assert values["keskar[epsilon=0.02]"] == pytest.approx(exact["keskar[epsilon=0.02]"], rel=0.05)
     assert values["keskar[epsilon=0.02]"] > 1  # type: ignore[operator]

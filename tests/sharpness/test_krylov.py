@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sam.sharpness.curvature import trace, trace_work
+from sam.sharpness.hessian import trace, trace_work
 from sam.sharpness.krylov import Extremes, extremes, inner, project_out, quadrature
 
 

@@ -10,19 +10,19 @@ from sharpness_toys import Quadratics
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sam.core import streams
+from sam.core import seeds
 from sam.sharpness import landscape
+from sam.sharpness.context import Context, Result, Sizes, Split
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.directions import filter_normalize_, top_eigenpairs
-from sam.sharpness.notions import work
+from sam.sharpness.landscape import filter_normalize_, top_eigenpairs
+from sam.sharpness.notions import Notion, work
 from sam.sharpness.settings import LandscapeConfig, SharpnessConfig
-from sam.sharpness.subject import Result, Sizes, Split, Subject
 
 RHO, D, N = 0.4, 6, 11
 Problem = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-class OfOutputs(Subject):
+class OfOutputs(Context):
     """The model's outputs are the losses."""
 
     def loss(self, split: str = "train", **options: object) -> DatasetLoss:
@@ -38,7 +38,7 @@ def problem(seed: int = 0) -> Problem:
     return a - 6 * np.outer(lowest, lowest), draw.randn(N, D), draw.randn(D)
 
 
-def subject(a: np.ndarray, b: np.ndarray, w: np.ndarray, *, rho: float = RHO, **settings: object) -> Subject:
+def context(a: np.ndarray, b: np.ndarray, w: np.ndarray, *, rho: float = RHO, **settings: object) -> Context:
     inputs = torch.from_numpy(np.concatenate([a, b[:, :, None]], axis=2))
     config = SharpnessConfig.of(rho=[rho], batch_size=4, landscape=LandscapeConfig(**settings))  # type: ignore[arg-type]
     return OfOutputs(Quadratics(torch.from_numpy(w)), Split(inputs, torch.zeros(len(a), dtype=torch.int64)), None, config)
@@ -65,7 +65,7 @@ def columns(result: Result, name: str, *wanted: str) -> list[np.ndarray]:
 
 def test_a_line_along_the_gradient_is_the_parabola_of_the_closed_form() -> None:
     p = problem()
-    t, loss = columns(landscape.measure(subject(*p, lines=["gradient"], planes=[], points=5, reach=3.0)), "line_gradient", "t", "loss")
+    t, loss = columns(landscape.measure(context(*p, lines=["gradient"], planes=[], points=5, reach=3.0)), "line_gradient", "t", "loss")
     g, w = gradient(p, p[2]), p[2]
     slope, curvature = math.sqrt(g @ g), g @ p[0].mean(axis=0) @ g / (g @ g)
     assert t == pytest.approx([-3 * RHO, -1.5 * RHO, 0, 1.5 * RHO, 3 * RHO], rel=1e-15)
@@ -75,7 +75,7 @@ def test_a_line_along_the_gradient_is_the_parabola_of_the_closed_form() -> None:
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_n_step_line_leads_through_the_n_step_point(steps: int) -> None:
     p = problem()
-    result = landscape.measure(subject(*p, lines=["n_step"], planes=[], points=5, ascent_steps=steps))
+    result = landscape.measure(context(*p, lines=["n_step"], planes=[], points=5, ascent_steps=steps))
     t, loss = columns(result, f"line_n_step[rho={RHO}]", "t", "loss")
     at = p[2]
     for _ in range(steps):
@@ -90,7 +90,7 @@ def test_the_top_eigenvector_is_that_of_the_largest_algebraic_eigenvalue_and_poi
         p = problem(seed)
         values, v = np.linalg.eigh(p[0].mean(axis=0))
         assert abs(values[0]) > values[-1] > 0
-        result = landscape.measure(subject(*p, lines=["top_eigenvector"], planes=[], points=5))
+        result = landscape.measure(context(*p, lines=["top_eigenvector"], planes=[], points=5))
         top = v[:, -1] * np.sign(v[:, -1] @ gradient(p, p[2]))
         t, loss = columns(result, "line_top_eigenvector", "t", "loss")
         assert loss == pytest.approx(value(p, p[2]) + (top @ gradient(p, p[2])) * t + values[-1] * t**2 / 2, rel=1e-9)
@@ -100,22 +100,22 @@ def test_the_top_eigenvector_is_that_of_the_largest_algebraic_eigenvalue_and_poi
 
 def test_too_few_lanczos_steps_show_in_the_residual() -> None:
     p = problem()
-    loss, h = subject(*p).loss(), p[0].mean(axis=0)
+    loss, h = context(*p).loss(), p[0].mean(axis=0)
     with loss.measuring():
-        (pair,) = top_eigenpairs(loss, 1, 3, streams.generator("cpu", 0, "x"))
-    v = pair.vector[0].numpy()
-    assert pair.residual == pytest.approx(np.linalg.norm(h @ v - pair.value * v), rel=1e-8)
-    assert pair.residual > 0.01 and pair.value <= np.linalg.eigvalsh(h)[-1]
+        ((value, vector, residual),) = top_eigenpairs(loss, 1, 3, seeds.generator("cpu", 0, "x"))
+    v = vector[0].numpy()
+    assert residual == pytest.approx(np.linalg.norm(h @ v - value * v), rel=1e-8)
+    assert residual > 0.01 and value <= np.linalg.eigvalsh(h)[-1]
 
 
 def test_eigenvectors_of_a_multiple_of_the_identity_are_orthogonal() -> None:
     """Every start spans an invariant subspace at once: the second vector needs a start of its own."""
     a, b, w = problem()
-    loss = subject(np.broadcast_to(2.5 * np.eye(D), a.shape), b, w).loss()
+    loss = context(np.broadcast_to(2.5 * np.eye(D), a.shape), b, w).loss()
     with loss.measuring():
-        first, second = top_eigenpairs(loss, 2, 4, streams.generator("cpu", 0, "x"))
-    assert [first.value, second.value] == pytest.approx([2.5, 2.5], rel=1e-12)
-    assert abs(float(first.vector[0] @ second.vector[0])) < 1e-12
+        first, second = top_eigenpairs(loss, 2, 4, seeds.generator("cpu", 0, "x"))
+    assert [first[0], second[0]] == pytest.approx([2.5, 2.5], rel=1e-12)
+    assert abs(float(first[1][0] @ second[1][0])) < 1e-12
 
 
 # ------------------------------------------------------------------------------------------------------------------- planes
@@ -124,7 +124,7 @@ def test_eigenvectors_of_a_multiple_of_the_identity_are_orthogonal() -> None:
 def test_a_plane_of_eigenvectors_is_the_paraboloid_of_the_closed_form() -> None:
     p = problem()
     values, v = np.linalg.eigh(p[0].mean(axis=0))
-    x, y, loss = columns(landscape.measure(subject(*p, lines=[], planes=["eigenvectors"], grid=4)), "plane_eigenvectors", "x", "y", "loss")
+    x, y, loss = columns(landscape.measure(context(*p, lines=[], planes=["eigenvectors"], grid=4)), "plane_eigenvectors", "x", "y", "loss")
     g = gradient(p, p[2])
     slopes = [abs(v[:, -1] @ g), abs(v[:, -2] @ g)]
     expected = value(p, p[2]) + slopes[0] * x + slopes[1] * y + values[-1] * x**2 / 2 + values[-2] * y**2 / 2
@@ -146,7 +146,7 @@ def arc(p: Problem, rho: float, rho_max: float, alphas: list[float]) -> tuple[fl
 @pytest.mark.parametrize("seed", range(4))
 def test_alpha_star_is_the_brute_force_argmax_over_the_arc(seed: int, rho_max: float | None) -> None:
     p, alphas = problem(seed), [k / 20 for k in range(61)]
-    result = landscape.measure(subject(*p, lines=[], planes=["xsam"], grid=3, rho_max=rho_max, alphas=alphas))
+    result = landscape.measure(context(*p, lines=[], planes=["xsam"], grid=3, rho_max=rho_max, alphas=alphas))
     psi, losses = arc(p, RHO, 2 * RHO if rho_max is None else rho_max, alphas)
     where = f"[rho={RHO}]"
     assert result.values[f"psi{where}"] == pytest.approx(psi, rel=1e-7)
@@ -163,7 +163,7 @@ def test_the_searches_above_end_inside_the_grid_and_differ() -> None:
 
 def test_the_marks_lie_where_they_should() -> None:
     p = problem()
-    result = landscape.measure(subject(*p, lines=[], planes=["xsam"], grid=3))
+    result = landscape.measure(context(*p, lines=[], planes=["xsam"], grid=3))
     where = f"[rho={RHO}]"
     marks = result.series[f"marks_xsam{where}"]
     v0 = unit(gradient(p, p[2]))
@@ -205,7 +205,7 @@ def by_hand(net: nn.Module, drawn: list[Tensor]) -> dict[str, Tensor]:
 
 
 def draws(net: nn.Module, stream: str, count: int, seed: int = 0) -> list[list[Tensor]]:
-    generator = streams.generator("cpu", seed, stream)
+    generator = seeds.generator("cpu", seed, stream)
     return [[torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in net.parameters()] for _ in range(count)]
 
 
@@ -221,7 +221,7 @@ def test_random_lines_and_planes_follow_the_same_draws_in_every_model(seed: int)
     net = network(seed)
     x, y = torch.randn(13, 1, 4, 4, dtype=torch.float64), torch.randint(3, (13,))
     config = SharpnessConfig.of(seed=3, landscape=LandscapeConfig(lines=["random"], planes=["random"], points=3, grid=3, span=0.5))
-    result = landscape.measure(Subject(net, Split(x, y), None, config))
+    result = landscape.measure(Context(net, Split(x, y), None, config))
     weights, oracle = dict(net.named_parameters()), copy.deepcopy(net)
 
     def at(*moves: tuple[float, dict[str, Tensor]]) -> float:
@@ -243,7 +243,7 @@ def test_random_lines_and_planes_follow_the_same_draws_in_every_model(seed: int)
 def test_it_is_undefined_where_the_gradient_vanishes() -> None:
     a, b, w = problem()
     result = landscape.measure(
-        subject(a, np.zeros_like(b), np.zeros_like(w), lines=["gradient", "n_step"], planes=["xsam"], points=3, grid=3)
+        context(a, np.zeros_like(b), np.zeros_like(w), lines=["gradient", "n_step"], planes=["xsam"], points=3, grid=3)
     )
     where = f"[rho={RHO}]"
     assert [result.values[f"{name}{where}"] for name in ("psi", "alpha_star", "alpha_star_rise")] == [None, None, None]
@@ -255,7 +255,7 @@ def test_it_is_undefined_where_the_gradient_vanishes() -> None:
 def test_parallel_gradients_span_no_plane() -> None:
     """H = 2.5 I: the gradient at the ascent point has the direction of the one at w."""
     a, b, w = problem()
-    result = landscape.measure(subject(np.broadcast_to(2.5 * np.eye(D), a.shape), b, w, lines=[], planes=["xsam"], grid=3))
+    result = landscape.measure(context(np.broadcast_to(2.5 * np.eye(D), a.shape), b, w, lines=[], planes=["xsam"], grid=3))
     where = f"[rho={RHO}]"
     assert result.values[f"psi{where}"] == pytest.approx(0, abs=1e-7)
     assert result.values[f"alpha_star{where}"] is None
@@ -266,13 +266,13 @@ def test_parallel_gradients_span_no_plane() -> None:
 def test_a_loss_that_is_not_finite_is_never_an_alpha() -> None:
     a, b, w = problem()
     a[3, 2, 2] = float("nan")
-    result = landscape.measure(subject(a, b, w, planes=["xsam", "eigenvectors"], points=3, grid=3))
+    result = landscape.measure(context(a, b, w, planes=["xsam", "eigenvectors"], points=3, grid=3))
     assert all(value is None for value in result.values.values())
 
 
 def test_the_subset_is_named_and_is_one_loss() -> None:
     p = problem()
-    result = landscape.measure(subject(*p, subset=5, points=3, grid=3, planes=["random", "eigenvectors", "xsam"]))
+    result = landscape.measure(context(*p, subset=5, points=3, grid=3, planes=["random", "eigenvectors", "xsam"]))
     assert all(name.endswith("subset=5]") for name in (*result.values, *result.series))
     at_w = {curve["loss"][1] for name, curve in result.series.items() if name.startswith("line_")}
     at_w |= {curve["loss"][4] for name, curve in result.series.items() if name.startswith("plane_")}
@@ -284,10 +284,10 @@ def test_the_subset_is_named_and_is_one_loss() -> None:
 @pytest.mark.parametrize("planes", [["random", "xsam"], ["eigenvectors"], []])
 @pytest.mark.parametrize("subset", [5, None])
 def test_work_is_what_is_reported(lines: list[str], planes: list[str], subset: int | None) -> None:
-    made = subject(*problem(), lines=lines, planes=planes, subset=subset, points=3, grid=4, lanczos_steps=3)
+    made = context(*problem(), lines=lines, planes=planes, subset=subset, points=3, grid=4, lanczos_steps=3)
     done: list[float] = []
     made.progress = done.append
-    landscape.measure(made)
+    Notion("landscape").measure(made)
     assert sum(done) == work(["landscape"], Sizes(N, 0, D), made.config)
 
 
@@ -298,7 +298,7 @@ def test_a_gpu_draws_the_same_landscape() -> None:
     settings = LandscapeConfig(planes=["random", "eigenvectors", "xsam"], points=3, grid=3)
     results = []
     for device in ("cpu", "cuda"):
-        made = Subject(network().to(device), Split(x.to(device), y.to(device)), None, SharpnessConfig.of(landscape=settings))
+        made = Context(network().to(device), Split(x.to(device), y.to(device)), None, SharpnessConfig.of(landscape=settings))
         results.append(landscape.measure(made))
     assert results[0].values == pytest.approx(results[1].values, rel=1e-6, abs=1e-9)
     for name, curve in results[0].series.items():

@@ -9,11 +9,10 @@ from sharpness_toys import fails_cleanly, hold_the_rules, measure, quadratic, ra
 from torch import nn
 
 from sam.config import ConfigError
-from sam.sharpness.ball import Ball
+from sam.sharpness.context import Context, Sizes, Split
 from sam.sharpness.maximum import work
-from sam.sharpness.projected_ascent import Search, ascend, checkpoints, search_balls
+from sam.sharpness.projected_ascent import Ball, Search, ascend, checkpoints, search_balls
 from sam.sharpness.settings import MaximumConfig, NStepConfig, SharpnessConfig
-from sam.sharpness.subject import Sizes, Split, Subject
 
 THOROUGH = MaximumConfig(steps=100, restarts=1)
 
@@ -64,13 +63,13 @@ def test_the_hard_case() -> None:
 
 def test_where_the_gradient_is_zero_random_starts_and_draws_remain() -> None:
     h, w = rotated([0.0, 0.1, 0.5, 1.0, 2.0, 3.0])[0], np.zeros(6)
-    subject = quadratic(h, np.zeros(6), w, rho=[1.0], maximum=MaximumConfig(restarts=0))
-    subject.train.inputs[:, :, -1] = 0  # exactly
-    values = measure("maximum", subject)
+    context = quadratic(h, np.zeros(6), w, rho=[1.0], maximum=MaximumConfig(restarts=0))
+    context.train.inputs[:, :, -1] = 0  # exactly
+    values = measure("maximum", context)
     assert values["maximum_ascent[rho=1]"] is None and values["maximum_spread[rho=1]"] is None
     assert 0 < values["maximum[rho=1]"] < 1.5  # type: ignore[operator]
-    subject.config = SharpnessConfig.of(rho=[1.0], maximum=MaximumConfig(restarts=1, steps=100))
-    values = measure("maximum", subject)
+    context.config = SharpnessConfig.of(rho=[1.0], maximum=MaximumConfig(restarts=1, steps=100))
+    values = measure("maximum", context)
     assert values["maximum_ascent[rho=1]"] == pytest.approx(1.5, rel=1e-5) and values["maximum_spread[rho=1]"] is None
 
 
@@ -98,7 +97,7 @@ class Logistic(nn.Module):
 def test_a_cross_entropy_against_brute_force(rho: float) -> None:
     draw = np.random.RandomState(4)
     x, y, w = draw.randn(11, 2), draw.randint(2, size=11), np.array([0.7, -0.4])
-    subject = Subject(
+    context = Context(
         Logistic(w.tolist()),
         Split(torch.from_numpy(x), torch.from_numpy(y)),
         None,
@@ -111,7 +110,7 @@ def test_a_cross_entropy_against_brute_force(rho: float) -> None:
 
     angle = np.linspace(0, 2 * np.pi, 200_001)  # a convex loss has its maximum on the circle
     brute = losses(w + rho * np.stack([np.cos(angle), np.sin(angle)], axis=1)).max() - losses(w[None])[0]
-    assert measure("maximum", subject)[f"maximum[rho={rho:g}]"] == pytest.approx(brute, rel=1e-7)
+    assert measure("maximum", context)[f"maximum[rho={rho:g}]"] == pytest.approx(brute, rel=1e-7)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -121,16 +120,16 @@ def test_it_covers_every_other_notions_point(steps: int) -> None:
         h, g, w = random_problem(seed=seed)
         rhos = [2.0, 0.1, 0.5]  # in any order
         settings = MaximumConfig(steps=steps, restarts=0, ascent_steps=4, draws=3)
-        subject = quadratic(h, g, w, rho=rhos, maximum=settings, n_step=NStepConfig(steps=[1, 4], rules=["project"]))
-        values, chain = measure("maximum", subject), measure("n_step", subject)
+        context = quadratic(h, g, w, rho=rhos, maximum=settings, n_step=NStepConfig(steps=[1, 4], rules=["project"]))
+        values, chain = measure("maximum", context), measure("n_step", context)
         below = 0.0
         for rho in sorted(rhos):
             value: float = values[f"maximum[rho={rho:g}]"]  # type: ignore[assignment]
             others = [chain[f"n_step[rho={rho:g},n={n},rule=project]"] for n in (1, 4)]
             others.append(values[f"maximum_ascent[rho={rho:g}]"])
             for k in range(3):
-                stream = subject.generator(f"maximum draw {k}")
-                z = torch.cat([torch.randn(p.shape, generator=stream, dtype=p.dtype).flatten() for p in subject.model.parameters()]).numpy()
+                stream = context.generator(f"maximum draw {k}")
+                z = torch.cat([torch.randn(p.shape, generator=stream, dtype=p.dtype).flatten() for p in context.model.parameters()]).numpy()
                 others += [rise(h, g, sign * rho * z / np.linalg.norm(z)) for sign in (1, -1)]
             assert all(value >= other - 1e-11 for other in others if other is not None)  # the tolerance is for rounding by hand
             assert value >= below >= 0
@@ -187,22 +186,25 @@ def test_the_ascent_is_auto_pgd_step_by_step(seed: int) -> None:
     """After going back to its best point it does go on from there: on a hill in the ball (odd seeds) it overshoots and must."""
     h, g, w = random_problem(seed=seed)
     h, g = (-h @ h - np.eye(6), g) if seed % 2 else (h, g / 10)
-    subject, begin = quadratic(h, g, w), np.random.RandomState(seed).randn(6) / 6
-    loss = subject.loss()
+    context, begin = quadratic(h, g, w), np.random.RandomState(seed).randn(6) / 6
+    loss = context.loss()
     with loss.measuring(), torch.no_grad():
         start = [p.clone() for p in loss.points]
         value, gradient = loss.value_and_gradient()
         u = [torch.from_numpy(begin[:2].copy()), torch.from_numpy(begin[2:].copy().reshape(-1, 1))]
-        from_w = ascend(loss, Ball("l2", 1.0), start, steps=40, momentum=0.25, origin=(value.loss, gradient))
-        elsewhere = ascend(loss, Ball("l2", 1.0), start, steps=40, momentum=0.25, begin=u)
+        zero, ball = [torch.zeros_like(p) for p in start], Ball("l2", 1.0)
+        from_w = ascend(loss, ball, start, zero, (value.loss, gradient), steps=40, momentum=0.25)
+        ball.move(loss.points, start, u)
+        there, gradient = loss.value_and_gradient()
+        elsewhere = ascend(loss, ball, start, u, (there.loss, gradient), steps=40, momentum=0.25)
     assert np.array(from_w) - value.loss == pytest.approx(np.array(auto_pgd(h, g, np.zeros(6), 40, 0.25)), abs=1e-9)
     assert np.array(elsewhere) - value.loss == pytest.approx(np.array(auto_pgd(h, g, begin, 40, 0.25)), abs=1e-9)
 
 
 def test_a_random_direction_is_looked_at_both_ways() -> None:
     _, g, w = random_problem()
-    subject = quadratic(np.zeros((6, 6)), g, w)
-    loss, search = subject.loss(), Search(steps=1, momentum=0.0, restarts=0, draws=1)
+    context = quadratic(np.zeros((6, 6)), g, w)
+    loss, search = context.loss(), Search(steps=1, momentum=0.0, restarts=0, draws=1)
     with loss.measuring(), torch.no_grad():
         start, base = [p.clone() for p in loss.points], loss.value().loss
         flat = [torch.zeros_like(p) for p in start]  # as if w had no gradient: the draw is all there is
@@ -233,7 +235,7 @@ def test_a_loss_that_is_not_finite_is_never_a_number(beyond: float) -> None:
     done: list[float] = []
     config = SharpnessConfig.of(rho=[2.0, 0.5, 3.0])
     data = Split(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64))
-    values = measure("maximum", Subject(Cliff(beyond), data, None, config, progress=done.append))
+    values = measure("maximum", Context(Cliff(beyond), data, None, config, progress=done.append))
     assert values["maximum[rho=0.5]"] == pytest.approx(0.5, rel=1e-9)
     for rho in (2, 3):
         for name in ("maximum", "maximum_ascent"):
@@ -245,13 +247,13 @@ def test_a_loss_that_is_not_finite_is_never_a_number(beyond: float) -> None:
 def test_a_network_without_errors_still_has_its_rise() -> None:
     """Every sample is right by a wide margin, at w and after the move: the rise is that of the loss, not of the error."""
     x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [1.1, -0.1]], dtype=torch.float64)
-    subject = Subject(Logistic([4.0, 0.0]), Split(x, torch.ones(3, dtype=torch.int64)), None, SharpnessConfig.of(rho=[0.5]))
+    context = Context(Logistic([4.0, 0.0]), Split(x, torch.ones(3, dtype=torch.int64)), None, SharpnessConfig.of(rho=[0.5]))
     at_w = torch.nn.functional.softplus(-(x @ torch.tensor([4.0, 0.0], dtype=torch.float64))).mean().item()
     angle = np.linspace(0, 2 * np.pi, 100_001)
     moved = np.array([[4.0, 0.0]]) + 0.5 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     brute = np.logaddexp(0, -(moved @ x.numpy().T)).mean(axis=1).max() - at_w
     assert brute > 0
-    assert measure("maximum", subject)["maximum[rho=0.5]"] == pytest.approx(brute, rel=1e-7)
+    assert measure("maximum", context)["maximum[rho=0.5]"] == pytest.approx(brute, rel=1e-7)
 
 
 def test_the_checkpoints_are_those_of_the_paper() -> None:

@@ -18,10 +18,10 @@ from sam.config import ConfigError
 from sam.evaluation import storing
 from sam.schema import to_dict
 from sam.sharpness import gap
+from sam.sharpness.context import Context, Measures, Sizes, Split, context_of, subset_indices
 from sam.sharpness.notions import Notion, work
-from sam.sharpness.notions import measure as measure_subject
+from sam.sharpness.notions import measure as measure_context
 from sam.sharpness.settings import AscentConfig, GapConfig, SharpnessConfig
-from sam.sharpness.subject import Measures, Sizes, Split, Subject, chosen, subject_of
 
 MEAN, STD, NOISE = 0.4, 0.25, 0.3
 
@@ -50,7 +50,7 @@ def image_data() -> ImageData:
 def measure(
     model: nn.Module, data: ImageData, config: SharpnessConfig, *, progress: Callable[[float], None] = lambda units: None
 ) -> Measures:
-    return measure_subject(subject_of(model, data, config, progress=progress), config.chosen).values
+    return measure_context(context_of(model, data, config, progress=progress), config.chosen).values
 
 
 CONFIG = SharpnessConfig.of(rho=[0.05, 0.5], m=8, batch_size=10)
@@ -214,11 +214,11 @@ ALL_MODES = SharpnessConfig.of(notions=["gap"], m=8, batch_size=10, batchnorm=["
 TUNING = changed(ALL_MODES, gap=GapConfig(splits=["val"]))
 
 
-def validated(config: SharpnessConfig, **options: Any) -> Subject:
-    """The subject of `image_data` with 11 of its test images as the validation set."""
-    subject = subject_of(network(), image_data(), config, **options)
-    assert subject.val is None and subject.test is not None
-    return dataclasses.replace(subject, val=Split(subject.test.inputs[:11], (subject.test.labels[:11] + 1) % 4))
+def validated(config: SharpnessConfig, **options: Any) -> Context:
+    """The context of `image_data` with 11 of its test images as the validation set."""
+    context = context_of(network(), image_data(), config, **options)
+    assert context.val is None and context.test is not None
+    return dataclasses.replace(context, val=Split(context.test.inputs[:11], (context.test.labels[:11] + 1) % 4))
 
 
 def by_hand(mode: str, split: str) -> tuple[float, float]:
@@ -239,7 +239,7 @@ def by_hand(mode: str, split: str) -> tuple[float, float]:
 
 
 def test_every_mode_on_every_set() -> None:
-    values = measure_subject(validated(ALL_MODES)).values
+    values = measure_context(validated(ALL_MODES)).values
     for mode in ALL_MODES.batchnorm:
         for split in ("train", "test", "val"):
             suffix = "" if mode == "eval" else f"[bn={mode}]"
@@ -251,13 +251,13 @@ def test_every_mode_on_every_set() -> None:
 
 
 def test_tuning_on_the_validation_set_never_looks_at_the_test_set() -> None:
-    subject = dataclasses.replace(validated(TUNING), test=Poisoned())  # type: ignore[arg-type]
-    values = measure_subject(subject).values
-    assert values == {name: value for name, value in measure_subject(validated(ALL_MODES)).values.items() if name in values}
+    context = dataclasses.replace(validated(TUNING), test=Poisoned())  # type: ignore[arg-type]
+    values = measure_context(context).values
+    assert values == {name: value for name, value in measure_context(validated(ALL_MODES)).values.items() if name in values}
     names = {f"{split}_{kind}" for split in ("train", "val") for kind in ("loss", "accuracy")}
     assert set(values) == {"weight_norm", *(name + at for name in names for at in ("", "[bn=train]", "[bn=recalibrated]"))}
     with pytest.raises(AssertionError, match="looked at the test set"):
-        measure_subject(dataclasses.replace(subject, config=ALL_MODES))
+        measure_context(dataclasses.replace(context, config=ALL_MODES))
 
 
 def test_without_a_validation_set_it_has_no_row() -> None:
@@ -273,9 +273,9 @@ def test_without_a_validation_set_it_has_no_row() -> None:
 def test_the_rows_and_their_work(config: SharpnessConfig, notions: list[str], tmp_path: Path) -> None:
     """Each row is known by what can change it, is stored as soon as it is known, and all of them cost what was foretold."""
     config, done, sizes = dataclasses.replace(config, notions=notions), list[float](), Sizes(26, 15, val=11)
-    subject, path = validated(config, progress=done.append), tmp_path / "sharpness.json"
-    keys = storing.keys("checkpoint", "data", config, subject.splits)
-    found = storing.measure(subject, keys, path, lambda name: None)
+    context, path = validated(config, progress=done.append), tmp_path / "sharpness.json"
+    keys = storing.keys("checkpoint", "data", config, context.splits)
+    found = storing.measure(context, keys, path, lambda name: None)
     tests = 0 if config is not ALL_MODES and config.gap.splits == ["val"] else 15
     training = 26 * (2 * 3 * (3 + 1) if "ascent" in notions else 3)
     assert sum(done) == 3 * (11 + tests) + training + 26 == work(keys, sizes, config) == work(notions, sizes, config)
@@ -302,10 +302,10 @@ def test_ascent_over_a_subset_and_the_gap_over_all(modes: list[str]) -> None:
     assert sum(done) == len(modes) * (9 * 2 * 4 + 26 + 15) + 26 * ("recalibrated" in modes) == work(config.chosen, Sizes(26, 15), config)
     assert values["train_loss"] == pytest.approx(by_hand("eval", "train")[0], rel=2e-6)
 
-    data, index = image_data(), chosen(26, 9)
+    data, index = image_data(), subset_indices(26, 9)
     part = dataclasses.replace(data, train_images=data.train_images[index], train_labels=data.train_labels[index])
-    alone = changed(config, batchnorm=[mode for mode in modes if mode != "recalibrated"], ascent=AscentConfig())
-    expected = measure_subject(subject_of(network(), part, alone), ["ascent"]).values
+    alone = dataclasses.replace(config, batchnorm=[mode for mode in modes if mode != "recalibrated"], ascent=AscentConfig())
+    expected = measure_context(context_of(network(), part, alone), ["ascent"]).values
     renamed = {(name[:-1] + "," if name.endswith("]") else name + "[") + "subset=9]": value for name, value in expected.items()}
     assert {name: values[name] for name in renamed} == renamed
     assert ("sharpness[rho=0.5,bn=recalibrated,batch=m,subset=9]" in values) == ("recalibrated" in modes)

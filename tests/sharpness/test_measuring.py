@@ -8,11 +8,12 @@ from sharpness_toys import same
 from torch import Tensor, nn
 
 from data.image_data import ImageData
+from sam.core.criteria import cross_entropy
 from sam.sharpness import ascent
-from sam.sharpness.dataset_loss import DatasetLoss, cross_entropy
+from sam.sharpness.context import context_of
+from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.notions import measure
 from sam.sharpness.settings import HessianConfig, LandscapeConfig, SharpnessConfig, SpectrumConfig
-from sam.sharpness.subject import subject_of
 
 
 class Stop(Exception):
@@ -72,19 +73,19 @@ def batchwise(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -
 
 def everything(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> object:
     modes = list(dict.fromkeys(["eval", batchnorm]))
-    return measure(subject_of(model, image_data(), SharpnessConfig.of(rho=[0.5, 2.0], m=4, batchnorm=modes, batch_size=4), progress=tick))
+    return measure(context_of(model, image_data(), SharpnessConfig.of(rho=[0.5, 2.0], m=4, batchnorm=modes, batch_size=4), progress=tick))
 
 
 def drawing(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> object:
     settings = LandscapeConfig(lines=["n_step", "top_eigenvector"], planes=["xsam"], points=3, grid=3, alphas=[0.0, 1.0], lanczos_steps=2)
     config = SharpnessConfig.of(notions=["landscape"], rho=[0.5], batch_size=11, landscape=settings)
-    return measure(subject_of(model, image_data(), config, progress=tick))
+    return measure(context_of(model, image_data(), config, progress=tick))
 
 
 def curvature(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> object:
     own = HessianConfig(eigenvalues=1, steps=3, probes=3, subset=7), SpectrumConfig(probes=1, steps=2, subset=7)
     config = SharpnessConfig.of(notions=["hessian", "spectrum"], rho=[0.5, 2.0], batch_size=4, hessian=own[0], spectrum=own[1])
-    return measure(subject_of(model, image_data(), config, progress=tick))
+    return measure(context_of(model, image_data(), config, progress=tick))
 
 
 def products(model: nn.Module, tick: Callable[[float], None], batchnorm: str) -> object:

@@ -8,8 +8,8 @@ import torch
 from sharpness_toys import fails_cleanly, hold_the_rules, measure, quadratic, random_problem, rise
 from torch import Tensor, nn
 
+from sam.sharpness.context import Context, Split
 from sam.sharpness.settings import NStepConfig, SharpnessConfig
-from sam.sharpness.subject import Split, Subject
 
 RULES = ["split", "project", "accumulate", "boundary"]
 
@@ -50,8 +50,8 @@ def test_the_rules_differ_here_and_agree_for_one_step() -> None:
 
 def test_accumulate_is_split_at_n_times_the_radius() -> None:
     h, g, w = random_problem()
-    subject = quadratic(h, g, w, rho=[0.1, 0.3], n_step=NStepConfig(steps=[3], rules=["split", "accumulate"]))
-    values = measure("n_step", subject)
+    context = quadratic(h, g, w, rho=[0.1, 0.3], n_step=NStepConfig(steps=[3], rules=["split", "accumulate"]))
+    values = measure("n_step", context)
     assert values["n_step[rho=0.1,n=3,rule=accumulate]"] == pytest.approx(values["n_step[rho=0.3,n=3,rule=split]"], rel=1e-12)
 
 
@@ -93,15 +93,15 @@ class Wall(nn.Module):
 def test_a_loss_that_is_not_finite_is_reported_as_it_is() -> None:
     for rho, steps in ((0.25, 1), (1.0, 1), (3.0, 3)):
         config = SharpnessConfig.of(rho=[rho], n_step=NStepConfig(steps=[steps]))
-        subject = Subject(Wall(), Split(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64)), None, config)
-        value = measure("n_step", subject)[f"n_step[rho={rho:g},n={steps},rule=split]"]
+        context = Context(Wall(), Split(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64)), None, config)
+        value = measure("n_step", context)[f"n_step[rho={rho:g},n={steps},rule=split]"]
         if rho < 0.5:
             assert value == pytest.approx(-math.log(0.25) + math.log(0.5), rel=1e-10)
         elif steps == 1:
             assert value is not None and math.isnan(value)
         else:
             assert value is None  # the gradient behind the wall is no direction
-        assert subject.model.w.item() == 0.5
+        assert context.model.w.item() == 0.5
 
 
 @pytest.mark.parametrize("subset", [None, 5, 50])
@@ -114,9 +114,9 @@ def test_the_rules_of_measuring(subset: int | None) -> None:
 def test_a_subset_is_said_in_the_name_and_is_the_one_that_is_measured() -> None:
     h, g, w = random_problem()
     for subset, said in ((4, ",subset=4"), (7, ""), (9, "")):
-        subject = quadratic(h, g, w, rho=[0.5], n_step=NStepConfig(steps=[2], subset=subset))
-        values = measure("n_step", subject)
-        inputs = subject.loss(subset=subset).inputs.mean(dim=0).numpy()
+        context = quadratic(h, g, w, rho=[0.5], n_step=NStepConfig(steps=[2], subset=subset))
+        values = measure("n_step", context)
+        inputs = context.loss(subset=subset).inputs.mean(dim=0).numpy()
         part_h, part_g = inputs[:, :-1], inputs[:, :-1] @ w + inputs[:, -1]
         eps = by_hand(part_h, part_g, 0.5, 2, "split")
         assert values[f"n_step[rho=0.5,n=2,rule=split{said}]"] == pytest.approx(rise(part_h, part_g, eps), rel=1e-10)

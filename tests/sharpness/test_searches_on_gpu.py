@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sharpness_toys import measure, net_subject, same, state
+from sharpness_toys import measure, net_context, same, state
 
 from sam.sharpness.settings import AdaptiveConfig, KeskarConfig, MaximumConfig
 
@@ -15,10 +15,10 @@ SETTINGS = {"maximum": MaximumConfig(steps=2), "adaptive": AdaptiveConfig(steps=
 @pytest.mark.parametrize("name", ["n_step", "average", "maximum", "adaptive", "keskar"])
 def test_a_gpu_gives_what_a_cpu_gives(name: str) -> None:
     options = {"rho": [0.05, 0.5], **SETTINGS}
-    on_cpu, subject = measure(name, net_subject(**options)), net_subject(device="cuda", **options)
-    before = state(subject.model)
-    on_gpu = measure(name, subject)
-    assert same(before, state(subject.model))
+    on_cpu, context = measure(name, net_context(**options)), net_context(device="cuda", **options)
+    before = state(context.model)
+    on_gpu = measure(name, context)
+    assert same(before, state(context.model))
     assert on_gpu.keys() == on_cpu.keys()
     for key, value in on_cpu.items():
         assert on_gpu[key] == (value if value is None else pytest.approx(value, rel=1e-6, abs=1e-10)), key

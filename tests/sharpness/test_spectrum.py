@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from sam.config import ConfigError
 from sam.sharpness import spectrum
+from sam.sharpness.context import Context, Result, Sizes, Split
 from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.notions import Notion
 from sam.sharpness.settings import SharpnessConfig, SpectrumConfig
-from sam.sharpness.subject import Result, Sizes, Split, Subject
 
 
 class Bowl(nn.Module):
@@ -31,10 +32,10 @@ def on(h: Tensor, seed: int = 0, **options: Any) -> tuple[Result, list[float], S
     """(result, units reported, settings) for a Hessian h, with batches of 2, 2 and 1."""
     config = SharpnessConfig.of(notions=["spectrum"], seed=seed, spectrum=SpectrumConfig(**({"subset": None} | options)))
     x, done = torch.tensor([0.2, 1.5, 1.3, 0.0, 2.0], dtype=torch.float64), []
-    task = Subject(Bowl(h), Split(x, x.long()), None, config, progress=done.append)
+    task = Context(Bowl(h), Split(x, x.long()), None, config, progress=done.append)
     loss = DatasetLoss(task.model, x, x.long(), criterion=lambda outputs, _: outputs, batch_size=2)
     task.loss = lambda *args, **kwargs: loss  # type: ignore[method-assign]
-    return spectrum.measure(task), done, config
+    return Notion("spectrum").measure(task), done, config
 
 
 def matrix(values: Tensor) -> Tensor:
@@ -142,10 +143,10 @@ def test_no_spectrum_is_made_of_those_probes_that_happened_to_be_finite() -> Non
         calls.append(1)
         return outputs * (math.nan if len(calls) == 5 else 1.0)  # the value, two products of the first probe, two of the second
 
-    task = Subject(Bowl(matrix(VALUES)), Split(x, x.long()), None, config)
+    task = Context(Bowl(matrix(VALUES)), Split(x, x.long()), None, config)
     loss = DatasetLoss(task.model, x, x.long(), criterion=criterion)
     task.loss = lambda *args, **kwargs: loss  # type: ignore[method-assign]
-    result = spectrum.measure(task)
+    result = Notion("spectrum").measure(task)
     assert len(calls) == 5
     assert all(value is None for name, value in result.values.items() if name != "train_loss")
     assert all(column == [] for series in result.series.values() for column in series.values())
@@ -163,7 +164,7 @@ def on_network(subset: int | None = None, **options: Any) -> tuple[Result, list[
     data = Split(2 * torch.randn(23, 5, dtype=torch.float64, generator=generator), torch.randint(4, (23,), generator=generator))
     own = SpectrumConfig(subset=subset, **options)
     config = SharpnessConfig.of(notions=["spectrum"], batch_size=7, spectrum=own)
-    return spectrum.measure(Subject(network(), data, None, config, progress=done.append)), done, config, data
+    return Notion("spectrum").measure(Context(network(), data, None, config, progress=done.append)), done, config, data
 
 
 def test_on_a_network_the_moments_are_those_of_the_dense_hessian() -> None:

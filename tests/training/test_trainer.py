@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sam.core import streams
+from sam.core import seeds
 from sam.settings import TrainConfig
 from sam.training.loop import Trainer
 
@@ -72,7 +72,7 @@ def test_two_epochs_equal_a_loop_by_hand(tiny: Tiny, trainer: Make, mode: str, r
 
     for epoch in range(2):
         seen = 0.0
-        order = torch.randperm(96, generator=streams.generator("cpu", 0, "order", epoch))
+        order = torch.randperm(96, generator=seeds.generator("cpu", 0, "order", epoch))
         for batch in order.split(40):
             base.zero_grad(set_to_none=False)
             for group in batch.split(m or 40):

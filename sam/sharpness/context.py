@@ -1,8 +1,9 @@
-"""What is measured, and what a measurement gives: every notion is `measure(subject) -> Result`."""
+"""What is measured, and what a measurement gives: every notion is `measure(context) -> Result`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from data.image_data import ImageData
-from sam.core import streams
+from sam.core import seeds
+from sam.core.criteria import CRITERIA, Criterion
 from sam.core.vectors import Vector
 from sam.optimizers.settings import OptimizerConfig
-from sam.sharpness.batchnorm import Statistics, averaged
-from sam.sharpness.dataset_loss import Criterion, DatasetLoss, Value, cross_entropy
+from sam.sharpness.dataset_loss import DatasetLoss, Statistics, Value, averaged
 from sam.sharpness.settings import MEASURED_SPLITS, SharpnessConfig
 
 Measures = dict[str, float | None]
@@ -66,11 +67,12 @@ class Split:
 
 
 @dataclass
-class Subject:
+class Context:
     """A model, the data it is measured on, and how.
 
     train, test, val  their images and labels on the model's device; `prepare` turns a batch of inputs into what the model takes.
     label_noise   share of the training labels that were replaced on purpose (for the gap under the same channel).
+    loss_name     the loss that it was trained with, and is measured with: a name of `sam.core.criteria`.
     optimizer     what the model was trained with, or None: for notions that follow the training's own ascent.
     progress      told of units of work: a forward of one image is 1, a forward and backward 3, a Hessian-vector product 7.
     """
@@ -84,12 +86,40 @@ class Subject:
     optimizer: OptimizerConfig | None = None
     progress: Callable[[float], None] = lambda units: None
     val: Split | None = None
+    loss_name: str = "cross_entropy"
     _seen: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def splits(self) -> list[str]:
         """The sets that there are beside the training set."""
         return [split for split in MEASURED_SPLITS if getattr(self, split) is not None]
+
+    @property
+    def sizes(self) -> Sizes:
+        test, val = (0 if split is None else len(split.labels) for split in (self.test, self.val))
+        return Sizes(len(self.train.labels), test, sum(p.numel() for p in self.model.parameters()), val)
+
+    @contextmanager
+    def planned(self, total: float) -> Iterator[None]:
+        """Progress that always reaches `total`: what was not needed of it is reported at the end."""
+        outer, left = self.progress, total
+
+        def report(units: float) -> None:
+            nonlocal left
+            left -= units
+            outer(units)
+
+        self.progress = report
+        try:
+            yield
+            if left > 0:
+                outer(left)
+        finally:
+            self.progress = outer
+
+    @property
+    def criterion(self) -> Criterion:
+        return CRITERIA[self.loss_name]
 
     @property
     def device(self) -> torch.device:
@@ -99,7 +129,7 @@ class Subject:
         self,
         split: str | Split = "train",
         *,
-        criterion: Criterion = cross_entropy,
+        criterion: Criterion | None = None,
         batch_size: int | None = None,
         batchnorm: str = "eval",
         subset: int | None = None,
@@ -112,7 +142,7 @@ class Subject:
         if part is None:
             raise ValueError(f"there is no {split} set to measure on.")
         if subset is not None and subset < len(part.labels):
-            index = chosen(len(part.labels), subset).to(part.labels.device)
+            index = subset_indices(len(part.labels), subset).to(part.labels.device)
             part = Split(part.inputs[index], part.labels[index])
         usual = self.config.m if batchnorm == "train" else self.config.batch_size
         return DatasetLoss(
@@ -120,16 +150,20 @@ class Subject:
             part.inputs,
             part.labels,
             prepare=self.prepare,
-            criterion=criterion,
+            criterion=criterion or self.criterion,
             batch_size=batch_size or usual,
             batchnorm="train" if batchnorm == "train" else "eval",
             statistics=self._recalibrated() if batchnorm == "recalibrated" else None,
             progress=self.progress,
         )
 
-    def said(self, subset: int | None) -> int | None:
+    def subset_label(self, subset: int | None) -> int | None:
         """`subset` where it is smaller than the training set, else None: what a name says of it."""
         return subset if subset is not None and subset < len(self.train.labels) else None
+
+    def suffix(self, subset: int | None, **parts: object) -> str:
+        """The ending of a measure's name: `suffix(**parts)`, with the subset last where it is smaller than the training set."""
+        return suffix(**parts, subset=self.subset_label(subset))
 
     def _recalibrated(self) -> Statistics:
         """Running statistics averaged, once at w, over the training set's batches of config.m; config.batchnorm="recalibrated"."""
@@ -145,7 +179,7 @@ class Subject:
         """L and its gradient over the training set, or a subset; over the whole set, L is remembered for notions that only want it. Use
         inside `measuring()`."""
         value, gradient = self.loss(batchnorm=batchnorm, subset=subset).value_and_gradient()
-        if self.said(subset) is None:
+        if self.subset_label(subset) is None:
             self._seen["train", batchnorm] = value
         return value, gradient
 
@@ -160,40 +194,39 @@ class Subject:
 
     def generator(self, name: str) -> torch.Generator:
         """The random stream of one notion, on the CPU, so that every device sees the same draws."""
-        return streams.generator("cpu", self.config.seed, name)
+        return seeds.generator("cpu", self.config.seed, name)
 
 
-def subject_of(model: nn.Module, data: ImageData, config: SharpnessConfig, **options: Any) -> Subject:
-    """The subject of a model and an image data set, moved to the model's device; `options`: Subject's optimizer and progress."""
+def context_of(model: nn.Module, data: ImageData, config: SharpnessConfig, **options: Any) -> Context:
+    """The context of a model and an image data set, moved to the model's device; `options`: Context's loss_name, optimizer and progress."""
     weight = next(model.parameters())
     images = data.to(weight.device)
     train, test = Split(images.train_images, images.train_labels), Split(images.test_images, images.test_labels)
     val = Split(images.val_images, images.val_labels) if len(images.val_labels) else None
     prepare = lambda inputs: images.normalize(inputs).to(weight.dtype)
-    return Subject(model, train, test, config, prepare=prepare, label_noise=data.label_noise, val=val, **options)
+    return Context(model, train, test, config, prepare=prepare, label_noise=data.label_noise, val=val, **options)
 
 
-def chosen(total: int, subset: int) -> Tensor:
+def subset_indices(total: int, subset: int) -> Tensor:
     """`subset` indices below `total`, drawn once and for all, in ascending order: (subset,) int64. Smaller subsets lie in larger ones."""
-    return torch.randperm(total, generator=streams.generator("cpu", 0, "subset"))[:subset].sort().values
+    return torch.randperm(total, generator=seeds.generator("cpu", 0, "subset"))[:subset].sort().values
 
 
-def place(**parts: object) -> str:
-    """The part of a name that says where a number was taken: place(rho=0.05, bn="eval", subset=None) -> "[rho=0.05,bn=eval]"."""
+def suffix(**parts: object) -> str:
+    """The part of a name that says where a number was taken: suffix(rho=0.05, bn="eval", subset=None) -> "[rho=0.05,bn=eval]"."""
     shown = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in parts.items() if value is not None]
     return f"[{','.join(shown)}]" if shown else ""
 
 
-def like(parameters: Sequence[Tensor], generator: torch.Generator, kind: str = "normal") -> Vector:
-    """A random vector shaped like the parameters, from a CPU generator: N(0, 1) entries, ±1 with
-    kind="rademacher", or uniform ones between -1 and 1 with kind="uniform"."""
-    drawn = []
-    for p in parameters:
-        if kind == "normal":
-            x = torch.randn(p.shape, generator=generator, dtype=p.dtype)
-        elif kind == "uniform":
-            x = torch.rand(p.shape, generator=generator, dtype=p.dtype).mul_(2).sub_(1)
-        else:
-            x = torch.randint(0, 2, p.shape, generator=generator, dtype=p.dtype).mul_(2).sub_(1)
-        drawn.append(x.to(p.device))
-    return drawn
+def named(where: str, **values: float | None) -> Measures:
+    """named("[rho=0.1]", maximum=0.3) -> {"maximum[rho=0.1]": 0.3}."""
+    return {f"{name}{where}": value for name, value in values.items()}
+
+
+def random_like(parameters: Sequence[Tensor], generator: torch.Generator, kind: str = "normal") -> Vector:
+    """A random vector shaped like the parameters, from a CPU generator: N(0, 1) entries, or with kind="uniform" ones between -1 and 1."""
+    if kind == "uniform":
+        drawn = [torch.rand(p.shape, generator=generator, dtype=p.dtype).mul_(2).sub_(1) for p in parameters]
+    else:
+        drawn = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+    return [x.to(p.device) for x, p in zip(drawn, parameters, strict=True)]
