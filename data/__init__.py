@@ -1,6 +1,6 @@
 """Data sets held in memory as uint8 tensors, and their augmentation on the device.
 
-`describe` says what a data set will look like, `load` reads it; both take the fields of `Settings` as keywords. Importing this package
+`describe` says what a data set will look like, `load` reads it; both take the keys of `DatasetConfig` as keywords. Importing this package
 costs nothing: torch, torchvision and scikit-learn are imported by `load` alone, NumPy by whoever opens a file.
 """
 
@@ -11,12 +11,14 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from data.settings import DATASETS, DatasetConfig, Description
+from sam.config import ConfigError
 
 if TYPE_CHECKING:
     from data.image_data import ImageData
@@ -28,72 +30,28 @@ class DataError(ValueError):
     """Data that cannot be used; the message is one sentence for the user."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The keys of `dataset` (`sam.config.DatasetConfig` says what each means).
-
-    name: digits | cifar10 | cifar100 | arrays. No validation or test label is ever replaced by `label_noise`. `train_size` counts the
-    images of `val_fraction`, and not those of `val_size`, which are set aside before.
-    """
-
-    name: str
-    path: str | None = None
-    root: str = "datasets"
-    download: bool = True
-    val_fraction: float = 0.0
-    label_noise: float = 0.0
-    train_size: int | None = None
-    val_size: int | None = None
-    sample: str = "fixed"
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-
-
-@dataclass(frozen=True)
-class Description:
-    """Sizes of a data set. train_size: images that are trained on; val_size: images held out for validation; image_size: pixels a side."""
-
-    name: str
-    train_size: int
-    test_size: int
-    image_size: int
-    channels: int
-    classes: int
-    val_size: int = 0
-
-
-KNOWN = {
-    "digits": Description("digits", train_size=1000, test_size=797, image_size=8, channels=1, classes=10),
-    "cifar10": Description("cifar10", train_size=50_000, test_size=10_000, image_size=32, channels=3, classes=10),
-    "cifar100": Description("cifar100", train_size=50_000, test_size=10_000, image_size=32, channels=3, classes=100),
-}
+def _checked(settings: dict[str, Any]) -> DatasetConfig:
+    try:
+        return DatasetConfig.of(**settings)
+    except ConfigError as error:
+        raise DataError(str(error)) from error
 
 
 def describe(**settings: Any) -> Description:
-    """What `load` with the same `Settings` will return, without reading an image or importing torch (of an .npz: headers and labels).
+    """What `load` with the same keywords will return, without reading an image or importing torch (of an .npz: headers and labels).
 
     Raises `DataError` for an unusable file or unsatisfiable settings. Whether CIFAR lies below `root` is not looked up.
     """
-    s = Settings(**settings)
-    if s.name != "arrays" and s.name not in KNOWN:
-        raise DataError(f"dataset.name={s.name}: must be one of {', '.join(KNOWN)}, arrays.")
-    if s.name == "digits" and s.path:
-        raise DataError(f"dataset.path={s.path}: the digits are embedded and take no path; use dataset=arrays.")
-    if s.name == "arrays" and not s.path:
-        raise DataError("dataset.path=null: dataset=arrays needs dataset.path=FILE.npz.")
-    if not 0 <= s.label_noise <= 1:
-        raise DataError(f"dataset.label_noise={s.label_noise}: must be between 0 and 1.")
-    if s.sample not in ("fixed", "seed"):
-        raise DataError(f"dataset.sample={s.sample}: must be one of fixed, seed.")
+    s = _checked(settings)
     if s.val_fraction and (s.val_size is not None or s.sample == "seed"):
         other = f"dataset.val_size={s.val_size}" if s.val_size is not None else "dataset.sample=seed"
         raise DataError(f"dataset.val_fraction={s.val_fraction} with {other}: must be 0; dataset.val_size=N alone holds images out of it.")
     if s.path:
         from data import npz
 
-        full = npz.describe(s.path, s.name, KNOWN.get(s.name))
+        full = npz.describe(s.path, s.name, DATASETS[s.name].about)
     else:
-        full = KNOWN[s.name]
+        full = DATASETS[s.name].about
     train, val = split_sizes(full.train_size, s.train_size, s.val_fraction, s.val_size)
     for key, values in (("mean", s.mean), ("std", s.std)):
         if values is not None and (len(values) != full.channels or (key == "std" and min(values) <= 0)):
@@ -130,11 +88,11 @@ def check_augmentation(image_size: int, *, crop_padding: int = 0, cutout: int = 
 
 
 def load(*, seed: int | None = None, **settings: Any) -> ImageData:
-    """Read a data set, split it and corrupt its training labels as the `Settings` ask; the same keywords always give the same tensors.
+    """Read a data set, split it and corrupt its training labels as they ask; the same keywords always give the same tensors.
 
     seed: the run's; read with sample=seed only. Raises `DataError`.
     """
-    s, wanted = Settings(**settings), describe(**settings)
+    s, wanted = _checked(settings), describe(**settings)
     if s.sample == "seed" and seed is None:
         raise DataError("dataset.sample=seed: needs the seed of a run, and there is none here; must be fixed.")
     from data import image_data, known, sources

@@ -11,6 +11,19 @@ DATASETS = Registry("dataset", by="name")
 
 
 @dataclass(frozen=True)
+class Description:
+    """Sizes of a data set. train_size: images that are trained on; val_size: images held out for validation; image_size: pixels a side."""
+
+    name: str
+    train_size: int
+    test_size: int
+    image_size: int
+    channels: int
+    classes: int
+    val_size: int = 0
+
+
+@dataclass(frozen=True)
 class DatasetConfig(Settings, prefix="dataset.", rows=DATASETS):
     name: str = key("cifar10", "the images", among=DATASETS)
     path: str | None = key(None, "an .npz: train_images, train_labels, test_images, test_labels; images uint8 (n, h, w, c) or (n, h, w)")
@@ -65,7 +78,7 @@ class AugmentationConfig(Settings, prefix="augmentation."):
     cutout_per: str = key("image", "what shares a square's place", among=("image", "batch"))
 
 
-DATASETS.add("digits", "data.sources:digits", label="digits")
-DATASETS.add("cifar10", "data.sources:cifar", label="CIFAR-10")
-DATASETS.add("cifar100", "data.sources:cifar", label="CIFAR-100")
-DATASETS.add("arrays", "data.sources:arrays", label="arrays")
+DATASETS.add("digits", "data.sources:digits", label="digits", about=Description("digits", 1000, 797, 8, 1, 10))
+DATASETS.add("cifar10", "data.sources:cifar", label="CIFAR-10", about=Description("cifar10", 50_000, 10_000, 32, 3, 10))
+DATASETS.add("cifar100", "data.sources:cifar", label="CIFAR-100", about=Description("cifar100", 50_000, 10_000, 32, 3, 100))
+DATASETS.add("arrays", "data.sources:arrays", label="arrays")  # described by the file's headers

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from data import KNOWN, DataError, known, npz, usable_folder
+from data import DATASETS, DataError, known, npz, usable_folder
 
 # Mean and standard deviation of the training pixels scaled to [0, 1], per channel: the constants of Foret et al.'s code.
 CIFAR_STATISTICS = {
@@ -52,11 +52,12 @@ def fingerprint(raw: RawData) -> str:
 def read(name: str, path: str | None, root: str, download: bool) -> RawData:
     """Read one data set, of which `describe` has checked the settings and the file. Raises `DataError`."""
     if path:
-        return _arrays(name, path)
-    return _digits() if name == "digits" else _cifar(name, root, download)
+        return arrays(name, path)
+    raw: RawData = DATASETS[name].load()(name, root, download)
+    return raw
 
 
-def _digits() -> RawData:
+def digits(name: str, root: str, download: bool) -> RawData:
     """1,797 scans of 8 x 8 pixels, 0 to 16 as they come; shuffled once, because the file is ordered by writer."""
     from sklearn.datasets import load_digits
 
@@ -64,11 +65,11 @@ def _digits() -> RawData:
     order = np.random.RandomState(0).permutation(len(scans.target))  # the legacy generator's stream is frozen across NumPy versions
     images = scans.images.astype(np.uint8)[order][..., None]
     labels = scans.target.astype(np.int64)[order]
-    n = KNOWN["digits"].train_size
-    return RawData(images[:n], labels[:n], images[n:], labels[n:], KNOWN["digits"].classes, *pixel_statistics(images[:n]))
+    n = DATASETS[name].about.train_size
+    return RawData(images[:n], labels[:n], images[n:], labels[n:], DATASETS[name].about.classes, *pixel_statistics(images[:n]))
 
 
-def _arrays(name: str, path: str) -> RawData:
+def arrays(name: str, path: str) -> RawData:
     arrays = npz.read(path)
     notes: tuple[str, ...] = ()
     if "train_exact" in arrays:
@@ -78,7 +79,7 @@ def _arrays(name: str, path: str) -> RawData:
             notes = (f"{Path(path).name}, {decoded:,} of {len(exact):,} images JPEG-decoded",)
     if name in CIFAR_STATISTICS:
         mean, std = map(np.array, CIFAR_STATISTICS[name])
-        classes = KNOWN[name].classes
+        classes = DATASETS[name].about.classes
     else:
         mean, std = pixel_statistics(arrays["train_images"])
         classes = int(arrays["train_labels"].max()) + 1
@@ -99,13 +100,13 @@ def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
 
 
-def _cifar(name: str, root: str, download: bool) -> RawData:
+def cifar(name: str, root: str, download: bool) -> RawData:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # progress bars
         train, test = fetch_cifar(name, root, download)
     mean, std = map(np.array, CIFAR_STATISTICS[name])
     images = [np.ascontiguousarray(part.data) for part in (train, test)]
     labels = [np.array(part.targets, dtype=np.int64) for part in (train, test)]
-    return RawData(images[0], labels[0], images[1], labels[1], KNOWN[name].classes, mean, std, (known.BY_SOURCE[name],))
+    return RawData(images[0], labels[0], images[1], labels[1], DATASETS[name].about.classes, mean, std, (known.BY_SOURCE[name],))
 
 
 def fetch_cifar(name: str, root: str, download: bool) -> tuple[Any, Any]:

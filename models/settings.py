@@ -11,6 +11,16 @@ MODELS = Registry("model", by="name")
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """The image sizes (height = width) that a model takes, and why those, as a clause for an error message."""
+
+    smallest: int = 1
+    largest: int | None = None
+    multiple: int = 1
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class ModelConfig(Settings, prefix="model.", rows=MODELS):
     """What every model reads. A model's own class adds its own keys."""
 
@@ -61,11 +71,14 @@ class TimmConfig(ModelConfig):
         return f"timm {self.timm_name}"
 
 
-MODELS.add("wide_resnet", "models.wide_resnet:WideResNet", WideResNetConfig, label="WideResNet")
-MODELS.add("resnet18", "models.resnet:ResNet18", label="ResNet-18")
+_HALVES = Sizes(8, multiple=8, reason="it halves the image three times")
+_POOLS = Sizes(32, 32, reason="five max-pools must leave the 1x1x512 that its head takes")
+_WIDE = Sizes(8, multiple=4, reason="it halves the image twice")
+MODELS.add("wide_resnet", "models.wide_resnet:WideResNet", WideResNetConfig, "WideResNet", about=_WIDE)
+MODELS.add("resnet18", "models.xsam_nets:ResNet18", label="ResNet-18", about=_HALVES)
 MODELS.add("resnet20", "models.cifar_resnet:ResNet20", label="ResNet-20")
 MODELS.add("resnet32", "models.cifar_resnet:ResNet32", label="ResNet-32")
 MODELS.add("resnet56", "models.cifar_resnet:ResNet56", label="ResNet-56")
-MODELS.add("vgg11_bn", "models.vgg:VGG11BN", DropoutConfig, label="VGG-11-BN")
-MODELS.add("densenet121", "models.densenet:DenseNet121", label="DenseNet-121")
-MODELS.add("timm", "models.timm_bridge:build_timm", TimmConfig, label="timm")
+MODELS.add("vgg11_bn", "models.xsam_nets:VGG11BN", DropoutConfig, "VGG-11-BN", about=_POOLS)
+MODELS.add("densenet121", "models.xsam_nets:DenseNet121", label="DenseNet-121", about=_HALVES)
+MODELS.add("timm", "models.timm_bridge:build_timm", TimmConfig, "timm")

@@ -29,6 +29,7 @@ class Row:
     label   its name in tables and figures.
     reads   of a notion: the group's common keys that can change its numbers.
     late    of a notion: its section came after rows of measurements were stored (`sam.schema.row_settings`).
+    about   what its room must know before it is built: of a model `models.Sizes`, of a data set `data.Description`.
     option  of a plug-in's row: the values of its option in Hydra's group, so that `optimizer=my_method` has its paper's.
     """
 
@@ -37,6 +38,7 @@ class Row:
     label: str = ""
     reads: tuple[str, ...] = ()
     late: bool = False
+    about: Any = None
     option: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Any:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from sam.tables.footnotes import trained_by
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,6 +22,7 @@ from sam.schema import from_dict
 from sam.settings import TrainConfig
 from sam.sharpness.settings import SharpnessConfig
 from sam.tables.conditions import conditions
+from sam.tables.footnotes import trained_by
 
 DATA = {"name": "digits", "train_size": 60, "label_noise": 0.2}
 SHARPNESS = {"notions": ["ascent", "gap"], "batchnorm": ["eval"], "rho": [0.05]}

@@ -10,15 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from models import REGISTRY, ModelError, build, check
+from models import ModelError, build, check
 from models.init import initialise
-from models.settings import MODELS, ModelConfig
+from models.settings import ModelConfig
 
 SMALL = {"classes": 10, "channels": 3, "image_size": 8, "depth": 10, "width": 4}
-
-
-def test_registry_agrees_with_the_config() -> None:
-    assert {name: spec.options for name, spec in REGISTRY.items()} == MODELS
 
 
 def test_a_model_config_is_a_set_of_keywords() -> None:
