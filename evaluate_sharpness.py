@@ -25,11 +25,9 @@ from omegaconf import DictConfig
 
 import data
 from sam.evaluation.settings import EvaluateConfig
-from sam.runs.hydra_schema import register, resolve, start
+from sam.runs.hydra_schema import resolve, start
 from sam.runs.signals import Preempted, watching
 from sam.text import counted, printable, sentence
-
-register()
 
 
 def measure(config: EvaluateConfig) -> Sequence[str]:

@@ -21,12 +21,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sam.runs.distributed import launched
-from sam.runs.hydra_schema import register, resolve, start
+from sam.runs.hydra_schema import resolve, start
 from sam.runs.signals import Preempted, leave_at_once
 from sam.settings import TrainConfig
 from sam.text import printable, sentence
-
-register()
 
 
 def refuse_grid_without_multirun() -> None:

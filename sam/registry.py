@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sam.config import ConfigError
@@ -29,8 +29,7 @@ class Row:
     label   its name in tables and figures.
     reads   of a notion: the group's common keys that can change its numbers.
     late    of a notion: its section came after rows of measurements were stored (`sam.schema.row_settings`).
-    about   what its room must know before it is built: of a model `models.Sizes`, of a data set `data.Description`.
-    option  of a plug-in's row: the values of its option in Hydra's group, so that `optimizer=my_method` has its paper's.
+    about   what its room must know before it is built: of a model `models.settings.Sizes`, of a data set `data.Description`.
     """
 
     target: str
@@ -39,7 +38,6 @@ class Row:
     reads: tuple[str, ...] = ()
     late: bool = False
     about: Any = None
-    option: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Any:
         module, _, attribute = self.target.partition(":")
@@ -67,10 +65,21 @@ class Registry(dict[str, Row]):
         self.group, self.by = group, by
         Registry.every.append(self)
 
-    def add(self, name: str, target: str, keys: Any = None, label: str = "", **more: Any) -> None:
-        """Raises ConfigError if the name is another row's."""
+    def add(self, name: str, target: str, keys: Any = None, label: str = "", option: Mapping[str, Any] | None = None, **more: Any) -> None:
+        """Add a row. option: the values of its option in Hydra's group, so that `optimizer=my_method` has its paper's; {} for the defaults;
+        None if a file of conf/ has it. Raises ConfigError if the name is another row's."""
         if self.setdefault(name, Row(target, keys, label or name, **more)).target != target:
             raise ConfigError(f"{self.group}: {name} is {self[name].target} already; {target} needs another name.")
+        if option is not None:
+            add_option(self.group, name, {self.by: name, **option})
+
+
+OPTIONS: dict[tuple[str, str], tuple[Mapping[str, Any], str | None]] = {}  # Hydra's group and name -> values, package
+
+
+def add_option(group: str, name: str, values: Mapping[str, Any], package: str | None = None) -> None:
+    """An option of Hydra's that is no file: a table of a plug-in is `add_option("table", "mine", {...}, package="tables.mine")`."""
+    OPTIONS[group, name] = values, package
 
 
 def plugins() -> dict[str, str]:

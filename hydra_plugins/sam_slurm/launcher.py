@@ -41,6 +41,9 @@ class SamSlurmLauncher(SlurmLauncher):
         """One run. Raises what the run raised: only then does submitit end the task with an exit code other than 0."""
         from submitit import JobEnvironment
 
+        from sam.registry import load_plugins
+
+        load_plugins()
         preempted = getattr(signal, "SIG" + JobEnvironment.USR_SIG)
         requeue = signal.getsignal(preempted)  # submitit's handler; a run puts its own in its place
         try:

@@ -9,6 +9,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
@@ -19,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sam.config import ConfigError
 from sam.evaluation.settings import EvaluateConfig
-from sam.registry import Registry, load_plugins, loaded
+from sam.registry import OPTIONS, load_plugins, loaded
 from sam.schema import from_dict, schema
 from sam.settings import TrainConfig
 from sam.text import sentence
@@ -50,10 +51,8 @@ def register(arguments: Sequence[str] = ()) -> None:
         node = OmegaConf.structured(composed_from(cls), flags={"allow_objects": True})
         OmegaConf.update(node, "plugins", None, force_add=True)
         store.store(name=name, node=node)
-    for rows in Registry.every:
-        for name, row in rows.items():
-            if row.plugin and rows.by:
-                store.store(group=rows.group, name=name, node={rows.by: name, **row.option}, provider=", ".join(row.plugin))
+    for (group, name), (values, package) in OPTIONS.items():
+        store.store(group=group, name=name, node=dict(values), package=package)
 
 
 def resolve(cls: type[T], composed: DictConfig) -> T:
@@ -93,6 +92,12 @@ def start(main: Callable[[], None]) -> None:
     before = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands on what was raised, instead of printing dozens of lines
     try:
+        register(sys.argv[1:])
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            from sam.runs.help import help_text
+
+            print(help_text(Path(sys.argv[0]).name, str(sys.modules["__main__"].__doc__)))
+            return
         check_size(argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-"))
         main()
     except Exception as error:

@@ -13,7 +13,21 @@ from typing import Any
 
 import data
 from sam.config import ConfigError
-from sam.core.files import ABSENT, NAMED, DamagedError, check, is_measure, number, plain, read_bytes, read_json, told, write_atomic
+from sam.core.files import (
+    ABSENT,
+    NAMED,
+    DamagedError,
+    UnreadableError,
+    check,
+    is_measure,
+    number,
+    plain,
+    read_bytes,
+    read_json,
+    told,
+    write_atomic,
+)
+from sam.registry import plugins
 from sam.runs.identity import fingerprint, run_fingerprint, run_folder
 from sam.schema import from_dict
 from sam.settings import TrainConfig
@@ -63,7 +77,13 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         own = record["identity"]
         if (record["fingerprint"], record["setting"]) != (fingerprint(own), fingerprint({k: own[k] for k in own if k != "seed"})):
             raise DamagedError("its identity is not that of its fingerprint")
+        if missing := [
+            f"{module} (VERSION {version})" for module, version in own.get("plugins", {}).items() if plugins().get(module) != version
+        ]:
+            raise UnreadableError(f"{path}: needs the plug-in {missing[0]}, which is not loaded; name it: plugins=...")
         run_config(record)
+    except UnreadableError:
+        raise
     except Exception as error:
         raise DamagedError(f"{path}: cannot be used ({told(error)}).") from error
     return record

@@ -94,7 +94,7 @@ def opened(arguments: Sequence[str], name: str) -> tuple[Hydra, str, list[str], 
         if not os.path.isdir(given["config_dir"]):
             raise ConfigError(f"--config-dir={given['config_dir']}: there is no such folder.")
         search.prepend("command-line", f"file://{os.path.abspath(given['config_dir'])}", SearchPathQuery(provider="schema"))
-    register()
+    register(arguments)
     version.setbase("1.3")
     options = [f"{option}={given[key]}" for key, option in OPTIONS.items() if given[key] is not None]
     return Hydra(name, ConfigLoaderImpl(search)), given["config_name"] or name, given["overrides"], options

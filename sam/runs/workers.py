@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from sam.registry import load_plugins
 from sam.runs import progress
 from sam.runs.signals import BY_HAND, REQUEUE_ME, SAVE_AND_LEAVE, Preempted, handling
 
@@ -55,6 +56,7 @@ def _work(parent: Connection, function: Callable[[Any], object]) -> None:
     os.setsid()  # Ctrl-C in a terminal reaches the parent alone, which hands it on once
     with suppress(OSError):  # Linux schedules sessions as groups, and a new one at nice 0: ours shall be as nice as its parent
         Path("/proc/self/autogroup").write_text(str(os.nice(0)), encoding="ascii")
+    load_plugins()  # before an argument that holds their classes comes
     told_to_leave: list[int] = []
     busy = False
 
