@@ -127,6 +127,8 @@ class TrainConfig(Settings):
             if value is not None and value > self.batch_size:
                 raise ConfigError(f"{name}={value}: must not exceed batch_size={self.batch_size}.")
         self._relate_replicas()
+        if self.cuda_graph and self.optimizer.base != "sgd":
+            raise ConfigError(f"cuda_graph=true with optimizer.base={self.optimizer.base}: counts its steps on the host; allowed: false.")
         check_number("warmup_epochs", self.warmup_epochs, low=0, high=self.epochs)
         if not all(1 <= epoch <= self.epochs for epoch in self.keep_checkpoints):
             raise ConfigError(f"keep_checkpoints={self.keep_checkpoints}: must hold epochs from 1 to epochs={self.epochs}.")
