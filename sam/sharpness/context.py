@@ -14,7 +14,6 @@ from data.image_data import ImageData
 from sam.core import seeds
 from sam.core.criteria import CRITERIA, Criterion
 from sam.core.vectors import Vector
-from sam.optimizers.settings import OptimizerConfig
 from sam.sharpness.dataset_loss import DatasetLoss, Statistics, Value, averaged
 from sam.sharpness.settings import MEASURED_SPLITS, SharpnessConfig
 
@@ -73,7 +72,7 @@ class Context:
     train, test, val  their images and labels on the model's device; `prepare` turns a batch of inputs into what the model takes.
     label_noise   share of the training labels that were replaced on purpose (for the gap under the same channel).
     loss_name     the loss that it was trained with, and is measured with: a name of `sam.core.criteria`.
-    optimizer     what the model was trained with, or None: for notions that follow the training's own ascent.
+    optimizer     settings of the optimizer that trained it, or None: for notions that follow the training's own ascent.
     progress      told of units of work: a forward of one image is 1, a forward and backward 3, a Hessian-vector product 7.
     """
 
@@ -83,7 +82,7 @@ class Context:
     config: SharpnessConfig
     prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs
     label_noise: float = 0.0
-    optimizer: OptimizerConfig | None = None
+    optimizer: Any = None
     progress: Callable[[float], None] = lambda units: None
     val: Split | None = None
     loss_name: str = "cross_entropy"
