@@ -54,8 +54,8 @@ class OptimizerConfig(Settings, prefix="optimizer.", rows=METHODS):
 
 @dataclass(frozen=True)
 class PerturbingConfig(OptimizerConfig):
-    """norm_only: normalisation parameters; weights_only: tensors with two or more dimensions. layer, filter: each tensor (each output filter)
-    gets an equal share of the length."""
+    """norm_only: normalisation parameters; weights_only: tensors with two or more dimensions. layer, filter: each tensor (each output
+    filter) gets an equal share of the length."""
 
     rho: float = key(0.05, "radius of the perturbation (Euclidean norm over all perturbed parameters)", low=0)
     perturb: str = key("all", "which parameters", among=("all", "no_norm", "norm_only", "weights_only"))
