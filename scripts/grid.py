@@ -32,10 +32,8 @@ from sam.runs.hydra_schema import resolve
 
 
 def runs(overrides: Sequence[str]) -> tuple[list[str], int, Path, int]:
-    """(one line of overrides for each run that is to be done, the number of points, the folder of runs, the processes of each run).
-
-    Raises what composing raises, and ConfigError.
-    """
+    """(one line of overrides for each run to do, the number of points, the folder of runs, the processes of each run). ConfigError, or any
+    error of composing."""
     points, plans = zip(*sweep.planned(overrides), strict=True)
     sweep.check(plans)
     replicas = {config.replicas or 1 for config in plans}
@@ -52,7 +50,7 @@ def shares(overrides: Sequence[str]) -> tuple[list[str], Path]:
 
 
 def write(lines: Sequence[str], folder: Path, per_list: int) -> list[tuple[Path, int]]:
-    """The lists (file, number of lines) below `folder`, in a folder named by what they say."""
+    """Write the lists below `folder`, in a folder named by a hash of their content; returns (file, number of lines) of each."""
     own = (folder / hashlib.sha256("\n".join([str(per_list), *lines]).encode()).hexdigest()[:8]).resolve()
     own.mkdir(parents=True, exist_ok=True)
     chunks = [lines[start : start + per_list] for start in range(0, len(lines), per_list)]
@@ -63,7 +61,7 @@ def write(lines: Sequence[str], folder: Path, per_list: int) -> list[tuple[Path,
 
 
 def command(path: Path, length: int, own: dict[str, Any], replicas: int = 1, program: str | None = None) -> str:
-    """What submits a list. The tasks run where the sweep was composed, so that relative paths in it keep their meaning."""
+    """The command that submits a list. The tasks run where the sweep was composed, so that relative paths in it keep their meaning."""
     per_task, tasks = own["runs_per_task"], -(-length // own["runs_per_task"])
     throttle = f"%{own['throttle']}" if own["throttle"] else ""
     words = [f"PROGRAM={program}"] * bool(program) + [f"RUNS_PER_TASK={per_task}"] * (per_task > 1)

@@ -132,11 +132,8 @@ def _cancelled(job_id: str) -> bool:
 
 
 def _collect(jobs: Sequence[Any]) -> dict[str, str]:
-    """Wait for every job; the error of each that failed, by job id.
-
-    A job is over when its result lies there, or when it has left the queue without one (cancelled, killed). The queue is asked, not the
-    accounting, which many clusters lack.
-    """
+    """Wait for every job; returns the error of each that failed, by job id. A job is over when its result lies there, or when it has left
+    the queue without one (cancelled, killed). The queue is asked, not the accounting, which many clusters lack."""
     failures: dict[str, str] = {}
     waiting, missing = {job.job_id: job for job in jobs}, set[str]()
     next_look = time.monotonic() + QUEUE_EVERY

@@ -1,4 +1,4 @@
-"""Where a run ran: versions, commit, hardware. Recorded, never part of a run's identity."""
+"""Versions, commit and hardware of a run. Recorded, never part of a run's identity."""
 
 import os
 import platform
@@ -31,7 +31,7 @@ def _processor() -> str:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, git commit (and whether the tree was modified), Python, hardware, the command line."""
+    """Collect versions, git commit (and whether the tree was modified), hardware, threads and the command line."""
     versions = {"torch": str(torch.__version__)}  # with the build, +cpu or +cu130, which a package's metadata may leave out
     versions |= {name: found[0].version for name in PACKAGES if (found := list(metadata.distributions(name=name)))}
     versions["python"] = platform.python_version()

@@ -1,4 +1,4 @@
-"""The training loss as closures, and what the passes saw, summed on the device."""
+"""The training loss as closures, and running sums of the losses seen by the passes, on the device."""
 
 import math
 from typing import Any
@@ -14,16 +14,14 @@ from sam.optimizers.base import Closure
 
 
 class Objective:
-    """Mean cross-entropy of samples at the weights as they are.
-
-    `totals()` reads, once an epoch, the sums over the samples seen: loss and accuracy of the first pass of each step ("as met") and loss
-    of the last one ("as met at the perturbed point").
+    """Mean cross-entropy of samples at the current weights. `totals()` reads, once an epoch, the sums over the samples seen: loss and
+    accuracy of the first pass of each step (at w), and loss of the last one (at the perturbed point).
 
     scaling:      back-propagate the scaled loss; steps that overflowed, which belong to finding the scale, are then left out of the sums.
     micro_batch:  samples of one forward; a closure over more accumulates their gradients.
     groups:       samples of a group (m) and of a full batch: `closures` makes one closure for each group.
     replicas:     whose samples `totals()` covers.
-    noted:        what the closures made since the last `settle` saw: (tensors on the device, number of samples) each.
+    noted:        values seen by the closures since the last `settle`: (tensors on the device, number of samples) each.
     """
 
     def __init__(
@@ -58,10 +56,10 @@ class Objective:
         return closures, [len(y) / len(labels) for _, y in groups]
 
     def closure(self, images: Tensor, labels: Tensor, share: float | None = None) -> Closure:
-        """images: (b, c, h, w) float32; labels: (b,) int64. Losses noted are without label smoothing, whatever is trained.
+        """Closure over these samples. images: (b, c, h, w) float32; labels: (b,) int64. Recorded losses are without label smoothing.
 
-        share: these are this replica's samples, that part of a batch; the closure speaks for the whole batch: its loss and gradient are
-        those of all replicas together, who must call their closures as often. None: the samples stand for themselves.
+        share: these are this replica's samples, that fraction of a batch; the closure returns the loss and gradient of the whole batch,
+        summed over all replicas, who must call their closures as often. None: the samples stand for themselves.
         """
         seen: dict[str, Tensor] = {}
         self.noted.append((seen, len(labels)))
