@@ -40,8 +40,8 @@ from sam.core.device import autocast, loss_scale, number_format, pick_device
 from sam.core.files import plain, write_atomic
 from sam.core.scaling import LossScale
 from sam.optimizers.build import build
-from sam.runs.environment import environment
 from sam.runs.progress import progress_for
+from sam.runs.session import environment
 from sam.sharpness import ascent
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.training.loop import DIAGNOSE_EVERY

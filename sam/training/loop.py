@@ -91,7 +91,8 @@ class Trainer:
             config.label_smoothing,
             scaling,
             micro_batch=config.micro_batch,
-            groups=(config.group_size, config.batch_size),
+            group_size=config.group_size,
+            groups=math.ceil(config.batch_size / (config.group_size or config.batch_size)),
             replicas=self.replicas,
         )
         self.augment = Augment(**to_dict(config.augmentation))

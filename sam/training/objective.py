@@ -1,6 +1,5 @@
 """The training loss as closures, and running sums of the losses seen by the passes, on the device."""
 
-import math
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ class Objective:
 
     scaling:      back-propagate the scaled loss; steps that overflowed, which belong to finding the scale, are then left out of the sums.
     micro_batch:  samples of one forward; a closure over more accumulates their gradients.
-    groups:       samples of a group (m) and of a full batch: `closures` makes one closure for each group.
+    group_size:   samples of a group (m), each with a closure; groups: their number in a full batch.
     replicas:     whose samples `totals()` covers.
     noted:        values seen by the closures since the last `settle`: (tensors on the device, number of samples) each.
     """
@@ -32,11 +31,12 @@ class Objective:
         scaling: LossScale | None = None,
         *,
         micro_batch: int | None = None,
-        groups: tuple[int | None, int | None] = (None, None),
+        group_size: int | None = None,
+        groups: int = 1,
         replicas: Replicas = ALONE,
     ) -> None:
         self.model, self.autocast, self.label_smoothing, self.scaling = model, autocast, label_smoothing, scaling
-        self.micro_batch, self.groups, self.replicas = micro_batch, groups, replicas
+        self.micro_batch, self.group_size, self.groups, self.replicas = micro_batch, group_size, groups, replicas
         self.noted: list[tuple[dict[str, Tensor], int]] = []
         self.reset()
 
@@ -46,12 +46,13 @@ class Objective:
 
     def closures(self, images: Tensor, labels: Tensor) -> tuple[list[Closure | None], list[float]]:
         """The closures of a step and their weights n_i/n: one for each group of samples, None where another replica looks at it."""
-        (size, batch_size), replicas = self.groups, self.replicas
-        if size is None or batch_size is None:
+        replicas = self.replicas
+        if self.group_size is None and replicas.size > 1:
             x, y = (t.tensor_split(replicas.size)[replicas.rank] for t in (images, labels))
-            return [self.closure(x, y, share=len(y) / len(labels) if replicas.size > 1 else None)], [1.0]
+            return [self.closure(x, y, share=len(y) / len(labels))], [1.0]
+        size = self.group_size or len(labels)
+        each = self.groups // replicas.size
         groups = list(zip(images.split(size), labels.split(size), strict=True))
-        each = math.ceil(batch_size / size) // replicas.size  # groups a replica, of a full batch
         closures = [self.closure(x, y) if i // each == replicas.rank else None for i, (x, y) in enumerate(groups)]
         return closures, [len(y) / len(labels) for _, y in groups]
 

@@ -1,10 +1,8 @@
-"""A sweep as one SLURM job array, submitted by Hydra through submitit.
+"""Launchers of sweeps: several runs at a time on this machine, or one SLURM job array. Hydra finds plugins only below `hydra_plugins`, a
+namespace package: no __init__.py may lie beside this folder.
 
+    python train.py -m experiment=demo hydra/launcher=local hydra.launcher.processes=4
     python train.py -m experiment=table2 hydra/launcher=slurm hydra.launcher.timeout_min=600 hydra.launcher.wait=false
-
-It differs from the plugin that it builds on (hydra-submitit-launcher): a run that fails is FAILED for SLURM too, with its traceback in its
-own log; all others are still collected and the failed ones named; finished runs are not submitted, and runs with one identity only
-once; tasks find this repository from whichever folder the sweep is launched; a run that saved and left (exit code 75) is requeued.
 """
 
 import shlex
@@ -20,8 +18,11 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf, SlurmQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUEUE_ME = 75  # exit code of a run that saved its state and wants to be started again
@@ -30,8 +31,50 @@ QUEUE_EVERY = 15.0  # seconds between two looks at the queue
 Overrides = Sequence[str]
 
 
+class LocalLauncher(Launcher):
+    """`hydra/launcher=local`: `processes` workers, each training one run after the other; small networks leave most of a machine idle.
+
+    The progress is one for all. A run that fails keeps no other from running, and the sweep then ends with exit code 1. On a GPU the
+    processes share it.
+    """
+
+    def __init__(self, processes: int = 2) -> None:
+        self.processes = processes
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from sam.config import printable
+        from sam.runs import sweep
+        from sam.runs.distributed import launched
+        from sam.runs.run import run
+        from sam.runs.workers import run_all
+
+        if self.config.hydra.job.name != "train":
+            sweep.refuse("hydra/launcher=local: trains only; use hydra/launcher=slurm or basic for other commands.")
+        if self.processes < 1:
+            sweep.refuse(f"hydra.launcher.processes={self.processes}: must be a whole number >= 1.")
+        if launched().size > 1:
+            sweep.refuse(
+                f"hydra/launcher=local: {launched().size} processes were started for each run, by torchrun or srun, and this one "
+                "would start runs beside each other in every one of them; leave it out, or start one process."
+            )
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # Hydra writes its own record of the sweep there
+        plans = [sweep.checked(overrides, self.config) for overrides in job_overrides]
+        chosen = sweep.unfinished(plans)
+        problems = zip(chosen, run_all(run, [plans[i] for i in chosen], self.processes), strict=True)
+        # Of an error of ours the whole traceback.
+        return sweep.results(job_overrides, {i: ": " + "\n".join(map(printable, text.splitlines())) for i, text in problems if text})
+
+
 class SamSlurmLauncher(SlurmLauncher):
-    """`hydra/launcher=slurm`. Its keys are those of `SlurmQueueConf`, and `wait`."""
+    """`hydra/launcher=slurm`: one SLURM job array, through submitit. Its keys are those of `SlurmQueueConf`, and `wait`.
+
+    It differs from the plugin that it builds on (hydra-submitit-launcher): a run that fails is FAILED for SLURM too, with its traceback in
+    its own log; all others are still collected and the failed ones named; finished runs are not submitted, and runs with one identity only
+    once; tasks find this repository from whichever folder the sweep is launched; a run that saved and left (exit code 75) is requeued.
+    """
 
     def __init__(self, wait: bool = True, **params: Any) -> None:
         super().__init__(**params)
@@ -158,9 +201,16 @@ def _last_line(trace: str) -> str:
 
 
 @dataclass
+class LocalConf:
+    _target_: str = f"{__name__}.{LocalLauncher.__name__}"
+    processes: int = 2
+
+
+@dataclass
 class SamSlurmConf(SlurmQueueConf):
     _target_: str = f"{__name__}.{SamSlurmLauncher.__name__}"
     wait: bool = True
 
 
-ConfigStore.instance().store(group="hydra/launcher", name="sam_slurm", node=SamSlurmConf(), provider="sam_slurm")
+for name, node in (("sam_local", LocalConf()), ("sam_slurm", SamSlurmConf())):
+    ConfigStore.instance().store(group="hydra/launcher", name=name, node=node, provider=name)
