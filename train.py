@@ -24,6 +24,7 @@ from sam.config import TrainConfig, printable, sentence
 from sam.runs.distributed import launched
 from sam.runs.hydra_schema import register, resolve, start
 from sam.runs.signals import Preempted, leave_at_once
+from sam.training.rows import reached
 
 register()
 
@@ -66,8 +67,6 @@ def main(composed: DictConfig) -> None:
         traceback.print_exc()  # Hydra would go on to a sweep's next run; the others notice that this process is gone
         raise SystemExit(1) from None
     if single and not launched().rank:
-        from sam.training.rows import reached
-
         measured_on, accuracy, loss = reached(record["final"])
         outcome = f"diverged in epoch {record['diverged_epoch']}" if record["status"] == "diverged" else "finished"
         print(f"{printable(record['name'])}: {outcome}, {measured_on} accuracy {accuracy:.2f}%, {measured_on} loss {loss:.4f}")
