@@ -29,21 +29,15 @@ from sam.training.rows import reached
 register()
 
 
-def refuse_grid_without_multirun() -> None:
-    """An experiment that holds a grid means many runs: without -m, Hydra would run one of them and say nothing."""
-    info = HydraConfig.get()
-    if info.mode == RunMode.RUN and info.sweeper.params:
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(composed: DictConfig) -> None:
+    info, replicated = HydraConfig.get(), launched().size > 1
+    single = info.mode == RunMode.RUN
+    if single and info.sweeper.params:  # an experiment's grid: without -m, Hydra would run one of its points and say nothing
         command = shlex.join(["python", "train.py", "-m", *info.overrides.task])
         name = dict(info.runtime.choices).get("experiment")
         print(f"error: experiment={name} is a grid of runs; start it with: {command}", file=sys.stderr)
         raise SystemExit(2)
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(composed: DictConfig) -> None:
-    refuse_grid_without_multirun()
-    single = HydraConfig.get().mode == RunMode.RUN
-    replicated = launched().size > 1
     try:
         config = resolve(TrainConfig, composed)
         from sam.runs.run import run  # torch is imported only now: --help and --cfg stay quick

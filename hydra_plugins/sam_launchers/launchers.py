@@ -89,8 +89,10 @@ class SamSlurmLauncher(SlurmLauncher):
         try:
             outcome = super().__call__(*args, **kwargs)
         except SystemExit as leaving:
-            if leaving.code == REQUEUE_ME and callable(requeue) and not _cancelled(JobEnvironment().job_id):
-                requeue(preempted, None)  # stores the task for its next start, requeues the job and leaves
+            if leaving.code == REQUEUE_ME and callable(requeue):
+                state = _queue("--jobs", JobEnvironment().job_id, "--format=%T")
+                if state in (["RUNNING"], None):  # scancel says SIGTERM too; a run that saved because of it must not come back
+                    requeue(preempted, None)  # stores the task for its next start, requeues the job and leaves
             if leaving.code in (REQUEUE_ME, -1):  # -1: submitit's own way out of a task that it has requeued
                 raise
             raise RuntimeError(f"the run left with exit code {leaving.code}") from leaving
@@ -169,11 +171,6 @@ def _queue(*options: str) -> list[str] | None:
     return listed.stdout.split() if listed.returncode == 0 else None
 
 
-def _cancelled(job_id: str) -> bool:
-    """scancel says SIGTERM too; a run that saved because of it must not come back."""
-    return _queue("--jobs", job_id, "--format=%T") not in (["RUNNING"], None)
-
-
 def _collect(jobs: Sequence[Any]) -> dict[str, str]:
     """Wait for every job; returns the error of each that failed, by job id. A job is over when its result lies there, or when it has left
     the queue without one (cancelled, killed). The queue is asked, not the accounting, which many clusters lack."""
@@ -182,8 +179,8 @@ def _collect(jobs: Sequence[Any]) -> dict[str, str]:
     next_look = time.monotonic() + QUEUE_EVERY
     while waiting:
         for name in [name for name, job in waiting.items() if job.paths.result_pickle.exists()]:
-            if error := waiting.pop(name).exception():
-                failures[name] = _last_line(str(error))
+            if error := waiting.pop(name).exception():  # which quotes a traceback, whose last line names the exception
+                failures[name] = str(error).split("----------------------")[:2][-1].strip().splitlines()[-1]
         if time.monotonic() >= next_look:
             queued = _queue("--me", "--format=%i")
             gone = set() if queued is None else set(waiting) - set(queued)
@@ -193,11 +190,6 @@ def _collect(jobs: Sequence[Any]) -> dict[str, str]:
             missing, next_look = gone, time.monotonic() + QUEUE_EVERY
         time.sleep(1)
     return failures
-
-
-def _last_line(trace: str) -> str:
-    """The line of a submitit error that names the exception: the last one of the traceback that it quotes."""
-    return trace.split("----------------------")[:2][-1].strip().splitlines()[-1]
 
 
 @dataclass
