@@ -110,9 +110,10 @@ class SamSlurmLauncher(SlurmLauncher):
         assert self.config is not None
         delay, limit = self.params["signal_delay_s"], 60 * self.params["timeout_min"]
         if delay >= limit:
-            _refuse(
+            sweep.refuse(
                 f"hydra.launcher.signal_delay_s={delay}: must be shorter than the time limit, hydra.launcher.timeout_min="
-                f"{self.params['timeout_min']} ({limit} s), or every run would be told to leave as soon as it starts."
+                f"{self.params['timeout_min']} ({limit} s), or every run would be told to leave as soon as it starts.",
+                undone="submitted",
             )
         chosen = list(range(len(job_overrides)))
         if self.config.hydra.job.name == "train":  # what is unfinished, each identity once
@@ -123,7 +124,7 @@ class SamSlurmLauncher(SlurmLauncher):
         try:
             jobs = self._submit([job_overrides[i] for i in chosen], initial_job_idx)
         except FailedSubmissionError as error:
-            _refuse(f"sbatch refused the sweep: {' '.join(str(error).split())}")
+            sweep.refuse(f"sbatch refused the sweep: {error}", undone="submitted")
         array = jobs[0].job_id.split("_")[0]
         logs = Path(str(self.params["submitit_folder"])).parent
         print(f"submitted job {array}: {len(jobs)} of {len(job_overrides)} runs; logs below {logs}/{array}*", flush=True)
@@ -158,11 +159,6 @@ class SamSlurmLauncher(SlurmLauncher):
         numbers, same = range(first_index, first_index + len(points)), len(points) * [Singleton.get_state()]
         names = [f"job_id_for_{number}" for number in numbers]
         return list(executor.map_array(self, map(list, points), len(points) * ["hydra.sweep.dir"], numbers, names, same))
-
-
-def _refuse(sentence: str) -> None:
-    print(f"error: {sentence}\nNothing was submitted.", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def _queue(*options: str) -> list[str] | None:

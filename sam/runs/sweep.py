@@ -144,7 +144,7 @@ class Preflight(Callback):
             _checked.update(zip(map(tuple, lines), plans, strict=True))
             pending = _print_plan([with_replicas(plan) for plan in plans] if here else plans, here=here)
         except (ValueError, HydraException, OmegaConfBaseException) as error:
-            refuse(error, 2)
+            refuse(error)
         except Exception as error:
             traceback.print_exc()
             refuse(f"the sweep could not be planned ({type(error).__name__})", 1)
@@ -156,8 +156,8 @@ class Preflight(Callback):
         progress.share(None)
 
 
-def refuse(error: object, code: int = 2) -> NoReturn:
-    print(f"error: {sentence(error)}\nNothing was run.", file=sys.stderr)
+def refuse(error: object, code: int = 2, *, undone: str = "run") -> NoReturn:
+    print(f"error: {sentence(error)}\nNothing was {undone}.", file=sys.stderr)
     raise SystemExit(code)
 
 
