@@ -145,25 +145,20 @@ def condition_label(run: RunRow) -> str:
 
 
 def conditions(runs: Sequence[RunRow]) -> list[Condition]:
-    """The runs by condition, in the order of their labels; where labels would collide, the settings that differ are appended."""
-    rows: dict[str, list[RunRow]] = {}
+    """Group the runs by condition, in the order of the labels; where labels would collide, the settings that differ are appended."""
+    members: dict[str, list[RunRow]] = {}
     for run in runs:
         if run.status not in ("finished", "diverged"):
             raise ValueError(f"{run.folder}: status {run.status}: only finished and diverged runs belong in a table.")
         files = {"init_from": run.init_from, "data": run.data_fingerprint}  # by their bytes, not by their paths
-        known = settings(run.config) | files
-        rows.setdefault(json.dumps(known, sort_keys=True), []).append(run)
-    by_label: dict[str, list[str]] = {}
-    for key, members in rows.items():
-        by_label.setdefault(condition_label(members[0]), []).append(key)
+        members.setdefault(json.dumps(settings(run.config) | files, sort_keys=True), []).append(run)
+    labelled = [(condition_label(own[0]), json.loads(key), own) for key, own in members.items()]
     found = []
-    for label, keys in by_label.items():
-        parsed = [json.loads(key) for key in keys]
-        differing = [name for name in parsed[0] if len({repr(s.get(name)) for s in parsed}) > 1]
-        for key, setting in zip(keys, parsed, strict=True):
-            members = rows[key]
-            suffix = "".join(f", {name}={str(setting[name])[:12] if name == 'data' else word(setting[name])}" for name in differing)
-            found.append(Condition(label + suffix, members[0].config, tuple(members), setting))
+    for label, key, own in labelled:
+        alike = [other for name, other, _ in labelled if name == label]
+        differing = [name for name in key if len({repr(other[name]) for other in alike}) > 1]
+        suffix = "".join(f", {name}={str(key[name])[:12] if name == 'data' else word(key[name])}" for name in differing)
+        found.append(Condition(label + suffix, own[0].config, tuple(own), key))
     return sorted(found, key=lambda condition: condition.label)  # runs that start at once would come in either order
 
 
@@ -227,7 +222,7 @@ def row_matches(match: Mapping[str, Any], optimizer: OptimizerConfig) -> bool:
 
 
 def distinguish(optimizers: Sequence[OptimizerConfig]) -> list[str]:
-    """For each, what tells it from the others: " (rho 0.1, perturb no_norm)", or "" if there is one only."""
+    """Suffix that makes each label unique: " (rho 0.1, perturb no_norm)", or "" if there is one only."""
     if len(optimizers) < 2:
         return [""] * len(optimizers)
     differing = [n for n in _OPTIMIZER_KEYS if len({repr(getattr(o, n)) for o in optimizers if n in o.used_keys}) > 1]
@@ -247,9 +242,8 @@ def table_rows(spec: RowConfig, runs: Sequence[RunRow]) -> list[TableRow]:
     if not by_setting:
         return [TableRow(spec.label, spec, from_dict(OptimizerConfig, match, "match."), {}, {})]
     order = sorted(by_setting.values(), key=lambda members: _numeric_first(members[0].config.optimizer))
-    optimizers = [members[0].config.optimizer for members in order]
     rows = []
-    for members, suffix in zip(order, distinguish(optimizers), strict=True):
+    for members, suffix in zip(order, distinguish([members[0].config.optimizer for members in order]), strict=True):
         # Of two runs with one seed the finished one counts, then the one whose folder comes first.
         ordered = sorted(members, key=lambda run: (not run.is_finished, run.folder), reverse=True)
         chosen = dict(sorted({run.config.seed: run for run in ordered}.items()))

@@ -144,10 +144,7 @@ def verdict(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequen
 
 def _finding(column: str, cells: Sequence[tuple[str, Cell]]) -> str:
     """What the tests in one column found; exploratory differences are not reported here."""
-    differ: list[str] = []
-    same: list[str] = []
-    untested: list[str] = []
-    equal: list[str] = []
+    differ, same, untested, equal = list[str](), list[str](), list[str](), list[str]()
     for label, cell in cells:
         comparison, paired = cell.comparison, cell.paired
         if cell.column != column or comparison is None or paired is None:

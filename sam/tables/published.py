@@ -57,15 +57,12 @@ class Published:
 
 def citations(published: Sequence[Published]) -> list[str]:
     """What must be said under a table that shows these values: where each is from, and its note. One line per source and setting."""
-    groups: dict[str, list[Published]] = {}
+    by_text: dict[str, list[Published]] = {}
     for p in published:
         setup = f"{p.dataset}, {p.arch}, {p.epochs} epochs, augmentation {p.augmentation}"
-        groups.setdefault(f"{p.paper}, {setup}{f': {p.note}' if p.note else ''}", []).append(p)
-    lines = []
-    for text, members in groups.items():
-        ids = ", ".join(sorted(p.id for p in members))
-        lines.append(f"{ids} ({'; '.join(dict.fromkeys(p.method for p in members))}): {text}.")
-    return lines
+        by_text.setdefault(f"{p.paper}, {setup}{f': {p.note}' if p.note else ''}", []).append(p)
+    methods = {text: "; ".join(dict.fromkeys(p.method for p in same)) for text, same in by_text.items()}
+    return [f"{', '.join(sorted(p.id for p in same))} ({methods[text]}): {text}." for text, same in by_text.items()]
 
 
 @functools.cache
@@ -92,17 +89,14 @@ def matches(published: Published, config: TrainConfig) -> bool:
     experiment; so is a variant of the method (another step rule, some parameters only). Batch size, learning rate and schedule are not
     compared: most sources leave them out.
     """
-    data, optimizer = config.dataset, config.optimizer
+    data, optimizer, plain = config.dataset, config.optimizer, OptimizerConfig()
     whole = data.label_noise == 0 and data.train_size is None and data.val_fraction == 0 and data.val_size is None
     same_data = whole and data.name in ("cifar10", "cifar100") and published.dataset == DATASETS[data.name]
     same_model = published.arch == config.model.label and config.model.dropout == 0 and "dropout" not in published.method
-    same_length = published.epochs == str(config.epochs)
-    plain = OptimizerConfig()
+    same_training = published.epochs == str(config.epochs) and config.init_from is None
     variant = any(key in optimizer.used_keys and getattr(optimizer, key) != getattr(plain, key) for key in _VARIANT_KEYS)
-    other_rho = "rho" in optimizer.used_keys and optimizer.rho not in _radii(published)
-    same_pictures = _augmentation_matches(published.augmentation, config.augmentation)
-    fresh = config.init_from is None
-    return fresh and same_data and same_model and same_length and same_pictures and not variant and not other_rho
+    same_method = not variant and ("rho" not in optimizer.used_keys or optimizer.rho in _radii(published))
+    return same_data and same_model and same_training and same_method and _same_augmentation(published.augmentation, config.augmentation)
 
 
 def _radii(published: Published) -> tuple[float, ...]:
@@ -117,7 +111,7 @@ def _radii(published: Published) -> tuple[float, ...]:
     return (0.05, float(noted[1])) if noted else (0.05,)
 
 
-def _augmentation_matches(stated: str, ours: AugmentationConfig) -> bool:
+def _same_augmentation(stated: str, ours: AugmentationConfig) -> bool:
     """basic: crop and flip only; cutout, autoaugment: that as well. Any other wording matches nothing, "unstated" everything."""
     if stated == "unstated":
         return True

@@ -89,15 +89,16 @@ def fixed(value: float, digits: int, sign: bool = False) -> str:
 
 def summary_parts(s: Summary, digits: int) -> tuple[str, ...]:
     """A summary in words, in pieces that may go on lines of their own: "97.30 ± 0.08", "[97.10, 97.50]", "n = 3"."""
-    parts: tuple[str, ...] = ()
-    if s.mean is not None:
-        parts = (fixed(s.mean, digits) + (f" ± {fixed(s.std, digits)}" if s.std is not None else ""),)
-        if s.ci_low is not None and s.ci_high is not None:
-            parts += (f"[{fixed(s.ci_low, digits)}, {fixed(s.ci_high, digits)}]",)
-        parts += (f"n = {s.n}",)
-    elif s.excluded:
-        return ("not measured",)
-    return (*parts, f"{s.excluded} without a finite value") if s.excluded else parts
+    if s.mean is None:
+        return ("not measured",) if s.excluded else ()
+    mean = fixed(s.mean, digits) + (f" ± {fixed(s.std, digits)}" if s.std is not None else "")
+    lost = (f"{s.excluded} without a finite value",) if s.excluded else ()
+    return (mean, *interval(s, digits), f"n = {s.n}", *lost)
+
+
+def interval(s: Summary, digits: int, sign: bool = False) -> tuple[str, ...]:
+    """("[97.10, 97.50]",), or () where there is no interval."""
+    return () if s.ci_low is None or s.ci_high is None else (f"[{fixed(s.ci_low, digits, sign)}, {fixed(s.ci_high, digits, sign)}]",)
 
 
 def p_text(p: float) -> str:
@@ -109,9 +110,7 @@ def paired_parts(d: Paired, digits: int, p_holm: float | None = None) -> tuple[s
     """A paired difference in words: "+0.10", "[-0.05, +0.25]", "n = 3, p = 0.12 (Holm 0.24)"."""
     if d.mean is None:
         return ("no common seed",)
-    parts: tuple[str, ...] = (fixed(d.mean, digits, sign=True),)
-    if d.ci_low is not None and d.ci_high is not None:
-        parts += (f"[{fixed(d.ci_low, digits, sign=True)}, {fixed(d.ci_high, digits, sign=True)}]",)
+    parts = (fixed(d.mean, digits, sign=True), *interval(d, digits, sign=True))
     if d.p is None:
         return (*parts, f"n = {d.n}" + (", all equal" if d.n > 1 else ""))
     corrected = "" if p_holm is None else f" (Holm {p_text(p_holm).removeprefix('= ')})"
