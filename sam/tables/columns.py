@@ -1,4 +1,4 @@
-"""The columns of a table: which measures may be named, placeholders filled in from what was measured, and the values of every row."""
+"""The columns of a table: measures that exist, placeholders filled in, and the value of every row."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _KEYS = {name: line.partition(" [")[2].rstrip("]") for line in _NAMES.split("\n"
 
 
 def check_measure(measure: str, where: str) -> None:
-    """Refuse a name that nothing is ever measured under. Raises ConfigError, which begins with `where`."""
+    """Refuse a measure that no notion ever records. Raises ConfigError, which begins with `where`."""
     name, _, inside = measure.removesuffix("]").partition("[")
     if name not in _KEYS:
         near = difflib.get_close_matches(name, _KEYS, 3) or ["gap", "test_accuracy"]
@@ -57,10 +57,10 @@ SUBSET = "subset={subset}"
 
 
 def filled(table: TableConfig, sharpness: SharpnessConfig, runs: Sequence[RunRow]) -> TableConfig | None:
-    """The table as it is to be built; None if it is optional, and none of its optional columns was measured.
+    """Fill in "{m}" and "{subset}", and drop optional columns that no run has, with all that refers to them.
 
-    A column whose measure ends in "subset={subset}" becomes one column for each subset that was measured with, and one for the whole
-    set where it was ("all" in its header); an optional one that no run has is left out, and what refers to it too.
+    A column whose measure ends in "subset={subset}" becomes one column per subset measured, and one for the full set ("all"). Returns
+    None if the table is optional and none of its optional columns was measured. ("{rho}" is filled in by `expand`.)
     """
     names = {name for run in runs for name in run.measures}
     columns = [column for before in table.columns for column in _columns(before, names)]
@@ -77,7 +77,7 @@ def filled(table: TableConfig, sharpness: SharpnessConfig, runs: Sequence[RunRow
 
 
 def check_columns(table: TableConfig) -> None:
-    """Refuse columns that cannot be filled in, or must not be left out. Raises ConfigError."""
+    """Refuse columns that cannot be filled in, or must not be optional. Raises ConfigError."""
     for column in table.columns:
         if "{subset}" in column.measure and not re.search(rf"[\[,]{re.escape(SUBSET)}\]$", column.measure):
             raise ConfigError(f"columns: {column.key}.measure={column.measure}: {{subset}} must stand at its end, as in trace[{SUBSET}].")
@@ -89,7 +89,7 @@ def check_columns(table: TableConfig) -> None:
 
 
 def _columns(column: ColumnConfig, names: Collection[str]) -> list[ColumnConfig]:
-    """A column for each subset with which the measure was taken, at any radius: the whole set ("all") first, then by size."""
+    """One column per subset size for which this measure exists at any radius: the full set ("all") first, then by size."""
     at_any_radius = lambda measure: re.escape(measure).replace(re.escape("{rho}"), r"[^,\]]+")
     whole = re.sub(rf"\[{re.escape(SUBSET)}\]$|,{re.escape(SUBSET)}(?=\]$)", "", column.measure)  # a name without it: all images
     found = ["all"] if any(re.fullmatch(at_any_radius(whole), name) for name in names) else []
@@ -107,7 +107,7 @@ PUBLISHED_RHO = 0.05  # radius of the published sharpness: Tiwary & Aananth 2024
 
 @dataclass(frozen=True)
 class Column:
-    """A column for one radius (rho None where the measure has none)."""
+    """A column at one radius; rho is None if the measure has none."""
 
     config: ColumnConfig
     rho: float | None
@@ -124,7 +124,7 @@ class Column:
         return self._fill(self.config.measure)
 
     def values(self, row: TableRow) -> dict[int, float | None]:
-        """Seed -> value in the column's unit, of the finished runs."""
+        """Seed -> value in the column's unit, for finished runs."""
         return row.values(self.measure, self.config.scale)
 
     def value(self, row: TableRow) -> Cell:

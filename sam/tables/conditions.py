@@ -1,7 +1,7 @@
-"""Runs as the tables see them; the *conditions* they fall into; and the runs of each row of a table.
+"""The runs as tables know them, grouped by *condition*, and the runs of each row of a table.
 
-A condition is everything but the seed and the keys of the method (rho, ascent steps, ...). Learning rate, momentum and weight decay belong
-to it, so that two rows of a block differ in the method alone.
+A condition is everything but the seed and the method's own keys (rho, ascent steps, ...). Learning rate, momentum and weight decay
+belong to it, so that two rows of a block differ in the method alone.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from sam.config import (
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run as the tables see it; `measures` in plain units (accuracy in percent, losses in nats), None where not measured.
+    """One run; `measures` in plain units (accuracy in percent, losses in nats), None if undefined.
 
-    setting  identity of everything but the seed: runs with equal `setting` are replicas over seeds.
-    status   finished | diverged.
-    epochs   the rows of metrics.csv (epoch, test_accuracy, train_loss, ...).
-    series   curves of the notions (spectra, landscapes), by name.
-    init_from  hash of the file of weights that it started from, or None; started_from: what a label calls that file.
-    command  trains the run again.
-    files    what it is called -> path, of the files that a finished run leaves for its measuring.
-    record   its run.json, of which the environment and the dates are printed.
+    setting       identity without the seed: runs with equal `setting` are replicas over seeds.
+    status        finished | diverged.
+    epochs        rows of metrics.csv (epoch, test_accuracy, train_loss, ...).
+    series        curves and maps of the notions (spectra, landscapes), by name.
+    init_from     hash of the file of initial weights, or None; started_from: its name in labels.
+    command       command line that trains the run again.
+    files         paths of a finished run's checkpoint and measures, by label.
+    record        its run.json; a report prints environment and dates.
     """
 
     config: TrainConfig
@@ -73,14 +73,13 @@ class RunRow:
 
     @property
     def genuine(self) -> bool:
-        """Whether its images are known to be those of the data set that it names."""
+        """True if the images are known to be those of the data set named."""
         return is_genuine(self.config.dataset.name, self.config.dataset.path, self.data_fingerprint)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Runs that differ in method and seed only. `config` is the first run's; `label` tells conditions apart; `key`: their common settings,
-    by dotted names."""
+    """Runs that differ in method and seed only. config: the first run's; key: their common settings, by dotted names."""
 
     label: str
     config: TrainConfig
@@ -93,7 +92,9 @@ class Condition:
 
 
 def settings(c: TrainConfig) -> dict[str, Any]:
-    """A run's settings, by dotted names, without seed, method, names and places; a model's idle keys count for nothing."""
+    """Settings of the condition, by dotted names; keys that do not matter here (seed, method, places, a model's idle keys) have fixed
+    values.
+    """
     neutral = replace(
         c,
         optimizer=OptimizerConfig(**{key: getattr(c.optimizer, key) for key in BASE_KEYS} | {"method": "sgd"}),
@@ -112,13 +113,13 @@ _NEUTRAL = (
 
 
 def may_vary(name: str) -> bool:
-    """Whether this is the dotted name of a setting, other than the method's, that tells conditions apart."""
+    """True if two conditions may differ in this setting (a dotted name)."""
     alike = (*_NEUTRAL, "protocol.notes", "dataset.path", "dataset.root", "dataset.download")
     return name in flat(to_dict(TrainConfig())) and name not in alike and not name.startswith(("optimizer.", "tracking."))
 
 
 def word(value: Any) -> str:
-    """A setting's value as a label prints it."""
+    """Text of a setting's value in labels."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):
@@ -127,7 +128,7 @@ def word(value: Any) -> str:
 
 
 def data_label(dataset: DatasetConfig, fingerprint: str) -> str:
-    """Label of a data set; images from a file are named by their fingerprint where it is known."""
+    """Label of a data set; images from a file are named by their fingerprint, if it is known."""
     if is_genuine(dataset.name, dataset.path, fingerprint) and dataset.name != "arrays":
         return dataset.label
     alien = "arrays" if dataset.name == "arrays" else f"images not known to be {DATASETS[dataset.name]}"
@@ -135,7 +136,7 @@ def data_label(dataset: DatasetConfig, fingerprint: str) -> str:
 
 
 def condition_label(run: RunRow) -> str:
-    """ "digits demo", or "CIFAR-10, WRN-28-10, 200 epochs, protocol tiwary2024"; with what it started from, if that was a file."""
+    """Label such as "digits demo" or "CIFAR-10, WRN-28-10, 200 epochs, protocol tiwary2024", with the file of initial weights, if any."""
     config = run.config
     if config.dataset.name == "digits" and config.protocol.name.startswith("demo"):
         label = config.dataset.named("digits demo")
@@ -167,9 +168,10 @@ _OPTIMIZER_KEYS = tuple(f.name for f in dataclasses.fields(OptimizerConfig))
 
 @dataclass(frozen=True)
 class TableRow:
-    """Replicas of one setting: its label, the row that it belongs to, and one run per seed. Empty for a row without runs.
+    """The runs of one row of a table: replicas of one setting, one per seed. Empty if nothing was run.
 
-    config: of its first run; None without one. changed: the condition's settings that the row names, where they differ from the block's.
+    spec: the row of the table's configuration; config: the first run's, or None; changed: settings that differ from the block's
+    condition.
     """
 
     label: str
@@ -196,7 +198,7 @@ class TableRow:
 
 
 def asked(spec: RowConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the row's `match` says of the optimizer, by its keys; and of the condition (the learning rate is of both), by dotted names."""
+    """Split `match` into optimizer keys, and settings of the condition by dotted names (the learning rate is in both)."""
     of_optimizer = {key: value for key, value in spec.match.items() if key in _OPTIMIZER_KEYS}
     base = {f"optimizer.{key}": value for key, value in of_optimizer.items() if key in BASE_KEYS and key != "method"}
     return of_optimizer, base | {key: value for key, value in spec.match.items() if key not in _OPTIMIZER_KEYS}
@@ -216,7 +218,7 @@ def check_match(spec: RowConfig) -> None:
 
 
 def row_matches(match: Mapping[str, Any], optimizer: OptimizerConfig) -> bool:
-    """Whether the settings equal `match`. A key of the method that is idle here (step_rule at one step) cannot tell runs apart."""
+    """True if the optimizer equals `match`; keys that are idle here (step_rule at one step) match anything."""
     known = BASE_KEYS + METHODS[optimizer.method].keys
     return all(key in known and (key not in optimizer.used_keys or getattr(optimizer, key) == value) for key, value in match.items())
 
@@ -233,7 +235,7 @@ def distinguish(optimizers: Sequence[OptimizerConfig]) -> list[str]:
 
 
 def table_rows(spec: RowConfig, runs: Sequence[RunRow]) -> list[TableRow]:
-    """One row per setting among the runs that the row matches, whatever it says of the condition; a row without runs is one empty row."""
+    """One row per setting among the runs that match, whatever `match` says of the condition; one empty row if none does."""
     match = asked(spec)[0]
     by_setting: dict[str, list[RunRow]] = {}
     for run in runs:
@@ -256,13 +258,13 @@ def table_rows(spec: RowConfig, runs: Sequence[RunRow]) -> list[TableRow]:
 
 
 def _numeric_first(optimizer: OptimizerConfig) -> list[tuple[bool, float, str]]:
-    """Sorts settings by their values, 0.05 before 0.1 before 10."""
+    """Sort key of settings by value: 0.05 before 0.1 before 10."""
     values = [getattr(optimizer, key) for key in _OPTIMIZER_KEYS]
     return [(False, float(v), "") if isinstance(v, (int, float)) else (True, 0.0, repr(v)) for v in values]
 
 
 def baseline_for(row: TableRow, baselines: Sequence[TableRow]) -> TableRow | None:
-    """The baseline to compare with: the one at the same radius, then with the most settings in common, then the first."""
+    """The baseline row to compare with: same radius first, then most settings in common, then the first."""
 
     def likeness(other: TableRow) -> tuple[bool, int]:
         a, b = row.optimizer, other.optimizer

@@ -1,6 +1,6 @@
-"""Published values (paper_values.csv): which ones may stand beside a run, and how they are printed.
+"""Published values (paper_values.csv): which may be shown with a run, and how they are printed.
 
-A published value is shown as its source prints it: never converted, rounded, or averaged with ours.
+A published value is printed as its source prints it: never converted, rounded, or averaged with ours.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Published:
 
 
 def citations(published: Sequence[Published]) -> list[str]:
-    """What must be said under a table that shows these values: where each is from, and its note. One line per source and setting."""
+    """Source and note of the published values shown, one line per source and setup."""
     by_text: dict[str, list[Published]] = {}
     for p in published:
         setup = f"{p.dataset}, {p.arch}, {p.epochs} epochs, augmentation {p.augmentation}"
@@ -72,7 +72,7 @@ def _load() -> Mapping[str, Published]:
 
 
 def lookup(ids: Sequence[str]) -> list[Published]:
-    """The published values with these ids, in this order. An unknown or unchecked one raises `ConfigError`."""
+    """Published values by id, in this order. Raises ConfigError for an unknown or unchecked id."""
     known = _load()
     for key in ids:
         if key not in known:
@@ -83,11 +83,10 @@ def lookup(ids: Sequence[str]) -> list[Published]:
 
 
 def matches(published: Published, config: TrainConfig) -> bool:
-    """Whether the value may stand beside this run: same architecture, data set and epochs, and augmentation and radius where it names one.
+    """True if the value may be shown with this run: same architecture, data set, epochs, and, where stated, augmentation and radius.
 
-    A run with wrong labels, a subset or a held-out part of the training set, dropout, or somebody's weights to start from is another
-    experiment; so is a variant of the method (another step rule, some parameters only). Batch size, learning rate and schedule are not
-    compared: most sources leave them out.
+    Wrong labels, a subset or held-out part of the training set, dropout, initial weights from a file, or a variant of the method make
+    another experiment. Batch size, learning rate and schedule are not compared: most sources do not state them.
     """
     data, optimizer, plain = config.dataset, config.optimizer, OptimizerConfig()
     whole = data.label_noise == 0 and data.train_size is None and data.val_fraction == 0 and data.val_size is None
@@ -100,7 +99,7 @@ def matches(published: Published, config: TrainConfig) -> bool:
 
 
 def _radii(published: Published) -> tuple[float, ...]:
-    """The training radii beside which the value may stand: the one in `method`; else the one in `note` and 0.05.
+    """Training radii that the value is valid for: the one in `method`; else 0.05 and the one in `note`.
 
     0.05 is the radius of every row in the tables of Tiwary & Aananth 2024, who copy a CIFAR-100 value tuned at 0.1 among them.
     """

@@ -1,4 +1,4 @@
-"""Tables as data: runs in, blocks of cells out. Nothing here prints; `sam.tables.render` does."""
+"""Build tables as data: runs in, blocks of cells out. `sam.tables.render` prints them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from sam.tables.published import Published, lookup
 
 
 def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> list[Block]:
-    """One block per condition in which at least one row of the table has a run, but none where other blocks show all of it: a row whose
-    `match` names settings of the condition takes the runs of that other condition.
+    """One block per condition in which the table has a run, except those whose runs all appear in other blocks: a row whose `match` names
+    settings of the condition takes the runs of that other condition.
 
-    rhos: the radii at which sharpness was measured. Raises `ConfigError` where the table refers to a row, column or id that is not there,
-    or asks for a test that cannot be made.
+    rhos: the measured radii. Raises ConfigError if the table refers to a row, column or id that does not exist, or asks for an
+    impossible test.
     """
     check(table)
     columns = expand(table.columns, rhos)
@@ -40,7 +40,7 @@ def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> 
 
 
 def check(table: TableConfig) -> None:
-    """Refuse a table that refers to what is not there, or asks for a test that cannot be made. Raises ConfigError."""
+    """Refuse a table with references to nothing, or tests that cannot be made. Raises ConfigError."""
     check_columns(table)
     _check_references(table)
     _check_tests(table)
@@ -79,7 +79,7 @@ def _check_tests(table: TableConfig) -> None:
 
 
 def _rows(table: TableConfig, condition: Condition, found: Sequence[Condition]) -> list[TableRow]:
-    """The rows of the condition's block. A row that names settings of this very condition is left out if another shows its runs."""
+    """Rows of the condition's block. A row that names settings of this very condition is dropped if another shows its runs."""
     plain = {id(run) for spec in table.rows if not asked(spec)[1] for row in table_rows(spec, condition.runs) for run in row.runs}
     rows = []
     for spec in table.rows:
@@ -92,7 +92,7 @@ def _rows(table: TableConfig, condition: Condition, found: Sequence[Condition]) 
 
 
 def _worth_a_block(found: Sequence[Condition], rows: Sequence[list[TableRow]]) -> list[tuple[Condition, list[TableRow]]]:
-    """The conditions of which a row of the table has a run; from the last to the first, those are left out that others show all of."""
+    """Conditions with a run in the table; from last to first, drop those whose runs all appear in others."""
     shown = [{id(run) for row in own for run in row.runs} for own in rows]
     kept = [i for i, condition in enumerate(found) if shown[i] & {id(run) for run in condition.runs}]
     for i in reversed(kept):
