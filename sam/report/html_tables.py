@@ -1,4 +1,4 @@
-"""Tables as HTML: sortable columns, and every number opens to the runs behind it."""
+"""Tables as HTML: sortable columns, and numbers that open to the runs behind them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 @dataclass(frozen=True)
 class Trace:
-    """What leads from a cell to its runs.
+    """Links from cells to runs.
 
     runs      folder -> run.
     anchors   folder -> id of the run's entry in the page.
-    measures  table title -> column header -> (measure, scale): the column shows the measure times scale.
+    measures  table title -> column header -> (measure, scale): the column shows measure times scale.
     """
 
     runs: Mapping[str, RunRow]
@@ -31,19 +31,19 @@ class Trace:
     measures: Mapping[str, Mapping[str, tuple[str, float]]]
 
     def value(self, block: Block, cell: Cell, folder: str) -> float | None:
-        """The number of one run in this cell's column, in the column's unit; None if it has none."""
+        """Value of one run in this cell's column and unit, or None."""
         run, column = self.runs.get(folder), self.measures.get(block.table, {}).get(cell.column)
         value = run.measures.get(column[0]) if run is not None and column is not None and run.is_finished else None
         return None if value is None or column is None else value * column[1]
 
     def link(self, folder: str) -> Html:
-        """To the run's entry in the page."""
+        """Link to the run's entry in the page."""
         name = PurePath(folder).name or folder
         return el("a", name, href=f"#{self.anchors[folder]}") if folder in self.anchors else el("code", folder)
 
 
 def section(block: Block, trace: Trace, place: str) -> Html:
-    """One block: its tables, each in a container that scrolls by itself, and what is said below. `place`: the id of the section."""
+    """One block: its tables, each in a scrolling container, verdict and notes. place: id of the section."""
     tables = [part for grid in grids(block) for part in _table(block, grid, trace)]
     verdict = el("p", block.verdict, class_="verdict") if block.verdict else None
     notes = el("ul", *(el("li", note) for note in block.notes), class_="notes")
@@ -51,7 +51,7 @@ def section(block: Block, trace: Trace, place: str) -> Html:
 
 
 def _table(block: Block, grid: Block, trace: Trace) -> list[Html]:
-    """A grid of the block for the screen, and, if it is too wide for that, for paper."""
+    """A grid for the screen, and a second version for paper if it is too wide for a page."""
     head = []
     for i, header in enumerate(grid.header):
         button = el("button", header, type="button", title="Sort by this column")
@@ -65,7 +65,7 @@ def _table(block: Block, grid: Block, trace: Trace) -> list[Html]:
 
 
 def _paper(block: Block) -> list[Html]:
-    """For print, which cannot scroll: a wide table as several that repeat the row's name. Nothing, if it fits."""
+    """Split a wide table for print, which cannot scroll, into several that repeat the row's name; empty if it fits."""
     columns, tables = range(block.labels, len(block.header)), []
     for start in range(0, len(columns), PAPER) if len(columns) > PAPER else ():
         panel = [block.labels - 1, *columns[start : start + PAPER]]
@@ -76,7 +76,7 @@ def _paper(block: Block) -> list[Html]:
 
 
 def sort_key(cell: Cell) -> float | None:
-    """The mean; for cells without one the number that they begin with; None if there is neither."""
+    """The mean; else the number that the text begins with; else None."""
     if found := cell.summary or cell.paired:
         return found.mean
     match = _NUMBER.search(cell.parts[0]) if cell.kind not in ("label", "value") and cell.parts else None
@@ -97,7 +97,7 @@ def _cell(block: Block, grid: Block, y: int, x: int, trace: Trace) -> Html:
 
 
 def _behind(block: Block, row: Sequence[Cell], cell: Cell, trace: Trace) -> list[Html]:
-    """The runs of a cell: a line for each, with its number."""
+    """The runs of a cell, one line each, with their numbers."""
     if cell.kind == "difference":
         own = _value_cell(row, cell.column)
         base = next((_value_cell(other, cell.column) for other in block.rows if other[block.labels - 1].text == cell.baseline), None)

@@ -1,4 +1,4 @@
-"""One picture of a set of runs: curves, final accuracy, sharpness, and sharpness against the generalisation gap.
+"""The overview: accuracy curves, final accuracy, sharpness, and sharpness against the generalisation gap, as one PNG.
 
 Matplotlib is imported when a figure is drawn, with the Agg backend: no display is needed.
 """
@@ -88,7 +88,7 @@ def _draw_curves(axes: Any, methods: Sequence[Look]) -> None:
 
 
 def _list_methods(axes: Any, methods: Sequence[Look]) -> None:
-    """Methods from top to bottom, one line each."""
+    """List the methods from top to bottom, one line each."""
     axes.set_yticks(range(len(methods)), [look.row.label for look in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
 
@@ -108,7 +108,7 @@ def sharpness_key(rho: float) -> str:
 
 
 def _log_axis(axes: Any) -> None:
-    """A logarithmic x axis with a few plain numbers; matplotlib's own labels overlap within a decade."""
+    """Set a logarithmic x axis with a few plain numbers; matplotlib's own labels overlap within a decade."""
     from matplotlib import ticker
 
     if not any(len(points.get_offsets()) for points in axes.collections):
@@ -145,7 +145,7 @@ def _draw_sharpness(axes: Any, methods: Sequence[Look], rhos: Sequence[float]) -
 
 
 def _draw_scatter(axes: Any, methods: Sequence[Look], rhos: Sequence[float]) -> None:
-    """At the first radius only: the same gap at several radii would draw every run several times."""
+    """Draw the first radius only: the same gap at several radii would show every run several times."""
     if not rhos:
         return
     hidden = 0

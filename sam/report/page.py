@@ -1,4 +1,4 @@
-"""One self-contained page: tables, figures, and the way from every number back to its runs. It loads nothing, from anywhere."""
+"""The report: one self-contained page of tables and figures, with links from every number to its runs. It loads nothing."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def _pairs(pairs: Iterable[tuple[str, object]]) -> Html:
 
 
 def _counted(values: Iterable[str]) -> str:
-    """ "a", or "a (39 runs); b (3 runs)"."""
+    """Count equal values: "a", or "a (39 runs); b (3 runs)"."""
     found = Counter(values)
     return next(iter(found)) if len(found) == 1 else "; ".join(f"{value} ({counted(n, 'run')})" for value, n in found.most_common())
 
 
 def _made(record: Record) -> dict[str, str]:
-    """What run.json says of where the run was made."""
+    """Commit, versions and hardware that run.json records."""
     here = record.get("environment", {})
     state = {True: ", modified", False: ", unmodified", None: ", unknown whether modified"}[here.get("modified")]
     found = {
@@ -50,7 +50,7 @@ def _when(all_records: Sequence[Record]) -> str:
 
 
 def summary(runs: Sequence[RunRow], found: Sequence[Condition], config: EvaluateConfig, command: str, problems: Sequence[str]) -> Html:
-    """Counts, settings of the measurement, dates, commit, versions, hardware, data; and what went wrong."""
+    """Counts, measurement settings, dates, commit, versions, hardware, data; and problems."""
     made = [_made(run.record) for run in runs]
     lost = sum(not run.is_finished for run in runs)
     sharpness = config.sharpness
@@ -72,7 +72,7 @@ def _seeds(condition: Condition) -> str:
 
 
 def entry(run: RunRow, anchor: str) -> Html:
-    """All that is known of a run: how it ended, where it lies, the command that makes it again, and every number at full precision."""
+    """Entry of one run: how it ended, its files, the command that repeats it, and all its measures at full precision."""
     lost_at = "unknown" if run.diverged_epoch is None else run.diverged_epoch
     ended = "finished" if run.is_finished else f"diverged in epoch {lost_at}"
     pairs: list[tuple[str, object]] = [
@@ -96,7 +96,7 @@ def entry(run: RunRow, anchor: str) -> Html:
 
 
 def figures_of(condition: Condition, anchors: Anchors) -> Html:
-    """Every figure that the runs of a condition have data for; those of the lesser measures are closed."""
+    """All figures that the condition has data for; those of secondary measures are collapsed."""
     families = figures.families(condition.runs).items()
     scatter = [figures.gap_scatter(condition, anchors, *family) for family in families]
     over_radii = [figures.measured_radii(condition, *family) for family in families]
@@ -124,9 +124,9 @@ def report(
     command: str,
     problems: Sequence[str] = (),
 ) -> str:
-    """The page, from what the tables were made of; the same input gives the same text.
+    """Make the page; the same input gives the same text.
 
-    blocks: by the name of their table, built from `config.tables` at `config.sharpness.rho`. command: measures the same way again.
+    blocks: by table name, built from `config.tables` at `config.sharpness.rho`. command: measures the same way again.
     """
     anchors = {run.folder: f"run-{i}" for i, run in enumerate(runs, 1)}
     columns = {table.title: expand(table.columns, config.sharpness.rho) for table in config.tables.values()}
@@ -171,5 +171,5 @@ def _page(title: str, links: Sequence[tuple[str, str]], main: Html) -> str:
 
 
 def _hash(source: str) -> str:
-    """The source as the content security policy names it: nothing else runs, and nothing else styles."""
+    """Hash of a script or style for the content security policy, which admits nothing else."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"

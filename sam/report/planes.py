@@ -1,4 +1,4 @@
-"""The loss over planes through the weights, as maps of colour with contour lines and marks.
+"""Maps of the loss over planes through the weights, with contour lines and marks.
 
 A plane is a series whose columns are x, y, loss on a full grid; other (x, y) points are drawn on the plane whose name they share after
 the first underscore (marks_xsam[rho=0.05] on plane_xsam[rho=0.05]).
@@ -30,7 +30,7 @@ LEVELS = 8  # contour lines
 
 @dataclass(frozen=True)
 class Plane:
-    """xs, ys: the grid's places in ascending order; loss[(x, y)]; overlays: points of what is drawn on it, by name; None: undefined."""
+    """A loss surface: ascending xs and ys of the grid, loss[(x, y)], and points to draw on it, by name; None: undefined."""
 
     xs: list[float]
     ys: list[float]
@@ -39,7 +39,7 @@ class Plane:
 
 
 def plane_of(series: Mapping[str, Columns], name: str) -> Plane | None:
-    """The plane of that name in the series of a run, with what lies on it; None if its points are no grid."""
+    """The plane of this name in a run's series, with points to draw on it; None if it is no full grid."""
     columns = series.get(name, {})
     if not {"x", "y", "loss"} <= set(columns):
         return None
@@ -56,7 +56,7 @@ def plane_of(series: Mapping[str, Columns], name: str) -> Plane | None:
 
 
 def landscapes(condition: Condition) -> Html:
-    """A panel for every plane and method: of the lowest seed that has it."""
+    """One panel per plane and method, of the lowest seed that has it."""
     return join(*(_landscape(condition, name) for name in names(condition, "x", "y", "loss")))
 
 
@@ -84,7 +84,7 @@ def _landscape(condition: Condition, name: str) -> Html | None:
 
 
 def shade(part: float) -> str:
-    """The colour at `part` (0 to 1) of the scale."""
+    """Colour at `part` (0 to 1) of the scale."""
     place = min(max(part, 0.0), 1.0) * (len(SHADES) - 1)
     i = min(int(place), len(SHADES) - 2)
     low, high = (tuple(int(SHADES[j][k : k + 2], 16) for k in (1, 3, 5)) for j in (i, i + 1))
@@ -92,7 +92,7 @@ def shade(part: float) -> str:
 
 
 def _edges(places: Sequence[float]) -> list[float]:
-    """The borders of cells around the places."""
+    """Borders of the cells around these places."""
     between = [(a + b) / 2 for a, b in itertools.pairwise(places)]
     return [2 * places[0] - between[0], *between, 2 * places[-1] - between[-1]]
 
@@ -118,7 +118,7 @@ def _draw_plane(name: str, plane: Plane, colours: Scale) -> Html:
 
 
 def _contours(plane: Plane, colours: Scale, across: Scale, down: Scale) -> str:
-    """Lines of equal loss at even steps of the colour scale, within what this plane reaches."""
+    """Path of contour lines at even steps of the colour scale, within this plane's range."""
     import contourpy  # comes with matplotlib
     import numpy as np
 
@@ -131,7 +131,7 @@ def _contours(plane: Plane, colours: Scale, across: Scale, down: Scale) -> str:
 
 
 def _draw_overlay(points: Sequence[tuple[float, float] | None], across: Scale, down: Scale) -> list[Html]:
-    """Up to as many points as there are names: marks; more: a path."""
+    """Draw few points as named marks, more as a path."""
     inside = [None if point is None else f"{across(point[0]):.1f} {down(point[1]):.1f}" for point in points]
     if len(points) > len(MARK_NAMES):
         return [el("path", d="M" + "L".join(place for place in inside if place), class_="arc")] if any(inside) else []

@@ -52,9 +52,7 @@ def _pair(column: Column, row: TableRow, baselines: Sequence[TableRow]) -> _Pair
 
 
 def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | None, several: bool) -> Cell:
-    """Test one difference and print it. tests: size of Holm's family, None if not in it; several: there are several baselines, name this
-    one.
-    """
+    """Test one difference and print it. tests: size of Holm's family, None if not in it; several: print the baseline's name."""
     paired, digits = pair.paired, pair.column.config.digits
     level = table.alpha / (tests or 1)
     margin = pair.column.config.margin if pair.row.spec.equivalence else None
@@ -90,9 +88,7 @@ def tost_text(found: Equivalence) -> str:
 
 
 def correlations(table: TableConfig, columns: Sequence[Column], rows: Sequence[TableRow]) -> tuple[Correlation, ...]:
-    """One rank correlation per pair of the table's `correlations` and radius, over runs with two finite values; a run that several rows
-    match counts once, in the first.
-    """
+    """One rank correlation per pair of `correlations` and radius, over runs with two finite values; a run counts in one row only."""
     found, own = [], _own_seeds(rows)
     for wanted in table.correlations:
         xs, ys = ([c for c in columns if c.config.key == key] for key in (wanted.x, wanted.y))

@@ -92,9 +92,7 @@ class Condition:
 
 
 def settings(c: TrainConfig) -> dict[str, Any]:
-    """Settings of the condition, by dotted names; keys that do not matter here (seed, method, places, a model's idle keys) have fixed
-    values.
-    """
+    """Settings that make a condition, by dotted names; all others (seed, method, places, a model's idle keys) have fixed values."""
     neutral = replace(
         c,
         optimizer=OptimizerConfig(**{key: getattr(c.optimizer, key) for key in BASE_KEYS} | {"method": "sgd"}),
@@ -170,8 +168,7 @@ _OPTIMIZER_KEYS = tuple(f.name for f in dataclasses.fields(OptimizerConfig))
 class TableRow:
     """The runs of one row of a table: replicas of one setting, one per seed. Empty if nothing was run.
 
-    spec: the row of the table's configuration; config: the first run's, or None; changed: settings that differ from the block's
-    condition.
+    spec: the configured row; config: the first run's, or None; changed: settings that differ from the block's condition.
     """
 
     label: str

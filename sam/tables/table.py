@@ -23,11 +23,9 @@ from sam.tables.published import Published, lookup
 
 
 def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> list[Block]:
-    """One block per condition in which the table has a run, except those whose runs all appear in other blocks: a row whose `match` names
-    settings of the condition takes the runs of that other condition.
+    """One block per condition with a run in the table, except those whose runs all appear in other blocks.
 
-    rhos: the measured radii. Raises ConfigError if the table refers to a row, column or id that does not exist, or asks for an
-    impossible test.
+    rhos: the measured radii. Raises ConfigError for a reference to no row, column or id, and for a test that cannot be made.
     """
     check(table)
     columns = expand(table.columns, rhos)
