@@ -35,7 +35,8 @@ def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path | B
     found = [(condition.label, looks(condition)) for condition in conditions(runs)]
     if not found:
         raise ValueError("overview: no runs to draw.")
-    heights = [_height(len(methods)) for _, methods in found]
+    # Inches: room for one line per method in the panels that list them, and for the legend's rows.
+    heights = [max(4.4, 1.6 + 0.36 * len(methods)) + 0.2 * math.ceil(len(methods) / 7) for _, methods in found]
     with plt.rc_context({"font.size": 11, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True, "text.parse_math": False}):
         figure = plt.figure(figsize=(20, sum(heights) + 0.3), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[union-attr, call-arg]
@@ -52,11 +53,6 @@ def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path | B
             band.legend(lines, [_legend(look) for look in methods], **place, frameon=False, fontsize=10)
         figure.savefig(path, dpi=DPI)
         plt.close(figure)
-
-
-def _height(methods: int) -> float:
-    """Inches: room for one line per method in the panels that list them, and for the legend's rows."""
-    return max(4.4, 1.6 + 0.36 * methods) + 0.2 * math.ceil(methods / 7)
 
 
 def _legend(look: Look) -> str:

@@ -118,11 +118,7 @@ HERE = Path(__file__).parent
 
 
 def report(
-    runs: Sequence[RunRow],
-    blocks: Mapping[str, Sequence[Block]],
-    config: EvaluateConfig,
-    command: str,
-    problems: Sequence[str] = (),
+    runs: Sequence[RunRow], blocks: Mapping[str, Sequence[Block]], config: EvaluateConfig, command: str, problems: Sequence[str] = ()
 ) -> str:
     """Make the page; the same input gives the same text.
 

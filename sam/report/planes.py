@@ -21,8 +21,6 @@ from sam.tables.statistics import is_finite
 
 Points = dict[tuple[float, float], float | None]
 
-# Anchors of matplotlib's "viridis", which rises evenly in lightness and stays legible to colour-blind readers and in grey.
-SHADES = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725")
 PLANE = 300  # pixels
 MARK_NAMES = ("w", "ascent point", "α*")
 LEVELS = 8  # contour lines
@@ -84,11 +82,11 @@ def _landscape(condition: Condition, name: str) -> Html | None:
 
 
 def shade(part: float) -> str:
-    """Colour at `part` (0 to 1) of the scale."""
-    place = min(max(part, 0.0), 1.0) * (len(SHADES) - 1)
-    i = min(int(place), len(SHADES) - 2)
-    low, high = (tuple(int(SHADES[j][k : k + 2], 16) for k in (1, 3, 5)) for j in (i, i + 1))
-    return "#" + "".join(f"{round(a + (b - a) * (place - i)):02x}" for a, b in zip(low, high, strict=True))
+    """Colour at `part` (0 to 1) of viridis, which rises evenly in lightness and stays legible to colour-blind readers and in grey."""
+    import matplotlib
+    from matplotlib.colors import to_hex
+
+    return to_hex(matplotlib.colormaps["viridis"](part))
 
 
 def _edges(places: Sequence[float]) -> list[float]:

@@ -111,17 +111,8 @@ class Column:
 
     config: ColumnConfig
     rho: float | None
-
-    def _fill(self, text: str) -> str:
-        return text if self.rho is None else text.replace("{rho}", f"{self.rho:g}")
-
-    @property
-    def header(self) -> str:
-        return self._fill(self.config.header)
-
-    @property
-    def measure(self) -> str:
-        return self._fill(self.config.measure)
+    header: str
+    measure: str
 
     def values(self, row: TableRow) -> dict[int, float | None]:
         """Seed -> value in the column's unit, for finished runs."""
@@ -152,4 +143,5 @@ class Column:
 
 
 def expand(columns: Sequence[ColumnConfig], rhos: Sequence[float]) -> list[Column]:
-    return [Column(c, rho) for c in columns for rho in (rhos if c.each_rho else [None])]
+    radii = [(c, rho, "{rho}" if rho is None else f"{rho:g}") for c in columns for rho in (rhos if c.each_rho else [None])]
+    return [Column(c, rho, c.header.replace("{rho}", text), c.measure.replace("{rho}", text)) for c, rho, text in radii]

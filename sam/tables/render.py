@@ -12,7 +12,7 @@ from typing import Any
 
 from sam.tables.cells import Block, Cell, Correlation
 from sam.tables.correlation import RankCorrelation
-from sam.tables.statistics import fixed
+from sam.tables.statistics import fixed, interval
 
 GAP = 2  # spaces between two columns of a terminal table
 CORRELATION_HEADER = ("Rank correlation", "all runs", "within methods", "between methods")
@@ -38,8 +38,7 @@ def coefficients(c: Correlation) -> dict[str, tuple[str, ...]]:
 def _rank_parts(r: RankCorrelation, unit: str) -> tuple[str, ...]:
     if r.rho is None:
         return ("–", f"n = {r.n} {unit}")
-    interval = "[–]" if r.ci_low is None or r.ci_high is None else f"[{fixed(r.ci_low, 2, sign=True)}, {fixed(r.ci_high, 2, sign=True)}]"
-    return fixed(r.rho, 2, sign=True), interval, f"n = {r.n} {unit}"
+    return (fixed(r.rho, 2, sign=True), *(interval(r, 2, sign=True) or ("[–]",)), f"n = {r.n} {unit}")
 
 
 def lines_below(block: Block) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from typing import TypeGuard
 import numpy as np
 from scipy.special import nctdtrinc, stdtr, stdtrit  # Student's t; scipy.stats holds the same functions and takes far longer to import
 
+from sam.tables.correlation import RankCorrelation
+
 CONFIDENCE = 0.95
 
 
@@ -94,7 +96,7 @@ def summary_parts(s: Summary, digits: int) -> tuple[str, ...]:
     return (mean, *interval(s, digits), f"n = {s.n}", *lost)
 
 
-def interval(s: Summary, digits: int, sign: bool = False) -> tuple[str, ...]:
+def interval(s: Summary | RankCorrelation, digits: int, sign: bool = False) -> tuple[str, ...]:
     """("[97.10, 97.50]",), or () without an interval."""
     return () if s.ci_low is None or s.ci_high is None else (f"[{fixed(s.ci_low, digits, sign)}, {fixed(s.ci_high, digits, sign)}]",)
 

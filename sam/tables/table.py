@@ -9,15 +9,7 @@ from sam.config import ConfigError, TableConfig
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.columns import Column, check_columns, expand
 from sam.tables.comparisons import correlations, differences
-from sam.tables.conditions import (
-    Condition,
-    RunRow,
-    TableRow,
-    asked,
-    check_match,
-    conditions,
-    table_rows,
-)
+from sam.tables.conditions import Condition, RunRow, TableRow, asked, check_match, conditions, table_rows
 from sam.tables.footnotes import footnotes, verdict
 from sam.tables.published import Published, lookup
 
