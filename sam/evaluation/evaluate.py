@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import math
 import os
@@ -62,7 +61,6 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             problems.append(f"{folder.name}: {records.told(error)}.")
     out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
     wanted = {name: filled(table, config.sharpness, runs) for name, table in config.tables.items()}
-    config = dataclasses.replace(config, tables={name: table for name, table in wanted.items() if table is not None})
     blocks = {name: [] if table is None else tables.build(table, runs, config.sharpness.rho) for name, table in wanted.items()}
     kept = trajectories(done, rows) if config.kept else None
     files = []
@@ -177,7 +175,8 @@ def _files(
         yield "overview.png", picture.getvalue()
     if kept is not None:
         yield KEPT, kept
-    yield "report.html", report(runs, blocks, config, evaluate_command(config), problems)
+    every = [block for made in blocks.values() for block in made]
+    yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems)
 
 
 FORMATS = {"md": render.markdown, "csv": render.csv, "tex": render.latex}

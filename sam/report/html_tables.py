@@ -19,22 +19,10 @@ _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 @dataclass(frozen=True)
 class Trace:
-    """Links from cells to runs.
-
-    runs      folder -> run.
-    anchors   folder -> id of the run's entry in the page.
-    measures  table title -> column header -> (measure, scale): the column shows measure times scale.
-    """
+    """Links from cells to runs. runs: folder -> run; anchors: folder -> id of the run's entry in the page."""
 
     runs: Mapping[str, RunRow]
     anchors: Mapping[str, str]
-    measures: Mapping[str, Mapping[str, tuple[str, float]]]
-
-    def value(self, block: Block, cell: Cell, folder: str) -> float | None:
-        """Value of one run in this cell's column and unit, or None."""
-        run, column = self.runs.get(folder), self.measures.get(block.table, {}).get(cell.column)
-        value = run.measures.get(column[0]) if run is not None and column is not None and run.is_finished else None
-        return None if value is None or column is None else value * column[1]
 
     def link(self, folder: str) -> Html:
         """Link to the run's entry in the page."""
@@ -103,15 +91,15 @@ def _behind(block: Block, row: Sequence[Cell], cell: Cell, trace: Trace) -> list
         base = next((_value_cell(other, cell.column) for other in block.rows if other[block.labels - 1].text == cell.baseline), None)
         if cell.paired is None or own is None or base is None:
             return []
-        return [_list(block, own, "this row", trace), _list(block, base, cell.baseline, trace)]
-    return [_list(block, cell, "", trace)] if cell.folders else []
+        return [_list(own, "this row", trace), _list(base, cell.baseline, trace)]
+    return [_list(cell, "", trace)] if cell.folders else []
 
 
 def _pairs(block: Block, related: Correlation, trace: Trace) -> list[Html]:
     """The runs behind a rank correlation, with both numbers of each."""
     both = [(_value_cell(row, related.x), _value_cell(row, related.y)) for row in block.rows]
     # By folder, as rows may overlap and the coefficient counts a run once.
-    found = {folder: (trace.value(block, x, folder), trace.value(block, y, folder)) for x, y in both if x and y for folder in x.folders}
+    found = {folder: numbers for x, y in both if x and y for folder, *numbers in zip(x.folders, x.numbers, y.numbers, strict=True)}
     items = [el("li", f"{x:.6g}, {y:.6g} ", trace.link(folder)) for folder, (x, y) in found.items() if is_finite(x) and is_finite(y)]
     return [el("div", el("ul", *items), class_="behind")] if items else []
 
@@ -120,11 +108,10 @@ def _value_cell(row: Sequence[Cell], column: str) -> Cell | None:
     return next((c for c in row if c.kind == "value" and c.column == column), None)
 
 
-def _list(block: Block, cell: Cell, title: str, trace: Trace) -> Html:
+def _list(cell: Cell, title: str, trace: Trace) -> Html:
     items = []
-    for folder in cell.folders:
+    for folder, value in zip(cell.folders, cell.numbers, strict=True):
         run = trace.runs.get(folder)
-        value = trace.value(block, cell, folder)
         number = f"{value:.6g}" if value is not None else "diverged" if run is not None and not run.is_finished else "no finite value"
         seed = f"seed {run.config.seed}: " if run is not None else ""
         items.append(el("li", f"{seed}{number} ", trace.link(folder)))

@@ -9,13 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam.config import EvaluateConfig, counted
+from sam.config import SharpnessConfig, counted
 from sam.report import figures, html_tables
 from sam.report.figures import Anchors
 from sam.report.html import Html, el, join, text
 from sam.report.planes import landscapes
 from sam.tables.cells import Block
-from sam.tables.columns import expand
 from sam.tables.conditions import Condition, RunRow, conditions
 
 Record = Mapping[str, Any]
@@ -49,11 +48,10 @@ def _when(all_records: Sequence[Record]) -> str:
     return f"{times[0]} to {times[-1]} ({zone})" if times else "not recorded"
 
 
-def summary(runs: Sequence[RunRow], found: Sequence[Condition], config: EvaluateConfig, command: str, problems: Sequence[str]) -> Html:
+def summary(runs: Sequence[RunRow], found: Sequence[Condition], sharpness: SharpnessConfig, command: str, problems: Sequence[str]) -> Html:
     """Counts, measurement settings, dates, commit, versions, hardware, data; and problems."""
     made = [_made(run.record) for run in runs]
     lost = sum(not run.is_finished for run in runs)
-    sharpness = config.sharpness
     pairs: list[tuple[str, object]] = [
         ("Runs", f"{len(runs)}: {len(runs) - lost} finished, {lost} diverged"),
         ("Settings", el("ul", *(el("li", f"{c.label}: {counted(len(c.runs), 'run')}, seeds {_seeds(c)}") for c in found))),
@@ -117,26 +115,19 @@ def figures_of(condition: Condition, anchors: Anchors) -> Html:
 HERE = Path(__file__).parent
 
 
-def report(
-    runs: Sequence[RunRow], blocks: Mapping[str, Sequence[Block]], config: EvaluateConfig, command: str, problems: Sequence[str] = ()
-) -> str:
-    """Make the page; the same input gives the same text.
-
-    blocks: by table name, built from `config.tables` at `config.sharpness.rho`. command: measures the same way again.
-    """
+def report(runs: Sequence[RunRow], blocks: Sequence[Block], sharpness: SharpnessConfig, command: str, problems: Sequence[str] = ()) -> str:
+    """Make the page; the same input gives the same text. sharpness, command: how the runs were measured, and how to do so again."""
     anchors = {run.folder: f"run-{i}" for i, run in enumerate(runs, 1)}
-    columns = {table.title: expand(table.columns, config.sharpness.rho) for table in config.tables.values()}
-    measures = {title: {c.header: (c.measure, c.config.scale) for c in found} for title, found in columns.items()}
-    trace = html_tables.Trace({run.folder: run for run in runs}, anchors, measures)
+    trace = html_tables.Trace({run.folder: run for run in runs}, anchors)
     found = conditions(runs)
-    every = [(f"table-{i}", block) for i, block in enumerate((b for made in blocks.values() for b in made), 1)]
+    every = [(f"table-{i}", block) for i, block in enumerate(blocks, 1)]
     entries = [entry(run, anchors[run.folder]) for run in runs]
     figured = [(f"figures-{i}", f"Figures: {c.label}", figures_of(c, anchors)) for i, c in enumerate(found, 1)]
     hint = (
         "Click a column's header to sort by it (by the mean); click a number to see the runs behind it, and a run to see its command line."
     )
     main = join(
-        el("section", el("h2", "Summary"), summary(runs, found, config, command, problems), id="summary"),
+        el("section", el("h2", "Summary"), summary(runs, found, sharpness, command, problems), id="summary"),
         el("section", el("h2", "Tables"), el("p", hint, class_="hint"), *(html_tables.section(b, trace, p) for p, b in every), id="tables"),
         *(el("section", el("h2", title), drawn, id=at) for at, title, drawn in figured),
         el("section", el("h2", "Runs"), el("p", "Every run, with the command that makes it again.", class_="hint"), *entries, id="runs"),

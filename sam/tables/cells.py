@@ -64,7 +64,8 @@ class Cell(_Shown):
 
     kind       label | value | difference | published.
     column     header of the value column that the cell belongs to, whose unit its numbers are in.
-    diverged   seeds of diverged runs, which are in none of the numbers.
+    diverged   seeds of diverged runs, which are in none of the statistics.
+    numbers    value of the run in each of `folders`, None if it has none.
     """
 
     kind: str
@@ -77,10 +78,7 @@ class Cell(_Shown):
     seeds: tuple[int, ...] = ()
     diverged: tuple[int, ...] = ()
     folders: tuple[str, ...] = ()
-
-    @property
-    def lost(self) -> int:
-        return len(self.diverged)
+    numbers: tuple[float | None, ...] = ()
 
     @property
     def text(self) -> str:

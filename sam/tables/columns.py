@@ -132,8 +132,9 @@ class Column:
             total = len(row.diverged) + len(row.finished)
             parts += (f"{len(row.diverged)} of {total} diverged", f"(epoch{'s' if len(epochs) > 1 else ''} {when})")
         seeds = tuple(s for s, v in values.items() if is_finite(v))
-        folders = tuple(r.folder for r in (*row.finished.values(), *row.diverged.values()))
-        return Cell("value", parts, self.header, summary, seeds=seeds, diverged=tuple(row.diverged), folders=folders)
+        folders = tuple(run.folder for run in row.shown)
+        numbers = tuple(values.get(run.config.seed) for run in row.shown)
+        return Cell("value", parts, self.header, summary, seeds=seeds, diverged=tuple(row.diverged), folders=folders, numbers=numbers)
 
     def published(self, row: TableRow, condition: Condition) -> list[Published]:
         ids = row.spec.published.get(self.config.key, [])

@@ -68,10 +68,6 @@ class RunRow:
         return self.status == "finished"
 
     @property
-    def data_label(self) -> str:
-        return data_label(self.config.dataset, self.data_fingerprint)
-
-    @property
     def genuine(self) -> bool:
         """True if the images are known to be those of the data set named."""
         return is_genuine(self.config.dataset.name, self.config.dataset.path, self.data_fingerprint)
@@ -85,10 +81,6 @@ class Condition:
     config: TrainConfig
     runs: tuple[RunRow, ...]
     key: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def noisy(self) -> bool:
-        return self.config.dataset.label_noise > 0
 
 
 def settings(c: TrainConfig) -> dict[str, Any]:
@@ -139,7 +131,8 @@ def condition_label(run: RunRow) -> str:
     if config.dataset.name == "digits" and config.protocol.name.startswith("demo"):
         label = config.dataset.named("digits demo")
     else:
-        label = f"{run.data_label}, {config.model.label}, {counted(config.epochs, 'epoch')}, protocol {config.protocol.name}"
+        data = data_label(config.dataset, run.data_fingerprint)
+        label = f"{data}, {config.model.label}, {counted(config.epochs, 'epoch')}, protocol {config.protocol.name}"
     return label if run.started_from is None else f"{label}, started from {run.started_from}"
 
 
@@ -181,8 +174,12 @@ class TableRow:
     changed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def shown(self) -> tuple[RunRow, ...]:
+        return (*self.finished.values(), *self.diverged.values())
+
+    @property
     def runs(self) -> tuple[RunRow, ...]:
-        return (*self.finished.values(), *self.diverged.values(), *self.duplicates)
+        return (*self.shown, *self.duplicates)
 
     @property
     def ran(self) -> bool:

@@ -18,8 +18,9 @@ def footnotes(
     table: TableConfig, condition: Condition, rows: Sequence[TableRow], columns: Sequence[Column], block: Block, shown: Sequence[Published]
 ) -> tuple[str, ...]:
     """All footnotes of the block, in order, without repetition."""
-    used = [run for row in rows for run in (*row.finished.values(), *row.diverged.values())]
-    only_if = {"noise: ": condition.noisy, "clean: ": not condition.noisy, "published: ": bool(shown)}
+    used = [run for row in rows for run in row.shown]
+    noisy = condition.config.dataset.label_noise > 0
+    only_if = {"noise: ": noisy, "clean: ": not noisy, "published: ": bool(shown)}
     notes = [f"Layout after {table.source}."] if table.source else []
     notes.append(trained_by(condition.config))
     for note in (*table.notes, *(note for run in used for note in run.config.protocol.notes)):
@@ -168,7 +169,7 @@ def _finding(column: str, cells: Sequence[tuple[str, Cell]]) -> str:
 
 def _notes_on_gap(condition: Condition) -> list[str]:
     """Define the gap. Expected values: cross-entropies of WRN-28-10 in eval mode, lines u01 to u06 of paper_values.csv."""
-    if condition.noisy:
+    if condition.config.dataset.label_noise:
         return ["Gap: test loss in expectation over the label channel minus noisy training loss."]
     notes = ["Gap: mean test loss - mean loss on the unaugmented training set, both in eval mode."]
     named = condition.config.dataset.name if condition.config.model.label == "WRN-28-10" and condition.runs[0].genuine else ""

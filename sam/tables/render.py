@@ -156,7 +156,7 @@ _TESTS = ("p_holm", "primary", "tests", "welch.p", "welch.df", "detectable", "le
 _EQUIVALENCE = ("margin", "p", "shown", "ci_low", "ci_high")
 _COLUMNS = {  # header -> where it stands: the kind of cell, and its attributes
     **{name: f"value.summary.{name}" for name in _STATISTICS},
-    "diverged": "value.lost",
+    "diverged": "",
     **{f"difference_{name}": f"difference.paired.{name}" for name in (*_STATISTICS, "p")},
     **{name.replace(".", "_").replace("level", "detectable_level"): f"difference.comparison.{name}" for name in _TESTS},
     **{f"equivalence_{name}": f"difference.comparison.equivalence.{name}" for name in _EQUIVALENCE},
@@ -182,7 +182,7 @@ def csv(blocks: Sequence[Block]) -> str:
             label = inert(row[block.labels - 1].text)
             for cell in (c for c in row if c.kind == "value"):
                 family = {c.kind: c for c in row if c.column == cell.column and c.kind != "label"}
-                values = {name: _csv_value(family, path) for name, path in _COLUMNS.items()}
+                values = {name: _csv_value(family, path) for name, path in _COLUMNS.items()} | {"diverged": len(cell.diverged)}
                 writer.writerow(place | {"row": label, "column": inert(cell.column)} | values)
         for c in block.correlations:
             for (name, parts), r in zip(coefficients(c).items(), (c.across, c.within, c.between), strict=True):

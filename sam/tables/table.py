@@ -9,7 +9,7 @@ from sam.config import ConfigError, TableConfig
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.columns import Column, check_columns, expand
 from sam.tables.comparisons import correlations, differences
-from sam.tables.conditions import Condition, RunRow, TableRow, asked, check_match, conditions, table_rows
+from sam.tables.conditions import Condition, RunRow, TableRow, asked, check_match, conditions, data_label, table_rows
 from sam.tables.footnotes import footnotes, verdict
 from sam.tables.published import Published, lookup
 
@@ -93,8 +93,10 @@ def _worth_a_block(found: Sequence[Condition], rows: Sequence[list[TableRow]]) -
 
 def _block(table: TableConfig, condition: Condition, rows: Sequence[TableRow], columns: Sequence[Column]) -> Block:
     runs = [(row.runs or condition.runs)[0] for row in rows]
-    names = [("Model", [run.config.model.label for run in runs]), ("Dataset", [run.data_label for run in runs])]
-    names = [*(names if table.setup_columns else ()), (table.row_header, [row.label for row in rows])]
+    names = [(table.row_header, [row.label for row in rows])]
+    if table.setup_columns:
+        datasets = [data_label(run.config.dataset, run.data_fingerprint) for run in runs]
+        names = [("Model", [run.config.model.label for run in runs]), ("Dataset", datasets), *names]
     made = [(header, [Cell("label", (text,)) for text in texts]) for header, texts in names]
     shown: dict[str, Published] = {}
     for column in columns:
