@@ -22,7 +22,7 @@ from sam.tables import render
 from sam.tables import table as tables
 from sam.tables.cells import Block
 from sam.tables.columns import filled
-from sam.tables.conditions import RunRow, settings, word
+from sam.tables.conditions import RunRow, settings, value_text
 from sam.tables.render import inert
 
 
@@ -209,4 +209,4 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
     """Settings that the run reads, except its seed: dotted name -> text."""
     own = {f"optimizer.{key}": getattr(config.optimizer, key) for key in config.optimizer.used_keys}
     others = {name: value for name, value in settings(config).items() if not name.startswith("optimizer.")}
-    return {name: inert(printable(word(value))) for name, value in (own | others).items()}
+    return {name: inert(printable(value_text(value))) for name, value in (own | others).items()}

@@ -44,8 +44,8 @@ class _Pending:
         return self.config.seed if self.config.dataset.sample == "seed" else None
 
     @property
-    def place(self) -> Path:
-        """Key of its rows: the run's folder for the final checkpoint, else the file."""
+    def source(self) -> Path:
+        """Path that its rows are kept under: the run's folder for the final checkpoint, else the file."""
         return self.folder if self.epoch is None else self.file
 
     @property
@@ -105,7 +105,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
                 keys = storing.keys(known, record["data"]["fingerprint"], config.sharpness, splits)
                 have = stored if found == known or not there else {}  # loading it will name the problem
                 lacking = _Pending(folder, record, run, file, epoch, {notion: key for notion, key in keys.items() if key not in have})
-                rows[lacking.place] = merge(have[key] for key in keys.values() if key in have)
+                rows[lacking.source] = merge(have[key] for key in keys.values() if key in have)
                 if lacking.keys and there:
                     pending.append(lacking)
                 elif lacking.keys:
@@ -150,7 +150,7 @@ def _measure_here(
                 subject = subject_of(model, images, config.sharpness, optimizer=run.config.optimizer, progress=progress.advance)
                 note = lambda notion, name=run.name: progress.note(f"{name}: {notion}")
                 found = storing.measure(subject, run.keys, run.folder / records.MEASURES, note, run.record["fingerprint"])
-                rows[run.place] = merge([rows[run.place], found])
+                rows[run.source] = merge([rows[run.source], found])
             except Exception as error:  # no run, whatever is wrong with it, keeps another from its table
                 _without(rows, run)
                 problems.append(f"{run.name}: {records.told(error)}.")
@@ -159,8 +159,8 @@ def _measure_here(
 
 def _without(rows: dict[Path, Result], run: _Pending) -> None:
     """Drop a checkpoint that cannot be measured, unless it has rows already."""
-    if not rows[run.place].values:
-        rows.pop(run.place)
+    if not rows[run.source].values:
+        rows.pop(run.source)
 
 
 def _read_ahead(pending: Sequence[_Pending]) -> Iterator[tuple[_Pending, Future[dict[str, torch.Tensor]]]]:
@@ -189,7 +189,7 @@ def _measure_side_by_side(
         if problem is None:
             try:
                 stored = storing.stored(run.folder / records.MEASURES, run.record["fingerprint"])
-                rows[run.place] = merge([rows[run.place], *(stored[key] for key in run.keys.values())])
+                rows[run.source] = merge([rows[run.source], *(stored[key] for key in run.keys.values())])
             except Exception as error:  # damaged meanwhile
                 problem = records.told(error)
         if problem is not None:
@@ -202,7 +202,7 @@ def measure_one(task: tuple[_Pending, EvaluateConfig]) -> None:
     run, config = task
     problems: list[str] = []
     with progress_for(1.0, run.name, quiet=True) as progress:
-        _measure_here([run], config, {run.place: Result()}, problems, progress)
+        _measure_here([run], config, {run.source: Result()}, problems, progress)
     if problems:
         raise ConfigError(problems[0])
 

@@ -36,8 +36,8 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
-        place = math.log10(value) if self.log else value
-        return self.start + (place - low) / (high - low) * (self.end - self.start)
+        position = math.log10(value) if self.log else value
+        return self.start + (position - low) / (high - low) * (self.end - self.start)
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
@@ -223,8 +223,8 @@ def _path(points: Sequence[tuple[float, float]], across: Scale, down: Scale) -> 
 
 def marker(style: Style, x: float, y: float, size: float = 1.0) -> Html:
     """Draw the style's marker at a pixel."""
-    place = f"translate({_px(x)} {_px(y)})" + (f" scale({size:g})" if size != 1 else "")
-    return el("path", d=MARKERS[style.marker], transform=place, class_=f"dot c{style.colour}")
+    transform = f"translate({_px(x)} {_px(y)})" + (f" scale({size:g})" if size != 1 else "")
+    return el("path", d=MARKERS[style.marker], transform=transform, class_=f"dot c{style.colour}")
 
 
 def legend(styles: Iterable[Style], notes: dict[str, str] | None = None) -> Html:

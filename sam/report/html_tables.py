@@ -30,12 +30,12 @@ class Trace:
         return el("a", name, href=f"#{self.anchors[folder]}") if folder in self.anchors else el("code", folder)
 
 
-def section(block: Block, trace: Trace, place: str) -> Html:
-    """One block: its tables, each in a scrolling container, verdict and notes. place: id of the section."""
+def section(block: Block, trace: Trace, anchor: str) -> Html:
+    """One block: its tables, each in a scrolling container, verdict and notes. anchor: id of the section."""
     tables = [part for grid in grids(block) for part in _table(block, grid, trace)]
     verdict = el("p", block.verdict, class_="verdict") if block.verdict else None
     notes = el("ul", *(el("li", note) for note in block.notes), class_="notes")
-    return el("section", el("h3", block.title), *tables, verdict, notes, id=place, class_="block")
+    return el("section", el("h3", block.title), *tables, verdict, notes, id=anchor, class_="block")
 
 
 def _table(block: Block, grid: Block, trace: Trace) -> list[Html]:

@@ -72,13 +72,13 @@ def _landscape(condition: Condition, name: str) -> Html | None:
     charts = [panel(f"{label}, seed {seed}", chart) for label, seed, chart in drawn]
     more = sum(count - 1 for *_, count in found)
     marks = "; ".join(f"{shape} {mark}" for shape, mark in zip(("●", "■", "▲"), MARK_NAMES, strict=True))
-    said = (
+    words = (
         f"{name}: training loss (nats{', colours logarithmic' if colours.log else ''}) over a plane through the trained weights, with"
         f" {LEVELS} contour lines; one colour scale for all panels."
         + (f" Marks: {marks}." if any(p.overlays for _, _, p, _ in found) else "")
         + (f" {more} further seeds are in the runs' sharpness.json." if more else "")
     )
-    return el("figure", el("div", *charts, class_="charts planes"), _colour_bar(colours), el("figcaption", said))
+    return el("figure", el("div", *charts, class_="charts planes"), _colour_bar(colours), el("figcaption", words))
 
 
 def shade(part: float) -> str:
@@ -111,8 +111,8 @@ def _draw_plane(name: str, plane: Plane, colours: Scale) -> Html:
     axes = frame(Axis("x"), Axis("y"), across, down)
     contours = el("path", d=_contours(plane, colours, across, down), class_="contour")
     finite = [v for v in plane.loss.values() if is_finite(v)]
-    said = f"{name}: loss from {min(finite, default=math.nan):.4g} to {max(finite, default=math.nan):.4g} nats"
-    return el("svg", axes, *cells, contours, *marks, viewBox=f"0 0 {width} {height}", class_="chart", role="img", aria_label=said)
+    words = f"{name}: loss from {min(finite, default=math.nan):.4g} to {max(finite, default=math.nan):.4g} nats"
+    return el("svg", axes, *cells, contours, *marks, viewBox=f"0 0 {width} {height}", class_="chart", role="img", aria_label=words)
 
 
 def _contours(plane: Plane, colours: Scale, across: Scale, down: Scale) -> str:
@@ -147,5 +147,5 @@ def _colour_bar(colours: Scale) -> Html:
     bar = Scale(colours.low, colours.high, LEFT, WIDTH - LEFT, colours.log)
     ticks = [el("text", words, x=f"{bar(v):.1f}", y=30, text_anchor="middle") for v, words in bar.ticks]
     unit = el("text", "nats", x=WIDTH - LEFT + 8, y=13)
-    said = f"Colours from {colours.low:.4g} (dark) to {colours.high:.4g} nats (bright)"
-    return el("svg", *cells, *ticks, unit, viewBox=f"0 0 {WIDTH} 36", class_="chart bar", role="img", aria_label=said)
+    words = f"Colours from {colours.low:.4g} (dark) to {colours.high:.4g} nats (bright)"
+    return el("svg", *cells, *ticks, unit, viewBox=f"0 0 {WIDTH} 36", class_="chart bar", role="img", aria_label=words)

@@ -108,12 +108,12 @@ def may_vary(name: str) -> bool:
     return name in flat(to_dict(TrainConfig())) and name not in alike and not name.startswith(("optimizer.", "tracking."))
 
 
-def word(value: Any) -> str:
+def value_text(value: Any) -> str:
     """Text of a setting's value in labels."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(word, value)) + "]"
+        return "[" + ", ".join(map(value_text, value)) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -149,7 +149,7 @@ def conditions(runs: Sequence[RunRow]) -> list[Condition]:
     for label, key, own in labelled:
         alike = [other for name, other, _ in labelled if name == label]
         differing = [name for name in key if len({repr(other[name]) for other in alike}) > 1]
-        suffix = "".join(f", {name}={str(key[name])[:12] if name == 'data' else word(key[name])}" for name in differing)
+        suffix = "".join(f", {name}={str(key[name])[:12] if name == 'data' else value_text(key[name])}" for name in differing)
         found.append(Condition(label + suffix, own[0].config, tuple(own), key))
     return sorted(found, key=lambda condition: condition.label)  # runs that start at once would come in either order
 
@@ -191,7 +191,7 @@ class TableRow:
         return {seed: None if value is None else value * scale for seed, value in raw.items()}
 
 
-def asked(spec: RowConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_match(spec: RowConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split `match` into optimizer keys, and settings of the condition by dotted names (the learning rate is in both)."""
     of_optimizer = {key: value for key, value in spec.match.items() if key in _OPTIMIZER_KEYS}
     base = {f"optimizer.{key}": value for key, value in of_optimizer.items() if key in BASE_KEYS and key != "method"}
@@ -200,7 +200,7 @@ def asked(spec: RowConfig) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def check_match(spec: RowConfig) -> None:
     """Refuse keys and values that no run can have. Raises ConfigError."""
-    of_optimizer, of_condition = asked(spec)
+    of_optimizer, of_condition = split_match(spec)
     from_dict(OptimizerConfig, of_optimizer, f"rows: {spec.label}.match.")
     for key, value in of_condition.items():
         if not (may_vary(key) or key.removeprefix("optimizer.") in of_optimizer):
@@ -222,7 +222,7 @@ def distinguish(optimizers: Sequence[OptimizerConfig]) -> list[str]:
     if len(optimizers) < 2:
         return [""] * len(optimizers)
     differing = [n for n in _OPTIMIZER_KEYS if len({repr(getattr(o, n)) for o in optimizers if n in o.used_keys}) > 1]
-    texts = [", ".join(f"{n} {word(getattr(o, n))}" for n in differing if n in o.used_keys) for o in optimizers]
+    texts = [", ".join(f"{n} {value_text(getattr(o, n))}" for n in differing if n in o.used_keys) for o in optimizers]
     if len(set(texts)) < len(texts):  # the settings differ in something else: number them rather than show two equal labels
         texts = [f"{text}{', ' if text else ''}setting {i}" for i, text in enumerate(texts, 1)]
     return [f" ({text})" for text in texts]
@@ -230,7 +230,7 @@ def distinguish(optimizers: Sequence[OptimizerConfig]) -> list[str]:
 
 def table_rows(spec: RowConfig, runs: Sequence[RunRow]) -> list[TableRow]:
     """One row per setting among the runs that match, whatever `match` says of the condition; one empty row if none does."""
-    match = asked(spec)[0]
+    match = split_match(spec)[0]
     by_setting: dict[str, list[RunRow]] = {}
     for run in runs:
         if row_matches(match, run.config.optimizer):

@@ -9,7 +9,7 @@ from sam.config import TableConfig, TrainConfig, counted
 from sam.tables.cells import Block, Cell
 from sam.tables.columns import Column
 from sam.tables.comparisons import tost_text
-from sam.tables.conditions import Condition, TableRow, word
+from sam.tables.conditions import Condition, TableRow, value_text
 from sam.tables.published import Published, citations
 from sam.tables.statistics import p_text
 
@@ -28,7 +28,7 @@ def footnotes(
         if not prefix or only_if[prefix]:
             notes.append(note.removeprefix(prefix))
     for row in rows:
-        changes = ", ".join(f"{key} {word(value)} instead of {word(condition.key[key])}" for key, value in row.changed.items())
+        changes = ", ".join(f"{key} {value_text(value)} instead of {value_text(condition.key[key])}" for key, value in row.changed.items())
         notes += [f"{row.label}: {changes}; all else as in the other rows."] if changes else []
     notes += _notes_on_numbers(rows, block.rows)
     notes += _notes_on_tests(table, block.rows)

@@ -177,19 +177,19 @@ def csv(blocks: Sequence[Block]) -> str:
     writer = csv_module.DictWriter(out, CSV_HEADER, restval="", lineterminator="\n")
     writer.writeheader()
     for block in blocks:
-        place = {"table": inert(block.table), "block": inert(block.title)}
+        block_keys = {"table": inert(block.table), "block": inert(block.title)}
         for row in block.rows:
             label = inert(row[block.labels - 1].text)
             for cell in (c for c in row if c.kind == "value"):
                 family = {c.kind: c for c in row if c.column == cell.column and c.kind != "label"}
                 values = {name: _csv_value(family, path) for name, path in _COLUMNS.items()} | {"diverged": len(cell.diverged)}
-                writer.writerow(place | {"row": label, "column": inert(cell.column)} | values)
+                writer.writerow(block_keys | {"row": label, "column": inert(cell.column)} | values)
         for c in block.correlations:
             for (name, parts), r in zip(coefficients(c).items(), (c.across, c.within, c.between), strict=True):
                 numbers = {"n": r.n, "ci_low": r.ci_low, "ci_high": r.ci_high, "rank_correlation": r.rho}
-                writer.writerow(place | numbers | {"row": name, "column": inert(f"{c.x} with {c.y}"), "text": " ".join(parts)})
+                writer.writerow(block_keys | numbers | {"row": name, "column": inert(f"{c.x} with {c.y}"), "text": " ".join(parts)})
         for column, texts in (("verdict", filter(None, [block.verdict])), ("note", block.notes)):
-            writer.writerows(place | {"column": column, "text": inert(text)} for text in texts)
+            writer.writerows(block_keys | {"column": column, "text": inert(text)} for text in texts)
     return out.getvalue()
 
 

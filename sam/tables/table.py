@@ -9,7 +9,7 @@ from sam.config import ConfigError, TableConfig
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.columns import Column, check_columns, expand
 from sam.tables.comparisons import correlations, differences
-from sam.tables.conditions import Condition, RunRow, TableRow, asked, check_match, conditions, data_label, table_rows
+from sam.tables.conditions import Condition, RunRow, TableRow, check_match, conditions, data_label, split_match, table_rows
 from sam.tables.footnotes import footnotes, verdict
 from sam.tables.published import Published, lookup
 
@@ -70,14 +70,14 @@ def _check_tests(table: TableConfig) -> None:
 
 def _rows(table: TableConfig, condition: Condition, found: Sequence[Condition]) -> list[TableRow]:
     """Rows of the condition's block. A row that names settings of this very condition is dropped if another shows its runs."""
-    plain = {id(run) for spec in table.rows if not asked(spec)[1] for row in table_rows(spec, condition.runs) for run in row.runs}
+    plain = {id(run) for spec in table.rows if not split_match(spec)[1] for row in table_rows(spec, condition.runs) for run in row.runs}
     rows = []
     for spec in table.rows:
-        changed = {key: value for key, value in asked(spec)[1].items() if condition.key[key] != value}
+        changed = {key: value for key, value in split_match(spec)[1].items() if condition.key[key] != value}
         wanted = {**condition.key, **changed}
         runs = [run for other in found if other.key == wanted for run in other.runs]
         rows += [replace(row, changed=changed) for row in table_rows(spec, runs)]
-    repeated = [bool(asked(row.spec)[1]) and not row.changed and row.ran and all(id(run) in plain for run in row.runs) for row in rows]
+    repeated = [bool(split_match(row.spec)[1]) and not row.changed and row.ran and {id(run) for run in row.runs} <= plain for row in rows]
     return [row for row, again in zip(rows, repeated, strict=True) if not again]
 
 
