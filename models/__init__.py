@@ -56,7 +56,7 @@ REGISTRY: dict[str, ModelSpec] = {
 def check(name: str, *, image_size: int, channels: int, **options: Any) -> None:
     """Raise `ModelError` if model `name` cannot take channels x image_size x image_size images. Imports nothing heavy.
 
-    Takes the other keywords of `build` too, so that a whole model config can be handed over; a keyword unknown to every model is refused.
+    Takes the other keywords of `build` too; a keyword that no model knows is refused.
     """
     if name not in REGISTRY:
         raise ModelError(f"model {name}: unknown; must be one of {', '.join(REGISTRY)}.")
@@ -91,11 +91,10 @@ def build(
     shortcut: str = "conv",
     timm_name: str | None = None,
 ) -> torch.nn.Module:
-    """A fresh network, fp32 on the CPU, that maps (batch, channels, image_size, image_size) to logits (batch, classes).
+    """Build a network, fp32 on the CPU, that maps (batch, channels, image_size, image_size) to logits (batch, classes).
 
-    Options that the model does not read are ignored (`REGISTRY[name].options` lists those it does). `init` is explained in
-    `models.init.initialise`. All weights come from torch's global random generator, so `torch.manual_seed` decides them.
-    Raises `ModelError` for an impossible combination.
+    Options that the model does not read (`REGISTRY[name].options`) are ignored. init: see `models.init.initialise`. Weights come from
+    torch's global random generator: `torch.manual_seed` decides them. Raises `ModelError` for an impossible combination.
     """
     options = {"depth": depth, "width": width, "dropout": dropout, "shortcut": shortcut, "timm_name": timm_name}
     check(name, image_size=image_size, channels=channels, **options)

@@ -1,4 +1,4 @@
-"""The notions of sharpness, by name: what each is, which settings can change its numbers, and one call that runs them."""
+"""The notions of sharpness by name: their rows, the settings that count, and one call that measures them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Notion:
         return importlib.import_module(NOTIONS[self.name].module)
 
     def rows(self, config: SharpnessConfig, splits: Collection[str]) -> list[Notion]:
-        """What is stored as a row each. splits: the sets that there are beside the training set (test, val)."""
+        """List the parts that are stored as a row each. splits: the sets present beside the training set (test, val)."""
         return [Notion(self.name, part) for part in self.module.parts(config, splits)] if hasattr(self.module, "parts") else [self]
 
     def measure(self, context: Context) -> Result:
@@ -54,7 +54,7 @@ class Notion:
 
 
 def work(names: Iterable[str | Notion], sizes: Sizes, config: SharpnessConfig) -> float:
-    """Units that measuring these notions, or these rows of notions, on one context will report."""
+    """Return the units of work that measuring these notions, or rows of notions, in one context reports."""
     found: dict[str, list[Part]] = {}
     for row in (Notion(name) if isinstance(name, str) else name for name in names):
         parts = row.rows(config, sizes.splits) if row.part is None else [row]
@@ -63,6 +63,6 @@ def work(names: Iterable[str | Notion], sizes: Sizes, config: SharpnessConfig) -
 
 
 def measure(context: Context, names: Iterable[str] | None = None) -> Result:
-    """All named notions (those of the context's config by default) as one result. The model is left bitwise as it was."""
+    """Measure the named notions (by default those of the context's config) as one result. The model is left bitwise as it was."""
     chosen = context.config.chosen if names is None else names
     return merge(row.measure(context) for name in chosen for row in Notion(name).rows(context.config, context.splits))

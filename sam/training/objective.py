@@ -1,4 +1,4 @@
-"""The training loss as closures, and what the passes saw, summed on the device."""
+"""The training loss as closures, with the losses and right answers of the passes summed on the device."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sam.optimizers.base import Closure
 
 
 class Objective:
-    """Mean loss of samples at the weights as they are.
+    """Mean loss of samples at the current weights.
 
-    `totals()` reads, once an epoch, the sums over the samples seen: loss and accuracy of the first pass of each step ("as met") and loss
-    of the last one ("as met at the perturbed point").
+    `totals()` returns, once an epoch, the means over the samples seen: loss and accuracy in the first pass of each step, and the loss in
+    the last pass (at the perturbed point).
 
-    scaling:      back-propagate the scaled loss; steps that overflowed, which belong to finding the scale, are then left out of the sums.
+    scaling:      back-propagate the scaled loss; steps that overflowed are then left out of the sums.
     loss:         a name of `sam.core.criteria`.
     micro_batch:  samples of one forward; a closure over more accumulates their gradients.
     replicas:     whose samples `totals()` covers.
-    noted:        what the closures made since the last `settle` saw: (tensors on the device, number of samples) each.
+    noted:        for each closure made since the last `settle`: (its sums on the device, number of samples).
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Objective:
         self._samples: int | Tensor = 0
 
     def closure(self, images: Tensor, labels: Tensor, share: float | None = None) -> Closure:
-        """images: (b, c, h, w) float32; labels: (b,) int64. Losses noted are without label smoothing, whatever is trained.
+        """Return the closure of these samples. images: (b, c, h, w) float32; labels: (b,) int64. Summed losses are without label smoothing.
 
-        share: these are this replica's samples, that part of a batch; the closure speaks for the whole batch: its loss and gradient are
-        those of all replicas together, who must call their closures as often. None: the samples stand for themselves.
+        share: the samples' part of a batch that replicas share; loss and gradient are then those of the whole batch, and all replicas
+        must call their closures equally often. None: the samples are the whole.
         """
         seen: dict[str, Tensor] = {}
         self.noted.append((seen, len(labels)))
@@ -97,7 +97,7 @@ class Objective:
         return loss
 
     def settle(self, bad: Tensor | None = None) -> None:
-        """After a step: add what its closures saw. bad: 0-d bool, whether the step was skipped; used with loss scaling only."""
+        """Add a step's sums to the epoch's. bad: 0-d bool, true if the step was skipped; used with loss scaling only."""
         drop = bad if self.scaling is not None else None
         for seen, samples in self.noted:
             step = torch.stack([seen["first"], seen["correct"], seen["last"]])
@@ -116,7 +116,7 @@ class Objective:
         self._samples = state["samples"]
 
     def totals(self) -> dict[str, float]:
-        """train_loss, train_accuracy (percent), perturbed_loss: means over the samples since `reset`. Waits for the device."""
+        """Return train_loss, train_accuracy (percent) and perturbed_loss: means over the samples since `reset`. Waits for the device."""
         assert self._sums is not None
         sums, (samples,) = self._sums.clone(), self.replicas.sum_numbers([float(self._samples)])
         self.replicas.sum_([sums])
