@@ -54,13 +54,10 @@ def dot(x: Vector, y: Vector) -> Tensor:
 
 def gram(x: Vector, y: Vector) -> tuple[Tensor, Tensor, Tensor]:
     """(<x, x>, <x, y>, <y, y>) of two lists of the same shapes, summed as in `dot`: 0-d float64 tensors."""
-    sums = [(_square(a), torch.linalg.vecdot(a, b).sum(dtype=torch.float64), _square(b)) for a, b in _matrices(x, y)]
+    square = lambda rows: torch.linalg.vector_norm(rows, dim=1).double().square().sum()
+    sums = [(square(a), torch.linalg.vecdot(a, b).sum(dtype=torch.float64), square(b)) for a, b in _matrices(x, y)]
     xx, xy, yy = (torch.stack(each).sum() for each in zip(*sums, strict=True))
     return xx, xy, yy
-
-
-def _square(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1).double().square().sum()
 
 
 def _matrices(x: Vector, y: Vector) -> list[tuple[Tensor, Tensor]]:

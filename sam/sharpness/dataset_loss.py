@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import reduce
 from typing import Any
 
@@ -41,6 +41,7 @@ def _put_back(buffers: _Buffers) -> None:
         module._buffers[name] = tensor  # a forward may have put another one there
 
 
+@dataclass(eq=False, repr=False)
 class DatasetLoss:
     """L(w) = mean loss of `model` over (inputs, labels), streamed in batches in the order given; a ragged last batch counts by its size.
 
@@ -56,25 +57,22 @@ class DatasetLoss:
     Losses are accumulated in float64, gradients in the parameters' own format. Use inside `measuring()`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        labels: Tensor,
-        *,
-        prepare: Callable[[Tensor], Tensor] = lambda x: x,
-        criterion: Criterion = cross_entropy,
-        batch_size: int = 500,
-        batchnorm: str = "eval",
-        statistics: Statistics | None = None,
-        progress: Callable[[float], None] = lambda units: None,
-    ) -> None:
-        if len(inputs) == 0 or len(inputs) != len(labels):
-            raise ValueError(f"DatasetLoss: {len(inputs)} inputs and {len(labels)} labels; both must be equally many, and at least one.")
-        self.model, self.inputs, self.labels = model, inputs, labels
-        self.prepare, self.criterion, self.batch_size, self.progress = prepare, criterion, batch_size, progress
-        self.batchnorm, self.statistics = batchnorm, statistics
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+    model: nn.Module
+    inputs: Tensor
+    labels: Tensor
+    _: KW_ONLY
+    prepare: Callable[[Tensor], Tensor] = lambda x: x
+    criterion: Criterion = cross_entropy
+    batch_size: int = 500
+    batchnorm: str = "eval"
+    statistics: Statistics | None = None
+    progress: Callable[[float], None] = lambda units: None
+
+    def __post_init__(self) -> None:
+        n, labels = len(self.inputs), len(self.labels)
+        if n == 0 or n != labels:
+            raise ValueError(f"DatasetLoss: {n} inputs and {labels} labels; both must be equally many, and at least one.")
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
 
     @property
     def points(self) -> Vector:

@@ -135,11 +135,6 @@ def _copy(x: Vector) -> Vector:
     return [t.clone() for t in x]
 
 
-def path_cost(steps: int, *, known: bool) -> int:
-    """Return the largest work of one ascent, in units an image; known: whether the gradient at its start is."""
-    return 3 * (steps - 1) + 1 + (0 if known else 3)
-
-
 # ------------------------------------------------------------------------------------------------------------ over several balls
 
 
@@ -156,7 +151,8 @@ class Search:
     @property
     def cost(self) -> int:
         """The largest work of one ball, in units an image."""
-        return path_cost(self.steps, known=True) + self.restarts * path_cost(self.steps, known=False) + 2 * self.draws
+        from_w = 3 * (self.steps - 1) + 1  # the gradient at w is known
+        return from_w + self.restarts * (3 + from_w) + 2 * self.draws
 
 
 @dataclass(frozen=True)
