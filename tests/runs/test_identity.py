@@ -178,6 +178,7 @@ def test_every_key_is_decided_about() -> None:
     counted = {"optimizer", "model", "dataset", "augmentation", "epochs", "batch_size", "m", "drop_last", "schedule", "warmup_epochs"}
     counted |= {
         "label_smoothing",
+        "loss",
         "precision",
         "compile",
         "cuda_graph",
