@@ -27,7 +27,7 @@ class ModelSpec:
     options:         the keyword arguments of `build` that this model reads, beside `init`.
     smallest, largest, multiple: the image sizes (height = width) that it takes.
     reason:          why those sizes, as a clause for the error message.
-    takes_image_size: whether the target wants image_size too.
+    takes_image_size: whether the target takes image_size too.
     """
 
     target: str

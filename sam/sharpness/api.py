@@ -200,7 +200,7 @@ def _augments(loader: Any) -> bool:
     try:
         first, again = (collate([loader.dataset[i] for i in range(min(16, len(loader.dataset)))]) for _ in range(2))
         return _is_pair(first) and not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, again, strict=True))
-    except (LookupError, TypeError, ValueError, NotImplementedError):  # a stream, or with keys of its own: nobody knows
+    except (LookupError, TypeError, ValueError, NotImplementedError):  # a stream, or keys that are not 0..n-1: cannot be told
         return False
 
 

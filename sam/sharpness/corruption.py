@@ -24,7 +24,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     try:
         return float(len(files(config.corruption.path)) * len(_open(Path(config.corruption.path) / LABELS)))
     except DataError:
-        return 0.0  # only the progress bar wants it; measuring will name the problem
+        return 0.0  # the number is for the progress bar alone; measuring names the problem
 
 
 def inputs(config: SharpnessConfig) -> dict[str, object]:

@@ -155,8 +155,8 @@ def measure(context: Context) -> Result:
                                      inside; None otherwise, and where H has a negative eigenvalue.
     limit_average[rho=R], limit_average_stderr[rho=R]   R² Tr H / (2 D), average direction.
 
-    The three limits hold at minimisers as rho -> 0, where the first-order term is gone; so they stand beside the measured value minus
-    rho ||grad L||, which is second_order, and not beside the sharpness itself.
+    The three limits hold at minimisers as rho -> 0, where the first-order term vanishes: compare them with second_order, not with the
+    sharpness itself.
 
     Peak beside the model and the graph of a batch, however many steps: config.basis + config.eigenvalues + 7 vectors of D floats that are
     held by name. With the defaults the whole came to 43 on a CPU, graph included (4.9 M weights; 36.5 M weights: 146 MB a vector).

@@ -13,10 +13,12 @@ from sam.sharpness.context import Context, Part, Result, Sizes, merge, suffix
 
 @dataclass(frozen=True)
 class Notion:
-    """One notion: a module with `measure(context) -> Result`, `work(sizes, config) -> units of progress`, and `VERSION`, raised when its
-    definition or arithmetic changes, so that no old row is reused. `work` is what it may take at most: what it did not need is reported as
-    done at the end. Where the numbers depend on files of its own, also `inputs(config)`,
-    which says which, so that changed files are measured anew.
+    """One notion: a module with
+
+    measure(context)      -> Result;
+    work(sizes, config)   -> the largest work in units of progress; what was not needed is reported as done at the end;
+    VERSION               raised when its definition or arithmetic changes, so that no old row is reused;
+    inputs(config)        (if its numbers depend on files) which files, so that changed ones are measured anew.
 
     A notion whose numbers are stored in several rows has `parts(config, splits)` and `settings(config, part)` too, and `measure`, `work`
     that take a part; `part` is one of these, or None for the whole notion.
@@ -43,8 +45,8 @@ class Notion:
             return self.module.measure(context)  # type: ignore[no-any-return]
 
     def settings(self, config: SharpnessConfig, loss: str = "cross_entropy") -> dict[str, object]:
-        """What can change its numbers, without `LATE` keys at their default. loss: what the model was trained with, which is what is
-        measured; named where it is another one than the cross-entropy. Raises DataError if it needs files that are not there."""
+        """Return what can change its numbers, without `LATE` keys at their default. loss: the model's, which is measured; included unless
+        it is the cross-entropy. Raises DataError if files that it needs are missing."""
         other = {} if loss == "cross_entropy" else {"loss": loss}
         if self.part is not None:
             return {"version": self.module.VERSION, **self.module.settings(config, self.part), **other}
