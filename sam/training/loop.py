@@ -206,14 +206,8 @@ class Trainer:
                 own, right = (t.tensor_split(self.replicas.size)[self.replicas.rank] for t in (images, labels))
                 value = Value(0.0, 0.0, 0)
                 if len(right):
-                    loss = DatasetLoss(
-                        self.model,
-                        own,
-                        right,
-                        prepare=self.data.normalize,
-                        criterion=CRITERIA[self.config.loss],
-                        batch_size=self.config.eval_batch_size,
-                    )
+                    criterion, size = CRITERIA[self.config.loss], self.config.eval_batch_size
+                    loss = DatasetLoss(self.model, own, right, prepare=self.data.normalize, criterion=criterion, batch_size=size)
                     with loss.measuring():
                         value = loss.value()
                 if self.replicas.size > 1:

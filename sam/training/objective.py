@@ -16,7 +16,7 @@ class Objective:
     """Mean loss of samples at the current weights. `totals()` reads, once an epoch, the sums over the samples seen: loss and
     accuracy of the first pass of each step (at w), and loss of the last one (at the perturbed point).
 
-    scaling:      back-propagate the scaled loss; steps that overflowed, which belong to finding the scale, are then left out of the sums.
+    scaling:      back-propagate the scaled loss; steps that overflowed are then left out of the sums.
     loss:         a name of `sam.core.criteria`.
     micro_batch:  samples of one forward; a closure over more accumulates their gradients.
     group_size:   samples of a group (m), each with a closure; groups: their number in a full batch.
@@ -109,7 +109,7 @@ class Objective:
         return loss
 
     def settle(self, bad: Tensor | None = None) -> None:
-        """After a step: add what its closures saw. bad: 0-d bool, whether the step was skipped; used with loss scaling only."""
+        """Add a step's sums to the epoch's. bad: 0-d bool, true if the step was skipped; used with loss scaling only."""
         drop = bad if self.scaling is not None else None
         for seen, samples in self.noted:
             step = torch.stack([seen["first"], seen["correct"], seen["last"]])
@@ -128,7 +128,7 @@ class Objective:
         self._samples = state["samples"]
 
     def totals(self) -> dict[str, float]:
-        """train_loss, train_accuracy (percent), perturbed_loss: means over the samples since `reset`. Waits for the device."""
+        """Return train_loss, train_accuracy (percent) and perturbed_loss: means over the samples since `reset`. Waits for the device."""
         assert self._sums is not None
         sums, (samples,) = self._sums.clone(), self.replicas.sum_numbers([float(self._samples)])
         self.replicas.sum_([sums])
