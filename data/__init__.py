@@ -70,8 +70,6 @@ def split_sizes(available: int, train_size: int | None, val_fraction: float, val
         raise DataError(f"dataset.train_size={train_size}: must be between 1 and {left}, the number of training images{beside}.")
     if val_size is not None:
         return used, val_size
-    if not 0 <= val_fraction < 1:
-        raise DataError(f"dataset.val_fraction={val_fraction}: must be at least 0 and less than 1.")
     held_out = round(val_fraction * used)
     if held_out == used:
         raise DataError(f"dataset.val_fraction={val_fraction}: holds out all of the {used} training images.")

@@ -7,32 +7,23 @@ from torch import Tensor
 
 from data import DataError, check_augmentation, torchvision_guard
 from data.image_data import normalize
+from data.settings import AugmentationConfig
+from sam.config import ConfigError
 
 
 @dataclass(frozen=True)
-class Augment:
+class Augment(AugmentationConfig):
     """Crop after padding, flip, apply a policy, normalise, cut out, in this order; the defaults normalise alone.
 
-    crop_padding        pixels added on each side before a crop of the original size is drawn; padding_mode: reflect | zeros (raw pixels).
-    flip                mirror each image with probability 1/2.
-    policy              none | autoaugment (torchvision's CIFAR-10 policy, image by image: slow, and it waits for the device).
-    cutout              side of a square of zeros in the normalised image, centred uniformly over the image and clipped at its borders;
-                        drawn with cutout_probability for each image, or once for the batch (cutout_per: image | batch).
+    autoaugment is torchvision's CIFAR-10 policy, image by image: slow, and it waits for the device. Cutout's square of zeros is centred
+    uniformly over the image, and clipped at its borders.
     """
 
-    crop_padding: int = 0
-    padding_mode: str = "reflect"
-    flip: bool = False
-    policy: str = "none"
-    cutout: int = 0
-    cutout_probability: float = 1.0
-    cutout_per: str = "image"
-
     def __post_init__(self) -> None:
-        choices = {"padding_mode": ("reflect", "zeros"), "policy": ("none", "autoaugment"), "cutout_per": ("image", "batch")}
-        for key, allowed in choices.items():
-            if getattr(self, key) not in allowed:
-                raise DataError(f"augmentation.{key}={getattr(self, key)}: must be one of {', '.join(allowed)}.")
+        try:
+            super().__post_init__()
+        except ConfigError as error:
+            raise DataError(str(error)) from error
 
     def __call__(self, images: Tensor, generator: torch.Generator, mean: Tensor, std: Tensor) -> Tensor:
         """uint8 images (b, c, h, w), square -> float32 (b, c, h, w), channels last, on the images' device.

@@ -2,7 +2,6 @@
 
     python scripts/benchmark.py preset=cpu                                         # WRN-16-4, batch 32, one thread: three to six minutes
     python scripts/benchmark.py preset=gpu                                         # WRN-28-10, batch 128, bf16
-    python scripts/benchmark.py preset=cpu batch=64 precision=bf16 parts=profile   # where the time of a step goes
     python scripts/benchmark.py preset=tiny                                        # seconds; only to see that it works
 
 Every round times one step of every method on the same batch, in random order; a score is the median over rounds of t(method) / t(SGD)
@@ -36,9 +35,8 @@ from data import usable_folder
 from data.augment import Augment
 from data.image_data import normalize
 from sam.config import ConfigError
-from sam.core.device import autocast, loss_scale, number_format, pick_device
+from sam.core.device import LossScale, autocast, loss_scale, number_format, pick_device
 from sam.core.files import plain, write_atomic
-from sam.core.scaling import LossScale
 from sam.optimizers.build import build
 from sam.optimizers.settings import OptimizerConfig
 from sam.runs.progress import progress_for
@@ -70,7 +68,7 @@ class Setting:
     steps: int = 1
     search_every: int = 3
     images: int = 64
-    parts: str = "methods,evaluator,memory,profile"
+    parts: str = "methods,evaluator,memory"
     peak: str = ""  # internal: take steps of this method alone, and print the peak of memory
     out: str = "runs/benchmark-{preset}.json"
 
@@ -181,10 +179,9 @@ class Bench:
         return begin.elapsed_time(end) / 1e3 / steps
 
 
-def repeat(step: Step, times: int) -> Step:
+def repeat(step: Step, times: int) -> None:
     for _ in range(times):
         step()
-    return step
 
 
 def quartiles(values: list[float]) -> dict[str, float]:
@@ -271,23 +268,7 @@ def peak(bench: Bench) -> float:
     return next(float(line.split()[1]) / 1e3 for line in Path("/proc/self/status").read_bytes().splitlines() if line.startswith(b"VmHWM"))
 
 
-def profile(bench: Bench, steps: int = 3) -> dict[str, Any]:
-    """Where the time of a SAM step goes: seconds a step and share of each operation (on a GPU: kernel), the largest first."""
-    gpu = bench.device.type == "cuda"
-    step = repeat(bench.ours("sam"), 3)
-    with torch.profiler.profile() as profiler:
-        bench.seconds(step, steps)  # which waits for a GPU
-    took = {}
-    for event in profiler.key_averages():
-        if not gpu or event.device_type == torch.autograd.DeviceType.CUDA:
-            micro = event.self_device_time_total if gpu else event.self_cpu_time_total
-            took[event.key.replace("Optimizer.step#", "Python, in ")] = micro / 1e6 / steps
-    whole, largest = sum(took.values()), sorted(took, key=took.__getitem__, reverse=True)[:15]
-    shares = {name: {"seconds": took[name], "share": took[name] / whole} for name in largest}
-    return {"of": "kernels" if gpu else "operations", "seconds_per_step": whole, "largest": shares}
-
-
-PARTS = {"methods": methods, "evaluator": evaluator, "memory": memory, "profile": profile}  # in the order in which they are made
+PARTS = {"methods": methods, "evaluator": evaluator, "memory": memory}  # in the order in which they are made
 
 
 def shown(ratio: dict[str, float]) -> str:
@@ -313,9 +294,6 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"evaluator, over its bare passes: {whole} whole set, {batches} by batches; {found['images_per_second']:.0f} images/s")
     if found := report.get("memory"):
         lines.append(f"peak memory ({found['measure']}): " + ", ".join(f"{name} {found[name]:.0f} MB" for name in ("sgd", "sam", "xsam")))
-    if found := report.get("profile"):
-        lines.append(f"a SAM step, {1e3 * found['seconds_per_step']:.1f} ms of {found['of']}:")
-        lines += [f"    {one['share']:>6.1%}  {name[:110]}" for name, one in found["largest"].items()]
     return "\n".join(lines)
 
 

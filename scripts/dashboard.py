@@ -16,7 +16,7 @@ from typing import Any
 
 from arguments import parse, script
 
-from sam.runs.metric_names import EPOCH, GRAD_EVALS, SECONDS, metric_name, sharpness_name
+from sam.runs.tracking import EPOCH, GRAD_EVALS, SECONDS, metric_name, sharpness_name
 from sam.settings import TrackingConfig
 from sam.text import sentence
 

@@ -1,4 +1,4 @@
-"""Choose a run's device, memory policy, thread count and number format."""
+"""Choose a run's device, memory policy, thread count and number format; scale the loss of float16 passes."""
 
 import ctypes
 import functools
@@ -6,14 +6,17 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from sam.config import ConfigError
-from sam.core.scaling import LossScale
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+START, HIGHEST, LOWEST = 2.0**16, 2.0**24, 2.0**-14
+GROWTH_INTERVAL = 2000  # steps without an overflow before the scale doubles
 Autocast = Callable[[], AbstractContextManager[object]]
 
 
@@ -70,6 +73,35 @@ def autocast(precision: str, device: torch.device) -> Autocast:
     if precision not in _AUTOCAST:
         return nullcontext
     return lambda: torch.autocast(device.type, dtype=_AUTOCAST[precision])
+
+
+class LossScale:
+    """A dynamic scale of float16 losses, whose small gradients would vanish: halved by a step that is not finite, doubled after `interval`
+    steps in a row that are.
+
+    Always a power of two, so that multiplying and dividing by it rounds nothing. `value` (float64) and `streak` (int64) are 0-d tensors on
+    the device and change in place: no host sync. A closure back-propagates `value` times the loss and returns the loss itself.
+    """
+
+    def __init__(self, device: torch.device | str, start: float = START, interval: int = GROWTH_INTERVAL) -> None:
+        self.value = torch.full((), start, dtype=torch.float64, device=device)  # times lambda it must not round
+        self.streak = torch.zeros((), dtype=torch.int64, device=device)
+        self.interval = interval
+
+    def update(self, bad: Tensor) -> None:
+        """Adjust the scale after a step; bad: 0-d bool, true if anything in the step was not finite."""
+        streak = torch.where(bad, 0, self.streak + 1)
+        grown = streak >= self.interval
+        factor = torch.where(bad, 0.5, torch.where(grown, 2.0, 1.0))
+        self.value.copy_((self.value * factor).clamp(LOWEST, HIGHEST))
+        self.streak.copy_(torch.where(grown, 0, streak))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value.item(), "streak": int(self.streak)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.value.fill_(state["value"])
+        self.streak.fill_(state["streak"])
 
 
 def loss_scale(precision: str, device: torch.device) -> LossScale | None:

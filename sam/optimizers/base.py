@@ -24,9 +24,9 @@ from torch import Tensor
 
 from sam.config import ConfigError
 from sam.core import vectors
+from sam.core.device import LossScale
 from sam.core.passes import Passes
 from sam.core.replicas import ALONE, Replicas
-from sam.core.scaling import LossScale
 from sam.optimizers.groups import look_up
 from sam.optimizers.settings import check_arguments
 from sam.optimizers.update import update

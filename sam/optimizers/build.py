@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
+from sam.core.device import LossScale
 from sam.core.passes import Passes
 from sam.core.replicas import ALONE, Replicas
-from sam.core.scaling import LossScale
 from sam.optimizers.base import Method
 from sam.optimizers.groups import parameter_groups
 from sam.optimizers.settings import METHODS, OptimizerConfig

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sam.core import vectors
-from sam.core.scaling import LossScale
+from sam.core.device import LossScale
 from sam.core.vectors import Vector
 
 

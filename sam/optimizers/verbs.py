@@ -13,8 +13,8 @@ from torch import Tensor
 from sam.config import ConfigError
 from sam.core import vectors
 from sam.core.ascent import Ascent
+from sam.core.device import LossScale
 from sam.core.passes import Passes
-from sam.core.scaling import LossScale
 from sam.core.vectors import Vector
 from sam.optimizers.groups import Members, look_up
 

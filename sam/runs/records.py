@@ -15,7 +15,6 @@ import data
 from sam.config import ConfigError
 from sam.core.files import (
     ABSENT,
-    NAMED,
     DamagedError,
     UnreadableError,
     check,
@@ -50,7 +49,8 @@ _RECORD = {
     "segments": [{"environment": _ENVIRONMENT}],
 }
 _TRAINED = ("train_loss", "train_accuracy", "perturbed_loss")
-_DONE = {"final": dict.fromkeys((*_TRAINED, ...), is_measure), "last5": NAMED, "best": dict, "epochs": int, "diverged_epoch": is_measure}
+_NUMBERS = {...: is_measure}
+_DONE = {"final": dict.fromkeys((*_TRAINED, ...), is_measure), "last5": _NUMBERS, "best": dict, "epochs": int, "diverged_epoch": is_measure}
 
 
 def write_run(folder: Path, record: Mapping[str, Any]) -> None:

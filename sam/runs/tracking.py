@@ -8,6 +8,7 @@ in mid-run costs at most `finish_timeout` at the end. Anything else switches tra
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from sam.core.files import number
+from sam.optimizers.settings import METHODS, OptimizerConfig
 from sam.runs import records
-from sam.runs.metric_names import AXES, EPOCH, SUMMARIES, metric_name, series, sharpness_name, top_level
 from sam.runs.progress import in_sweep
 from sam.runs.signals import SAVE_AND_LEAVE
 from sam.settings import TrackingConfig, TrainConfig
@@ -32,6 +33,63 @@ OFFLINE = 10.0  # seconds for W&B to start, counted when a run has ended; and to
 RETRY_AFTER = 600.0  # seconds without trying a server that did not answer: a sweep must not wait for it again at every run
 _unreachable_until = 0.0
 _say: Callable[[str], None] = lambda word: None  # to the process that trains, if this is another
+
+# What a run is called in W&B, which groups metrics by what stands before the slash, and cannot sort or filter by names that hold brackets,
+# commas or dots. Every row carries all axes, so that any curve can be drawn over epochs, over gradient evaluations or over seconds.
+EPOCH, GRAD_EVALS, SECONDS = AXES = ("epoch", "cost/grad_evals", "cost/wall_s")
+
+COLUMNS = {
+    "epoch": EPOCH,
+    "lr": "train/lr",
+    "train_loss": "train/loss",
+    "train_accuracy": "train/accuracy",
+    "grad_norm": "train/grad_norm",
+    "decay_ratio": "train/decay_ratio",
+    "skipped": "train/skipped_steps",
+    "perturbed_loss": "ascent/perturbed_loss",
+    "eps_over_rho": "ascent/eps_over_rho",
+    "cos_g_eps": "ascent/cos_g_eps",
+    "alpha": "xsam/alpha",
+    "psi": "xsam/psi",
+    "test_loss": "test/loss",
+    "test_accuracy": "test/accuracy",
+    "val_loss": "val/loss",
+    "val_accuracy": "val/accuracy",
+    "forwards": "cost/forwards",
+    "backwards": GRAD_EVALS,
+    "train_seconds": "cost/train_s",
+    "seconds": SECONDS,
+}
+SUMMARIES = ("final", "last5", "best")  # parts of run.json: "final/test_accuracy", "best/epoch", ...
+
+
+def metric_name(column: str) -> str:
+    """The metric of a column of metrics.csv; a column of a method of one's own becomes "method/<column>"."""
+    return COLUMNS.get(column) or f"method/{column}"
+
+
+def sharpness_name(measure: str) -> str:
+    """The summary value of a measure: sharpness[rho=0.05,bn=eval,batch=all] becomes sharpness/rho_0_05_bn_eval_batch_all, gap becomes
+    sharpness/gap. (1e-05 becomes 1e_05.)"""
+    return "sharpness/" + re.sub(r"[^A-Za-z0-9]+", "_", measure.removeprefix("sharpness[").removeprefix("sharpness_")).strip("_")
+
+
+def _varied(optimizer: OptimizerConfig) -> dict[str, float | None]:
+    """n, rho and alpha, or None where the method does not read them (SGD's rho; XSAM's alpha when it is searched)."""
+    return {name: getattr(optimizer, key, None) for name, key in {"n": "ascent_steps", "rho": "rho", "alpha": "alpha"}.items()}
+
+
+def series(optimizer: OptimizerConfig) -> str:
+    """What seeds are averaged over, as a legend shows it: "SAM N=3 rho=0.05", "SAM N=1 rho=0.05 uniform"."""
+    n, rho, alpha = _varied(optimizer).values()
+    shown = (("N", n), ("rho", rho), ("alpha", alpha))
+    drawn = [optimizer.radius] if getattr(optimizer, "radius", "fixed") != "fixed" else []
+    return " ".join([METHODS[optimizer.method].label, *(f"{key}={value:g}" for key, value in shown if value is not None), *drawn])
+
+
+def top_level(optimizer: OptimizerConfig) -> dict[str, Any]:
+    """The keys to group and filter by, at the top of a run's config (the seed is there already)."""
+    return {"method": METHODS[optimizer.method].label, "series": series(optimizer), **_varied(optimizer)}
 
 
 class Tracker:

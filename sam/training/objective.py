@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from sam.core.criteria import CRITERIA
-from sam.core.device import Autocast
+from sam.core.device import Autocast, LossScale
 from sam.core.replicas import ALONE, Replicas
-from sam.core.scaling import LossScale
 from sam.optimizers.base import Closure
 
 

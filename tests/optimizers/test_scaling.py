@@ -11,9 +11,8 @@ from optimizer_oracles import Net, batch, flat, net_closure, same
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sam.core.device import autocast, loss_scale
+from sam.core.device import LossScale, autocast, loss_scale
 from sam.core.passes import Passes
-from sam.core.scaling import LossScale
 from sam.optimizers.base import Method
 from sam.optimizers.rand_sam import RandSAM
 from sam.optimizers.sam import SAM

@@ -10,10 +10,9 @@ import pytest
 
 from sam.optimizers.settings import OptimizerConfig
 from sam.runs import identity, records, tracking
-from sam.runs.metric_names import series
 from sam.runs.progress import Progress
 from sam.runs.run import run
-from sam.runs.tracking import make_tracker
+from sam.runs.tracking import make_tracker, series
 from sam.settings import TrainConfig
 
 Tiny = Callable[..., TrainConfig]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sam.core.scaling import LossScale
+from sam.core.device import LossScale
 from sam.runs.run import run
 from sam.settings import TrainConfig
 from sam.training import loop

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sam.core.device import LossScale
 from sam.core.passes import Passes
-from sam.core.scaling import LossScale
 from sam.optimizers.rand_sam import RandSAM
 from sam.optimizers.sam import SAM
 from sam.optimizers.sgd import SGD
