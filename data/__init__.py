@@ -1,7 +1,7 @@
 """Data sets held in memory as uint8 tensors, and their augmentation on the device.
 
-`describe` says what a data set will look like, `load` reads it; both take the keys of `DatasetConfig` as keywords. Importing this package
-costs nothing: torch, torchvision and scikit-learn are imported by `load` alone, NumPy by whoever opens a file.
+`describe` and `load` take the keys of `DatasetConfig` as keywords. Importing this package costs nothing: torch, torchvision and
+scikit-learn are imported by `load` alone, NumPy by whoever opens a file.
 """
 
 import errno
@@ -59,8 +59,7 @@ def describe(**settings: Any) -> Description:
 
 
 def split_sizes(available: int, train_size: int | None, val_fraction: float, val_size: int | None = None) -> tuple[int, int]:
-    """Return the numbers of training and validation images. `val_size` images are set aside first; `val_fraction` is taken out of the
-    `train_size` images used."""
+    """Return (training, validation) images: `val_size` are set aside first, `val_fraction` is taken out of the `train_size` used."""
     if val_size is not None and not 1 <= val_size < available:
         raise DataError(f"dataset.val_size={val_size}: must be between 1 and {available - 1}, to leave some of the {available} images.")
     left = available - (val_size or 0)
@@ -84,10 +83,7 @@ def check_augmentation(image_size: int, *, crop_padding: int = 0, cutout: int = 
 
 
 def load(*, seed: int | None = None, **settings: Any) -> "ImageData":
-    """Read a data set, split it and corrupt its training labels as they ask; the same keywords always give the same tensors.
-
-    seed: the run's; read with sample=seed only. Raises `DataError`.
-    """
+    """Read a data set, split it and corrupt its training labels, reproducibly. seed: the run's, for sample=seed. Raises `DataError`."""
     s, wanted = _checked(settings), describe(**settings)
     if s.sample == "seed" and seed is None:
         raise DataError("dataset.sample=seed: needs the seed of a run, and there is none here; must be fixed.")
@@ -102,10 +98,7 @@ def load(*, seed: int | None = None, **settings: Any) -> "ImageData":
 
 
 def file_fingerprint(path: str | Path, key: str = "dataset.path") -> str:
-    """The first 16 hex digits of the SHA-256 of a file's bytes, computed once per (path, size, time of change).
-
-    Raises `DataError` that names the setting `key`.
-    """
+    """16 hex digits of the SHA-256 of a file, computed once per (path, size, time of change). DataError that names the setting `key`."""
     try:
         file = regular_file(path)
         return _file_sha256(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
@@ -131,10 +124,8 @@ def regular_file(path: str | Path) -> Path:
 
 
 def usable_folder(path: str | Path, key: str) -> None:
-    """Raise `DataError`, which names the setting `key`, unless `path` is a writable folder or can be created.
-
-    A temporary file is made in the deepest existing part of the path: permissions alone say nothing about root.
-    """
+    """Raise `DataError`, which names the setting `key`, unless `path` is a writable folder or can be created: a temporary file is made in
+    the deepest existing part of the path, since permissions alone say nothing about root."""
     try:
         there = Path(path).absolute() / ("x" * 60)  # as long a name as any that will be written there
         if "\0" in str(there) or len(os.fsencode(there)) > 4000 or max(len(os.fsencode(part)) for part in there.parts) > 255:

@@ -26,10 +26,9 @@ class Augment(AugmentationConfig):
             raise DataError(str(error)) from error
 
     def __call__(self, images: Tensor, generator: torch.Generator, mean: Tensor, std: Tensor) -> Tensor:
-        """uint8 images (b, c, h, w), square -> float32 (b, c, h, w), channels last, on the images' device.
+        """uint8 images (b, c, h, w), square -> float32 (b, c, h, w), channels last, on the images' device. DataError for a wrong size.
 
-        All randomness comes from `generator`, in a fixed number and order of draws a batch; a generator on the CPU gives every device the
-        same draws. Raises `DataError` if the padding or the hole does not suit the image size.
+        All randomness comes from `generator`, in a fixed order; a generator on the CPU gives every device the same draws.
         """
         check_augmentation(images.shape[-1], **asdict(self))
         if self.crop_padding or self.flip:

@@ -17,11 +17,7 @@ _BLOCK = 1000  # images downsampled at a time: the sums take four bytes a pixel
 
 def downsample(source: str, size: int, out: str) -> None:
     """Read the .npz file `source`, shrink its images to `size` pixels a side (see `block_means`) and write them to the file `out`, with
-    the labels and, where `source` has both, train_exact and test_exact.
-
-    The same arrays always give the same bytes, since a run's identity holds the hash of its file. A file `out` that holds anything else
-    is not overwritten. Raises `DataError`.
-    """
+    the labels and, where `source` has both, train_exact and test_exact. An existing file with other contents is kept: DataError."""
     try:
         side = npz.describe(source, "arrays", None).image_size
         if size < 1 or side % size:
@@ -45,10 +41,8 @@ def downsample(source: str, size: int, out: str) -> None:
 
 
 def block_means(images: np.ndarray, size: int) -> np.ndarray:
-    """Average non-overlapping square blocks, rounded to the nearest integer, ties up: (n, h, h, c) uint8 -> (n, size, size, c) uint8.
-
-    In integers, (sum + k // 2) // k over the k pixels of a block: no floating-point arithmetic that could differ between machines.
-    """
+    """Average non-overlapping square blocks, rounded to the nearest integer, ties up: (n, h, h, c) uint8 -> (n, size, size, c) uint8. In
+    integers, (sum + k // 2) // k over the k pixels of a block: no floating-point arithmetic that could differ between machines."""
     side = images.shape[1] // size
     small = np.empty((len(images), size, size, images.shape[-1]), np.uint8)
     for start in range(0, len(images), _BLOCK):
@@ -61,10 +55,8 @@ def block_means(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays of type uint8, int64 or bool as an uncompressed .npz, members sorted by name.
-
-    Dates, permissions and array headers are constants here: `np.savez` may change its headers with NumPy's version.
-    """
+    """Write arrays of type uint8, int64 or bool as an uncompressed .npz, members sorted by name. The same arrays always give the same
+    bytes, since a run's identity holds the hash of its file: `np.savez` may change its headers with NumPy's version."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for key in sorted(arrays):
             member = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
@@ -73,7 +65,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _header(array: np.ndarray) -> bytes:
-    """Return an array's header in NumPy's format 1.0: magic, length, and a dictionary padded to a multiple of 64 bytes."""
+    """An array's header in NumPy's format 1.0: magic, length, and a dictionary padded to a multiple of 64 bytes."""
     kind = {"uint8": "|u1", "int64": "<i8", "bool": "|b1"}[array.dtype.name]
     text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {tuple(array.shape)}, }}"
     text = text.ljust(-(-(10 + len(text) + 1) // 64) * 64 - 11) + "\n"

@@ -44,8 +44,7 @@ class ImageData:
 
     def to(self, device: torch.device | str) -> "ImageData":
         """Return the same data with every tensor on `device`."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        moved: dict[str, Any] = {key: value.to(device) for key, value in values.items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {key: value.to(device) for key, value in vars(self).items() if isinstance(value, Tensor)}
         return dataclasses.replace(self, **moved)
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -61,11 +60,8 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def build(raw: RawData, train_size: int, val_size: int, label_noise: float, seed: int | None = None) -> ImageData:
-    """Split off `val_size` validation and `train_size` training images, and corrupt the share `label_noise` of the training labels.
-
-    Both sets come from one fixed permutation of the training images, and stay in the order of the file. With a `seed`, the training
-    images and their wrong labels are drawn by it, out of the images that are not held out; a smaller set lies in a larger one.
-    """
+    """Split off `val_size` validation and `train_size` training images by one fixed permutation, in the order of the file, and corrupt the
+    share `label_noise` of the training labels. `seed`: draws images and labels, nested, out of the images that are not held out."""
     order = np.random.RandomState(SPLIT_SEED).permutation(len(raw.train_labels))
     held_out, left = np.sort(order[:val_size]), order[val_size:]
     noise = np.random.RandomState(NOISE_SEED)
@@ -99,10 +95,7 @@ def _stream(seed: int, use: str) -> np.random.RandomState:
 
 
 def corrupt_labels(labels: np.ndarray, classes: int, share: float, generator: np.random.RandomState) -> np.ndarray:
-    """Return a copy of `labels` (n,) with exactly round(share * n) replaced by another class, drawn uniformly from the wrong ones.
-
-    The draws of a generator are nested: the wrong labels at a smaller share are among those at a larger one.
-    """
+    """A copy of `labels` (n,) with exactly round(share * n) replaced by a wrong class, drawn uniformly; nested for growing shares."""
     chosen = generator.permutation(len(labels))[: round(share * len(labels))]
     shifts = generator.randint(1, classes, size=len(labels))[: len(chosen)]
     noisy = labels.copy()
@@ -116,11 +109,8 @@ def _image_tensor(images: np.ndarray) -> Tensor:
 
 
 def epoch_batches(n: int, batch_size: int, generator: torch.Generator, drop_last: bool = False) -> Iterator[Tensor]:
-    """Index tensors (int64, on the CPU) of one epoch: each of the n images once, in an order drawn from `generator` (on the CPU, so that
-    the order does not depend on the device). The last batch holds the rest, unless `drop_last`.
-
-    The order is drawn when the function is called, whether or not the batches are consumed. Raises `DataError` if no batch would be left.
-    """
+    """Index tensors (int64, on the CPU) of one epoch: each of the n images once, in an order drawn at the call from `generator` (on the
+    CPU, for the same order on every device). The last batch holds the rest, unless `drop_last`. DataError if no batch would be left."""
     if n < (batch_size if drop_last else 1):
         raise DataError(f"batch_size={batch_size}: leaves no batch of the {n} training images (drop_last={str(drop_last).lower()}).")
     return iter(torch.randperm(n, generator=generator)[: n - n % batch_size if drop_last else n].split(batch_size))

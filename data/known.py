@@ -32,8 +32,7 @@ BY_SOURCE = {"cifar10": "CIFAR-10, every image exact (MD5 of the original files)
 
 
 def is_genuine(dataset: str, path: str | None, fingerprint: str) -> bool:
-    """True if images given as `dataset` are known to be its own, by fingerprint or by source (the exact CIFAR-10 from a file is not). An
-    old record may have no fingerprint."""
+    """True if images given as `dataset` are known to be its own, by fingerprint (an old record has none) or by source."""
     known = BY_FINGERPRINT.get(fingerprint)
     whole = known is not None and known.name.replace("-", "").lower().split(",")[0] == dataset
     return whole or dataset not in BY_SOURCE or (known is None and (path is None or not fingerprint))

@@ -63,8 +63,7 @@ def describe(path: str, name: str, expected: Description | None) -> Description:
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """The four arrays of a file that passed `describe` (images (n, h, w, c) uint8, labels (n,) int64); also train_exact and test_exact,
-    boolean (n,), where the file has both. Raises `DataError`."""
+    """Images (n, h, w, c) uint8, labels (n,) int64 and, where both are, *_exact (n,) bool of a file that passed `describe`. DataError."""
     try:
         with np.load(regular_file(path), allow_pickle=False) as file:
             exact = [key for key in ("train_exact", "test_exact") if "train_exact" in file and "test_exact" in file]

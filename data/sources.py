@@ -51,8 +51,7 @@ def read(name: str, path: str | None, root: str, download: bool) -> RawData:
     """Read one data set, of which `describe` has checked the settings and the file. Raises `DataError`."""
     if path:
         return arrays(name, path)
-    raw: RawData = DATASETS[name].load()(name, root, download)
-    return raw
+    return DATASETS[name].load()(name, root, download)  # type: ignore[no-any-return]
 
 
 def digits(name: str, root: str, download: bool) -> RawData:
@@ -108,11 +107,8 @@ def cifar(name: str, root: str, download: bool) -> RawData:
 
 
 def fetch_cifar(name: str, root: str, download: bool) -> tuple[Any, Any]:
-    """Return torchvision's training and test set of `name` below `root`, checked against their MD5 sums; download them if allowed. Of
-    several processes one downloads, and the others wait.
-
-    Raises `DataError`, which names the missing or damaged files and how to get them.
-    """
+    """Return torchvision's training and test set of `name` below `root`, checked against their MD5 sums; download them if allowed (of
+    several processes, one). Raises `DataError`, which names the missing or damaged files and how to get them."""
     from data import torchvision_guard
 
     torchvision_guard.ensure()

@@ -1,7 +1,4 @@
-"""Models by name: `check` refuses an impossible combination, `build` makes the network.
-
-Importing this package costs no import of torch: a config can be checked in milliseconds, and each network's module is loaded when built.
-"""
+"""Models by name: `check` refuses an impossible combination, without an import of torch; `build` makes the network."""
 
 import inspect
 from dataclasses import fields
@@ -20,10 +17,7 @@ class ModelError(ValueError):
 
 
 def check(name: str, *, image_size: int, channels: int, **options: Any) -> None:
-    """Raise `ModelError` if model `name` cannot take channels x image_size x image_size images. Imports nothing heavy.
-
-    Takes the other keywords of `build` too; a keyword that no model knows is refused.
-    """
+    """ModelError if the model cannot take these images, or for a keyword that no model knows; takes all keywords of `build`."""
     if name not in MODELS:
         raise ModelError(f"model {name}: unknown; must be one of {', '.join(MODELS)}.")
     known = schema(ModelConfig)

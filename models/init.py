@@ -10,13 +10,12 @@ INITS = ("fan_out", "foret", "torch")
 
 @torch.no_grad()
 def initialise(model: nn.Module, init: str) -> None:
-    """Draw the model's weights in place from torch's global random generator.
+    """Draw the model's weights in place from torch's global random generator. ModelError if `foret` finds no linear layer.
 
     fan_out: convolutions N(0, 2 / fan_out) with fan_out = out_channels * kernel area / groups (He et al. 2015, as Zagoruyko & Komodakis
              use it), their biases 0, BatchNorm weight 1 and bias 0, linear layers as PyTorch draws them.
     foret:   the same, and the last linear layer's weight U(-1/sqrt(classes), 1/sqrt(classes)), its bias 0 (google-research/sam).
     torch:   nothing is touched: the layers' own defaults.
-    Raises `ModelError` for another name, or if `foret` finds no linear layer.
     """
     if init not in INITS:
         raise ModelError(f"model init {init}: unknown; must be one of {', '.join(INITS)}.")

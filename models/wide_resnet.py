@@ -70,8 +70,7 @@ class Block(nn.Module):
 
 
 def make_shortcut(kind: str, inputs: int, outputs: int, stride: int) -> nn.Module:
-    """The identity where the shape stays; else a 1x1 convolution without BatchNorm (conv), or an average pool by the stride and zero
-    channels behind the others, without parameters (zero_pad)."""
+    """The identity where the shape stays; else conv: a 1x1 convolution; zero_pad: an average pool by the stride and zero channels."""
     if inputs == outputs:  # strides other than 1 come only with a change of channels
         return nn.Identity()
     if kind == "zero_pad":

@@ -86,8 +86,7 @@ def plugins() -> dict[str, str]:
 
 
 def load_plugins(arguments: Iterable[str] = ()) -> None:
-    """Import the modules that `plugins=...` names among `arguments` or SAM_PLUGINS does, from the working directory too; each adds its
-    rows. ConfigError for one that cannot be imported."""
+    """Import what `plugins=...` among `arguments` or SAM_PLUGINS names, from the working directory too. ConfigError if that fails."""
     words = [os.environ.get(VARIABLE, ""), *(a.partition("=")[2] for a in arguments if a.lstrip("+").startswith("plugins="))]
     names = [name for word in words for part in word.strip("[] ").split(",") if (name := part.strip(" '\""))]
     for name in dict.fromkeys(names):

@@ -14,8 +14,7 @@ T = TypeVar("T")
 
 
 def schema(cls: Any, foreign: bool = True) -> Mapping[str, tuple[Any, Field[Any]]]:
-    """Key -> (type, field) of all that a group may hold: the keys of its class and of all rows, and every section. foreign: of plug-ins
-    too. ConfigError if two rows declare one key differently."""
+    """Key -> (type, field) of a group, all its rows (foreign: of plug-ins too) and sections. ConfigError if rows disagree about a key."""
     common = getattr(cls, "_common", None)
     rows = (common._rows or common._sections) if cls is common and common else {}
     return _schema(cls, tuple((name, row.keys) for name, row in rows.items() if row.keys and (foreign or not row.plugin)))
@@ -52,11 +51,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def row_settings(config: Any) -> dict[str, Any]:
-    """`to_dict` for the key of a measured row: without `LATE` keys that are at their default, so that rows of old are still found.
-
-    A key without the mark always counts, at its default too, and so does one that only another row reads. The default of a marked key
-    must never change.
-    """
+    """`to_dict` for the key of a measured row: without `late` keys at their default, which must never change, so that rows of old are still
+    found. Any other key always counts, and so does one that only another row reads."""
     cls, values = type(config), {}
     known = schema(getattr(cls, "_common", None) or cls, foreign=getattr(cls, "_rows", None) is None)
     known = {**known, **{f.name: (None, f) for f in dataclasses.fields(config)}}
@@ -76,10 +72,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
-    """Build (and check) a group from nested dictionaries; missing keys take their defaults, unknown keys raise `ConfigError`.
-
-    A key that only another row reads is checked, and left out.
-    """
+    """Build and check a group. Missing keys take their defaults; keys of other rows are checked and left out; others: ConfigError."""
     known = schema(cls)
     if not isinstance(values, Mapping):
         raise ConfigError(f"{prefix.rstrip('.') or cls.__name__}={str(values)[:100]}: must hold keys and values.")

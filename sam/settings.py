@@ -17,6 +17,12 @@ SCHEDULES.add("constant", "sam.training.schedule:constant")
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
+# How a run is kept and watched: cannot change its result.
+KEPT_AND_WATCHED = (
+    *("runs_dir", "run_dir", "force", "tracking"),
+    *("eval_batch_size", "eval_interval", "checkpoint_interval", "checkpoint_steps", "keep_checkpoints"),
+)
+
 
 @dataclass(frozen=True)
 class ProtocolConfig(Settings, prefix="protocol."):

@@ -2,8 +2,7 @@
 
 
 def printable(text: object) -> str:
-    """The text as it may enter a table, a page or a terminal: one line, "?" for each character that is not printable (escapes, marks of
-    direction, ...)."""
+    """One line, with "?" for each character that is not printable (escapes, marks of direction, ...)."""
     line = str(text)
     return line if line.isprintable() else "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in line)
 

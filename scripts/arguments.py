@@ -21,8 +21,7 @@ WHAT = {int: "a whole number > 0", float: "a finite number > 0", bool: "true or 
 
 def script(main: Main) -> Main:
     """Make `main(arguments) -> exit status` a script, and run it if its file was started: so it stands at the end of the file. `--help`
-    prints the file's docstring; what a user got wrong is one sentence and status 2. After a word `--` follows another command, whose
-    `--help` is its own."""
+    prints the file's docstring (not after `--`, where another command follows); what a user got wrong is one sentence and status 2."""
 
     @functools.wraps(main)
     def guarded(arguments: list[str]) -> int:

@@ -32,11 +32,8 @@ Overrides = Sequence[str]
 
 
 class LocalLauncher(Launcher):
-    """`hydra/launcher=local`: `processes` workers, each training one run after the other; small networks leave most of a machine idle.
-
-    The progress is one for all. A run that fails keeps no other from running, and the sweep then ends with exit code 1. On a GPU the
-    processes share it.
-    """
+    """`hydra/launcher=local`: `processes` workers, each training one run after the other (on a GPU they share it). A run that fails
+    keeps no other from running, and the sweep then ends with exit code 1."""
 
     def __init__(self, processes: int = 2) -> None:
         self.processes = processes
@@ -71,9 +68,8 @@ class LocalLauncher(Launcher):
 class SamSlurmLauncher(SlurmLauncher):
     """`hydra/launcher=slurm`: one SLURM job array, through submitit. Its keys are those of `SlurmQueueConf`, and `wait`.
 
-    It differs from the plugin that it builds on (hydra-submitit-launcher): a run that fails is FAILED for SLURM too, with its traceback in
-    its own log; all others are still collected and the failed ones named; finished runs are not submitted, and runs with one identity only
-    once; tasks find this repository from whichever folder the sweep is launched; a run that saved and left (exit code 75) is requeued.
+    It differs from hydra-submitit-launcher: a run that fails is FAILED for SLURM too, with its traceback in its own log; the others are
+    still collected; what is finished is not submitted; tasks find this repository; a run that saved and left (exit code 75) is requeued.
     """
 
     def __init__(self, wait: bool = True, **params: Any) -> None:
@@ -152,9 +148,8 @@ class SamSlurmLauncher(SlurmLauncher):
         assert self.config is not None
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         params = dict(self.params)
-        executor = submitit.AutoExecutor(
-            cluster="slurm", folder=params.pop("submitit_folder"), slurm_max_num_timeout=params.pop("max_num_timeout")
-        )
+        folder, most = params.pop("submitit_folder"), params.pop("max_num_timeout")
+        executor = submitit.AutoExecutor(cluster="slurm", folder=folder, slurm_max_num_timeout=most)
         # A task starts with the launching folder on its path, where neither this package nor sam need be.
         params["setup"] = [f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}", *(params["setup"] or [])]
         shared = BaseQueueConf.__dataclass_fields__
@@ -172,7 +167,7 @@ def _queue(*options: str) -> list[str] | None:
 
 def _collect(jobs: Sequence[Any]) -> dict[str, str]:
     """Wait for every job; returns the error of each that failed, by job id. A job is over when its result lies there, or when it has left
-    the queue without one (cancelled, killed). The queue is asked, not the accounting, which many clusters lack."""
+    the queue without one. The queue is asked, not the accounting, which many clusters lack."""
     failures: dict[str, str] = {}
     waiting, missing = {job.job_id: job for job in jobs}, set[str]()
     next_look = time.monotonic() + QUEUE_EVERY

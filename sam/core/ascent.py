@@ -1,7 +1,7 @@
 """From w to a perturbed point: the step rules of N-step gradient ascent (Tiwary & Aananth 2024, Eqs. 4-5, and its variants)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,21 +10,15 @@ from sam.core import vectors
 from sam.core.vectors import Vector
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """split_length: a step is rho/N long instead of rho. ball: "inside" shrinks every iterate to norm <= rho; "boundary" rescales the
     last one to norm rho; None leaves it."""
 
     split_length: bool
-    ball: str | None
+    ball: str | None = None
 
 
-RULES = {
-    "split": Rule(split_length=True, ball=None),
-    "project": Rule(split_length=False, ball="inside"),
-    "accumulate": Rule(split_length=False, ball=None),
-    "boundary": Rule(split_length=True, ball="boundary"),
-}
+RULES = {"split": Rule(True), "project": Rule(False, "inside"), "accumulate": Rule(False), "boundary": Rule(True, "boundary")}
 
 
 class Ascent:
@@ -96,8 +90,7 @@ class Ascent:
             vectors.scale_(self._sum, 1 / vectors.norm(self._sum).clamp(min=vectors.TINY))
 
     def relative_length(self) -> Tensor:
-        """||eps|| / rho, a 0-d tensor: 1 after one step over the direction's norm; with another divisor, what the method makes of it
-        (ASAM: ||T² g|| / ||T g||)."""
+        """||eps|| / rho, a 0-d tensor: 1 after one step over the direction's norm; for ASAM ||T² g|| / ||T g||."""
         length, factor = vectors.norm(self._sum), self._in_radii()
         return length if factor is None else length * factor
 

@@ -17,9 +17,8 @@ def cross_entropy(outputs: Tensor, labels: Tensor, *, label_smoothing: float = 0
 def mse(outputs: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, reduction: str = "none") -> Tensor:
     """Mean over the classes of (output - target)²: (b,), or its mean over the samples, 0-d, with reduction="mean".
 
-    The target is the one-hot label; with label smoothing s, (1 - s) times it plus s / classes. An output of zeros has the loss 1 / classes.
-    Nothing is rescaled. Another convention is that of Hui & Belkin 2021, who, where classes are many, weight the label's class by k and
-    put its target at M (here k = M = 1).
+    The target is the one-hot label; with label smoothing s, (1 - s) times it plus s / classes. Nothing is rescaled: in the convention of
+    Hui & Belkin 2021, who weight the label's class by k and put its target at M, k = M = 1.
     """
     exact = torch.promote_types(outputs.dtype, torch.float32)  # autocast's outputs are short
     target = functional.one_hot(labels, outputs.shape[1]).to(exact)
@@ -33,8 +32,7 @@ CRITERIA: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy, "m
 
 
 def under_label_noise(criterion: Criterion, noise: float) -> Criterion:
-    """`criterion` in expectation over a symmetric label channel: with probability `noise` a label is replaced by one of the other classes,
-    each as likely. With noise 0 it is `criterion` itself."""
+    """`criterion` in expectation over a label channel that replaces a label, with probability `noise`, by a uniform wrong one."""
     if noise == 0:
         return criterion
 

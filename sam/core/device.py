@@ -37,11 +37,10 @@ def pick_device(name: str) -> torch.device:
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Keep memory that a CPU step frees in this process, for the next step.
+    """Keep memory that a CPU step frees in this process, for the next step. Does nothing if the environment sets a `MALLOC_...` variable.
 
     glibc returns large blocks and the free top of its heap to the system, so that a step of hundreds of megabytes waits for tens of
-    thousands of page faults (measured, with the peak of memory, in results/benchmarks). Does nothing with another C library, or if the
-    environment sets a `MALLOC_...` variable.
+    thousands of page faults (measured, with the peak of memory, in results/benchmarks).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None and not any(name.startswith("MALLOC_") for name in os.environ):

@@ -93,7 +93,7 @@ def plain(value: Any) -> Any:
 def number(value: Any) -> float | None:
     """Convert a JSON or CSV field to a number; None if it is none."""
     try:
-        return None if value in (None, "") else float(value)
+        return float(value)
     except (TypeError, ValueError):
         return None
 

@@ -10,18 +10,13 @@ from torch import Tensor, nn
 from sam.core import seeds, vectors
 from sam.core.replicas import ALONE, Replicas, join_statistics
 
-_NORMS = (nn.modules.batchnorm._NormBase,)
 _STOCHASTIC_NAMES = ("DropPath", "StochasticDepth", "DropBlock2d")
 
 
 def running_buffers(modules: Iterable[nn.Module]) -> list[Tensor]:
-    """List running_mean, running_var and num_batches_tracked of every normalisation layer that has them, in eval mode too: a closure may
-    switch the mode."""
-    buffers = []
-    for module in modules:
-        if isinstance(module, _NORMS) and module.track_running_stats:
-            buffers += [b for b in (module.running_mean, module.running_var, module.num_batches_tracked) if b is not None]
-    return buffers
+    """List the running statistics and counters of every normalisation layer, in eval mode too: a closure may switch the mode."""
+    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    return [b for m in norms for b in (m.running_mean, m.running_var, m.num_batches_tracked) if b is not None]
 
 
 def is_stochastic(model: nn.Module) -> bool:

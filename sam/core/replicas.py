@@ -27,10 +27,7 @@ def _exchanging() -> Iterator[None]:
 
 class Replicas:
     """This process, number `rank` of `size`, and its peers in torch's process group (CPU tensors through gloo, CUDA tensors through NCCL).
-
-    All processes must call a method at the same point. Sums are bitwise equal on all of them. With size 1 nothing is exchanged. Raises
-    ReplicaError if a peer is gone.
-    """
+    All must call a method at the same point; sums are bitwise equal on all. ReplicaError if a peer is gone."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
@@ -79,20 +76,18 @@ class Replicas:
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all processes in rank order; tensors must lie on the CPU."""
-        if self.size == 1:
-            return [value]
-        values: list[Any] = [None] * self.size
-        with _exchanging():
-            dist.all_gather_object(values, value)
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            with _exchanging():
+                dist.all_gather_object(values, value)
         return values
 
     def from_first(self, value: Any = None) -> Any:
         """Broadcast rank 0's value to all processes; tensors must lie on the CPU."""
-        if self.size == 1:
-            return value
         values = [value if self.is_first else None]
-        with _exchanging():
-            dist.broadcast_object_list(values, src=0)
+        if self.size > 1:
+            with _exchanging():
+                dist.broadcast_object_list(values, src=0)
         return values[0]
 
     def wait(self) -> None:

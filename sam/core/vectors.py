@@ -59,12 +59,12 @@ def gram(x: Vector, y: Vector) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _matrices(x: Vector, y: Vector) -> list[tuple[Tensor, Tensor]]:
-    """Return both vectors as pairs of matrices with matching entries. Short tensors (on a GPU all) are copied into one pair, to launch few
-    kernels; long ones are viewed."""
-    pairs = list(zip(x, y, strict=True))
-    apart = [_is_long(a) and a.ndim > 1 for a, _ in pairs]
-    joined = [pair for pair, alone in zip(pairs, apart, strict=True) if not alone]
-    return ([_joined(joined)] if joined else []) + [_rows(*pair) for pair, alone in zip(pairs, apart, strict=True) if alone]
+    """Pair up both as matrices. Short tensors (on a GPU all) are copied into one pair, to launch few kernels; long ones are viewed."""
+    joined: list[tuple[Tensor, Tensor]] = []
+    alone: list[tuple[Tensor, Tensor]] = []
+    for pair in zip(x, y, strict=True):
+        (alone if _is_long(pair[0]) and pair[0].ndim > 1 else joined).append(pair)
+    return [*([_joined(joined)] if joined else []), *(_rows(*pair) for pair in alone)]
 
 
 def _joined(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,6 @@ def _joined(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _is_dense(t: Tensor) -> bool:
-    """True if the entries fill their memory without gaps, in some order of the dimensions."""
     return t.is_contiguous() or (t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last))
 
 
@@ -106,8 +105,7 @@ def copy_(target: Vector, source: Vector) -> None:
 
 
 def normal_like(x: Vector, generator: torch.Generator) -> Vector:
-    """Draw independent standard normal entries in the shapes and strides of `x`, in memory order: torch's CPU kernel is eight times slower
-    on a channels-last tensor."""
+    """Standard normal entries in the shapes of `x`, drawn in memory order: eight times faster on channels-last tensors on a CPU."""
     drawn = empty_like(x)
     for t in drawn:
         t.as_strided((t.numel(),), (1,)).normal_(generator=generator)

@@ -40,8 +40,7 @@ class Evaluation:
 
 
 def measure_part(config: EvaluateConfig) -> tuple[str, list[str]]:
-    """Measure one part of the runs and store the rows; make no table. Returns a summary line, and a sentence for each run that could not be
-    measured. Raises ConfigError if there is no finished run."""
+    """Measure one part of the runs, without a table: (summary line, a sentence for each run that could not be measured)."""
     assert config.part is not None
     runs = part_of(_finished(config, []), config.part, config.parts, config.sharpness)
     problems: list[str] = []
@@ -96,9 +95,6 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
             raise ConfigError(f"tables.{name}.title={table.title}: each table needs a title of its own.")
 
 
-# --------------------------------------------------------------------------------------------------------------------- rows
-
-
 def _finished(config: EvaluateConfig, problems: list[str]) -> list[tuple[Path, dict[str, Any]]]:
     """Find the runs to measure, ordered by their start; report every other one as a problem. Raises ConfigError if there is none."""
     damaged: dict[Path, str] = {}
@@ -122,8 +118,7 @@ def _finished(config: EvaluateConfig, problems: list[str]) -> list[tuple[Path, d
 
 
 def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
-    """Join a run's measures with what only its training saw: the gap to the running training loss, at w and at the perturbed point; means
-    over the last epochs; and validation values, if they were not measured."""
+    """Join a run's measures with what only its training saw: gaps to the running training losses, means over epochs, validation values."""
     seen = {"val_loss": record["final"].get("val_loss"), "val_accuracy": record["final"].get("val_accuracy")}
     seen |= {f"last5_{name}": value for name, value in record["last5"].items()}
     values: Measures = {name: found for name, value in seen.items() if (found := number(value)) is not None}
@@ -160,14 +155,10 @@ def started_from(config: TrainConfig) -> str | None:
     return (file.parent.name if file.name == records.CHECKPOINT else "") or file.name or None
 
 
-# ------------------------------------------------------------------------------------------------------------------ writing
-
-
 def _files(
     blocks: Mapping[str, list[Block]], runs: Sequence[RunRow], config: EvaluateConfig, kept: str | None, problems: Sequence[str]
 ) -> Iterator[tuple[str, str | bytes | None]]:
-    """Name and content of every file: tables in each format, kept.csv, figure and page. None: remove what an earlier call wrote, which
-    would be taken for the numbers of this one."""
+    """Name and content of every file: tables in each format, kept.csv, figure and page. None: remove what an earlier call wrote."""
     for name, made in blocks.items():
         yield from ((f"{name}.{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
     if any(run.is_finished for run in runs):

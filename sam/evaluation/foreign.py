@@ -32,12 +32,7 @@ class Checkpoint:
 
 
 def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
-    """Measure what is not stored yet. Rows lie in FILE.sharpness.json beside the checkpoint, or in the folder `out`.
-
-    The model is built as configured, and the weights (at `checkpoint_key`, or the first that do) must fit it. Images are normalised with
-    `mean` and `std`, or as the data set's own runs here.
-    Raises ConfigError, DataError, ModelError, CheckpointError, StorageError: one sentence each.
-    """
+    """Measure what is not stored yet; rows lie in FILE.sharpness.json beside the checkpoint, or in the folder `out`."""
     assert config.checkpoint is not None and config.model is not None and config.dataset is not None
     path = Path(config.checkpoint).expanduser()
     given = {key: value for key, value in (("mean", config.mean), ("std", config.std)) if value is not None}

@@ -67,8 +67,7 @@ class _Pending:
 
 
 def part_of(done: Sequence[Run], part: int, parts: int, sharpness: SharpnessConfig) -> list[Run]:
-    """Return the part-th (from 0) of `parts` disjoint shares of the measurable runs, of about equal cost. Shares do not depend on what is
-    measured already, so an interrupted part continues where it stopped."""
+    """The part-th (from 0) of `parts` shares of the measurable runs, of about equal cost, whatever is measured already."""
     costs = {}
     for folder, record in done:
         if record["status"] != records.DIVERGED:
@@ -85,8 +84,7 @@ def part_of(done: Sequence[Run], part: int, parts: int, sharpness: SharpnessConf
 
 
 def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str]) -> dict[Path, Result]:
-    """Read stored rows and measure what they lack. Returns rows by run folder, and with config.kept also by file of a kept checkpoint. A
-    checkpoint that cannot be measured becomes a problem."""
+    """Read stored rows and measure what they lack. Rows by run folder, and with config.kept by file of a kept checkpoint too."""
     rows: dict[Path, Result] = {}
     pending: list[_Pending] = []
     for folder, record in done:
@@ -171,10 +169,7 @@ def _without(rows: dict[Path, Result], run: _Pending) -> None:
 def _read_ahead(pending: Sequence[_Pending]) -> Iterator[tuple[_Pending, Future[dict[str, torch.Tensor]]]]:
     """Yield each checkpoint with its weights in host memory, reading the next one in the background."""
 
-    def read(run: _Pending) -> dict[str, torch.Tensor]:
-        weights: dict[str, torch.Tensor] = checkpoint.load(run.folder, name=run.file.name, record=run.record)["model"]
-        return weights
-
+    read = lambda run: checkpoint.load(run.folder, name=run.file.name, record=run.record)["model"]
     with ThreadPoolExecutor(1) as reader:
         ahead = [reader.submit(read, run) for run in pending[:1]]
         for i, run in enumerate(pending):
@@ -203,7 +198,7 @@ def _measure_side_by_side(
 
 
 def measure_one(task: tuple[_Pending, EvaluateConfig]) -> None:
-    """Measure one checkpoint in a worker process. Raises ConfigError. Rows are stored whole, so a signal may end it at any time."""
+    """Measure one checkpoint in a worker process; rows are stored whole, so a signal may end it at any time. Raises ConfigError."""
     run, config = task
     problems: list[str] = []
     with progress_for(1.0, run.name, quiet=True) as progress:

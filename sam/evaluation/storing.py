@@ -22,9 +22,7 @@ def keys(
     **more: object,
 ) -> dict[Notion, str]:
     """Notion (or part of one) -> key of its row, a hash of the checkpoint's bytes, the data, and every setting that affects its numbers.
-
-    splits: the evaluation sets that exist; loss: what the model was trained with. Raises DataError.
-    """
+    splits: the evaluation sets that exist; loss: what the model was trained with. Raises DataError."""
     origin = {"checkpoint": checkpoint_hash, "data": data_fingerprint, **more}
     rows = [row for name in sharpness.chosen for row in Notion(name).rows(sharpness, splits)]
     return {row: identity.fingerprint({"notion": row.name, **origin, "settings": row.settings(sharpness, loss)}) for row in rows}

@@ -30,8 +30,7 @@ class ForeignError(CheckpointError):
 
 
 def save(folder: Path, state: dict[str, Any]) -> str:
-    """Write `state` (tensors, numbers, strings, lists, dictionaries) as the folder's checkpoint, and keep the previous one. Returns the
-    SHA-256 of the file, in hexadecimal digits."""
+    """Write `state` (plain values and tensors) as the folder's checkpoint, and keep the previous one; returns its SHA-256."""
     content = _bytes(state)
     write_atomic(folder / CHECKPOINT, content, keep=folder / PREVIOUS)
     return hashlib.sha256(content).hexdigest()
@@ -43,8 +42,7 @@ def keep(folder: Path, epoch: int, state: dict[str, Any]) -> None:
 
 
 def kept(folder: Path) -> dict[int, Path]:
-    """Files written by `keep`, by epoch, in order; `load(folder, device, path.name)` reads one. Each holds `model` (the state_dict),
-    `epoch`, and the `fingerprint` of its run."""
+    """Files written by `keep`, by epoch, in order; `load(folder, device, path.name)` reads one."""
     found = ((_KEPT.fullmatch(path.name), path) for path in folder.glob("checkpoint.epoch*.pt"))
     return dict(sorted((int(match[1]), path) for match, path in found if match))
 
@@ -78,7 +76,7 @@ def load_newest(folder: Path, device: torch.device | str, warn: Callable[[str], 
 
 
 def load(
-    folder: Path, device: torch.device | str = "cpu", name: str = CHECKPOINT, record: Mapping[str, Any] | None = None, shape: Any = _WEIGHTS
+    folder: Path, device: torch.device | str = "cpu", name: str = CHECKPOINT, record: Record | None = None, shape: Any = _WEIGHTS
 ) -> dict[str, Any]:
     """Load a checkpoint of the folder; the only reader. CheckpointError if it is missing, damaged, of another format or shape, or not the
     file that the run's record names; ForeignError if it is of another run than the record, or of another epoch than its name."""

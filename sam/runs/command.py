@@ -9,16 +9,12 @@ from typing import Any
 from data.settings import AugmentationConfig
 from sam.evaluation.settings import EvaluateConfig
 from sam.schema import flat, to_dict
-from sam.settings import TrainConfig
+from sam.settings import KEPT_AND_WATCHED, TrainConfig
 
 # What `python train.py` alone composes (conf/train.yaml); every key that differs from it is named in the command.
 BASE = dataclasses.replace(TrainConfig(), augmentation=AugmentationConfig(crop_padding=4, flip=True))
 
-# Where and how a run is executed, watched and labelled. Threads and device stay: they can change the last digits.
-_TRAIN_UNNAMED = (
-    *("runs_dir", "run_dir", "force", "tracking", "protocol.notes"),
-    *("eval_batch_size", "eval_interval", "checkpoint_interval", "checkpoint_steps", "keep_checkpoints", "dataset.download"),
-)
+_TRAIN_UNNAMED = (*KEPT_AND_WATCHED, "protocol.notes", "dataset.download")  # threads and device stay: they can change the last digits
 _EVALUATE_UNNAMED = ("runs_dir", "out", "tables", "tracking", "force", "part", "parts")
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
 _WORDS = ("null", "true", "false", "nan", "inf")  # unquoted, they are no strings

@@ -39,8 +39,7 @@ class Launch:
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launch:
-    """Read torchrun's or srun's variables; one process if there are none. srun's are those of the job *step*: a task of an array, a batch
-    script or an interactive shell inside a larger job is one process."""
+    """Read torchrun's variables, or srun's of the job *step*: a task of an array, a batch script or a shell in a job is one process."""
     for names in (_TORCHRUN, _SRUN):
         if all(name in environment for name in names) and int(environment[names[1]]) > 1:
             rank, size, local = (int(environment[name]) for name in names)

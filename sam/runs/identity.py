@@ -12,13 +12,9 @@ from data.settings import DATASETS
 from models.settings import MODELS
 from sam.optimizers.settings import METHODS
 from sam.schema import defaults, to_dict
-from sam.settings import SCHEDULES, TrainConfig
+from sam.settings import KEPT_AND_WATCHED, SCHEDULES, TrainConfig
 
-# Cannot change the result: where and how a run is executed, watched and labelled.
-_IRRELEVANT = (
-    *("runs_dir", "run_dir", "force", "device", "threads", "protocol", "tracking"),
-    *("eval_batch_size", "eval_interval", "checkpoint_interval", "checkpoint_steps", "keep_checkpoints"),
-)
+_IRRELEVANT = (*KEPT_AND_WATCHED, "device", "threads", "protocol")
 _OF_REPLICAS = ("replicas", "perturbation", "batchnorm")  # matter only where a replica's share is more than a place to compute
 _IRRELEVANT_DATA = ("path", "root", "download")
 
@@ -30,13 +26,10 @@ def identity(config: TrainConfig) -> dict[str, Any]:
     not read are left out. Raises `data.DataError` if the file is missing.
     """
     values = to_dict(config)
-    for key in _IRRELEVANT:
+    for key in (*_IRRELEVANT, *(() if config.depends_on_replicas else _OF_REPLICAS)):
         values.pop(key)
     for key in _IRRELEVANT_DATA:
         values["dataset"].pop(key)
-    if not config.depends_on_replicas:
-        for key in _OF_REPLICAS:
-            values.pop(key)
     if config.dataset.path:
         values["dataset"]["file"] = data.file_fingerprint(config.dataset.path)
     values["optimizer"] = {key: values["optimizer"][key] for key in config.optimizer.used_keys}

@@ -67,15 +67,14 @@ def is_alive(holder: dict[str, Any]) -> bool:
     machine is from before the job was requeued: that process is gone."""
     if holder["host"] == platform.node() and holder["pid"] is not None:
         return holder.get("process_start") == _process_start(holder["pid"])
-    if holder["job"] is not None and holder["job"] == _job():
-        return False
-    return bool(holder["age"] < STALE)
+    requeued = holder["job"] is not None and holder["job"] == _job()
+    return not requeued and bool(holder["age"] < STALE)
 
 
 @contextmanager
 def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Hold the run's lock; yields a function that raises LockedError if the lock was lost meanwhile (call it before writing). LockedError
-    if a living process has it; a stale lock is taken over, with a message through `say`."""
+    """Hold the run's lock; yields a function that raises LockedError if it was lost meanwhile (call it before writing). LockedError if a
+    living process has it; a stale lock is taken over."""
     folder.mkdir(parents=True, exist_ok=True)
     path, token = folder / LOCK, uuid.uuid4().hex
     mine = {"host": platform.node(), "pid": os.getpid(), "process_start": _process_start(os.getpid()), "job": _job(), "token": token}
@@ -96,8 +95,7 @@ def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None
             while not stop.wait(BEAT):
                 os.utime(path)
 
-    def is_mine() -> bool:
-        return (owner(folder) or {}).get("token") == token
+    is_mine = lambda: (owner(folder) or {}).get("token") == token
 
     def check_lock() -> None:
         if not is_mine():

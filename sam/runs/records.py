@@ -59,8 +59,7 @@ def write_run(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """Read and check the run's record, so that its fields may be used as they are; None if there is no run. DamagedError if the record
-    cannot be used, or is missing beside other files of a run."""
+    """Read and check the run's record; None if there is no run. DamagedError if it cannot be used, or is missing beside a run's files."""
     path = folder / RUN
     try:
         record = read_json(path)
@@ -77,10 +76,10 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         own = record["identity"]
         if (record["fingerprint"], record["setting"]) != (fingerprint(own), fingerprint({k: own[k] for k in own if k != "seed"})):
             raise DamagedError("its identity is not that of its fingerprint")
-        if missing := [
-            f"{module} (VERSION {version})" for module, version in own.get("plugins", {}).items() if plugins().get(module) != version
-        ]:
-            raise UnreadableError(f"{path}: needs the plug-in {missing[0]}, which is not loaded; name it: plugins=...")
+        for module, version in own.get("plugins", {}).items():
+            if plugins().get(module) != version:
+                needed = f"{module} (VERSION {version})"
+                raise UnreadableError(f"{path}: needs the plug-in {needed}, which is not loaded; name it: plugins=...")
         run_config(record)
     except UnreadableError:
         raise
@@ -100,13 +99,11 @@ def is_done(record: Mapping[str, Any] | None) -> bool:
 
 
 def can_continue(folder: Path) -> bool:
-    """Whether there is a checkpoint to continue from."""
     return (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists()
 
 
 def existing(config: TrainConfig) -> dict[str, Any] | None:
-    """The record in the run's folder, if it is this run's. ConfigError if the folder holds another run, or files of a run without a
-    readable record: what only that knew (when and with which code it was begun) must not be replaced."""
+    """The record in the run's folder. ConfigError if that holds another run, or one without a readable record, not to be replaced."""
     try:
         record = read_run(run_folder(config))
     except DamagedError as error:
@@ -124,8 +121,7 @@ def _refuse_foreign(config: TrainConfig, record: Mapping[str, Any] | None) -> No
 
 
 def check_folder(config: TrainConfig) -> None:
-    """DataError if the run's folder cannot be written (that of a finished run need not be), ConfigError if it holds another run. A damaged
-    record is left to `existing`: the other runs of a sweep go on."""
+    """DataError if an unfinished run's folder cannot be written; ConfigError if it holds another run. Damage is for `existing`."""
     folder = run_folder(config)
     try:
         record = read_run(folder)
@@ -155,8 +151,7 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def read_metrics(folder: Path, record: Mapping[str, Any] | None = None) -> list[dict[str, float]]:
-    """The numeric columns of metrics.csv, one dictionary an epoch; empty if there is no file. DamagedError if it holds anything but
-    numbers, or is not the file that the run's record names."""
+    """The numeric columns of metrics.csv, one dictionary an epoch; [] if there is no file. DamagedError if it is not as it was written."""
     path, record = folder / METRICS, record or {}
     try:
         content = read_bytes(path)
@@ -193,8 +188,7 @@ def run_folders(runs_dir: Path) -> list[Path]:
 
 
 def find_runs(runs_dir: Path, damaged: dict[Path, str] | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield (folder, record) of every run below `runs_dir`. damaged: filled with folder -> problem; without it, the first problem raises
-    DamagedError."""
+    """Yield (folder, record) of every run below `runs_dir`. damaged: gets folder -> problem; without it, the first problem is raised."""
     for folder in run_folders(runs_dir):
         try:
             record = read_run(folder)

@@ -216,7 +216,7 @@ class WorkerSession(Session):
 
 def new_record(trainer: Trainer, earlier: dict[str, Any] | None) -> dict[str, Any]:
     """The record at the start of a session; `earlier`: what it was before."""
-    config, here = trainer.config, environment(trainer.device)
+    config, images, here = trainer.config, trainer.data, environment(trainer.device)
     session = {"from_epoch": trainer.epoch, "from_step": trainer.step, "started": _now(), "environment": here}
     session["replicas"] = trainer.replicas.size
     fresh = earlier is None or (trainer.epoch, trainer.step) == (0, 0)
@@ -230,11 +230,7 @@ def new_record(trainer: Trainer, earlier: dict[str, Any] | None) -> dict[str, An
         "started": session["started"] if earlier is None else earlier["started"],
         "config": to_dict(config),
         "identity": identity.identity(config),
-        "data": {
-            "fingerprint": trainer.data.fingerprint,
-            "notes": list(trainer.data.notes),
-            "train_images": len(trainer.data.train_labels),
-        },
+        "data": {"fingerprint": images.fingerprint, "notes": list(images.notes), "train_images": len(images.train_labels)},
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "environment": here,
         "segments": [session] if fresh else [*(earlier or {}).get("segments", []), session],
@@ -257,18 +253,17 @@ def faster_here(trainer: Trainer, backwards: int) -> str | None:
 
 def _git(*arguments: str) -> str | None:
     try:
-        result = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10, check=True)
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return result.stdout.strip()
 
 
 def _processor() -> str:
-    try:
+    with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return platform.processor() or platform.machine()
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -13,10 +13,9 @@ BY_HAND = 130  # exit code after Ctrl-C
 
 
 class Preempted(SystemExit):
-    """A signal asked the run to leave, and its state is saved. A SystemExit: no `except Exception` of a library catches it; uncaught, the
-    process ends with its code. told: whether the user was told."""
+    """A signal asked the run to leave, and its state is saved. A SystemExit, so that no `except Exception` of a library catches it."""
 
-    told = False
+    told = False  # whether the user was told
 
     def __init__(self, signum: int) -> None:
         self.code: int = BY_HAND if signum == signal.SIGINT else REQUEUE_ME
@@ -86,8 +85,7 @@ def handling(handler: Callable[[int, Any], None]) -> Iterator[dict[int, Any]]:
 
 @contextmanager
 def watching() -> Iterator[Interrupts]:
-    """Take the signals over, and give them back; one that was noted but not acted on raises Preempted at the end. Outside the main thread,
-    where Python allows no handlers, nothing is watched."""
+    """Take the signals over (in the main thread, as Python allows); one that was noted but not acted on raises Preempted at the end."""
     interrupts = Interrupts()
     if threading.current_thread() is not threading.main_thread():
         yield interrupts

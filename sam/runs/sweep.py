@@ -77,8 +77,7 @@ def checked(point: Sequence[str], sweep: DictConfig) -> TrainConfig:
 
 
 def opened(arguments: Sequence[str], name: str) -> tuple[Hydra, str, list[str], list[str]]:
-    """Open the configuration of `NAME.py ARGUMENTS` outside Hydra's main, for scripts: (Hydra, name of the configuration, overrides,
-    options that chose it). ConfigError for an option that does not choose a configuration."""
+    """Open the configuration of `NAME.py ARGUMENTS` for scripts: (Hydra, name of the configuration, overrides, options that chose it)."""
 
     def refuse(message: str) -> NoReturn:
         allowed = ", ".join(f"{option}=..." for option in OPTIONS.values())
@@ -101,8 +100,7 @@ def opened(arguments: Sequence[str], name: str) -> tuple[Hydra, str, list[str], 
 
 
 def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
-    """The runs of `train.py -m ARGUMENTS`, point by point: (arguments of train.py for it alone, checked configuration). For scripts. Raises
-    Hydra's, OmegaConf's or our own error."""
+    """The runs of `train.py -m ARGUMENTS`, point by point: (arguments of train.py for it alone, checked configuration). For scripts."""
     hydra, name, overrides, options = opened(arguments, "train")
     loader = hydra.config_loader
     sweep = hydra.compose_config(name, overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
@@ -114,8 +112,7 @@ def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
 
 
 def check(plans: Sequence[TrainConfig]) -> list[cost.Cost]:
-    """The cost of each run. Raises the ValueError that one would raise at its start because of its settings, its folder, or its data's
-    description; ConfigError if two different runs would share a folder (`run_dir`)."""
+    """The cost of each run. Raises what a run would raise at its start; ConfigError if two different runs would share a folder."""
     owners: dict[str, str] = {}
     costs: list[cost.Cost] = []
     for config in plans:
@@ -129,7 +126,7 @@ def check(plans: Sequence[TrainConfig]) -> list[cost.Cost]:
 
 
 def unfinished(plans: Sequence[TrainConfig]) -> list[int]:
-    """Positions of the runs that are still to be done: neither finished nor a second point with the same identity and folder."""
+    """Positions of the runs still to be done: neither finished nor a second point with the same identity and folder."""
     return [position for position, status in enumerate(_statuses(plans)) if status in PENDING]
 
 

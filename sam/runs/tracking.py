@@ -69,8 +69,7 @@ def metric_name(column: str) -> str:
 
 
 def sharpness_name(measure: str) -> str:
-    """The summary value of a measure: sharpness[rho=0.05,bn=eval,batch=all] becomes sharpness/rho_0_05_bn_eval_batch_all, gap becomes
-    sharpness/gap. (1e-05 becomes 1e_05.)"""
+    """sharpness[rho=0.05,bn=eval] becomes sharpness/rho_0_05_bn_eval, gap becomes sharpness/gap."""
     return "sharpness/" + re.sub(r"[^A-Za-z0-9]+", "_", measure.removeprefix("sharpness[").removeprefix("sharpness_")).strip("_")
 
 
@@ -100,9 +99,8 @@ class Tracker:
 
 
 class WandbTracker(Tracker):
-    """Mirror rows and results; the first failure switches it off with one warning. Online, the server knows the last epoch it has; offline,
-    the files of earlier sessions do. Only later rows of metrics.csv are logged: neither a continued run nor a server lost for a while
-    leaves gaps or duplicates."""
+    """Mirror rows and results; the first failure switches it off with one warning. Only rows of metrics.csv after the last epoch that the
+    server, or offline the files of earlier sessions, have are logged: a continued run or a server lost for a while leaves no gaps."""
 
     def __init__(self, config: TrainConfig, record: dict[str, Any], folder: Path, job_type: str = "train") -> None:
         self.broken = False
@@ -112,7 +110,6 @@ class WandbTracker(Tracker):
         self._guard(lambda: self._start(config, record, job_type))
 
     def follow(self) -> None:
-        """Mirror the rows that metrics.csv has by now."""
         if self._run is not None:
             self._guard(self._mirror)
 

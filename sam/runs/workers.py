@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partialmethod
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,13 @@ class _Told(progress.Progress):
         self._tell("advance", self._units)
         self._units, self._next = 0.0, time.monotonic() + TELL_EVERY
 
-    def note(self, text: str) -> None:
-        self._tell("note", text)
-
-    def say(self, text: str) -> None:
-        self._tell("say", text)
-
     def _tell(self, kind: str, content: object) -> None:
         try:
             self.parent.send((kind, content))
         except BrokenPipeError:  # nobody listens any more: save and leave
             os.kill(os.getpid(), signal.SIGTERM)
+
+    note, say = partialmethod(_tell, "note"), partialmethod(_tell, "say")
 
 
 def _work(parent: Connection, function: Callable[[Any], object]) -> None:
@@ -96,9 +93,8 @@ class _Worker:
 
 
 def run_all(function: Callable[[Any], object], arguments: Sequence[Any], processes: int) -> list[str | None]:
-    """Call `function` (importable by name) with every argument, `processes` at a time; returns None or the problem for each. One that fails
-    keeps no other from running. A signal that asks to leave goes on to the processes, which save, and SystemExit is raised (75, or 130
-    after Ctrl-C)."""
+    """Call `function` (importable by name) with every argument, `processes` at a time; returns None or the problem for each. A signal that
+    asks to leave goes on to the processes, which save, and SystemExit is raised (75, or 130 after Ctrl-C)."""
     spawn = multiprocessing.get_context("spawn")
     waiting = list(range(len(arguments)))[::-1]
     outcomes: list[str | None] = [UNSTARTED] * len(arguments)

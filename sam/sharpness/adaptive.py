@@ -30,7 +30,7 @@ def _search(settings: AdaptiveConfig) -> Search:
 
 
 def _radii(settings: AdaptiveConfig) -> dict[str, tuple[list[float], list[float]]]:
-    """Map each norm to its radii in the (worst, average) case."""
+    """Norm -> radii of the worst case, and of the average one."""
     return {"l2": (settings.worst_l2, settings.average_l2), "linf": (settings.worst_linf, settings.average_linf)}
 
 

@@ -153,10 +153,8 @@ def _split(part: Any, name: str, device: torch.device, seed: int) -> Split:
     elif (hasattr(part, "__getitem__") and hasattr(part, "__len__")) or isinstance(part, (DataLoader, IterableDataset)):
         inputs, labels = _materialised(part, name, seed)
     else:
-        kind = type(part).__name__
-        raise ConfigError(
-            f"data ({name}): {kind} is none of an ImageData, a pair of tensors (inputs, labels), a torch Dataset or a DataLoader."
-        )
+        known = "an ImageData, a pair of tensors (inputs, labels), a torch Dataset or a DataLoader"
+        raise ConfigError(f"data ({name}): {type(part).__name__} is none of {known}.")
     if inputs.dtype == torch.uint8:
         raise ConfigError(f"data ({name}): inputs are uint8; give what the model takes (scaled and normalised floats), or an ImageData.")
     if labels.is_floating_point() or labels.is_complex() or labels.ndim != 1:
@@ -171,10 +169,7 @@ def _split(part: Any, name: str, device: torch.device, seed: int) -> Split:
 
 
 def _materialised(source: Any, name: str, seed: int) -> tuple[Tensor, Tensor]:
-    """Read one pass over a loader, or a set in its order. Random draws are seeded, and the random states restored.
-
-    The first samples of a set are read twice: a set that gives others the second time augments, and is refused.
-    """
+    """Read one pass in order, with random draws seeded and random states restored. A set that augments is refused."""
     loader: Any = source if isinstance(source, DataLoader) else DataLoader(source, batch_size=PIECE)
     drawing = (loader, loader.sampler, getattr(loader.batch_sampler, "sampler", None))
     states = {g: g.get_state() for part in drawing if (g := getattr(part, "generator", None)) is not None}

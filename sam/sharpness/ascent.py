@@ -17,11 +17,8 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class AscentSharpness:
-    """At one radius: ascent_loss = L(w + rho g/||g||); sharpness = ascent_loss - L(w); first_order = rho ||g||.
-
-    All three are None where g = 0: the direction is undefined there, and the sharpness is not zero. stderr: over batches, where it is a
-    mean over batches.
-    """
+    """At one radius: ascent_loss = L(w + rho g/||g||); sharpness = ascent_loss - L(w); first_order = rho ||g||; all None where g = 0, since
+    the direction is undefined there, and the sharpness not zero. stderr: of a mean over batches."""
 
     rho: float
     ascent_loss: float | None
@@ -35,8 +32,7 @@ class AscentSharpness:
 
 
 def full(loss: DatasetLoss, rhos: Sequence[float]) -> tuple[Value, float, list[AscentSharpness]]:
-    """Return (L(w), ||grad L(w)||, one result per radius), with gradient and losses over the whole set: one forward and backward, and one
-    forward per radius."""
+    """Return (L(w), ||grad L(w)||, one result per radius) over the whole set: one forward and backward, and one forward per radius."""
     with loss.measuring(), torch.no_grad():
         value, gradient = loss.value_and_gradient()
         return value, *along(loss, value, gradient, rhos)

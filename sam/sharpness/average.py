@@ -1,6 +1,6 @@
 """L^Avg: the mean loss at distance rho in a random direction (Tiwary & Aananth 2024, Table 1; Wen et al. 2023)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -32,12 +32,10 @@ def pair_rises(loss: DatasetLoss, start: Vector, base: float, steps: Iterable[Ve
     return rises
 
 
-def _sphere(points: Vector, generator: torch.Generator, count: int) -> Iterator[Vector]:
-    """Draw `count` directions uniformly from the sphere of norm 1, one at a time."""
-    for _ in range(count):
-        direction = random_like(points, generator)
-        vectors.normalize_(direction)
-        yield direction
+def _on_sphere(points: Vector, generator: torch.Generator) -> Vector:
+    direction = random_like(points, generator)
+    vectors.normalize_(direction)
+    return direction
 
 
 def mean_and_stderr(sample: Sequence[float]) -> tuple[float, float]:
@@ -62,11 +60,11 @@ def measure(context: Context) -> Result:
     """
     settings, rhos = context.config.average, context.config.rho
     loss, stream = context.loss(subset=settings.subset), context.generator("average")
-
     with loss.measuring(), torch.no_grad():
         start = [p.clone() for p in loss.points]
         base = loss.value().loss
-        samples = pair_rises(loss, start, base, _sphere(start, stream, settings.draws), rhos)
+        steps = (_on_sphere(start, stream) for _ in range(settings.draws))
+        samples = pair_rises(loss, start, base, steps, rhos)
     values = Measures()
     for rho, sample in zip(rhos, samples, strict=True):
         mean, stderr = mean_and_stderr(sample)

@@ -88,7 +88,6 @@ class Context:
 
     @property
     def splits(self) -> list[str]:
-        """The sets present beside the training set."""
         return [split for split in MEASURED_SPLITS if getattr(self, split) is not None]
 
     @property
@@ -154,13 +153,9 @@ class Context:
             progress=self.progress,
         )
 
-    def subset_label(self, subset: int | None) -> int | None:
-        """Return the subset size to show in a measure's name; None if it covers the training set."""
-        return subset if subset is not None and subset < len(self.train.labels) else None
-
     def suffix(self, subset: int | None, **parts: object) -> str:
         """Return the suffix of a measure's name, with the subset last where it is smaller than the training set."""
-        return suffix(**parts, subset=self.subset_label(subset))
+        return suffix(**parts, subset=subset if subset is not None and subset < len(self.train.labels) else None)
 
     def _recalibrated(self) -> Statistics:
         """Average running statistics over the training set's batches of config.m, once, at w."""
@@ -169,14 +164,12 @@ class Context:
             with loss.measuring():
                 self._seen["statistics"] = averaged(self.model, (self.prepare(inputs) for inputs, _ in loss.batches()))
             self.progress(len(loss.labels))
-        statistics: Statistics = self._seen["statistics"]
-        return statistics
+        return self._seen["statistics"]  # type: ignore[no-any-return]
 
     def value_and_gradient(self, batchnorm: str, subset: int | None = None) -> tuple[Value, Vector]:
-        """Return L and its gradient over the training set, or a subset; L over the whole set is kept for `value`. Use inside
-        `measuring()`."""
+        """Return L and its gradient over the training set, or a subset, and keep L of the whole set for `value`. Inside `measuring()`."""
         value, gradient = self.loss(batchnorm=batchnorm, subset=subset).value_and_gradient()
-        if self.subset_label(subset) is None:
+        if value.samples == len(self.train.labels):
             self._seen["train", batchnorm] = value
         return value, gradient
 
@@ -186,8 +179,7 @@ class Context:
             loss = self.loss(split, batchnorm=batchnorm)
             with loss.measuring():
                 self._seen[split, batchnorm] = loss.value()
-        value: Value = self._seen[split, batchnorm]
-        return value
+        return self._seen[split, batchnorm]  # type: ignore[no-any-return]
 
     def generator(self, name: str) -> torch.Generator:
         """Return the random stream `name`, on the CPU, so that every device gets the same draws."""
@@ -222,8 +214,6 @@ def named(where: str, **values: float | None) -> Measures:
 
 def random_like(parameters: Sequence[Tensor], generator: torch.Generator, kind: str = "normal") -> Vector:
     """Draw a vector shaped like the parameters from a CPU generator: N(0, 1) entries, or uniform in [-1, 1) with kind="uniform"."""
-    if kind == "uniform":
-        drawn = [torch.rand(p.shape, generator=generator, dtype=p.dtype).mul_(2).sub_(1) for p in parameters]
-    else:
-        drawn = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
-    return [x.to(p.device) for x, p in zip(drawn, parameters, strict=True)]
+    draw = torch.rand if kind == "uniform" else torch.randn
+    drawn = [draw(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+    return [(x.mul_(2).sub_(1) if kind == "uniform" else x).to(p.device) for x, p in zip(drawn, parameters, strict=True)]

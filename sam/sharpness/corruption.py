@@ -105,7 +105,6 @@ def _labels(file: Path, context: Context) -> np.ndarray:
 
 def _open(file: Path) -> np.ndarray:
     try:
-        array: np.ndarray = np.load(regular_file(file), mmap_mode="r", allow_pickle=False)
+        return np.load(regular_file(file), mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{file}: cannot be read as a NumPy array ({str(error).splitlines()[0]}).") from error
-    return array

@@ -78,7 +78,7 @@ class DatasetLoss:
         return [p.detach() for p in self.parameters]
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(self.inputs.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
+        return zip(self.inputs.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -170,8 +170,7 @@ class DatasetLoss:
         """Return H v for every v in `directions`, H the Hessian of L at the current weights; shapes and format of the parameters.
 
         Differentiates the gradient along v (Pearlmutter 1994), batch by batch: with batchnorm="train" through the batch's statistics too.
-        All directions share a batch's forward and first backward. Peak memory beside the directions: as many results, one more, and a
-        batch's graph of forward and backward.
+        All directions share a batch's forward and first backward. Peak memory: as many results, one more, and a batch's graph of both.
         """
         products = [[torch.zeros_like(p) for p in self.points] for _ in directions]
         for inputs, labels in self.batches():
@@ -205,9 +204,6 @@ class DatasetLoss:
         return sums[0]
 
 
-# ---------------------------------------------------------------------- BatchNorm's running statistics, taken anew over a data set
-
-
 def normalizers(model: nn.Module) -> list[Any]:
     """List the BatchNorm modules that keep running statistics."""
     modules = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
@@ -222,8 +218,8 @@ def refused_alone(size: int) -> Iterator[None]:
     except ValueError as error:
         if size != 1:
             raise
-        message = "sharpness.m: leaves a last batch of one sample, which BatchNorm cannot normalise by itself; choose another m."
-        raise ConfigError(message) from error
+        alone = "sharpness.m: leaves a last batch of one sample, which BatchNorm cannot normalise by itself; choose another m."
+        raise ConfigError(alone) from error
 
 
 @torch.no_grad()

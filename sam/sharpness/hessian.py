@@ -54,8 +54,8 @@ def trace(product: krylov.Product, draw: Callable[[int], Tensor], probes: int, k
     """Estimate Tr H, with its standard error, by `probes` Rademacher probes z on the complement of the orthonormal rows `known` (m, D).
 
     Tr H = part + E z' P H P z, with part = the sum of v'Hv over the rows v of `known` and P the projection on their complement: the
-    split of Hutch++ (Meyer et al. 2021) with the top Ritz vectors in place of its sketch. The rows do not depend on the probes, so the
-    mean is unbiased and the standard error is that of `probes` independent draws. Without rows it is Hutchinson's estimator.
+    split of Hutch++ (Meyer et al. 2021) with the top Ritz vectors in place of its sketch, which do not depend on the probes: the mean is
+    unbiased. Without rows it is Hutchinson's estimator.
     """
     values: list[float] = []
     while len(values) < probes:
@@ -69,7 +69,6 @@ def trace(product: krylov.Product, draw: Callable[[int], Tensor], probes: int, k
 
 
 def trace_work(probes: int) -> float:
-    """Return the work of `trace`, in units an image."""
     return 3 * math.ceil(probes / TOGETHER) + 4 * probes
 
 
@@ -93,15 +92,9 @@ def eigenpairs(hessian: Hessian, config: HessianConfig, generator: torch.Generat
     beside: rows (n, D) to be multiplied too, in the forward pass of the residuals. Peak: the larger of
     config.basis + config.eigenvalues + 5 rows, and four rows a pair and each of `beside`. Use inside `loss.measuring()`.
     """
-    found = krylov.extremes(
-        hessian,
-        torch.randn(hessian.length, generator=generator, dtype=hessian.points[0].dtype).to(hessian.points[0].device),
-        count=config.eigenvalues,
-        steps=config.steps,
-        basis=config.basis,
-        tolerance=config.tolerance,
-        generator=generator,
-    )
+    start = torch.randn(hessian.length, generator=generator, dtype=hessian.points[0].dtype).to(hessian.points[0].device)
+    limits = {"count": config.eigenvalues, "steps": config.steps, "basis": config.basis}
+    found = krylov.extremes(hessian, start, **limits, tolerance=config.tolerance, generator=generator)
     if found is None:
         return None
     rows = found.vectors
@@ -115,8 +108,7 @@ def eigenpairs(hessian: Hessian, config: HessianConfig, generator: torch.Generat
 
 
 def smallest_nonzero(spectrum: Tensor | None, eps: float) -> float | None:
-    """Return lambda_M, the smallest eigenvalue above rounding; None if the spectrum is not known, is zero, or has a negative eigenvalue
-    (then w is no minimiser)."""
+    """lambda_M, the smallest eigenvalue above rounding; None for a spectrum unknown, zero, or with a negative one (w is no minimiser)."""
     if spectrum is None:
         return None
     rounding = 10 * len(spectrum) * eps * float(spectrum.abs().max())

@@ -27,8 +27,7 @@ def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vec
     """Return L at each point that L-BFGS-B visits in the box, without w; empty if the gradient at w is zero or not finite.
 
     In the coordinates u = delta / (radius scale), so that every bound is -1 or 1, with the loss scaled such that its gradient at w has
-    entries of size 1 (root mean square). At most 2 `iterations` values and gradients. Memory: some 60 float64 vectors of D on the host
-    (SciPy 1.17, measured: its 10 pairs, work space and bounds).
+    root mean square 1. At most 2 `iterations` values and gradients. Memory: some 60 float64 vectors of D on the host (measured).
     """
     from scipy.optimize import Bounds, minimize  # slow to import
 
@@ -67,9 +66,6 @@ def _flat(gradient: Vector, box: Ball) -> Flat:
 def _shaped(x: Flat, start: Vector) -> Vector:
     pieces = np.split(x, np.cumsum([p.numel() for p in start])[:-1])
     return [torch.from_numpy(piece).reshape(p.shape).to(p) for piece, p in zip(pieces, start, strict=True)]
-
-
-# ------------------------------------------------------------------------------------------------------------------ the notion
 
 
 def _search(settings: KeskarConfig) -> Search:

@@ -41,8 +41,7 @@ def combine(rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def project_out(x: Tensor, rows: Tensor) -> Tensor:
-    """Remove from each row of x, in place and twice, its part in the span of the orthonormal `rows`; return the part's coefficients,
-    (len(rows), len(x)) float64."""
+    """Remove from each row of x, in place and twice, its part in the span of the orthonormal `rows`; returns its coefficients, float64."""
     total = torch.zeros(len(rows), len(x), dtype=torch.float64)
     for _ in range(2):  # once leaves what rounding let through
         part = inner(rows, x)
@@ -56,10 +55,9 @@ def project_out(x: Tensor, rows: Tensor) -> Tensor:
 class Krylov:
     """An orthonormal basis of `size` <= `capacity` vectors, and H's projection on it, grown by one product at a time.
 
-    Each new vector is orthogonalised twice against the whole basis, and the coefficients are the new column of the projection: so it is
-    V H V' itself, whether the basis came from one start, from a restart or from fresh directions. `next` (at row `size` of the basis) is
-    the vector of the next product: a fresh random direction where the space is invariant (a breakdown, rest = 0). Memory: capacity + 1
-    rows, and three while growing.
+    Each new vector is orthogonalised twice against the whole basis, and the coefficients are the new column of the projection, V H V'. Row
+    `size` is the vector of the next product: a fresh random direction where the space is invariant (a breakdown, rest = 0). Memory:
+    capacity + 1 rows, and three while growing.
     """
 
     def __init__(self, product: Product, start: Tensor, capacity: int, generator: torch.Generator) -> None:
@@ -68,7 +66,7 @@ class Krylov:
         self.rows = start.new_zeros(min(capacity, self.length) + 1, self.length)
         self.projection = torch.zeros(capacity, capacity, dtype=torch.float64)
         self.size, self.rest, self.scale = 0, 0.0, 0.0
-        self._set_next(start[None].clone())
+        self._set_next(start[None])
 
     @property
     def basis(self) -> Tensor:
@@ -106,8 +104,7 @@ class Krylov:
 
     def ritz(self) -> tuple[Tensor, Tensor]:
         """Return (values (size,), ascending; coefficients of the vectors in the basis (size, size), one a column), float64."""
-        values, vectors = torch.linalg.eigh(self.projection[: self.size, : self.size])
-        return values, vectors
+        return torch.linalg.eigh(self.projection[: self.size, : self.size])  # type: ignore[no-any-return]
 
     def residuals(self, vectors: Tensor) -> Tensor:
         """Estimate ||H y - theta y|| of Ritz vectors from their coefficients: the residual lies along the next vector."""
@@ -140,10 +137,9 @@ def extremes(
 ) -> Extremes | None:
     """Find Ritz vectors of the `count` largest ALGEBRAIC eigenvalues and of the smallest in at most `steps` products; start (D,) random.
 
-    Ends when the residuals of the `count` largest are below tolerance * (largest |Ritz value|), and are so again (for the then largest)
-    VERIFY products after a fresh random direction was added: one start sees one copy of a multiple eigenvalue, and nothing of a space
-    orthogonal to it. If D <= steps, the whole space is spanned and the spectrum known. Returns None if a product is not finite. Memory:
-    the basis' rows (D <= steps: D), the result, three more.
+    Ends when the residuals of the `count` largest are below tolerance * (largest |Ritz value|), and are so again VERIFY products after a
+    fresh random direction was added: one start sees one copy of a multiple eigenvalue, and nothing of a space orthogonal to it. If
+    D <= steps, the whole spectrum is known. None if a product is not finite. Memory: the basis' rows, the result, three more.
     """
     length = len(start)
     whole = length <= steps
@@ -176,8 +172,8 @@ def extremes(
 def quadrature(product: Product, start: Tensor, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
     """Gauss quadrature of start's spectral measure by Lanczos: (nodes, weights), each (at most `steps`,), float64, weights summing to 1.
 
-    sum weights f(nodes) = u' f(H) u with u = start/||start||, exact for polynomials f of degree below 2 steps, and for all f if the space
-    becomes invariant earlier. Returns None if a product is not finite. Memory: steps + 1 rows, and three more.
+    sum weights f(nodes) = u' f(H) u with u = start/||start||, exact for polynomials f of degree below 2 steps. None if a product is not
+    finite. Memory: steps + 4 rows.
     """
     space = Krylov(product, start, min(steps, len(start)), generator)
     for _ in range(space.capacity):

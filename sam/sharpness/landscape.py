@@ -22,7 +22,7 @@ FLAT = {torch.float64: 1e-8, torch.float32: 1e-4}
 
 
 def _eigenvectors(settings: LandscapeConfig) -> int:
-    """Return how many eigenvectors the lines and planes need."""
+    """How many eigenvectors the lines and planes need."""
     return 2 if "eigenvectors" in settings.planes else 1 if "top_eigenvector" in settings.lines else 0
 
 
@@ -111,10 +111,7 @@ class _Ground:
     def random(self, stream: str, count: int) -> list[Vector]:
         """Draw filter-normalised directions from one stream of the seed."""
         generator = self.context.generator(stream)
-        drawn = [random_like(self.start, generator) for _ in range(count)]
-        for direction in drawn:
-            filter_normalize_(direction, self.start)
-        return drawn
+        return [filter_normalize_(random_like(self.start, generator), self.start) for _ in range(count)]
 
     def losses(self, directions: Sequence[Vector] | None, **coordinates: Any) -> Series:
         """Return the coordinates as columns, and a column loss: L(w + the sum of coordinate times direction), None without directions."""
@@ -141,9 +138,6 @@ def _axis(half: float, points: int) -> list[float]:
     return [half * (2 * i - (points - 1)) / (points - 1) for i in range(points)]
 
 
-# -------------------------------------------------------------------------------------------------------------- directions
-
-
 def unit_(direction: Vector) -> float | None:
     """Scale `direction` to norm 1 in place; return the norm it had, None if it is zero or not finite."""
     length = vectors.normalize_(direction).item()
@@ -151,8 +145,8 @@ def unit_(direction: Vector) -> float | None:
 
 
 @torch.no_grad()
-def filter_normalize_(direction: Vector, weights: Vector) -> None:
-    """Rescale each filter of `direction`, in place, to the norm of the same filter of `weights` (Li et al. 2018, section 4).
+def filter_normalize_(direction: Vector, weights: Vector) -> Vector:
+    """Rescale each filter of `direction`, in place, to the norm of the same filter of `weights` (Li et al. 2018, section 4); returns it.
 
     A filter is a row of a tensor with two or more dimensions. Tensors with fewer (BatchNorm, biases) become 0, and filters of zeros too.
     """
@@ -163,6 +157,7 @@ def filter_normalize_(direction: Vector, weights: Vector) -> None:
         rows = tuple(range(1, w.ndim))
         wanted, length = (torch.linalg.vector_norm(t, dim=rows, keepdim=True) for t in (w, d))
         d.mul_(wanted / length.clamp(min=vectors.TINY))
+    return direction
 
 
 def _n_step(ground: _Ground, rho: float) -> Vector | None:
@@ -181,16 +176,11 @@ def _n_step(ground: _Ground, rho: float) -> Vector | None:
 
 def top_eigenpairs(loss: DatasetLoss, count: int, steps: int, generator: torch.Generator) -> list[tuple[float, Vector, float]]:
     """(value, vector, residual) of the `count` largest eigenvalues (algebraically) of the Hessian of `loss` at the weights as they are, the
-    largest first; empty if a product is not finite. At most `steps` products (`hessian.eigenpairs`). Use inside `measuring()`.
-
-    Units an image: at most 7 steps + 3 + 4 (count + 1).
-    """
+    largest first; empty if a product is not finite. At most `steps` products. Use inside `measuring()`."""
     hessian = Hessian(loss)
     found = eigenpairs(hessian, HessianConfig(eigenvalues=count, steps=steps), generator)
-    if found is None:
-        return []
-    rows = map(hessian.unflatten, found.vectors)
-    return list(zip(found.values, rows, found.residuals, strict=True))[:-1]  # the last one is the smallest
+    rows = [] if found is None else zip(found.values, map(hessian.unflatten, found.vectors), found.residuals, strict=True)
+    return list(rows)[:-1]  # the last one is the smallest
 
 
 def _top(ground: _Ground) -> list[Vector]:
@@ -204,9 +194,6 @@ def _top(ground: _Ground) -> list[Vector]:
             vectors.scale_(vector, -1.0)
         ground.result.values.update(named(ground.where(k=k + 1), landscape_eigenvalue=value, landscape_eigenvalue_residual=residual))
     return [vector for _, vector, _ in found]
-
-
-# ------------------------------------------------------------------------------------------------------------ XSAM's plane
 
 
 def xsam_plane(d: Vector, g: Vector) -> tuple[float | None, list[Vector] | None]:

@@ -43,7 +43,7 @@ class Notion:
             return self.module.measure(context)  # type: ignore[no-any-return]
 
     def settings(self, config: SharpnessConfig, loss: str = "cross_entropy") -> dict[str, object]:
-        """Return what can change its numbers, without `LATE` keys at their default. loss: the model's, which is measured; included unless
+        """Return what can change its numbers, without `late` keys at their default. loss: the model's, which is measured; included unless
         it is the cross-entropy. Raises DataError if files that it needs are missing."""
         other = {} if loss == "cross_entropy" else {"loss": loss}
         if self.part is not None:

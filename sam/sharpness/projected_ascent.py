@@ -133,13 +133,9 @@ def _copy(x: Vector) -> Vector:
     return [t.clone() for t in x]
 
 
-# ------------------------------------------------------------------------------------------------------------ over several balls
-
-
 @dataclass(frozen=True)
 class Search:
-    """Settings of a search. steps: of an ascent; momentum; restarts: ascents from random points beside the one from w; draws: random
-    directions, each tried with both signs."""
+    """steps, momentum: of an ascent; restarts: ascents from random points beside the one from w; draws: random directions, both ways."""
 
     steps: int
     momentum: float

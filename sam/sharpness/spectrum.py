@@ -66,8 +66,8 @@ def measure(context: Context) -> Result:
 
 
 def summarize(probes: Sequence[Quadrature], config: SpectrumConfig) -> tuple[Measures, Series]:
-    """(the numbers of `measure`, the curve) from each probe's nodes and weights: without probes all None, and an empty curve. The curve is
-    empty too where the nodes coincide up to rounding; else it is a Gaussian around each node with its weight."""
+    """(the numbers of `measure`, the curve: a Gaussian around each node with its weight) from the nodes and weights of each probe. Without
+    probes all are None; the curve is empty then, and where the nodes coincide up to rounding."""
     values: Measures = {}
     for power, name in ((1, "spectrum_mean"), (2, "spectrum_second_moment")):
         moments = torch.tensor([float((weights * nodes**power).sum()) for nodes, weights in probes], dtype=torch.float64)

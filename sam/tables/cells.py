@@ -13,11 +13,9 @@ class _Shown:
     """Make all text (labels, titles, notes, names of runs) printable: one line without control characters."""
 
     def __post_init__(self) -> None:
+        clean = lambda part: printable(part) if isinstance(part, str) else part
         for name, value in list(vars(self).items()):
-            if isinstance(value, str):
-                object.__setattr__(self, name, printable(value))
-            elif isinstance(value, tuple):
-                object.__setattr__(self, name, tuple(printable(part) if isinstance(part, str) else part for part in value))
+            object.__setattr__(self, name, tuple(map(clean, value)) if isinstance(value, tuple) else clean(value))
 
 
 @dataclass(frozen=True)
@@ -85,10 +83,7 @@ class Cell(_Shown):
 
 @dataclass(frozen=True)
 class Block(_Shown):
-    """One printed table; the first `labels` columns name the row.
-
-    verdict  one line: what was found, and what the table does and does not show.
-    """
+    """One printed table; the first `labels` columns name the row. verdict: what was found, and what it does and does not show."""
 
     table: str
     title: str

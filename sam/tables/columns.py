@@ -58,11 +58,8 @@ SUBSET = "subset={subset}"
 
 
 def filled(table: TableConfig, sharpness: SharpnessConfig, runs: Sequence[RunRow]) -> TableConfig | None:
-    """Fill in "{m}" and "{subset}", and drop optional columns that no run has, with all that refers to them.
-
-    A column whose measure ends in "subset={subset}" becomes one column per subset measured, and one for the full set ("all"). Returns
-    None if the table is optional and none of its optional columns was measured. ("{rho}" is filled in by `expand`.)
-    """
+    """Fill in "{m}" and "{subset}" ("{rho}" is left to `expand`), and drop optional columns that no run has, with all that refers to them.
+    Returns None if the table is optional and none of its optional columns was measured."""
     names = {name for run in runs for name in run.measures}
     columns = [column for before in table.columns for column in _columns(before, names)]
     if table.optional and not any(column.optional for column in columns):

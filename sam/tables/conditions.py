@@ -15,7 +15,7 @@ from data.settings import DATASETS, DatasetConfig
 from sam.config import ConfigError
 from sam.optimizers.settings import OptimizerConfig
 from sam.schema import check_setting, defaults, flat, from_dict, schema, to_dict
-from sam.settings import TrainConfig
+from sam.settings import KEPT_AND_WATCHED, TrainConfig
 from sam.tables.settings import RowConfig
 from sam.text import counted
 
@@ -83,10 +83,7 @@ def settings(c: TrainConfig) -> dict[str, Any]:
     return flat(to_dict(neutral))
 
 
-_NEUTRAL = (
-    *("seed", "runs_dir", "run_dir", "force", "device", "threads", "tracking"),
-    *("eval_batch_size", "eval_interval", "checkpoint_interval", "checkpoint_steps", "keep_checkpoints"),
-)
+_NEUTRAL = (*KEPT_AND_WATCHED, "seed", "device", "threads")
 
 
 def may_vary(name: str) -> bool:

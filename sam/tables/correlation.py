@@ -20,10 +20,8 @@ MIN_SEEDS = 3  # with two seeds the variation from seed to seed cannot be told
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Spearman's rho of n points with its 95% interval; rho is None for fewer than four points or a constant measure.
-
-    The interval is None at rho = ±1 (its standard error is unknown, not 0), and for too few seeds.
-    """
+    """Spearman's rho of n points with its 95% interval; rho is None for fewer than four points or a constant measure, the interval at
+    rho = ±1 (its standard error is unknown, not 0) and for too few seeds."""
 
     rho: float | None
     ci_low: float | None
@@ -44,10 +42,8 @@ def _all_rho(rows: Pairs) -> float | None:
 
 
 def _within_rho(rows: Pairs) -> float | None:
-    """Correlate ranks taken and centred within each row (the blocked Spearman coefficient of Taylor 1987, Biometrics 43).
-
-    Without ties this is the mean of the rows' coefficients with weights n (n² - 1).
-    """
+    """Correlate ranks taken and centred within each row (the blocked Spearman coefficient of Taylor 1987, Biometrics 43): without ties, the
+    mean of the rows' coefficients with weights n (n² - 1)."""
     members = [list(seeds.values()) for seeds in rows.values() if seeds]
     if not members:
         return None
@@ -99,19 +95,14 @@ def across(rows: Pairs) -> RankCorrelation:
 
 
 def within(rows: Pairs) -> RankCorrelation:
-    """Coefficient of the ranks within each row, over all rows; interval over new seeds of the same rows.
-
-    Rows of one run are left out, of n too. Every row costs one degree of freedom.
-    """
+    """Coefficient of the ranks within each row of several runs, each costing a degree of freedom; interval over new seeds of the rows."""
     kept = {name: seeds for name, seeds in rows.items() if len(seeds) > 1}
     return _over_seeds(_within_rho, kept, sum(len(seeds) - 1 for seeds in kept.values()) - 2)
 
 
 def between(rows: Pairs) -> RankCorrelation:
-    """Spearman's coefficient of the rows' means; n counts rows, interval over new rows (Fisher's z, Bonett & Wright).
-
-    An approximation for few rows: its coverage is checked at 6 and 10 rows, and with four it spans nearly everything.
-    """
+    """Spearman's coefficient of the rows' means; n counts rows, interval over new rows (Fisher's z, Bonett & Wright): an approximation,
+    whose coverage is checked at 6 and 10 rows; with four it spans nearly everything."""
     means = {"": {i: _mean(list(seeds.values())) for i, seeds in enumerate(rows.values()) if seeds}}
     n = len(means[""])
     rho = _all_rho(means) if n >= MIN_POINTS else None

@@ -84,11 +84,8 @@ def lookup(ids: Sequence[str]) -> list[Published]:
 
 
 def matches(published: Published, config: TrainConfig) -> bool:
-    """True if the value may be shown with this run: same architecture, data set, epochs, and, where stated, augmentation and radius.
-
-    Wrong labels, a subset or held-out part of the training set, dropout, initial weights from a file, or a variant of the method make
-    another experiment. Batch size, learning rate and schedule are not compared: most sources do not state them.
-    """
+    """True if the value may be shown with this run: same architecture, data set, epochs, and, where stated, augmentation and radius. Batch
+    size, learning rate and schedule are not compared: most sources do not state them."""
     data, optimizer, plain = config.dataset, config.optimizer, OptimizerConfig.of(method=config.optimizer.method)
     whole = data.label_noise == 0 and data.train_size is None and data.val_fraction == 0 and data.val_size is None
     same_data = whole and data.name in ("cifar10", "cifar100") and published.dataset == DATASETS[data.name].label
@@ -100,10 +97,8 @@ def matches(published: Published, config: TrainConfig) -> bool:
 
 
 def _radii(published: Published) -> tuple[float, ...]:
-    """Training radii that the value is valid for: the one in `method`; else 0.05 and the one in `note`.
-
-    0.05 is the radius of every row in the tables of Tiwary & Aananth 2024, who copy a CIFAR-100 value tuned at 0.1 among them.
-    """
+    """Training radii that the value is valid for: the one in `method`; else 0.05, the radius of every row of Tiwary & Aananth 2024, and the
+    one in `note` (they copy a CIFAR-100 value tuned at 0.1)."""
     pattern = r"\brho ?0?(\.\d+)"
     if named := re.search(pattern, published.method):
         return (float(named[1]),)

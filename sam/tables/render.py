@@ -18,13 +18,11 @@ CORRELATION_HEADER = ("Rank correlation", "all runs", "within methods", "between
 
 def grids(block: Block) -> list[Block]:
     """The block's table, followed by a table of its rank correlations, if any."""
-    if not block.correlations:
-        return [block]
     rows = []
     for c in block.correlations:
         name = tuple(textwrap.wrap(f"{c.x} with {c.y}", 36, break_on_hyphens=False))
         rows.append((Cell("label", name), *(Cell("correlation", parts) for parts in coefficients(c).values())))
-    return [block, Block(block.table, block.title, 1, CORRELATION_HEADER, tuple(rows))]
+    return [block, Block(block.table, block.title, 1, CORRELATION_HEADER, tuple(rows))] if rows else [block]
 
 
 def coefficients(c: Correlation) -> dict[str, tuple[str, ...]]:
@@ -146,8 +144,6 @@ def _markdown_block(block: Block) -> str:
     return "\n".join([*lines, *(f"- {escape_markdown(note)}" for note in lines_below(block))]) + "\n"
 
 
-# ---------------------------------------------------------------------------------------------------------------------- CSV
-
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _STATISTICS = ("n", "mean", "std", "ci_low", "ci_high", "excluded")
 _TESTS = ("p_holm", "primary", "tests", "welch.p", "welch.df", "detectable", "level")
@@ -166,11 +162,8 @@ CSV_HEADER = ("table", "block", "row", "column", *_COLUMNS)
 
 
 def csv(blocks: Sequence[Block]) -> str:
-    """Long form: a line for every row and value column, numbers at full precision in the column's unit; then the rest, a line each.
-
-    Lists are separated by ";". A line whose column is "note" or "verdict" holds that in `text`. A rank correlation has three lines, whose
-    row is "all runs", "within methods" or "between methods".
-    """
+    """Long form: a line for every row and value column, numbers at full precision in the column's unit; lists are separated by ";". Then
+    three lines a rank correlation, by row, and the verdict and notes, whose column is "verdict" or "note", in `text`."""
     out = io.StringIO()
     writer = csv_module.DictWriter(out, CSV_HEADER, restval="", lineterminator="\n")
     writer.writeheader()
@@ -205,8 +198,6 @@ def _csv_value(family: Mapping[str, Cell], path: str) -> object:
     return inert(value) if isinstance(value, str) and names != ["text"] else value
 
 
-# -------------------------------------------------------------------------------------------------------------------- LaTeX
-
 LATEX_WIDTH = 105  # characters of \footnotesize that fit in one line of a page, roughly
 LATEX_LINES = 60  # lines of it on a page
 
@@ -226,11 +217,8 @@ def escape_latex(text: str) -> str:
 
 
 def latex(blocks: Sequence[Block]) -> str:
-    """Table environments (package booktabs).
-
-    A wide block becomes several tabulars below each other; what exceeds a page continues in another table of the same number, because
-    LaTeX cuts off a float that is too long.
-    """
+    """Table environments (package booktabs). A wide block becomes several tabulars below each other; what exceeds a page continues in
+    another table of the same number, because LaTeX cuts off a float that is too long."""
     return "% \\usepackage{booktabs}\n" + "\n".join(_latex_block(block) for block in blocks)
 
 

@@ -18,10 +18,8 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Summary:
-    """n finite values: mean, sample standard deviation (ddof = 1), 95% confidence interval of the mean (Student's t, n - 1 degrees).
-
-    mean is None for n = 0; std and the interval are None for n < 2. excluded: number of missing or non-finite values.
-    """
+    """n finite values: mean (None for n = 0), sample standard deviation (ddof = 1) and 95% confidence interval of the mean (Student's t,
+    n - 1 degrees; None for n < 2). excluded: number of missing or non-finite values."""
 
     n: int
     mean: float | None
@@ -33,10 +31,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Paired(Summary):
-    """a - b over common seeds: as `Summary`, with the p value of the two-sided paired t test.
-
-    p is None for n < 2, and if all differences are equal (the t statistic is then 0/0 or infinite).
-    """
+    """a - b over common seeds. p: of the two-sided paired t test; None for n < 2, and if all differences are equal (0/0 or infinite)."""
 
     p: float | None = None
     seeds: tuple[int, ...] = ()
@@ -47,7 +42,6 @@ def is_finite(value: float | None) -> TypeGuard[float]:
 
 
 def summarize(values: Iterable[float | None]) -> Summary:
-    """The `Summary` of `values`."""
     everything = list(values)
     kept = [float(v) for v in everything if is_finite(v)]
     n, excluded = len(kept), len(everything) - len(kept)
@@ -116,11 +110,8 @@ def paired_parts(d: Paired, digits: int, p_holm: float | None = None) -> tuple[s
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjust p values for testing all of them (Holm 1979); input order is kept, None is no test.
-
-    Calling those <= alpha significant keeps the chance of any false one at alpha or below, whatever the tests' dependence: the i-th
-    smallest of m is multiplied by m - i + 1, made non-decreasing, and capped at 1.
-    """
+    """Adjust p values for testing all of them (Holm 1979); input order is kept, None is no test. The i-th smallest of m is multiplied by
+    m - i + 1, made non-decreasing, and capped at 1; the tests may depend on each other."""
     adjusted: list[float | None] = [None] * len(p_values)
     tests = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     largest = 0.0
@@ -176,11 +167,9 @@ def equivalence(difference: Paired, margin: float, alpha: float) -> Equivalence:
 
 
 def smallest_detectable(std: float | None, n: int, alpha: float, power: float) -> float | None:
-    """Minimum detectable difference: the true mean that the two-sided paired t test finds with probability `power`, given n pairs.
-
-    std: standard deviation of the differences, taken as the true one. From the non-central t distribution; rejecting in the wrong
-    direction (probability < 1e-4 for power >= 0.5) is not counted. None for n < 2 or std 0.
-    """
+    """Minimum detectable difference: the true mean that the two-sided paired t test finds with probability `power`, given n pairs whose
+    differences have the true standard deviation `std`. From the non-central t distribution; rejecting in the wrong direction (probability
+    < 1e-4 for power >= 0.5) is not counted. None for n < 2 or std 0."""
     if n < 2 or not std:
         return None
     shift = float(nctdtrinc(n - 1, 1 - power, stdtrit(n - 1, 1 - alpha / 2)))

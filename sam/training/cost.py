@@ -13,16 +13,14 @@ from sam.settings import TrainConfig
 
 @dataclass(frozen=True)
 class Cost:
-    """Passes over one batch: steps per epoch, and forwards and backwards of the whole run."""
+    """Forwards and backwards of a whole run, each over one batch."""
 
-    steps_per_epoch: int
     forwards: int
     backwards: int
 
 
 def check(config: TrainConfig) -> data.Description:
-    """Refuse everything that can be refused without building anything: data set, image size, augmentation, batch, file to start from.
-    Returns the description of the data."""
+    """Refuse everything that can be refused without building anything; returns the description of the data."""
     description = data.describe(**to_dict(config.dataset))
     data.check_augmentation(description.image_size, **to_dict(config.augmentation))
     models.check(**to_dict(config.model), image_size=description.image_size, channels=description.channels)
@@ -46,4 +44,4 @@ def cost(config: TrainConfig, description: data.Description) -> Cost:
     per_epoch = description.train_size / config.batch_size
     steps = math.floor(per_epoch) if config.drop_last else math.ceil(per_epoch)
     passes = round(config.optimizer.passes * steps * config.epochs)
-    return Cost(steps, passes + config.optimizer.probes(steps, config.epochs), passes)
+    return Cost(passes + config.optimizer.probes(steps, config.epochs), passes)

@@ -20,12 +20,8 @@ WARM = 2  # eager steps before a capture: they allocate what lives on (momentum,
 
 
 def compiled(model: nn.Module, mode: str, device: torch.device) -> nn.Module:
-    """`model` itself for "none"; else its compiled twin, which shares every parameter and buffer: the model's state_dict, evaluation and
-    hooks stay those of the plain model. An option, since compiled sums are ordered differently from eager ones.
-
-    mode: "default", or another mode of `torch.compile`. One graph for each batch shape (a ragged last batch has its own), and one without
-    gradients for XSAM's probes. ConfigError on a CPU without a C++ compiler.
-    """
+    """`model` itself for "none"; else its compiled twin (a mode of `torch.compile`), which shares every parameter and buffer: state_dict,
+    evaluation and hooks stay those of the plain model. One graph for each batch shape. ConfigError on a CPU without a C++ compiler."""
     if mode == "none":
         return model
     if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):

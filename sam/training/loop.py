@@ -46,8 +46,7 @@ class _Epoch:
 
 @dataclass
 class Trainer:
-    """A model in training. `state_dict` holds everything that must survive an interruption, in mid-epoch too. The order of the images,
-    augmentation and dropout are drawn from streams of (seed, epoch).
+    """A model in training. The order of the images, augmentation and dropout are drawn from streams of (seed, epoch).
 
     With several `replicas`, each holds all images and draws the same batches and augmentation; it computes on its part of a batch. Weights,
     optimizer and running statistics are the same everywhere; sums, dropout and times are each replica's own.
@@ -194,8 +193,7 @@ class Trainer:
         }
 
     def _evaluate(self) -> Row:
-        """Loss and accuracy on the clean test set, and on the validation set if there is one; eval mode, fp32; a part on each replica. None
-        for a set that is not due: the row keeps its columns."""
+        """Loss and accuracy on test and validation set; eval mode, fp32; a part on each replica. None for a set that is not due."""
         row: Row = {}
         due = self.config.evaluated_after(self.epoch + 1)
         for split in ("test", "val"):
@@ -225,13 +223,9 @@ class Trainer:
             raise ReplicaError("the processes of this run no longer hold the same weights; run it on machines of one kind.")
 
     def state_dict(self) -> dict[str, Any]:
-        """The state that a continued run needs. With several replicas, all call it at the same place: it holds each one's own part."""
-        state: dict[str, Any] = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rows": self.rows,
-            "seconds": self.seconds,
-        }
+        """The state that a continued run needs, in mid-epoch too. With several replicas, all call it: it holds each one's own part."""
+        state: dict[str, Any] = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state |= {"rows": self.rows, "seconds": self.seconds}
         epoch = self._under_way
         state["epoch"] = epoch and {
             "step": epoch.step,

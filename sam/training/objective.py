@@ -59,11 +59,9 @@ class Objective:
         return closures, [len(y) / len(labels) for _, y in groups]
 
     def closure(self, images: Tensor, labels: Tensor, share: float | None = None) -> Closure:
-        """Closure over these samples. images: (b, c, h, w) float32; labels: (b,) int64. Recorded losses are without label smoothing.
-
-        share: these are this replica's samples, that fraction of a batch; the closure returns the loss and gradient of the whole batch,
-        summed over all replicas, who must call their closures as often. None: the samples stand for themselves.
-        """
+        """Closure over these samples. images: (b, c, h, w) float32; labels: (b,) int64. Recorded losses are without label smoothing. share:
+        of a batch, where these are this replica's samples of it: loss and gradient are then the batch's, summed over all replicas, who must
+        call their closures as often."""
         seen: dict[str, Tensor] = {}
         self.noted.append((seen, len(labels)))
         size = min(self.micro_batch or len(labels), len(labels))

@@ -10,8 +10,7 @@ Row = dict[str, Any]
 
 
 def reached(values: Mapping[str, Any]) -> tuple[str, float, float]:
-    """(set, accuracy in percent, loss) of a row of metrics or a record's `final`: the test set where it was evaluated, else the validation
-    set, else the training set during training."""
+    """(set, accuracy in percent, loss) of a row or a record's `final`: of the test, else validation, else training set."""
     for split, name in (("test", "test"), ("val", "validation"), ("train", "training")):
         accuracy, loss = (number(values.get(f"{split}_{kind}")) for kind in ("accuracy", "loss"))
         if accuracy is not None and loss is not None:

@@ -29,8 +29,7 @@ class CheckpointError(DamagedError):
 
 
 def read(path: Path, key: str = "checkpoint") -> States:
-    """Find all dictionaries of tensors in the file, on the CPU. Runs no code of the file. CheckpointError that names the setting `key`: no
-    such file, damaged, or no tensors with names."""
+    """All dictionaries of tensors in the file, on the CPU; runs no code of it. CheckpointError, which names the setting `key`."""
     setting = f"{key}={path}"
     if not os.path.isfile(path):
         raise CheckpointError(f"{setting}: there is no such file.")
