@@ -96,9 +96,8 @@ class Settings:
             object.__setattr__(self, "sections", whole | self.sections)
         self.check(self._prefix)
         if self._rows is not None and type(self) is not (own := self._rows[getattr(self, self._rows.by)].keys or self._common):
-            raise TypeError(
-                f"{type(self).__name__}: make it with {self._common.__name__}.of({self._rows.by}=...), which is a {own.__name__}."
-            )
+            way = f"{self._common.__name__}.of({self._rows.by}=...)"
+            raise TypeError(f"{type(self).__name__}: make it with {way}, which is a {own.__name__}.")
 
     def check(self, prefix: str) -> None:
         """Raise ConfigError for the first key whose value is not allowed."""

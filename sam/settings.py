@@ -128,14 +128,11 @@ class TrainConfig(Settings):
         if self.cuda_graph and replicas > 1:
             raise ConfigError(f"cuda_graph=true with replicas={replicas}: the host takes part in what processes exchange; allowed: false.")
         if self.m is not None and replicas > 1 and self.batch_size // replicas % self.m:
-            raise ConfigError(
-                f"m={self.m}: must divide each replica's share of a batch, batch_size / replicas = {self.batch_size // replicas}, so that "
-                "the groups are the same on any number of replicas."
-            )
+            share = f"each replica's share of a batch, batch_size / replicas = {self.batch_size // replicas}"
+            raise ConfigError(f"m={self.m}: must divide {share}, so that the groups are the same on any number of replicas.")
         if self.batchnorm == "sync" and (self.m is not None or self.perturbation == "replica" or self.micro_batch is not None):
-            raise ConfigError(
-                "batchnorm=sync: normalises a whole batch at once, and needs m=null, micro_batch=null and perturbation=synchronised."
-            )
+            needs = "m=null, micro_batch=null and perturbation=synchronised"
+            raise ConfigError(f"batchnorm=sync: normalises a whole batch at once, and needs {needs}.")
 
     def evaluated_after(self, epoch: int) -> tuple[str, ...]:
         """Which of "test" and "val" are evaluated after this epoch (from 1)."""

@@ -103,10 +103,8 @@ def _finished(config: EvaluateConfig, problems: list[str]) -> list[tuple[Path, d
     done = sorted(((f, r) for f, r in found if records.is_done(r)), key=lambda run: (run[1]["started"], run[0]))
     if not done:
         others = "; ".join([*[f"{len(found)} unfinished"][: len(found)], *damaged.values()])
-        raise ConfigError(
-            f"runs_dir={config.runs_dir}: holds no finished run{others and f' ({others})'}; train first, for example: "
-            "python train.py -m experiment=demo"
-        )
+        none = f"runs_dir={config.runs_dir}: holds no finished run{others and f' ({others})'}"
+        raise ConfigError(f"{none}; train first, for example: python train.py -m experiment=demo")
     if config.seeds is not None:
         done = [(folder, record) for folder, record in done if record["config"].get("seed", 0) in config.seeds]
         if not done:
@@ -199,7 +197,7 @@ def trajectories(done: Sequence[Run], rows: Mapping[Path, Result]) -> str:
     return text.getvalue()
 
 
-def _settings(config: TrainConfig) -> dict[str, Any]:
+def _settings(config: TrainConfig) -> dict[str, str]:
     """Settings that the run reads, except its seed: dotted name -> text."""
     own = {f"optimizer.{key}": getattr(config.optimizer, key) for key in config.optimizer.used_keys}
     others = {name: value for name, value in settings(config).items() if not name.startswith("optimizer.")}

@@ -43,27 +43,20 @@ class EvaluateConfig(Settings):
             if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
                 raise ConfigError(f"tables.{name}: names its files, and must hold 1 to 100 of A-Z a-z 0-9 _ - alone.")
         if self.checkpoint is None:
-            given = [name for name in ("model", "dataset", "mean", "std", "checkpoint_key") if getattr(self, name) is not None]
-            if given:
+            if given := [name for name in ("model", "dataset", "mean", "std", "checkpoint_key") if getattr(self, name) is not None]:
                 raise ConfigError(f"{given[0]}=...: belongs to checkpoint=FILE; runs below runs_dir bring their own.")
         else:
-            missing = [name for name in ("model", "dataset") if getattr(self, name) is None]
-            if missing:
-                raise ConfigError(f"checkpoint={self.checkpoint}: needs {missing[0]}=... too, as in: model=resnet18 dataset=cifar10.")
+            one = f"checkpoint={self.checkpoint}"
+            if missing := [name for name in ("model", "dataset") if getattr(self, name) is None]:
+                raise ConfigError(f"{one}: needs {missing[0]}=... too, as in: model=resnet18 dataset=cifar10.")
             for_runs = ("runs_dir", "data_path", "data_root", "seeds", "processes", "part", "parts", "kept")
-            changed = [name for name in for_runs if getattr(self, name) != getattr(type(self), name)]  # its default
-            if changed:
-                raise ConfigError(
-                    f"checkpoint={self.checkpoint}: is one file, and {changed[0]}=... is for the runs below runs_dir; leave it out."
-                )
-            for name in ("mean", "std"):
-                if getattr(self, name) is not None and getattr(self.dataset, name) is not None:
-                    raise ConfigError(
-                        f"{name}={getattr(self, name)}: is short for dataset.{name}, which is given too; leave one of them out."
-                    )
+            if changed := [name for name in for_runs if getattr(self, name) != getattr(type(self), name)]:  # its default
+                raise ConfigError(f"{one}: is one file, and {changed[0]}=... is for the runs below runs_dir; leave it out.")
+            for name, value in (("mean", self.mean), ("std", self.std)):
+                if value is not None and getattr(self.dataset, name) is not None:
+                    raise ConfigError(f"{name}={value}: is short for dataset.{name}, which is given too; leave one of them out.")
         if self.part is None and self.parts > 1:
-            raise ConfigError(
-                f"parts={self.parts}: needs part=K too, from 0 to {self.parts - 1}; all of them: -m 'part=range({self.parts})'."
-            )
+            every = f"-m 'part=range({self.parts})'"
+            raise ConfigError(f"parts={self.parts}: needs part=K too, from 0 to {self.parts - 1}; all of them: {every}.")
         if self.part is not None:
             check_number("part", self.part, low=0, high=self.parts - 1)

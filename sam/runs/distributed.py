@@ -52,10 +52,8 @@ def meeting_point(environment: Mapping[str, str] = os.environ) -> tuple[str, int
     host, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
     if host is None:
         if environment.get("SLURM_STEP_NUM_NODES", "1") != "1":
-            raise ConfigError(
-                "MASTER_ADDR is not set: processes on several machines meet at the first one; put `export "
-                'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)` before srun.'
-            )
+            command = 'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
+            raise ConfigError(f"MASTER_ADDR is not set: processes on several machines meet at the first one; put `{command}` before srun.")
         host = "127.0.0.1"
     if port is None:  # the same for all tasks of a step, and another for every step
         port = str(20_000 + (int(environment.get("SLURM_JOB_ID", 0)) * 37 + int(environment.get("SLURM_STEP_ID", 0))) % 10_000)
@@ -67,10 +65,8 @@ def with_replicas(config: TrainConfig) -> TrainConfig:
     size = launched().size
     if config.replicas not in (None, size):
         started = "one process was" if size == 1 else f"{size} processes were"
-        raise ConfigError(
-            f"replicas={config.replicas}: {started} started; start as many with "
-            f"`torchrun --nproc-per-node={config.replicas} train.py ...`, or with srun."
-        )
+        command = f"`torchrun --nproc-per-node={config.replicas} train.py ...`"
+        raise ConfigError(f"replicas={config.replicas}: {started} started; start as many with {command}, or with srun.")
     return dataclasses.replace(config, replicas=size) if size > 1 else config
 
 

@@ -41,10 +41,8 @@ def points(sweep: DictConfig, loader: ConfigLoader | None = None) -> list[list[s
     """The points of a composed sweep, each a list of overrides, as Hydra's sweeper will launch them. ConfigError for another sweeper."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf  # now: Hydra's search for plugins reloads it
 
-    if sweep.hydra.sweeper._target_ != BasicSweeperConf._target_:
-        raise ConfigError(
-            f"hydra/sweeper={sweep.hydra.sweeper._target_}: may choose its points as it goes, which no plan can check; use basic."
-        )
+    if (other := sweep.hydra.sweeper._target_) != BasicSweeperConf._target_:
+        raise ConfigError(f"hydra/sweeper={other}: may choose its points as it goes, which no plan can check; use basic.")
     sweeper = BasicSweeper(sweep.hydra.sweeper.max_batch_size, sweep.hydra.sweeper.params)
     if sweeper.max_batch_size is not None and sweeper.max_batch_size < 1:
         raise ConfigError(f"hydra.sweeper.max_batch_size={sweeper.max_batch_size}: must be a whole number >= 1, or null.")
@@ -186,11 +184,8 @@ def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
         print(f"  {identity.run_name(config):<58} {status:<14} {run.forwards:>10,} {run.backwards:>10,}")
     if len(plans) > LONGEST_LIST:
         print(f"  ... and {len(plans) - LONGEST_LIST} more")
-    forwards = counted(sum(run.forwards for run in pending), "forward")
-    print(
-        f"{counted(len(plans), 'run')}, {len(pending)} to do: {forwards} and {counted(backwards, 'backward')} (each over one batch).",
-        flush=True,
-    )
+    passes = f"{counted(sum(run.forwards for run in pending), 'forward')} and {counted(backwards, 'backward')}"
+    print(f"{counted(len(plans), 'run')}, {len(pending)} to do: {passes} (each over one batch).", flush=True)
     return float(backwards)
 
 

@@ -25,14 +25,12 @@ def check(config: TrainConfig) -> data.Description:
     data.check_augmentation(description.image_size, **to_dict(config.augmentation))
     models.check(**to_dict(config.model), image_size=description.image_size, channels=description.channels)
     if config.batch_size > description.train_size:
-        raise ConfigError(
-            f"batch_size={config.batch_size}: must not exceed the {description.train_size} training images of {config.dataset.label}."
-        )
+        most = f"{description.train_size} training images of {config.dataset.label}"
+        raise ConfigError(f"batch_size={config.batch_size}: must not exceed the {most}.")
     rest, replicas = description.train_size % config.batch_size, config.replicas or 1
     if config.group_size is None and 0 < rest < replicas and not config.drop_last:
-        raise ConfigError(
-            f"replicas={replicas}: the last batch of an epoch has only {rest} images; set drop_last=true, or another batch_size."
-        )
+        cure = "set drop_last=true, or another batch_size"
+        raise ConfigError(f"replicas={replicas}: the last batch of an epoch has only {rest} images; {cure}.")
     if config.init_from is not None:  # whether it fits is seen when the model is built
         data.file_fingerprint(config.init_from, "init_from")
     if not config.dataset.path and config.dataset.name != "digits" and not os.path.isdir(os.path.expanduser(config.dataset.root)):
