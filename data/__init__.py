@@ -1,7 +1,6 @@
 """Data sets held in memory as uint8 tensors, and their augmentation on the device.
 
-`describe` and `load` take the keys of `DatasetConfig` as keywords. Importing this package costs nothing: torch, torchvision and
-scikit-learn are imported by `load` alone, NumPy by whoever opens a file.
+Importing this package costs nothing: torch, torchvision and scikit-learn are imported by `load` alone, NumPy by whoever opens a file.
 """
 
 import errno
@@ -36,10 +35,7 @@ def _checked(settings: dict[str, Any]) -> DatasetConfig:
 
 
 def describe(**settings: Any) -> Description:
-    """What `load` with the same keywords will return, without reading an image or importing torch (of an .npz: headers and labels).
-
-    Raises `DataError` for an unusable file or unsatisfiable settings. Whether CIFAR lies below `root` is not looked up.
-    """
+    """What `load` with the same keywords will return, without reading an image or importing torch, or looking for CIFAR. DataError."""
     s = _checked(settings)
     if s.val_fraction and (s.val_size is not None or s.sample == "seed"):
         other = f"dataset.val_size={s.val_size}" if s.val_size is not None else "dataset.sample=seed"

@@ -13,11 +13,7 @@ from sam.config import ConfigError
 
 @dataclass(frozen=True)
 class Augment(AugmentationConfig):
-    """Crop after padding, flip, apply a policy, normalise, cut out, in this order; the defaults normalise alone.
-
-    autoaugment is torchvision's CIFAR-10 policy, image by image: slow, and it waits for the device. Cutout's square of zeros is centred
-    uniformly over the image, and clipped at its borders.
-    """
+    """Crop after padding, flip, apply a policy (torchvision's, image by image: slow), normalise, cut out a square, in this order."""
 
     def __post_init__(self) -> None:
         try:
@@ -26,10 +22,8 @@ class Augment(AugmentationConfig):
             raise DataError(str(error)) from error
 
     def __call__(self, images: Tensor, generator: torch.Generator, mean: Tensor, std: Tensor) -> Tensor:
-        """uint8 images (b, c, h, w), square -> float32 (b, c, h, w), channels last, on the images' device. DataError for a wrong size.
-
-        All randomness comes from `generator`, in a fixed order; a generator on the CPU gives every device the same draws.
-        """
+        """uint8 images (b, c, h, w), square -> float32 (b, c, h, w), channels last, on the images' device. All draws come from `generator`,
+        in a fixed order; one on the CPU gives every device the same. DataError for a wrong size."""
         check_augmentation(images.shape[-1], **asdict(self))
         if self.crop_padding or self.flip:
             images = self._crop_and_flip(images, generator)
@@ -59,6 +53,7 @@ class Augment(AugmentationConfig):
         return picked.permute(0, 3, 1, 2)
 
     def _cut_out(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        """Zero a square of the normalised image, centred uniformly over it and clipped at its borders."""
         b, _, size, _ = batch.shape
         draws = 1 if self.cutout_per == "batch" else b
         centre = torch.randint(0, size, (2, draws, 1), generator=generator, device=generator.device).to(batch.device)

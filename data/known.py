@@ -1,7 +1,4 @@
-"""Recognise data sets by their bytes. Standard library only.
-
-A downsampled set has its own name; it is read with dataset=arrays, beside which no table shows published values.
-"""
+"""Recognise data sets by their bytes. Standard library only. A downsampled set has its own name, and is read with dataset=arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

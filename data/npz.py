@@ -15,10 +15,7 @@ _RENUMBER = "number them anew: np.unique(labels.ravel(), return_inverse=True)[1]
 
 
 def describe(path: str, name: str, expected: Description | None) -> Description:
-    """Return the sizes of the file's images and its number of classes, from the headers and the labels.
-
-    With `expected` (CIFAR from a file), image size, channels and classes must be those. Raises `DataError`.
-    """
+    """Sizes of the file's images and number of classes, from headers and labels; those of `expected` (CIFAR), or DataError."""
     shapes, labels = {}, {}
     try:
         with zipfile.ZipFile(regular_file(path)) as archive:

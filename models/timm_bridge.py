@@ -9,11 +9,8 @@ from models import ModelError
 
 
 def build_timm(timm_name: str | None, classes: int, channels: int, image_size: int) -> nn.Module:
-    """Build timm's model `timm_name`: logits (batch, classes) from images (batch, channels, image_size, image_size).
-
-    Architectures of a fixed size (vision transformers, mixers) are given it. Raises `ModelError` when timm is not installed,
-    does not know the name, or cannot build it at this size.
-    """
+    """Build timm's model `timm_name`: logits (batch, classes) from images (batch, channels, image_size, image_size). ModelError if timm is
+    not installed, does not know the name, or cannot build it at this size."""
     from data.torchvision_guard import ensure
 
     if not timm_name:

@@ -47,10 +47,8 @@ class WideResNet(nn.Module):
 
 
 class Block(nn.Module):
-    """BN-ReLU-conv3x3-(dropout)-BN-ReLU-conv3x3 plus a shortcut: (batch, inputs, s, s) -> (batch, outputs, s / stride, s / stride).
-
-    shared: the shortcut starts from the block's first activation rather than from its raw input.
-    """
+    """BN-ReLU-conv3x3-(dropout)-BN-ReLU-conv3x3 plus a shortcut: (batch, inputs, s, s) -> (batch, outputs, s / stride, s / stride). shared:
+    the shortcut starts from the block's first activation rather than from its raw input."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float, shortcut: nn.Module, shared: bool) -> None:
         super().__init__()

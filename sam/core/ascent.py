@@ -57,10 +57,10 @@ class Ascent:
         self._factor: Tensor | None = None  # None: 1
 
     def climb(self, direction: Vector, divisor: Tensor | None = None, *, norm: Tensor | None = None) -> Tensor:
-        """Take one step along `direction` (which is used up as work space) over `divisor`, a 0-d tensor; return the divisor.
+        """Take one step along `direction` (used up as work space) over `divisor` (0-d; None: the direction's norm); return the divisor.
 
-        divisor: None: the direction's norm, `norm` where it is known already. With loss scaling a direction carries the scale, and the
-        divisor must carry it too. A divisor of zero counts as `vectors.TINY`, so that a zero direction makes no step.
+        norm: the direction's, if known. With loss scaling a direction carries the scale, and the divisor must too. A divisor of zero counts
+        as `vectors.TINY`, so that a zero direction makes no step.
         """
         if self.steps == 1 and self.scope == "global":  # a pass over memory less: the direction is never divided
             divisor = divisor if divisor is not None else vectors.norm(direction) if norm is None else norm

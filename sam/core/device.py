@@ -75,8 +75,7 @@ def autocast(precision: str, device: torch.device) -> Autocast:
 
 
 class LossScale:
-    """A dynamic scale of float16 losses, whose small gradients would vanish: halved by a step that is not finite, doubled after `interval`
-    steps in a row that are.
+    """A dynamic scale of float16 losses: halved by a step that is not finite, doubled after `interval` steps in a row that are.
 
     Always a power of two, so that multiplying and dividing by it rounds nothing. `value` (float64) and `streak` (int64) are 0-d tensors on
     the device and change in place: no host sync. A closure back-propagates `value` times the loss and returns the loss itself.

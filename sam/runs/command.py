@@ -21,11 +21,8 @@ _WORDS = ("null", "true", "false", "nan", "inf")  # unquoted, they are no string
 
 
 def train_command(config: TrainConfig) -> str:
-    """ "python train.py optimizer.method=xsam seed=1 ...": composed again, it has the fingerprint of `config`.
-
-    Plain keys only, so that no change of a file of conf/ changes what it means; keys that the method or the model does not read are
-    left out, and so are the protocol's notes. `python train.py` alone stands for the defaults of conf/train.yaml.
-    """
+    """ "python train.py optimizer.method=xsam seed=1 ...": composed again, it has the fingerprint of `config`. Plain keys only, so that no
+    change of a file of conf/ changes what it means; without keys that the method or the model does not read."""
     values, base = to_dict(config), flat(to_dict(BASE))
     values["optimizer"] = {key: values["optimizer"][key] for key in config.optimizer.used_keys}
     values["model"] = {key: values["model"][key] for key in config.model.used_keys}

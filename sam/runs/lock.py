@@ -26,10 +26,8 @@ class LockedError(ValueError):
 
 def _process_start(pid: int) -> str | None:
     """Start time of a process of this machine, which tells it from a later one of the same pid; None if it is gone."""
-    try:
+    with suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        pass
     if Path("/proc/self").exists():
         return None
     try:

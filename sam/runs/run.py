@@ -20,11 +20,8 @@ from sam.training.loop import Trainer
 
 
 def run(config: TrainConfig) -> dict[str, Any]:
-    """Train as configured and return the record. A finished (or diverged) run is returned as it is, unless `force`.
-
-    Raises Preempted after a signal, when the state is saved; LockedError if another process is at this run; ConfigError, DataError,
-    StorageError with one sentence for the user.
-    """
+    """Train as configured and return the record; a finished (or diverged) run's as it is, unless `force`. Raises Preempted after a signal,
+    when the state is saved; LockedError, ConfigError, DataError, StorageError with one sentence for the user."""
     config = distributed.with_replicas(config)
     description = cost.check(config)
     records.check_folder(config)

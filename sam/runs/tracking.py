@@ -1,8 +1,8 @@
 """Mirror a run to Weights & Biases. The run's own files are the record; training never dies of tracking, nor waits for it.
 
-W&B lives in a separate process, which reads the files that training writes. Without credentials, or without a server that answers within
-`init_timeout` or until the run has ended, the run is logged offline below its own folder, and `wandb sync` uploads it later. A server lost
-in mid-run costs at most `finish_timeout` at the end. Anything else switches tracking off. Each prints one line of warning.
+W&B lives in a separate process, which reads the files that training writes. Without credentials, or a server that answers in time, the
+run is logged offline below its own folder, and `wandb sync` uploads it later. A server lost in mid-run costs at most `finish_timeout`.
+Anything else switches tracking off. Each prints one line of warning.
 """
 
 import dataclasses

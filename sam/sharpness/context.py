@@ -130,10 +130,8 @@ class Context:
         batchnorm: str = "eval",
         subset: int | None = None,
     ) -> DatasetLoss:
-        """Return L over a split (train | test | val, or one given), or over `subset` of its images, always the same (`subset_indices`).
-
-        batchnorm: eval | train | recalibrated. batch_size: by default config.batch_size; config.m with batch statistics (train).
-        """
+        """L over a split (train | test | val, or one given), or over `subset` of its images, always the same. batchnorm: eval | train |
+        recalibrated. batch_size: by default config.batch_size; config.m with batch statistics (train)."""
         part: Split | None = getattr(self, split) if isinstance(split, str) else split
         if part is None:
             raise ValueError(f"there is no {split} set to measure on.")

@@ -82,10 +82,8 @@ class DatasetLoss:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Switch TF32, autocast and dropout off and BatchNorm into its mode; restore weights, buffers and modes bitwise afterwards.
-
-        Buffers that a forward changes are restored before the next one. Gradients (`.grad`) and random state are not touched.
-        """
+        """Switch TF32, autocast and dropout off and BatchNorm into its mode; restore weights, buffers and modes bitwise afterwards, buffers
+        before every forward too. Gradients (`.grad`) and random state are not touched."""
         modes = [(module, module.training) for module in self.model.modules()]
         attributes = [(module, {k: v for k, v in vars(module).items() if isinstance(v, Tensor)}) for module, _ in modes]  # spectral norm's
         kept = [(p, p.clone()) for p in self.points]
@@ -224,10 +222,8 @@ def refused_alone(size: int) -> Iterator[None]:
 
 @torch.no_grad()
 def averaged(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
-    """Average the batches' own statistics, weighted by batch size: (mean, variance) of each of `normalizers(model)`.
-
-    batches: inputs of the model. Only BatchNorm runs in train mode. Use inside `measuring()`, which restores buffers and modes.
-    """
+    """Average the batches' own statistics, weighted by batch size: (mean, variance) of each of `normalizers(model)`. Only BatchNorm runs in
+    train mode. Use inside `measuring()`, which restores buffers and modes."""
     modules, seen = normalizers(model), 0
     momenta = [module.momentum for module in modules]
     try:

@@ -20,10 +20,8 @@ TOGETHER = 5  # probes of one call: they share forward and first backward, and c
 
 
 class Hessian:
-    """H of a DatasetLoss at the current weights, as an operator on rows: (m, D) -> (m, D). Use inside `measuring()`.
-
-    D counts the parameters that require a gradient, in their order, each flattened.
-    """
+    """H of a DatasetLoss at the current weights, as an operator on rows of trainable parameters, flattened in order: (m, D) -> (m, D). Use
+    inside `measuring()`."""
 
     def __init__(self, loss: DatasetLoss) -> None:
         self.loss, self.points = loss, loss.points

@@ -1,6 +1,5 @@
-"""Krylov spaces of a symmetric operator: extreme eigenvalues by thick-restart Lanczos, and quadrature nodes. Plain linear algebra.
-
-Vectors are rows of length D in the operator's own format; everything of the size of the space is float64 on the CPU.
+"""Krylov spaces of a symmetric operator: extreme eigenvalues by thick-restart Lanczos, and quadrature nodes. Vectors are rows of length D
+in the operator's own format; everything of the size of the space is float64 on the CPU.
 """
 
 from collections.abc import Callable

@@ -146,10 +146,8 @@ def unit_(direction: Vector) -> float | None:
 
 @torch.no_grad()
 def filter_normalize_(direction: Vector, weights: Vector) -> Vector:
-    """Rescale each filter of `direction`, in place, to the norm of the same filter of `weights` (Li et al. 2018, section 4); returns it.
-
-    A filter is a row of a tensor with two or more dimensions. Tensors with fewer (BatchNorm, biases) become 0, and filters of zeros too.
-    """
+    """Rescale each filter of `direction`, in place, to the norm of the same filter of `weights` (Li et al. 2018, section 4); returns it. A
+    filter is a row of a tensor with two or more dimensions; tensors with fewer (BatchNorm, biases) become 0, and filters of zeros too."""
     for d, w in zip(direction, weights, strict=True):
         if w.ndim < 2:
             d.zero_()

@@ -17,9 +17,7 @@ VERSION = 1
 def climb(loss: DatasetLoss, start: Vector, gradient: Vector, rho: float, steps: int, rule: str) -> Ascent | None:
     """Take N ascent steps from `start`, where the gradient is `gradient` (not modified), each along the gradient of the whole set; leave
     the weights at the end. None if a gradient on the way is zero or not finite: the direction is undefined, and the sharpness is not zero.
-
-    Cost: steps - 1 forwards and backwards. Memory: three vectors of D beside start and gradient. Use inside `measuring()`, `no_grad()`.
-    """
+    Memory: three vectors of D beside start and gradient. Use inside `measuring()`, `no_grad()`."""
     ascent = Ascent(start, [rho] * len(start), steps=steps, rule=rule)
     here = [g.clone() for g in gradient]
     for taken in range(1, steps + 1):

@@ -1,6 +1,5 @@
-"""Search balls around w for the largest loss: projected gradient ascent with momentum and restarts, and other points.
-
-The ascent follows Auto-PGD (Croce & Hein 2020, sections 3.1 and 3.2), as Andriushchenko et al. 2023 use it on weights.
+"""Search balls around w for the largest loss by projected gradient ascent, as Auto-PGD (Croce & Hein 2020, sections 3.1 and 3.2), which
+Andriushchenko et al. 2023 use on weights.
 """
 
 import math
@@ -19,10 +18,8 @@ Stream = Callable[[str], torch.Generator]
 
 @dataclass(frozen=True)
 class Ball:
-    """All delta = radius * scale * u with ||u|| <= 1, in the norm l2 or linf; scale None: ones.
-
-    A weight whose scale is exactly 0 cannot move. All methods write into their argument.
-    """
+    """All delta = radius * scale * u with ||u|| <= 1, in the norm l2 or linf; scale None: ones. A weight whose scale is 0 cannot move. All
+    methods write into their argument."""
 
     norm: str
     radius: float
@@ -115,10 +112,8 @@ def ascend(loss: DatasetLoss, ball: Ball, start: Vector, u: Vector, here: tuple[
 
 
 def _step_(ball: Ball, direction: Vector, u: Vector, previous: Vector, size: float, momentum: float) -> None:
-    """Turn `direction` into the next point: z = P(u + size direction), then P(u + (1 - momentum) (z - u) + momentum (u - previous)).
-
-    In the first step, and in the first after going back, previous is u: no momentum, and the next point is z.
-    """
+    """Turn `direction` into the next point: z = P(u + size direction), then P(u + (1 - momentum) (z - u) + momentum (u - previous)); z
+    itself where previous is u (in the first step, and in the first after going back)."""
     vectors.scale_(direction, size)
     vectors.add_(direction, u)
     ball.project_(direction)
@@ -176,8 +171,8 @@ def search_balls(
 ) -> list[Found]:
     """Search nested balls; a point found in a smaller ball also counts for the larger ones. One `Found` per ball, in input order.
 
-    origin: (L(w), gradient at w), not modified; stream: random generators by name, the same for all balls; others: L at further points
-    of a ball. Use inside `measuring()` and `no_grad()`; the weights are left at the last point.
+    origin: (L(w), gradient at w), not modified; stream: random generators by name; others: L at further points of a ball. Use inside
+    `measuring()` and `no_grad()`; the weights are left at the last point.
     """
     seen, results = [origin[0]], [Found(math.nan, None, None)] * len(balls)
     for i in sorted(range(len(balls)), key=lambda i: balls[i].radius):

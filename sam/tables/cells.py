@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from sam.tables.correlation import RankCorrelation
-from sam.tables.statistics import Equivalence, Paired, Summary, Welch
+from sam.tables.statistics import Equivalence, Paired, RankCorrelation, Summary, Welch
 from sam.text import printable
 
 EMPTY = ("–",)
@@ -22,9 +21,8 @@ class _Shown:
 class Comparison:
     """Tests of a difference besides the paired t test, in the unit of its column.
 
-    primary      True for the test named in advance; p_holm is its p after Holm's correction.
-    tests        number of primary tests in the block; None if this is not one.
-    detectable   minimum detectable difference at `level` (alpha, divided by `tests` if primary) with `power`; None if it does not exist.
+    primary      True for the test named in advance; `tests` of them are in the block, and p_holm is corrected for them.
+    detectable   minimum detectable difference at `level` with `power`; None if it does not exist.
     equivalence  None unless the row claims "no difference" and the column has a margin.
     """
 
@@ -59,8 +57,7 @@ class Cell(_Shown):
     """One cell: `parts` are pieces of text to print, which may go on separate lines; the other fields are for programs.
 
     kind       label | value | difference | published.
-    column     header of the value column that the cell belongs to, whose unit its numbers are in.
-    diverged   seeds of diverged runs, which are in none of the statistics.
+    column     header of the value column whose unit its numbers are in.
     numbers    value of the run in each of `folders`, None if it has none.
     """
 

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sam.tables import correlation
 from sam.tables import statistics as stats
 from sam.tables.cells import EMPTY, Cell, Comparison, Correlation
 from sam.tables.columns import Column
@@ -92,7 +91,7 @@ def correlations(table: TableConfig, columns: Sequence[Column], rows: Sequence[T
         xs, ys = ([c for c in columns if c.config.key == key] for key in (wanted.x, wanted.y))
         for x, y in ((x, y) for x in xs for y in ys if None in (x.rho, y.rho) or x.rho == y.rho):
             pairs = {str(i): _both(x, y, row, own[i]) for i, row in enumerate(rows)}
-            found.append(Correlation(x.header, y.header, correlation.across(pairs), correlation.within(pairs), correlation.between(pairs)))
+            found.append(Correlation(x.header, y.header, stats.across(pairs), stats.within(pairs), stats.between(pairs)))
     return tuple(found)
 
 

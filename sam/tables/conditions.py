@@ -1,7 +1,5 @@
-"""The runs as tables know them, grouped by *condition*, and the runs of each row of a table.
-
-A condition is everything but the seed and the method's own keys (rho, ascent steps, ...). Learning rate, momentum and weight decay
-belong to it, so that two rows of a block differ in the method alone.
+"""The runs as tables know them, grouped by *condition* (all but the seed and the method's own keys, rho say: rows of a block share learning
+rate and weight decay, and differ in the method alone), and the runs of each row of a table.
 """
 
 import dataclasses
@@ -25,11 +23,8 @@ class RunRow:
     """One run; `measures` in plain units (accuracy in percent, cross-entropies in nats), None if undefined.
 
     setting       identity without the seed: runs with equal `setting` are replicas over seeds.
-    status        finished | diverged.
-    epochs        rows of metrics.csv (epoch, test_accuracy, train_loss, ...).
-    series        curves and maps of the notions (spectra, landscapes), by name.
+    epochs        rows of metrics.csv; series: curves and maps of the notions, by name.
     init_from     hash of the file of initial weights, or None; started_from: its name in labels.
-    command       command line that trains the run again.
     files         paths of a finished run's checkpoint and measures, by label.
     record        its run.json; a report prints environment and dates.
     """
@@ -145,10 +140,8 @@ _COMMON = tuple(f.name for f in dataclasses.fields(OptimizerConfig))
 
 @dataclass(frozen=True)
 class TableRow:
-    """The runs of one row of a table: replicas of one setting, one per seed. Empty if nothing was run.
-
-    spec: the configured row; config: the first run's, or None; changed: settings that differ from the block's condition.
-    """
+    """The runs of one row of a table: replicas of one setting, one per seed; empty if nothing was run. config: the first run's, or None;
+    changed: settings that differ from the block's condition."""
 
     label: str
     spec: RowConfig

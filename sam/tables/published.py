@@ -1,7 +1,4 @@
-"""Published values (paper_values.csv): which may be shown with a run, and how they are printed.
-
-A published value is printed as its source prints it: never converted, rounded, or averaged with ours.
-"""
+"""Published values (paper_values.csv): which may be shown with a run; printed as the source prints them, never converted or rounded."""
 
 import csv
 import functools
@@ -108,9 +105,6 @@ def _radii(published: Published) -> tuple[float, ...]:
 
 def _same_augmentation(stated: str, ours: AugmentationConfig) -> bool:
     """basic: crop and flip only; cutout, autoaugment: that as well. Any other wording matches nothing, "unstated" everything."""
-    if stated == "unstated":
-        return True
-    if ours.crop_padding == 0 or not ours.flip:
-        return False
     wanted = {"basic": (False, "none"), "cutout": (True, "none"), "autoaugment": (False, "autoaugment")}
-    return wanted.get(stated) == (ours.cutout > 0, ours.policy)
+    same = ours.crop_padding > 0 and ours.flip and wanted.get(stated) == (ours.cutout > 0, ours.policy)
+    return same or stated == "unstated"

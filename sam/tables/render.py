@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sam.tables.cells import Block, Cell, Correlation
-from sam.tables.correlation import RankCorrelation
-from sam.tables.statistics import fixed, interval
+from sam.tables.statistics import RankCorrelation, fixed, interval
 
 GAP = 2  # spaces between two columns of a terminal table
 CORRELATION_HEADER = ("Rank correlation", "all runs", "within methods", "between methods")
@@ -60,10 +59,8 @@ def _widths(block: Block, stacked: bool) -> list[int]:
 
 
 def _columns_of_panels(block: Block, width: int) -> list[tuple[list[int], list[int]]]:
-    """(columns, widths) per panel: one panel if the table fits, stacked if need be; else several that repeat the labels.
-
-    A value column stays with its published column; differences follow the values, in panels of their own.
-    """
+    """(columns, widths) per panel: one if the table fits, stacked if need be; else several that repeat the labels. A value column stays
+    with its published column; differences follow in panels of their own."""
     every = list(range(len(block.header)))
     for stacked in (False, True):
         widths = _widths(block, stacked)

@@ -13,9 +13,8 @@ from sam.config import key as setting  # a column has a key `key`
 class ColumnConfig(Settings):
     """One column: `measure` times `scale`, printed with `digits` decimals.
 
-    In `measure` and `header`, "{rho}" stands for the radius. "subset={subset}" at the end of `measure` stands for the subset that it was
-    taken on, whichever it was, or for the whole set; in `header`, "{subset}" for its size or "all", "{m}" for the batch size of batch-wise
-    measures.
+    In both, "{rho}" stands for the radius. "subset={subset}" at the end of `measure` stands for any subset, or the whole set; in `header`,
+    "{subset}" for its size or "all", "{m}" for the batch size of batch-wise measures.
     """
 
     key: str = setting("", "what `published`, `primary` and `correlations` call it")

@@ -14,10 +14,8 @@ from sam.tables.settings import TableConfig
 
 
 def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> list[Block]:
-    """One block per condition with a run in the table, except those whose runs all appear in other blocks.
-
-    rhos: the measured radii. Raises ConfigError for a reference to no row, column or id, and for a test that cannot be made.
-    """
+    """One block per condition with a run in the table, except those whose runs all appear in other blocks. rhos: the measured radii. Raises
+    ConfigError for a reference to no row, column or id, and for a test that cannot be made."""
     check(table)
     columns = expand(table.columns, rhos)
     headers = [column.header for column in columns]

@@ -124,8 +124,8 @@ class Trainer:
     ) -> Row:
         """Train one epoch (or what is left of it), evaluate what is due, and return its row of metrics, also kept in `rows`.
 
-        advance: gets the passes of each step. after_step: called after each step; may save `state_dict`, and may raise to stop.
-        evaluating: entered around the evaluation, which may be broken off: `state_dict` is then as after the last step.
+        advance: gets the passes of each step. after_step: may save `state_dict`, and may raise to stop. evaluating: entered around the
+        evaluation, which may be broken off: `state_dict` is then as after the last step.
         """
         seed = self.config.seed
         if self._under_way is None:

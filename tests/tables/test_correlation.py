@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sam.tables.correlation import Pairs, across, between, ranks, within
+from sam.tables.statistics import Pairs, across, between, ranks, within
 
 
 def grouped(x: np.ndarray, y: np.ndarray) -> Pairs:
