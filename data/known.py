@@ -1,11 +1,10 @@
 """Recognise data sets by their bytes. Standard library only. A downsampled set has its own name, and is read with dataset=arrays."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """name: the data set in a label; note: the same under a table and at the start of a run, with what must be said about it."""
 
     name: str

@@ -71,8 +71,7 @@ def arrays(name: str, path: str) -> RawData:
     notes: tuple[str, ...] = ()
     if "train_exact" in arrays:
         exact = np.concatenate([arrays.pop("train_exact"), arrays.pop("test_exact")])
-        if not exact.all():
-            decoded = np.count_nonzero(~exact)
+        if decoded := np.count_nonzero(~exact):
             notes = (f"{Path(path).name}, {decoded:,} of {len(exact):,} images JPEG-decoded",)
     if name in CIFAR_STATISTICS:
         mean, std = map(np.array, CIFAR_STATISTICS[name])

@@ -12,13 +12,12 @@ class WideResNet(nn.Module):
     """WRN-depth-width: logits (batch, classes) from images (batch, channels, size, size), size divisible by 4.
 
     A 3x3 convolution to 16 channels; three groups of (depth - 4) / 6 pre-activation basic blocks with 16, 32, 64 times `width` channels
-    and strides 1, 2, 2; BatchNorm, ReLU, global average pool, linear layer. `dropout` acts between the two convolutions of a block.
+    and strides 1, 2, 2; global average pool. `dropout` acts between the two convolutions of a block. ModelError for another depth.
 
     shortcut  conv: where the channels change, a 1x1 convolution of the block's first activation: WRN-28-10 has 36,479,194 parameters
               for 10 classes and 36,536,884 for 100. (Many ports build one block more per group, which is WRN-34-10.)
               zero_pad: average pool by the stride and zero channels (google-research/sam): 36,220,634 and 36,278,324 parameters. Its
               stride-2 convolutions keep PyTorch's symmetric padding, where JAX's SAME pads only below and to the right.
-    Raises `ModelError` for a depth that is not 6n + 4 or another shortcut.
     """
 
     def __init__(self, depth: int, width: int, classes: int, channels: int = 3, dropout: float = 0.0, shortcut: str = "conv") -> None:

@@ -10,11 +10,8 @@ VGG_STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))  # channels of 
 
 
 class ResNet18(nn.Module):
-    """Logits (batch, classes) from images (batch, channels, size, size), size divisible by 8.
-
-    Basic blocks 2-2-2-2 with 64, 128, 256, 512 channels; 11,173,962 parameters for 10 classes and 3 channels. The global average pool
-    equals the usual 4x4 pool on 32x32 images.
-    """
+    """Logits (batch, classes) from images (batch, channels, size, size), size divisible by 8. Basic blocks 2-2-2-2 with 64, 128, 256, 512
+    channels; 11,173,962 parameters for 10 classes and 3 channels."""
 
     def __init__(self, classes: int, channels: int = 3) -> None:
         super().__init__()
@@ -52,11 +49,8 @@ class BasicBlock(nn.Module):
 
 
 class DenseNet121(nn.Module):
-    """Logits (batch, classes) from images (batch, channels, size, size), size divisible by 8.
-
-    Dense blocks of 6, 12, 24, 16 layers, growth 32, bottleneck 4 x growth, compression 0.5; 6,956,298 parameters for 10 classes and 3
-    channels. A transition has no ReLU, as in XSAM's code (the published network has one).
-    """
+    """Logits (batch, classes) from images (batch, channels, size, size), size divisible by 8. Bottleneck 4 x growth, compression 0.5;
+    6,956,298 parameters for 10 classes and 3 channels. A transition has no ReLU, as in XSAM's code (the published network has one)."""
 
     def __init__(self, classes: int, channels: int = 3) -> None:
         super().__init__()
@@ -96,11 +90,8 @@ class DenseLayer(nn.Module):
 
 
 class VGG11BN(nn.Module):
-    """Logits (batch, classes) from images (batch, channels, 32, 32).
-
-    Convolutions with a bias, each followed by BatchNorm and ReLU; head 512-4096-4096-classes with `dropout` after each of its two ReLUs
-    (the published value is 0.5). 28,149,514 parameters for 10 classes and 3 channels.
-    """
+    """Logits (batch, classes) from images (batch, channels, 32, 32). Convolutions with a bias; head 512-4096-4096-classes with `dropout`
+    after each of its two ReLUs (the published value is 0.5). 28,149,514 parameters for 10 classes and 3 channels."""
 
     def __init__(self, classes: int, channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__()

@@ -1,8 +1,6 @@
-"""Registries: what a configuration can name. A plug-in adds its rows to them, and nothing else need change.
+"""Registries: what a configuration can name. Standard library only; a row's target is imported when a run uses it. A plug-in adds its rows:
 
-    METHODS.add("my_method", "my_module:MyMethod", MyKeys, label="Mine", option={"rho": 0.1})
-
-Standard library only; a row's target is imported when a run uses it.
+METHODS.add("my_method", "my_module:MyMethod", MyKeys, label="Mine", option={"rho": 0.1})
 """
 
 import importlib

@@ -134,8 +134,7 @@ class Bench:
         return built, lambda: (built.zero_grad(), evaluate())[1]
 
     def bare(self) -> dict[str, Step]:
-        """The steps that ours are compared with: SGD twice, its passes alone, a forward as in XSAM's probes (train mode, no graph), and
-        SAM of pytorch_optimizer (kozistr) around the same fused SGD, if that is installed."""
+        """SGD twice, its passes alone, a forward as in XSAM's probes (train mode, no graph); SAM of pytorch_optimizer, if there."""
         contenders: dict[str, Step] = {}
         for name in ("torch_sgd", "torch_sgd_again"):
             sgd, closure = self.plain(torch.optim.SGD)
@@ -190,8 +189,7 @@ def quartiles(values: list[float]) -> dict[str, float]:
 
 
 def interleave(bench: Bench, contenders: dict[str, Step], rounds: int, steps: int, label: str, search_every: int = 1) -> Times:
-    """Seconds a step of each contender and round (NaN where it sat out). Every round has a random order: if the same one always came
-    before another, its state of caches and memory would be part of the other's time."""
+    """Seconds a step of each contender and round (NaN where it sat out), in random order: caches left by the one before would count."""
     draw, times = random.Random(0), {name: list[float]() for name in contenders}
     for step in contenders.values():
         step()

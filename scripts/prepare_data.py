@@ -25,7 +25,7 @@ CHOICES = {"all": ("cifar10", "cifar100"), "cifar10": ("cifar10",), "cifar100": 
 
 @script
 def main(arguments: list[str]) -> int:
-    """Exit status: 0; 1 if the images cannot be had, 2 for wrong arguments, each after one sentence on the standard error output."""
+    """Exit status: 0; 1 if the images cannot be had, 2 for wrong arguments, each after one sentence."""
     options, _ = parse({"dataset": tuple(CHOICES), "root": "datasets", "source": str, "size": int, "out": str}, arguments)
     given, missing = ([key for key in SHRINKING if (options[key] is not None) == there] for there in (True, False))
     if given and missing:

@@ -5,11 +5,10 @@
     python scripts/time_limit.py hours=6 -- sh -c 'python train.py -m experiment=demo && python evaluate_sharpness.py runs_dir=runs/demo'
 
 hours, minutes  the limit is their sum
-grace           seconds between SIGTERM and SIGKILL, which all processes of the command get (60)
+grace           seconds between SIGTERM and SIGKILL, which all processes of the command get (60), also after a signal to this script
 
-`evaluate_sharpness.py` ends at once and keeps every notion that it has stored. A signal that comes to this script goes on to the command,
-which then has `grace` seconds too. Exit status: 75 the limit was reached before the command was done, start the same command again; else
-the command's own (128 + n if signal n ended it); 2 for wrong arguments.
+`evaluate_sharpness.py` keeps every notion that it has stored. Exit status: 75 the limit was reached before the command was done, start
+the same command again; else the command's own (128 + n if signal n ended it); 2 for wrong arguments.
 """
 
 import os

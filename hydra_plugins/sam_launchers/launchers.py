@@ -66,11 +66,9 @@ class LocalLauncher(Launcher):
 
 
 class SamSlurmLauncher(SlurmLauncher):
-    """`hydra/launcher=slurm`: one SLURM job array, through submitit. Its keys are those of `SlurmQueueConf`, and `wait`.
-
-    It differs from hydra-submitit-launcher: a run that fails is FAILED for SLURM too, with its traceback in its own log; the others are
-    still collected; what is finished is not submitted; tasks find this repository; a run that saved and left (exit code 75) is requeued.
-    """
+    """`hydra/launcher=slurm`: one SLURM job array, through submitit. Its keys are those of `SlurmQueueConf`, and `wait`. Beyond
+    hydra-submitit-launcher: a run that fails is FAILED for SLURM too, with its traceback in its own log; the others are still collected;
+    what is finished is not submitted; tasks find this repository; a run that saved and left (exit code 75) is requeued."""
 
     def __init__(self, wait: bool = True, **params: Any) -> None:
         super().__init__(**params)

@@ -25,14 +25,13 @@ class Ascent:
     """The perturbation eps of the weights `start`, built one step at a time: rho (or rho/N) along direction / divisor.
 
     The normalisation is the method's own: SAM divides the gradient g by ||g||, the default; ASAM (Kwon et al. 2021, Eq. 6) divides T² g by
-    ||T g||, so that ||eps|| is not rho. Balls are Euclidean whatever the divisor: "project" and "boundary" bound ||eps|| by rho.
+    ||T g||, so that ||eps|| is not rho. "project" and "boundary" bound the Euclidean ||eps|| by rho whatever the divisor.
 
     start:          the perturbed tensors at w; only read.
     radii:          rho of each tensor (equal unless parameter groups set different ones).
     steps, rule:    N and the step rule; with N = 1 all rules are the same.
-    scope:          global: a step has the direction's shape; layer, filter: each tensor (row) gets an equal share of the step's length,
-                    which is the same in every scope (`vectors.normalize_`).
-    shrink:         factor on all radii, a 0-d tensor (rho then stands for the product); None: 1.
+    scope:          global: a step has the direction's shape; layer, filter: each tensor (row) gets an equal share of the step's length.
+    shrink:         factor on all radii, a 0-d tensor; None: 1.
     points:         start + eps, in new tensors after every step.
     lengths:        the divisor of every step. One that is not finite voids the optimizer's step; a direction that is not finite beside a
                     finite divisor shows in the gradient at the point.

@@ -15,11 +15,8 @@ def cross_entropy(outputs: Tensor, labels: Tensor, *, label_smoothing: float = 0
 
 
 def mse(outputs: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, reduction: str = "none") -> Tensor:
-    """Mean over the classes of (output - target)²: (b,), or its mean over the samples, 0-d, with reduction="mean".
-
-    The target is the one-hot label; with label smoothing s, (1 - s) times it plus s / classes. Nothing is rescaled: in the convention of
-    Hui & Belkin 2021, who weight the label's class by k and put its target at M, k = M = 1.
-    """
+    """Mean over the classes of (output - target)²: (b,), or its mean over the samples, 0-d, with reduction="mean". Target: one-hot labels;
+    with label smoothing s, (1 - s) times it plus s / classes. Nothing is rescaled: in the terms of Hui & Belkin 2021, k = M = 1."""
     exact = torch.promote_types(outputs.dtype, torch.float32)  # autocast's outputs are short
     target = functional.one_hot(labels, outputs.shape[1]).to(exact)
     if label_smoothing:

@@ -38,11 +38,10 @@ def _copy_groups(target: list[Tensor], source: list[Tensor]) -> None:
 class Passes:
     """Keep the passes of one step consistent.
 
-    - Only the first pass of a step (the one at w; Rand-SAM's only one) updates BatchNorm's running statistics and `num_batches_tracked`:
-      the buffers are saved after it and restored at the end. No layer is switched off, so a captured graph sees one model.
+    - Only the first pass of a step (the one at w; Rand-SAM's only one) updates BatchNorm's running statistics: the buffers are saved after
+      it and restored at the end. No layer is switched off, so a captured graph sees one model.
     - All passes of a step use one dropout mask; afterwards the random state is what one pass would have left.
-    - If anything raises, the buffers are restored to the start of the step.
-    - `undo_if` restores them after a skipped step, which loss scaling makes usual: an overflow would stay in the averages for good.
+    - If anything raises, the buffers are restored to the start of the step; `undo_if` does so after a step that loss scaling skips.
     - With several replicas, the running statistics end as if one process had run all forwards, in the order of the replicas.
     """
 

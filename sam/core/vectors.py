@@ -149,11 +149,8 @@ def moved(start: Vector, x: Vector, radii: Sequence[float], factor: Tensor | Non
 
 
 def normalize_(x: Vector, scope: str = "global", length: Tensor | None = None) -> Tensor:
-    """Scale x in place to norm 1 and return the norm it had (0-d; `length` if the caller knows it). A zero vector stays zero.
-
-    scope: global: one norm for all; layer: every tensor gets norm 1/sqrt(tensors); filter: every row of a tensor (a one-dimensional
-    tensor counts as one row) gets norm 1/sqrt(rows).
-    """
+    """Scale x in place to norm 1 and return the norm it had (0-d; `length` if known). A zero vector stays zero. scope: global: one norm for
+    all; layer: every tensor gets norm 1/sqrt(tensors); filter: every row of a tensor (one of one dimension is a row) norm 1/sqrt(rows)."""
     total = norm(x) if length is None else length
     if scope == "global":
         torch._foreach_div_(x, total.clamp(min=TINY).to(x[0].dtype))

@@ -1,8 +1,4 @@
-"""Several processes for one run: their ranks, their rendezvous, their devices. Imports torch only when called.
-
-torchrun --nproc-per-node=4 train.py optimizer=sam                  # four GPUs of one machine
-srun --ntasks=4 --gpus-per-node=4 python train.py optimizer=sam     # the same, within a SLURM job
-"""
+"""Several processes for one run: their ranks, their rendezvous, their devices. Imports torch only when called."""
 
 import atexit
 import dataclasses

@@ -20,11 +20,8 @@ _IRRELEVANT_DATA = ("path", "root", "download")
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:
-    """The settings that decide the result, without those at their default, so that a new key orphans no old run.
-
-    A file (of data, of weights to start from) enters by the hash of its bytes, not by its path. Keys that the method or the model does
-    not read are left out. Raises `data.DataError` if the file is missing.
-    """
+    """The settings that decide the result, without those at their default, so that a new key orphans no old run. A file (data or weights)
+    enters by the hash of its bytes; keys that the method or the model does not read are left out. DataError for a missing file."""
     values = to_dict(config)
     for key in (*_IRRELEVANT, *(() if config.depends_on_replicas else _OF_REPLICAS)):
         values.pop(key)

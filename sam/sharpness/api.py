@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,9 +54,9 @@ def evaluate(
              a pair of tensors or arrays (inputs, labels), where inputs are what the model takes, and labels are class numbers;
              a torch Dataset of such pairs, or a DataLoader: what one pass over it yields, with its random draws seeded with `seed`;
              a pair (train, test), or a dictionary {"train": ..., "test": ...}, of any of these three.
-    notions  names of `sam.config.NOTIONS`, or ["all"]; what each returns stands in its module's `measure`.
-    loss     cross_entropy | mse: what the model was trained with (`sam.core.criteria`). Every notion measures this loss.
-    settings other keys of `sam.config.SharpnessConfig`: m=128, batchnorm=["eval"], hessian={"probes": 50}, ...
+    notions  names of `sam.sharpness.settings.NOTIONS`, or ["all"]; what each returns stands in its module's `measure`.
+    loss     cross_entropy | mse: what the model was trained with, and every notion measures.
+    settings other keys of `sam.sharpness.settings.SharpnessConfig`: m=128, batchnorm=["eval"], hessian={"probes": 50}, ...
     Raises ConfigError (one sentence) for settings, data or a model that cannot be measured.
     """
     if loss not in CRITERIA:
@@ -88,22 +89,16 @@ def evaluate(
     else:
         train, test = _pair(data)
         device, dtype = weights[0].device, weights[0].dtype
-        context = Context(
-            model,
-            _split(train, "train", device, config.seed),
-            None if test is None else _split(test, "test", device, config.seed),
-            config,
-            prepare=lambda batch: _own(batch, dtype),
-            progress=progress,
-            loss_name=loss,
-        )
+
+        def prepare(batch: Tensor) -> Tensor:
+            """Copy one batch, aligned and contiguous: a kernel's last digits depend on the memory layout."""
+            return batch.to(dtype if batch.is_floating_point() else batch.dtype, copy=True, memory_format=torch.contiguous_format)
+
+        split = partial(_split, device=device, seed=config.seed)
+        held_out = None if test is None else split(test, "test")
+        context = Context(model, split(train, "train"), held_out, config, prepare=prepare, progress=progress, loss_name=loss)
     _check_outputs(context)
     return Measurements(measure(context))
-
-
-def _own(batch: Tensor, dtype: torch.dtype) -> Tensor:
-    """Copy one batch, floats in `dtype`, aligned and contiguous: a kernel's last digits depend on the memory layout."""
-    return batch.to(dtype if batch.is_floating_point() else batch.dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _check_outputs(context: Context) -> None:

@@ -69,7 +69,6 @@ class Context:
 
     train, test, val  images and labels on the model's device; `prepare` turns a batch of stored inputs into the model's input.
     label_noise   share of the training labels that were replaced on purpose (for the gap under the same channel).
-    loss_name     the loss that it was trained with, and is measured with: a name of `sam.core.criteria`.
     optimizer     settings of the optimizer that trained it, or None: for notions that follow the training's own ascent.
     progress      told of units of work: a forward of one image is 1, a forward and backward 3, a Hessian-vector product 7.
     """

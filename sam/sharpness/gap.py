@@ -88,10 +88,8 @@ def _mean(criterion: Criterion, outputs: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def calibration_error(logits: Tensor, labels: Tensor, bins: int) -> float:
-    """Return the expected calibration error in percent (Guo et al. 2017, Eq. 3): the mean over samples of |accuracy - mean confidence| of
-    a sample's bin; NaN if a logit is. logits (n, classes), labels (n,). Confidence is the largest softmax probability, in float64; bin b
-    of `bins` equally wide ones is ((b - 1)/bins, b/bins].
-    """
+    """The expected calibration error in percent (Guo et al. 2017, Eq. 3): the mean over samples of |accuracy - mean confidence| of the
+    sample's bin, ((b - 1)/bins, b/bins] of the largest softmax probability, in float64. logits (n, classes), labels (n,). NaN if one is."""
     confidence, predicted = logits.double().softmax(1).max(1)
     inner = torch.arange(1, bins, dtype=torch.float64, device=logits.device) / bins
     index = torch.bucketize(confidence, inner)

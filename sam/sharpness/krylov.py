@@ -52,11 +52,10 @@ def project_out(x: Tensor, rows: Tensor) -> Tensor:
 
 
 class Krylov:
-    """An orthonormal basis of `size` <= `capacity` vectors, and H's projection on it, grown by one product at a time.
+    """An orthonormal basis of `size` <= `capacity` vectors, and H's projection on it, V H V', grown by one product at a time.
 
-    Each new vector is orthogonalised twice against the whole basis, and the coefficients are the new column of the projection, V H V'. Row
-    `size` is the vector of the next product: a fresh random direction where the space is invariant (a breakdown, rest = 0). Memory:
-    capacity + 1 rows, and three while growing.
+    Each new vector is orthogonalised twice against the whole basis. Row `size` is the vector of the next product: a fresh random direction
+    where the space is invariant (a breakdown, rest = 0). Memory: capacity + 1 rows, and three while growing.
     """
 
     def __init__(self, product: Product, start: Tensor, capacity: int, generator: torch.Generator) -> None:
@@ -122,9 +121,8 @@ class Krylov:
 
 @dataclass(frozen=True)
 class Extremes:
-    """vectors: (m + 1, D) of norm 1: the Ritz vectors of the m largest values in descending order, orthogonal to each other, then that of
-    the smallest (the last of the m again where there are no more than m). products: how many were taken. spectrum: all D eigenvalues,
-    ascending float64, if the space became the whole one, else None."""
+    """vectors: (m + 1, D) of norm 1: the Ritz vectors of the m largest values in descending order, then that of the smallest (the last of
+    the m again where there are no more). products: how many. spectrum: all D eigenvalues, ascending float64, where known, or None."""
 
     vectors: Tensor
     products: int
@@ -169,11 +167,8 @@ def extremes(
 
 
 def quadrature(product: Product, start: Tensor, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
-    """Gauss quadrature of start's spectral measure by Lanczos: (nodes, weights), each (at most `steps`,), float64, weights summing to 1.
-
-    sum weights f(nodes) = u' f(H) u with u = start/||start||, exact for polynomials f of degree below 2 steps. None if a product is not
-    finite. Memory: steps + 4 rows.
-    """
+    """Gauss quadrature of start's spectral measure by Lanczos: (nodes, weights), each (at most `steps`,), float64: sum weights f(nodes) =
+    u' f(H) u, u = start/||start||, for polynomials of degree below 2 steps. None if a product is not finite. Memory: steps + 4 rows."""
     space = Krylov(product, start, min(steps, len(start)), generator)
     for _ in range(space.capacity):
         if not space.grow():

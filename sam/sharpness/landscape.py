@@ -196,12 +196,9 @@ def _top(ground: _Ground) -> list[Vector]:
 
 def xsam_plane(d: Vector, g: Vector) -> tuple[float | None, list[Vector] | None]:
     """(psi, [first, second]): the angle (radians) from the ascent displacement d to the gradient g at the ascent point, and an orthonormal
-    basis of their plane; d and g are used up as the basis.
-
-    first = d/||d||; second is what of g/||g|| is orthogonal to it, at norm 1. XSAM's direction v(alpha) (Chen & Zhou 2026, Eq. 6: the
-    spherical interpolation from d/||d|| to g/||g||) is then cos(alpha psi) first + sin(alpha psi) second. psi is None where d or g has no
-    direction; the basis is None there, and where d and g are parallel.
-    """
+    basis of their plane, made of d and g: first = d/||d||, second along what of g is orthogonal to it. XSAM's direction v(alpha) (Chen &
+    Zhou 2026, Eq. 6: the spherical interpolation from d/||d|| to g/||g||) is cos(alpha psi) first + sin(alpha psi) second. psi is None
+    where d or g has no direction; the basis is None there, and where d and g are parallel."""
     if unit_(d) is None or unit_(g) is None:
         return None, None
     cosine = vectors.dot(d, g).item()

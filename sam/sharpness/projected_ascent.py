@@ -146,9 +146,8 @@ class Search:
 
 @dataclass(frozen=True)
 class Found:
-    """Result for one ball. rise: the largest L found, less L(w): a lower bound of the maximum, never negative. ascent: the largest L that
-    the ascents reached, less L(w): negative if they failed, None if none could begin. spread: the best ascent's rise less the worst one's;
-    None unless two began."""
+    """rise: the largest L found, less L(w): a lower bound of the maximum, never negative. ascent: the same of the ascents alone, None if
+    none could begin. spread: the best ascent's rise less the worst one's; None unless two began."""
 
     rise: float
     ascent: float | None

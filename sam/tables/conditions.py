@@ -192,9 +192,8 @@ def check_match(spec: RowConfig) -> None:
 
 def row_matches(match: Mapping[str, Any], optimizer: OptimizerConfig) -> bool:
     """True if the optimizer equals `match`; keys that are idle here (step_rule at one step) match anything."""
-    return all(
-        hasattr(optimizer, key) and (key not in optimizer.used_keys or getattr(optimizer, key) == value) for key, value in match.items()
-    )
+    o = optimizer
+    return all(hasattr(o, key) and (key not in o.used_keys or getattr(o, key) == value) for key, value in match.items())
 
 
 def distinguish(optimizers: Sequence[OptimizerConfig]) -> list[str]:

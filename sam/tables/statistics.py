@@ -88,10 +88,8 @@ def paired_difference(a: Mapping[int, float | None], b: Mapping[int, float | Non
 
 def fixed(value: float, digits: int, sign: bool = False) -> str:
     """Print with `digits` decimals; a non-zero value that would print as zero keeps two significant digits."""
-    plus = "+" if sign else ""
-    if value != 0 and abs(value) < 0.5 * 10**-digits:
-        return f"{value:{plus}.2g}"
-    return f"{value:{plus}.{digits}f}"
+    kind = ".2g" if value != 0 and abs(value) < 0.5 * 10**-digits else f".{digits}f"
+    return f"{value:{'+' if sign else ''}{kind}}"
 
 
 def summary_parts(s: Summary, digits: int) -> tuple[str, ...]:
@@ -182,8 +180,7 @@ def equivalence(difference: Paired, margin: float, alpha: float) -> Equivalence:
 
 def smallest_detectable(std: float | None, n: int, alpha: float, power: float) -> float | None:
     """Minimum detectable difference: the true mean that the two-sided paired t test finds with probability `power`, given n pairs whose
-    differences have the true standard deviation `std`. From the non-central t distribution; rejecting in the wrong direction (probability
-    < 1e-4 for power >= 0.5) is not counted. None for n < 2 or std 0."""
+    differences have the true standard deviation `std`, by the non-central t distribution (one side). None for n < 2 or std 0."""
     if n < 2 or not std:
         return None
     shift = float(nctdtrinc(n - 1, 1 - power, stdtrit(n - 1, 1 - alpha / 2)))

@@ -46,11 +46,9 @@ class _Epoch:
 
 @dataclass
 class Trainer:
-    """A model in training. The order of the images, augmentation and dropout are drawn from streams of (seed, epoch).
-
-    With several `replicas`, each holds all images and draws the same batches and augmentation; it computes on its part of a batch. Weights,
-    optimizer and running statistics are the same everywhere; sums, dropout and times are each replica's own.
-    """
+    """A model in training. The order of the images, augmentation and dropout come from streams of (seed, epoch). Of several `replicas`,
+    each draws the same batches and augmentation, and computes on its part of a batch: weights, optimizer and running statistics are the
+    same everywhere; sums, dropout and times are its own."""
 
     config: TrainConfig
     data: ImageData

@@ -16,10 +16,8 @@ class Objective:
     accuracy of the first pass of each step (at w), and loss of the last one (at the perturbed point).
 
     scaling:      back-propagate the scaled loss; steps that overflowed are then left out of the sums.
-    loss:         a name of `sam.core.criteria`.
     micro_batch:  samples of one forward; a closure over more accumulates their gradients.
     group_size:   samples of a group (m), each with a closure; groups: their number in a full batch.
-    replicas:     whose samples `totals()` covers.
     noted:        values seen by the closures since the last `settle`: (tensors on the device, number of samples) each.
     """
 

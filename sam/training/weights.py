@@ -157,9 +157,8 @@ def grouped(names: Iterable[str]) -> str:
 
 
 def load(model: nn.Module, path: Path, states: States, key: str = "checkpoint", wanted: str | None = None) -> list[str]:
-    """Copy into `model` the weights out of `states` (from `read`) that fit it; returns remarks for the user, a sentence each. They fit if
-    their names are the model's up to a common prefix. Of several, the first of `WRAPPINGS` is taken, and an average last. wanted: take the
-    weights under this key (checkpoint_key). CheckpointError if none fits, or a tensor is not finite."""
+    """Copy into `model` those of `states` whose names are the model's up to a common prefix: of several, the first of `WRAPPINGS`, averages
+    last; or those under the key `wanted`. Returns remarks, a sentence each. CheckpointError if none fits, or a tensor is not finite."""
     own, setting = model.state_dict(), f"{key}={path}"
     found = {at: way for at, way in _ways(states, own).items() if wanted is None or f"{at}.".startswith(f"{wanted}.")}
     if not found:
