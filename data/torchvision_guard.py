@@ -12,11 +12,9 @@ _declared: library.Library | None = None  # the names vanish with the object
 
 
 def ensure() -> None:
-    """Make torchvision (and timm, which imports it) importable; call before the first import. Calling again is free.
-
-    Without CUDA libraries the CUDA wheel's operators cannot load; torchvision then describes two missing ones to torch, which raises
-    RuntimeError. This declares their names without an implementation; nothing here calls them.
-    """
+    """Make torchvision (and timm, which imports it) importable; call before the first import. Calling again is free. Without CUDA libraries
+    the CUDA wheel's operators cannot load; torchvision then describes two missing ones to torch, which raises RuntimeError. This declares
+    their names without an implementation; nothing here calls them."""
     global _declared
     if _declared is not None or torch.version.cuda is not None or "torchvision" in sys.modules:
         return

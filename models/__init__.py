@@ -38,11 +38,9 @@ def check(name: str, *, image_size: int, channels: int, **options: Any) -> None:
 
 
 def build(name: str, *, classes: int, channels: int, image_size: int, init: str = "fan_out", **options: Any) -> "torch.nn.Module":
-    """A fresh network, fp32 on the CPU, that maps (batch, channels, image_size, image_size) to logits (batch, classes).
-
-    options: other keys of `model`; those that this model does not read are ignored. `init`: see `models.init.initialise`. All weights come
-    from torch's global random generator. Raises `ModelError` for an impossible combination.
-    """
+    """A fresh network, fp32 on the CPU, that maps (batch, channels, image_size, image_size) to logits (batch, classes). options: other keys
+    of `model`; those that this model does not read are ignored. `init`: see `models.init.initialise`. All weights come from torch's global
+    random generator. Raises `ModelError` for an impossible combination."""
     check(name, image_size=image_size, channels=channels, **options)
     from models.init import initialise  # imports torch
 

@@ -7,11 +7,9 @@ from torch import Tensor, nn
 
 
 class CifarResNet(nn.Module):
-    """Logits (batch, classes) from images (batch, channels, size, size) of any size; `depth` is 6n + 2.
-
-    A 3x3 convolution; three stages of n basic blocks with 16, 32, 64 channels and strides 1, 2, 2. Depths 20, 32, 56: 269,722, 464,154,
-    853,018 parameters for 10 classes and 3 channels. Layers are named as in the weights that people publish, which can be loaded.
-    """
+    """Logits (batch, classes) from images (batch, channels, size, size) of any size; `depth` is 6n + 2. A 3x3 convolution; three stages of
+    n basic blocks with 16, 32, 64 channels and strides 1, 2, 2. Depths 20, 32, 56: 269,722, 464,154, 853,018 parameters for 10 classes and
+    3 channels. Layers are named as in the weights that people publish, which can be loaded."""
 
     def __init__(self, depth: int, classes: int, channels: int = 3) -> None:
         super().__init__()

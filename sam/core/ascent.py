@@ -57,10 +57,8 @@ class Ascent:
 
     def climb(self, direction: Vector, divisor: Tensor | None = None, *, norm: Tensor | None = None) -> Tensor:
         """Take one step along `direction` (used up as work space) over `divisor` (0-d; None: the direction's norm); return the divisor.
-
         norm: the direction's, if known. With loss scaling a direction carries the scale, and the divisor must too. A divisor of zero counts
-        as `vectors.TINY`, so that a zero direction makes no step.
-        """
+        as `vectors.TINY`, so that a zero direction makes no step."""
         if self.steps == 1 and self.scope == "global":  # a pass over memory less: the direction is never divided
             divisor = divisor if divisor is not None else vectors.norm(direction) if norm is None else norm
             self._sum, self._factor = direction, 1 / divisor.clamp(min=vectors.TINY)

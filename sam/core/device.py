@@ -38,10 +38,8 @@ def pick_device(name: str) -> torch.device:
 @functools.cache
 def keep_freed_memory() -> None:
     """Keep memory that a CPU step frees in this process, for the next step. Does nothing if the environment sets a `MALLOC_...` variable.
-
     glibc returns large blocks and the free top of its heap to the system, so that a step of hundreds of megabytes waits for tens of
-    thousands of page faults (measured, with the peak of memory, in results/benchmarks).
-    """
+    thousands of page faults (measured, with the peak of memory, in results/benchmarks)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None and not any(name.startswith("MALLOC_") for name in os.environ):
         for option, value in ((_M_TRIM_THRESHOLD, -1), (_M_MMAP_MAX, 0)):  # never trim; no block gets a mapping of its own
@@ -75,11 +73,9 @@ def autocast(precision: str, device: torch.device) -> Autocast:
 
 
 class LossScale:
-    """A dynamic scale of float16 losses: halved by a step that is not finite, doubled after `interval` steps in a row that are.
-
-    Always a power of two, so that multiplying and dividing by it rounds nothing. `value` (float64) and `streak` (int64) are 0-d tensors on
-    the device and change in place: no host sync. A closure back-propagates `value` times the loss and returns the loss itself.
-    """
+    """A dynamic scale of float16 losses: halved by a step that is not finite, doubled after `interval` steps in a row that are. Always a
+    power of two, so that multiplying and dividing by it rounds nothing. `value` (float64) and `streak` (int64) are 0-d tensors on the
+    device and change in place: no host sync. A closure back-propagates `value` times the loss and returns the loss itself."""
 
     def __init__(self, device: torch.device | str, start: float = START, interval: int = GROWTH_INTERVAL) -> None:
         self.value = torch.full((), start, dtype=torch.float64, device=device)  # times lambda it must not round

@@ -99,11 +99,9 @@ ALONE = Replicas()
 
 
 def join_statistics(model: nn.Module, buffers: list[Tensor], begin: list[Tensor], replicas: Replicas) -> None:
-    """Chain the replicas' updates of BatchNorm's running statistics, which all started at `begin`, without waiting for the device.
-
-    n forwards turn r into (1 - momentum)^n r + c, so each replica needs only the c and n of the others. SyncBatchNorm is left out: its
-    statistics agree already. `buffers`, `begin`: as `running_buffers` lists them.
-    """
+    """Chain the replicas' updates of BatchNorm's running statistics, which all started at `begin`, without waiting for the device. n
+    forwards turn r into (1 - momentum)^n r + c, so each replica needs only the c and n of the others. SyncBatchNorm is left out: its
+    statistics agree already. `buffers`, `begin`: as `running_buffers` lists them."""
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     layers = [layer for layer in layers if not isinstance(layer, nn.SyncBatchNorm)]
     if not layers:

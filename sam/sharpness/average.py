@@ -14,11 +14,9 @@ VERSION = 1
 
 
 def pair_rises(loss: DatasetLoss, start: Vector, base: float, steps: Iterable[Vector], radii: Sequence[float]) -> list[list[float]]:
-    """Return one list per radius: for every step v, the mean of L(start + radius v) and L(start - radius v), less `base`.
-
-    steps: an iterator, so that one vector is held at a time. The mean over ±v cancels the odd terms. Cost: two forwards per radius and
-    direction. Use inside `measuring()` and `no_grad()`; the weights are left at the last point.
-    """
+    """Return one list per radius: for every step v, the mean of L(start + radius v) and L(start - radius v), less `base`. steps: an
+    iterator, so that one vector is held at a time. The mean over ±v cancels the odd terms. Cost: two forwards per radius and direction. Use
+    inside `measuring()` and `no_grad()`; the weights are left at the last point."""
     rises: list[list[float]] = [[] for _ in radii]
     for direction in steps:
         for radius, found in zip(radii, rises, strict=True):

@@ -166,10 +166,8 @@ class DatasetLoss:
 
     def hessian_vector_products(self, directions: Sequence[Vector]) -> list[Vector]:
         """Return H v for every v in `directions`, H the Hessian of L at the current weights; shapes and format of the parameters.
-
         Differentiates the gradient along v (Pearlmutter 1994) batch by batch, with batchnorm="train" through the statistics too; all share
-        a batch's forward and first backward. Peak memory: as many results, one more, and a batch's graph of both.
-        """
+        a batch's forward and first backward. Peak memory: as many results, one more, and a batch's graph of both."""
         products = [[torch.zeros_like(p) for p in self.points] for _ in directions]
         for inputs, labels in self.batches():
             # The fused attention kernels have no second derivative.

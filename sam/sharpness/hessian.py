@@ -49,11 +49,9 @@ class Hessian:
 
 
 def trace(product: krylov.Product, draw: Callable[[int], Tensor], probes: int, known: Tensor, part: float) -> tuple[float, float]:
-    """Estimate Tr H, with its standard error, by `probes` Rademacher probes z on the complement of the orthonormal rows `known` (m, D).
-
-    Tr H = part + E z' P H P z, with part = the sum of v'Hv over the rows v of `known` and P the projection on their complement: the
-    split of Hutch++ (Meyer et al. 2021) with the top Ritz vectors, which do not depend on the probes, in place of its sketch.
-    """
+    """Estimate Tr H, with its standard error, by `probes` Rademacher probes z on the complement of the orthonormal rows `known` (m, D). Tr
+    H = part + E z' P H P z, with part = the sum of v'Hv over the rows v of `known` and P the projection on their complement: the split of
+    Hutch++ (Meyer et al. 2021) with the top Ritz vectors, which do not depend on the probes, in place of its sketch."""
     values: list[float] = []
     while len(values) < probes:
         rows = draw(min(TOGETHER, probes - len(values)))
@@ -85,10 +83,8 @@ class Eigenpairs:
 
 def eigenpairs(hessian: Hessian, config: HessianConfig, generator: torch.Generator, beside: Tensor | None = None) -> Eigenpairs | None:
     """Find the config.eigenvalues largest ALGEBRAIC eigenvalues and the smallest by `krylov.extremes`; None if a product is not finite.
-
-    beside: rows (n, D) to be multiplied too, in the forward pass of the residuals. Peak: the larger of config.basis + config.eigenvalues
-    + 5 rows, and four rows a pair and each of `beside`. Use inside `loss.measuring()`.
-    """
+    beside: rows (n, D) to be multiplied too, in the forward pass of the residuals. Peak: the larger of config.basis + config.eigenvalues +
+    5 rows, and four rows a pair and each of `beside`. Use inside `loss.measuring()`."""
     start = torch.randn(hessian.length, generator=generator, dtype=hessian.points[0].dtype).to(hessian.points[0].device)
     limits = {"count": config.eigenvalues, "steps": config.steps, "basis": config.basis}
     found = krylov.extremes(hessian, start, **limits, tolerance=config.tolerance, generator=generator)

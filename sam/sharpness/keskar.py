@@ -24,11 +24,9 @@ class _Enough(Exception):
 
 
 def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vector], iterations: int) -> list[float]:
-    """Return L at each point that L-BFGS-B visits in the box, without w; empty if the gradient at w is zero or not finite.
-
-    In the coordinates u = delta / (radius scale), so that every bound is -1 or 1, with the loss scaled such that its gradient at w has
-    root mean square 1. At most 2 `iterations` values and gradients. Memory: some 60 float64 vectors of D on the host (measured).
-    """
+    """Return L at each point that L-BFGS-B visits in the box, without w; empty if the gradient at w is zero or not finite. In the
+    coordinates u = delta / (radius scale), so that every bound is -1 or 1, with the loss scaled such that its gradient at w has root mean
+    square 1. At most 2 `iterations` values and gradients. Memory: some 60 float64 vectors of D on the host (measured)."""
     from scipy.optimize import Bounds, minimize  # slow to import
 
     assert box.scale is not None

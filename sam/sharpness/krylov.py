@@ -52,11 +52,9 @@ def project_out(x: Tensor, rows: Tensor) -> Tensor:
 
 
 class Krylov:
-    """An orthonormal basis of `size` <= `capacity` vectors, and H's projection on it, V H V', grown by one product at a time.
-
-    Each new vector is orthogonalised twice against the whole basis. Row `size` is the vector of the next product: a fresh random direction
-    where the space is invariant (a breakdown, rest = 0). Memory: capacity + 1 rows, and three while growing.
-    """
+    """An orthonormal basis of `size` <= `capacity` vectors, and H's projection on it, V H V', grown by one product at a time. Each new
+    vector is orthogonalised twice against the whole basis. Row `size` is the vector of the next product: a fresh random direction where the
+    space is invariant (a breakdown, rest = 0). Memory: capacity + 1 rows, and three while growing."""
 
     def __init__(self, product: Product, start: Tensor, capacity: int, generator: torch.Generator) -> None:
         self.product, self.capacity, self.generator = product, capacity, generator

@@ -168,11 +168,9 @@ def search_balls(
     stream: Stream,
     others: Callable[[Ball], list[float]] = lambda ball: [],
 ) -> list[Found]:
-    """Search nested balls; a point found in a smaller ball also counts for the larger ones. One `Found` per ball, in input order.
-
-    origin: (L(w), gradient at w), not modified; stream: random generators by name; others: L at further points of a ball. Use inside
-    `measuring()` and `no_grad()`; the weights are left at the last point.
-    """
+    """Search nested balls; a point found in a smaller ball also counts for the larger ones. One `Found` per ball, in input order. origin:
+    (L(w), gradient at w), not modified; stream: random generators by name; others: L at further points of a ball. Use inside `measuring()`
+    and `no_grad()`; the weights are left at the last point."""
     seen, results = [origin[0]], [Found(math.nan, None, None)] * len(balls)
     for i in sorted(range(len(balls)), key=lambda i: balls[i].radius):
         ball = balls[i]

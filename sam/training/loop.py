@@ -120,11 +120,9 @@ class Trainer:
         after_step: Callable[[], None] = lambda: None,
         evaluating: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Row:
-        """Train one epoch (or what is left of it), evaluate what is due, and return its row of metrics, also kept in `rows`.
-
-        advance: gets the passes of each step. after_step: may save `state_dict`, and may raise to stop. evaluating: entered around the
-        evaluation, which may be broken off: `state_dict` is then as after the last step.
-        """
+        """Train one epoch (or what is left of it), evaluate what is due, and return its row of metrics, also kept in `rows`. advance: gets
+        the passes of each step. after_step: may save `state_dict`, and may raise to stop. evaluating: entered around the evaluation, which
+        may be broken off: `state_dict` is then as after the last step."""
         seed = self.config.seed
         if self._under_way is None:
             self._under_way = _Epoch(seeds.generator(self.device, seed, "augment", self.epoch))
