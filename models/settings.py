@@ -25,8 +25,7 @@ class ModelConfig(Settings, prefix="model.", rows=MODELS):
     name: str = key("wide_resnet", "the network", among=MODELS)
     init: str = key(
         "fan_out",
-        "fan_out: He-normal convolutions, PyTorch's linear layer; foret: the same, linear layer from U(+-1/sqrt(classes)); torch: "
-        "PyTorch's own defaults throughout",
+        "He-normal; foret: linear layer of U(+-1/sqrt(classes)); torch: its own",
         among=("fan_out", "foret", "torch"),
     )
 

@@ -62,25 +62,15 @@ class TrainConfig(Settings):
     protocol: ProtocolConfig = key(ProtocolConfig, "what the papers disagree on")
     tracking: TrackingConfig = key(TrackingConfig, "Weights & Biases")
     init_from: str | None = key(
-        None,
-        "a file of weights (state_dict, safetensors, a run's checkpoint.pt) to start from, BatchNorm's statistics included, in place of "
-        "the seed's initialisation; it counts by its bytes, not by its path",
+        None, "a file of weights to start from, BatchNorm's statistics included; it counts by its bytes, not by path"
     )
     epochs: int = key(200, "passes over the training images", low=1)
     batch_size: int = key(256, "images a step", low=1)
     m: int | None = key(None, "samples that share one perturbation (m-sharpness); null: the whole batch, or what perturbation says", low=1)
-    micro_batch: int | None = key(
-        None,
-        "samples of one forward pass; null: all at once. Gradients are accumulated, which saves memory; BatchNorm normalises each "
-        "micro-batch by its own statistics; a model without it trains the same, up to rounding",
-        low=1,
-    )
+    micro_batch: int | None = key(None, "samples a forward pass; null: all. Gradients add up; BatchNorm normalises each by itself", low=1)
     replicas: int | None = key(None, "processes, a device each, that share every batch; null: as many as torchrun or srun started", low=1)
     perturbation: str = key(
-        "synchronised",
-        "with several replicas and m=null: synchronised: one perturbation, from the gradient of all replicas; replica: each perturbs with "
-        "the gradient of its own share (m = batch_size / replicas)",
-        among=("synchronised", "replica"),
+        "synchronised", "with m=null: by the gradient of all replicas, or each by its own share's", among=("synchronised", "replica")
     )
     batchnorm: str = key("replica", "whose statistics normalise: a replica's share's, the batch's (CUDA)", among=("replica", "sync"))
     drop_last: bool = key(False, "leave out an epoch's last batch if it is smaller")
@@ -98,12 +88,7 @@ class TrainConfig(Settings):
     device: str = key("auto", "auto | cpu | cuda | cuda:N")
     threads: int | None = key(None, "of the CPU; null: torch's choice", low=1, high=4096)
     eval_batch_size: int = key(500, "images a forward pass of an evaluation", low=1)
-    eval_interval: int = key(
-        1,
-        "epochs between evaluations of the test and validation sets; the last five always. 0: the test set is never evaluated while "
-        "training, and the validation set after the last five epochs alone",
-        low=0,
-    )
+    eval_interval: int = key(1, "epochs between evaluations; the last five always. 0: validation set only, after the last five", low=0)
     checkpoint_interval: int = key(10, "epochs between checkpoints; the last epoch is always saved", low=1)
     checkpoint_steps: int | None = key(None, "one every so many steps within an epoch, too; a signal saves at once in any case", low=1)
     keep_checkpoints: list[int] = key([], "epochs whose weights are kept beside the last checkpoint, for example [1,5,10]")

@@ -39,26 +39,11 @@ _say: Callable[[str], None] = lambda word: None  # to the process that trains, i
 EPOCH, GRAD_EVALS, SECONDS = AXES = ("epoch", "cost/grad_evals", "cost/wall_s")
 
 COLUMNS = {
-    "epoch": EPOCH,
-    "lr": "train/lr",
-    "train_loss": "train/loss",
-    "train_accuracy": "train/accuracy",
-    "grad_norm": "train/grad_norm",
-    "decay_ratio": "train/decay_ratio",
-    "skipped": "train/skipped_steps",
-    "perturbed_loss": "ascent/perturbed_loss",
-    "eps_over_rho": "ascent/eps_over_rho",
-    "cos_g_eps": "ascent/cos_g_eps",
-    "alpha": "xsam/alpha",
-    "psi": "xsam/psi",
-    "test_loss": "test/loss",
-    "test_accuracy": "test/accuracy",
-    "val_loss": "val/loss",
-    "val_accuracy": "val/accuracy",
-    "forwards": "cost/forwards",
-    "backwards": GRAD_EVALS,
-    "train_seconds": "cost/train_s",
-    "seconds": SECONDS,
+    **{"epoch": EPOCH, "backwards": GRAD_EVALS, "seconds": SECONDS, "forwards": "cost/forwards", "train_seconds": "cost/train_s"},
+    **{f"{split}_{kind}": f"{split}/{kind}" for split in ("train", "test", "val") for kind in ("loss", "accuracy")},
+    **{name: f"train/{name}" for name in ("lr", "grad_norm", "decay_ratio")},
+    **{name: f"ascent/{name}" for name in ("perturbed_loss", "eps_over_rho", "cos_g_eps")},
+    **{"alpha": "xsam/alpha", "psi": "xsam/psi", "skipped": "train/skipped_steps"},
 }
 SUMMARIES = ("final", "last5", "best")  # parts of run.json: "final/test_accuracy", "best/epoch", ...
 

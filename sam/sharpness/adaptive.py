@@ -54,9 +54,8 @@ def measure(context: Context) -> Result:
                                               to its size, so that ||delta / |w| || is near R sqrt(D): not the worst case's radius.
     adaptive_average_stderr[...]              its standard error over the pairs.
 
-    G: plain | normalized, where the loss sees logits less their mean over the classes, divided by the norm that is left. Every trained
-    parameter counts, biases and BatchNorm's too. A weight that is exactly 0 cannot move. Losses that are not finite make NaN or infinite
-    values. Peak: as `maximum`, and |w|: 11 vectors of D.
+    G: plain | normalized (see `normalized`). Every trained parameter counts, biases and BatchNorm's too; one that is exactly 0 cannot move.
+    Losses that are not finite make NaN or infinite values. Peak: 11 vectors of D.
     """
     settings, values = context.config.adaptive, Measures()
     stream = lambda which: context.generator(f"adaptive {which}")

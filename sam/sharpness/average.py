@@ -52,8 +52,7 @@ def measure(context: Context) -> Result:
     average[rho=R]          mean over config.average.draws antithetic pairs ±z, nats. Near a minimum it is R² Tr H / (2D).
     average_stderr[rho=R]   its standard error over the pairs.
 
-    All radii see the same directions. A loss that is not finite makes both NaN or infinite. Peak: weights, their copies (2), direction:
-    4 vectors of D. On float32 weights a small R sits near rounding: the standard error shows by how much.
+    All radii see the same directions. A loss that is not finite makes both NaN or infinite. Peak: 4 vectors of D.
     """
     settings, rhos = context.config.average, context.config.rho
     loss, stream = context.loss(subset=settings.subset), context.generator("average")

@@ -122,8 +122,8 @@ def measure(context: Context) -> Result:
 
     train_loss, grad_norm            L and ||g|| on these images.
     eigenvalue[k=1], [k=2], ...      the largest algebraic eigenvalues, loss per squared weight; None beyond D.
-    eigenvalue_residual[k=1], ...    ||Hv - lambda v||: an eigenvalue of H lies within this of the number given. That none above it was
-                                     missed is Lanczos' usual promise, no proof; a large residual says that it had too few steps.
+    eigenvalue_residual[k=1], ...    ||Hv - lambda v||: an eigenvalue of H lies within this of the number given; no proof that none above
+                                     it was missed. A large residual says that Lanczos had too few steps.
     eigenvalue_min, eigenvalue_min_residual   the smallest (most negative) one. Lanczos does not wait for it: read its residual.
     lanczos_products                 Hessian-vector products that the eigenvalues took, at most config.steps.
     trace, trace_stderr              Tr H from a fixed number of probes, beside the part held by the eigenvectors above.
@@ -133,16 +133,14 @@ def measure(context: Context) -> Result:
     curvature_gradient               u'Hu with u = g/||g||.
     second_order[rho=R]              L(w + R u) - L(w) - R ||g|| on these images: R² u'Hu / 2 + O(R³).
     limit_worst[rho=R]               R² lambda_1 / 2, worst direction (Wen, Ma & Li 2023).
-    limit_ascent[rho=R]              R² lambda_M / 2, ascent direction, lambda_M the smallest non-zero eigenvalue. Known only where the
-                                     whole spectrum is (D <= config.steps), since Lanczos sees the ends of a spectrum and not its
-                                     inside; None otherwise, and where H has a negative eigenvalue.
+    limit_ascent[rho=R]              R² lambda_M / 2, ascent direction, lambda_M the smallest non-zero eigenvalue. None unless the whole
+                                     spectrum is known (D <= config.steps; Lanczos sees its ends alone), and where H has a negative one.
     limit_average[rho=R], limit_average_stderr[rho=R]   R² Tr H / (2 D), average direction.
 
     The three limits hold at minimisers as rho -> 0, where the first-order term vanishes: compare them with second_order, not with the
     sharpness itself.
 
-    Peak beside the model and the graph of a batch, however many steps: config.basis + config.eigenvalues + 7 vectors of D floats that are
-    held by name. With the defaults the whole came to 43 on a CPU, graph included (4.9 M weights; 36.5 M weights: 146 MB a vector).
+    Peak beside the model: config.basis + config.eigenvalues + 7 vectors of D, and a batch's graph; 43 in all with the defaults (measured).
     """
     loss = context.loss(subset=context.config.hessian.subset)
     with loss.measuring():

@@ -86,8 +86,7 @@ def measure(context: Context) -> Result:
                                copies. None where none could begin.
     keskar_spread[epsilon=E]   the best sign ascent's value less the worst one's. None unless two began.
 
-    NaN or infinite as soon as one loss met is. Peak: as `maximum`, and |w| + 1: 11 vectors of D; for small models also L-BFGS-B's
-    60 float64 vectors of D, at most 0.25 GB with full_space at its default.
+    NaN or infinite as soon as one loss met is. Peak: 11 vectors of D, and L-BFGS-B's 60 in float64.
     """
     settings, values = context.config.keskar, Measures()
     loss = context.loss(subset=settings.subset)

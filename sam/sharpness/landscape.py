@@ -59,8 +59,7 @@ def measure(context: Context) -> Result:
     landscape_eigenvalue[k=K], landscape_eigenvalue_residual[k=K]   of the eigenvectors drawn: lambda, and ||H v - lambda v||.
 
     Where a direction is undefined (g = 0; d and the gradient parallel; a loss that is not finite) the losses are None, and so is what
-    follows from them. Random directions depend on the seed and on the shapes of the weights alone, so that pictures compare.
-    Memory: six vectors of D; for eigenvectors what `hessian.eigenpairs` takes, about 30.
+    follows from them. Memory: six vectors of D; for eigenvectors about 30.
     """
     settings, rhos, result = context.config.landscape, context.config.rho, Result()
     loss = context.loss(subset=settings.subset)

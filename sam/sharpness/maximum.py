@@ -28,8 +28,8 @@ def measure(context: Context) -> Result:
     maximum_ascent[rho=R]   what the ascents alone reached; below maximum, or negative, where they failed; None where none could begin.
     maximum_spread[rho=R]   the best ascent's rise less the worst one's: how far chance decides. None unless two began.
 
-    NaN or infinite as soon as one loss met is. Where the gradient at w is zero, the ascents from random points go on alone.
-    Peak: weights, their copies (2), gradients (3), this point, the last and the best one, and the direction there: 10 vectors of D.
+    NaN or infinite as soon as one loss met is. Where the gradient at w is zero, the ascents from random points go on alone. Peak: 10
+    vectors of D.
     """
     settings, values = context.config.maximum, Measures()
     loss = context.loss(subset=settings.subset)

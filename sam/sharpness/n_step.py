@@ -43,8 +43,7 @@ def measure(context: Context) -> Result:
     n_step_length[rho=R,n=N,rule=S]   ||eps_N|| / R: 1 on the sphere, below 1 inside, above 1 outside (accumulate).
     n_step_cosine[rho=R,n=N,rule=S]   cosine between eps_N and the gradient at w.
 
-    None where a gradient on the way is zero or not finite; a loss that is not finite at the end is reported as it is. With N = 1 every
-    rule is L^Asc. The gradient at w is computed once for all. Peak: weights, their copies (3), gradients (3) and eps: 8 vectors of D.
+    None where a gradient on the way is zero or not finite. With N = 1 every rule is L^Asc. Peak: 8 vectors of D.
     """
     settings, values = context.config.n_step, Measures()
     loss = context.loss(subset=settings.subset)

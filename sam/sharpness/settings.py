@@ -20,10 +20,7 @@ class SharpnessConfig(Settings, prefix="sharpness.", sections=NOTIONS):
     rho: list[float] = key([0.05], "radii; Eq. 4 of Tiwary & Aananth 2024: 0.05 for every method", above=0, distinct=True, some="radius")
     m: int = key(128, "size of the batches of batch-wise measures and of train-mode BatchNorm, disjoint and in the set's order", low=2)
     batchnorm: list[str] = key(
-        ["eval", "train"],
-        "modes in which L^Asc, losses and accuracies are measured: eval (running statistics), train (each batch normalised by its own), "
-        "recalibrated (running statistics replaced, once at w, by their averages over the training set's batches of m)",
-        among=("eval", "train", "recalibrated"),
+        ["eval", "train"], "running statistics; each batch's own; averages at w over batches of m", among=("eval", "train", "recalibrated")
     )
     batch_size: int = key(500, "images a forward pass in eval mode; changes memory and speed only", low=1)
     seed: int = key(0, "of random draws; two evaluations with one seed give the same numbers", low=0)

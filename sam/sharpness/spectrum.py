@@ -41,7 +41,7 @@ def measure(context: Context) -> Result:
     grid that ends five standard deviations beyond them (empty where all Ritz values coincide: there is nothing to smooth).
     spectrum_ritz with columns probe, eigenvalue, weight: what the curve is made of; the weights of a probe sum to 1.
 
-    Peak beside the model and the graph of a batch: config.steps + 6 vectors of D floats (36.5 M weights: 146 MB each).
+    Peak beside the model and the graph of a batch: config.steps + 6 vectors of D.
     """
     config = context.config.spectrum
     where = context.suffix(config.subset)

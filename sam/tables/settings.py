@@ -31,16 +31,11 @@ class ColumnConfig(Settings):
 
 @dataclass
 class RowConfig(Settings):
-    """One row: runs whose settings equal `match`."""
+    """One row: runs whose settings equal `match`; where that holds other keys than the optimizer's (dotted where nested: epochs,
+    dataset.train_size), runs that differ from the block's others in these alone."""
 
     label: str = setting("", "text before it")
-    match: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={
-            "about": "keys of the optimizer, and others, dotted where nested ({method: sgd, epochs: 80, dataset.train_size: 4000}): "
-            "such a row takes the runs that differ from the block's others in these alone"
-        },
-    )
+    match: dict[str, Any] = field(default_factory=dict, metadata={"about": "keys of the optimizer, and others, and their values"})
     published: dict[str, list[str]] = field(default_factory=dict, metadata={"about": "a column's key -> ids of paper_values.csv"})
     equivalence: bool = setting(False, "the claim about it is: no difference from the baseline; test that in every column with a margin")
 
@@ -63,11 +58,7 @@ class TableConfig(Settings, prefix="tables: "):
     baseline: str | None = setting(None, "label of the row that others are compared with")
     setup_columns: bool = setting(False, "add model, epochs and augmentation")
     notes: list[str] = setting([], "below it")
-    primary: str | None = setting(
-        None,
-        "key of the column whose differences are the table's test, named before the runs: Holm-corrected over all rows of a block; "
-        "differences in other columns are exploratory; null: all are",
-    )
+    primary: str | None = setting(None, "key of the column whose differences are the test named before the runs; null: all are exploratory")
     alpha: float = setting(0.05, "level of that test after Holm, and of tests of equivalence", above=0, high=0.5)
     power: float = setting(0.8, "of the minimum detectable difference", low=0.5, high=0.999)
     correlations: list[CorrelationConfig] = setting([], "of columns")
