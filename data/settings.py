@@ -43,7 +43,6 @@ class DatasetConfig(Settings, prefix="dataset.", rows=DATASETS):
 
     @property
     def label(self) -> str:
-        """Its name in tables, and what was changed about it."""
         return self.named(DATASETS[self.name].label)
 
     def named(self, name: str) -> str:

@@ -10,10 +10,8 @@ from sam.optimizers.settings import OptimizerConfig
 from sam.registry import Registry
 
 SCHEDULES = Registry("schedule")
-SCHEDULES.add("cosine_step", "sam.training.schedule:cosine_step")
-SCHEDULES.add("cosine_epoch", "sam.training.schedule:cosine_epoch")
-SCHEDULES.add("wrn_step", "sam.training.schedule:wrn_step")
-SCHEDULES.add("constant", "sam.training.schedule:constant")
+for name in ("cosine_step", "cosine_epoch", "wrn_step", "constant"):
+    SCHEDULES.add(name, f"sam.training.schedule:{name}")
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 

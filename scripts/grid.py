@@ -12,9 +12,8 @@ max_array      tasks in one array, the site's MaxArraySize at most (1000); a lon
 runs_per_task  runs side by side on one GPU (1)
 
 Every point is checked first. Finished runs are left out, and runs with one identity appear once: after a failure the same command lists
-what is missing. A list is one line of plain overrides per run; its folder's name is a hash of its content, because queued tasks read it
-by line number, and no later list may take its place. `evaluate` lists the shares of the runs below runs_dir, one a task; rows that are
-stored are not measured again, and the tables are made afterwards by `python evaluate_sharpness.py` with the same arguments.
+what is missing. A list's folder is named by its content, because queued tasks read it by line number, and no later list may take its
+place. `evaluate` lists shares of runs, one a task; the tables are made afterwards by `python evaluate_sharpness.py` as usual.
 """
 
 import hashlib

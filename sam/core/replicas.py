@@ -33,11 +33,6 @@ class Replicas:
         self.rank, self.size = rank, size
         self._rooms: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
 
-    @property
-    def is_first(self) -> bool:
-        """Whether this is rank 0, which writes records, checkpoints, tracking and messages."""
-        return self.rank == 0
-
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Replace every tensor (all on one device) by its sum over the processes, in one exchange."""
         if self.size == 1 or not tensors:
@@ -84,7 +79,7 @@ class Replicas:
 
     def from_first(self, value: Any = None) -> Any:
         """Broadcast rank 0's value to all processes; tensors must lie on the CPU."""
-        values = [value if self.is_first else None]
+        values = [value if self.rank == 0 else None]
         if self.size > 1:
             with _exchanging():
                 dist.broadcast_object_list(values, src=0)

@@ -37,8 +37,8 @@ class Progress:
         if self._bar is not None:
             self._bar.n = min(100.0, 100 * self.done / self.total)
             self._bar.update(0)
-        elif time.monotonic() >= self._next_line:
-            self.line()
+        elif not self.quiet and time.monotonic() >= self._next_line:
+            self._line()
 
     def note(self, text: str) -> None:
         """Set the text beside the bar: the current activity and its state."""
@@ -46,9 +46,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
 
-    def line(self) -> None:
-        if self.quiet or self._bar is not None:
-            return
+    def _line(self) -> None:
         elapsed = time.monotonic() - self.began
         share = min(1.0, self.done / self.total)
         remains = f", about {clock(elapsed * (1 - share) / share)} left" if share > 0.01 else ""
@@ -68,10 +66,6 @@ class Progress:
         if text not in self._said:
             self._said.add(text)
             self.say(text)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 _shared: Progress | None = None
@@ -99,5 +93,5 @@ def progress_for(total: float, label: str, *, quiet: bool = False) -> Iterator[P
     try:
         yield own
     finally:
-        if own is not _shared:
-            own.close()
+        if own is not _shared and own._bar is not None:
+            own._bar.close()

@@ -27,7 +27,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
     records.check_folder(config)
     replicas = distributed.join()
     try:
-        return _lead(config, description, replicas) if replicas.is_first else _work(config, replicas)
+        return _lead(config, description, replicas) if replicas.rank == 0 else _work(config, replicas)
     except BaseException as error:
         if not getattr(error, "told", False):  # the others leave together with a run that was preempted while it trained
             distributed.give_up()
