@@ -89,8 +89,7 @@ class Session:
             self._note_end(records.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
             raise
         finally:
-            if tracker is not None:
-                tracker.finish(self.record)
+            tracker.finish(self.record)
 
     def _epochs(self) -> str:
         """Train the epochs that are left; returns the run's status at their end."""

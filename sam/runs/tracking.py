@@ -76,7 +76,14 @@ def top_level(optimizer: OptimizerConfig) -> dict[str, Any]:
     return {"method": METHODS[optimizer.method].label, "series": series(optimizer), **_varied(optimizer)}
 
 
-class WandbTracker:
+class Tracker:
+    """Null tracker; defines the interface."""
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """The run has ended, or is about to be continued by another process: as its record says."""
+
+
+class WandbTracker(Tracker):
     """Mirror rows and results; the first failure switches it off with one warning. Only rows of metrics.csv after the last epoch that the
     server, or offline the files of earlier sessions, have are logged: a continued run or a server lost for a while leaves no gaps."""
 
@@ -186,7 +193,7 @@ class WandbTracker:
         self._run.summary.update({"status": record["status"]} | {k: value if n is None else n for k, (value, n) in found.items()})
 
 
-class Apart:
+class Apart(Tracker):
     """A `WandbTracker` in a separate process, for which nobody waits: it reads the run's files itself, and `finish` takes seconds."""
 
     def __init__(self, config: TrainConfig, record: dict[str, Any], folder: Path, job_type: str = "train") -> None:
@@ -195,7 +202,6 @@ class Apart:
         self._begin()
 
     def finish(self, record: dict[str, Any]) -> None:
-        """The run has ended, or is about to be continued by another process: as its record says."""
         said = self._end(record, self._timeout if records.is_done(record) else min(self._timeout, LEAVING))
         if "unreachable" in said or "started" not in said:
             _avoid_server()
@@ -252,8 +258,8 @@ def serve(handle: int) -> None:
     line.send("broken" if tracker.broken else "done")
 
 
-def make_tracker(config: TrainConfig, record: dict[str, Any], folder: Path) -> Apart | None:
-    return Apart(config, record, folder) if config.tracking.backend == "wandb" else None
+def make_tracker(config: TrainConfig, record: dict[str, Any], folder: Path) -> Tracker:
+    return Apart(config, record, folder) if config.tracking.backend == "wandb" else Tracker()
 
 
 def run_id(record: dict[str, Any], folder: Path) -> str:
