@@ -11,8 +11,7 @@ from sam.core.vectors import Vector
 
 
 class Rule(NamedTuple):
-    """split_length: a step is rho/N long instead of rho. ball: "inside" shrinks every iterate to norm <= rho; "boundary" rescales the
-    last one to norm rho; None leaves it."""
+    """split_length: a step is rho/N long. ball: "inside": every iterate shrinks to norm <= rho; "boundary": the last one gets norm rho."""
 
     split_length: bool
     ball: str | None = None
@@ -56,9 +55,8 @@ class Ascent:
         self._factor: Tensor | None = None  # None: 1
 
     def climb(self, direction: Vector, divisor: Tensor | None = None, *, norm: Tensor | None = None) -> Tensor:
-        """Take one step along `direction` (used up as work space) over `divisor` (0-d; None: the direction's norm); return the divisor.
-        norm: the direction's, if known. With loss scaling a direction carries the scale, and the divisor must too. A divisor of zero counts
-        as `vectors.TINY`, so that a zero direction makes no step."""
+        """Take one step along `direction` (used up) over `divisor` (0-d; None: the direction's norm, `norm` if known); return the divisor.
+        With loss scaling both carry the scale. A divisor of zero counts as `vectors.TINY`, so that a zero direction makes no step."""
         if self.steps == 1 and self.scope == "global":  # a pass over memory less: the direction is never divided
             divisor = divisor if divisor is not None else vectors.norm(direction) if norm is None else norm
             self._sum, self._factor = direction, 1 / divisor.clamp(min=vectors.TINY)

@@ -61,8 +61,7 @@ def owner(folder: Path) -> dict[str, Any] | None:
 
 
 def is_alive(holder: dict[str, Any]) -> bool:
-    """On this machine: whether the process exists; on another: whether its heartbeat is fresh. The lock of this very SLURM job on another
-    machine is from before the job was requeued: that process is gone."""
+    """On this machine: whether the process exists; on another: whether its heartbeat is fresh, and it is not this job before a requeue."""
     if holder["host"] == platform.node() and holder["pid"] is not None:
         return holder.get("process_start") == _process_start(holder["pid"])
     requeued = holder["job"] is not None and holder["job"] == _job()

@@ -20,8 +20,7 @@ TOGETHER = 5  # probes of one call: they share forward and first backward, and c
 
 
 class Hessian:
-    """H of a DatasetLoss at the current weights, as an operator on rows of trainable parameters, flattened in order: (m, D) -> (m, D). Use
-    inside `measuring()`."""
+    """H of a DatasetLoss, as an operator on rows of trainable parameters, flattened in order: (m, D) -> (m, D). Inside `measuring()`."""
 
     def __init__(self, loss: DatasetLoss) -> None:
         self.loss, self.points = loss, loss.points

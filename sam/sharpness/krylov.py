@@ -131,11 +131,9 @@ def extremes(
     product: Product, start: Tensor, *, count: int, steps: int, basis: int, tolerance: float, generator: torch.Generator
 ) -> Extremes | None:
     """Find Ritz vectors of the `count` largest ALGEBRAIC eigenvalues and of the smallest in at most `steps` products; start (D,) random.
-
     Ends when the residuals of the `count` largest are below tolerance * (largest |Ritz value|), and are so again VERIFY products after a
-    fresh random direction was added: one start sees one copy of a multiple eigenvalue, and nothing of a space orthogonal to it. If
-    D <= steps, the whole spectrum is known. None if a product is not finite. Memory: the basis' rows, the result, three more.
-    """
+    fresh random direction was added: one start sees one copy of a multiple eigenvalue, and nothing of a space orthogonal to it. If D <=
+    steps, the whole spectrum is known. None if a product is not finite. Memory: the basis' rows, the result, three more."""
     length = len(start)
     whole = length <= steps
     space = Krylov(product, start, length if whole else min(basis, steps), generator)

@@ -1,6 +1,4 @@
-"""Search balls around w for the largest loss by projected gradient ascent, as Auto-PGD (Croce & Hein 2020, sections 3.1 and 3.2), which
-Andriushchenko et al. 2023 use on weights.
-"""
+"""Search balls around w for the largest loss by Auto-PGD (Croce & Hein 2020, section 3), as Andriushchenko et al. 2023 do on weights."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,8 +16,7 @@ Stream = Callable[[str], torch.Generator]
 
 @dataclass(frozen=True)
 class Ball:
-    """All delta = radius * scale * u with ||u|| <= 1, in the norm l2 or linf; scale None: ones. A weight whose scale is 0 cannot move. All
-    methods write into their argument."""
+    """All delta = radius * scale * u with ||u|| <= 1, in the norm l2 or linf; scale None: ones. All methods write into their argument."""
 
     norm: str
     radius: float
@@ -169,8 +166,7 @@ def search_balls(
     others: Callable[[Ball], list[float]] = lambda ball: [],
 ) -> list[Found]:
     """Search nested balls; a point found in a smaller ball also counts for the larger ones. One `Found` per ball, in input order. origin:
-    (L(w), gradient at w), not modified; stream: random generators by name; others: L at further points of a ball. Use inside `measuring()`
-    and `no_grad()`; the weights are left at the last point."""
+    (L(w), gradient at w), not modified; others: L at further points of a ball. Inside `measuring()` and `no_grad()`; the weights move."""
     seen, results = [origin[0]], [Found(math.nan, None, None)] * len(balls)
     for i in sorted(range(len(balls)), key=lambda i: balls[i].radius):
         ball = balls[i]

@@ -140,8 +140,7 @@ _COMMON = tuple(f.name for f in dataclasses.fields(OptimizerConfig))
 
 @dataclass(frozen=True)
 class TableRow:
-    """The runs of one row of a table: replicas of one setting, one per seed; empty if nothing was run. config: the first run's, or None;
-    changed: settings that differ from the block's condition."""
+    """The replicas of one setting, one per seed, if any. config: the first run's; changed: settings unlike the block's condition."""
 
     label: str
     spec: RowConfig

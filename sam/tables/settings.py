@@ -11,9 +11,8 @@ from sam.config import key as setting  # a column has a key `key`
 
 @dataclass
 class ColumnConfig(Settings):
-    """One column: `measure` times `scale`, printed with `digits` decimals. In both, "{rho}" stands for the radius. "subset={subset}" at the
-    end of `measure` stands for any subset, or the whole set; in `header`, "{subset}" for its size or "all", "{m}" for the batch size of
-    batch-wise measures."""
+    """One column: `measure` times `scale`, printed with `digits` decimals. In both, "{rho}" stands for the radius; "subset={subset}" at the
+    end of `measure` for any subset, or the whole set; in `header`, "{subset}" for its size or "all", "{m}" for the size of batches."""
 
     key: str = setting("", "what `published`, `primary` and `correlations` call it")
     header: str = setting("", "text above it")

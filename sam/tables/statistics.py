@@ -200,8 +200,7 @@ def _all_rho(rows: Pairs) -> float | None:
 
 
 def _within_rho(rows: Pairs) -> float | None:
-    """Correlate ranks taken and centred within each row (the blocked Spearman coefficient of Taylor 1987, Biometrics 43): without ties, the
-    mean of the rows' coefficients with weights n (n² - 1)."""
+    """The blocked Spearman coefficient (Taylor 1987, Biometrics 43): without ties, the mean of the rows' with weights n (n² - 1)."""
     members = [list(seeds.values()) for seeds in rows.values() if seeds]
     if not members:
         return None

@@ -98,12 +98,10 @@ class _Captured:
 
 
 class GraphedSteps(Steps):
-    """Steps as CUDA graphs: one for every batch size, with and without diagnostics; the same arithmetic in the same order.
-
-    A graph repeats what was launched, at the same addresses: the weights stay where they are; the batch, the learning rate and XSAM's
-    alpha are written to where the graph reads them; random streams are registered with it. Steps in which the host decides (XSAM's
-    searches), and the first `WARM` of each kind, run eagerly, on the stream of the capture.
-    """
+    """Steps as CUDA graphs: one for every batch size, with and without diagnostics; the same arithmetic in the same order. A graph repeats
+    what was launched, at the same addresses: the weights stay where they are; the batch, the learning rate and XSAM's alpha are written to
+    where the graph reads them; random streams are registered with it. Steps in which the host decides (XSAM's searches), and the first
+    `WARM` of each kind, run eagerly, on the stream of the capture."""
 
     def __init__(self, optimizer: Method, objective: Objective, graphs: CudaGraphs) -> None:
         super().__init__(optimizer, objective)

@@ -46,9 +46,8 @@ class _Epoch:
 
 @dataclass
 class Trainer:
-    """A model in training. The order of the images, augmentation and dropout come from streams of (seed, epoch). Of several `replicas`,
-    each draws the same batches and augmentation, and computes on its part of a batch: weights, optimizer and running statistics are the
-    same everywhere; sums, dropout and times are its own."""
+    """A model in training. The order of images, augmentation and dropout come from streams of (seed, epoch). Several `replicas` draw the
+    same batches and compute on their parts: weights and running statistics are the same; sums, dropout and times are their own."""
 
     config: TrainConfig
     data: ImageData
@@ -121,8 +120,7 @@ class Trainer:
         evaluating: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Row:
         """Train one epoch (or what is left of it), evaluate what is due, and return its row of metrics, also kept in `rows`. advance: gets
-        the passes of each step. after_step: may save `state_dict`, and may raise to stop. evaluating: entered around the evaluation, which
-        may be broken off: `state_dict` is then as after the last step."""
+        the passes of each step. after_step: may save `state_dict`, or raise to stop. evaluating: entered around the evaluation."""
         seed = self.config.seed
         if self._under_way is None:
             self._under_way = _Epoch(seeds.generator(self.device, seed, "augment", self.epoch))
