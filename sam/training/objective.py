@@ -57,7 +57,7 @@ class Objective:
         return closures, [len(y) / len(labels) for _, y in groups]
 
     def closure(self, images: Tensor, labels: Tensor, share: float | None = None) -> Closure:
-        """Closure over these samples. images: (b, c, h, w) float32; labels: (b,) int64. Recorded losses are without label smoothing. share: of
+        """Closure over these samples. images: (b, c, h, w) float32; labels: (b,) int64. Recorded losses: without label smoothing. share: of
         a batch, where these are a replica's samples of it: loss and gradient are the batch's, and all replicas must call as often."""
         seen: dict[str, Tensor] = {}
         self.noted.append((seen, len(labels)))
