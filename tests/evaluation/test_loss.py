@@ -103,5 +103,5 @@ def test_a_file_of_weights_is_measured_by_the_loss_that_is_named(tmp_path: Path)
     target = torch.nn.functional.one_hot(images.test_labels, 10)
     assert ours["test_loss"] == pytest.approx((outputs - target).square().mean().item(), rel=1e-5)
     assert entropy["test_loss"] == pytest.approx(torch.nn.functional.cross_entropy(outputs, images.test_labels).item(), rel=1e-5)
-    with pytest.raises(ConfigError, match="loss=...: belongs to checkpoint=FILE"):
+    with pytest.raises(ConfigError, match=r"loss=\.\.\.: belongs to checkpoint=FILE"):
         from_dict(EvaluateConfig, {"loss": "mse"})
