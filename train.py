@@ -25,23 +25,18 @@ from sam.runs.hydra_schema import resolve, start
 from sam.runs.signals import Preempted, leave_at_once
 from sam.settings import TrainConfig
 from sam.text import printable, sentence
-
-
-def refuse_grid_without_multirun() -> None:
-    """An experiment that holds a grid means many runs: without -m, Hydra would run one of them and say nothing."""
-    info = HydraConfig.get()
-    if info.mode == RunMode.RUN and info.sweeper.params:
-        command = shlex.join(["python", "train.py", "-m", *info.overrides.task])
-        name = dict(info.runtime.choices).get("experiment")
-        print(f"error: experiment={name} is a grid of runs; start it with: {command}", file=sys.stderr)
-        raise SystemExit(2)
+from sam.training.rows import reached
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(composed: DictConfig) -> None:
-    refuse_grid_without_multirun()
-    single = HydraConfig.get().mode == RunMode.RUN
-    replicated = launched().size > 1
+    info, replicated = HydraConfig.get(), launched().size > 1
+    single = info.mode == RunMode.RUN
+    if single and info.sweeper.params:  # an experiment's grid: without -m, Hydra would run one of its points and say nothing
+        command = shlex.join(["python", "train.py", "-m", *info.overrides.task])
+        name = dict(info.runtime.choices).get("experiment")
+        print(f"error: experiment={name} is a grid of runs; start it with: {command}", file=sys.stderr)
+        raise SystemExit(2)
     try:
         config = resolve(TrainConfig, composed)
         from sam.runs.run import run  # torch is imported only now: --help and --cfg stay quick
@@ -65,8 +60,6 @@ def main(composed: DictConfig) -> None:
         traceback.print_exc()  # Hydra would go on to a sweep's next run; the others notice that this process is gone
         raise SystemExit(1) from None
     if single and not launched().rank:
-        from sam.training.rows import reached
-
         measured_on, accuracy, loss = reached(record["final"])
         outcome = f"diverged in epoch {record['diverged_epoch']}" if record["status"] == "diverged" else "finished"
         print(f"{printable(record['name'])}: {outcome}, {measured_on} accuracy {accuracy:.2f}%, {measured_on} loss {loss:.4f}")

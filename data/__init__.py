@@ -61,8 +61,8 @@ def describe(**settings: Any) -> Description:
 
 
 def split_sizes(available: int, train_size: int | None, val_fraction: float, val_size: int | None = None) -> tuple[int, int]:
-    """(images for training, images for validation). `val_size` images are set aside first; `val_fraction` is a share of the `train_size`
-    images that are used, and taken out of them."""
+    """Return the numbers of training and validation images. `val_size` images are set aside first; `val_fraction` is taken out of the
+    `train_size` images used."""
     if val_size is not None and not 1 <= val_size < available:
         raise DataError(f"dataset.val_size={val_size}: must be between 1 and {available - 1}, to leave some of the {available} images.")
     left = available - (val_size or 0)
@@ -124,7 +124,7 @@ def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
 
 
 def regular_file(path: str | Path) -> Path:
-    """The path, if a file is there that can be opened without waiting for anybody: no folder, pipe, device or socket. Raises OSError."""
+    """Return the path if it is a regular file (no folder, pipe, device or socket, which could block). Raises OSError."""
     try:
         file = Path(path).expanduser()
         if not stat.S_ISREG(file.stat().st_mode):
@@ -135,9 +135,9 @@ def regular_file(path: str | Path) -> Path:
 
 
 def usable_folder(path: str | Path, key: str) -> None:
-    """Raise `DataError`, which names the setting `key`, unless `path` is a folder that takes new files, or can become one.
+    """Raise `DataError`, which names the setting `key`, unless `path` is a writable folder or can be created.
 
-    Tried at the first part of the path that is there, and nothing stays behind. Permissions alone tell little: root may do everything.
+    A temporary file is made in the deepest existing part of the path: permissions alone say nothing about root.
     """
     try:
         there = Path(path).absolute() / ("x" * 60)  # as long a name as any that will be written there
@@ -153,7 +153,7 @@ def usable_folder(path: str | Path, key: str) -> None:
 
 
 def host_memory() -> int:
-    """Bytes of memory of this machine, or of the container that this process is in."""
+    """Return the memory of this machine, or of the container around this process, in bytes."""
     sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with suppress(OSError, ValueError):  # no such file, or "max" in it
         sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))

@@ -1,4 +1,4 @@
-"""Training-time augmentation of whole batches, on the device that holds the images."""
+"""Augment whole training batches on the device that holds the images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data.image_data import normalize
 
 @dataclass(frozen=True)
 class Augment:
-    """Crop after padding, flip, policy, normalisation, Cutout, in this order; with every field at its default, normalisation alone.
+    """Crop after padding, flip, apply a policy, normalise, cut out, in this order; the defaults normalise alone.
 
     crop_padding        pixels added on each side before a crop of the original size is drawn; padding_mode: reflect | zeros (raw pixels).
     flip                mirror each image with probability 1/2.
@@ -51,7 +51,7 @@ class Augment:
         return self._cut_out(batch, generator) if self.cutout else batch
 
     def _crop_and_flip(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """One gather: crop, reflection and flip are arithmetic on the row and column numbers, so nothing is padded or copied twice."""
+        """Crop, reflect and flip in one gather, by arithmetic on row and column numbers."""
         b, _, size, _ = images.shape
         device, pad = images.device, self.crop_padding
         pixel = torch.arange(size, device=device)

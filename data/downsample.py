@@ -1,4 +1,4 @@
-"""Smaller images by the means of square blocks, and an .npz file whose bytes depend on nothing but its arrays. NumPy only."""
+"""Shrink images by means of square blocks; write .npz files whose bytes depend on their arrays alone. NumPy only."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def downsample(source: str, size: int, out: str) -> None:
 
 
 def block_means(images: np.ndarray, size: int) -> np.ndarray:
-    """Means over non-overlapping square blocks, rounded to the nearest integer, ties up: (n, h, h, c) uint8 -> (n, size, size, c) uint8.
+    """Average non-overlapping square blocks, rounded to the nearest integer, ties up: (n, h, h, c) uint8 -> (n, size, size, c) uint8.
 
     In integers, (sum + k // 2) // k over the k pixels of a block: no floating-point arithmetic that could differ between machines.
     """
@@ -63,7 +63,7 @@ def block_means(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Arrays of type uint8, int64 or bool as an uncompressed .npz, members by name.
+    """Write arrays of type uint8, int64 or bool as an uncompressed .npz, members sorted by name.
 
     Dates, permissions and array headers are constants here: `np.savez` may change its headers with NumPy's version.
     """
@@ -75,7 +75,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _header(array: np.ndarray) -> bytes:
-    """Magic, version 1.0, length, and a dictionary padded with blanks to a multiple of 64 bytes, after NumPy's format specification."""
+    """Return an array's header in NumPy's format 1.0: magic, length, and a dictionary padded to a multiple of 64 bytes."""
     kind = {"uint8": "|u1", "int64": "<i8", "bool": "|b1"}[array.dtype.name]
     text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {tuple(array.shape)}, }}"
     text = text.ljust(-(-(10 + len(text) + 1) // 64) * 64 - 11) + "\n"

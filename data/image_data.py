@@ -1,4 +1,4 @@
-"""A data set in memory: uint8 tensors, fixed splits, label noise, normalisation."""
+"""A data set in memory: uint8 tensors, fixed splits, label noise, normalisation, and the order of an epoch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ImageData:
     train_labels (n,), val_labels (v,), test_labels (t,): int64; only train_labels carry the label noise, clean_train_labels (n,) do not.
     mean, std (c,): float32, of all training images scaled to [0, 1], or what was asked for instead.
     fingerprint: 16 hex digits over shapes and bytes of the whole data set, before any split or noise.
-    notes: what must be said beside every result measured on these images.
+    notes: footnotes of every result measured on these images.
     """
 
     train_images: Tensor
@@ -45,13 +45,13 @@ class ImageData:
     label_noise: float
 
     def to(self, device: torch.device | str) -> ImageData:
-        """The same data with every tensor on `device`."""
+        """Return the same data with every tensor on `device`."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         moved: dict[str, Any] = {key: value.to(device) for key, value in values.items() if isinstance(value, Tensor)}
         return dataclasses.replace(self, **moved)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 images (b, c, h, w) as the network sees them: see `normalize`."""
+        """Normalise uint8 images (b, c, h, w): see `normalize`."""
         return normalize(images, self.mean, self.std)
 
 
@@ -94,14 +94,14 @@ def build(raw: RawData, train_size: int, val_size: int, label_noise: float, seed
 
 
 def _stream(seed: int, use: str) -> np.random.RandomState:
-    """The random stream of one seed for one use. Seeded with the eight 32-bit words (big-endian) of SHA-256("seed:use"): no stream of a
-    single word, as SPLIT_SEED's and NOISE_SEED's are. The legacy generator's draws are frozen across NumPy versions."""
+    """Return the random stream of one seed for one use, seeded with the eight big-endian 32-bit words of SHA-256("seed:use"), unlike
+    SPLIT_SEED's and NOISE_SEED's single words. The legacy generator's draws are frozen across NumPy versions."""
     words = np.frombuffer(hashlib.sha256(f"{seed}:{use}".encode()).digest(), dtype=">u4")
     return np.random.RandomState(words.astype(np.uint32))
 
 
 def corrupt_labels(labels: np.ndarray, classes: int, share: float, generator: np.random.RandomState) -> np.ndarray:
-    """A copy of `labels` (n,) in which exactly round(share * n) are replaced by another class, drawn uniformly from the wrong ones.
+    """Return a copy of `labels` (n,) with exactly round(share * n) replaced by another class, drawn uniformly from the wrong ones.
 
     The draws of a generator are nested: the wrong labels at a smaller share are among those at a larger one.
     """

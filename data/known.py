@@ -1,4 +1,4 @@
-"""Data sets that are recognised by their bytes, and their names. Standard library only.
+"""Recognise data sets by their bytes. Standard library only.
 
 A downsampled set has its own name; it is read with dataset=arrays, beside which no table shows published values.
 """
@@ -34,13 +34,13 @@ BY_SOURCE = {"cifar10": "CIFAR-10, every image exact (MD5 of the original files)
 
 
 def is_genuine(dataset: str, path: str | None, fingerprint: str) -> bool:
-    """Whether images given as `dataset` are known to be its own: by their fingerprint, or by their source (the exact CIFAR-10 from a file
-    is not). An old record may have no fingerprint."""
+    """True if images given as `dataset` are known to be its own, by fingerprint or by source (the exact CIFAR-10 from a file is not). An
+    old record may have no fingerprint."""
     known = BY_FINGERPRINT.get(fingerprint)
     whole = known is not None and known.name.replace("-", "").lower().split(",")[0] == dataset
     return whole or dataset not in BY_SOURCE or (known is None and (path is None or not fingerprint))
 
 
 def notes(fingerprint: str, otherwise: Sequence[str]) -> tuple[str, ...]:
-    """Notes on the data set of this fingerprint; `otherwise` if it is not in the table."""
+    """Return the notes on the data set with this fingerprint; `otherwise` for an unknown one."""
     return (BY_FINGERPRINT[fingerprint].note,) if fingerprint in BY_FINGERPRINT else tuple(otherwise)

@@ -1,4 +1,4 @@
-"""Data sets in an .npz file: every check of such a file, and its reading. NumPy only; images are read by `read` alone."""
+"""Check and read data sets in an .npz file. NumPy only; `read` alone reads images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RENUMBER = "number them anew: np.unique(labels.ravel(), return_inverse=True)[1]
 
 
 def describe(path: str, name: str, expected: Description | None) -> Description:
-    """Shapes of the file's images and its number of classes, from the headers and the labels.
+    """Return the sizes of the file's images and its number of classes, from the headers and the labels.
 
     With `expected` (CIFAR from a file), image size, channels and classes must be those. Raises `DataError`.
     """
@@ -88,7 +88,7 @@ def read(path: str) -> dict[str, np.ndarray]:
 
 
 def _header(archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of an array, as its header says; ValueError where the archive holds less than that."""
+    """Return shape and type of an array from its header. ValueError if the archive holds fewer bytes."""
     with archive.open(f"{key}.npy") as member:
         start = io.BytesIO(member.read(_HEADER))
     version = np.lib.format.read_magic(start)
@@ -102,7 +102,7 @@ def _header(archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], np.dty
 
 
 def _shape(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
-    """(n, h, w, c) of images, (n,) of labels."""
+    """Check an array's type; return its shape: (n, h, w, c) of images, (n,) of labels."""
     if key.endswith("labels"):
         if dtype.kind not in "iu" or len(shape) != 1:
             cure = "one-hot ones: labels.argmax(1)" if len(shape) == 2 and shape[1] > 1 else _RENUMBER

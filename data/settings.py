@@ -32,18 +32,9 @@ class DatasetConfig(Settings, prefix="dataset.", rows=DATASETS):
     val_fraction: float = key(0.0, "share of the training set held out for choosing rho", low=0, high=0.9)
     label_noise: float = key(0.0, "share of the training labels replaced by a wrong one, on purpose", low=0, high=1)
     train_size: int | None = key(None, "use only this many training images; null: all that are left", low=1)
-    val_size: int | None = key(
-        None, "images held out before train_size are taken, the same ones for every run; null: none, or val_fraction's", low=1, late=True
-    )
-    sample: str = key(
-        "fixed",
-        "fixed: the same training images and wrong labels for every run; seed: each seed draws its own, for every method alike",
-        among=("fixed", "seed"),
-        late=True,
-    )
-    mean: list[float] | None = key(
-        None, "of images scaled to [0, 1], a number a channel, to normalise them; null: the data set's own", late=True
-    )
+    val_size: int | None = key(None, "images held out before train_size are taken, the same for every run", low=1, late=True)
+    sample: str = key("fixed", "seed: each seed draws its own training images and wrong labels", among=("fixed", "seed"), late=True)
+    mean: list[float] | None = key(None, "of images scaled to [0, 1], a number a channel; null: the data set's own", late=True)
     std: list[float] | None = key(None, "as mean", above=0, late=True)
 
     def relate(self) -> None:

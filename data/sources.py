@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits, CIFAR through torchvision, arrays in a file."""
+"""Read data sets: scikit-learn's digits, CIFAR through torchvision, arrays in a file."""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ def cifar(name: str, root: str, download: bool) -> RawData:
 
 
 def fetch_cifar(name: str, root: str, download: bool) -> tuple[Any, Any]:
-    """torchvision's training and test set of `name` below `root`, checked against the MD5 sums, downloaded first if need be and allowed.
-    Of several processes that want them at once, one downloads and the others wait for it.
+    """Return torchvision's training and test set of `name` below `root`, checked against their MD5 sums; download them if allowed. Of
+    several processes one downloads, and the others wait.
 
-    Raises `DataError` that says which files are missing or damaged, and how to get them.
+    Raises `DataError`, which names the missing or damaged files and how to get them.
     """
     from data import torchvision_guard
 
@@ -144,7 +144,7 @@ def fetch_cifar(name: str, root: str, download: bool) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One of the processes that share the folder; servers that do not answer are given up meanwhile."""
+    """Hold the folder's lock, and let connections to servers time out meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
     before, lock = socket.getdefaulttimeout(), os.open(folder, os.O_RDONLY)
     try:
@@ -158,7 +158,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _unpack(source: Any, folder: Path) -> None:
-    """Download the archive unless it is there and intact, and unpack it: whoever reads meanwhile sees the whole folder, or none."""
+    """Download the archive unless it is intact, and unpack it so that a reader sees the whole folder or none."""
     from torchvision.datasets import cifar
 
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-", ignore_cleanup_errors=True) as temporary:

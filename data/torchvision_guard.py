@@ -14,11 +14,11 @@ _declared: library.Library | None = None  # the names vanish with the object
 
 
 def ensure() -> None:
-    """Call before every first import of torchvision (or of timm, which imports it); calling again is free.
+    """Make torchvision (and timm, which imports it) importable; call before the first import. Calling again is free.
 
-    The CUDA wheel's compiled operators cannot load without torch's CUDA libraries. torchvision tolerates that, but then describes two of
-    the missing operators to torch, which raises RuntimeError. So their names are declared here, without an implementation: nothing in this
-    project calls them. Nothing is done where torch has CUDA, or torchvision is absent, imported already, or a CPU build.
+    Without CUDA libraries the CUDA wheel's operators cannot load. torchvision tolerates that, but then describes two missing operators to
+    torch, which raises RuntimeError. This declares their names without an implementation; nothing here calls them. Does nothing if torch
+    has CUDA, or if torchvision is absent, imported already, or a CPU build.
     """
     global _declared
     if _declared is not None or torch.version.cuda is not None or "torchvision" in sys.modules:

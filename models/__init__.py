@@ -24,7 +24,7 @@ class ModelError(ValueError):
 def check(name: str, *, image_size: int, channels: int, **options: Any) -> None:
     """Raise `ModelError` if model `name` cannot take channels x image_size x image_size images. Imports nothing heavy.
 
-    Takes the other keywords of `build` too, so that a whole model config can be handed over; a keyword unknown to every model is refused.
+    Takes the other keywords of `build` too; a keyword that no model knows is refused.
     """
     if name not in MODELS:
         raise ModelError(f"model {name}: unknown; must be one of {', '.join(MODELS)}.")

@@ -1,4 +1,4 @@
-"""Any architecture of the timm library, without pretrained weights. timm and torchvision are imported only when asked for, only here."""
+"""Build any architecture of the timm library, without pretrained weights. timm and torchvision are imported by `build_timm` alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from models import ModelError
 
 
 def build_timm(timm_name: str | None, classes: int, channels: int, image_size: int) -> nn.Module:
-    """timm's model `timm_name`: logits (batch, classes) from images (batch, channels, image_size, image_size).
+    """Build timm's model `timm_name`: logits (batch, classes) from images (batch, channels, image_size, image_size).
 
-    The size is handed over to architectures that fix it (vision transformers, mixers). Raises `ModelError` when timm is not installed,
+    Architectures of a fixed size (vision transformers, mixers) are given it. Raises `ModelError` when timm is not installed,
     does not know the name, or cannot build it at this size.
     """
     from data.torchvision_guard import ensure

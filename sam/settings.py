@@ -33,11 +33,7 @@ class TrackingConfig(Settings, prefix="tracking."):
     """Weights & Biases as a mirror of the record."""
 
     backend: str = key("none", "where runs are mirrored", among=("none", "wandb"))
-    mode: str = key(
-        "auto",
-        "auto (WANDB_MODE if set; else online with credentials, offline without)",
-        among=("auto", "online", "offline", "disabled"),
-    )
+    mode: str = key("auto", "auto: WANDB_MODE, else online with credentials", among=("auto", "online", "offline", "disabled"))
     project: str = key("sam", "in W&B")
     entity: str | None = key(None, "user or team in W&B; null: the default one")
     init_timeout: float = key(60.0, "seconds to wait for the server at the start, before the run is logged offline", above=0)
@@ -82,29 +78,15 @@ class TrainConfig(Settings):
         "the gradient of its own share (m = batch_size / replicas)",
         among=("synchronised", "replica"),
     )
-    batchnorm: str = key(
-        "replica",
-        "replica: each normalises its share by its own statistics; sync: by those of the whole batch (CUDA)",
-        among=("replica", "sync"),
-    )
+    batchnorm: str = key("replica", "whose statistics normalise: a replica's share's, the batch's (CUDA)", among=("replica", "sync"))
     drop_last: bool = key(False, "leave out an epoch's last batch if it is smaller")
-    schedule: str = key(
-        "cosine_step",
-        "of the learning rate: half cosine to zero per step or per epoch; wrn_step: x0.2 at 30, 60 and 80% of the epochs; constant",
-        among=SCHEDULES,
-    )
+    schedule: str = key("cosine_step", "of the learning rate, after the warm-up (sam.training.schedule)", among=SCHEDULES)
     warmup_epochs: float = key(0.0, "of linear warm-up before it, at most epochs", low=0)
     loss: str = key("cross_entropy", "that is trained with, and measured: cross_entropy | mse (of one-hot labels)", among=LOSSES)
     label_smoothing: float = key(0.0, "of the training loss", low=0, high=1)
     precision: str = key("fp32", "fp32 (TF32 off) | tf32 | bf16 (autocast, fp32 weights) | fp16 (with loss scaling)", among=PRECISIONS)
-    compile: str = key(
-        "none",
-        "torch.compile for the training passes; its last digits differ from eager ones, so it is part of a run's identity",
-        among=("none", "default", "max-autotune-no-cudagraphs"),
-    )
-    cuda_graph: bool = key(
-        False, "launch each step as one CUDA graph, for small models, whose kernels the host launches too slowly; one process only"
-    )
+    compile: str = key("none", "torch.compile for training; changes last digits", among=("none", "default", "max-autotune-no-cudagraphs"))
+    cuda_graph: bool = key(False, "launch each step as one CUDA graph: for small models, one process only")
     seed: int = key(0, "of initialisation, order, augmentation and the method's draws, each from a stream of its own", low=0)
     runs_dir: str = key("runs", "folder of the runs' folders")
     run_dir: str | None = key(None, "this run's folder; null: named by its configuration, below runs_dir")
@@ -127,6 +109,8 @@ class TrainConfig(Settings):
             if value is not None and value > self.batch_size:
                 raise ConfigError(f"{name}={value}: must not exceed batch_size={self.batch_size}.")
         self._relate_replicas()
+        if self.cuda_graph and self.optimizer.base != "sgd":
+            raise ConfigError(f"cuda_graph=true with optimizer.base={self.optimizer.base}: counts its steps on the host; allowed: false.")
         check_number("warmup_epochs", self.warmup_epochs, low=0, high=self.epochs)
         if not all(1 <= epoch <= self.epochs for epoch in self.keep_checkpoints):
             raise ConfigError(f"keep_checkpoints={self.keep_checkpoints}: must hold epochs from 1 to epochs={self.epochs}.")

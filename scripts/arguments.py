@@ -1,4 +1,4 @@
-"""How every script here reads its arguments: KEY=VALUE, plugins=MODULE, `--help`, and one sentence for what it does not take.
+"""Arguments of every script here: KEY=VALUE, plugins=MODULE, `--help`, and one sentence for a wrong one.
 
 Import it before `sam`, `data` and `models`: it puts the repository on the path, so that a script runs from any folder.
 """
@@ -21,11 +21,9 @@ WHAT = {int: "a whole number > 0", float: "a finite number > 0", bool: "true or 
 
 
 def script(main: Main) -> Main:
-    """Make `main(arguments) -> exit status` a script, and run it if its file was started: so it stands at the end of the file.
-
-    `--help` prints the file's docstring; what a user got wrong is one sentence and status 2. After a word `--` follows another command,
-    whose `--help` is its own.
-    """
+    """Make `main(arguments) -> exit status` a script, and run it if its file was started: so it stands at the end of the file. `--help`
+    prints the file's docstring; what a user got wrong is one sentence and status 2. After a word `--` follows another command, whose
+    `--help` is its own."""
 
     @functools.wraps(main)
     def guarded(arguments: list[str]) -> int:
@@ -51,10 +49,10 @@ def script(main: Main) -> Main:
 
 
 def parse(keys: Mapping[str, Any], arguments: Sequence[str], *, hydra: bool = False) -> tuple[dict[str, Any], list[str]]:
-    """(values of a script's own keys, what is left for Hydra, in order).
+    """Split arguments: (values of a script's own keys, the rest for Hydra, in order). ValueError, one sentence.
 
     keys: name -> default, whose type is the key's; or the type itself, where the default is None; or a tuple of the allowed words, the
-    first of which is the default. hydra: whether other arguments are handed on. Raises ValueError, one sentence.
+    first of which is the default. hydra: whether other arguments are handed on.
     """
     values = {key: None if isinstance(kind, type) else kind[0] if isinstance(kind, tuple) else kind for key, kind in keys.items()}
     rest = []

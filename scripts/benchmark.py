@@ -41,8 +41,8 @@ from sam.core.files import plain, write_atomic
 from sam.core.scaling import LossScale
 from sam.optimizers.build import build
 from sam.optimizers.settings import OptimizerConfig
-from sam.runs.environment import environment
 from sam.runs.progress import progress_for
+from sam.runs.session import environment
 from sam.settings import PRECISIONS
 from sam.sharpness import ascent
 from sam.sharpness.dataset_loss import DatasetLoss

@@ -18,6 +18,7 @@ from arguments import parse, script
 
 from sam.runs.metric_names import EPOCH, GRAD_EVALS, SECONDS, metric_name, sharpness_name
 from sam.settings import TrackingConfig
+from sam.text import sentence
 
 ACCURACY = metric_name("test_accuracy")
 FINAL = "final/test_accuracy"
@@ -69,18 +70,6 @@ def workspace(project: str, entity: str, name: str, group: str) -> Any:
     )
 
 
-def save(options: dict[str, str]) -> None:
-    """Save the workspace as a new view and print its address."""
-    os.environ.setdefault("WANDB_SILENT", "true")  # the address is all there is to say
-    import wandb
-
-    if not wandb.login(prompt=False, verify=False):
-        raise ValueError("no W&B credentials; `wandb login` stores them, dry_run=true needs none.")
-    entity = options["entity"] or wandb.Api().default_entity or ""
-    saved = workspace(**options | {"entity": entity}).save()
-    print(f"saved: {saved.url}")
-
-
 KEYS = {"project": TrackingConfig.project, "entity": "", "name": "SGD, SAM, Rand-SAM, XSAM", "group": "", "dry_run": False}
 
 
@@ -93,11 +82,15 @@ def main(arguments: list[str]) -> int:
             view = workspace(**options | {"entity": options["entity"] or "entity"})._to_model()
             print(view.model_dump_json(by_alias=True, exclude_none=True, indent=1))
             return 0
-        save(options)
-    except ImportError as error:
-        print(f"error: {error}; `pip install wandb-workspaces` cures it.", file=sys.stderr)
+        os.environ.setdefault("WANDB_SILENT", "true")  # the address is all there is to say
+        import wandb
+
+        if not wandb.login(prompt=False, verify=False):
+            raise ValueError("no W&B credentials; `wandb login` stores them, dry_run=true needs none.")
+        entity = options["entity"] or wandb.Api().default_entity or ""
+        print(f"saved: {workspace(**options | {'entity': entity}).save().url}")
+        return 0
+    except Exception as error:  # no package, no credentials, no server: W&B has a class for each
+        cure = "; `pip install wandb-workspaces` cures it." if isinstance(error, ImportError) else ""
+        print(f"error: {sentence(error) or type(error).__name__}{cure}", file=sys.stderr)
         return 1
-    except Exception as error:  # no credentials, no server: W&B has a class for each
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return 1
-    return 0

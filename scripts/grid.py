@@ -32,28 +32,8 @@ from sam.runs import sweep
 from sam.runs.hydra_schema import resolve
 
 
-def runs(overrides: Sequence[str]) -> tuple[list[str], int, Path, int]:
-    """(one line of overrides for each run that is to be done, the number of points, the folder of runs, the processes of each run).
-
-    Raises what composing raises, and ConfigError.
-    """
-    points, plans = zip(*sweep.planned(overrides), strict=True)
-    sweep.check(plans)
-    replicas = {config.replicas or 1 for config in plans}
-    if len(replicas) > 1:
-        raise ConfigError(f"replicas={','.join(map(str, sorted(replicas)))}: an array starts as many processes for each of its runs.")
-    return [shlex.join(points[i]) for i in sweep.unfinished(plans)], len(points), Path(plans[0].runs_dir), replicas.pop()
-
-
-def shares(overrides: Sequence[str]) -> tuple[list[str], Path]:
-    """(one line of overrides of evaluate_sharpness.py for each share, the folder of runs). Raises what composing raises."""
-    hydra, name, own, options = sweep.opened(overrides, "evaluate")
-    config = resolve(EvaluateConfig, hydra.config_loader.load_configuration(name, [*own, "part=0"], RunMode.RUN))
-    return [shlex.join([*options, *own, f"part={part}"]) for part in range(config.parts)], Path(config.runs_dir)
-
-
 def write(lines: Sequence[str], folder: Path, per_list: int) -> list[tuple[Path, int]]:
-    """The lists (file, number of lines) below `folder`, in a folder named by what they say."""
+    """Write the lists below `folder`, in a folder named by a hash of their content; returns (file, number of lines) of each."""
     own = (folder / hashlib.sha256("\n".join([str(per_list), *lines]).encode()).hexdigest()[:8]).resolve()
     own.mkdir(parents=True, exist_ok=True)
     chunks = [lines[start : start + per_list] for start in range(0, len(lines), per_list)]
@@ -64,7 +44,7 @@ def write(lines: Sequence[str], folder: Path, per_list: int) -> list[tuple[Path,
 
 
 def command(path: Path, length: int, own: dict[str, Any], replicas: int = 1, program: str | None = None) -> str:
-    """What submits a list. The tasks run where the sweep was composed, so that relative paths in it keep their meaning."""
+    """The command that submits a list. The tasks run where the sweep was composed, so that relative paths in it keep their meaning."""
     per_task, tasks = own["runs_per_task"], -(-length // own["runs_per_task"])
     throttle = f"%{own['throttle']}" if own["throttle"] else ""
     words = [f"PROGRAM={program}"] * bool(program) + [f"RUNS_PER_TASK={per_task}"] * (per_task > 1)
@@ -77,19 +57,25 @@ def command(path: Path, length: int, own: dict[str, Any], replicas: int = 1, pro
 @script
 def main(arguments: list[str]) -> int:
     own, overrides = parse({"throttle": int, "max_array": 1000, "runs_per_task": 1}, arguments, hydra=True)
-    program, replicas = None, 1
+    program, what, replicas = None, "runs", 1
     if overrides[:1] == ["evaluate"]:
-        program = "evaluate_sharpness.py"
-        lines, runs_dir = shares(overrides[1:])
-        points = len(lines)
+        program, what = "evaluate_sharpness.py", "shares"
+        hydra, name, given, options = sweep.opened(overrides[1:], "evaluate")
+        config = resolve(EvaluateConfig, hydra.config_loader.load_configuration(name, [*given, "part=0"], RunMode.RUN))
+        points = [[*options, *given, f"part={part}"] for part in range(config.parts)]
+        lines, runs_dir = list(map(shlex.join, points)), config.runs_dir
     else:
-        lines, points, runs_dir, replicas = runs(overrides)
+        points, plans = map(list, zip(*sweep.planned(overrides), strict=True))
+        sweep.check(plans)
+        lines, runs_dir = [shlex.join(points[i]) for i in sweep.unfinished(plans)], plans[0].runs_dir
+        replicas, *other = sorted({plan.replicas or 1 for plan in plans})
+        if other:
+            raise ConfigError(f"replicas={','.join(map(str, [replicas, *other]))}: an array starts as many processes for each of its runs.")
     if replicas > 1 and own["runs_per_task"] > 1:
         raise ConfigError(f"replicas={replicas}, runs_per_task={own['runs_per_task']}: several GPUs for a run, or several runs on a GPU.")
     # Comments and commands, so that the output can be piped to a shell.
-    what = "shares" if program else "runs"
-    print(f"# {points} {what}, {len(lines)} to do" + ("" if lines else ": nothing to submit"))
-    for path, length in write(lines, runs_dir / ".slurm", own["max_array"] * own["runs_per_task"]) if lines else []:
+    print(f"# {len(points)} {what}, {len(lines)} to do" + ("" if lines else ": nothing to submit"))
+    for path, length in write(lines, Path(runs_dir) / ".slurm", own["max_array"] * own["runs_per_task"]) if lines else []:
         print(f"# {path}: {length} {what}")
         print(command(path, length, own, replicas, program))
     return 0

@@ -23,20 +23,6 @@ SHRINKING = {"source": "source=FILE.npz", "size": "size=PIXELS", "out": "out=FIL
 CHOICES = {"all": ("cifar10", "cifar100"), "cifar10": ("cifar10",), "cifar100": ("cifar100",)}
 
 
-def _said(path: str) -> str:
-    """What was written: its sizes, the hash of the file, the fingerprint and the name of the data set, and how to train on it."""
-    with open(Path(path).expanduser(), "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    raw = read("arrays", path, "", False)
-    train, test, side = len(raw.train_labels), len(raw.test_labels), raw.train_images.shape[1]
-    print_of_data = fingerprint(raw)
-    (name,) = notes(print_of_data, ["a data set without a name here"])
-    return (
-        f"{path}: {train:,} training and {test:,} test images of {side} x {side} pixels (SHA-256 {sha256}).\n"
-        f"Data fingerprint {print_of_data}: {name}.\nTrain on them with dataset=arrays dataset.path={path}."
-    )
-
-
 @script
 def main(arguments: list[str]) -> int:
     """Exit status: 0; 1 if the images cannot be had, 2 for wrong arguments, each after one sentence on the standard error output."""
@@ -46,8 +32,14 @@ def main(arguments: list[str]) -> int:
         raise DataError(f"{given[0]}={options[given[0]]}: needs {' and '.join(SHRINKING[key] for key in missing)} too.")
     try:
         if given:
-            downsample(options["source"], options["size"], options["out"])
-            print(_said(options["out"]))
+            path = options["out"]
+            downsample(options["source"], options["size"], path)
+            raw = read("arrays", path, "", False)
+            train, test, side, data = len(raw.train_labels), len(raw.test_labels), raw.train_images.shape[1], fingerprint(raw)
+            sha256 = hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+            print(f"{path}: {train:,} training and {test:,} test images of {side} x {side} pixels (SHA-256 {sha256}).")
+            print(f"Data fingerprint {data}: {notes(data, ['a data set without a name here'])[0]}.")
+            print(f"Train on them with dataset=arrays dataset.path={path}.")
             return 0
         for name in CHOICES[options["dataset"]]:
             train, test = fetch_cifar(name, options["root"], download=True)

@@ -36,12 +36,12 @@ class Ascent:
     ||T g||, so that ||eps|| is not rho. Balls are Euclidean whatever the divisor: "project" and "boundary" bound ||eps|| by rho.
 
     start:          the perturbed tensors at w; only read.
-    radii:          rho of each tensor (equal, but for parameter groups with a rho of their own).
+    radii:          rho of each tensor (equal unless parameter groups set different ones).
     steps, rule:    N and the step rule; with N = 1 all rules are the same.
     scope:          global: a step has the direction's shape; layer, filter: each tensor (row) gets an equal share of the step's length,
                     which is the same in every scope (`vectors.normalize_`).
     shrink:         factor on all radii, a 0-d tensor (rho then stands for the product); None: 1.
-    points:         start + eps, in tensors of their own, new after every step.
+    points:         start + eps, in new tensors after every step.
     lengths:        the divisor of every step. One that is not finite voids the optimizer's step; a direction that is not finite beside a
                     finite divisor shows in the gradient at the point.
     """

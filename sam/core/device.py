@@ -1,4 +1,4 @@
-"""Device, memory, threads and number format of a run."""
+"""Choose a run's device, memory policy, thread count and number format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 
 def pick_device(name: str) -> torch.device:
-    """auto: the GPU if there is one; otherwise one of cpu, cuda, cuda:N. ConfigError if it is not there."""
+    """Return the device named auto (the GPU if there is one), cpu, cuda or cuda:N. ConfigError if it is not usable."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     allowed = "allowed: auto, cpu, cuda, cuda:N"
@@ -36,11 +36,11 @@ def pick_device(name: str) -> torch.device:
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Memory that a step on the CPU frees stays with this process, for the next step, instead of going back to the system.
+    """Keep memory that a CPU step frees in this process, for the next step.
 
-    glibc gives back what lies free at the top of its heap, and every large block; a step that asks for hundreds of megabytes then waits
-    for tens of thousands of page faults (results/benchmarks has what that costs, and how much it adds to the peak of memory).
-    Nothing happens where the C library is another one, or where a `MALLOC_...` variable says that somebody has chosen already.
+    glibc returns large blocks and the free top of its heap to the system, so that a step of hundreds of megabytes waits for tens of
+    thousands of page faults (measured, with the peak of memory, in results/benchmarks). Does nothing with another C library, or if the
+    environment sets a `MALLOC_...` variable.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None and not any(name.startswith("MALLOC_") for name in os.environ):
@@ -50,9 +50,8 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def number_format(precision: str, threads: int | None = None) -> Iterator[None]:
-    """TF32 on for `tf32` only (torch leaves it on for convolutions by default); cuDNN's deterministic algorithms alone, without which no
-    run on a GPU gives its digits again (results/gpu has what that costs); the thread count; all put back afterwards. Everything that trains
-    or measures runs inside, so freed memory is kept from here on."""
+    """Set TF32 (on for `tf32` only; torch's default is on for convolutions), cuDNN's deterministic algorithms (without them no GPU run
+    repeats its digits; cost in results/gpu) and the thread count; restore all afterwards. All training and measuring runs inside."""
     keep_freed_memory()
     matmul, cudnn, count = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.get_num_threads()
     deterministic = torch.backends.cudnn.deterministic
@@ -69,12 +68,12 @@ def number_format(precision: str, threads: int | None = None) -> Iterator[None]:
 
 
 def autocast(precision: str, device: torch.device) -> Autocast:
-    """A fresh autocast context for every forward pass (never one around two passes: see `Method._before_pass`)."""
+    """Return a factory of autocast contexts: a fresh one for every forward pass, since one keeps copies of the weights it has cast."""
     if precision not in _AUTOCAST:
         return nullcontext
     return lambda: torch.autocast(device.type, dtype=_AUTOCAST[precision])
 
 
 def loss_scale(precision: str, device: torch.device) -> LossScale | None:
-    """float16 gradients need one: their smallest number is 6e-8."""
+    """Return a loss scale for float16, whose smallest number is 6e-8; None for other formats."""
     return LossScale(device) if precision == "fp16" else None

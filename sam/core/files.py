@@ -30,19 +30,19 @@ class UnreadableError(DamagedError):
 
 
 def told(error: BaseException) -> str:
-    """An error on one line: ours as it is, any other with its kind."""
+    """One line for an error: our own message as it is, any other with its class."""
     text = sentence(error).rstrip(".")
     ours = type(error).__module__.partition(".")[0] in ("sam", "data", "models")
     return text if ours else f"{type(error).__name__}: {text[:300]}".rstrip(": ")
 
 
 def is_measure(value: Any) -> bool:
-    """A number as `plain` writes it, or None."""
+    """Whether `value` is a number as `plain` writes it, or None."""
     return value in (None, "nan", "inf", "-inf") or (type(value) in (int, float) and abs(value) <= sys.float_info.max)
 
 
 def check(value: Any, shape: Any, name: str = "it") -> None:
-    """Raise DamagedError at the first part that lacks its shape: a type, a predicate, [shape of each item], {key: shape} (...: any key)."""
+    """DamagedError at the first part that lacks its shape: a type, a predicate, [shape of each item], {key: shape} (...: any key)."""
     if isinstance(shape, list) and isinstance(value, list):
         for item in value:
             check(item, shape[0], name)
@@ -60,10 +60,8 @@ NAMED = {...: is_measure}  # numbers by name
 
 
 def write_atomic(path: Path, content: str | bytes, *, keep: Path | None = None) -> None:
-    """Write beside, flush to disk, rename: a reader sees the old file or the new one, whole. `keep`: where the old one goes.
-
-    StorageError if the disk is full or the folder cannot be written; the old file is then still there.
-    """
+    """Write beside, flush to disk, rename: a reader sees the old file or the new one, whole. `keep`: where the old one goes. StorageError
+    if the disk is full or the folder cannot be written; the old file is then still there."""
     temporary = path.with_name(f"{uuid.uuid4().hex[:12]}.{path.name}.tmp")  # another process may be at the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +80,7 @@ def write_atomic(path: Path, content: str | bytes, *, keep: Path | None = None) 
 
 
 def plain(value: Any) -> Any:
-    """JSON without NaN: non-finite numbers become strings ("nan", "inf"), which `number` reads back."""
+    """Replace non-finite numbers by strings ("nan", "inf"), which JSON can hold and `number` reads back."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
@@ -93,7 +91,7 @@ def plain(value: Any) -> Any:
 
 
 def number(value: Any) -> float | None:
-    """The number behind a JSON or CSV field, or None."""
+    """Convert a JSON or CSV field to a number; None if it is none."""
     try:
         return None if value in (None, "") else float(value)
     except (TypeError, ValueError):
@@ -101,7 +99,7 @@ def number(value: Any) -> float | None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """UnreadableError if it cannot be read, or is no file (a pipe would never end). Raises one of ABSENT if there is none."""
+    """Read a file. UnreadableError if it cannot be read or is no regular file (a pipe would never end); one of ABSENT if there is none."""
     try:
         if path.exists() and not path.is_file():
             raise UnreadableError(f"{path}: is not a file.")
@@ -113,7 +111,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """As `read_bytes`; DamagedError if it is no JSON object, or holds text that could not be written again."""
+    """Read a JSON object. Raises as `read_bytes`; DamagedError if it is none, or holds text that could not be written again."""
     content = read_bytes(path)
     try:
         value: dict[str, Any] = json.loads(content.decode())

@@ -1,4 +1,4 @@
-"""What belongs to a forward pass rather than to the vectors: BatchNorm's running statistics and dropout's mask."""
+"""Keep BatchNorm's running statistics and dropout's masks consistent over the passes of one step."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _STOCHASTIC_NAMES = ("DropPath", "StochasticDepth", "DropBlock2d")
 
 
 def running_buffers(modules: Iterable[nn.Module]) -> list[Tensor]:
-    """running_mean, running_var and num_batches_tracked of every normalisation layer that keeps them (in eval mode they do not move, but
-    a closure may switch the mode)."""
+    """List running_mean, running_var and num_batches_tracked of every normalisation layer that has them, in eval mode too: a closure may
+    switch the mode."""
     buffers = []
     for module in modules:
         if isinstance(module, _NORMS) and module.track_running_stats:
@@ -27,7 +27,7 @@ def running_buffers(modules: Iterable[nn.Module]) -> list[Tensor]:
 
 
 def is_stochastic(model: nn.Module) -> bool:
-    """Whether a forward pass in the present mode draws random numbers (dropout, stochastic depth)."""
+    """True if a forward pass in the current mode draws random numbers (dropout, stochastic depth)."""
     return any(map(_draws, model.modules()))
 
 
@@ -43,23 +43,21 @@ def _copy_groups(target: list[Tensor], source: list[Tensor]) -> None:
 
 
 class Passes:
-    """Keeps the passes of one step consistent.
+    """Keep the passes of one step consistent.
 
-    - Only the first pass of a step (the one at w; for Rand-SAM its single pass) moves BatchNorm's running statistics and
-      `num_batches_tracked`. Layers are left alone: the buffers are saved after the first pass and put back at the end, so nothing can be
-      "disabled twice", and a captured graph sees one model.
-    - All passes of a step see one dropout mask; afterwards the random stream stands where one pass would have left it.
-    - If anything raises, the buffers are put back to where the step began.
-    - Where float16 makes skipped steps part of every run, `undo_if` takes back what one did to the buffers: an activation that overflowed
-      would stay in them for good.
-    - With several replicas, the running statistics end as if one process had seen the forwards of all, in the order of the replicas.
+    - Only the first pass of a step (the one at w; Rand-SAM's only one) updates BatchNorm's running statistics and `num_batches_tracked`:
+      the buffers are saved after it and restored at the end. No layer is switched off, so a captured graph sees one model.
+    - All passes of a step use one dropout mask; afterwards the random state is what one pass would have left.
+    - If anything raises, the buffers are restored to the start of the step.
+    - `undo_if` restores them after a skipped step, which loss scaling makes usual: an overflow would stay in the averages for good.
+    - With several replicas, the running statistics end as if one process had run all forwards, in the order of the replicas.
     """
 
     def __init__(self, model: nn.Module, replicas: Replicas = ALONE) -> None:
         self.model, self.replicas = model, replicas
         self._inside = False
         self._count = 0
-        self._modules: list[nn.Module] = []  # looked up once a step
+        self._modules: list[nn.Module] = []  # listed once a step
         self._buffers: list[Tensor] = []
         self._begin: list[Tensor] = []  # as the step found them
         self._after: list[Tensor] = []  # as the first pass of the group left them
@@ -67,7 +65,7 @@ class Passes:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """All passes of one step happen inside this."""
+        """Context around all passes of one step."""
         if self._inside:
             raise RuntimeError("Passes: this step is inside another one; give each optimizer a Passes(model) of its own.")
         self._modules = list(self.model.modules())
@@ -88,7 +86,7 @@ class Passes:
 
     @contextmanager
     def group(self) -> Iterator[None]:
-        """All passes on one group of samples happen inside this, inside `step`."""
+        """Context around all passes on one group of samples, inside `step`."""
         self._count = 0
         self._random = None
         yield
@@ -98,7 +96,7 @@ class Passes:
                 seeds.restore(self._random[1], self._devices())
 
     def undo_if(self, bad: Tensor) -> None:
-        """After a step: the running statistics back to where it found them if `bad` (0-d bool on their device). No host sync."""
+        """Restore the running statistics to the start of the step where `bad` (0-d bool on their device) is true. No host sync."""
         for dtype in {b.dtype for b in self._buffers}:
             now, found = ([b for b in side if b.dtype == dtype] for side in (self._buffers, self._begin))
             flat = [torch.cat([b.reshape(-1) for b in side]) for side in (found, now)]
@@ -106,7 +104,7 @@ class Passes:
             vectors.copy_(now, [k.view_as(b) for k, b in zip(kept, now, strict=True)])
 
     def before(self) -> None:
-        """Called before every forward pass of the step."""
+        """Call before every forward pass of the step."""
         if self._count == 0 and any(map(_draws, self._modules)):
             state = seeds.states(self._devices())
             self._random = (state, state)

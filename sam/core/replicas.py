@@ -1,4 +1,4 @@
-"""Processes that share each batch, with one device each: the few things that they exchange."""
+"""Exchange sums, objects and BatchNorm statistics between the processes that share each batch, one device each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sam.core import vectors
 
 
 class ReplicaError(ValueError):
-    """The processes of a run have lost each other; one sentence for the user."""
+    """A process of the run is gone or does not answer; the message is one sentence for the user."""
 
 
 @contextmanager
@@ -30,8 +30,8 @@ def _exchanging() -> Iterator[None]:
 class Replicas:
     """This process, number `rank` of `size`, and its peers in torch's process group (CPU tensors through gloo, CUDA tensors through NCCL).
 
-    Every method is called by all processes at the same place. Sums are bitwise equal on all of them. Alone (size 1) every sum is what it
-    was, and nothing is exchanged. Raises ReplicaError when a peer is gone.
+    All processes must call a method at the same point. Sums are bitwise equal on all of them. With size 1 nothing is exchanged. Raises
+    ReplicaError if a peer is gone.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -40,11 +40,11 @@ class Replicas:
 
     @property
     def is_first(self) -> bool:
-        """The process that writes: records, checkpoints, tracking, messages."""
+        """Whether this is rank 0, which writes records, checkpoints, tracking and messages."""
         return self.rank == 0
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Every tensor (all on one device) becomes its sum over the processes, in place, in one exchange."""
+        """Replace every tensor (all on one device) by its sum over the processes, in one exchange."""
         if self.size == 1 or not tensors:
             return
         sizes = [t.numel() for t in tensors]
@@ -59,7 +59,7 @@ class Replicas:
         torch._foreach_copy_(list(tensors), views)
 
     def sum_numbers(self, numbers: Sequence[float]) -> list[float]:
-        """Sums of a few host numbers; the device is not waited for."""
+        """Sum a few host numbers over the processes, without waiting for the device."""
         if self.size == 1:
             return list(numbers)
         values = torch.tensor(numbers, dtype=torch.float64)
@@ -68,7 +68,7 @@ class Replicas:
         return values.tolist()
 
     def sum_gradients(self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], *others: Tensor) -> list[Tensor | None]:
-        """Sums of gradients, and of `others` in place. A parameter that no process used keeps None, as in one process."""
+        """Sum gradients over the processes, and `others` in place. A parameter that no process used keeps None."""
         if self.size == 1:
             return list(gradients)
         users = self.sum_numbers([g is not None for g in gradients])
@@ -80,7 +80,7 @@ class Replicas:
         return summed
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every process, in the order of ranks; tensors must lie on the CPU."""
+        """Return the values of all processes in rank order; tensors must lie on the CPU."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -89,7 +89,7 @@ class Replicas:
         return values
 
     def from_first(self, value: Any = None) -> Any:
-        """What the first process holds, everywhere; tensors must lie on the CPU."""
+        """Broadcast rank 0's value to all processes; tensors must lie on the CPU."""
         if self.size == 1:
             return value
         values = [value if self.is_first else None]
@@ -98,7 +98,7 @@ class Replicas:
         return values[0]
 
     def wait(self) -> None:
-        """Until every process has come here."""
+        """Wait until every process has called this (a barrier)."""
         self.sum_numbers([0.0])
 
 
@@ -108,8 +108,8 @@ ALONE = Replicas()
 def join_statistics(model: nn.Module, buffers: list[Tensor], begin: list[Tensor], replicas: Replicas) -> None:
     """Chain the replicas' updates of BatchNorm's running statistics, which all started at `begin`.
 
-    n forwards take r to (1 - momentum)^n r + c, so the c of every replica, and its n, are all that the others need. SyncBatchNorm has
-    agreed already. `buffers`, `begin`: as `running_buffers` lists them. Waits for no device.
+    n forwards turn r into (1 - momentum)^n r + c, so each replica needs only the c and n of the others. SyncBatchNorm is left out: its
+    statistics agree already. `buffers`, `begin`: as `running_buffers` lists them. Does not wait for the device.
     """
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     layers = [layer for layer in layers if not isinstance(layer, nn.SyncBatchNorm)]
@@ -143,6 +143,6 @@ def join_statistics(model: nn.Module, buffers: list[Tensor], begin: list[Tensor]
 
 @lru_cache(maxsize=8)
 def _layout(momenta: tuple[float, ...], features: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """On the device, made once: what a layer keeps of its statistics in one forward, and how many numbers it has."""
+    """Per BatchNorm layer: 1 - momentum, and its number of statistics; cached on the device."""
     kept = torch.tensor([1 - momentum for momentum in momenta], dtype=torch.float64, device=device)
     return kept, torch.tensor([2 * n for n in features], device=device)

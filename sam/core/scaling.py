@@ -1,4 +1,4 @@
-"""Loss scaling for float16 passes: the loss is multiplied before backward, so that small gradients do not vanish in float16."""
+"""Loss scaling for float16 passes: multiply the loss before backward, so that small gradients do not vanish."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LossScale:
         self.interval = interval
 
     def update(self, bad: Tensor) -> None:
-        """After a step; bad: 0-d bool, whether anything in it was not finite."""
+        """Adjust the scale after a step; bad: 0-d bool, true if anything in the step was not finite."""
         streak = torch.where(bad, 0, self.streak + 1)
         grown = streak >= self.interval
         factor = torch.where(bad, 0.5, torch.where(grown, 2.0, 1.0))

@@ -1,4 +1,4 @@
-"""Random streams: every consumer of randomness gets its own stream of one seed, so that no method's draws shift another's."""
+"""Derive independent random streams from one seed, one for each use, so that no method's draws shift another's."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 
 
 def derive(seed: int, stream: str, *path: int) -> int:
-    """A 63-bit seed for one named stream ("init", "order", "augment", "dropout", "method") of `seed`, at a place (an epoch, say) in it."""
+    """Derive a 63-bit seed for one stream ("init", "order", "augment", "dropout", "method") of `seed`; path: an epoch, say."""
     text = ":".join(map(str, (seed, stream, *path)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(device: torch.device | str, seed: int, stream: str, *path: int) -> torch.Generator:
-    """A generator on `device` at the start of that stream."""
+    """Return a generator on `device`, seeded with `derive`."""
     return torch.Generator(device).manual_seed(derive(seed, stream, *path))
 
 

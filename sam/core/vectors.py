@@ -1,4 +1,4 @@
-"""Arithmetic on parameter-sized vectors kept as lists of tensors. Scalars stay on the device: nothing here waits for the host."""
+"""Arithmetic on parameter-sized vectors held as lists of tensors. Scalars stay on the device: no host synchronisation."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _ROW = 4096
 
 
 def tensor_norms(x: Vector) -> list[Tensor]:
-    """Euclidean norm of each tensor, 0-d tensors, float32 at least.
+    """Return the Euclidean norm of each tensor, 0-d tensors in float32 or wider.
 
-    Why long tensors are taken by rows: on a CPU, float32 `vector_norm` over one flat vector of 36.5 M is 0.2% low, over 65,536 entries
-    it is good to 5e-7; norms of rows, combined, are good to 1e-7. A GPU reduces in a tree.
+    Long tensors are reduced by rows: on a CPU, float32 `vector_norm` over one flat vector of 36.5 M entries is 0.2% low, over 65,536
+    entries it is good to 5e-7; combined norms of rows are good to 1e-7. A GPU reduces in a tree.
     """
     dtype = torch.promote_types(x[0].dtype, torch.float32)
     short = [t for t in x if not _is_long(t)]
@@ -43,29 +43,26 @@ def _long_norm(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def norm(x: Vector) -> Tensor:
-    """Euclidean norm over all tensors together, a 0-d tensor on their device."""
+    """Return the Euclidean norm over all tensors, a 0-d tensor on their device."""
     return torch.linalg.vector_norm(torch.stack(tensor_norms(x)))
 
 
 def dot(x: Vector, y: Vector) -> Tensor:
-    """Inner product over all tensors together, a 0-d float64 tensor: products summed by rows, the rows in float64."""
+    """Return the inner product over all tensors, 0-d float64: products are summed by rows, the rows in float64."""
     return torch.stack([torch.linalg.vecdot(a, b).sum(dtype=torch.float64) for a, b in _matrices(x, y)]).sum()
 
 
 def gram(x: Vector, y: Vector) -> tuple[Tensor, Tensor, Tensor]:
     """(<x, x>, <x, y>, <y, y>) of two lists of the same shapes, summed as in `dot`: 0-d float64 tensors."""
-    sums = [(_square(a), torch.linalg.vecdot(a, b).sum(dtype=torch.float64), _square(b)) for a, b in _matrices(x, y)]
+    square = lambda rows: torch.linalg.vector_norm(rows, dim=1).double().square().sum()
+    sums = [(square(a), torch.linalg.vecdot(a, b).sum(dtype=torch.float64), square(b)) for a, b in _matrices(x, y)]
     xx, xy, yy = (torch.stack(each).sum() for each in zip(*sums, strict=True))
     return xx, xy, yy
 
 
-def _square(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1).double().square().sum()
-
-
 def _matrices(x: Vector, y: Vector) -> list[tuple[Tensor, Tensor]]:
-    """Both vectors as pairs of matrices, entry against entry. Short tensors (on a GPU all) are copied one after the other into one pair:
-    a handful of operations, whatever their number. Long ones are looked at where they lie."""
+    """Return both vectors as pairs of matrices with matching entries. Short tensors (on a GPU all) are copied into one pair, to launch few
+    kernels; long ones are viewed."""
     pairs = list(zip(x, y, strict=True))
     apart = [_is_long(a) and a.ndim > 1 for a, _ in pairs]
     joined = [pair for pair, alone in zip(pairs, apart, strict=True) if not alone]
@@ -85,7 +82,7 @@ def _joined(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _is_dense(t: Tensor) -> bool:
-    """Whether the entries fill their memory without gaps, in some order of the dimensions."""
+    """True if the entries fill their memory without gaps, in some order of the dimensions."""
     return t.is_contiguous() or (t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last))
 
 
@@ -94,8 +91,7 @@ def _wide(t: Tensor) -> Tensor:
 
 
 def _rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Tensors of one shape as matrices of their rows. Two channels-last tensors stay in the order of memory: flattened as they are
-    numbered, they would be copied."""
+    """Flatten two tensors of one shape to matrices of their rows. Channels-last tensors are flattened in memory order, without a copy."""
     if a.ndim == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in (a, b)):
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
     return _wide(a).flatten(1), _wide(b).flatten(1)
@@ -112,10 +108,8 @@ def copy_(target: Vector, source: Vector) -> None:
 
 
 def normal_like(x: Vector, generator: torch.Generator) -> Vector:
-    """Independent standard normal entries in the shapes (and strides) of `x`.
-
-    Drawn in the order of memory: on a CPU torch fills a channels-last tensor entry by entry, eight times slower.
-    """
+    """Draw independent standard normal entries in the shapes and strides of `x`, in memory order: torch's CPU kernel is eight times slower
+    on a channels-last tensor."""
     drawn = empty_like(x)
     for t in drawn:
         t.as_strided((t.numel(),), (1,)).normal_(generator=generator)

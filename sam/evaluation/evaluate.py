@@ -1,9 +1,8 @@
-"""Every finished run below a folder -> one row of measurements each -> the tables."""
+"""Measure every finished run below a folder, build the tables, and write them with a figure and a page."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import math
 import os
@@ -26,7 +25,7 @@ from sam.tables import render
 from sam.tables import table as tables
 from sam.tables.cells import Block
 from sam.tables.columns import filled
-from sam.tables.conditions import RunRow, settings, word
+from sam.tables.conditions import RunRow, settings, value_text
 from sam.tables.render import inert
 from sam.tables.settings import TableConfig
 from sam.text import printable
@@ -34,7 +33,7 @@ from sam.text import printable
 
 @dataclass(frozen=True)
 class Evaluation:
-    """runs: what the tables were made of; problems: one sentence for each run that could not be measured; files: what was written."""
+    """The rows behind the tables, the tables, one sentence for each run that could not be measured, and the files written."""
 
     runs: list[RunRow]
     blocks: list[Block]
@@ -43,9 +42,8 @@ class Evaluation:
 
 
 def measure_part(config: EvaluateConfig) -> tuple[str, list[str]]:
-    """Measure what is not measured yet of one part of the runs; rows are stored beside them, no table is made. The tables name the runs
-    that cannot take part at all. Returns one line about the part, and one sentence for each of its runs that could not be measured.
-    Raises ConfigError if there is no finished run."""
+    """Measure one part of the runs and store the rows; make no table. Returns a summary line, and a sentence for each run that could not be
+    measured. Raises ConfigError if there is no finished run."""
     assert config.part is not None
     runs = part_of(_finished(config, []), config.part, config.parts, config.sharpness)
     problems: list[str] = []
@@ -68,7 +66,6 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             problems.append(f"{folder.name}: {told(error)}.")
     out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
     wanted = {name: filled(table, config.sharpness, runs) for name, table in config.tables.items()}
-    config = dataclasses.replace(config, tables={name: table for name, table in wanted.items() if table is not None})
     blocks = {name: [] if table is None else tables.build(table, runs, config.sharpness.rho) for name, table in wanted.items()}
     kept = trajectories(done, rows) if config.kept else None
     files = []
@@ -105,7 +102,7 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
 
 
 def _finished(config: EvaluateConfig, problems: list[str]) -> list[tuple[Path, dict[str, Any]]]:
-    """The runs to measure, in the order in which they were started; every other one becomes a problem. ConfigError if there is none."""
+    """Find the runs to measure, ordered by their start; report every other one as a problem. Raises ConfigError if there is none."""
     damaged: dict[Path, str] = {}
     found = list(records.find_runs(Path(config.runs_dir), damaged)) if os.path.isdir(config.runs_dir) else []
     problems += [f"{folder.name}: {told}" for folder, told in damaged.items()]
@@ -127,8 +124,8 @@ def _finished(config: EvaluateConfig, problems: list[str]) -> list[tuple[Path, d
 
 
 def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
-    """The measures of a run, with what only the training saw: the gap against the training loss as met, at w and at the perturbed point;
-    means over the last epochs; and validation values, where they were not measured."""
+    """Join a run's measures with what only its training saw: the gap to the running training loss, at w and at the perturbed point; means
+    over the last epochs; and validation values, if they were not measured."""
     seen = {"val_loss": record["final"].get("val_loss"), "val_accuracy": record["final"].get("val_accuracy")}
     seen |= {f"last5_{name}": value for name, value in record["last5"].items()}
     values: Measures = {name: found for name, value in seen.items() if (found := number(value)) is not None}
@@ -160,7 +157,7 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
 
 
 def started_from(config: TrainConfig) -> str | None:
-    """The name of the file of weights that a run started from; every run's checkpoint has one name, so it goes by its folder."""
+    """Name of the file of initial weights, or None. A run's checkpoint is named by its folder, since all of them share one file name."""
     file = Path(config.init_from or "")
     return (file.parent.name if file.name == records.CHECKPOINT else "") or file.name or None
 
@@ -171,8 +168,8 @@ def started_from(config: TrainConfig) -> str | None:
 def _files(
     blocks: Mapping[str, list[Block]], runs: Sequence[RunRow], config: EvaluateConfig, kept: str | None, problems: Sequence[str]
 ) -> Iterator[tuple[str, str | bytes | None]]:
-    """Name and content of each file: tables as Markdown, CSV and LaTeX, one figure, the page. None: nothing to show now; what an earlier
-    call wrote would be taken for the numbers of this one."""
+    """Name and content of every file: tables in each format, kept.csv, figure and page. None: remove what an earlier call wrote, which
+    would be taken for the numbers of this one."""
     for name, made in blocks.items():
         yield from ((f"{name}.{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
     if any(run.is_finished for run in runs):
@@ -183,7 +180,8 @@ def _files(
         yield "overview.png", picture.getvalue()
     if kept is not None:
         yield KEPT, kept
-    yield "report.html", report(runs, blocks, config, evaluate_command(config), problems)
+    every = [block for made in blocks.values() for block in made]
+    yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems)
 
 
 FORMATS = {"md": render.markdown, "csv": render.csv, "tex": render.latex}
@@ -191,8 +189,8 @@ KEPT = "kept.csv"
 
 
 def trajectories(done: Sequence[Run], rows: Mapping[Path, Result]) -> str:
-    """CSV: folder, seed, optimizer.method and the other settings that vary over the runs, epoch, and every measure (empty where it was not
-    measured). rows: by folder (the final checkpoint's) and by file. Run by run in the order given, then by epoch."""
+    """Write the measures along the epochs as CSV: folder, seed, optimizer.method and other settings that vary, epoch, every measure (empty
+    if not measured). rows: by folder (final checkpoint) and by file. Ordered as the runs are, then by epoch."""
     known = {folder: _settings(records.run_config(record)) for folder, record in done}
     names = dict.fromkeys(name for values in known.values() for name in values)
     varying = [name for name in names if name == "optimizer.method" or len({values.get(name) for values in known.values()}) > 1]
@@ -213,7 +211,7 @@ def trajectories(done: Sequence[Run], rows: Mapping[Path, Result]) -> str:
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
-    """The run's settings by dotted names, as a label prints them: without its seed, and without what it does not read."""
+    """Settings that the run reads, except its seed: dotted name -> text."""
     own = {f"optimizer.{key}": getattr(config.optimizer, key) for key in config.optimizer.used_keys}
     others = {name: value for name, value in settings(config).items() if not name.startswith("optimizer.")}
-    return {name: inert(printable(word(value))) for name, value in (own | others).items()}
+    return {name: inert(printable(value_text(value))) for name, value in (own | others).items()}

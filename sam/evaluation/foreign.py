@@ -1,4 +1,4 @@
-"""Anybody's checkpoint -> one row of measurements, stored beside it."""
+"""Measure one checkpoint that no run here made, and store its rows beside it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sam.training.loop import build_model
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """found: what was measured; file: where its rows are stored; notes: what must be said beside it."""
+    """Measures of a checkpoint, the file that stores them, and notes to print with them."""
 
     found: Result
     file: Path
@@ -68,8 +68,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
 
 
 def _subject(model: ModelConfig, dataset: DatasetConfig, images: ImageData) -> dict[str, object]:
-    """What else decides the numbers: which function the weights are of, and of which inputs. The normalisation counts as it is, whether
-    asked for or the data set's own."""
+    """Settings besides the weights that the numbers depend on: model, split, and the normalisation used (given, or the data set's own)."""
     elsewhere = ("path", "root", "download", "mean", "std")
     split = {key: value for key, value in row_settings(dataset).items() if key not in elsewhere}
     return {"model": row_settings(model), "dataset": split, "mean": images.mean.tolist(), "std": images.std.tolist()}

@@ -1,4 +1,4 @@
-"""Every finished run, and every kept checkpoint -> one row of measurements, each notion measured once and stored beside the run."""
+"""Measure finished runs and their kept checkpoints: each notion once, its row stored beside the run."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ Run = tuple[Path, dict[str, Any]]
 
 @dataclass
 class _Pending:
-    """A checkpoint of a run and the notions that the rows stored for it lack; `epoch` of a kept one, None for the final one."""
+    """A checkpoint and the notions not yet measured on it, with the keys of their rows. epoch: None for the final checkpoint."""
 
     folder: Path
     record: dict[str, Any]
     config: TrainConfig
     file: Path
     epoch: int | None
-    keys: dict[Notion, str]  # with the keys of their rows
+    keys: dict[Notion, str]
 
     @property
     def data_seed(self) -> int | None:
-        """The seed that its training images were drawn by, if they were."""
+        """Seed of the draw of training images; None if all runs share them."""
         return self.config.seed if self.config.dataset.sample == "seed" else None
 
     @property
-    def place(self) -> Path:
-        """By which its rows are known: the final checkpoint's by the run's folder."""
+    def source(self) -> Path:
+        """Path that its rows are kept under: the run's folder for the final checkpoint, else the file."""
         return self.folder if self.epoch is None else self.file
 
     @property
@@ -69,9 +69,8 @@ class _Pending:
 
 
 def part_of(done: Sequence[Run], part: int, parts: int, sharpness: SharpnessConfig) -> list[Run]:
-    """The part-th (from 0) of `parts` shares of the runs that can be measured. The shares are disjoint, hold all of them, and cost about
-    the same; with the same runs and settings they are the same, whatever is measured already: an interrupted part goes on where it was.
-    """
+    """Return the part-th (from 0) of `parts` disjoint shares of the measurable runs, of about equal cost. Shares do not depend on what is
+    measured already, so an interrupted part continues where it stopped."""
     costs = {}
     for folder, record in done:
         if record["status"] != records.DIVERGED:
@@ -88,8 +87,8 @@ def part_of(done: Sequence[Run], part: int, parts: int, sharpness: SharpnessConf
 
 
 def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str]) -> dict[Path, Result]:
-    """Rows by folder: what is stored beside the run, and what is measured now. With config.kept also rows by file, of the checkpoints that
-    were kept. A checkpoint that cannot be measured becomes a problem."""
+    """Read stored rows and measure what they lack. Returns rows by run folder, and with config.kept also by file of a kept checkpoint. A
+    checkpoint that cannot be measured becomes a problem."""
     rows: dict[Path, Result] = {}
     pending: list[_Pending] = []
     for folder, record in done:
@@ -112,7 +111,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
                 keys = storing.keys(known, record["data"]["fingerprint"], config.sharpness, splits, run.loss)
                 have = stored if found == known or not there else {}  # loading it will name the problem
                 lacking = _Pending(folder, record, run, file, epoch, {notion: key for notion, key in keys.items() if key not in have})
-                rows[lacking.place] = merge(have[key] for key in keys.values() if key in have)
+                rows[lacking.source] = merge(have[key] for key in keys.values() if key in have)
                 if lacking.keys and there:
                     pending.append(lacking)
                 elif lacking.keys:
@@ -127,7 +126,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
 
 
 def kept_files(folder: Path, record: dict[str, Any]) -> dict[int | None, Path]:
-    """Epoch -> file of the checkpoints that the run kept; without the last epoch's, where the final one holds the same."""
+    """Epoch -> file of the run's kept checkpoints, except the last epoch's, which equals the final checkpoint."""
     last = record["config"].get("epochs", TrainConfig.epochs) if record["status"] == records.FINISHED else None
     return {epoch: file for epoch, file in checkpoint.kept(folder).items() if epoch != last}
 
@@ -158,7 +157,7 @@ def _measure_here(
                 context = context_of(model, images, config.sharpness, progress=progress.advance, **trained)
                 note = lambda notion, name=run.name: progress.note(f"{name}: {notion}")
                 found = storing.measure(context, run.keys, run.folder / records.MEASURES, note, run.record["fingerprint"])
-                rows[run.place] = merge([rows[run.place], found])
+                rows[run.source] = merge([rows[run.source], found])
             except Exception as error:  # no run, whatever is wrong with it, keeps another from its table
                 _without(rows, run)
                 problems.append(f"{run.name}: {told(error)}.")
@@ -166,13 +165,13 @@ def _measure_here(
 
 
 def _without(rows: dict[Path, Result], run: _Pending) -> None:
-    """A checkpoint that cannot be measured now is left out, unless something was measured on it before."""
-    if not rows[run.place].values:
-        rows.pop(run.place)
+    """Drop a checkpoint that cannot be measured, unless it has rows already."""
+    if not rows[run.source].values:
+        rows.pop(run.source)
 
 
 def _read_ahead(pending: Sequence[_Pending]) -> Iterator[tuple[_Pending, Future[dict[str, torch.Tensor]]]]:
-    """Every checkpoint with its weights, in host memory, which were read while the one before it was measured."""
+    """Yield each checkpoint with its weights in host memory, reading the next one in the background."""
 
     def read(run: _Pending) -> dict[str, torch.Tensor]:
         weights: dict[str, torch.Tensor] = checkpoint.load(run.folder, name=run.file.name, record=run.record)["model"]
@@ -197,7 +196,7 @@ def _measure_side_by_side(
         if problem is None:
             try:
                 stored = storing.stored(run.folder / records.MEASURES, run.record["fingerprint"])
-                rows[run.place] = merge([rows[run.place], *(stored[key] for key in run.keys.values())])
+                rows[run.source] = merge([rows[run.source], *(stored[key] for key in run.keys.values())])
             except Exception as error:  # damaged meanwhile
                 problem = told(error)
         if problem is not None:
@@ -206,12 +205,11 @@ def _measure_side_by_side(
 
 
 def measure_one(task: tuple[_Pending, EvaluateConfig]) -> None:
-    """In a process of its own: one checkpoint, its rows stored beside it. Raises ConfigError; a signal ends it at once: no row is half
-    stored."""
+    """Measure one checkpoint in a worker process. Raises ConfigError. Rows are stored whole, so a signal may end it at any time."""
     run, config = task
     problems: list[str] = []
     with progress_for(1.0, run.name, quiet=True) as progress:
-        _measure_here([run], config, {run.place: Result()}, problems, progress)
+        _measure_here([run], config, {run.source: Result()}, problems, progress)
     if problems:
         raise ConfigError(problems[0])
 
@@ -220,7 +218,7 @@ _data_in_memory: dict[str, ImageData] = {}
 
 
 def _load_data(config: EvaluateConfig, run: _Pending, device: torch.device) -> ImageData:
-    """The run's data set, on the device, read once; `data_path` and `data_root` say where it lies now, if it has moved."""
+    """Load the run's data set onto the device; the last one is cached. `data_path` and `data_root` override its location."""
     kept = run.config.dataset
     dataset = dataclasses.replace(kept, path=config.data_path or kept.path, root=config.data_root or kept.root)
     key = json.dumps([to_dict(dataset), run.data_seed, str(device)], sort_keys=True)

@@ -19,9 +19,7 @@ class EvaluateConfig(Settings):
 
     runs_dir: str = key("runs", "folder of the runs' folders")
     checkpoint: str | None = key(None, "a file of weights (state_dict or safetensors) of `model`, to be measured on `dataset`")
-    checkpoint_key: str | None = key(
-        None, "where the weights lie in the file (state_dict_ema, say); null: the first that fit, averages last"
-    )
+    checkpoint_key: str | None = key(None, "where the weights lie in the file (state_dict_ema, say); null: the first that fit")
     model: ModelConfig | None = key(None, "of checkpoint")
     dataset: DatasetConfig | None = key(None, "of checkpoint")
     augmentation: AugmentationConfig | None = key(None, "there for dataset=digits, which sets it; nothing is measured on augmented images")

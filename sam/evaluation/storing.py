@@ -1,4 +1,4 @@
-"""Rows of measurements in a JSON file beside their checkpoint: one for every notion and way of measuring it."""
+"""Store rows of measurements in a JSON file beside the checkpoint: one row per notion and its settings."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def keys(
     loss: str = "cross_entropy",
     **more: object,
 ) -> dict[Notion, str]:
-    """Notion, or part of one -> key of its row: the checkpoint's bytes, the data, and all that can change its numbers.
+    """Notion (or part of one) -> key of its row, a hash of the checkpoint's bytes, the data, and every setting that affects its numbers.
 
-    splits: the sets that there are beside the training set; loss: what the model was trained with. Raises DataError.
+    splits: the evaluation sets that exist; loss: what the model was trained with. Raises DataError.
     """
     origin = {"checkpoint": checkpoint_hash, "data": data_fingerprint, **more}
     rows = [row for name in sharpness.chosen for row in Notion(name).rows(sharpness, splits)]
@@ -33,7 +33,7 @@ def keys(
 
 
 def measure(context: Context, missing: Mapping[Notion, str], path: Path, note: Callable[[str], None], run: str | None = None) -> Result:
-    """Measure the notions of `missing` (with their keys); each is stored as soon as it is known; `note` is told its name before."""
+    """Measure the missing notions (notion -> row key) and store each as soon as it is measured. `note` receives each name first."""
     data.usable_folder(path.parent, "folder of the rows")
     results = []
     for notion, key in missing.items():
@@ -55,7 +55,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def stored(path: Path, run: str | None = None) -> dict[str, Result]:
-    """The rows of a file, by key. DamagedError if one is not what was written there, or is of another run than this (fingerprint)."""
+    """Read a file's rows, by key. Raises DamagedError if one was changed, or belongs to another run (fingerprint)."""
     rows = {}
     for key, row in _read(path).items():
         try:
@@ -77,7 +77,7 @@ def _digest(key: str, row: Mapping[str, Any]) -> str:
 
 
 def store(path: Path, key: str, name: str, result: Result, settings: Mapping[str, object], run: str | None = None) -> None:
-    """Add this row to those of the file. run: the fingerprint of the run that was measured. StorageError, DamagedError."""
+    """Add a row to the file. run: fingerprint of the measured run. Raises StorageError, DamagedError."""
     row = {"notion": name, "settings": settings, "values": result.values, "series": result.series} | ({"run": run} if run else {})
     row = plain(row)
     try:

@@ -28,9 +28,7 @@ class OptimizerConfig(Settings, prefix="optimizer.", rows=METHODS):
     nesterov: bool = key(True, "Nesterov's form of SGD's momentum")
     betas: list[float] = key([0.9, 0.999], "AdamW's decay of its two moments", low=0, high=1)
     weight_decay: float = key(5e-4, "lambda", low=0)
-    weight_decay_mode: str = key(
-        "loss", "loss: lambda w is part of every gradient, the ascent's too; optimizer: the base adds it at w", among=("loss", "optimizer")
-    )
+    weight_decay_mode: str = key("loss", "loss: part of every gradient; optimizer: the base adds it at w", among=("loss", "optimizer"))
     weight_decay_scope: str = key("all", "which parameters decay", among=("all", "no_norm_bias"))
     grad_clip: float | None = key(None, "largest norm of the descent gradient, or null", above=0)
 
@@ -56,26 +54,17 @@ class OptimizerConfig(Settings, prefix="optimizer.", rows=METHODS):
 
 @dataclass(frozen=True)
 class PerturbingConfig(OptimizerConfig):
+    """norm_only: normalisation parameters; weights_only: tensors with two or more dimensions. layer, filter: each tensor (each output
+    filter) gets an equal share of the length."""
+
     rho: float = key(0.05, "radius of the perturbation (Euclidean norm over all perturbed parameters)", low=0)
-    perturb: str = key(
-        "all",
-        "all | no_norm | norm_only (normalisation parameters) | weights_only (tensors with two or more dimensions)",
-        among=("all", "no_norm", "norm_only", "weights_only"),
-    )
-    norm_scope: str = key(
-        "global",
-        "global: one norm over all perturbed tensors; layer, filter: each tensor (each output filter) gets an equal share of the length",
-        among=("global", "layer", "filter"),
-    )
+    perturb: str = key("all", "which parameters", among=("all", "no_norm", "norm_only", "weights_only"))
+    norm_scope: str = key("global", "what shares one norm; the whole has norm rho in any case", among=("global", "layer", "filter"))
 
 
 @dataclass(frozen=True)
 class DrawnRadiusConfig(PerturbingConfig):
-    radius: str = key(
-        "fixed",
-        "fixed: rho in every step; uniform: r ~ U[0, rho] drawn anew each step, one for the whole batch",
-        among=("fixed", "uniform"),
-    )
+    radius: str = key("fixed", "uniform: r ~ U[0, rho] in each step, one for the whole batch", among=("fixed", "uniform"))
 
 
 @dataclass(frozen=True)
@@ -99,9 +88,7 @@ class MultiStepConfig(PerturbingConfig):
 
 @dataclass(frozen=True)
 class SAMConfig(MultiStepConfig, DrawnRadiusConfig):
-    descent_gradient: str = key(
-        "last", "last: the gradient at w^N; mean: the average over w^1 .. w^N, without the one at w", among=("last", "mean")
-    )
+    descent_gradient: str = key("last", "at w^N, or the mean over w^1 .. w^N (not the one at w)", among=("last", "mean"))
 
 
 @dataclass(frozen=True)

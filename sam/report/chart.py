@@ -14,8 +14,7 @@ from sam.tables.statistics import is_finite
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis shows. log: logarithmic (values <= 0 cannot be shown); whole: ticks at whole numbers only; low, high: limits, or None
-    to take them from the values."""
+    """An axis. log: logarithmic, without values <= 0; whole: ticks at whole numbers only; low, high: limits, None: from the values."""
 
     label: str
     log: bool = False
@@ -26,7 +25,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Scale:
-    """`low` is drawn at pixel `start`, `high` at `end`."""
+    """Map from values to pixels: `low` is drawn at `start`, `high` at `end`."""
 
     low: float
     high: float
@@ -37,12 +36,12 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
-        place = math.log10(value) if self.log else value
-        return self.start + (place - low) / (high - low) * (self.end - self.start)
+        position = math.log10(value) if self.log else value
+        return self.start + (position - low) / (high - low) * (self.end - self.start)
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """(value, text): about five."""
+        """About five ticks: (value, text)."""
         decades = math.log10(self.high / self.low) if self.log else 0.0
         if self.log and decades >= 0.7:
             return _log_ticks(self.low, self.high, decades)
@@ -50,7 +49,7 @@ class Scale:
 
 
 def scale(values: Iterable[float], axis: Axis, start: float, end: float) -> Scale:
-    """A scale that holds the finite values, with a margin of 5% on sides that the axis does not fix."""
+    """Scale that holds all finite values, with a margin of 5% on sides without a fixed limit."""
     kept = [v for v in values if math.isfinite(v) and (v > 0 or not axis.log)]
     low, high = min(kept, default=1.0 if axis.log else 0.0), max(kept, default=10.0 if axis.log else 1.0)
     if axis.log:
@@ -81,7 +80,7 @@ def _log_ticks(low: float, high: float, decades: float) -> list[tuple[float, str
 
 
 def plain_numbers(values: list[float], step: float) -> list[str]:
-    """The values with as many decimals as the step needs; a common power of ten is used where they are tiny or huge."""
+    """Numbers with as many decimals as the step needs, or in scientific notation if tiny or huge."""
     largest = max((abs(v) for v in values), default=0.0)
     if largest and (largest >= 1e6 or step < 1e-4):
         return [f"{v + 0.0:.4g}" if abs(v) > step / 10 else "0" for v in values]
@@ -111,10 +110,10 @@ MARKERS = (
 
 @dataclass(frozen=True)
 class Curve:
-    """Points joined by a line, with a band of ± `spread` where it has a number. y is None where there is no finite value.
+    """A line with a band of ± `spread`; y is None where there is no finite value.
 
-    n     runs that the curve is the mean of; lost: values of theirs that are not finite, and in no mean.
-    thin  one of several runs, drawn each by itself.
+    n     number of runs averaged; lost: number of their values that are not finite.
+    thin  one of several runs that are drawn separately.
     """
 
     style: Style
@@ -128,7 +127,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Dot:
-    """One point: `title` is its tooltip and its name to a screen reader, `href` where it leads."""
+    """A point with a tooltip (`title`, also for screen readers) and a link (`href`)."""
 
     style: Style
     x: float
@@ -138,12 +137,12 @@ class Dot:
 
 
 def shown(value: float | None, log: bool) -> TypeGuard[float]:
-    """Whether an axis can show the value."""
+    """True if the axis can show the value."""
     return is_finite(value) and (value > 0 or not log)
 
 
 def chart(name: str, x: Axis, y: Axis, curves: Sequence[Curve] = (), dots: Sequence[Dot] = ()) -> Html:
-    """An <svg>. `name`: what a screen reader says. Values that an axis cannot show are left out: count them with `shown`."""
+    """Draw an <svg>; `name` is for screen readers. Values that an axis cannot show are left out."""
     good = [d for d in dots if shown(d.x, x.log) and shown(d.y, y.log)]
     xs = [d.x for d in good] + [v for c in curves for v in c.x]
     ys = [d.y for d in good] + [v for c in curves for v in _reach(c, y.log)]
@@ -181,19 +180,19 @@ def _px(value: float) -> str:
 
 
 def _points(curve: Curve) -> Iterable[tuple[float, float | None, float]]:
-    """(x, y, spread) of each, 0 where there is no spread."""
+    """Iterate (x, y, spread), with spread 0 if there is none."""
     spreads = curve.spread or [None] * len(curve.y)
     return ((x, y, spread or 0.0) for x, y, spread in zip(curve.x, curve.y, spreads, strict=True))
 
 
 def _reach(curve: Curve, log: bool) -> Iterable[float]:
-    """The values that the y axis must hold: line and band."""
+    """Values that the y axis must hold: line and band."""
     reached = [v for _, y, spread in _points(curve) if shown(y, log) for v in (y, y - spread, y + spread)]
     return (v for v in reached if shown(v, log))
 
 
 def _draw_curve(curve: Curve, across: Scale, down: Scale) -> list[Html]:
-    """Band, line (broken where there is no value) and a few markers."""
+    """Draw band, line (broken at missing values) and a few markers."""
     colour, dash = f"c{curve.style.colour}", DASHES[curve.style.dash]
     pieces: list[list[tuple[float, float, float]]] = [[]]
     for x, y, spread in _points(curve):
@@ -223,13 +222,13 @@ def _path(points: Sequence[tuple[float, float]], across: Scale, down: Scale) -> 
 
 
 def marker(style: Style, x: float, y: float, size: float = 1.0) -> Html:
-    """The method's marker at a pixel."""
-    place = f"translate({_px(x)} {_px(y)})" + (f" scale({size:g})" if size != 1 else "")
-    return el("path", d=MARKERS[style.marker], transform=place, class_=f"dot c{style.colour}")
+    """Draw the style's marker at a pixel."""
+    transform = f"translate({_px(x)} {_px(y)})" + (f" scale({size:g})" if size != 1 else "")
+    return el("path", d=MARKERS[style.marker], transform=transform, class_=f"dot c{style.colour}")
 
 
 def legend(styles: Iterable[Style], notes: dict[str, str] | None = None) -> Html:
-    """Line, marker and name of each method; `notes`: more words by label."""
+    """Line, marker and name of each method; `notes`: text to append, by label."""
     items = []
     for style in dict.fromkeys(styles):
         line = el("path", d="M0 7H30", class_=f"line c{style.colour}", stroke_width="2", stroke_dasharray=DASHES[style.dash])

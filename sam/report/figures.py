@@ -1,4 +1,4 @@
-"""The page's figures: curves over training, series that the notions measured, and measures over radii and against the gap."""
+"""Figures of the page: curves over training, series of the notions, measures over radii and against the gap."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Anchors = Mapping[str, str]  # folder of a run -> id of its entry in the page
 
 
 def figure(charts: Sequence[Html], caption: str, of: Iterable[Look], tallies: Sequence[Tally]) -> Html:
-    """Charts side by side, one legend of the methods that they show, one caption; nothing if there is no chart."""
+    """Charts side by side with one legend of the methods shown and one caption; empty without charts."""
     if not charts:
         return Html("")
     listed = [look for look in of if any(look.style.label in tally for tally in tallies)]
@@ -38,7 +38,7 @@ def figure(charts: Sequence[Html], caption: str, of: Iterable[Look], tallies: Se
 
 
 def _shown_runs(look: Look, tallies: Iterable[Tally]) -> str:
-    """How many of its runs the charts of a figure show."""
+    """Number of the method's runs in the figure's charts, as text for the legend."""
     counts = sorted({tally[look.style.label] for tally in tallies if look.style.label in tally})
     lost = len(look.row.diverged)
     words = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "0"
@@ -46,7 +46,7 @@ def _shown_runs(look: Look, tallies: Iterable[Tally]) -> str:
 
 
 def curves_figure(panels: Sequence[Panel], caption: str, of: Iterable[Look]) -> Html:
-    """A chart for each panel; the caption says how many values are in no mean."""
+    """One chart per panel; the caption counts the values that are in no mean."""
     charts, tallies = [], []
     for title, words, x, y, curves in panels:
         charts.append(panel(title, chart(words, x, y, curves)))
@@ -57,7 +57,7 @@ def curves_figure(panels: Sequence[Panel], caption: str, of: Iterable[Look]) -> 
 
 
 def left_out(curves: Iterable[Curve]) -> str:
-    """What a caption says of values that are in no mean."""
+    """Sentence that counts values without a place in any mean."""
     lost = sum(curve.lost for curve in curves)
     return f" {lost} value{'s that are' if lost > 1 else ' that is'} not finite: in no mean." if lost else ""
 
@@ -70,7 +70,7 @@ def panel(title: str, drawn: Html) -> Html:
 
 
 def mean_curve(style: Style, curves: Iterable[tuple[Sequence[float | None], Sequence[float | None]]]) -> Curve:
-    """The mean of (x, y) curves at every x that one of them has, and its sample standard deviation; what is not finite is left out."""
+    """Average (x, y) curves at every x, with sample standard deviation; values that are not finite are only counted."""
     by_x: dict[float, list[float]] = {}
     n = lost = 0
     for xs, ys in curves:
@@ -85,19 +85,19 @@ def mean_curve(style: Style, curves: Iterable[tuple[Sequence[float | None], Sequ
 
 
 def wide(values: Iterable[float | None], factor: float) -> bool:
-    """Whether all values are positive and span more than `factor`: a logarithmic axis then hides none of them."""
+    """True if all values are positive and span more than `factor`, so that a logarithmic axis hides none."""
     kept = list(filter(is_finite, values))
     return bool(kept) and min(kept) > 0 and max(kept) > factor * min(kept)
 
 
 def over_epochs(look: Look, column: str) -> Curve:
-    """The mean of a column of metrics.csv; epochs without it are no values of it."""
+    """Average a column of metrics.csv over the finished seeds; epochs without it are skipped."""
     having = [[row for row in run.epochs if column in row] for run in look.row.finished.values()]
     return mean_curve(look.style, [([row.get("epoch") for row in rows], [row[column] for row in rows]) for rows in having])
 
 
 def training(condition: Condition) -> Html:
-    """Test accuracy and losses over epochs."""
+    """Curves of test accuracy and losses over epochs."""
     panels, of, cut = list[Panel](), looks(condition), False
     for column, title, unit in TRAINING:
         curves = [curve for look in of if (curve := over_epochs(look, column)).x]
@@ -115,7 +115,7 @@ def training(condition: Condition) -> Html:
 
 
 def _late(curves: Sequence[Curve]) -> tuple[float | None, float | None]:
-    """Limits that hold the last three quarters of the curves with their bands; None where that cuts nothing."""
+    """Axis limits for the last three quarters of the curves with their bands; None if they would cut nothing."""
     late, all_values = [], []
     for c in curves:
         for i, (x, y) in enumerate(zip(c.x, c.y, strict=True)):
@@ -130,7 +130,7 @@ def _late(curves: Sequence[Curve]) -> tuple[float | None, float | None]:
 
 
 def alphas(condition: Condition) -> Html:
-    """XSAM's alpha over epochs: any run whose metrics hold one."""
+    """Curve of XSAM's alpha over epochs, for any run whose metrics have one."""
     of = looks(condition)
     curves = [curve for look in of if (curve := over_epochs(look, "alpha")).x]
     drawn = ("α over training", f"Alpha over epochs, {condition.label}", Axis("Epoch", whole=True), Axis("α"), curves)
@@ -142,13 +142,13 @@ def alphas(condition: Condition) -> Html:
 
 
 def names(condition: Condition, *columns: str) -> list[str]:
-    """The series, in the order of their appearance, that have these columns."""
+    """Names of the series that have these columns, in order of appearance."""
     found = {name: series for run in condition.runs for name, series in run.series.items()}
     return [name for name, series in found.items() if set(columns) <= set(series)]
 
 
 def _curves(look: Look, name: str, x: str, y: str) -> list[Curve]:
-    """Mean and band where all seeds share their x; else a thin line for every seed."""
+    """Mean and band if all seeds share their x; else one thin line per seed."""
     found = [run.series[name] for run in look.row.finished.values() if name in run.series]
     if found and all(list(s[x]) == list(found[0][x]) for s in found):
         return [mean_curve(look.style, [(s[x], s[y]) for s in found])]
@@ -157,9 +157,9 @@ def _curves(look: Look, name: str, x: str, y: str) -> list[Curve]:
 
 @dataclass(frozen=True)
 class Kind:
-    """Series that are curves y over x: their columns, what the axes are called, the caption.
+    """A kind of series drawn as curves y over x: columns, axis labels, caption.
 
-    decades: on a logarithmic y axis, how far below the peak it is cut, or None: logarithmic only where that hides nothing.
+    decades: where to cut a logarithmic y axis, below the peak; None: logarithmic only if that hides nothing.
     """
 
     title: str
@@ -190,7 +190,7 @@ _MEAN_OR_EACH = f"{BAND} Where seeds were measured at different places, each is 
 
 
 def series_curves(condition: Condition, kind: Kind) -> Html:
-    """A chart for every series of this kind."""
+    """One chart per series of this kind."""
     panels, of = list[Panel](), looks(condition)
     for name in names(condition, kind.x, kind.y):
         if curves := [c for look in of for c in _curves(look, name, kind.x, kind.y) if c.x]:
@@ -216,7 +216,7 @@ _NATS = re.compile(r"sharpness|ascent loss|(first|second) order|average|maximum|
 
 
 def families(runs: Iterable[RunRow]) -> dict[str, dict[float, str]]:
-    """Measures that were taken at radii: what a figure calls it (`FIRST`) -> radius -> name; the primary sharpness first."""
+    """Measures taken at radii, the primary sharpness first: name in figures (like `FIRST`) -> radius -> measure."""
     found: dict[str, dict[float, str]] = {FIRST: {}}
     for run in runs:
         for name, value in run.measures.items():
@@ -228,12 +228,12 @@ def families(runs: Iterable[RunRow]) -> dict[str, dict[float, str]]:
 
 
 def _unit(spoken: str) -> str:
-    """ " (nats)" for what is known to be a loss; nothing is claimed of others."""
+    """ " (nats)" if the measure is known to be a loss; else nothing is claimed."""
     return " (nats)" if _NATS.match(spoken) else ""
 
 
 def gap_scatter(condition: Condition, anchors: Anchors, spoken: str, names: Mapping[float, str]) -> Html:
-    """A measure against the gap at each radius, a point for every finished run; a point leads to its run."""
+    """Scatter of a measure against the gap at each radius, one linked point per finished run."""
     charts, tallies, of = [], [], looks(condition)
     hidden = 0
     for rho, name in names.items():
@@ -257,7 +257,7 @@ def gap_scatter(condition: Condition, anchors: Anchors, spoken: str, names: Mapp
 
 
 def measured_radii(condition: Condition, spoken: str, names: Mapping[float, str]) -> Html:
-    """A measure over the radii at which it was taken, where there are several."""
+    """Curves of a measure over the radii at which it was taken, if there are several."""
     of, radii = [look for look in looks(condition) if look.row.finished], list(names)
     curves = [mean_curve(o.style, [(radii, [r.measures.get(n) for n in names.values()]) for r in o.row.finished.values()]) for o in of]
     y = Axis(f"{spoken}{_unit(spoken)}", log=wide((v for c in curves for v in c.y), 10))
@@ -268,7 +268,7 @@ def measured_radii(condition: Condition, spoken: str, names: Mapping[float, str]
 
 
 def trained_radii(condition: Condition) -> Html:
-    """Results over the rho of training, where a method was trained with several; one curve for each setting of the other keys."""
+    """Curves of results over the rho of training, one per setting of the other keys, where several rho were trained."""
     found: dict[str, list[Look]] = {}
     for look in looks(condition):
         if "rho" in look.row.optimizer.used_keys and look.row.finished:
@@ -300,7 +300,7 @@ def trained_radii(condition: Condition) -> Html:
 
 
 def _without_rho(of: Sequence[Look]) -> str:
-    """The method, and what tells this setting from others beside rho."""
+    """Label of the method and its settings except rho."""
     label = of[0].style.label
     inside = re.search(r"\((.*)\)$", label)
     rest = [part for part in (inside[1].split(", ") if inside else []) if not part.startswith("rho ")]

@@ -1,4 +1,4 @@
-"""HTML that is escaped by construction: plain text is escaped when it enters, and only what `el` made counts as HTML."""
+"""HTML that is escaped by construction: all text is escaped, except what `el` made."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Html(str):
 
 
 def text(value: object) -> Html:
-    """Anything as HTML: `Html` as it is, everything else escaped."""
+    """Convert to HTML: escape everything that is not `Html`."""
     return value if isinstance(value, Html) else Html(html.escape(str(value)))
 
 
 def join(*parts: object) -> Html:
-    """Parts one after the other; None is left out."""
+    """Concatenate parts as HTML; None is skipped."""
     return Html("".join(text(part) for part in parts if part is not None))
 
 
 def el(name: str, /, *children: object, **attributes: object) -> Html:
-    """<name attributes>children</name>. `class_` is class, `data_sort` is data-sort; True is a bare attribute, None or False none."""
+    """Make <name attributes>children</name>. `class_` is class, `data_sort` is data-sort; True: a bare attribute, None or False: none."""
     words = [name]
     for key, value in attributes.items():
         if value is not None and value is not False:

@@ -1,4 +1,4 @@
-"""Tables as HTML: sortable columns, and every number opens to the runs behind it."""
+"""Tables as HTML: sortable columns, and numbers that open to the runs behind them."""
 
 from __future__ import annotations
 
@@ -19,39 +19,27 @@ _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 @dataclass(frozen=True)
 class Trace:
-    """What leads from a cell to its runs.
-
-    runs      folder -> run.
-    anchors   folder -> id of the run's entry in the page.
-    measures  table title -> column header -> (measure, scale): the column shows the measure times scale.
-    """
+    """Links from cells to runs. runs: folder -> run; anchors: folder -> id of the run's entry in the page."""
 
     runs: Mapping[str, RunRow]
     anchors: Mapping[str, str]
-    measures: Mapping[str, Mapping[str, tuple[str, float]]]
-
-    def value(self, block: Block, cell: Cell, folder: str) -> float | None:
-        """The number of one run in this cell's column, in the column's unit; None if it has none."""
-        run, column = self.runs.get(folder), self.measures.get(block.table, {}).get(cell.column)
-        value = run.measures.get(column[0]) if run is not None and column is not None and run.is_finished else None
-        return None if value is None or column is None else value * column[1]
 
     def link(self, folder: str) -> Html:
-        """To the run's entry in the page."""
+        """Link to the run's entry in the page."""
         name = PurePath(folder).name or folder
         return el("a", name, href=f"#{self.anchors[folder]}") if folder in self.anchors else el("code", folder)
 
 
-def section(block: Block, trace: Trace, place: str) -> Html:
-    """One block: its tables, each in a container that scrolls by itself, and what is said below. `place`: the id of the section."""
+def section(block: Block, trace: Trace, anchor: str) -> Html:
+    """One block: its tables, each in a scrolling container, verdict and notes. anchor: id of the section."""
     tables = [part for grid in grids(block) for part in _table(block, grid, trace)]
     verdict = el("p", block.verdict, class_="verdict") if block.verdict else None
     notes = el("ul", *(el("li", note) for note in block.notes), class_="notes")
-    return el("section", el("h3", block.title), *tables, verdict, notes, id=place, class_="block")
+    return el("section", el("h3", block.title), *tables, verdict, notes, id=anchor, class_="block")
 
 
 def _table(block: Block, grid: Block, trace: Trace) -> list[Html]:
-    """A grid of the block for the screen, and, if it is too wide for that, for paper."""
+    """A grid for the screen, and a second version for paper if it is too wide for a page."""
     head = []
     for i, header in enumerate(grid.header):
         button = el("button", header, type="button", title="Sort by this column")
@@ -65,7 +53,7 @@ def _table(block: Block, grid: Block, trace: Trace) -> list[Html]:
 
 
 def _paper(block: Block) -> list[Html]:
-    """For print, which cannot scroll: a wide table as several that repeat the row's name. Nothing, if it fits."""
+    """Split a wide table for print, which cannot scroll, into several that repeat the row's name; empty if it fits."""
     columns, tables = range(block.labels, len(block.header)), []
     for start in range(0, len(columns), PAPER) if len(columns) > PAPER else ():
         panel = [block.labels - 1, *columns[start : start + PAPER]]
@@ -76,7 +64,7 @@ def _paper(block: Block) -> list[Html]:
 
 
 def sort_key(cell: Cell) -> float | None:
-    """The mean; for cells without one the number that they begin with; None if there is neither."""
+    """The mean; else the number that the text begins with; else None."""
     if found := cell.summary or cell.paired:
         return found.mean
     match = _NUMBER.search(cell.parts[0]) if cell.kind not in ("label", "value") and cell.parts else None
@@ -97,21 +85,21 @@ def _cell(block: Block, grid: Block, y: int, x: int, trace: Trace) -> Html:
 
 
 def _behind(block: Block, row: Sequence[Cell], cell: Cell, trace: Trace) -> list[Html]:
-    """The runs of a cell: a line for each, with its number."""
+    """The runs of a cell, one line each, with their numbers."""
     if cell.kind == "difference":
         own = _value_cell(row, cell.column)
         base = next((_value_cell(other, cell.column) for other in block.rows if other[block.labels - 1].text == cell.baseline), None)
         if cell.paired is None or own is None or base is None:
             return []
-        return [_list(block, own, "this row", trace), _list(block, base, cell.baseline, trace)]
-    return [_list(block, cell, "", trace)] if cell.folders else []
+        return [_list(own, "this row", trace), _list(base, cell.baseline, trace)]
+    return [_list(cell, "", trace)] if cell.folders else []
 
 
 def _pairs(block: Block, related: Correlation, trace: Trace) -> list[Html]:
     """The runs behind a rank correlation, with both numbers of each."""
     both = [(_value_cell(row, related.x), _value_cell(row, related.y)) for row in block.rows]
     # By folder, as rows may overlap and the coefficient counts a run once.
-    found = {folder: (trace.value(block, x, folder), trace.value(block, y, folder)) for x, y in both if x and y for folder in x.folders}
+    found = {folder: numbers for x, y in both if x and y for folder, *numbers in zip(x.folders, x.numbers, y.numbers, strict=True)}
     items = [el("li", f"{x:.6g}, {y:.6g} ", trace.link(folder)) for folder, (x, y) in found.items() if is_finite(x) and is_finite(y)]
     return [el("div", el("ul", *items), class_="behind")] if items else []
 
@@ -120,11 +108,10 @@ def _value_cell(row: Sequence[Cell], column: str) -> Cell | None:
     return next((c for c in row if c.kind == "value" and c.column == column), None)
 
 
-def _list(block: Block, cell: Cell, title: str, trace: Trace) -> Html:
+def _list(cell: Cell, title: str, trace: Trace) -> Html:
     items = []
-    for folder in cell.folders:
+    for folder, value in zip(cell.folders, cell.numbers, strict=True):
         run = trace.runs.get(folder)
-        value = trace.value(block, cell, folder)
         number = f"{value:.6g}" if value is not None else "diverged" if run is not None and not run.is_finished else "no finite value"
         seed = f"seed {run.config.seed}: " if run is not None else ""
         items.append(el("li", f"{seed}{number} ", trace.link(folder)))

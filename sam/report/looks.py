@@ -1,4 +1,4 @@
-"""What each method is called, and its colour, dash and marker in every figure."""
+"""Name, colour, dash and marker of each method in every figure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINES = ("-", "--", ":", "-.")  # the dashes, as matplotlib names them
 
 @dataclass(frozen=True)
 class Style:
-    """A label for the legend, and numbers of a colour (0 to 12), a dash (0 to 3) and a marker (0 to 11)."""
+    """Label for the legend, and indices of a colour (0 to 12), a dash (0 to 3) and a marker (0 to 11)."""
 
     label: str
     colour: int = 0
@@ -31,14 +31,14 @@ class Style:
 
 @dataclass(frozen=True)
 class Look:
-    """One method in one setting: its runs, and its style in every figure."""
+    """One method in one setting: its runs and its style."""
 
     row: TableRow
     style: Style
 
 
 def method_name(optimizer: OptimizerConfig) -> str:
-    """ "SGD", "SAM N=2", "XSAM", "XSAM k=2"."""
+    """Name in figures: "SGD", "SAM N=2", "XSAM", "XSAM k=2"."""
     method = METHODS[optimizer.method]
     steps = getattr(optimizer, "ascent_steps", 1)
     name = f"{method.label} {'k' if optimizer.method == 'xsam' else 'N'}={steps}"  # XSAM's paper calls it k
@@ -46,7 +46,7 @@ def method_name(optimizer: OptimizerConfig) -> str:
 
 
 def _slot(optimizer: OptimizerConfig) -> int:
-    """The place among the colours; it does not depend on which other methods are shown."""
+    """Index of the method's place among the colours; independent of which other methods are shown."""
     name, others = method_name(optimizer), [method for method in METHODS if method not in KNOWN]
     if name in ORDER:
         return ORDER.index(name)
@@ -54,7 +54,7 @@ def _slot(optimizer: OptimizerConfig) -> int:
 
 
 def _style(label: str, slot: int, setting: int) -> Style:
-    """setting: number among those in this slot, from 0. Methods that are not known here start with another dash than the known ones."""
+    """Style of a slot's setting (from 0). Methods that are not known here start with another dash than known ones."""
     new = slot - len(ORDER) - 1
     if new < 0:
         return Style(label, slot, setting % 4, (slot + setting) % 8)
@@ -62,7 +62,7 @@ def _style(label: str, slot: int, setting: int) -> Style:
 
 
 def looks(condition: Condition) -> list[Look]:
-    """The methods of a condition in a fixed order; settings of one method share its colour and differ in dash and marker."""
+    """The methods of a condition in a fixed order; settings of one method share a colour and differ in dash and marker."""
     by_name: dict[tuple[int, int, int, str], list[RunRow]] = {}
     for run in condition.runs:
         own = run.config.optimizer

@@ -1,4 +1,4 @@
-"""One picture of a set of runs: curves, final accuracy, sharpness, and sharpness against the generalisation gap.
+"""The overview: accuracy curves, final accuracy, sharpness, and sharpness against the generalisation gap, as one PNG.
 
 Matplotlib is imported when a figure is drawn, with the Agg backend: no display is needed.
 """
@@ -35,7 +35,8 @@ def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path | B
     found = [(condition.label, looks(condition)) for condition in conditions(runs)]
     if not found:
         raise ValueError("overview: no runs to draw.")
-    heights = [_height(len(methods)) for _, methods in found]
+    # Inches: room for one line per method in the panels that list them, and for the legend's rows.
+    heights = [max(4.4, 1.6 + 0.36 * len(methods)) + 0.2 * math.ceil(len(methods) / 7) for _, methods in found]
     with plt.rc_context({"font.size": 11, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True, "text.parse_math": False}):
         figure = plt.figure(figsize=(20, sum(heights) + 0.3), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[union-attr, call-arg]
@@ -52,11 +53,6 @@ def overview(runs: Sequence[RunRow], rhos: Sequence[float], path: str | Path | B
             band.legend(lines, [_legend(look) for look in methods], **place, frameon=False, fontsize=10)
         figure.savefig(path, dpi=DPI)
         plt.close(figure)
-
-
-def _height(methods: int) -> float:
-    """Inches: room for one line per method in the panels that list them, and for the legend's rows."""
-    return max(4.4, 1.6 + 0.36 * methods) + 0.2 * math.ceil(methods / 7)
 
 
 def _legend(look: Look) -> str:
@@ -88,7 +84,7 @@ def _draw_curves(axes: Any, methods: Sequence[Look]) -> None:
 
 
 def _list_methods(axes: Any, methods: Sequence[Look]) -> None:
-    """Methods from top to bottom, one line each."""
+    """List the methods from top to bottom, one line each."""
     axes.set_yticks(range(len(methods)), [look.row.label for look in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
 
@@ -108,7 +104,7 @@ def sharpness_key(rho: float) -> str:
 
 
 def _log_axis(axes: Any) -> None:
-    """A logarithmic x axis with a few plain numbers; matplotlib's own labels overlap within a decade."""
+    """Set a logarithmic x axis with a few plain numbers; matplotlib's own labels overlap within a decade."""
     from matplotlib import ticker
 
     if not any(len(points.get_offsets()) for points in axes.collections):
@@ -145,7 +141,7 @@ def _draw_sharpness(axes: Any, methods: Sequence[Look], rhos: Sequence[float]) -
 
 
 def _draw_scatter(axes: Any, methods: Sequence[Look], rhos: Sequence[float]) -> None:
-    """At the first radius only: the same gap at several radii would draw every run several times."""
+    """Draw the first radius only: the same gap at several radii would show every run several times."""
     if not rhos:
         return
     hidden = 0

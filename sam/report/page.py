@@ -1,4 +1,4 @@
-"""One self-contained page: tables, figures, and the way from every number back to its runs. It loads nothing, from anywhere."""
+"""The report: one self-contained page of tables and figures, with links from every number to its runs. It loads nothing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam.evaluation.settings import EvaluateConfig
 from sam.report import figures, html_tables
 from sam.report.figures import Anchors
 from sam.report.html import Html, el, join, text
 from sam.report.planes import landscapes
+from sam.sharpness.settings import SharpnessConfig
 from sam.tables.cells import Block
-from sam.tables.columns import expand
 from sam.tables.conditions import Condition, RunRow, conditions
 from sam.text import counted
 
@@ -27,13 +26,13 @@ def _pairs(pairs: Iterable[tuple[str, object]]) -> Html:
 
 
 def _counted(values: Iterable[str]) -> str:
-    """ "a", or "a (39 runs); b (3 runs)"."""
+    """Count equal values: "a", or "a (39 runs); b (3 runs)"."""
     found = Counter(values)
     return next(iter(found)) if len(found) == 1 else "; ".join(f"{value} ({counted(n, 'run')})" for value, n in found.most_common())
 
 
 def _made(record: Record) -> dict[str, str]:
-    """What run.json says of where the run was made."""
+    """Commit, versions and hardware that run.json records."""
     here = record.get("environment", {})
     state = {True: ", modified", False: ", unmodified", None: ", unknown whether modified"}[here.get("modified")]
     found = {
@@ -50,11 +49,10 @@ def _when(all_records: Sequence[Record]) -> str:
     return f"{times[0]} to {times[-1]} ({zone})" if times else "not recorded"
 
 
-def summary(runs: Sequence[RunRow], found: Sequence[Condition], config: EvaluateConfig, command: str, problems: Sequence[str]) -> Html:
-    """Counts, settings of the measurement, dates, commit, versions, hardware, data; and what went wrong."""
+def summary(runs: Sequence[RunRow], found: Sequence[Condition], sharpness: SharpnessConfig, command: str, problems: Sequence[str]) -> Html:
+    """Counts, measurement settings, dates, commit, versions, hardware, data; and problems."""
     made = [_made(run.record) for run in runs]
     lost = sum(not run.is_finished for run in runs)
-    sharpness = config.sharpness
     pairs: list[tuple[str, object]] = [
         ("Runs", f"{len(runs)}: {len(runs) - lost} finished, {lost} diverged"),
         ("Settings", el("ul", *(el("li", f"{c.label}: {counted(len(c.runs), 'run')}, seeds {_seeds(c)}") for c in found))),
@@ -73,7 +71,7 @@ def _seeds(condition: Condition) -> str:
 
 
 def entry(run: RunRow, anchor: str) -> Html:
-    """All that is known of a run: how it ended, where it lies, the command that makes it again, and every number at full precision."""
+    """Entry of one run: how it ended, its files, the command that repeats it, and all its measures at full precision."""
     lost_at = "unknown" if run.diverged_epoch is None else run.diverged_epoch
     ended = "finished" if run.is_finished else f"diverged in epoch {lost_at}"
     pairs: list[tuple[str, object]] = [
@@ -97,7 +95,7 @@ def entry(run: RunRow, anchor: str) -> Html:
 
 
 def figures_of(condition: Condition, anchors: Anchors) -> Html:
-    """Every figure that the runs of a condition have data for; those of the lesser measures are closed."""
+    """All figures that the condition has data for; those of secondary measures are collapsed."""
     families = figures.families(condition.runs).items()
     scatter = [figures.gap_scatter(condition, anchors, *family) for family in families]
     over_radii = [figures.measured_radii(condition, *family) for family in families]
@@ -118,30 +116,19 @@ def figures_of(condition: Condition, anchors: Anchors) -> Html:
 HERE = Path(__file__).parent
 
 
-def report(
-    runs: Sequence[RunRow],
-    blocks: Mapping[str, Sequence[Block]],
-    config: EvaluateConfig,
-    command: str,
-    problems: Sequence[str] = (),
-) -> str:
-    """The page, from what the tables were made of; the same input gives the same text.
-
-    blocks: by the name of their table, built from `config.tables` at `config.sharpness.rho`. command: measures the same way again.
-    """
+def report(runs: Sequence[RunRow], blocks: Sequence[Block], sharpness: SharpnessConfig, command: str, problems: Sequence[str] = ()) -> str:
+    """Make the page; the same input gives the same text. sharpness, command: how the runs were measured, and how to do so again."""
     anchors = {run.folder: f"run-{i}" for i, run in enumerate(runs, 1)}
-    columns = {table.title: expand(table.columns, config.sharpness.rho) for table in config.tables.values()}
-    measures = {title: {c.header: (c.measure, c.config.scale) for c in found} for title, found in columns.items()}
-    trace = html_tables.Trace({run.folder: run for run in runs}, anchors, measures)
+    trace = html_tables.Trace({run.folder: run for run in runs}, anchors)
     found = conditions(runs)
-    every = [(f"table-{i}", block) for i, block in enumerate((b for made in blocks.values() for b in made), 1)]
+    every = [(f"table-{i}", block) for i, block in enumerate(blocks, 1)]
     entries = [entry(run, anchors[run.folder]) for run in runs]
     figured = [(f"figures-{i}", f"Figures: {c.label}", figures_of(c, anchors)) for i, c in enumerate(found, 1)]
     hint = (
         "Click a column's header to sort by it (by the mean); click a number to see the runs behind it, and a run to see its command line."
     )
     main = join(
-        el("section", el("h2", "Summary"), summary(runs, found, config, command, problems), id="summary"),
+        el("section", el("h2", "Summary"), summary(runs, found, sharpness, command, problems), id="summary"),
         el("section", el("h2", "Tables"), el("p", hint, class_="hint"), *(html_tables.section(b, trace, p) for p, b in every), id="tables"),
         *(el("section", el("h2", title), drawn, id=at) for at, title, drawn in figured),
         el("section", el("h2", "Runs"), el("p", "Every run, with the command that makes it again.", class_="hint"), *entries, id="runs"),
@@ -172,5 +159,5 @@ def _page(title: str, links: Sequence[tuple[str, str]], main: Html) -> str:
 
 
 def _hash(source: str) -> str:
-    """The source as the content security policy names it: nothing else runs, and nothing else styles."""
+    """Hash of a script or style for the content security policy, which admits nothing else."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"

@@ -1,4 +1,4 @@
-"""The loss over planes through the weights, as maps of colour with contour lines and marks.
+"""Maps of the loss over planes through the weights, with contour lines and marks.
 
 A plane is a series whose columns are x, y, loss on a full grid; other (x, y) points are drawn on the plane whose name they share after
 the first underscore (marks_xsam[rho=0.05] on plane_xsam[rho=0.05]).
@@ -21,8 +21,6 @@ from sam.tables.statistics import is_finite
 
 Points = dict[tuple[float, float], float | None]
 
-# Anchors of matplotlib's "viridis", which rises evenly in lightness and stays legible to colour-blind readers and in grey.
-SHADES = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725")
 PLANE = 300  # pixels
 MARK_NAMES = ("w", "ascent point", "α*")
 LEVELS = 8  # contour lines
@@ -30,7 +28,7 @@ LEVELS = 8  # contour lines
 
 @dataclass(frozen=True)
 class Plane:
-    """xs, ys: the grid's places in ascending order; loss[(x, y)]; overlays: points of what is drawn on it, by name; None: undefined."""
+    """A loss surface: ascending xs and ys of the grid, loss[(x, y)], and points to draw on it, by name; None: undefined."""
 
     xs: list[float]
     ys: list[float]
@@ -39,7 +37,7 @@ class Plane:
 
 
 def plane_of(series: Mapping[str, Columns], name: str) -> Plane | None:
-    """The plane of that name in the series of a run, with what lies on it; None if its points are no grid."""
+    """The plane of this name in a run's series, with points to draw on it; None if it is no full grid."""
     columns = series.get(name, {})
     if not {"x", "y", "loss"} <= set(columns):
         return None
@@ -56,7 +54,7 @@ def plane_of(series: Mapping[str, Columns], name: str) -> Plane | None:
 
 
 def landscapes(condition: Condition) -> Html:
-    """A panel for every plane and method: of the lowest seed that has it."""
+    """One panel per plane and method, of the lowest seed that has it."""
     return join(*(_landscape(condition, name) for name in names(condition, "x", "y", "loss")))
 
 
@@ -74,25 +72,25 @@ def _landscape(condition: Condition, name: str) -> Html | None:
     charts = [panel(f"{label}, seed {seed}", chart) for label, seed, chart in drawn]
     more = sum(count - 1 for *_, count in found)
     marks = "; ".join(f"{shape} {mark}" for shape, mark in zip(("●", "■", "▲"), MARK_NAMES, strict=True))
-    said = (
+    words = (
         f"{name}: training loss (nats{', colours logarithmic' if colours.log else ''}) over a plane through the trained weights, with"
         f" {LEVELS} contour lines; one colour scale for all panels."
         + (f" Marks: {marks}." if any(p.overlays for _, _, p, _ in found) else "")
         + (f" {more} further seeds are in the runs' sharpness.json." if more else "")
     )
-    return el("figure", el("div", *charts, class_="charts planes"), _colour_bar(colours), el("figcaption", said))
+    return el("figure", el("div", *charts, class_="charts planes"), _colour_bar(colours), el("figcaption", words))
 
 
 def shade(part: float) -> str:
-    """The colour at `part` (0 to 1) of the scale."""
-    place = min(max(part, 0.0), 1.0) * (len(SHADES) - 1)
-    i = min(int(place), len(SHADES) - 2)
-    low, high = (tuple(int(SHADES[j][k : k + 2], 16) for k in (1, 3, 5)) for j in (i, i + 1))
-    return "#" + "".join(f"{round(a + (b - a) * (place - i)):02x}" for a, b in zip(low, high, strict=True))
+    """Colour at `part` (0 to 1) of viridis, which rises evenly in lightness and stays legible to colour-blind readers and in grey."""
+    import matplotlib
+    from matplotlib.colors import to_hex
+
+    return to_hex(matplotlib.colormaps["viridis"](part))
 
 
 def _edges(places: Sequence[float]) -> list[float]:
-    """The borders of cells around the places."""
+    """Borders of the cells around these places."""
     between = [(a + b) / 2 for a, b in itertools.pairwise(places)]
     return [2 * places[0] - between[0], *between, 2 * places[-1] - between[-1]]
 
@@ -113,12 +111,12 @@ def _draw_plane(name: str, plane: Plane, colours: Scale) -> Html:
     axes = frame(Axis("x"), Axis("y"), across, down)
     contours = el("path", d=_contours(plane, colours, across, down), class_="contour")
     finite = [v for v in plane.loss.values() if is_finite(v)]
-    said = f"{name}: loss from {min(finite, default=math.nan):.4g} to {max(finite, default=math.nan):.4g} nats"
-    return el("svg", axes, *cells, contours, *marks, viewBox=f"0 0 {width} {height}", class_="chart", role="img", aria_label=said)
+    words = f"{name}: loss from {min(finite, default=math.nan):.4g} to {max(finite, default=math.nan):.4g} nats"
+    return el("svg", axes, *cells, contours, *marks, viewBox=f"0 0 {width} {height}", class_="chart", role="img", aria_label=words)
 
 
 def _contours(plane: Plane, colours: Scale, across: Scale, down: Scale) -> str:
-    """Lines of equal loss at even steps of the colour scale, within what this plane reaches."""
+    """Path of contour lines at even steps of the colour scale, within this plane's range."""
     import contourpy  # comes with matplotlib
     import numpy as np
 
@@ -131,7 +129,7 @@ def _contours(plane: Plane, colours: Scale, across: Scale, down: Scale) -> str:
 
 
 def _draw_overlay(points: Sequence[tuple[float, float] | None], across: Scale, down: Scale) -> list[Html]:
-    """Up to as many points as there are names: marks; more: a path."""
+    """Draw few points as named marks, more as a path."""
     inside = [None if point is None else f"{across(point[0]):.1f} {down(point[1]):.1f}" for point in points]
     if len(points) > len(MARK_NAMES):
         return [el("path", d="M" + "L".join(place for place in inside if place), class_="arc")] if any(inside) else []
@@ -149,5 +147,5 @@ def _colour_bar(colours: Scale) -> Html:
     bar = Scale(colours.low, colours.high, LEFT, WIDTH - LEFT, colours.log)
     ticks = [el("text", words, x=f"{bar(v):.1f}", y=30, text_anchor="middle") for v, words in bar.ticks]
     unit = el("text", "nats", x=WIDTH - LEFT + 8, y=13)
-    said = f"Colours from {colours.low:.4g} (dark) to {colours.high:.4g} nats (bright)"
-    return el("svg", *cells, *ticks, unit, viewBox=f"0 0 {WIDTH} 36", class_="chart bar", role="img", aria_label=said)
+    words = f"Colours from {colours.low:.4g} (dark) to {colours.high:.4g} nats (bright)"
+    return el("svg", *cells, *ticks, unit, viewBox=f"0 0 {WIDTH} 36", class_="chart bar", role="img", aria_label=words)

@@ -30,21 +30,21 @@ class ForeignError(CheckpointError):
 
 
 def save(folder: Path, state: dict[str, Any]) -> str:
-    """Write `state` (tensors, numbers, strings, lists, dictionaries) as the folder's checkpoint; the one before is kept beside it.
-    Returns the SHA-256 of what was written, in hexadecimal digits."""
+    """Write `state` (tensors, numbers, strings, lists, dictionaries) as the folder's checkpoint, and keep the previous one. Returns the
+    SHA-256 of the file, in hexadecimal digits."""
     content = _bytes(state)
     write_atomic(folder / CHECKPOINT, content, keep=folder / PREVIOUS)
     return hashlib.sha256(content).hexdigest()
 
 
 def keep(folder: Path, epoch: int, state: dict[str, Any]) -> None:
-    """Write `state` beside the folder's checkpoint, as what the run held after `epoch`."""
+    """Write `state` as the folder's extra checkpoint of `epoch`."""
     write_atomic(folder / KEPT.format(epoch), _bytes(state))
 
 
 def kept(folder: Path) -> dict[int, Path]:
-    """Epoch -> file of what `keep` wrote, in the order of epochs; `load(folder, device, path.name)` reads one. Each holds `model` (the
-    state_dict), `epoch`, and the `fingerprint` of its run."""
+    """Files written by `keep`, by epoch, in order; `load(folder, device, path.name)` reads one. Each holds `model` (the state_dict),
+    `epoch`, and the `fingerprint` of its run."""
     found = ((_KEPT.fullmatch(path.name), path) for path in folder.glob("checkpoint.epoch*.pt"))
     return dict(sorted((int(match[1]), path) for match, path in found if match))
 
@@ -65,7 +65,7 @@ def tidy(folder: Path, *names: str) -> None:
 
 
 def load_newest(folder: Path, device: torch.device | str, warn: Callable[[str], None], record: Record | None) -> dict[str, Any] | None:
-    """The newest checkpoint that a run can be continued from, or None; `warn` is told of every damaged one. ForeignError, as in `load`."""
+    """Load the newest checkpoint that a run can be continued from, or None; `warn` gets a sentence for every damaged one. ForeignError."""
     for name in (CHECKPOINT, PREVIOUS):
         if (folder / name).exists():
             try:
@@ -80,8 +80,8 @@ def load_newest(folder: Path, device: torch.device | str, warn: Callable[[str], 
 def load(
     folder: Path, device: torch.device | str = "cpu", name: str = CHECKPOINT, record: Mapping[str, Any] | None = None, shape: Any = _WEIGHTS
 ) -> dict[str, Any]:
-    """The folder's checkpoint: the one way to read one. CheckpointError if it is missing, damaged, not one of ours, lacks its shape, or is
-    not the file that the run's record names; ForeignError if it is of another run than the record, or of another epoch than its name."""
+    """Load a checkpoint of the folder; the only reader. CheckpointError if it is missing, damaged, of another format or shape, or not the
+    file that the run's record names; ForeignError if it is of another run than the record, or of another epoch than its name."""
     path = folder / name
     try:
         content = read_bytes(path)
@@ -110,7 +110,7 @@ def load(
 
 
 def load_trained(config: TrainConfig, folder: Path, images: ImageData, device: torch.device, weights: dict[str, torch.Tensor]) -> nn.Module:
-    """The model of a finished run, with its checkpoint's weights. CheckpointError if they do not fit."""
+    """Build the model of a finished run with its checkpoint's weights. CheckpointError if they do not fit."""
     model = build_model(config, images).to(device)
     load_weights(model, weights, folder / CHECKPOINT)
     return model

@@ -1,9 +1,7 @@
-"""Several processes for one run: their ranks, their rendezvous, their devices.
+"""Several processes for one run: their ranks, their rendezvous, their devices. Imports torch only when called.
 
-    torchrun --nproc-per-node=4 train.py optimizer=sam                  # four GPUs of one machine
-    srun --ntasks=4 --gpus-per-node=4 python train.py optimizer=sam     # the same, within a SLURM job
-
-Importing this module imports no torch.
+torchrun --nproc-per-node=4 train.py optimizer=sam                  # four GPUs of one machine
+srun --ntasks=4 --gpus-per-node=4 python train.py optimizer=sam     # the same, within a SLURM job
 """
 
 import atexit
@@ -33,7 +31,7 @@ PATIENCE = timedelta(minutes=30)  # a peer that has not answered for so long is 
 
 @dataclass(frozen=True)
 class Launch:
-    """This process among those that were started together. local: its number on its machine."""
+    """Rank of this process among those started together, their number, and its rank on its own machine."""
 
     rank: int = 0
     size: int = 1
@@ -41,10 +39,8 @@ class Launch:
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launch:
-    """What torchrun's or srun's variables say; one process if there are none.
-
-    srun's are those of the job *step*: a task of an array, a batch script or an interactive shell inside a larger job is one process.
-    """
+    """Read torchrun's or srun's variables; one process if there are none. srun's are those of the job *step*: a task of an array, a batch
+    script or an interactive shell inside a larger job is one process."""
     for names in (_TORCHRUN, _SRUN):
         if all(name in environment for name in names) and int(environment[names[1]]) > 1:
             rank, size, local = (int(environment[name]) for name in names)
@@ -53,7 +49,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
 
 
 def meeting_point(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """(host, port) at which the processes meet: MASTER_ADDR and MASTER_PORT, or what follows from a SLURM step on one machine."""
+    """(host, port) of the rendezvous: MASTER_ADDR and MASTER_PORT, or values derived from a SLURM step on one machine. ConfigError."""
     host, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
     if host is None:
         if environment.get("SLURM_STEP_NUM_NODES", "1") != "1":
@@ -68,7 +64,7 @@ def meeting_point(environment: Mapping[str, str] = os.environ) -> tuple[str, int
 
 
 def with_replicas(config: TrainConfig) -> TrainConfig:
-    """`replicas` filled in with the number of processes. ConfigError if another number is configured."""
+    """Fill in `replicas` with the number of processes. ConfigError if another number is configured."""
     size = launched().size
     if config.replicas not in (None, size):
         started = "one process was" if size == 1 else f"{size} processes were"
@@ -107,7 +103,7 @@ def join() -> "Replicas":
 
 
 def take_device(config: TrainConfig) -> "torch.device":
-    """The device of this process: among several, the GPU of its number on its machine. ConfigError if it cannot be used."""
+    """Pick this process's device: among several, the GPU of its local rank. ConfigError if it cannot be used."""
     import torch
 
     from sam.core.device import pick_device
@@ -128,7 +124,7 @@ def take_device(config: TrainConfig) -> "torch.device":
 
 
 def refuse_shared_gpus(replicas: "Replicas", device: "torch.device") -> None:
-    """ConfigError, for all processes, if two of them took the same GPU: NCCL cannot serve them, and says so less clearly."""
+    """ConfigError on all ranks if two of them took the same GPU: NCCL cannot serve them, and its own message is less clear."""
     import torch
 
     place = (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else replicas.rank)
@@ -155,7 +151,7 @@ def telling(replicas: "Replicas") -> Iterator[Callable[..., None]]:
 
 
 def give_up() -> None:
-    """Leave without a word when the run has failed here: the others may hang in an exchange that this process will not join."""
+    """Skip the orderly end of torch.distributed after an error: the others may hang in an exchange that this process will not join."""
     atexit.unregister(_part)
     if launched().size > 1:
         time.sleep(0.1)  # the group's threads let go of the last exchange's tensors: see `join`

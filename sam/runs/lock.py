@@ -25,7 +25,7 @@ class LockedError(ValueError):
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process of this machine started (a number that its successor under the same pid does not share); None if it is gone."""
+    """Start time of a process of this machine, which tells it from a later one of the same pid; None if it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -47,7 +47,7 @@ def _job() -> str | None:
 
 
 def owner(folder: Path) -> dict[str, Any] | None:
-    """Who holds the lock: host, pid, job, started, token, and `age`, seconds since the last heartbeat; None if nobody does."""
+    """Read the lock: host, pid, job, started, token, and `age`, seconds since the last heartbeat; None if there is none."""
     path, nobody = folder / LOCK, dict[str, Any].fromkeys(_HOLDER)
     try:
         age = max(0.0, time.time() - path.lstat().st_mtime)
@@ -63,10 +63,8 @@ def owner(folder: Path) -> dict[str, Any] | None:
 
 
 def is_alive(holder: dict[str, Any]) -> bool:
-    """On this machine, whether the process is still there; on another, whether its heartbeat is fresh.
-
-    The lock of this very SLURM job on another machine is its own, from before it was requeued: that process is gone.
-    """
+    """On this machine: whether the process exists; on another: whether its heartbeat is fresh. The lock of this very SLURM job on another
+    machine is from before the job was requeued: that process is gone."""
     if holder["host"] == platform.node() and holder["pid"] is not None:
         return holder.get("process_start") == _process_start(holder["pid"])
     if holder["job"] is not None and holder["job"] == _job():
@@ -76,10 +74,8 @@ def is_alive(holder: dict[str, Any]) -> bool:
 
 @contextmanager
 def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Hold the run's lock; yields a function that raises LockedError if the lock was lost meanwhile (call it before writing).
-
-    Raises LockedError if a living process has it. A stale lock is taken over, and `say` is told.
-    """
+    """Hold the run's lock; yields a function that raises LockedError if the lock was lost meanwhile (call it before writing). LockedError
+    if a living process has it; a stale lock is taken over, with a message through `say`."""
     folder.mkdir(parents=True, exist_ok=True)
     path, token = folder / LOCK, uuid.uuid4().hex
     mine = {"host": platform.node(), "pid": os.getpid(), "process_start": _process_start(os.getpid()), "job": _job(), "token": token}

@@ -1,4 +1,4 @@
-"""A bar on a terminal, plain lines in a log; an estimate of what remains in both. One bar can span a whole sweep."""
+"""Progress as a bar on a terminal or plain lines in a log, with an estimate of the time left. One bar can span a whole sweep."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """`advance(units)` as work is done; `total` is the whole of it, in any unit that is proportional to time."""
+    """Count units of work: `advance(units)`. `total`: all of them, in any unit that is proportional to time."""
 
     def __init__(self, total: float, label: str, *, quiet: bool = False) -> None:
         self.total, self.done, self.label, self.text = max(total, 1e-9), 0.0, printable(label), ""
@@ -41,7 +41,7 @@ class Progress:
             self.line()
 
     def note(self, text: str) -> None:
-        """What is being done now, and how it stands."""
+        """Set the text beside the bar: the current activity and its state."""
         self.text = text = printable(text)
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
@@ -56,7 +56,7 @@ class Progress:
         self._next_line = time.monotonic() + LINE_EVERY
 
     def say(self, text: str) -> None:
-        """A line of its own, above the bar."""
+        """Print a separate line, above the bar."""
         text = sentence(text)
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
@@ -64,7 +64,7 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def say_once(self, text: str) -> None:
-        """`say`, unless a run of this sweep has said the same."""
+        """`say`, unless a run of this sweep has printed the same."""
         if text not in self._said:
             self._said.add(text)
             self.say(text)
@@ -94,7 +94,7 @@ def finished_in_sweep() -> set[str]:
 
 @contextmanager
 def progress_for(total: float, label: str, *, quiet: bool = False) -> Iterator[Progress]:
-    """The sweep's progress if there is one, else one of its own for this piece of work."""
+    """Yield the sweep's progress if there is one, else a new one."""
     own = _shared or Progress(total, label, quiet=quiet)
     try:
         yield own

@@ -1,5 +1,5 @@
-"""The record of a run: `run.json` (what it was and how it ended) and `metrics.csv` (one row an epoch), in the run's own folder. What is
-read is checked: against the digest that was written with it (files of old have none), and against its shape."""
+"""The record of a run in its folder: `run.json` (settings, environment, results) and `metrics.csv` (one row an epoch). What is read is
+checked against the digest written with it (old files have none), and against its shape."""
 
 import csv
 import fnmatch
@@ -59,8 +59,8 @@ def write_run(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """The run's record, checked: its fields may be used without a look. None if there is no run. DamagedError if the record cannot be used,
-    or if there is none beside what a run leaves."""
+    """Read and check the run's record, so that its fields may be used as they are; None if there is no run. DamagedError if the record
+    cannot be used, or is missing beside other files of a run."""
     path = folder / RUN
     try:
         record = read_json(path)
@@ -90,7 +90,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 
 def traces(names: Iterable[str]) -> list[str]:
-    """Those of a folder's names that only a run leaves there."""
+    """Those of a folder's names that only a run writes."""
     return [name for name in sorted(names) if any(fnmatch.fnmatchcase(name, trace) for trace in TRACES)]
 
 
@@ -105,8 +105,8 @@ def can_continue(folder: Path) -> bool:
 
 
 def existing(config: TrainConfig) -> dict[str, Any] | None:
-    """The record in the run's folder, if it is this run's. ConfigError if the folder holds another run, or what a run left without a record
-    that can be read: what only that knew (when and with which code it was begun) must not be replaced."""
+    """The record in the run's folder, if it is this run's. ConfigError if the folder holds another run, or files of a run without a
+    readable record: what only that knew (when and with which code it was begun) must not be replaced."""
     try:
         record = read_run(run_folder(config))
     except DamagedError as error:
@@ -193,8 +193,8 @@ def run_folders(runs_dir: Path) -> list[Path]:
 
 
 def find_runs(runs_dir: Path, damaged: dict[Path, str] | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """(folder, record) of every run below `runs_dir`. damaged: gets folder -> what is wrong with it; without it, the first such folder
-    raises DamagedError."""
+    """Yield (folder, record) of every run below `runs_dir`. damaged: filled with folder -> problem; without it, the first problem raises
+    DamagedError."""
     for folder in run_folders(runs_dir):
         try:
             record = read_run(folder)

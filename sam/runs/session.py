@@ -1,10 +1,15 @@
 """One process's session of a run, from where its trainer stands to the end or to a signal: train, record, save."""
 
 import math
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,6 @@ import torch
 from sam.config import ConfigError
 from sam.core.files import StorageError, told
 from sam.runs import checkpoint, identity, records
-from sam.runs.environment import environment
 from sam.runs.lock import LockedError
 from sam.runs.progress import Progress
 from sam.runs.signals import Interrupts, Preempted
@@ -21,6 +25,9 @@ from sam.runs.tracking import make_tracker
 from sam.schema import to_dict
 from sam.training.loop import Trainer
 from sam.training.rows import Row, headline, reached, summary
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("torchvision", "numpy", "hydra-core", "omegaconf", "timm", "wandb")
 
 
 @dataclass
@@ -246,3 +253,37 @@ def faster_here(trainer: Trainer, backwards: int) -> str | None:
     if trainer.device.type != "cpu" or trainer.config.precision != "fp32" or not long or not supported():
         return None
     return "hint: this processor has bf16 instructions; precision=bf16 (autocast, fp32 weights) would be 2 to 3 times faster here."
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        result = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Collect versions, git commit (and whether the tree was modified), hardware, threads and the command line."""
+    versions = {"torch": str(torch.__version__)}  # with the build, +cpu or +cu130, which a package's metadata may leave out
+    versions |= {name: found[0].version for name in PACKAGES if (found := list(metadata.distributions(name=name)))}
+    versions["python"] = platform.python_version()
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "versions": versions,
+        "commit": _git("rev-parse", "HEAD"),
+        "modified": None if changed is None else bool(changed),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "host": platform.node(),
+        "command": " ".join(["python", *sys.argv]),
+    }

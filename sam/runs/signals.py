@@ -1,4 +1,4 @@
-"""Signals that ask a run to save and leave: at once, or after the step under way where there are steps that are not yet saved."""
+"""Signals that ask a run to save and leave: at once, or after the current step where steps are not yet saved."""
 
 import os
 import signal
@@ -13,8 +13,8 @@ BY_HAND = 130  # exit code after Ctrl-C
 
 
 class Preempted(SystemExit):
-    """The run was asked to leave, and has saved what there was. No `except Exception` of a library keeps it; uncaught, the process ends
-    with its code. told: whether the user knows."""
+    """A signal asked the run to leave, and its state is saved. A SystemExit: no `except Exception` of a library catches it; uncaught, the
+    process ends with its code. told: whether the user was told."""
 
     told = False
 
@@ -33,14 +33,14 @@ def _leave(signum: int, frame: Any) -> None:
 
 
 def leave_at_once() -> None:
-    """For training, from the start of a command on: outside of what `watching` covers there is nothing to save, and nothing to tidy up."""
+    """Install handlers that end the process: outside of `watching` there is nothing to save or to tidy up."""
     for number in SAVE_AND_LEAVE:
         signal.signal(number, _leave)
 
 
 class Interrupts:
-    """The signal that came, and the handlers that were there before. waits: a handler only notes the signal, because somebody looks
-    at it soon; otherwise it raises Preempted where the process stands. If a library swallows that, the next signal or look raises it."""
+    """The signal that came, and the handlers of before. waits: only note the signal, because a step will look at it soon; otherwise raise
+    Preempted where the process stands. If a library swallows that, the next signal or look raises it."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -56,7 +56,7 @@ class Interrupts:
 
     @contextmanager
     def broken_off(self) -> Iterator[None]:
-        """Work that a signal need not wait for, because it changes nothing that is saved."""
+        """Let a signal interrupt the work inside at once, because it changes nothing that is saved."""
         if self.signum is not None:
             raise Preempted(self.signum)
         self.waits = False
@@ -66,7 +66,7 @@ class Interrupts:
             self.waits = True
 
     def hand_on(self) -> None:
-        """After saving: let a handler that was installed before have its turn (submitit's, which requeues the job and exits)."""
+        """After saving: call the handler that was installed before (submitit's, which requeues the job and exits)."""
         assert self.signum is not None
         earlier = self.previous.get(self.signum)
         if callable(earlier) and earlier not in (signal.default_int_handler, _leave):
@@ -75,7 +75,7 @@ class Interrupts:
 
 @contextmanager
 def handling(handler: Callable[[int, Any], None]) -> Iterator[dict[int, Any]]:
-    """Have `handler` take the signals that ask to leave, then the handlers of before again, which are yielded."""
+    """Let `handler` take the signals that ask to leave, and restore the handlers of before, which are yielded."""
     before: dict[int, Any] = {number: signal.signal(number, handler) for number in SAVE_AND_LEAVE}
     try:
         yield before
@@ -86,10 +86,8 @@ def handling(handler: Callable[[int, Any], None]) -> Iterator[dict[int, Any]]:
 
 @contextmanager
 def watching() -> Iterator[Interrupts]:
-    """Take the signals over, and give them back; one that was noted and found nobody raises Preempted at the end.
-
-    Outside the main thread, where Python allows no handlers, nothing is watched.
-    """
+    """Take the signals over, and give them back; one that was noted but not acted on raises Preempted at the end. Outside the main thread,
+    where Python allows no handlers, nothing is watched."""
     interrupts = Interrupts()
     if threading.current_thread() is not threading.main_thread():
         yield interrupts

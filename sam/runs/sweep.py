@@ -1,4 +1,4 @@
-"""A sweep before it starts: every point composed and checked, what will run, what is finished, and what it costs."""
+"""Plan a sweep before it starts: compose and check every point; list what will run, what is finished, and what it costs."""
 
 import os
 import sys
@@ -57,7 +57,7 @@ def points(sweep: DictConfig, loader: ConfigLoader | None = None) -> list[list[s
 
 
 def compose(point: Sequence[str], sweep: DictConfig | None = None, loader: ConfigLoader | None = None) -> TrainConfig:
-    """One point (of a composed sweep) as a checked configuration. Raises Hydra's, OmegaConf's or our own error."""
+    """Compose and check one point (of a composed sweep). Raises Hydra's, OmegaConf's or our own error."""
     loader = loader or GlobalHydra.instance().config_loader()
     if sweep is None:
         composed = loader.load_configuration("train", list(point), RunMode.RUN)
@@ -73,13 +73,13 @@ _checked: dict[tuple[str, ...], TrainConfig] = {}
 
 
 def checked(point: Sequence[str], sweep: DictConfig) -> TrainConfig:
-    """`compose`, or what the preflight of this sweep has composed already."""
+    """`compose`, or the result of this sweep's preflight."""
     return _checked.get(tuple(point)) or compose(point, sweep)
 
 
 def opened(arguments: Sequence[str], name: str) -> tuple[Hydra, str, list[str], list[str]]:
-    """What `NAME.py ARGUMENTS` opens: (Hydra, name of the configuration, overrides, options that chose it). For scripts, outside
-    Hydra's main. ConfigError for an option that does not choose a configuration."""
+    """Open the configuration of `NAME.py ARGUMENTS` outside Hydra's main, for scripts: (Hydra, name of the configuration, overrides,
+    options that chose it). ConfigError for an option that does not choose a configuration."""
 
     def refuse(message: str) -> NoReturn:
         allowed = ", ".join(f"{option}=..." for option in OPTIONS.values())
@@ -103,10 +103,8 @@ def opened(arguments: Sequence[str], name: str) -> tuple[Hydra, str, list[str], 
 
 
 def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
-    """What `train.py -m ARGUMENTS` would run, point by point: (arguments of train.py for it alone, checked configuration). For scripts.
-
-    Raises Hydra's, OmegaConf's or our own error.
-    """
+    """The runs of `train.py -m ARGUMENTS`, point by point: (arguments of train.py for it alone, checked configuration). For scripts. Raises
+    Hydra's, OmegaConf's or our own error."""
     hydra, name, overrides, options = opened(arguments, "train")
     loader = hydra.config_loader
     sweep = hydra.compose_config(name, overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
@@ -118,7 +116,7 @@ def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
 
 
 def check(plans: Sequence[TrainConfig]) -> list[cost.Cost]:
-    """The `Cost` of each run. Raises the ValueError that one would raise at its start because of its settings, its folder, or its data's
+    """The cost of each run. Raises the ValueError that one would raise at its start because of its settings, its folder, or its data's
     description; ConfigError if two different runs would share a folder (`run_dir`)."""
     owners: dict[str, str] = {}
     costs: list[cost.Cost] = []
@@ -138,7 +136,7 @@ def unfinished(plans: Sequence[TrainConfig]) -> list[int]:
 
 
 class Preflight(Callback):
-    """Hydra calls this around a sweep. Whatever fails leaves through SystemExit: Hydra would warn of another exception, and train."""
+    """Hydra's callback around a sweep. Every failure leaves through SystemExit: Hydra would warn of another exception, and train."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
@@ -150,7 +148,7 @@ class Preflight(Callback):
             _checked.update(zip(map(tuple, lines), plans, strict=True))
             pending = _print_plan([with_replicas(plan) for plan in plans] if here else plans, here=here)
         except (ValueError, HydraException, OmegaConfBaseException) as error:
-            refuse(error, 2)
+            refuse(error)
         except Exception as error:
             traceback.print_exc()
             refuse(f"the sweep could not be planned ({type(error).__name__})", 1)
@@ -162,8 +160,8 @@ class Preflight(Callback):
         progress.share(None)
 
 
-def refuse(error: object, code: int = 2) -> NoReturn:
-    print(f"error: {sentence(error)}\nNothing was run.", file=sys.stderr)
+def refuse(error: object, code: int = 2, *, undone: str = "run") -> NoReturn:
+    print(f"error: {sentence(error)}\nNothing was {undone}.", file=sys.stderr)
     raise SystemExit(code)
 
 

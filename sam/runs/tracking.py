@@ -1,9 +1,8 @@
-"""A run mirrored to Weights & Biases, if asked for. The run's own files are the record; training never dies of tracking, nor waits for it.
+"""Mirror a run to Weights & Biases. The run's own files are the record; training never dies of tracking, nor waits for it.
 
-W&B lives in a process of its own, which reads what training writes. What may go wrong, and what happens: no credentials, or no server that
-answers within `init_timeout`, or until the run has ended: the run is logged offline, below its own folder, and `wandb sync` uploads it
-later. A server lost in mid-run: at most `finish_timeout` is lost at the end. Anything else switches tracking off. Each time with one line
-of warning.
+W&B lives in a separate process, which reads the files that training writes. Without credentials, or without a server that answers within
+`init_timeout` or until the run has ended, the run is logged offline below its own folder, and `wandb sync` uploads it later. A server lost
+in mid-run costs at most `finish_timeout` at the end. Anything else switches tracking off. Each prints one line of warning.
 """
 
 import dataclasses
@@ -43,11 +42,9 @@ class Tracker:
 
 
 class WandbTracker(Tracker):
-    """Mirror rows and results; the first failure switches it off with one warning.
-
-    Online, the server knows the last epoch it has; offline, the files of earlier sessions do. Rows beyond it are taken from metrics.csv,
-    rows up to it are not logged again: neither a continued run nor a server lost for a while leaves gaps or duplicates.
-    """
+    """Mirror rows and results; the first failure switches it off with one warning. Online, the server knows the last epoch it has; offline,
+    the files of earlier sessions do. Only later rows of metrics.csv are logged: neither a continued run nor a server lost for a while
+    leaves gaps or duplicates."""
 
     def __init__(self, config: TrainConfig, record: dict[str, Any], folder: Path, job_type: str = "train") -> None:
         self.broken = False
@@ -119,7 +116,7 @@ class WandbTracker(Tracker):
         self._run.define_metric("*", step_metric=EPOCH)
 
     def _mode(self, wandb: Any, mode: str) -> str:
-        """`auto`: W&B's own variable decides first, then whether there are credentials. Nobody is ever asked for a key."""
+        """`auto`: W&B's own variable decides first, then whether there are credentials. Never ask for a key."""
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or "online"
         if mode == "online" and not wandb.login(prompt=False, verify=False):
@@ -226,16 +223,14 @@ def make_tracker(config: TrainConfig, record: dict[str, Any], folder: Path) -> T
 
 
 def run_id(record: dict[str, Any], folder: Path) -> str:
-    """The run's one name at W&B: the one that it was first given (by a sweep's agent, maybe), which W&B's folders hold."""
+    """The run's id at W&B: the one first given (maybe by a sweep's agent), which W&B's folders hold; else the fingerprint."""
     started = sorted(path.name.removeprefix("offline-").split("-", 2) for path in folder.glob("wandb/*run-*-*"))
     return started[-1][2] if started else str(record["fingerprint"])
 
 
 def mirror_sharpness(tracking: TrackingConfig, runs: Iterable[tuple[Path, dict[str, Any], Mapping[str, float | None]]]) -> None:
-    """Write the measures of finished runs (folder, record, measures) into their runs' summaries, as `sharpness/...`.
-
-    A run that was tracked is joined where it was tracked; `tracking` says where any other goes. The first failure ends it.
-    """
+    """Write the measures of finished runs (folder, record, measures) into their runs' summaries, as `sharpness/...`. A run that was tracked
+    is joined where it was tracked; `tracking` says where any other goes. The first failure ends it."""
     for folder, record, measures in runs if tracking.backend == "wandb" else ():
         config, own = records.run_config(record), tracking
         if config.tracking.backend == "wandb":

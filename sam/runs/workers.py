@@ -1,4 +1,4 @@
-"""Several pieces of work at a time on one machine: processes that are handed one after the other, and share one progress."""
+"""Run several tasks at a time on one machine, in worker processes that share one progress."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ UNSTARTED = "not started: no process was left to take it"
 
 
 class _Told(progress.Progress):
-    """A worker's progress: it tells the parent process."""
+    """A worker's progress: sends everything to the parent process."""
 
     def __init__(self, parent: Connection) -> None:
         super().__init__(1.0, "", quiet=True)
@@ -52,7 +52,7 @@ class _Told(progress.Progress):
 
 
 def _work(parent: Connection, function: Callable[[Any], object]) -> None:
-    """A worker's life: take an argument, call the function, say how it ended (done | failed | left, text), until None comes."""
+    """A worker's main loop: take an argument, call the function, send how it ended (done | failed | left, text), until None comes."""
     os.setsid()  # Ctrl-C in a terminal reaches the parent alone, which hands it on once
     with suppress(OSError):  # Linux schedules sessions as groups, and a new one at nice 0: ours shall be as nice as its parent
         Path("/proc/self/autogroup").write_text(str(os.nice(0)), encoding="ascii")
@@ -96,11 +96,9 @@ class _Worker:
 
 
 def run_all(function: Callable[[Any], object], arguments: Sequence[Any], processes: int) -> list[str | None]:
-    """Call `function` (importable by name) with every argument, `processes` at a time; per argument None, or what went wrong.
-
-    One that fails keeps no other from running. If a signal asks to leave, it goes on to the processes, which save what they have, and
-    SystemExit is raised (75, or 130 after Ctrl-C).
-    """
+    """Call `function` (importable by name) with every argument, `processes` at a time; returns None or the problem for each. One that fails
+    keeps no other from running. A signal that asks to leave goes on to the processes, which save, and SystemExit is raised (75, or 130
+    after Ctrl-C)."""
     spawn = multiprocessing.get_context("spawn")
     waiting = list(range(len(arguments)))[::-1]
     outcomes: list[str | None] = [UNSTARTED] * len(arguments)
@@ -135,7 +133,7 @@ def run_all(function: Callable[[Any], object], arguments: Sequence[Any], process
 
 
 def _hand_out(worker: _Worker, arguments: Sequence[Any], waiting: list[int], came: list[int]) -> None:
-    """Give an idle worker its next argument, or send it home."""
+    """Send an idle worker its next argument, or None: the end."""
     if worker.task is not None or not worker.process.is_alive():
         return
     with suppress(BrokenPipeError):
@@ -147,7 +145,7 @@ def _hand_out(worker: _Worker, arguments: Sequence[Any], waiting: list[int], cam
 
 
 def _hear(worker: _Worker, outcomes: list[str | None], shown: progress.Progress) -> None:
-    """One message of a worker, or its end."""
+    """Process one message of a worker, or its death."""
     assert worker.task is not None
     try:
         kind, content = worker.line.recv()

@@ -1,4 +1,4 @@
-"""What is measured at a checkpoint. `sam.sharpness.evaluate(model, data)` measures any model; importing this package imports nothing."""
+"""Measure sharpness at a checkpoint: `sam.sharpness.evaluate(model, data)` takes any model. Importing this package imports nothing."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ DRAWS = {"l2": "normal", "linf": "uniform"}
 
 
 def normalized(criterion: Criterion) -> Criterion:
-    """`criterion` on logits less their mean over the classes, divided by the norm that is left, FLOOR at least; sample by sample."""
+    """Apply `criterion` to centred logits of norm 1: less their mean over the classes, over the norm that is left (FLOOR at least)."""
 
     def on_normalized(outputs: Tensor, labels: Tensor) -> Tensor:
         centred = outputs - outputs.mean(dim=1, keepdim=True)
@@ -32,7 +32,7 @@ def _search(settings: AdaptiveConfig) -> Search:
 
 
 def _radii(settings: AdaptiveConfig) -> dict[str, tuple[list[float], list[float]]]:
-    """norm -> radii of (worst, average) case."""
+    """Map each norm to its radii in the (worst, average) case."""
     return {"l2": (settings.worst_l2, settings.average_l2), "linf": (settings.worst_linf, settings.average_linf)}
 
 

@@ -43,7 +43,7 @@ def evaluate(
     progress: Callable[[float], None] = lambda units: None,
     **settings: Any,
 ) -> Measurements:
-    """Measure a classifier's sharpness and gap where it stands; the model is left bitwise as it was.
+    """Measure a classifier's sharpness and generalization gap at its current weights; the model is left bitwise as it was.
 
         import data, sam.sharpness
         found = sam.sharpness.evaluate(model, data.load(name="cifar10"), notions=["ascent", "hessian"], rho=[0.05, 0.5])
@@ -104,12 +104,12 @@ def evaluate(
 
 
 def _own(batch: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy of one batch, floats in `dtype`: aligned and contiguous, as a kernel's last digits depend on where and how a tensor lies."""
+    """Copy one batch, floats in `dtype`, aligned and contiguous: a kernel's last digits depend on the memory layout."""
     return batch.to(dtype if batch.is_floating_point() else batch.dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _check_outputs(context: Context) -> None:
-    """One forward of two samples: are the outputs logits, one for every label? (On a GPU a label without one ends the process.)"""
+    """Refuse outputs that are not one logit for every label, by a forward of two samples. (On a GPU a wrong label ends the process.)"""
     for name, split in (("train", context.train), ("test", context.test)):
         if split is None:
             continue
@@ -139,7 +139,7 @@ def _check_outputs(context: Context) -> None:
 
 
 def _pair(data: Any) -> tuple[Any, Any]:
-    """(training data, test data or None)."""
+    """Return (training data, test data or None)."""
     if isinstance(data, Mapping):
         if "train" not in data or set(data) - {"train", "test"}:
             raise ConfigError(f"data: a dictionary must have the keys train and (or not) test, not {', '.join(map(str, data)) or 'none'}.")
@@ -173,9 +173,9 @@ def _split(part: Any, name: str, device: torch.device, seed: int) -> Split:
 
 
 def _materialised(source: Any, name: str, seed: int) -> tuple[Tensor, Tensor]:
-    """All that one pass over a loader yields, or a set in its order. Random draws are seeded, and their streams put back afterwards.
+    """Read one pass over a loader, or a set in its order. Random draws are seeded, and the random states restored.
 
-    The first samples of a set are read twice: if they are others the second time, it augments, and is refused.
+    The first samples of a set are read twice: a set that gives others the second time augments, and is refused.
     """
     loader: Any = source if isinstance(source, DataLoader) else DataLoader(source, batch_size=PIECE)
     drawing = (loader, loader.sampler, getattr(loader.batch_sampler, "sampler", None))
@@ -202,7 +202,7 @@ def _augments(loader: Any) -> bool:
     try:
         first, again = (collate([loader.dataset[i] for i in range(min(16, len(loader.dataset)))]) for _ in range(2))
         return _is_pair(first) and not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, again, strict=True))
-    except (LookupError, TypeError, ValueError, NotImplementedError):  # a stream, or with keys of its own: nobody knows
+    except (LookupError, TypeError, ValueError, NotImplementedError):  # a stream, or keys that are not 0..n-1: cannot be told
         return False
 
 
@@ -211,7 +211,7 @@ def _is_pair(piece: Any) -> bool:
 
 
 def listing(values: Mapping[str, float | None]) -> str:
-    """One line a number: its name, its value (- where undefined), and ± its standard error where there is one."""
+    """List one number a line: name, value (- if undefined), and ± the standard error if there is one."""
     errors = {name: re.sub(r"^\w+", r"\g<0>_stderr", name) for name in values}  # of each the name of its error, were there one
     shown = {name: value for name, value in values.items() if name not in errors.values()}
     width = max(map(len, shown), default=0)

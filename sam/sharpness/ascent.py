@@ -37,15 +37,15 @@ class AscentSharpness:
 
 
 def full(loss: DatasetLoss, rhos: Sequence[float]) -> tuple[Value, float, list[AscentSharpness]]:
-    """(L(w), ||grad L(w)||, one result a radius), with the gradient and both losses over the whole set: one forward and backward, and one
-    forward a radius."""
+    """Return (L(w), ||grad L(w)||, one result per radius), with gradient and losses over the whole set: one forward and backward, and one
+    forward per radius."""
     with loss.measuring(), torch.no_grad():
         value, gradient = loss.value_and_gradient()
         return value, *along(loss, value, gradient, rhos)
 
 
 def along(loss: DatasetLoss, value: Value, gradient: Vector, rhos: Sequence[float]) -> tuple[float, list[AscentSharpness]]:
-    """(||gradient||, one result a radius) from L and its gradient at w (which is normalised in place). Use inside `measuring()`."""
+    """Return (||gradient||, one result per radius) from L and its gradient at w (normalised in place). Use inside `measuring()`."""
     with torch.no_grad():
         start = [p.clone() for p in loss.points]
         length = vectors.normalize_(gradient).item()
@@ -61,7 +61,7 @@ def along(loss: DatasetLoss, value: Value, gradient: Vector, rhos: Sequence[floa
 
 
 def batchwise(loss: DatasetLoss, rhos: Sequence[float]) -> list[AscentSharpness]:
-    """The mean over the set's disjoint batches B of L_B(w + rho g_B/||g_B||) - L_B(w), a batch counting by its size (m-sharpness with
+    """Average over the set's disjoint batches B L_B(w + rho g_B/||g_B||) - L_B(w), a batch counting by its size (m-sharpness with
     m = batch_size). Cost: one forward and backward, and one forward a radius, over the set."""
     rows, sizes = [], []  # of each batch: ||g_B||, L_B(w), and L_B at every radius
     with loss.measuring(), torch.no_grad():

@@ -16,11 +16,11 @@ VERSION = 1
 
 
 def pair_rises(loss: DatasetLoss, start: Vector, base: float, steps: Iterable[Vector], radii: Sequence[float]) -> list[list[float]]:
-    """One list a radius: for every step v, the mean of L(start + radius v) and L(start - radius v), less `base`.
+    """Return one list per radius: for every step v, the mean of L(start + radius v) and L(start - radius v), less `base`.
 
-    steps: drawn as they are asked for, so that one vector of D is held at a time. The mean over +v and -v cancels the
-    first-order term, and all other odd ones. Cost: two forwards a radius and direction. Memory: one vector of D beside `start`. Use
-    inside `measuring()` and `no_grad()`; the weights are left at the last point.
+    steps: an iterator that draws each vector when it is asked for, so that one is held at a time. The mean over ±v cancels the odd terms.
+    Cost: two forwards per radius and direction. Memory: one vector of D beside `start`. Use inside `measuring()` and `no_grad()`; the
+    weights are left at the last point.
     """
     rises: list[list[float]] = [[] for _ in radii]
     for direction in steps:
@@ -35,7 +35,7 @@ def pair_rises(loss: DatasetLoss, start: Vector, base: float, steps: Iterable[Ve
 
 
 def _sphere(points: Vector, generator: torch.Generator, count: int) -> Iterator[Vector]:
-    """`count` directions drawn uniformly from the sphere of norm 1, one at a time."""
+    """Draw `count` directions uniformly from the sphere of norm 1, one at a time."""
     for _ in range(count):
         direction = random_like(points, generator)
         vectors.normalize_(direction)
@@ -43,7 +43,7 @@ def _sphere(points: Vector, generator: torch.Generator, count: int) -> Iterator[
 
 
 def mean_and_stderr(sample: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error from independent values, two at least; not finite where a value is not."""
+    """Return the mean of independent values (two at least) and its standard error; not finite if a value is not."""
     mean = sum(sample) / len(sample)
     spread = sum((x - mean) * (x - mean) for x in sample) / (len(sample) - 1)
     return mean, (spread / len(sample)) ** 0.5

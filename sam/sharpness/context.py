@@ -1,4 +1,4 @@
-"""What is measured, and what a measurement gives: every notion is `measure(context) -> Result`."""
+"""The measurement context and the result: every notion is a function `measure(context: Context) -> Result`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from data.image_data import ImageData
 from sam.core import seeds
 from sam.core.criteria import CRITERIA, Criterion
 from sam.core.vectors import Vector
-from sam.optimizers.settings import OptimizerConfig
 from sam.sharpness.dataset_loss import DatasetLoss, Statistics, Value, averaged
 from sam.sharpness.settings import MEASURED_SPLITS, SharpnessConfig
 
@@ -41,7 +40,7 @@ def merge(parts: Iterable[Result]) -> Result:
 
 @dataclass(frozen=True)
 class Sizes:
-    """train, test, val: images; parameters: D. What a notion needs to foretell its work."""
+    """train, test, val: images; parameters: D. A notion computes its work from them."""
 
     train: int
     test: int
@@ -50,11 +49,11 @@ class Sizes:
 
     @property
     def splits(self) -> list[str]:
-        """The sets that there are beside the training set."""
+        """The sets present beside the training set."""
         return [split for split in MEASURED_SPLITS if getattr(self, split)]
 
     def images(self, subset: int | None) -> int:
-        """Training images that a notion with this `subset` sees."""
+        """Return the number of training images of a notion with this `subset`."""
         return self.train if subset is None else min(subset, self.train)
 
 
@@ -68,12 +67,12 @@ class Split:
 
 @dataclass
 class Context:
-    """A model, the data it is measured on, and how.
+    """The measurement context: a model, the data it is measured on, and the settings.
 
-    train, test, val  their images and labels on the model's device; `prepare` turns a batch of inputs into what the model takes.
+    train, test, val  images and labels on the model's device; `prepare` turns a batch of stored inputs into the model's input.
     label_noise   share of the training labels that were replaced on purpose (for the gap under the same channel).
     loss_name     the loss that it was trained with, and is measured with: a name of `sam.core.criteria`.
-    optimizer     what the model was trained with, or None: for notions that follow the training's own ascent.
+    optimizer     settings of the optimizer that trained it, or None: for notions that follow the training's own ascent.
     progress      told of units of work: a forward of one image is 1, a forward and backward 3, a Hessian-vector product 7.
     """
 
@@ -83,7 +82,7 @@ class Context:
     config: SharpnessConfig
     prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs
     label_noise: float = 0.0
-    optimizer: OptimizerConfig | None = None
+    optimizer: Any = None
     progress: Callable[[float], None] = lambda units: None
     val: Split | None = None
     loss_name: str = "cross_entropy"
@@ -91,7 +90,7 @@ class Context:
 
     @property
     def splits(self) -> list[str]:
-        """The sets that there are beside the training set."""
+        """The sets present beside the training set."""
         return [split for split in MEASURED_SPLITS if getattr(self, split) is not None]
 
     @property
@@ -101,7 +100,7 @@ class Context:
 
     @contextmanager
     def planned(self, total: float) -> Iterator[None]:
-        """Progress that always reaches `total`: what was not needed of it is reported at the end."""
+        """Progress that always reaches the planned `total`: the work that was not needed is reported at the end."""
         outer, left = self.progress, total
 
         def report(units: float) -> None:
@@ -134,9 +133,9 @@ class Context:
         batchnorm: str = "eval",
         subset: int | None = None,
     ) -> DatasetLoss:
-        """L over a split (train | test | val, or one given); `subset`: over that many of its images, always the same ones (`chosen`).
+        """Return L over a split (train | test | val, or one given), or over `subset` of its images, always the same (`subset_indices`).
 
-        batchnorm: eval | train | recalibrated. With batch statistics (train) the batches hold config.m images unless said otherwise.
+        batchnorm: eval | train | recalibrated. batch_size: by default config.batch_size; config.m with batch statistics (train).
         """
         part: Split | None = getattr(self, split) if isinstance(split, str) else split
         if part is None:
@@ -158,15 +157,15 @@ class Context:
         )
 
     def subset_label(self, subset: int | None) -> int | None:
-        """`subset` where it is smaller than the training set, else None: what a name says of it."""
+        """Return the subset size to show in a measure's name; None if it covers the training set."""
         return subset if subset is not None and subset < len(self.train.labels) else None
 
     def suffix(self, subset: int | None, **parts: object) -> str:
-        """The ending of a measure's name: `suffix(**parts)`, with the subset last where it is smaller than the training set."""
+        """Return the suffix of a measure's name, with the subset last where it is smaller than the training set."""
         return suffix(**parts, subset=self.subset_label(subset))
 
     def _recalibrated(self) -> Statistics:
-        """Running statistics averaged, once at w, over the training set's batches of config.m; config.batchnorm="recalibrated"."""
+        """Average running statistics over the training set's batches of config.m, once, at w."""
         if "statistics" not in self._seen:
             loss = self.loss(batch_size=self.config.m)
             with loss.measuring():
@@ -176,15 +175,15 @@ class Context:
         return statistics
 
     def value_and_gradient(self, batchnorm: str, subset: int | None = None) -> tuple[Value, Vector]:
-        """L and its gradient over the training set, or a subset; over the whole set, L is remembered for notions that only want it. Use
-        inside `measuring()`."""
+        """Return L and its gradient over the training set, or a subset; L over the whole set is kept for `value`. Use inside
+        `measuring()`."""
         value, gradient = self.loss(batchnorm=batchnorm, subset=subset).value_and_gradient()
         if self.subset_label(subset) is None:
             self._seen["train", batchnorm] = value
         return value, gradient
 
     def value(self, split: str, batchnorm: str = "eval") -> Value:
-        """L over a whole split: at no cost if some notion has computed it at this model."""
+        """Return L over a whole split, computed once in this context."""
         if (split, batchnorm) not in self._seen:
             loss = self.loss(split, batchnorm=batchnorm)
             with loss.measuring():
@@ -193,12 +192,12 @@ class Context:
         return value
 
     def generator(self, name: str) -> torch.Generator:
-        """The random stream of one notion, on the CPU, so that every device sees the same draws."""
+        """Return the random stream `name`, on the CPU, so that every device gets the same draws."""
         return seeds.generator("cpu", self.config.seed, name)
 
 
 def context_of(model: nn.Module, data: ImageData, config: SharpnessConfig, **options: Any) -> Context:
-    """The context of a model and an image data set, moved to the model's device; `options`: Context's loss_name, optimizer and progress."""
+    """Return the context of a model and an image data set, moved to the model's device; options: loss_name, optimizer and progress."""
     weight = next(model.parameters())
     images = data.to(weight.device)
     train, test = Split(images.train_images, images.train_labels), Split(images.test_images, images.test_labels)
@@ -208,23 +207,23 @@ def context_of(model: nn.Module, data: ImageData, config: SharpnessConfig, **opt
 
 
 def subset_indices(total: int, subset: int) -> Tensor:
-    """`subset` indices below `total`, drawn once and for all, in ascending order: (subset,) int64. Smaller subsets lie in larger ones."""
+    """Return `subset` fixed random indices below `total`, ascending, (subset,) int64. A smaller subset lies in a larger one."""
     return torch.randperm(total, generator=seeds.generator("cpu", 0, "subset"))[:subset].sort().values
 
 
 def suffix(**parts: object) -> str:
-    """The part of a name that says where a number was taken: suffix(rho=0.05, bn="eval", subset=None) -> "[rho=0.05,bn=eval]"."""
+    """Return the suffix of a measure's name: suffix(rho=0.05, bn="eval", subset=None) -> "[rho=0.05,bn=eval]"."""
     shown = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in parts.items() if value is not None]
     return f"[{','.join(shown)}]" if shown else ""
 
 
 def named(where: str, **values: float | None) -> Measures:
-    """named("[rho=0.1]", maximum=0.3) -> {"maximum[rho=0.1]": 0.3}."""
+    """Append the suffix `where` to each name: named("[rho=0.1]", maximum=0.3) -> {"maximum[rho=0.1]": 0.3}."""
     return {f"{name}{where}": value for name, value in values.items()}
 
 
 def random_like(parameters: Sequence[Tensor], generator: torch.Generator, kind: str = "normal") -> Vector:
-    """A random vector shaped like the parameters, from a CPU generator: N(0, 1) entries, or with kind="uniform" ones between -1 and 1."""
+    """Draw a vector shaped like the parameters from a CPU generator: N(0, 1) entries, or uniform in [-1, 1) with kind="uniform"."""
     if kind == "uniform":
         drawn = [torch.rand(p.shape, generator=generator, dtype=p.dtype).mul_(2).sub_(1) for p in parameters]
     else:

@@ -24,11 +24,11 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     try:
         return float(len(files(config.corruption.path)) * len(_open(Path(config.corruption.path) / LABELS)))
     except DataError:
-        return 0.0  # only the progress bar wants it; measuring will name the problem
+        return 0.0  # the number is for the progress bar alone; measuring names the problem
 
 
 def inputs(config: SharpnessConfig) -> dict[str, object]:
-    """What the numbers depend on beside the settings: sizes and times of change of the files. DataError if there is no such folder."""
+    """Return what else the numbers depend on: sizes and modification times of the files. DataError if there is no such folder."""
     if config.corruption.path is None:
         return {}
     paths = [*files(config.corruption.path), Path(config.corruption.path).expanduser() / LABELS]
@@ -63,7 +63,7 @@ def measure(context: Context) -> Result:
 
 
 def _curve(file: Path, labels: np.ndarray, context: Context) -> Series:
-    """One severity after the other; a severity's images are in memory together, the others stay in the file."""
+    """Measure one corruption, one severity in memory at a time."""
     images = _open(file)
     expected = (len(labels), *context.train.inputs.shape[2:], context.train.inputs.shape[1])
     if images.dtype != np.uint8 or images.shape != expected:
@@ -82,7 +82,7 @@ def _curve(file: Path, labels: np.ndarray, context: Context) -> Series:
 
 
 def files(path: str) -> list[Path]:
-    """The corruptions' files, by name. DataError if the folder or its labels are missing."""
+    """List the corruptions' files by name. DataError if the folder or its labels are missing."""
     folder = Path(path).expanduser()
     if not os.path.isfile(folder / LABELS):
         why = f"has no {LABELS}" if os.path.isdir(folder) else "there is no such folder"

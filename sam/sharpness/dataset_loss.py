@@ -1,10 +1,10 @@
-"""The mean loss over a whole data set as a function of the weights: the one place where a measurement touches data."""
+"""The mean loss over a whole data set as a function of the weights. No other code of a measurement touches data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import reduce
 from typing import Any
 
@@ -41,11 +41,12 @@ def _put_back(buffers: _Buffers) -> None:
         module._buffers[name] = tensor  # a forward may have put another one there
 
 
+@dataclass(eq=False, repr=False)
 class DatasetLoss:
     """L(w) = mean loss of `model` over (inputs, labels), streamed in batches in the order given; a ragged last batch counts by its size.
 
     inputs, labels:  (n, ...) and (n,), on the model's device; `prepare` turns a batch of inputs into what the model takes.
-    criterion:       (outputs, labels) -> (b,) losses, one of `sam.core.criteria` say; without label smoothing or weight decay.
+    criterion:       (outputs, labels) -> losses (b,), for example from `sam.core.criteria`; no label smoothing, no weight decay.
     batch_size:      in eval mode it changes memory and rounding only; with batchnorm="train" it is part of the definition, since each
                      batch is then normalised by its own statistics.
     batchnorm:       eval (running statistics) | train. Dropout is off in both.
@@ -56,25 +57,22 @@ class DatasetLoss:
     Losses are accumulated in float64, gradients in the parameters' own format. Use inside `measuring()`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        labels: Tensor,
-        *,
-        prepare: Callable[[Tensor], Tensor] = lambda x: x,
-        criterion: Criterion = cross_entropy,
-        batch_size: int = 500,
-        batchnorm: str = "eval",
-        statistics: Statistics | None = None,
-        progress: Callable[[float], None] = lambda units: None,
-    ) -> None:
-        if len(inputs) == 0 or len(inputs) != len(labels):
-            raise ValueError(f"DatasetLoss: {len(inputs)} inputs and {len(labels)} labels; both must be equally many, and at least one.")
-        self.model, self.inputs, self.labels = model, inputs, labels
-        self.prepare, self.criterion, self.batch_size, self.progress = prepare, criterion, batch_size, progress
-        self.batchnorm, self.statistics = batchnorm, statistics
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+    model: nn.Module
+    inputs: Tensor
+    labels: Tensor
+    _: KW_ONLY
+    prepare: Callable[[Tensor], Tensor] = lambda x: x
+    criterion: Criterion = cross_entropy
+    batch_size: int = 500
+    batchnorm: str = "eval"
+    statistics: Statistics | None = None
+    progress: Callable[[float], None] = lambda units: None
+
+    def __post_init__(self) -> None:
+        n, labels = len(self.inputs), len(self.labels)
+        if n == 0 or n != labels:
+            raise ValueError(f"DatasetLoss: {n} inputs and {labels} labels; both must be equally many, and at least one.")
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
 
     @property
     def points(self) -> Vector:
@@ -86,8 +84,10 @@ class DatasetLoss:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """TF32, autocast and dropout off, BatchNorm in its mode; afterwards weights, buffers and modes are bitwise what they were. Buffers
-        that a forward moves are back before the next one. Gradients (`.grad`) and random state are never touched."""
+        """Switch TF32, autocast and dropout off and BatchNorm into its mode; restore weights, buffers and modes bitwise afterwards.
+
+        Buffers that a forward changes are restored before the next one. Gradients (`.grad`) and random state are not touched.
+        """
         modes = [(module, module.training) for module in self.model.modules()]
         attributes = [(module, {k: v for k, v in vars(module).items() if isinstance(v, Tensor)}) for module, _ in modes]  # spectral norm's
         kept = [(p, p.clone()) for p in self.points]
@@ -117,18 +117,18 @@ class DatasetLoss:
                 vars(module).update(tensors)
 
     def batch_outputs(self, inputs: Tensor) -> Tensor:
-        """What the model puts out for one batch, with buffers as they were found."""
+        """Return the model's outputs for one batch, with its buffers restored first."""
         _put_back(_held.get(self.model, []))
         return self.model(self.prepare(inputs))  # type: ignore[no-any-return]
 
     def _losses(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(losses (b,), outputs) of one batch."""
+        """Return (losses (b,), outputs) of one batch."""
         with refused_alone(len(labels)):
             outputs = self.batch_outputs(inputs)
         return self.criterion(outputs, labels), outputs
 
     def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(sum of losses, float64 sums [loss, right answers] detached) of one batch."""
+        """Return (sum of losses, detached float64 sums [loss, right answers]) of one batch."""
         losses, outputs = self._losses(inputs, labels)
         right = (outputs.argmax(1) == labels).sum() if outputs.ndim == 2 else torch.tensor(float("nan"), device=outputs.device)
         return losses.sum(), torch.stack([losses.detach().double().sum(), right.double()])
@@ -139,7 +139,7 @@ class DatasetLoss:
 
     @torch.no_grad()
     def _each(self, of: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
-        """What `of` makes of every batch, in order: one forward over the set."""
+        """Apply `of` to every batch in order: one forward over the set."""
         found = []
         for inputs, labels in self.batches():
             found.append(of(inputs, labels))
@@ -147,19 +147,19 @@ class DatasetLoss:
         return found
 
     def value(self) -> Value:
-        """L at the weights as they are: one forward over the set."""
+        """Return L at the current weights: one forward over the set."""
         return self._value(reduce(torch.add, self._each(lambda *batch: self._forward(*batch)[1])), len(self.labels))
 
     def sample_losses(self) -> Tensor:
-        """The loss of every sample at the weights as they are, (n,) in the order of the data: one forward over the set."""
+        """Return the loss of every sample at the current weights, (n,) in the order of the data: one forward over the set."""
         return torch.cat(self._each(lambda *batch: self._losses(*batch)[0]))
 
     def outputs(self) -> Tensor:
-        """What the model puts out for every sample of the set, (n, ...): one forward over the set, and that much memory."""
+        """Return the model's outputs for every sample, (n, ...): one forward over the set, and that much memory."""
         return torch.cat(self._each(lambda inputs, _: self.batch_outputs(inputs)))
 
     def value_and_gradient(self) -> tuple[Value, Vector]:
-        """L and its gradient at the weights as they are: one forward and one backward over the set."""
+        """Return L and its gradient at the current weights: one forward and backward over the set."""
         total = torch.zeros(2, dtype=torch.float64, device=self.labels.device)
         gradient = [torch.zeros_like(p) for p in self.points]
         for inputs, labels in self.batches():
@@ -169,11 +169,11 @@ class DatasetLoss:
         return self._value(total, len(self.labels)), gradient
 
     def hessian_vector_products(self, directions: Sequence[Vector]) -> list[Vector]:
-        """H v for every v in `directions`, with H the Hessian of L at the weights as they are; each like the parameters, in their format.
+        """Return H v for every v in `directions`, H the Hessian of L at the current weights; shapes and format of the parameters.
 
-        The derivative of the gradient along v (Pearlmutter 1994), summed over the batches: with batchnorm="train" through each batch's
-        statistics too. All directions share a batch's forward and first backward. Peak, beside the directions: as many results, and a
-        batch's graph of forward and backward with one more result.
+        Differentiates the gradient along v (Pearlmutter 1994), batch by batch: with batchnorm="train" through the batch's statistics too.
+        All directions share a batch's forward and first backward. Peak memory beside the directions: as many results, one more, and a
+        batch's graph of forward and backward.
         """
         products = [[torch.zeros_like(p) for p in self.points] for _ in directions]
         for inputs, labels in self.batches():
@@ -192,7 +192,7 @@ class DatasetLoss:
         return products
 
     def batch_gradient(self, inputs: Tensor, labels: Tensor, *, samples: int) -> tuple[Tensor, Vector]:
-        """(float64 sums [loss, right answers] of the batch, gradient of (sum of its losses) / samples)."""
+        """Return (float64 sums [loss, right answers] of the batch, gradient of (sum of its losses) / samples)."""
         with torch.enable_grad():
             loss, sums = self._forward(inputs, labels)
             pieces = torch.autograd.grad(loss / samples, self.parameters, materialize_grads=True)
@@ -201,7 +201,7 @@ class DatasetLoss:
 
     @torch.no_grad()
     def batch_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Float64 sum of the losses of one batch, on the device."""
+        """Return the float64 sum of one batch's losses, on the device."""
         sums = self._forward(inputs, labels)[1]
         self.progress(len(labels))
         return sums[0]
@@ -211,14 +211,14 @@ class DatasetLoss:
 
 
 def normalizers(model: nn.Module) -> list[Any]:
-    """The BatchNorm modules that keep running statistics."""
+    """List the BatchNorm modules that keep running statistics."""
     modules = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
     return [m for m in modules if m.track_running_stats and m.running_mean is not None]
 
 
 @contextmanager
 def refused_alone(size: int) -> Iterator[None]:
-    """A forward pass with batch statistics: one sentence in place of torch's where the batch is one sample without a spatial extent."""
+    """Raise ConfigError if BatchNorm refuses the forward inside because the batch is one sample without a spatial extent."""
     try:
         yield
     except ValueError as error:
@@ -230,10 +230,9 @@ def refused_alone(size: int) -> Iterator[None]:
 
 @torch.no_grad()
 def averaged(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
-    """(mean, variance) of each of `normalizers(model)`: the averages of the batches' own statistics, a batch counting by its size.
+    """Average the batches' own statistics, weighted by batch size: (mean, variance) of each of `normalizers(model)`.
 
-    batches: inputs of the model. Only BatchNorm runs in train mode. Use inside `measuring()`, which puts buffers and modes back; the
-    momenta are put back here.
+    batches: inputs of the model. Only BatchNorm runs in train mode. Use inside `measuring()`, which restores buffers and modes.
     """
     modules, seen = normalizers(model), 0
     momenta = [module.momentum for module in modules]

@@ -17,14 +17,14 @@ PLAIN: Part = ("eval", "test")
 
 
 def parts(config: SharpnessConfig, splits: Collection[str]) -> list[Part]:
-    """(BatchNorm mode, set) of every row. The test set's in eval mode holds the training values too, which the gap needs."""
+    """List (BatchNorm mode, set) of every row. The test set's row in eval mode holds the training values too: the gap needs both."""
     others = [split for split in config.gap.splits if split in splits]
     found = dict.fromkeys((mode, split) for mode in config.batchnorm for split in ("train", *others))
     return [part for part in found if part != ("eval", "train") or "test" not in others]
 
 
 def settings(config: SharpnessConfig, part: Part) -> dict[str, object]:
-    """What can change the numbers of a row."""
+    """Return the settings that can change the numbers of a row."""
     if part == PLAIN:
         return {"gap": {"bins": config.gap.bins}}
     mode, split = part
@@ -32,7 +32,7 @@ def settings(config: SharpnessConfig, part: Part) -> dict[str, object]:
 
 
 def work(sizes: Sizes, config: SharpnessConfig, parts: Sequence[Part], beside: Collection[str]) -> float:
-    """beside: the notions measured on the same context. Beside L^Asc the recalibration costs nothing, nor do losses on its images."""
+    """beside: the notions measured in the same context. L^Asc shares its recalibration and the losses on its images."""
     units = sum(getattr(sizes, split) for _, split in parts if split != "train")
     if "ascent" not in beside or sizes.images(config.ascent.subset) < sizes.train:
         units += sizes.train * len({mode for mode, split in parts if split == "train" or (mode, split) == PLAIN})
@@ -90,9 +90,9 @@ def _mean(criterion: Criterion, outputs: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def calibration_error(logits: Tensor, labels: Tensor, bins: int) -> float:
-    """Expected calibration error in percent (Guo et al. 2017, Eq. 3): the mean over samples of |accuracy - mean confidence| of a sample's
-    bin. logits (n, classes), labels (n,). Confidence is the largest softmax probability, in float64; bin b of `bins` equally wide ones
-    is ((b - 1)/bins, b/bins]. NaN if a logit is.
+    """Return the expected calibration error in percent (Guo et al. 2017, Eq. 3): the mean over samples of |accuracy - mean confidence| of
+    a sample's bin; NaN if a logit is. logits (n, classes), labels (n,). Confidence is the largest softmax probability, in float64; bin b
+    of `bins` equally wide ones is ((b - 1)/bins, b/bins].
     """
     confidence, predicted = logits.double().softmax(1).max(1)
     inner = torch.arange(1, bins, dtype=torch.float64, device=logits.device) / bins

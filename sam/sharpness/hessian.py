@@ -1,4 +1,4 @@
-"""The Hessian of the training loss: its top eigenvalues, its trace, how the gradient lies in it, and the limits of Wen et al. 2023."""
+"""The Hessian of the training loss: top eigenvalues, trace, alignment with the gradient, and the limits of Wen et al. 2023."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOGETHER = 5  # probes of one call: they share forward and first backward, and c
 
 
 class Hessian:
-    """H of a DatasetLoss at the weights as they are: `hessian(rows)`, (m, D) -> (m, D). Use inside `measuring()`.
+    """H of a DatasetLoss at the current weights, as an operator on rows: (m, D) -> (m, D). Use inside `measuring()`.
 
     D counts the parameters that require a gradient, in their order, each flattened.
     """
@@ -43,17 +43,17 @@ class Hessian:
         return torch.cat([t.reshape(-1) for t in vector])
 
     def unflatten(self, row: Tensor) -> Vector:
-        """Views of a row, (D,), shaped like the parameters."""
+        """Return views of a row (D,), shaped like the parameters."""
         return [piece.view(p.shape) for piece, p in zip(row.split(self.sizes), self.points, strict=True)]
 
     def draw(self, generator: torch.Generator, count: int = 1) -> Tensor:
-        """Rademacher rows, entries ±1, (count, D), from a CPU generator."""
+        """Draw Rademacher rows, entries ±1, (count, D), from a CPU generator."""
         signs = torch.randint(0, 2, (count, self.length), generator=generator, dtype=self.points[0].dtype)
         return signs.mul_(2).sub_(1).to(self.points[0].device)
 
 
 def trace(product: krylov.Product, draw: Callable[[int], Tensor], probes: int, known: Tensor, part: float) -> tuple[float, float]:
-    """(estimate of Tr H, its standard error) by `probes` Rademacher probes z on the complement of the orthonormal rows `known` (m, D).
+    """Estimate Tr H, with its standard error, by `probes` Rademacher probes z on the complement of the orthonormal rows `known` (m, D).
 
     Tr H = part + E z' P H P z, with part = the sum of v'Hv over the rows v of `known` and P the projection on their complement: the
     split of Hutch++ (Meyer et al. 2021) with the top Ritz vectors in place of its sketch. The rows do not depend on the probes, so the
@@ -71,7 +71,7 @@ def trace(product: krylov.Product, draw: Callable[[int], Tensor], probes: int, k
 
 
 def trace_work(probes: int) -> float:
-    """Units that `trace` costs for each image."""
+    """Return the work of `trace`, in units an image."""
     return 3 * math.ceil(probes / TOGETHER) + 4 * probes
 
 
@@ -90,9 +90,9 @@ class Eigenpairs:
 
 
 def eigenpairs(hessian: Hessian, config: HessianConfig, generator: torch.Generator, beside: Tensor | None = None) -> Eigenpairs | None:
-    """The config.eigenvalues largest ALGEBRAIC eigenvalues and the smallest one, by `krylov.extremes`; None if a product is not finite.
+    """Find the config.eigenvalues largest ALGEBRAIC eigenvalues and the smallest by `krylov.extremes`; None if a product is not finite.
 
-    beside: rows (n, D) whose products are wanted too: they share a forward pass with the residuals. Peak: the larger of
+    beside: rows (n, D) to be multiplied too, in the forward pass of the residuals. Peak: the larger of
     config.basis + config.eigenvalues + 5 rows, and four rows a pair and each of `beside`. Use inside `loss.measuring()`.
     """
     found = krylov.extremes(
@@ -117,8 +117,8 @@ def eigenpairs(hessian: Hessian, config: HessianConfig, generator: torch.Generat
 
 
 def smallest_nonzero(spectrum: Tensor | None, eps: float) -> float | None:
-    """lambda_M: the smallest eigenvalue above rounding; None where the spectrum is not known, is zero, or holds a negative eigenvalue
-    (no minimiser then, and no lambda_M)."""
+    """Return lambda_M, the smallest eigenvalue above rounding; None if the spectrum is not known, is zero, or has a negative eigenvalue
+    (then w is no minimiser)."""
     if spectrum is None:
         return None
     rounding = 10 * len(spectrum) * eps * float(spectrum.abs().max())
@@ -155,8 +155,8 @@ def measure(context: Context) -> Result:
                                      inside; None otherwise, and where H has a negative eigenvalue.
     limit_average[rho=R], limit_average_stderr[rho=R]   R² Tr H / (2 D), average direction.
 
-    The three limits hold at minimisers as rho -> 0, where the first-order term is gone; so they stand beside the measured value minus
-    rho ||grad L||, which is second_order, and not beside the sharpness itself.
+    The three limits hold at minimisers as rho -> 0, where the first-order term vanishes: compare them with second_order, not with the
+    sharpness itself.
 
     Peak beside the model and the graph of a batch, however many steps: config.basis + config.eigenvalues + 7 vectors of D floats that are
     held by name. With the defaults the whole came to 43 on a CPU, graph included (4.9 M weights; 36.5 M weights: 146 MB a vector).

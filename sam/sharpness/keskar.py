@@ -22,11 +22,11 @@ Flat = NDArray[np.float64]
 
 
 class _Enough(Exception):
-    """Nothing more is to be evaluated."""
+    """Ends the search from inside its objective."""
 
 
 def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vector], iterations: int) -> list[float]:
-    """L at each point that L-BFGS-B visits in the box from w on, w left out; empty where the gradient at w is zero or not finite.
+    """Return L at each point that L-BFGS-B visits in the box, without w; empty if the gradient at w is zero or not finite.
 
     In the coordinates u = delta / (radius scale), so that every bound is -1 or 1, with the loss scaled such that its gradient at w has
     entries of size 1 (root mean square). At most 2 `iterations` values and gradients. Memory: some 60 float64 vectors of D on the host
@@ -60,7 +60,7 @@ def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vec
 
 
 def _flat(gradient: Vector, box: Ball) -> Flat:
-    """The gradient with respect to u, float64 on the host."""
+    """Return the gradient with respect to u, float64 on the host."""
     assert box.scale is not None
     pieces = [(g.double() * s.double()).flatten().cpu().numpy() for g, s in zip(gradient, box.scale, strict=True)]
     return np.concatenate(pieces) * box.radius

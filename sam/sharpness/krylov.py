@@ -23,7 +23,7 @@ def columns(length: int) -> list[slice]:
 
 
 def inner(rows: Tensor, x: Tensor) -> Tensor:
-    """rows (m, D), x (n, D) -> their inner products (m, n), float64 on the CPU."""
+    """Return the inner products (m, n) of rows (m, D) and x (n, D), float64 on the CPU."""
     total = torch.zeros(len(rows), len(x), dtype=torch.float64, device=x.device)
     for c in columns(x.shape[1]):
         left, right = rows[:, c], x[:, c]
@@ -34,7 +34,7 @@ def inner(rows: Tensor, x: Tensor) -> Tensor:
 
 
 def combine(rows: Tensor, weights: Tensor) -> Tensor:
-    """rows (m, D), weights (m, n) -> the n combinations weights' rows, (n, D)."""
+    """Combine rows (m, D) with weights (m, n): weights' rows, (n, D)."""
     result = rows.new_empty(weights.shape[1], rows.shape[1])
     weights = weights.to(rows)
     for c in columns(rows.shape[1]):
@@ -43,8 +43,8 @@ def combine(rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def project_out(x: Tensor, rows: Tensor) -> Tensor:
-    """Remove from each row of x, in place and twice, its part in the span of the orthonormal `rows`; returns that part's coefficients
-    (len(rows), len(x)), float64."""
+    """Remove from each row of x, in place and twice, its part in the span of the orthonormal `rows`; return the part's coefficients,
+    (len(rows), len(x)) float64."""
     total = torch.zeros(len(rows), len(x), dtype=torch.float64)
     for _ in range(2):  # once leaves what rounding let through
         part = inner(rows, x)
@@ -60,8 +60,8 @@ class Krylov:
 
     Each new vector is orthogonalised twice against the whole basis, and the coefficients are the new column of the projection: so it is
     V H V' itself, whether the basis came from one start, from a restart or from fresh directions. `next` (at row `size` of the basis) is
-    what the coming product is taken with. Where the space is invariant (a breakdown, rest = 0) it is a fresh random direction. Memory:
-    capacity + 1 rows, and three while growing.
+    the vector of the next product: a fresh random direction where the space is invariant (a breakdown, rest = 0). Memory: capacity + 1
+    rows, and three while growing.
     """
 
     def __init__(self, product: Product, start: Tensor, capacity: int, generator: torch.Generator) -> None:
@@ -81,14 +81,14 @@ class Krylov:
         self.rows[self.size] = x[0] / length
 
     def refresh(self) -> None:
-        """Make the next vector a random one, orthogonal to the basis."""
+        """Replace the next vector by a random one, orthogonal to the basis."""
         self.rest = 0.0
         x = torch.randn(1, self.length, generator=self.generator, dtype=self.rows.dtype).to(self.rows.device)
         project_out(x, self.basis)
         self._set_next(x)
 
     def grow(self) -> bool:
-        """One product. False, and nothing grown, if it holds a number that is not finite."""
+        """Add one product to the space. Return False, and change nothing, if it is not finite."""
         x = self.product(self.rows[self.size : self.size + 1]).clone()
         length = float(inner(x, x).sqrt())
         if not torch.isfinite(torch.tensor(length)):
@@ -107,16 +107,16 @@ class Krylov:
         return True
 
     def ritz(self) -> tuple[Tensor, Tensor]:
-        """(values ascending (size,), coefficients of the vectors in the basis (size, size), one a column), float64."""
+        """Return (values (size,), ascending; coefficients of the vectors in the basis (size, size), one a column), float64."""
         values, vectors = torch.linalg.eigh(self.projection[: self.size, : self.size])
         return values, vectors
 
     def residuals(self, vectors: Tensor) -> Tensor:
-        """Estimated ||H y - theta y|| of Ritz vectors given by their coefficients: what a product adds lies along the next vector."""
+        """Estimate ||H y - theta y|| of Ritz vectors from their coefficients: the residual lies along the next vector."""
         return self.rest * vectors[-1].abs()
 
     def compress(self, values: Tensor, vectors: Tensor) -> None:
-        """Thick restart (Wu & Simon 2000): the basis becomes these Ritz vectors, and the next vector stays."""
+        """Restart (thick restart, Wu & Simon 2000): keep these Ritz vectors as the basis, and the next vector."""
         count, next_row = len(values), self.rows[self.size].clone()
         for c in columns(self.length):
             self.rows[:count, c] = vectors.T.to(self.rows) @ self.rows[: self.size, c]
@@ -140,12 +140,12 @@ class Extremes:
 def extremes(
     product: Product, start: Tensor, *, count: int, steps: int, basis: int, tolerance: float, generator: torch.Generator
 ) -> Extremes | None:
-    """Ritz vectors of the `count` largest ALGEBRAIC eigenvalues and of the smallest, after at most `steps` products, start (D,) random.
+    """Find Ritz vectors of the `count` largest ALGEBRAIC eigenvalues and of the smallest in at most `steps` products; start (D,) random.
 
-    It ends when the residuals of the `count` largest are below tolerance * (largest |Ritz value|), and still are (of whatever are then
-    the largest) VERIFY products after a fresh random direction was added: one start sees one copy of a multiple eigenvalue, and nothing
-    of a space it is orthogonal to. If D <= steps, the whole space is spanned and the spectrum is known. None where a product is not
-    finite. Memory: the basis' rows (D <= steps: D), the result, three more.
+    Ends when the residuals of the `count` largest are below tolerance * (largest |Ritz value|), and are so again (for the then largest)
+    VERIFY products after a fresh random direction was added: one start sees one copy of a multiple eigenvalue, and nothing of a space
+    orthogonal to it. If D <= steps, the whole space is spanned and the spectrum known. Returns None if a product is not finite. Memory:
+    the basis' rows (D <= steps: D), the result, three more.
     """
     length = len(start)
     whole = length <= steps
@@ -178,8 +178,8 @@ def extremes(
 def quadrature(product: Product, start: Tensor, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
     """Gauss quadrature of start's spectral measure by Lanczos: (nodes, weights), each (at most `steps`,), float64, weights summing to 1.
 
-    sum weights f(nodes) = u' f(H) u with u = start/||start||, exactly for polynomials f of degree below 2 steps, and for all f if the
-    space is invariant before. None where a product is not finite. Memory: steps + 1 rows, and three more.
+    sum weights f(nodes) = u' f(H) u with u = start/||start||, exact for polynomials f of degree below 2 steps, and for all f if the space
+    becomes invariant earlier. Returns None if a product is not finite. Memory: steps + 1 rows, and three more.
     """
     space = Krylov(product, start, min(steps, len(start)), generator)
     for _ in range(space.capacity):

@@ -24,12 +24,12 @@ FLAT = {torch.float64: 1e-8, torch.float32: 1e-4}
 
 
 def _eigenvectors(settings: LandscapeConfig) -> int:
-    """How many are wanted."""
+    """Return how many eigenvectors the lines and planes need."""
     return 2 if "eigenvectors" in settings.planes else 1 if "top_eigenvector" in settings.lines else 0
 
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
-    """What the largest number of products costs, where all directions are defined."""
+    """Return the work with the largest number of products and all directions defined."""
     settings, rhos = config.landscape, len(config.rho)
     wanted = _eigenvectors(settings)
     top = 7 * settings.lanczos_steps + 3 + 4 * (wanted + 1) if wanted else 0
@@ -94,7 +94,7 @@ def measure(context: Context) -> Result:
 
 @dataclass(frozen=True)
 class _Ground:
-    """L around w. start: a copy of w; at_w: L(w); uphill: g/||g||, or None where it is undefined. What is drawn goes into `result`."""
+    """L around w, and the result under construction. start: a copy of w; at_w: L(w); uphill: g/||g||, None where it is undefined."""
 
     context: Context
     loss: DatasetLoss
@@ -111,7 +111,7 @@ class _Ground:
         return self.context.suffix(self.settings.subset, **parts)
 
     def random(self, stream: str, count: int) -> list[Vector]:
-        """Filter-normalised directions from one stream of the seed."""
+        """Draw filter-normalised directions from one stream of the seed."""
         generator = self.context.generator(stream)
         drawn = [random_like(self.start, generator) for _ in range(count)]
         for direction in drawn:
@@ -119,7 +119,7 @@ class _Ground:
         return drawn
 
     def losses(self, directions: Sequence[Vector] | None, **coordinates: Any) -> Series:
-        """The coordinates as columns, and a column loss: L(w + the sum of coordinate times direction), None without directions."""
+        """Return the coordinates as columns, and a column loss: L(w + the sum of coordinate times direction), None without directions."""
         losses: list[float | None] = []
         for point in zip(*coordinates.values(), strict=True):
             if directions is not None:
@@ -133,13 +133,13 @@ class _Ground:
         return self.losses(None if direction is None else [direction], t=_axis(half, self.settings.points))
 
     def plane(self, directions: Sequence[Vector] | None, half: float) -> Series:
-        """Row by row: y is the slow coordinate."""
+        """Evaluate L row by row: y is the slow coordinate."""
         axis = _axis(half, self.settings.grid)
         return self.losses(directions, x=axis * len(axis), y=[y for y in axis for _ in axis])
 
 
 def _axis(half: float, points: int) -> list[float]:
-    """`points` equally spaced values from -half to half, symmetric to the last bit: an odd number has 0 in the middle."""
+    """Return `points` equally spaced values from -half to half, symmetric to the last bit: an odd number has 0 in the middle."""
     return [half * (2 * i - (points - 1)) / (points - 1) for i in range(points)]
 
 
@@ -147,7 +147,7 @@ def _axis(half: float, points: int) -> list[float]:
 
 
 def unit_(direction: Vector) -> float | None:
-    """Scale `direction` to norm 1, in place, and return the norm it had; None where it has no direction (zero, or not finite)."""
+    """Scale `direction` to norm 1 in place; return the norm it had, None if it is zero or not finite."""
     length = vectors.normalize_(direction).item()
     return length if math.isfinite(length) and length > vectors.TINY else None
 
@@ -156,8 +156,7 @@ def unit_(direction: Vector) -> float | None:
 def filter_normalize_(direction: Vector, weights: Vector) -> None:
     """Rescale each filter of `direction`, in place, to the norm of the same filter of `weights` (Li et al. 2018, section 4).
 
-    A filter is a row of a tensor with two or more dimensions; tensors with fewer (BatchNorm, biases) are set to 0, and so is a filter
-    whose weights are all 0.
+    A filter is a row of a tensor with two or more dimensions. Tensors with fewer (BatchNorm, biases) become 0, and filters of zeros too.
     """
     for d, w in zip(direction, weights, strict=True):
         if w.ndim < 2:
@@ -169,7 +168,7 @@ def filter_normalize_(direction: Vector, weights: Vector) -> None:
 
 
 def _n_step(ground: _Ground, rho: float) -> Vector | None:
-    """eps_N/||eps_N|| of N split steps (Tiwary & Aananth 2024, Eq. 5)."""
+    """Return eps_N/||eps_N|| of N split steps (Tiwary & Aananth 2024, Eq. 5)."""
     if ground.uphill is None:
         return None
     loss, start, steps = ground.loss, ground.start, ground.settings.ascent_steps
@@ -197,7 +196,7 @@ def top_eigenpairs(loss: DatasetLoss, count: int, steps: int, generator: torch.G
 
 
 def _top(ground: _Ground) -> list[Vector]:
-    """The eigenvectors that the lines and planes want, pointing uphill; their values are added to the result."""
+    """Return the eigenvectors that the lines and planes need, pointing uphill; add their values to the result."""
     wanted, found = _eigenvectors(ground.settings), []
     if wanted and math.isfinite(ground.at_w):
         found = top_eigenpairs(ground.loss, wanted, ground.settings.lanczos_steps, ground.context.generator("landscape.lanczos"))

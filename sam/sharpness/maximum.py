@@ -26,7 +26,7 @@ def measure(context: Context) -> Result:
 
     maximum[rho=R]          the largest loss met, less L(w), nats. Met are: w; every point of projected gradient ascents with momentum,
                             from w and from random points; the L^Asc point; the end of N-step ascent (rule project); random directions,
-                            both ways; and whatever was met at a smaller radius. All on one and the same loss. Never negative.
+                            both ways; and all points met at a smaller radius. All with the same loss. Never negative.
     maximum_ascent[rho=R]   what the ascents alone reached; below maximum, or negative, where they failed; None where none could begin.
     maximum_spread[rho=R]   the best ascent's rise less the worst one's: how far chance decides. None unless two began.
 

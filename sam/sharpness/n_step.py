@@ -17,8 +17,8 @@ VERSION = 1
 
 
 def climb(loss: DatasetLoss, start: Vector, gradient: Vector, rho: float, steps: int, rule: str) -> Ascent | None:
-    """N ascent steps from `start`, where the gradient is `gradient` (left as it is), each with the gradient of the whole set; the weights
-    are left at their end. None where a gradient on the way is zero or not finite: its direction is undefined, and the sharpness not zero.
+    """Take N ascent steps from `start`, where the gradient is `gradient` (not modified), each along the gradient of the whole set; leave
+    the weights at the end. None if a gradient on the way is zero or not finite: the direction is undefined, and the sharpness is not zero.
 
     Cost: steps - 1 forwards and backwards. Memory: three vectors of D beside start and gradient. Use inside `measuring()`, `no_grad()`.
     """

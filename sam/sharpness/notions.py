@@ -1,4 +1,4 @@
-"""The notions of sharpness, by name: what each is, which settings can change its numbers, and one call that runs them."""
+"""The notions of sharpness by name: their rows, the settings that count, and one call that measures them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from sam.sharpness.settings import NOTIONS, SharpnessConfig
 
 @dataclass(frozen=True)
 class Notion:
-    """One notion: a module with `measure(context) -> Result`, `work(sizes, config) -> units of progress`, and `VERSION`, raised when its
-    definition or arithmetic changes, so that no old row is reused. `work` is what it may take at most: what it did not need is reported as
-    done at the end. Where the numbers depend on files of its own, also `inputs(config)`,
-    which says which, so that changed files are measured anew.
+    """One notion: a module with
+
+    measure(context)      -> Result;
+    work(sizes, config)   -> the largest work in units of progress; what was not needed is reported as done at the end;
+    VERSION               raised when its definition or arithmetic changes, so that no old row is reused;
+    inputs(config)        (if its numbers depend on files) which files, so that changed ones are measured anew.
 
     A notion whose numbers are stored in several rows has `parts(config, splits)` and `settings(config, part)` too, and `measure`, `work`
     that take a part; `part` is one of these, or None for the whole notion.
@@ -33,7 +35,7 @@ class Notion:
         return NOTIONS[self.name].load()
 
     def rows(self, config: SharpnessConfig, splits: Collection[str]) -> list[Notion]:
-        """What is stored as a row each. splits: the sets that there are beside the training set (test, val)."""
+        """List the parts that are stored as a row each. splits: the sets present beside the training set (test, val)."""
         return [Notion(self.name, part) for part in self.module.parts(config, splits)] if hasattr(self.module, "parts") else [self]
 
     def measure(self, context: Context) -> Result:
@@ -43,8 +45,8 @@ class Notion:
             return self.module.measure(context)  # type: ignore[no-any-return]
 
     def settings(self, config: SharpnessConfig, loss: str = "cross_entropy") -> dict[str, object]:
-        """What can change its numbers, without `LATE` keys at their default. loss: what the model was trained with, which is what is
-        measured; named where it is another one than the cross-entropy. Raises DataError if it needs files that are not there."""
+        """Return what can change its numbers, without `LATE` keys at their default. loss: the model's, which is measured; included unless
+        it is the cross-entropy. Raises DataError if files that it needs are missing."""
         other = {} if loss == "cross_entropy" else {"loss": loss}
         if self.part is not None:
             return {"version": self.module.VERSION, **self.module.settings(config, self.part), **other}
@@ -57,7 +59,7 @@ class Notion:
 
 
 def work(names: Iterable[str | Notion], sizes: Sizes, config: SharpnessConfig) -> float:
-    """Units that measuring these notions, or these rows of notions, on one context will report."""
+    """Return the units of work that measuring these notions, or rows of notions, in one context reports."""
     found: dict[str, list[Part]] = {}
     for row in (Notion(name) if isinstance(name, str) else name for name in names):
         parts = row.rows(config, sizes.splits) if row.part is None else [row]
@@ -66,6 +68,6 @@ def work(names: Iterable[str | Notion], sizes: Sizes, config: SharpnessConfig) -
 
 
 def measure(context: Context, names: Iterable[str] | None = None) -> Result:
-    """All named notions (those of the context's config by default) as one result. The model is left bitwise as it was."""
+    """Measure the named notions (by default those of the context's config) as one result. The model is left bitwise as it was."""
     chosen = context.config.chosen if names is None else names
     return merge(row.measure(context) for name in chosen for row in Notion(name).rows(context.config, context.splits))

@@ -1,4 +1,4 @@
-"""The largest loss in a ball around w, from below: projected gradient ascent with momentum and restarts, and other points of the ball.
+"""Search balls around w for the largest loss: projected gradient ascent with momentum and restarts, and other points.
 
 The ascent follows Auto-PGD (Croce & Hein 2020, sections 3.1 and 3.2), as Andriushchenko et al. 2023 use it on weights.
 """
@@ -23,7 +23,7 @@ Stream = Callable[[str], torch.Generator]
 class Ball:
     """All delta = radius * scale * u with ||u|| <= 1, in the norm l2 or linf; scale None: ones.
 
-    A weight whose scale is exactly 0 cannot move, whatever its u. All methods write into their argument.
+    A weight whose scale is exactly 0 cannot move. All methods write into their argument.
     """
 
     norm: str
@@ -39,7 +39,7 @@ class Ball:
             torch._foreach_addcmul_(points, self.scale, u, value=self.radius)
 
     def steepest_(self, gradient: Vector) -> bool:
-        """gradient of L -> the u of norm 1 along which a linear loss rises most; False where it is zero or not finite."""
+        """Turn a gradient of L into the u of norm 1 along which a linear loss rises most; False if it is zero or not finite."""
         if self.scale is not None:
             torch._foreach_mul_(gradient, self.scale)
         length = vectors.normalize_(gradient).item()
@@ -48,7 +48,7 @@ class Ball:
         return math.isfinite(length) and length > vectors.TINY
 
     def project_(self, u: Vector) -> None:
-        """u -> the nearest point of the unit ball."""
+        """Project u on the unit ball."""
         if self.norm == "linf":
             torch._foreach_clamp_min_(u, -1.0)
             torch._foreach_clamp_max_(u, 1.0)
@@ -56,7 +56,7 @@ class Ball:
             vectors.scale_(u, 1 / vectors.norm(u).clamp(min=1))
 
     def random(self, points: Vector, generator: torch.Generator) -> Vector:
-        """u drawn uniformly: on the sphere (l2, of the weights that can move), or in the box (linf)."""
+        """Draw u uniformly on the sphere (l2, of the weights that can move) or in the box (linf)."""
         if self.norm == "linf":
             return random_like(points, generator, "uniform")
         u = random_like(points, generator)
@@ -67,7 +67,7 @@ class Ball:
 
 
 def checkpoints(steps: int) -> list[int]:
-    """Steps after which Auto-PGD looks back: w_j = ceil(p_j steps), p = 0.22, then ever closer, at least 0.06 apart."""
+    """Return Auto-PGD's checkpoints, in steps: ceil(p_j steps), p = 0.22, then ever closer, at least 0.06 apart."""
     marks, before, share = [], 0.0, 0.22
     while share < 1:
         marks.append(math.ceil(round(share * steps, 9)))
@@ -76,11 +76,11 @@ def checkpoints(steps: int) -> list[int]:
 
 
 def ascend(loss: DatasetLoss, ball: Ball, start: Vector, u: Vector, here: tuple[float, Vector], steps: int, momentum: float) -> list[float]:
-    """L at the point u of the ball, where `here` is (L, gradient; used up), and at each point that the ascent from there reaches.
+    """Return L at the point u of the ball and at each point of the ascent from there; here: (L, gradient; used up) at u.
 
     The first step is 2 radii long. At each checkpoint the step is halved if L rose in fewer than 3 of 4 steps since the last one, or if
     neither step nor best point changed; the ascent then goes on from its best point, with the gradient found there and no momentum.
-    momentum: the share of the last move in the next one (0.25 in Auto-PGD). It ends early where a gradient is zero or not finite.
+    momentum: the share of the last move in the next one (0.25 in Auto-PGD). The ascent ends early where a gradient is zero or not finite.
     Memory: 6 vectors of D beside start and gradient.
     """
     value, direction = here
@@ -117,9 +117,9 @@ def ascend(loss: DatasetLoss, ball: Ball, start: Vector, u: Vector, here: tuple[
 
 
 def _step_(ball: Ball, direction: Vector, u: Vector, previous: Vector, size: float, momentum: float) -> None:
-    """direction -> the next point: z = P(u + size direction), then P(u + (1 - momentum) (z - u) + momentum (u - previous)).
+    """Turn `direction` into the next point: z = P(u + size direction), then P(u + (1 - momentum) (z - u) + momentum (u - previous)).
 
-    In the first step, and in the first after going back, previous is u: there is nothing to carry on, and the step is z itself.
+    In the first step, and in the first after going back, previous is u: no momentum, and the next point is z.
     """
     vectors.scale_(direction, size)
     vectors.add_(direction, u)
@@ -135,18 +135,13 @@ def _copy(x: Vector) -> Vector:
     return [t.clone() for t in x]
 
 
-def path_cost(steps: int, *, known: bool) -> int:
-    """Units of work an image of one ascent, at most, with the gradient at its start known or not."""
-    return 3 * (steps - 1) + 1 + (0 if known else 3)
-
-
 # ------------------------------------------------------------------------------------------------------------ over several balls
 
 
 @dataclass(frozen=True)
 class Search:
-    """How a ball is searched. steps of an ascent, momentum; restarts: ascents from random points beside the one from w; draws: random
-    directions, each looked at on both sides."""
+    """Settings of a search. steps: of an ascent; momentum; restarts: ascents from random points beside the one from w; draws: random
+    directions, each tried with both signs."""
 
     steps: int
     momentum: float
@@ -155,15 +150,16 @@ class Search:
 
     @property
     def cost(self) -> int:
-        """Units of work an image and a ball."""
-        return path_cost(self.steps, known=True) + self.restarts * path_cost(self.steps, known=False) + 2 * self.draws
+        """The largest work of one ball, in units an image."""
+        from_w = 3 * (self.steps - 1) + 1  # the gradient at w is known
+        return from_w + self.restarts * (3 + from_w) + 2 * self.draws
 
 
 @dataclass(frozen=True)
 class Found:
-    """In one ball. rise: the largest L found in it, less L(w), never negative; a lower bound of the maximum. ascent: what the ascents
-    alone reached, less L(w) (negative where they failed, None where no gradient let any begin). spread: the best ascent's rise less the
-    worst one's; None unless two began."""
+    """Result for one ball. rise: the largest L found, less L(w): a lower bound of the maximum, never negative. ascent: the largest L that
+    the ascents reached, less L(w): negative if they failed, None if none could begin. spread: the best ascent's rise less the worst one's;
+    None unless two began."""
 
     rise: float
     ascent: float | None
@@ -171,7 +167,7 @@ class Found:
 
 
 def highest(values: Sequence[float]) -> float:
-    """The largest; NaN if one is NaN, since then nobody knows."""
+    """Maximum; propagates NaN."""
     return math.nan if any(math.isnan(v) for v in values) else max(values)
 
 
@@ -184,11 +180,10 @@ def search_balls(
     stream: Stream,
     others: Callable[[Ball], list[float]] = lambda ball: [],
 ) -> list[Found]:
-    """One `Found` a ball, in the order given. The balls must lie in one another, by radius: what is found in a smaller one counts in a
-    larger one.
+    """Search nested balls; a point found in a smaller ball also counts for the larger ones. One `Found` per ball, in input order.
 
-    origin: (L(w), gradient at w), left as it is; stream: random streams by name, the same for all balls; others: L at further points of
-    a ball. Use inside `measuring()` and `no_grad()`; the weights are left at the last point.
+    origin: (L(w), gradient at w), not modified; stream: random generators by name, the same for all balls; others: L at further points
+    of a ball. Use inside `measuring()` and `no_grad()`; the weights are left at the last point.
     """
     seen, results = [origin[0]], [Found(math.nan, None, None)] * len(balls)
     for i in sorted(range(len(balls)), key=lambda i: balls[i].radius):

@@ -1,4 +1,4 @@
-"""What a table is made of once it is built: cells and blocks. Numbers for programs, and the pieces of text that are printed."""
+"""The data that a table is made of: blocks of cells, with numbers for programs and pieces of text to print."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EMPTY = ("–",)
 
 
 class _Shown:
-    """Where text of files (labels, titles, notes, names of runs) enters a table: from here on it is one line without control characters."""
+    """Make all text (labels, titles, notes, names of runs) printable: one line without control characters."""
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
@@ -24,13 +24,12 @@ class _Shown:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What stands beside the paired t test of a difference; everything is in the unit of its column.
+    """Tests of a difference besides the paired t test, in the unit of its column.
 
-    primary      whether this is the table's own test, named in advance; p_holm is p after Holm.
-    tests        how many of them stand in the block; None if this is none.
-    detectable   minimum detectable difference: the true one that n pairs show with probability `power` at `level`: alpha / tests (Holm's
-                 strictest level) if primary, else alpha; both None where there is none.
-    equivalence  None where the row does not claim "no difference", or its column has no margin.
+    primary      True for the test named in advance; p_holm is its p after Holm's correction.
+    tests        number of primary tests in the block; None if this is not one.
+    detectable   minimum detectable difference at `level` (alpha, divided by `tests` if primary) with `power`; None if it does not exist.
+    equivalence  None unless the row claims "no difference" and the column has a margin.
     """
 
     primary: bool
@@ -61,11 +60,12 @@ class Correlation(_Shown):
 
 @dataclass(frozen=True)
 class Cell(_Shown):
-    """`parts` is what is printed, in pieces that may go on lines of their own; the rest is what a program reads.
+    """One cell: `parts` are pieces of text to print, which may go on separate lines; the other fields are for programs.
 
     kind       label | value | difference | published.
-    column     header of the value column that the cell belongs to. Numbers are in that column's unit.
-    diverged   seeds of diverged runs: in none of the numbers.
+    column     header of the value column that the cell belongs to, whose unit its numbers are in.
+    diverged   seeds of diverged runs, which are in none of the statistics.
+    numbers    value of the run in each of `folders`, None if it has none.
     """
 
     kind: str
@@ -78,10 +78,7 @@ class Cell(_Shown):
     seeds: tuple[int, ...] = ()
     diverged: tuple[int, ...] = ()
     folders: tuple[str, ...] = ()
-
-    @property
-    def lost(self) -> int:
-        return len(self.diverged)
+    numbers: tuple[float | None, ...] = ()
 
     @property
     def text(self) -> str:

@@ -1,4 +1,4 @@
-"""The columns of a table: which measures may be named, placeholders filled in from what was measured, and the values of every row."""
+"""The columns of a table: measures that exist, placeholders filled in, and the value of every row."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _KEYS = {name: line.partition(" [")[2].rstrip("]") for line in _NAMES.split("\n"
 
 
 def check_measure(measure: str, where: str) -> None:
-    """Refuse a name that nothing is ever measured under. Raises ConfigError, which begins with `where`."""
+    """Refuse a measure that no notion ever records. Raises ConfigError, which begins with `where`."""
     name, _, inside = measure.removesuffix("]").partition("[")
     if any(row.is_foreign and name.startswith(notion) for notion, row in NOTIONS.items()):
         return  # a plug-in's notion names its measures after itself
@@ -62,10 +62,10 @@ SUBSET = "subset={subset}"
 
 
 def filled(table: TableConfig, sharpness: SharpnessConfig, runs: Sequence[RunRow]) -> TableConfig | None:
-    """The table as it is to be built; None if it is optional, and none of its optional columns was measured.
+    """Fill in "{m}" and "{subset}", and drop optional columns that no run has, with all that refers to them.
 
-    A column whose measure ends in "subset={subset}" becomes one column for each subset that was measured with, and one for the whole
-    set where it was ("all" in its header); an optional one that no run has is left out, and what refers to it too.
+    A column whose measure ends in "subset={subset}" becomes one column per subset measured, and one for the full set ("all"). Returns
+    None if the table is optional and none of its optional columns was measured. ("{rho}" is filled in by `expand`.)
     """
     names = {name for run in runs for name in run.measures}
     columns = [column for before in table.columns for column in _columns(before, names)]
@@ -82,7 +82,7 @@ def filled(table: TableConfig, sharpness: SharpnessConfig, runs: Sequence[RunRow
 
 
 def check_columns(table: TableConfig) -> None:
-    """Refuse columns that cannot be filled in, or must not be left out. Raises ConfigError."""
+    """Refuse columns that cannot be filled in, or must not be optional. Raises ConfigError."""
     for column in table.columns:
         if "{subset}" in column.measure and not re.search(rf"[\[,]{re.escape(SUBSET)}\]$", column.measure):
             raise ConfigError(f"columns: {column.key}.measure={column.measure}: {{subset}} must stand at its end, as in trace[{SUBSET}].")
@@ -94,7 +94,7 @@ def check_columns(table: TableConfig) -> None:
 
 
 def _columns(column: ColumnConfig, names: Collection[str]) -> list[ColumnConfig]:
-    """A column for each subset with which the measure was taken, at any radius: the whole set ("all") first, then by size."""
+    """One column per subset size for which this measure exists at any radius: the full set ("all") first, then by size."""
     at_any_radius = lambda measure: re.escape(measure).replace(re.escape("{rho}"), r"[^,\]]+")
     whole = re.sub(rf"\[{re.escape(SUBSET)}\]$|,{re.escape(SUBSET)}(?=\]$)", "", column.measure)  # a name without it: all images
     found = ["all"] if any(re.fullmatch(at_any_radius(whole), name) for name in names) else []
@@ -112,24 +112,15 @@ PUBLISHED_RHO = 0.05  # radius of the published sharpness: Tiwary & Aananth 2024
 
 @dataclass(frozen=True)
 class Column:
-    """A column for one radius (rho None where the measure has none)."""
+    """A column at one radius; rho is None if the measure has none."""
 
     config: ColumnConfig
     rho: float | None
-
-    def _fill(self, text: str) -> str:
-        return text if self.rho is None else text.replace("{rho}", f"{self.rho:g}")
-
-    @property
-    def header(self) -> str:
-        return self._fill(self.config.header)
-
-    @property
-    def measure(self) -> str:
-        return self._fill(self.config.measure)
+    header: str
+    measure: str
 
     def values(self, row: TableRow) -> dict[int, float | None]:
-        """Seed -> value in the column's unit, of the finished runs."""
+        """Seed -> value in the column's unit, for finished runs."""
         return row.values(self.measure, self.config.scale)
 
     def value(self, row: TableRow) -> Cell:
@@ -146,8 +137,9 @@ class Column:
             total = len(row.diverged) + len(row.finished)
             parts += (f"{len(row.diverged)} of {total} diverged", f"(epoch{'s' if len(epochs) > 1 else ''} {when})")
         seeds = tuple(s for s, v in values.items() if is_finite(v))
-        folders = tuple(r.folder for r in (*row.finished.values(), *row.diverged.values()))
-        return Cell("value", parts, self.header, summary, seeds=seeds, diverged=tuple(row.diverged), folders=folders)
+        folders = tuple(run.folder for run in row.shown)
+        numbers = tuple(values.get(run.config.seed) for run in row.shown)
+        return Cell("value", parts, self.header, summary, seeds=seeds, diverged=tuple(row.diverged), folders=folders, numbers=numbers)
 
     def published(self, row: TableRow, condition: Condition) -> list[Published]:
         ids = row.spec.published.get(self.config.key, [])
@@ -157,4 +149,5 @@ class Column:
 
 
 def expand(columns: Sequence[ColumnConfig], rhos: Sequence[float]) -> list[Column]:
-    return [Column(c, rho) for c in columns for rho in (rhos if c.each_rho else [None])]
+    radii = [(c, rho, "{rho}" if rho is None else f"{rho:g}") for c in columns for rho in (rhos if c.each_rho else [None])]
+    return [Column(c, rho, c.header.replace("{rho}", text), c.measure.replace("{rho}", text)) for c, rho, text in radii]

@@ -1,4 +1,4 @@
-"""What a block tests: every row against the baseline row, and the rank correlation of one column with another."""
+"""Compare every row with the baseline row, and correlate columns by rank."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sam.tables.statistics import Equivalence, Paired, fixed, is_finite, p_text
 
 @dataclass(frozen=True)
 class _Pair:
-    """A row and the baseline that it is compared with, in one column."""
+    """A row and its baseline row, compared in one column."""
 
     column: Column
     row: TableRow
@@ -25,7 +25,7 @@ class _Pair:
 
 
 def differences(table: TableConfig, columns: Sequence[Column], rows: Sequence[TableRow]) -> list[tuple[Column, list[Cell]]]:
-    """For every column with `compare`, a cell per row. Holm's family is every primary difference of the block that has a p value."""
+    """One cell per row for every column with `compare`. Holm's family: all primary differences of the block that have a p value."""
     baselines = [row for row in rows if row.spec.label == table.baseline]
     compared = [column for column in columns if column.config.compare and baselines]
     pairs = {(c.header, i): _pair(c, row, baselines) for c in compared for i, row in enumerate(rows)}
@@ -42,7 +42,7 @@ def differences(table: TableConfig, columns: Sequence[Column], rows: Sequence[Ta
 
 
 def _pair(column: Column, row: TableRow, baselines: Sequence[TableRow]) -> _Pair | Cell:
-    """The comparison to make, or the cell to print where there is none."""
+    """Pair a row with its baseline; a cell to print if there is nothing to compare."""
     if any(row is other for other in baselines):
         return Cell("difference", ("baseline",), column.header)
     base = baseline_for(row, baselines)
@@ -52,7 +52,7 @@ def _pair(column: Column, row: TableRow, baselines: Sequence[TableRow]) -> _Pair
 
 
 def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | None, several: bool) -> Cell:
-    """tests: in Holm's family, if this difference belongs to it; several: name the baseline, as there are more than one."""
+    """Test one difference and print it. tests: size of Holm's family, None if not in it; several: print the baseline's name."""
     paired, digits = pair.paired, pair.column.config.digits
     level = table.alpha / (tests or 1)
     margin = pair.column.config.margin if pair.row.spec.equivalence else None
@@ -88,8 +88,7 @@ def tost_text(found: Equivalence) -> str:
 
 
 def correlations(table: TableConfig, columns: Sequence[Column], rows: Sequence[TableRow]) -> tuple[Correlation, ...]:
-    """One for every pair of the table's `correlations`, at every radius; only runs that have both values, finite, take part, and each
-    once, in the first row that it matches."""
+    """One rank correlation per pair of `correlations` and radius, over runs with two finite values; a run counts in one row only."""
     found, own = [], _own_seeds(rows)
     for wanted in table.correlations:
         xs, ys = ([c for c in columns if c.config.key == key] for key in (wanted.x, wanted.y))
@@ -100,7 +99,7 @@ def correlations(table: TableConfig, columns: Sequence[Column], rows: Sequence[T
 
 
 def _own_seeds(rows: Sequence[TableRow]) -> list[set[int]]:
-    """For each row the seeds of its finished runs that no row before it holds: rows may overlap, and a run is one observation."""
+    """Per row, the seeds of finished runs that no earlier row holds: rows may overlap, and a run is one observation."""
     taken: set[str] = set()
     own = []
     for row in rows:

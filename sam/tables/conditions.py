@@ -1,7 +1,7 @@
-"""Runs as the tables see them; the *conditions* they fall into; and the runs of each row of a table.
+"""The runs as tables know them, grouped by *condition*, and the runs of each row of a table.
 
-A condition is everything but the seed and the keys of the method (rho, ascent steps, ...). Learning rate, momentum and weight decay belong
-to it, so that two rows of a block differ in the method alone.
+A condition is everything but the seed and the method's own keys (rho, ascent steps, ...). Learning rate, momentum and weight decay
+belong to it, so that two rows of a block differ in the method alone.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from sam.text import counted
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run as the tables see it; `measures` in plain units (accuracy in percent, cross-entropies in nats), None where not measured.
+    """One run; `measures` in plain units (accuracy in percent, cross-entropies in nats), None if undefined.
 
-    setting  identity of everything but the seed: runs with equal `setting` are replicas over seeds.
-    status   finished | diverged.
-    epochs   the rows of metrics.csv (epoch, test_accuracy, train_loss, ...).
-    series   curves of the notions (spectra, landscapes), by name.
-    init_from  hash of the file of weights that it started from, or None; started_from: what a label calls that file.
-    command  trains the run again.
-    files    what it is called -> path, of the files that a finished run leaves for its measuring.
-    record   its run.json, of which the environment and the dates are printed.
+    setting       identity without the seed: runs with equal `setting` are replicas over seeds.
+    status        finished | diverged.
+    epochs        rows of metrics.csv (epoch, test_accuracy, train_loss, ...).
+    series        curves and maps of the notions (spectra, landscapes), by name.
+    init_from     hash of the file of initial weights, or None; started_from: its name in labels.
+    command       command line that trains the run again.
+    files         paths of a finished run's checkpoint and measures, by label.
+    record        its run.json; a report prints environment and dates.
     """
 
     config: TrainConfig
@@ -58,32 +58,23 @@ class RunRow:
         return self.status == "finished"
 
     @property
-    def data_label(self) -> str:
-        return data_label(self.config.dataset, self.data_fingerprint)
-
-    @property
     def genuine(self) -> bool:
-        """Whether its images are known to be those of the data set that it names."""
+        """True if the images are known to be those of the data set named."""
         return is_genuine(self.config.dataset.name, self.config.dataset.path, self.data_fingerprint)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Runs that differ in method and seed only. `config` is the first run's; `label` tells conditions apart; `key`: their common settings,
-    by dotted names."""
+    """Runs that differ in method and seed only. config: the first run's; key: their common settings, by dotted names."""
 
     label: str
     config: TrainConfig
     runs: tuple[RunRow, ...]
     key: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def noisy(self) -> bool:
-        return self.config.dataset.label_noise > 0
-
 
 def settings(c: TrainConfig) -> dict[str, Any]:
-    """A run's settings, by dotted names, without seed, method, names and places; a model's idle keys count for nothing."""
+    """Settings that make a condition, by dotted names; all others (seed, method, places, a model's idle keys) have fixed values."""
     neutral = replace(
         c,
         optimizer=OptimizerConfig.of(**{key: getattr(c.optimizer, key) for key in _COMMON} | {"method": "sgd"}),
@@ -101,22 +92,22 @@ _NEUTRAL = (
 
 
 def may_vary(name: str) -> bool:
-    """Whether this is the dotted name of a setting, other than the method's, that tells conditions apart."""
+    """True if two conditions may differ in this setting (a dotted name)."""
     alike = (*_NEUTRAL, "protocol.notes", "dataset.path", "dataset.root", "dataset.download")
     return name in flat(defaults(TrainConfig)) and name not in alike and not name.startswith(("optimizer.", "tracking."))
 
 
-def word(value: Any) -> str:
-    """A setting's value as a label prints it."""
+def value_text(value: Any) -> str:
+    """Text of a setting's value in labels."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(word, value)) + "]"
+        return "[" + ", ".join(map(value_text, value)) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def data_label(dataset: DatasetConfig, fingerprint: str) -> str:
-    """Label of a data set; images from a file are named by their fingerprint where it is known."""
+    """Label of a data set; images from a file are named by their fingerprint, if it is known."""
     if is_genuine(dataset.name, dataset.path, fingerprint) and dataset.name != "arrays":
         return dataset.label
     alien = "arrays" if dataset.name == "arrays" else f"images not known to be {DATASETS[dataset.name].label}"
@@ -124,37 +115,33 @@ def data_label(dataset: DatasetConfig, fingerprint: str) -> str:
 
 
 def condition_label(run: RunRow) -> str:
-    """ "digits demo", or "CIFAR-10, WRN-28-10, 200 epochs, protocol tiwary2024"; with what it started from, if that was a file."""
+    """Label such as "digits demo" or "CIFAR-10, WRN-28-10, 200 epochs, protocol tiwary2024", with the file of initial weights, if any."""
     config = run.config
     if config.dataset.name == "digits" and config.protocol.name.startswith("demo"):
         label = config.dataset.named("digits demo")
     else:
-        label = f"{run.data_label}, {config.model.label}, {counted(config.epochs, 'epoch')}, protocol {config.protocol.name}"
+        data = data_label(config.dataset, run.data_fingerprint)
+        label = f"{data}, {config.model.label}, {counted(config.epochs, 'epoch')}, protocol {config.protocol.name}"
     if config.loss != "cross_entropy":
         label += f", loss {config.loss}"
     return label if run.started_from is None else f"{label}, started from {run.started_from}"
 
 
 def conditions(runs: Sequence[RunRow]) -> list[Condition]:
-    """The runs by condition, in the order of their labels; where labels would collide, the settings that differ are appended."""
-    rows: dict[str, list[RunRow]] = {}
+    """Group the runs by condition, in the order of the labels; where labels would collide, the settings that differ are appended."""
+    members: dict[str, list[RunRow]] = {}
     for run in runs:
         if run.status not in ("finished", "diverged"):
             raise ValueError(f"{run.folder}: status {run.status}: only finished and diverged runs belong in a table.")
         files = {"init_from": run.init_from, "data": run.data_fingerprint}  # by their bytes, not by their paths
-        known = settings(run.config) | files
-        rows.setdefault(json.dumps(known, sort_keys=True), []).append(run)
-    by_label: dict[str, list[str]] = {}
-    for key, members in rows.items():
-        by_label.setdefault(condition_label(members[0]), []).append(key)
+        members.setdefault(json.dumps(settings(run.config) | files, sort_keys=True), []).append(run)
+    labelled = [(condition_label(own[0]), json.loads(key), own) for key, own in members.items()]
     found = []
-    for label, keys in by_label.items():
-        parsed = [json.loads(key) for key in keys]
-        differing = [name for name in parsed[0] if len({repr(s.get(name)) for s in parsed}) > 1]
-        for key, setting in zip(keys, parsed, strict=True):
-            members = rows[key]
-            suffix = "".join(f", {name}={str(setting[name])[:12] if name == 'data' else word(setting[name])}" for name in differing)
-            found.append(Condition(label + suffix, members[0].config, tuple(members), setting))
+    for label, key, own in labelled:
+        alike = [other for name, other, _ in labelled if name == label]
+        differing = [name for name in key if len({repr(other[name]) for other in alike}) > 1]
+        suffix = "".join(f", {name}={str(key[name])[:12] if name == 'data' else value_text(key[name])}" for name in differing)
+        found.append(Condition(label + suffix, own[0].config, tuple(own), key))
     return sorted(found, key=lambda condition: condition.label)  # runs that start at once would come in either order
 
 
@@ -163,9 +150,9 @@ _COMMON = tuple(f.name for f in dataclasses.fields(OptimizerConfig))
 
 @dataclass(frozen=True)
 class TableRow:
-    """Replicas of one setting: its label, the row that it belongs to, and one run per seed. Empty for a row without runs.
+    """The runs of one row of a table: replicas of one setting, one per seed. Empty if nothing was run.
 
-    config: of its first run; None without one. changed: the condition's settings that the row names, where they differ from the block's.
+    spec: the configured row; config: the first run's, or None; changed: settings that differ from the block's condition.
     """
 
     label: str
@@ -178,8 +165,12 @@ class TableRow:
     changed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def shown(self) -> tuple[RunRow, ...]:
+        return (*self.finished.values(), *self.diverged.values())
+
+    @property
     def runs(self) -> tuple[RunRow, ...]:
-        return (*self.finished.values(), *self.diverged.values(), *self.duplicates)
+        return (*self.shown, *self.duplicates)
 
     @property
     def ran(self) -> bool:
@@ -191,8 +182,8 @@ class TableRow:
         return {seed: None if value is None else value * scale for seed, value in raw.items()}
 
 
-def asked(spec: RowConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the row's `match` says of the optimizer, by its keys; and of the condition (the learning rate is of both), by dotted names."""
+def split_match(spec: RowConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split `match` into optimizer keys, and settings of the condition by dotted names (the learning rate is in both)."""
     of_optimizer = {key: value for key, value in spec.match.items() if key in schema(OptimizerConfig)}
     base = {f"optimizer.{key}": value for key, value in of_optimizer.items() if key in _COMMON and key != "method"}
     return of_optimizer, base | {key: value for key, value in spec.match.items() if key not in schema(OptimizerConfig)}
@@ -200,7 +191,7 @@ def asked(spec: RowConfig) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def check_match(spec: RowConfig) -> None:
     """Refuse keys and values that no run can have. Raises ConfigError."""
-    of_optimizer, of_condition = asked(spec)
+    of_optimizer, of_condition = split_match(spec)
     from_dict(OptimizerConfig, of_optimizer, f"rows: {spec.label}.match.")
     for key, value in of_condition.items():
         if not (may_vary(key) or key.removeprefix("optimizer.") in of_optimizer):
@@ -212,26 +203,26 @@ def check_match(spec: RowConfig) -> None:
 
 
 def row_matches(match: Mapping[str, Any], optimizer: OptimizerConfig) -> bool:
-    """Whether the settings equal `match`. A key of the method that is idle here (step_rule at one step) cannot tell runs apart."""
+    """True if the optimizer equals `match`; keys that are idle here (step_rule at one step) match anything."""
     return all(
         hasattr(optimizer, key) and (key not in optimizer.used_keys or getattr(optimizer, key) == value) for key, value in match.items()
     )
 
 
 def distinguish(optimizers: Sequence[OptimizerConfig]) -> list[str]:
-    """For each, what tells it from the others: " (rho 0.1, perturb no_norm)", or "" if there is one only."""
+    """Suffix that makes each label unique: " (rho 0.1, perturb no_norm)", or "" if there is one only."""
     if len(optimizers) < 2:
         return [""] * len(optimizers)
     differing = [n for n in schema(OptimizerConfig) if len({repr(getattr(o, n)) for o in optimizers if n in o.used_keys}) > 1]
-    texts = [", ".join(f"{n} {word(getattr(o, n))}" for n in differing if n in o.used_keys) for o in optimizers]
+    texts = [", ".join(f"{n} {value_text(getattr(o, n))}" for n in differing if n in o.used_keys) for o in optimizers]
     if len(set(texts)) < len(texts):  # the settings differ in something else: number them rather than show two equal labels
         texts = [f"{text}{', ' if text else ''}setting {i}" for i, text in enumerate(texts, 1)]
     return [f" ({text})" for text in texts]
 
 
 def table_rows(spec: RowConfig, runs: Sequence[RunRow]) -> list[TableRow]:
-    """One row per setting among the runs that the row matches, whatever it says of the condition; a row without runs is one empty row."""
-    match = asked(spec)[0]
+    """One row per setting among the runs that match, whatever `match` says of the condition; one empty row if none does."""
+    match = split_match(spec)[0]
     by_setting: dict[str, list[RunRow]] = {}
     for run in runs:
         if row_matches(match, run.config.optimizer):
@@ -239,9 +230,8 @@ def table_rows(spec: RowConfig, runs: Sequence[RunRow]) -> list[TableRow]:
     if not by_setting:
         return [TableRow(spec.label, spec, from_dict(OptimizerConfig, match, "match."), {}, {})]
     order = sorted(by_setting.values(), key=lambda members: _numeric_first(members[0].config.optimizer))
-    optimizers = [members[0].config.optimizer for members in order]
     rows = []
-    for members, suffix in zip(order, distinguish(optimizers), strict=True):
+    for members, suffix in zip(order, distinguish([members[0].config.optimizer for members in order]), strict=True):
         # Of two runs with one seed the finished one counts, then the one whose folder comes first.
         ordered = sorted(members, key=lambda run: (not run.is_finished, run.folder), reverse=True)
         chosen = dict(sorted({run.config.seed: run for run in ordered}.items()))
@@ -254,13 +244,13 @@ def table_rows(spec: RowConfig, runs: Sequence[RunRow]) -> list[TableRow]:
 
 
 def _numeric_first(optimizer: OptimizerConfig) -> list[tuple[bool, float, str]]:
-    """Sorts settings by their values, 0.05 before 0.1 before 10."""
+    """Sort key of settings by value: 0.05 before 0.1 before 10."""
     values = [getattr(optimizer, key, None) for key in schema(OptimizerConfig)]
     return [(False, float(v), "") if isinstance(v, (int, float)) else (True, 0.0, repr(v)) for v in values]
 
 
 def baseline_for(row: TableRow, baselines: Sequence[TableRow]) -> TableRow | None:
-    """The baseline to compare with: the one at the same radius, then with the most settings in common, then the first."""
+    """The baseline row to compare with: same radius first, then most settings in common, then the first."""
 
     def likeness(other: TableRow) -> tuple[bool, int]:
         a, b = row.optimizer, other.optimizer

@@ -24,7 +24,7 @@ MIN_SEEDS = 3  # with two seeds the variation from seed to seed cannot be told
 class RankCorrelation:
     """Spearman's rho of n points with its 95% interval; rho is None for fewer than four points or a constant measure.
 
-    The interval is None where it cannot be given: at rho = ±1 (its standard error would be unknown, not 0), and over too few seeds.
+    The interval is None at rho = ±1 (its standard error is unknown, not 0), and for too few seeds.
     """
 
     rho: float | None
@@ -34,7 +34,7 @@ class RankCorrelation:
 
 
 def ranks(values: Sequence[float]) -> np.ndarray:
-    """1 .. n, tied values sharing the average of their ranks."""
+    """Ranks 1 .. n; tied values share the average of theirs."""
     _, inverse, counts = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[inverse]
@@ -46,9 +46,9 @@ def _all_rho(rows: Pairs) -> float | None:
 
 
 def _within_rho(rows: Pairs) -> float | None:
-    """Ranks taken and centred in each row, then correlated together (the blocked Spearman coefficient of Taylor 1987, Biometrics 43).
+    """Correlate ranks taken and centred within each row (the blocked Spearman coefficient of Taylor 1987, Biometrics 43).
 
-    Without ties this is the mean of the rows' own coefficients with weights n (n² - 1).
+    Without ties this is the mean of the rows' coefficients with weights n (n² - 1).
     """
     members = [list(seeds.values()) for seeds in rows.values() if seeds]
     if not members:
@@ -86,7 +86,7 @@ def _jackknife(statistic: Callable[[Pairs], float | None], rows: Pairs) -> float
 
 
 def _over_seeds(statistic: Callable[[Pairs], float | None], rows: Pairs, free: int) -> RankCorrelation:
-    """The wider of two intervals: runs as independent (Bonett & Wright), and seeds as independent (jackknife), as methods share them."""
+    """Take the wider interval of two: runs independent (Bonett & Wright), or seeds independent (jackknife), since methods share them."""
     n = sum(map(len, rows.values()))
     rho = statistic(rows) if n >= MIN_POINTS else None
     if rho is None:
@@ -96,21 +96,21 @@ def _over_seeds(statistic: Callable[[Pairs], float | None], rows: Pairs, free: i
 
 
 def across(rows: Pairs) -> RankCorrelation:
-    """Spearman's coefficient of all runs, whatever their row. The interval is over new seeds of the same rows."""
+    """Spearman's coefficient over all runs, whatever their row; interval over new seeds of the same rows."""
     return _over_seeds(_all_rho, rows, sum(map(len, rows.values())) - 3)
 
 
 def within(rows: Pairs) -> RankCorrelation:
-    """The coefficient of the ranks within each row, over all rows. The interval is over new seeds of the same rows.
+    """Coefficient of the ranks within each row, over all rows; interval over new seeds of the same rows.
 
-    Rows of one run say nothing about this and are left out, of n too. Every row costs one of the degrees of freedom.
+    Rows of one run are left out, of n too. Every row costs one degree of freedom.
     """
     kept = {name: seeds for name, seeds in rows.items() if len(seeds) > 1}
     return _over_seeds(_within_rho, kept, sum(len(seeds) - 1 for seeds in kept.values()) - 2)
 
 
 def between(rows: Pairs) -> RankCorrelation:
-    """Spearman's coefficient of the rows' means; n counts rows, and the interval is over new rows (Fisher's z, Bonett & Wright).
+    """Spearman's coefficient of the rows' means; n counts rows, interval over new rows (Fisher's z, Bonett & Wright).
 
     An approximation for few rows: its coverage is checked at 6 and 10 rows, and with four it spans nearly everything.
     """

@@ -1,4 +1,4 @@
-"""What must be said under a block: what it shows, how its numbers were made, and where they are from."""
+"""Footnotes of a block: how its numbers were made, tested and published; and the verdict below it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sam.settings import TrainConfig
 from sam.tables.cells import Block, Cell
 from sam.tables.columns import Column
 from sam.tables.comparisons import tost_text
-from sam.tables.conditions import Condition, TableRow, word
+from sam.tables.conditions import Condition, TableRow, value_text
 from sam.tables.published import Published, citations
 from sam.tables.settings import TableConfig
 from sam.tables.statistics import p_text
@@ -19,9 +19,10 @@ from sam.text import counted
 def footnotes(
     table: TableConfig, condition: Condition, rows: Sequence[TableRow], columns: Sequence[Column], block: Block, shown: Sequence[Published]
 ) -> tuple[str, ...]:
-    """Everything that must be said under the block, once each, in order."""
-    used = [run for row in rows for run in (*row.finished.values(), *row.diverged.values())]
-    only_if = {"noise: ": condition.noisy, "clean: ": not condition.noisy, "published: ": bool(shown)}
+    """All footnotes of the block, in order, without repetition."""
+    used = [run for row in rows for run in row.shown]
+    noisy = condition.config.dataset.label_noise > 0
+    only_if = {"noise: ": noisy, "clean: ": not noisy, "published: ": bool(shown)}
     notes = [f"Layout after {table.source}."] if table.source else []
     notes.append(trained_by(condition.config))
     for note in (*table.notes, *(note for run in used for note in run.config.protocol.notes)):
@@ -29,7 +30,7 @@ def footnotes(
         if not prefix or only_if[prefix]:
             notes.append(note.removeprefix(prefix))
     for row in rows:
-        changes = ", ".join(f"{key} {word(value)} instead of {word(condition.key[key])}" for key, value in row.changed.items())
+        changes = ", ".join(f"{key} {value_text(value)} instead of {value_text(condition.key[key])}" for key, value in row.changed.items())
         notes += [f"{row.label}: {changes}; all else as in the other rows."] if changes else []
     notes += _notes_on_numbers(rows, block.rows)
     notes += _notes_on_tests(table, block.rows)
@@ -48,7 +49,7 @@ def footnotes(
 
 
 def trained_by(c: TrainConfig) -> str:
-    """One line: by what recipe every row was trained, but for what its method adds."""
+    """The training recipe shared by all rows, in one line."""
     o, a = c.optimizer, c.augmentation
     m = f", perturbed in groups of {c.group_size} (m)" if c.group_size else ", one perturbation a batch"
     schedule = {"cosine_step": "cosine per step", "cosine_epoch": "cosine per epoch", "wrn_step": "x0.2 at 30, 60, 80%"}
@@ -91,7 +92,7 @@ def _notes_on_numbers(rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]])
 
 
 def _notes_on_tests(table: TableConfig, lines: Sequence[Sequence[Cell]]) -> list[str]:
-    """What the difference cells print, and which of them is the test named in advance."""
+    """Explain the difference cells, and name the test declared in advance."""
     cells = [cell for line in lines for cell in line if cell.kind == "difference"]
     found = [cell.comparison for cell in cells if cell.comparison is not None]
     if not cells:
@@ -136,7 +137,7 @@ _CORRELATIONS = (
 
 
 def verdict(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> str:
-    """One line: what the table can show, what its own tests found, and what it does not show. Empty if nothing can be said."""
+    """What the table can show, what its tests found, and what it does not show, in one line; empty if there is nothing to say."""
     cells = [(row.label, cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.comparison is not None]
     found = [text for column in dict.fromkeys(cell.column for _, cell in cells) if (text := _finding(column, cells))]
     parts = [f"Shows: {table.shows}."] if table.shows else []
@@ -146,11 +147,8 @@ def verdict(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequen
 
 
 def _finding(column: str, cells: Sequence[tuple[str, Cell]]) -> str:
-    """What the tests in one column found; exploratory differences are not reported here."""
-    differ: list[str] = []
-    same: list[str] = []
-    untested: list[str] = []
-    equal: list[str] = []
+    """Result of the tests in one column, without exploratory differences."""
+    differ, same, untested, equal = list[str](), list[str](), list[str](), list[str]()
     for label, cell in cells:
         comparison, paired = cell.comparison, cell.paired
         if cell.column != column or comparison is None or paired is None:
@@ -173,8 +171,8 @@ def _finding(column: str, cells: Sequence[tuple[str, Cell]]) -> str:
 
 
 def _notes_on_gap(condition: Condition) -> list[str]:
-    """What the gap is. The expected values: cross-entropies of WRN-28-10 in eval mode, lines u01 to u06 of paper_values.csv."""
-    if condition.noisy:
+    """Define the gap. Expected values: cross-entropies of WRN-28-10 in eval mode, lines u01 to u06 of paper_values.csv."""
+    if condition.config.dataset.label_noise:
         return ["Gap: test loss in expectation over the label channel minus noisy training loss."]
     notes = ["Gap: mean test loss - mean loss on the unaugmented training set, both in eval mode."]
     named = condition.config.dataset.name if condition.config.model.label == "WRN-28-10" and condition.runs[0].genuine else ""

@@ -1,6 +1,6 @@
-"""Published values (paper_values.csv): which ones may stand beside a run, and how they are printed.
+"""Published values (paper_values.csv): which may be shown with a run, and how they are printed.
 
-A published value is shown as its source prints it: never converted, rounded, or averaged with ours.
+A published value is printed as its source prints it: never converted, rounded, or averaged with ours.
 """
 
 from __future__ import annotations
@@ -59,16 +59,13 @@ class Published:
 
 
 def citations(published: Sequence[Published]) -> list[str]:
-    """What must be said under a table that shows these values: where each is from, and its note. One line per source and setting."""
-    groups: dict[str, list[Published]] = {}
+    """Source and note of the published values shown, one line per source and setup."""
+    by_text: dict[str, list[Published]] = {}
     for p in published:
         setup = f"{p.dataset}, {p.arch}, {p.epochs} epochs, augmentation {p.augmentation}"
-        groups.setdefault(f"{p.paper}, {setup}{f': {p.note}' if p.note else ''}", []).append(p)
-    lines = []
-    for text, members in groups.items():
-        ids = ", ".join(sorted(p.id for p in members))
-        lines.append(f"{ids} ({'; '.join(dict.fromkeys(p.method for p in members))}): {text}.")
-    return lines
+        by_text.setdefault(f"{p.paper}, {setup}{f': {p.note}' if p.note else ''}", []).append(p)
+    methods = {text: "; ".join(dict.fromkeys(p.method for p in same)) for text, same in by_text.items()}
+    return [f"{', '.join(sorted(p.id for p in same))} ({methods[text]}): {text}." for text, same in by_text.items()]
 
 
 @functools.cache
@@ -78,7 +75,7 @@ def _load() -> Mapping[str, Published]:
 
 
 def lookup(ids: Sequence[str]) -> list[Published]:
-    """The published values with these ids, in this order. An unknown or unchecked one raises `ConfigError`."""
+    """Published values by id, in this order. Raises ConfigError for an unknown or unchecked id."""
     known = _load()
     for key in ids:
         if key not in known:
@@ -89,27 +86,23 @@ def lookup(ids: Sequence[str]) -> list[Published]:
 
 
 def matches(published: Published, config: TrainConfig) -> bool:
-    """Whether the value may stand beside this run: same architecture, data set and epochs, and augmentation and radius where it names one.
+    """True if the value may be shown with this run: same architecture, data set, epochs, and, where stated, augmentation and radius.
 
-    A run with wrong labels, a subset or a held-out part of the training set, dropout, or somebody's weights to start from is another
-    experiment; so is a variant of the method (another step rule, some parameters only). Batch size, learning rate and schedule are not
-    compared: most sources leave them out.
+    Wrong labels, a subset or held-out part of the training set, dropout, initial weights from a file, or a variant of the method make
+    another experiment. Batch size, learning rate and schedule are not compared: most sources do not state them.
     """
-    data, optimizer = config.dataset, config.optimizer
+    data, optimizer, plain = config.dataset, config.optimizer, OptimizerConfig.of(method=config.optimizer.method)
     whole = data.label_noise == 0 and data.train_size is None and data.val_fraction == 0 and data.val_size is None
     same_data = whole and data.name in ("cifar10", "cifar100") and published.dataset == DATASETS[data.name].label
     same_model = published.arch == config.model.label and getattr(config.model, "dropout", 0) == 0 and "dropout" not in published.method
-    same_length = published.epochs == str(config.epochs)
-    plain = OptimizerConfig.of(method=optimizer.method)
+    same_training = published.epochs == str(config.epochs) and config.init_from is None
     variant = any(key in optimizer.used_keys and getattr(optimizer, key) != getattr(plain, key) for key in _VARIANT_KEYS)
-    other_rho = "rho" in optimizer.used_keys and optimizer.rho not in _radii(published)
-    same_pictures = _augmentation_matches(published.augmentation, config.augmentation)
-    fresh = config.init_from is None
-    return fresh and same_data and same_model and same_length and same_pictures and not variant and not other_rho
+    same_method = not variant and ("rho" not in optimizer.used_keys or optimizer.rho in _radii(published))
+    return same_data and same_model and same_training and same_method and _same_augmentation(published.augmentation, config.augmentation)
 
 
 def _radii(published: Published) -> tuple[float, ...]:
-    """The training radii beside which the value may stand: the one in `method`; else the one in `note` and 0.05.
+    """Training radii that the value is valid for: the one in `method`; else 0.05 and the one in `note`.
 
     0.05 is the radius of every row in the tables of Tiwary & Aananth 2024, who copy a CIFAR-100 value tuned at 0.1 among them.
     """
@@ -120,7 +113,7 @@ def _radii(published: Published) -> tuple[float, ...]:
     return (0.05, float(noted[1])) if noted else (0.05,)
 
 
-def _augmentation_matches(stated: str, ours: AugmentationConfig) -> bool:
+def _same_augmentation(stated: str, ours: AugmentationConfig) -> bool:
     """basic: crop and flip only; cutout, autoaugment: that as well. Any other wording matches nothing, "unstated" everything."""
     if stated == "unstated":
         return True

@@ -1,4 +1,4 @@
-"""Blocks as text for a terminal, Markdown, CSV and LaTeX: pure functions, and the same content in all four."""
+"""Print blocks as text for a terminal, Markdown, CSV and LaTeX: pure functions with the same content."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 from sam.tables.cells import Block, Cell, Correlation
 from sam.tables.correlation import RankCorrelation
-from sam.tables.statistics import fixed
+from sam.tables.statistics import fixed, interval
 
 GAP = 2  # spaces between two columns of a terminal table
 CORRELATION_HEADER = ("Rank correlation", "all runs", "within methods", "between methods")
 
 
 def grids(block: Block) -> list[Block]:
-    """The block's table, and its rank correlations as a table of their own, if there are any."""
+    """The block's table, followed by a table of its rank correlations, if any."""
     if not block.correlations:
         return [block]
     rows = []
@@ -30,7 +30,7 @@ def grids(block: Block) -> list[Block]:
 
 
 def coefficients(c: Correlation) -> dict[str, tuple[str, ...]]:
-    """Header -> what is printed below it."""
+    """Column header -> text of its cell."""
     found = (c.across, c.within, c.between)
     return {name: _rank_parts(r, "methods" if r is c.between else "runs") for name, r in zip(CORRELATION_HEADER[1:], found, strict=True)}
 
@@ -38,8 +38,7 @@ def coefficients(c: Correlation) -> dict[str, tuple[str, ...]]:
 def _rank_parts(r: RankCorrelation, unit: str) -> tuple[str, ...]:
     if r.rho is None:
         return ("–", f"n = {r.n} {unit}")
-    interval = "[–]" if r.ci_low is None or r.ci_high is None else f"[{fixed(r.ci_low, 2, sign=True)}, {fixed(r.ci_high, 2, sign=True)}]"
-    return fixed(r.rho, 2, sign=True), interval, f"n = {r.n} {unit}"
+    return (fixed(r.rho, 2, sign=True), *(interval(r, 2, sign=True) or ("[–]",)), f"n = {r.n} {unit}")
 
 
 def lines_below(block: Block) -> tuple[str, ...]:
@@ -47,7 +46,7 @@ def lines_below(block: Block) -> tuple[str, ...]:
 
 
 def fill(parts: Sequence[str], width: int) -> list[str]:
-    """The parts in as few lines of `width` as possible; a part is never broken."""
+    """Join the parts into as few lines of `width` as possible; never break a part."""
     lines: list[str] = []
     for part in parts:
         if lines and len(lines[-1]) + 1 + len(part) <= width:
@@ -58,16 +57,16 @@ def fill(parts: Sequence[str], width: int) -> list[str]:
 
 
 def _widths(block: Block, stacked: bool) -> list[int]:
-    """The width of every column; with `stacked`, a cell's parts stand below each other."""
+    """Width of every column; `stacked`: a cell's parts on separate lines."""
     cells = [[row[i] for row in block.rows] for i in range(len(block.header))]
     pieces = [[part for cell in column for part in (cell.parts if stacked else (cell.text,))] for column in cells]
     return [max([1, *map(len, [*parts, *header.split()])]) for parts, header in zip(pieces, block.header, strict=True)]
 
 
 def _columns_of_panels(block: Block, width: int) -> list[tuple[list[int], list[int]]]:
-    """(columns, widths) of each panel: one if the table fits, with its cells stacked if need be; else several that repeat the labels.
+    """(columns, widths) per panel: one panel if the table fits, stacked if need be; else several that repeat the labels.
 
-    A value column stays with its published column; the differences follow the values, in panels of their own.
+    A value column stays with its published column; differences follow the values, in panels of their own.
     """
     every = list(range(len(block.header)))
     for stacked in (False, True):
@@ -96,7 +95,7 @@ def _columns_of_panels(block: Block, width: int) -> list[tuple[list[int], list[i
 
 
 def panels(block: Block, width: int) -> Iterator[tuple[list[list[list[str]]], list[int]]]:
-    """Every panel of the block, from top to bottom: its rows, the header first, as lines of text by cell; and the widths of its columns."""
+    """Per panel, from top to bottom: rows of cells (header first) as lines of text, and column widths."""
     for grid in grids(block):
         for columns, widths in _columns_of_panels(grid, width):
             at = list(zip(columns, widths, strict=True))
@@ -105,7 +104,7 @@ def panels(block: Block, width: int) -> Iterator[tuple[list[list[list[str]]], li
 
 
 def terminal(blocks: Sequence[Block], width: int = 120) -> str:
-    """The blocks as plain text at most `width` characters wide (as long as the row labels and one column fit)."""
+    """Plain text at most `width` characters wide (as long as the row labels and one column fit)."""
     return "\n".join(_terminal_block(block, width) for block in blocks)
 
 
@@ -130,12 +129,12 @@ _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\|*_~$`#"} | {"<": "&lt;", ">"
 
 
 def markdown(blocks: Sequence[Block]) -> str:
-    """The blocks as GitHub tables, titles as headings of level 3, notes as lists."""
+    """GitHub tables, with titles as headings of level 3 and notes as lists."""
     return "\n".join(_markdown_block(block) for block in blocks)
 
 
 def escape_markdown(text: str) -> str:
-    """`text` in which nothing acts: no link, image, table, HTML or emphasis."""
+    """Escape all markup: links, images, tables, HTML, emphasis."""
     return _LINKS.sub(r"\\\g<0>", text.translate(_MARKDOWN))
 
 
@@ -157,7 +156,7 @@ _TESTS = ("p_holm", "primary", "tests", "welch.p", "welch.df", "detectable", "le
 _EQUIVALENCE = ("margin", "p", "shown", "ci_low", "ci_high")
 _COLUMNS = {  # header -> where it stands: the kind of cell, and its attributes
     **{name: f"value.summary.{name}" for name in _STATISTICS},
-    "diverged": "value.lost",
+    "diverged": "",
     **{f"difference_{name}": f"difference.paired.{name}" for name in (*_STATISTICS, "p")},
     **{name.replace(".", "_").replace("level", "detectable_level"): f"difference.comparison.{name}" for name in _TESTS},
     **{f"equivalence_{name}": f"difference.comparison.equivalence.{name}" for name in _EQUIVALENCE},
@@ -178,24 +177,24 @@ def csv(blocks: Sequence[Block]) -> str:
     writer = csv_module.DictWriter(out, CSV_HEADER, restval="", lineterminator="\n")
     writer.writeheader()
     for block in blocks:
-        place = {"table": inert(block.table), "block": inert(block.title)}
+        block_keys = {"table": inert(block.table), "block": inert(block.title)}
         for row in block.rows:
             label = inert(row[block.labels - 1].text)
             for cell in (c for c in row if c.kind == "value"):
                 family = {c.kind: c for c in row if c.column == cell.column and c.kind != "label"}
-                values = {name: _csv_value(family, path) for name, path in _COLUMNS.items()}
-                writer.writerow(place | {"row": label, "column": inert(cell.column)} | values)
+                values = {name: _csv_value(family, path) for name, path in _COLUMNS.items()} | {"diverged": len(cell.diverged)}
+                writer.writerow(block_keys | {"row": label, "column": inert(cell.column)} | values)
         for c in block.correlations:
             for (name, parts), r in zip(coefficients(c).items(), (c.across, c.within, c.between), strict=True):
                 numbers = {"n": r.n, "ci_low": r.ci_low, "ci_high": r.ci_high, "rank_correlation": r.rho}
-                writer.writerow(place | numbers | {"row": name, "column": inert(f"{c.x} with {c.y}"), "text": " ".join(parts)})
+                writer.writerow(block_keys | numbers | {"row": name, "column": inert(f"{c.x} with {c.y}"), "text": " ".join(parts)})
         for column, texts in (("verdict", filter(None, [block.verdict])), ("note", block.notes)):
-            writer.writerows(place | {"column": column, "text": inert(text)} for text in texts)
+            writer.writerows(block_keys | {"column": column, "text": inert(text)} for text in texts)
     return out.getvalue()
 
 
 def inert(text: str) -> str:
-    """Text that no spreadsheet takes for a formula; a number stays a number."""
+    """Quote text that a spreadsheet would take for a formula; a number stays a number."""
     return f"'{text}" if re.match(r"\s*[=+\-@＝＋－＠]", text) and not _NUMBER.fullmatch(text) else text
 
 
@@ -224,14 +223,14 @@ _LATEX = str.maketrans(
 
 
 def escape_latex(text: str) -> str:
-    """`text` with every special character escaped, symbols and minus signs as math."""
+    """Escape special characters; symbols and minus signs become math."""
     return re.sub(r"(?<![\w.\-])-(?=\d)", "$-$", re.sub(r"^\*", "{*}", text.translate(_LATEX)))
 
 
 def latex(blocks: Sequence[Block]) -> str:
-    """Table environments for each block (they need the package booktabs).
+    """Table environments (package booktabs).
 
-    A wide block becomes several tabulars below each other; what is longer than a page goes on in another table of the same number, because
+    A wide block becomes several tabulars below each other; what exceeds a page continues in another table of the same number, because
     LaTeX cuts off a float that is too long.
     """
     return "% \\usepackage{booktabs}\n" + "\n".join(_latex_block(block) for block in blocks)
@@ -256,7 +255,7 @@ def _environment(title: str, lines: Sequence[str], continued: bool) -> str:
 
 
 def _tabulars(block: Block) -> Iterator[tuple[list[str], int]]:
-    """The lines of LaTeX of each tabular, and the lines of text that it is high."""
+    """Per tabular: its lines of LaTeX, and its height in lines of text."""
     for (header, *rows), widths in panels(block, LATEX_WIDTH):
         lines = [rf"\begin{{tabular}}{{@{{}}{'l' * len(widths)}@{{}}}}", r"\toprule", _latex_row(header), r"\midrule"]
         lines += map(_latex_row, rows)

@@ -1,7 +1,6 @@
-"""Statistics over seeds: mean and interval, paired difference, Holm, Welch, equivalence, and the minimum detectable difference.
+"""Statistics over seeds: mean, interval, paired difference, Holm, Welch, equivalence, minimum detectable difference.
 
-Values that are missing or not finite are never averaged: they are left out and counted in `excluded`. Everything takes values by seed, or
-a `Paired` difference, and returns plain numbers in the unit of the values.
+Missing and non-finite values are never averaged, only counted (`excluded`). Results are plain numbers in the unit of the values.
 """
 
 from __future__ import annotations
@@ -14,15 +13,16 @@ from typing import TypeGuard
 import numpy as np
 from scipy.special import nctdtrinc, stdtr, stdtrit  # Student's t; scipy.stats holds the same functions and takes far longer to import
 
+from sam.tables.correlation import RankCorrelation
+
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Summary:
-    """n finite values: mean, sample standard deviation (ddof = 1) and 95% confidence interval of the mean (Student's t, n - 1 degrees).
+    """n finite values: mean, sample standard deviation (ddof = 1), 95% confidence interval of the mean (Student's t, n - 1 degrees).
 
-    Everything is in the unit of the values. mean is None for n = 0; std and the interval are None for n < 2. `excluded` counts the
-    values that were missing or not finite.
+    mean is None for n = 0; std and the interval are None for n < 2. excluded: number of missing or non-finite values.
     """
 
     n: int
@@ -35,9 +35,9 @@ class Summary:
 
 @dataclass(frozen=True)
 class Paired(Summary):
-    """a - b over the seeds that both have: as `Summary`, with the p value of the two-sided paired t test.
+    """a - b over common seeds: as `Summary`, with the p value of the two-sided paired t test.
 
-    p is None for n < 2, and when all differences are equal: the t statistic is then 0/0 or infinite, and says nothing.
+    p is None for n < 2, and if all differences are equal (the t statistic is then 0/0 or infinite).
     """
 
     p: float | None = None
@@ -63,7 +63,7 @@ def summarize(values: Iterable[float | None]) -> Summary:
 
 
 def paired_difference(a: Mapping[int, float | None], b: Mapping[int, float | None]) -> Paired:
-    """The `Paired` difference a - b; both map a seed to a value. Seeds that only one of them has are left out, and not counted."""
+    """a - b, each a map from seed to value. Seeds that only one of them has are not counted."""
     common = sorted(a.keys() & b.keys())
     pairs = {seed: (float(x), float(y)) for seed in common if is_finite(x := a[seed]) and is_finite(y := b[seed])}
     differences = [x - y for x, y in pairs.values()]
@@ -80,7 +80,7 @@ def paired_difference(a: Mapping[int, float | None], b: Mapping[int, float | Non
 
 
 def fixed(value: float, digits: int, sign: bool = False) -> str:
-    """`value` with `digits` decimals; a non-zero value that would print as zero keeps two significant digits instead."""
+    """Print with `digits` decimals; a non-zero value that would print as zero keeps two significant digits."""
     plus = "+" if sign else ""
     if value != 0 and abs(value) < 0.5 * 10**-digits:
         return f"{value:{plus}.2g}"
@@ -88,16 +88,17 @@ def fixed(value: float, digits: int, sign: bool = False) -> str:
 
 
 def summary_parts(s: Summary, digits: int) -> tuple[str, ...]:
-    """A summary in words, in pieces that may go on lines of their own: "97.30 ± 0.08", "[97.10, 97.50]", "n = 3"."""
-    parts: tuple[str, ...] = ()
-    if s.mean is not None:
-        parts = (fixed(s.mean, digits) + (f" ± {fixed(s.std, digits)}" if s.std is not None else ""),)
-        if s.ci_low is not None and s.ci_high is not None:
-            parts += (f"[{fixed(s.ci_low, digits)}, {fixed(s.ci_high, digits)}]",)
-        parts += (f"n = {s.n}",)
-    elif s.excluded:
-        return ("not measured",)
-    return (*parts, f"{s.excluded} without a finite value") if s.excluded else parts
+    """Pieces of text, for separate lines if need be: "97.30 ± 0.08", "[97.10, 97.50]", "n = 3"."""
+    if s.mean is None:
+        return ("not measured",) if s.excluded else ()
+    mean = fixed(s.mean, digits) + (f" ± {fixed(s.std, digits)}" if s.std is not None else "")
+    lost = (f"{s.excluded} without a finite value",) if s.excluded else ()
+    return (mean, *interval(s, digits), f"n = {s.n}", *lost)
+
+
+def interval(s: Summary | RankCorrelation, digits: int, sign: bool = False) -> tuple[str, ...]:
+    """("[97.10, 97.50]",), or () without an interval."""
+    return () if s.ci_low is None or s.ci_high is None else (f"[{fixed(s.ci_low, digits, sign)}, {fixed(s.ci_high, digits, sign)}]",)
 
 
 def p_text(p: float) -> str:
@@ -106,12 +107,10 @@ def p_text(p: float) -> str:
 
 
 def paired_parts(d: Paired, digits: int, p_holm: float | None = None) -> tuple[str, ...]:
-    """A paired difference in words: "+0.10", "[-0.05, +0.25]", "n = 3, p = 0.12 (Holm 0.24)"."""
+    """Pieces of text: "+0.10", "[-0.05, +0.25]", "n = 3, p = 0.12 (Holm 0.24)"."""
     if d.mean is None:
         return ("no common seed",)
-    parts: tuple[str, ...] = (fixed(d.mean, digits, sign=True),)
-    if d.ci_low is not None and d.ci_high is not None:
-        parts += (f"[{fixed(d.ci_low, digits, sign=True)}, {fixed(d.ci_high, digits, sign=True)}]",)
+    parts = (fixed(d.mean, digits, sign=True), *interval(d, digits, sign=True))
     if d.p is None:
         return (*parts, f"n = {d.n}" + (", all equal" if d.n > 1 else ""))
     corrected = "" if p_holm is None else f" (Holm {p_text(p_holm).removeprefix('= ')})"
@@ -119,12 +118,10 @@ def paired_parts(d: Paired, digits: int, p_holm: float | None = None) -> tuple[s
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p values adjusted for testing all of them (Holm 1979), in the order given.
+    """Adjust p values for testing all of them (Holm 1979); input order is kept, None is no test.
 
-    Calling those <= alpha significant keeps the chance of any false one at alpha or below, whatever the tests' dependence.
-
-    The i-th smallest of m is multiplied by m - i + 1, made non-decreasing, and capped at 1. None is no test: it stays None and is not
-    counted in m.
+    Calling those <= alpha significant keeps the chance of any false one at alpha or below, whatever the tests' dependence: the i-th
+    smallest of m is multiplied by m - i + 1, made non-decreasing, and capped at 1.
     """
     adjusted: list[float | None] = [None] * len(p_values)
     tests = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
@@ -137,14 +134,14 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 @dataclass(frozen=True)
 class Welch:
-    """Two-sided t test of two means with unequal variances and without pairing (Welch 1947): p value and degrees of freedom."""
+    """p value and degrees of freedom of the two-sided t test with unequal variances, without pairing (Welch 1947)."""
 
     p: float
     df: float
 
 
 def welch(a: Iterable[float | None], b: Iterable[float | None]) -> Welch | None:
-    """None where a sample has fewer than two finite values, or neither has any spread."""
+    """Welch's test; None if a sample has fewer than two finite values, or neither has any spread."""
     x, y = summarize(a), summarize(b)
     if x.mean is None or y.mean is None or x.std is None or y.std is None or x.std == y.std == 0:
         return None
@@ -170,7 +167,7 @@ class Equivalence:
 
 
 def equivalence(difference: Paired, margin: float, alpha: float) -> Equivalence:
-    """margin > 0, in the unit of the difference."""
+    """TOST of a paired difference; margin > 0, in its unit."""
     mean, std, n = difference.mean, difference.std, difference.n
     if mean is None or not std or difference.p is None:
         return Equivalence(margin, None, False, None, None)
@@ -181,10 +178,10 @@ def equivalence(difference: Paired, margin: float, alpha: float) -> Equivalence:
 
 
 def smallest_detectable(std: float | None, n: int, alpha: float, power: float) -> float | None:
-    """The true mean difference that the two-sided paired t test at level `alpha` finds with probability `power`, given n pairs.
+    """Minimum detectable difference: the true mean that the two-sided paired t test finds with probability `power`, given n pairs.
 
-    std: standard deviation of the differences, taken as the true one, though it is itself estimated from n pairs. From the non-central t
-    distribution; rejecting in the wrong direction, of probability < 1e-4 for power >= 0.5, is not counted. None for n < 2 or std 0.
+    std: standard deviation of the differences, taken as the true one. From the non-central t distribution; rejecting in the wrong
+    direction (probability < 1e-4 for power >= 0.5) is not counted. None for n < 2 or std 0.
     """
     if n < 2 or not std:
         return None

@@ -1,4 +1,4 @@
-"""Tables as data: runs in, blocks of cells out. Nothing here prints; `sam.tables.render` does."""
+"""Build tables as data: runs in, blocks of cells out. `sam.tables.render` prints them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,16 @@ from sam.config import ConfigError
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.columns import Column, check_columns, expand
 from sam.tables.comparisons import correlations, differences
-from sam.tables.conditions import (
-    Condition,
-    RunRow,
-    TableRow,
-    asked,
-    check_match,
-    conditions,
-    table_rows,
-)
+from sam.tables.conditions import Condition, RunRow, TableRow, check_match, conditions, data_label, split_match, table_rows
 from sam.tables.footnotes import footnotes, verdict
 from sam.tables.published import Published, lookup
 from sam.tables.settings import TableConfig
 
 
 def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> list[Block]:
-    """One block per condition in which at least one row of the table has a run, but none where other blocks show all of it: a row whose
-    `match` names settings of the condition takes the runs of that other condition.
+    """One block per condition with a run in the table, except those whose runs all appear in other blocks.
 
-    rhos: the radii at which sharpness was measured. Raises `ConfigError` where the table refers to a row, column or id that is not there,
-    or asks for a test that cannot be made.
+    rhos: the measured radii. Raises ConfigError for a reference to no row, column or id, and for a test that cannot be made.
     """
     check(table)
     columns = expand(table.columns, rhos)
@@ -41,7 +31,7 @@ def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> 
 
 
 def check(table: TableConfig) -> None:
-    """Refuse a table that refers to what is not there, or asks for a test that cannot be made. Raises ConfigError."""
+    """Refuse a table with references to nothing, or tests that cannot be made. Raises ConfigError."""
     check_columns(table)
     _check_references(table)
     _check_tests(table)
@@ -80,20 +70,20 @@ def _check_tests(table: TableConfig) -> None:
 
 
 def _rows(table: TableConfig, condition: Condition, found: Sequence[Condition]) -> list[TableRow]:
-    """The rows of the condition's block. A row that names settings of this very condition is left out if another shows its runs."""
-    plain = {id(run) for spec in table.rows if not asked(spec)[1] for row in table_rows(spec, condition.runs) for run in row.runs}
+    """Rows of the condition's block. A row that names settings of this very condition is dropped if another shows its runs."""
+    plain = {id(run) for spec in table.rows if not split_match(spec)[1] for row in table_rows(spec, condition.runs) for run in row.runs}
     rows = []
     for spec in table.rows:
-        changed = {key: value for key, value in asked(spec)[1].items() if condition.key[key] != value}
+        changed = {key: value for key, value in split_match(spec)[1].items() if condition.key[key] != value}
         wanted = {**condition.key, **changed}
         runs = [run for other in found if other.key == wanted for run in other.runs]
         rows += [replace(row, changed=changed) for row in table_rows(spec, runs)]
-    repeated = [bool(asked(row.spec)[1]) and not row.changed and row.ran and all(id(run) in plain for run in row.runs) for row in rows]
+    repeated = [bool(split_match(row.spec)[1]) and not row.changed and row.ran and {id(run) for run in row.runs} <= plain for row in rows]
     return [row for row, again in zip(rows, repeated, strict=True) if not again]
 
 
 def _worth_a_block(found: Sequence[Condition], rows: Sequence[list[TableRow]]) -> list[tuple[Condition, list[TableRow]]]:
-    """The conditions of which a row of the table has a run; from the last to the first, those are left out that others show all of."""
+    """Conditions with a run in the table; from last to first, drop those whose runs all appear in others."""
     shown = [{id(run) for row in own for run in row.runs} for own in rows]
     kept = [i for i, condition in enumerate(found) if shown[i] & {id(run) for run in condition.runs}]
     for i in reversed(kept):
@@ -104,8 +94,10 @@ def _worth_a_block(found: Sequence[Condition], rows: Sequence[list[TableRow]]) -
 
 def _block(table: TableConfig, condition: Condition, rows: Sequence[TableRow], columns: Sequence[Column]) -> Block:
     runs = [(row.runs or condition.runs)[0] for row in rows]
-    names = [("Model", [run.config.model.label for run in runs]), ("Dataset", [run.data_label for run in runs])]
-    names = [*(names if table.setup_columns else ()), (table.row_header, [row.label for row in rows])]
+    names = [(table.row_header, [row.label for row in rows])]
+    if table.setup_columns:
+        datasets = [data_label(run.config.dataset, run.data_fingerprint) for run in runs]
+        names = [("Model", [run.config.model.label for run in runs]), ("Dataset", datasets), *names]
     made = [(header, [Cell("label", (text,)) for text in texts]) for header, texts in names]
     shown: dict[str, Published] = {}
     for column in columns:

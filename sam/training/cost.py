@@ -1,4 +1,4 @@
-"""What a run will cost, counted in forwards and backwards before it starts."""
+"""Cost of a run in forwards and backwards, and checks that need no model, before it starts."""
 
 import math
 import os
@@ -21,10 +21,8 @@ class Cost:
 
 
 def check(config: TrainConfig) -> data.Description:
-    """Everything that can be refused without building anything: data set, image size, augmentation, batch, file to start from.
-
-    Returns the description.
-    """
+    """Refuse everything that can be refused without building anything: data set, image size, augmentation, batch, file to start from.
+    Returns the description of the data."""
     description = data.describe(**to_dict(config.dataset))
     data.check_augmentation(description.image_size, **to_dict(config.augmentation))
     models.check(**to_dict(config.model), image_size=description.image_size, channels=description.channels)

@@ -49,7 +49,7 @@ class Steps:
         self._take(images, labels, rate, diagnose)
 
     def forget(self) -> None:
-        """The optimizer's state was replaced: nothing that points at the old one may be used again."""
+        """Drop everything that points at the optimizer's state, which was replaced."""
 
     def _take(self, images: Tensor, labels: Tensor, rate: float | Tensor, diagnose: bool) -> None:
         self._prepare(rate, diagnose)
@@ -63,7 +63,7 @@ class Steps:
 
 
 class CudaGraphs:
-    """Captures work on a stream of its own. All graphs share their memory, and so never run at the same time."""
+    """Capture work on a separate stream. All graphs share their memory, and so never run at the same time."""
 
     def __init__(self, device: torch.device, generators: Sequence[torch.Generator]) -> None:
         self._stream, self._pool, self._generators = torch.cuda.Stream(device), torch.cuda.graph_pool_handle(), generators
@@ -89,7 +89,7 @@ class CudaGraphs:
 
 @dataclass
 class _Captured:
-    """A captured step: where it reads its batch, where it leaves its statistics, and the passes that it stands for."""
+    """A captured step: its input tensors, its output tensors, and the passes that it stands for."""
 
     replay: Callable[[], None]
     images: Tensor

@@ -1,4 +1,4 @@
-"""The training loop. It has no branch per method: a method is whatever `optimizer.step(closures)` does."""
+"""The training loop. It has no branch per method: `optimizer.step(closures)` runs all passes of a step."""
 
 import math
 import time
@@ -35,7 +35,7 @@ DIAGNOSE_EVERY = 10  # steps between the costlier diagnostics (cosines, norms of
 
 @dataclass
 class _Epoch:
-    """An epoch under way: steps done, where its random streams stand, and what was summed so far."""
+    """State of the current epoch: steps done, random streams, running sums."""
 
     draws: torch.Generator
     step: int = 0
@@ -46,7 +46,7 @@ class _Epoch:
 
 @dataclass
 class Trainer:
-    """A model in training: everything that must survive an interruption is in `state_dict`, in mid-epoch too. The order of the images,
+    """A model in training. `state_dict` holds everything that must survive an interruption, in mid-epoch too. The order of the images,
     augmentation and dropout are drawn from streams of (seed, epoch).
 
     With several `replicas`, each holds all images and draws the same batches and augmentation; it computes on its part of a batch. Weights,
@@ -94,7 +94,8 @@ class Trainer:
             scaling,
             loss=config.loss,
             micro_batch=config.micro_batch,
-            groups=(config.group_size, config.batch_size),
+            group_size=config.group_size,
+            groups=math.ceil(config.batch_size / (config.group_size or config.batch_size)),
             replicas=self.replicas,
         )
         self.augment = Augment(**to_dict(config.augmentation))
@@ -193,8 +194,8 @@ class Trainer:
         }
 
     def _evaluate(self) -> Row:
-        """Loss and accuracy on the clean test set, and on the validation set if there is one; eval mode, fp32; a part on each replica.
-        None for a set whose turn it is not: the row keeps its columns."""
+        """Loss and accuracy on the clean test set, and on the validation set if there is one; eval mode, fp32; a part on each replica. None
+        for a set that is not due: the row keeps its columns."""
         row: Row = {}
         due = self.config.evaluated_after(self.epoch + 1)
         for split in ("test", "val"):
@@ -205,14 +206,8 @@ class Trainer:
                 own, right = (t.tensor_split(self.replicas.size)[self.replicas.rank] for t in (images, labels))
                 value = Value(0.0, 0.0, 0)
                 if len(right):
-                    loss = DatasetLoss(
-                        self.model,
-                        own,
-                        right,
-                        prepare=self.data.normalize,
-                        criterion=CRITERIA[self.config.loss],
-                        batch_size=self.config.eval_batch_size,
-                    )
+                    criterion, size = CRITERIA[self.config.loss], self.config.eval_batch_size
+                    loss = DatasetLoss(self.model, own, right, prepare=self.data.normalize, criterion=criterion, batch_size=size)
                     with loss.measuring():
                         value = loss.value()
                 if self.replicas.size > 1:
@@ -230,7 +225,7 @@ class Trainer:
             raise ReplicaError("the processes of this run no longer hold the same weights; run it on machines of one kind.")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a continued run needs. With several replicas, all call it at the same place: it holds what is each one's own."""
+        """The state that a continued run needs. With several replicas, all call it at the same place: it holds each one's own part."""
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -1,6 +1,5 @@
-"""The training loss as closures, and what the passes saw, summed on the device."""
+"""The training loss as closures, and running sums of the losses seen by the passes, on the device."""
 
-import math
 from typing import Any
 
 import torch
@@ -14,17 +13,15 @@ from sam.optimizers.base import Closure
 
 
 class Objective:
-    """Mean loss of samples at the weights as they are.
+    """Mean loss of samples at the current weights. `totals()` reads, once an epoch, the sums over the samples seen: loss and
+    accuracy of the first pass of each step (at w), and loss of the last one (at the perturbed point).
 
-    `totals()` reads, once an epoch, the sums over the samples seen: loss and accuracy of the first pass of each step ("as met") and loss
-    of the last one ("as met at the perturbed point").
-
-    scaling:      back-propagate the scaled loss; steps that overflowed, which belong to finding the scale, are then left out of the sums.
+    scaling:      back-propagate the scaled loss; steps that overflowed are then left out of the sums.
     loss:         a name of `sam.core.criteria`.
     micro_batch:  samples of one forward; a closure over more accumulates their gradients.
-    groups:       samples of a group (m) and of a full batch: `closures` makes one closure for each group.
+    group_size:   samples of a group (m), each with a closure; groups: their number in a full batch.
     replicas:     whose samples `totals()` covers.
-    noted:        what the closures made since the last `settle` saw: (tensors on the device, number of samples) each.
+    noted:        values seen by the closures since the last `settle`: (tensors on the device, number of samples) each.
     """
 
     def __init__(
@@ -36,11 +33,13 @@ class Objective:
         *,
         loss: str = "cross_entropy",
         micro_batch: int | None = None,
-        groups: tuple[int | None, int | None] = (None, None),
+        group_size: int | None = None,
+        groups: int = 1,
         replicas: Replicas = ALONE,
     ) -> None:
         self.model, self.autocast, self.label_smoothing, self.scaling = model, autocast, label_smoothing, scaling
-        self.criterion, self.micro_batch, self.groups, self.replicas = CRITERIA[loss], micro_batch, groups, replicas
+        self.criterion, self.micro_batch, self.replicas = CRITERIA[loss], micro_batch, replicas
+        self.group_size, self.groups = group_size, groups
         self.noted: list[tuple[dict[str, Tensor], int]] = []
         self.reset()
 
@@ -50,20 +49,21 @@ class Objective:
 
     def closures(self, images: Tensor, labels: Tensor) -> tuple[list[Closure | None], list[float]]:
         """The closures of a step and their weights n_i/n: one for each group of samples, None where another replica looks at it."""
-        (size, batch_size), replicas = self.groups, self.replicas
-        if size is None or batch_size is None:
+        replicas = self.replicas
+        if self.group_size is None and replicas.size > 1:
             x, y = (t.tensor_split(replicas.size)[replicas.rank] for t in (images, labels))
-            return [self.closure(x, y, share=len(y) / len(labels) if replicas.size > 1 else None)], [1.0]
+            return [self.closure(x, y, share=len(y) / len(labels))], [1.0]
+        size = self.group_size or len(labels)
+        each = self.groups // replicas.size
         groups = list(zip(images.split(size), labels.split(size), strict=True))
-        each = math.ceil(batch_size / size) // replicas.size  # groups a replica, of a full batch
         closures = [self.closure(x, y) if i // each == replicas.rank else None for i, (x, y) in enumerate(groups)]
         return closures, [len(y) / len(labels) for _, y in groups]
 
     def closure(self, images: Tensor, labels: Tensor, share: float | None = None) -> Closure:
-        """images: (b, c, h, w) float32; labels: (b,) int64. Losses noted are without label smoothing, whatever is trained.
+        """Closure over these samples. images: (b, c, h, w) float32; labels: (b,) int64. Recorded losses are without label smoothing.
 
-        share: these are this replica's samples, that part of a batch; the closure speaks for the whole batch: its loss and gradient are
-        those of all replicas together, who must call their closures as often. None: the samples stand for themselves.
+        share: these are this replica's samples, that fraction of a batch; the closure returns the loss and gradient of the whole batch,
+        summed over all replicas, who must call their closures as often. None: the samples stand for themselves.
         """
         seen: dict[str, Tensor] = {}
         self.noted.append((seen, len(labels)))
@@ -109,7 +109,7 @@ class Objective:
         return loss
 
     def settle(self, bad: Tensor | None = None) -> None:
-        """After a step: add what its closures saw. bad: 0-d bool, whether the step was skipped; used with loss scaling only."""
+        """Add a step's sums to the epoch's. bad: 0-d bool, true if the step was skipped; used with loss scaling only."""
         drop = bad if self.scaling is not None else None
         for seen, samples in self.noted:
             step = torch.stack([seen["first"], seen["correct"], seen["last"]])
@@ -128,7 +128,7 @@ class Objective:
         self._samples = state["samples"]
 
     def totals(self) -> dict[str, float]:
-        """train_loss, train_accuracy (percent), perturbed_loss: means over the samples since `reset`. Waits for the device."""
+        """Return train_loss, train_accuracy (percent) and perturbed_loss: means over the samples since `reset`. Waits for the device."""
         assert self._sums is not None
         sums, (samples,) = self._sums.clone(), self.replicas.sum_numbers([float(self._samples)])
         self.replicas.sum_([sums])

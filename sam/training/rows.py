@@ -1,4 +1,4 @@
-"""An epoch's row of metrics, and what is read off a run's rows."""
+"""An epoch's row of metrics, and summaries of a run's rows."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ Row = dict[str, Any]
 
 
 def reached(values: Mapping[str, Any]) -> tuple[str, float, float]:
-    """(name of a set, accuracy in percent, loss) of a row of metrics or a record's `final`: of the test set where it was evaluated, else of
-    the validation set, else of the training set as met in training."""
+    """(set, accuracy in percent, loss) of a row of metrics or a record's `final`: the test set where it was evaluated, else the validation
+    set, else the training set during training."""
     for split, name in (("test", "test"), ("val", "validation"), ("train", "training")):
         accuracy, loss = (number(values.get(f"{split}_{kind}")) for kind in ("accuracy", "loss"))
         if accuracy is not None and loss is not None:
@@ -25,11 +25,8 @@ def headline(name: str, row: Row, epochs: int) -> str:
 
 
 def summary(rows: Sequence[Row], interval: int = 1) -> dict[str, Any]:
-    """final (last epoch), last5 (mean of the last five), best (and what it was selected on: the validation set, else the test set).
-
-    best is the best of the epochs in which that set was evaluated, and names the `interval` at which it was (`eval_interval`). A number
-    that was not measured is None, and so is a mean that lacks one.
-    """
+    """final (last epoch), last5 (mean of the last five), best (the best evaluated epoch of the validation set, else of the test set, with
+    the `interval` of evaluation). A number that was not measured is None, and so is a mean that lacks one."""
     splits = [split for split in ("test", "val") if f"{split}_accuracy" in rows[-1]]
     names = [f"{split}_{kind}" for split in splits for kind in ("loss", "accuracy")]
     tail = rows[-5:]

@@ -1,4 +1,4 @@
-"""Weights from a file that somebody else wrote: a state_dict, however wrapped and prefixed, or safetensors."""
+"""Load weights from a foreign file: a state_dict, however wrapped and prefixed, or safetensors."""
 
 import io
 import os
@@ -29,10 +29,8 @@ class CheckpointError(DamagedError):
 
 
 def read(path: Path, key: str = "checkpoint") -> States:
-    """All dictionaries of the file that hold tensors, on the CPU. Runs no code of the file, whatever lies beside the tensors.
-
-    Raises CheckpointError that names the setting `key`: no such file, damaged, or no tensors with names.
-    """
+    """Find all dictionaries of tensors in the file, on the CPU. Runs no code of the file. CheckpointError that names the setting `key`: no
+    such file, damaged, or no tensors with names."""
     setting = f"{key}={path}"
     if not os.path.isfile(path):
         raise CheckpointError(f"{setting}: there is no such file.")
@@ -85,7 +83,7 @@ def _line(error: Exception) -> str:
 
 
 def intact(file: BinaryIO) -> BinaryIO:
-    """`file` at its beginning, for torch.load, which compares no checksum of its archive. Raises nearly anything if one is wrong."""
+    """Check the archive's checksums, which torch.load does not compare; returns `file` at its beginning. Raises nearly anything."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             if sum(member.file_size for member in archive.infolist()) > 10_000_000 + 2 * file.seek(0, io.SEEK_END):
@@ -97,7 +95,7 @@ def intact(file: BinaryIO) -> BinaryIO:
 
 
 class _Inert(dict[Any, Any]):
-    """In place of an object of any class that a file names: takes what unpickling does to it, and does nothing."""
+    """Stand-in for an object of any class that a file names: accepts everything unpickling does to it, and does nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -110,7 +108,7 @@ class _Inert(dict[Any, Any]):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds the few names that tensors in dictionaries need, and for every other one a class of its own, which is inert."""
+    """Resolve the few names that tensors in dictionaries need, and any other to a new inert class."""
 
     def find_class(self, module: str, name: str) -> Any:
         match f"{module}.{name}":
@@ -133,7 +131,7 @@ def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: Path 
 
 
 def misfit(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
-    """All that keeps `found` from being the weights of a model whose own are `own`, as clauses; empty if nothing does."""
+    """All reasons why `found` cannot be the weights of a model with the state_dict `own`, as clauses; empty if it fits."""
     missing = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in found if name not in own]
     sizes = {name: f"{list(found[name].shape)} for the model's {list(own[name].shape)}" for name in own if name in found}
@@ -146,7 +144,7 @@ def misfit(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -
 
 
 def grouped(names: Iterable[str]) -> str:
-    """All names, those that differ in numbers alone as one: layer{2,3}.0.conv1.weight (2)."""
+    """List names, merging those that differ in numbers alone: layer{2,3}.0.conv1.weight (2)."""
     groups: dict[str, list[list[str]]] = {}
     for name in names:
         shown = "".join(c if c.isprintable() else "?" for c in name)
@@ -160,11 +158,9 @@ def grouped(names: Iterable[str]) -> str:
 
 
 def load(model: nn.Module, path: Path, states: States, key: str = "checkpoint", wanted: str | None = None) -> list[str]:
-    """Copy into `model` the weights that fit it out of `states`, which `read` gave; returns what must be said of them, a sentence each.
-
-    They fit if their names are the model's but for what they all begin with. Of several, the first of `WRAPPINGS` is taken, and an average
-    last. wanted: take what lies at this place (checkpoint_key). CheckpointError if none fits, or a tensor is not finite.
-    """
+    """Copy into `model` the weights out of `states` (from `read`) that fit it; returns remarks for the user, a sentence each. They fit if
+    their names are the model's up to a common prefix. Of several, the first of `WRAPPINGS` is taken, and an average last. wanted: take the
+    weights under this key (checkpoint_key). CheckpointError if none fits, or a tensor is not finite."""
     own, setting = model.state_dict(), f"{key}={path}"
     found = {at: way for at, way in _ways(states, own).items() if wanted is None or f"{at}.".startswith(f"{wanted}.")}
     if not found:
@@ -195,8 +191,7 @@ def load(model: nn.Module, path: Path, states: States, key: str = "checkpoint", 
 
 
 def _ways(states: States, own: Mapping[str, Tensor]) -> dict[str, tuple[dict[str, Tensor], list[str]]]:
-    """Place (keys, and what the names there begin with), in order of preference -> (the tensors by what remains of their names; the names
-    of those that lie beside them)."""
+    """Candidates in order of preference: place (keys and common prefix) -> (tensors by their remaining names, names left over there)."""
     anchor, found = next(iter(own)), {}
     for at, tensors in states.items():
         begins = [name.removesuffix(anchor) for name in tensors if f".{name}".endswith(f".{anchor}")]

@@ -90,7 +90,7 @@ def test_only_the_keys_that_a_method_reads_count(key: str, method: str) -> None:
     [
         {"epochs": 100}, {"batch_size": 128}, {"m": 32}, {"drop_last": True}, {"schedule": "constant"},
         {"warmup_epochs": 1.0}, {"seed": 1},
-        {"loss", "label_smoothing": 0.1}, {"precision": "bf16"}, {"model": {"depth": 16}}, {"model": {"dropout": 0.1}},
+        {"loss": "mse"}, {"label_smoothing": 0.1}, {"precision": "bf16"}, {"model": {"depth": 16}}, {"model": {"dropout": 0.1}},
         {"model": {"init": "torch"}},
         {"dataset": {"name": "cifar100"}}, {"dataset": {"label_noise": 0.1}},
         {"dataset": {"val_fraction": 0.1}}, {"dataset": {"train_size": 9}}, {"dataset": {"val_size": 9}},
@@ -178,7 +178,8 @@ def test_every_key_is_decided_about() -> None:
     """A new key must enter the list of keys that count, or the one of keys that do not, on purpose."""
     counted = {"optimizer", "model", "dataset", "augmentation", "epochs", "batch_size", "m", "drop_last", "schedule", "warmup_epochs"}
     counted |= {
-        "loss", "label_smoothing",
+        "loss",
+        "label_smoothing",
         "precision",
         "compile",
         "cuda_graph",

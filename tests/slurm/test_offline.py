@@ -38,7 +38,7 @@ def test_showing_the_configuration_imports_nothing_heavy(arguments: list[str], t
     imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
     assert "hydra" in imported and not imported & {"torch", "wandb", "submitit"}
     if "hydra" in arguments:
-        assert "hydra_plugins.sam_slurm.launcher.SamSlurmLauncher" in shown.stdout
+        assert "hydra_plugins.sam_launchers.launchers.SamSlurmLauncher" in shown.stdout
 
 
 def test_the_list_of_an_experiment_can_be_run_line_by_line(tmp_path: Path) -> None:

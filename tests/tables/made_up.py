@@ -122,5 +122,5 @@ def page(rows: list[RunRow], problems: tuple[str, ...] = (), /, **changes: Any) 
     tables = {name: load(name) for name in ("table2", "table3", "measures")}
     tables["table3"] = replace(tables["table3"], **changes)
     config = EvaluateConfig(runs_dir="runs/demo", tables=tables, sharpness=SharpnessConfig.of(rho=RHOS))
-    blocks = {name: build(table, rows, RHOS) for name, table in tables.items()}
-    return report(rows, blocks, config, evaluate_command(config), problems)
+    blocks = [block for table in tables.values() for block in build(table, rows, RHOS)]
+    return report(rows, blocks, config.sharpness, evaluate_command(config), problems)

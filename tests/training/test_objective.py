@@ -97,3 +97,17 @@ def test_xsams_probes_are_not_recorded() -> None:
     totals = objective.totals()
     assert totals["train_loss"] == pytest.approx(losses(w, x, y).mean(), rel=1e-12)
     assert totals["perturbed_loss"] == pytest.approx(losses(w + 0.3 * g / np.linalg.norm(g), x, y).mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_squared_error_is_trained_smoothed_and_noted_plain(smoothing: float) -> None:
+    model, x, y = problem(5)
+    objective = Objective(model, nullcontext, smoothing, loss="mse", micro_batch=2)
+    outputs = x @ model.weight.detach().numpy().T
+    target = (1 - smoothing) * np.eye(4)[y] + smoothing / 4
+    loss = objective.closure(torch.from_numpy(x), torch.from_numpy(y))()
+    assert loss.item() == pytest.approx(((outputs - target) ** 2).mean(), rel=1e-12)
+    assert model.weight.grad is not None
+    assert model.weight.grad.numpy() == pytest.approx(2 * (outputs - target).T @ x / 20, rel=1e-10)
+    objective.settle()
+    assert objective.totals()["train_loss"] == pytest.approx(((outputs - np.eye(4)[y]) ** 2).mean(), rel=1e-6)

@@ -1,10 +1,8 @@
-"""A sweep as one SLURM job array, submitted by Hydra through submitit.
+"""Launchers of sweeps: several runs at a time on this machine, or one SLURM job array. Hydra finds plugins only below `hydra_plugins`, a
+namespace package: no __init__.py may lie beside this folder.
 
+    python train.py -m experiment=demo hydra/launcher=local hydra.launcher.processes=4
     python train.py -m experiment=table2 hydra/launcher=slurm hydra.launcher.timeout_min=600 hydra.launcher.wait=false
-
-It differs from the plugin that it builds on (hydra-submitit-launcher): a run that fails is FAILED for SLURM too, with its traceback in its
-own log; all others are still collected and the failed ones named; finished runs are not submitted, and runs with one identity only
-once; tasks find this repository from whichever folder the sweep is launched; a run that saved and left (exit code 75) is requeued.
 """
 
 import shlex
@@ -20,8 +18,11 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf, SlurmQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUEUE_ME = 75  # exit code of a run that saved its state and wants to be started again
@@ -30,8 +31,50 @@ QUEUE_EVERY = 15.0  # seconds between two looks at the queue
 Overrides = Sequence[str]
 
 
+class LocalLauncher(Launcher):
+    """`hydra/launcher=local`: `processes` workers, each training one run after the other; small networks leave most of a machine idle.
+
+    The progress is one for all. A run that fails keeps no other from running, and the sweep then ends with exit code 1. On a GPU the
+    processes share it.
+    """
+
+    def __init__(self, processes: int = 2) -> None:
+        self.processes = processes
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from sam.runs import sweep
+        from sam.runs.distributed import launched
+        from sam.runs.run import run
+        from sam.runs.workers import run_all
+        from sam.text import printable
+
+        if self.config.hydra.job.name != "train":
+            sweep.refuse("hydra/launcher=local: trains only; use hydra/launcher=slurm or basic for other commands.")
+        if self.processes < 1:
+            sweep.refuse(f"hydra.launcher.processes={self.processes}: must be a whole number >= 1.")
+        if launched().size > 1:
+            sweep.refuse(
+                f"hydra/launcher=local: {launched().size} processes were started for each run, by torchrun or srun, and this one "
+                "would start runs beside each other in every one of them; leave it out, or start one process."
+            )
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # Hydra writes its own record of the sweep there
+        plans = [sweep.checked(overrides, self.config) for overrides in job_overrides]
+        chosen = sweep.unfinished(plans)
+        problems = zip(chosen, run_all(run, [plans[i] for i in chosen], self.processes), strict=True)
+        # Of an error of ours the whole traceback.
+        return sweep.results(job_overrides, {i: ": " + "\n".join(map(printable, text.splitlines())) for i, text in problems if text})
+
+
 class SamSlurmLauncher(SlurmLauncher):
-    """`hydra/launcher=slurm`. Its keys are those of `SlurmQueueConf`, and `wait`."""
+    """`hydra/launcher=slurm`: one SLURM job array, through submitit. Its keys are those of `SlurmQueueConf`, and `wait`.
+
+    It differs from the plugin that it builds on (hydra-submitit-launcher): a run that fails is FAILED for SLURM too, with its traceback in
+    its own log; all others are still collected and the failed ones named; finished runs are not submitted, and runs with one identity only
+    once; tasks find this repository from whichever folder the sweep is launched; a run that saved and left (exit code 75) is requeued.
+    """
 
     def __init__(self, wait: bool = True, **params: Any) -> None:
         super().__init__(**params)
@@ -49,8 +92,10 @@ class SamSlurmLauncher(SlurmLauncher):
         try:
             outcome = super().__call__(*args, **kwargs)
         except SystemExit as leaving:
-            if leaving.code == REQUEUE_ME and callable(requeue) and not _cancelled(JobEnvironment().job_id):
-                requeue(preempted, None)  # stores the task for its next start, requeues the job and leaves
+            if leaving.code == REQUEUE_ME and callable(requeue):
+                state = _queue("--jobs", JobEnvironment().job_id, "--format=%T")
+                if state in (["RUNNING"], None):  # scancel says SIGTERM too; a run that saved because of it must not come back
+                    requeue(preempted, None)  # stores the task for its next start, requeues the job and leaves
             if leaving.code in (REQUEUE_ME, -1):  # -1: submitit's own way out of a task that it has requeued
                 raise
             raise RuntimeError(f"the run left with exit code {leaving.code}") from leaving
@@ -68,9 +113,10 @@ class SamSlurmLauncher(SlurmLauncher):
         assert self.config is not None
         delay, limit = self.params["signal_delay_s"], 60 * self.params["timeout_min"]
         if delay >= limit:
-            _refuse(
+            sweep.refuse(
                 f"hydra.launcher.signal_delay_s={delay}: must be shorter than the time limit, hydra.launcher.timeout_min="
-                f"{self.params['timeout_min']} ({limit} s), or every run would be told to leave as soon as it starts."
+                f"{self.params['timeout_min']} ({limit} s), or every run would be told to leave as soon as it starts.",
+                undone="submitted",
             )
         chosen = list(range(len(job_overrides)))
         if self.config.hydra.job.name == "train":  # what is unfinished, each identity once
@@ -81,7 +127,7 @@ class SamSlurmLauncher(SlurmLauncher):
         try:
             jobs = self._submit([job_overrides[i] for i in chosen], initial_job_idx)
         except FailedSubmissionError as error:
-            _refuse(f"sbatch refused the sweep: {' '.join(str(error).split())}")
+            sweep.refuse(f"sbatch refused the sweep: {error}", undone="submitted")
         array = jobs[0].job_id.split("_")[0]
         logs = Path(str(self.params["submitit_folder"])).parent
         print(f"submitted job {array}: {len(jobs)} of {len(job_overrides)} runs; logs below {logs}/{array}*", flush=True)
@@ -118,35 +164,22 @@ class SamSlurmLauncher(SlurmLauncher):
         return list(executor.map_array(self, map(list, points), len(points) * ["hydra.sweep.dir"], numbers, names, same))
 
 
-def _refuse(sentence: str) -> None:
-    print(f"error: {sentence}\nNothing was submitted.", file=sys.stderr)
-    raise SystemExit(2)
-
-
 def _queue(*options: str) -> list[str] | None:
     """Lines that squeue prints about this user's jobs; None if it could not tell."""
     listed = subprocess.run(["squeue", "--noheader", "--array", *options], capture_output=True, text=True)
     return listed.stdout.split() if listed.returncode == 0 else None
 
 
-def _cancelled(job_id: str) -> bool:
-    """scancel says SIGTERM too; a run that saved because of it must not come back."""
-    return _queue("--jobs", job_id, "--format=%T") not in (["RUNNING"], None)
-
-
 def _collect(jobs: Sequence[Any]) -> dict[str, str]:
-    """Wait for every job; the error of each that failed, by job id.
-
-    A job is over when its result lies there, or when it has left the queue without one (cancelled, killed). The queue is asked, not the
-    accounting, which many clusters lack.
-    """
+    """Wait for every job; returns the error of each that failed, by job id. A job is over when its result lies there, or when it has left
+    the queue without one (cancelled, killed). The queue is asked, not the accounting, which many clusters lack."""
     failures: dict[str, str] = {}
     waiting, missing = {job.job_id: job for job in jobs}, set[str]()
     next_look = time.monotonic() + QUEUE_EVERY
     while waiting:
         for name in [name for name, job in waiting.items() if job.paths.result_pickle.exists()]:
-            if error := waiting.pop(name).exception():
-                failures[name] = _last_line(str(error))
+            if error := waiting.pop(name).exception():  # which quotes a traceback, whose last line names the exception
+                failures[name] = str(error).split("----------------------")[:2][-1].strip().splitlines()[-1]
         if time.monotonic() >= next_look:
             queued = _queue("--me", "--format=%i")
             gone = set() if queued is None else set(waiting) - set(queued)
@@ -158,9 +191,10 @@ def _collect(jobs: Sequence[Any]) -> dict[str, str]:
     return failures
 
 
-def _last_line(trace: str) -> str:
-    """The line of a submitit error that names the exception: the last one of the traceback that it quotes."""
-    return trace.split("----------------------")[:2][-1].strip().splitlines()[-1]
+@dataclass
+class LocalConf:
+    _target_: str = f"{__name__}.{LocalLauncher.__name__}"
+    processes: int = 2
 
 
 @dataclass
@@ -169,4 +203,5 @@ class SamSlurmConf(SlurmQueueConf):
     wait: bool = True
 
 
-ConfigStore.instance().store(group="hydra/launcher", name="sam_slurm", node=SamSlurmConf(), provider="sam_slurm")
+for name, node in (("sam_local", LocalConf()), ("sam_slurm", SamSlurmConf())):
+    ConfigStore.instance().store(group="hydra/launcher", name=name, node=node, provider=name)
