@@ -93,7 +93,7 @@ def _imported(name: str) -> Any:
     """A stranger's module. ConfigError, which names it, for anything that it raises."""
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"plugins={name}: cannot be imported ({type(error).__name__}: {error}).") from error
 
 
