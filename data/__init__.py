@@ -4,8 +4,6 @@
 costs nothing: torch, torchvision and scikit-learn are imported by `load` alone, NumPy by whoever opens a file.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os
@@ -87,7 +85,7 @@ def check_augmentation(image_size: int, *, crop_padding: int = 0, cutout: int = 
             raise DataError(f"augmentation.{key}={value}: must be between 0 and {image_size - 1} for images of {image_size} pixels.")
 
 
-def load(*, seed: int | None = None, **settings: Any) -> ImageData:
+def load(*, seed: int | None = None, **settings: Any) -> "ImageData":
     """Read a data set, split it and corrupt its training labels as they ask; the same keywords always give the same tensors.
 
     seed: the run's; read with sample=seed only. Raises `DataError`.

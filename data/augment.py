@@ -1,7 +1,5 @@
 """Augment whole training batches on the device that holds the images."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 
 import torch

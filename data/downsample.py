@@ -1,7 +1,5 @@
 """Shrink images by means of square blocks; write .npz files whose bytes depend on their arrays alone. NumPy only."""
 
-from __future__ import annotations
-
 import contextlib
 import filecmp
 import itertools

@@ -1,7 +1,5 @@
 """A data set in memory: uint8 tensors, fixed splits, label noise, normalisation, and the order of an epoch."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Iterator
@@ -44,7 +42,7 @@ class ImageData:
     notes: tuple[str, ...]
     label_noise: float
 
-    def to(self, device: torch.device | str) -> ImageData:
+    def to(self, device: torch.device | str) -> "ImageData":
         """Return the same data with every tensor on `device`."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         moved: dict[str, Any] = {key: value.to(device) for key, value in values.items() if isinstance(value, Tensor)}

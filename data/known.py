@@ -3,8 +3,6 @@
 A downsampled set has its own name; it is read with dataset=arrays, beside which no table shows published values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Check and read data sets in an .npz file. NumPy only; `read` alone reads images."""
 
-from __future__ import annotations
-
 import io
 import math
 import zipfile

@@ -1,7 +1,5 @@
 """The keys of `dataset` and `augmentation`, and the table of data sets."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from sam.config import ConfigError, Settings, key

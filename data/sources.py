@@ -1,7 +1,5 @@
 """Read data sets: scikit-learn's digits, CIFAR through torchvision, arrays in a file."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

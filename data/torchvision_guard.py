@@ -1,7 +1,5 @@
 """Let torchvision's CUDA wheel be imported next to a torch built for the CPU."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import sys

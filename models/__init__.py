@@ -3,8 +3,6 @@
 Importing this package costs no import of torch: a config can be checked in milliseconds, and each network's module is loaded when built.
 """
 
-from __future__ import annotations
-
 import inspect
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -46,7 +44,7 @@ def check(name: str, *, image_size: int, channels: int, **options: Any) -> None:
             raise ModelError(f"{sizes} need {12 * parameters:,} bytes, and this machine has {host_memory():,} of memory.")
 
 
-def build(name: str, *, classes: int, channels: int, image_size: int, init: str = "fan_out", **options: Any) -> torch.nn.Module:
+def build(name: str, *, classes: int, channels: int, image_size: int, init: str = "fan_out", **options: Any) -> "torch.nn.Module":
     """A fresh network, fp32 on the CPU, that maps (batch, channels, image_size, image_size) to logits (batch, classes).
 
     options: other keys of `model`; those that this model does not read are ignored, and the target gets its own, with `image_size` where it

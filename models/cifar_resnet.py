@@ -1,7 +1,5 @@
 """The residual networks that He et al. built for CIFAR (arXiv:1512.03385, section 4.2), with shortcuts without parameters (option A)."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """Weight initialisation, the same three choices for every model."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

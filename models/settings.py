@@ -1,7 +1,5 @@
 """The keys of `model`, and the table of models."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from sam.config import ConfigError, Settings, key

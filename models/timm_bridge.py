@@ -1,7 +1,5 @@
 """Build any architecture of the timm library, without pretrained weights. timm and torchvision are imported by `build_timm` alone."""
 
-from __future__ import annotations
-
 import difflib
 from typing import Any
 

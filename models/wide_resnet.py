@@ -1,7 +1,5 @@
 """Wide residual networks (Zagoruyko & Komodakis, arXiv:1605.07146), and the variant with parameter-free shortcuts of Foret et al."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

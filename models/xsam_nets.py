@@ -1,8 +1,6 @@
 """ResNet-18 (He et al., arXiv:1512.03385), DenseNet-121 (Huang et al., arXiv:1608.06993) and VGG-11 with BatchNorm (Simonyan & Zisserman,
 arXiv:1409.1556, configuration A) for small images, in the forms that XSAM's code trains: 3x3 stem, no max-pool after it."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -12,8 +12,6 @@ Hydra composes from the same classes (`sam.runs.hydra_schema`). A bad value rais
 is allowed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re
@@ -87,7 +85,7 @@ class Settings:
     _sections: ClassVar[Any] = None
     idle: tuple[str, ...] | property = ()  # keys that, as the others stand, cannot change a result
 
-    def __init_subclass__(cls, prefix: str | None = None, rows: Registry | None = None, sections: Registry | None = None) -> None:
+    def __init_subclass__(cls, prefix: str | None = None, rows: "Registry | None" = None, sections: "Registry | None" = None) -> None:
         cls._prefix = cls._prefix if prefix is None else prefix
         if rows is not None or sections is not None:
             cls._common, cls._rows, cls._sections = cls, rows, sections

@@ -5,8 +5,6 @@
 Standard library only; a row's target is imported when a run uses it.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import re
@@ -65,7 +63,7 @@ class Row:
 class Registry(dict[str, Row]):
     """Rows by name. group: where Hydra keeps their options; by: the key there that names a row ("" if there are none)."""
 
-    every: ClassVar[list[Registry]] = []
+    every: ClassVar[list["Registry"]] = []
 
     def __init__(self, group: str, by: str = "") -> None:
         super().__init__()

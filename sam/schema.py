@@ -1,7 +1,5 @@
 """Settings as dictionaries, and all that a group may hold: what Hydra composes, run.json stores and a row of measurements is found by."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import types

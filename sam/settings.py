@@ -1,7 +1,5 @@
 """What a training run is: its keys, beside those of optimizer, model, dataset and augmentation, and the table of schedules."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from data.settings import AugmentationConfig, DatasetConfig

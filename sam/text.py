@@ -1,7 +1,5 @@
 """Text for people: one printable line, an error in one sentence, a number with its noun."""
 
-from __future__ import annotations
-
 
 def printable(text: object) -> str:
     """The text as it may enter a table, a page or a terminal: one line, "?" for each character that is not printable (escapes, marks of

@@ -3,8 +3,6 @@
 python ../../train.py plugins=fashion_mnist dataset=fashion_mnist model=resnet20 augmentation.flip=true
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 from pathlib import Path

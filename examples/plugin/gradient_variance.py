@@ -3,8 +3,6 @@
 python ../../evaluate_sharpness.py plugins=gradient_variance 'sharpness.notions=[gap,gradient_variance]' runs_dir=runs
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

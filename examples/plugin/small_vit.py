@@ -3,8 +3,6 @@
 python ../../train.py plugins=small_vit model=small_vit model.patch=2 optimizer.base=adamw optimizer.lr=1e-3 dataset=digits
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

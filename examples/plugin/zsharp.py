@@ -6,8 +6,6 @@ z = (g - mean(g)) / std(g) within each layer; the ascent goes along g where |z| 
 here: a layer is a parameter tensor, the percentile is that layer's own (dividing by std then changes nothing), and the ascent is SAM's.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

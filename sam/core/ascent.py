@@ -1,7 +1,5 @@
 """From w to a perturbed point: the step rules of N-step gradient ascent (Tiwary & Aananth 2024, Eqs. 4-5, and its variants)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

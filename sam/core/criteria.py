@@ -1,7 +1,5 @@
 """The losses that a run may be trained with, and is then measured with: outputs (b, classes) and labels (b,) -> losses (b,)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

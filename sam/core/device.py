@@ -1,7 +1,5 @@
 """Choose a run's device, memory policy, thread count and number format."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import os

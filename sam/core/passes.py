@@ -1,7 +1,5 @@
 """Keep BatchNorm's running statistics and dropout's masks consistent over the passes of one step."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Exchange sums, objects and BatchNorm statistics between the processes that share each batch, one device each."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, reduce

@@ -1,7 +1,5 @@
 """Loss scaling for float16 passes: multiply the loss before backward, so that small gradients do not vanish."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

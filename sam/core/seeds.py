@@ -1,7 +1,5 @@
 """Derive independent random streams from one seed, one for each use, so that no method's draws shift another's."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

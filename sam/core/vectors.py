@@ -1,7 +1,5 @@
 """Arithmetic on parameter-sized vectors held as lists of tensors. Scalars stay on the device: no host synchronisation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Measure every finished run below a folder, build the tables, and write them with a figure and a page."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

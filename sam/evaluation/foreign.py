@@ -1,7 +1,5 @@
 """Measure one checkpoint that no run here made, and store its rows beside it."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Measure finished runs and their kept checkpoints: each notion once, its row stored beside the run."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence

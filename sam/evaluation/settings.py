@@ -1,7 +1,5 @@
 """What is measured, and which tables are made of it: the keys of evaluate_sharpness.py beside those of `sharpness` and `tables`."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Store rows of measurements in a JSON file beside the checkpoint: one row per notion and its settings."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path

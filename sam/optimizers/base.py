@@ -13,8 +13,6 @@ How it is used:
     loss = optimizer.step(closure)
 """
 
-from __future__ import annotations
-
 import inspect
 import itertools
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """From settings to an optimizer: the base optimizer with its parameter groups, and the method around it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

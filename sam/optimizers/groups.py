@@ -1,7 +1,5 @@
 """Parameters in groups: made from a model and the settings, and looked up once a step."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Methods whose radius may be drawn anew each step."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

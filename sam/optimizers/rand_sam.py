@@ -1,7 +1,5 @@
 """Rand-SAM (Tiwary & Aananth 2024, section 4.2): SAM with a random direction in place of the gradient's."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

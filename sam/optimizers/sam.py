@@ -1,7 +1,5 @@
 """SAM with N ascent steps (Foret et al. 2021; Tiwary & Aananth 2024, Eqs. 3-5)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

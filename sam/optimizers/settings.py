@@ -1,8 +1,6 @@
 """The keys of every method, and the table of methods. One flat node `optimizer` composes from all of them, so that
 `optimizer=sgd,sam optimizer.rho=0.05,0.1` works; a run then has its own method's class, with the keys that this method reads."""
 
-from __future__ import annotations
-
 import math
 import numbers
 from collections.abc import Sequence

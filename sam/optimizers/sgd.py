@@ -1,7 +1,5 @@
 """SGD: the gradient at w, one forward and one backward."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from sam.optimizers.base import Closure, Gradients, Method

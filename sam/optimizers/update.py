@@ -1,7 +1,5 @@
 """From one gradient to new weights: unscale, clip, skip what is not finite, step."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

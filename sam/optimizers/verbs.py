@@ -1,7 +1,5 @@
 """What a method can do within a step: passes at w and away from it, ascents, and records of both."""
 
-from __future__ import annotations
-
 import inspect
 import itertools
 import operator

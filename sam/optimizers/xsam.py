@@ -1,7 +1,5 @@
 """XSAM (Chen & Zhou 2026, arXiv 2603.10048, after the released algorithm): search the direction of the maximum explicitly."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Charts as inline SVG: axes, curves with bands, and points that link to their runs. Colours are classes, set by the page's theme."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

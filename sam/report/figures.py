@@ -1,7 +1,5 @@
 """Figures of the page: curves over training, series of the notions, measures over radii and against the gap."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """HTML that is escaped by construction: all text is escaped, except what `el` made."""
 
-from __future__ import annotations
-
 import html
 
 _VOID = ("br", "col", "link", "meta")

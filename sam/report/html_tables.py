@@ -1,7 +1,5 @@
 """Tables as HTML: sortable columns, and numbers that open to the runs behind them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Name, colour, dash and marker of each method in every figure."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from sam.optimizers.settings import METHODS, OptimizerConfig

@@ -3,8 +3,6 @@
 Matplotlib is imported when a figure is drawn, with the Agg backend: no display is needed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The report: one self-contained page of tables and figures, with links from every number to its runs. It loads nothing."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections import Counter

@@ -4,8 +4,6 @@ A plane is a series whose columns are x, y, loss on a full grid; other (x, y) po
 the first underscore (marks_xsam[rho=0.05] on plane_xsam[rho=0.05]).
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence

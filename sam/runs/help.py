@@ -1,7 +1,5 @@
 """Every key with its default, what it may be, and what it means: for `--help`, and for docs/keys.md."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import textwrap

@@ -1,7 +1,5 @@
 """Hydra's side of the schemas: register them, and turn a composed config into one."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os

@@ -1,7 +1,5 @@
 """A run is its configuration: what can change its result is hashed; folder, checkpoint and "finished" all hang on that hash."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Measure sharpness at a checkpoint: `sam.sharpness.evaluate(model, data)` takes any model. Importing this package imports nothing."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

@@ -1,7 +1,5 @@
 """Adaptive sharpness: balls measured in units of each weight's own size (Kwon et al. 2021; Andriushchenko et al. 2023, section 3)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """One call for any model and any data: `sam.sharpness.evaluate`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """L^Asc: the loss one normalised gradient step away (Tiwary & Aananth 2024, Table 1 and Eq. 4; Wen et al. 2023)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

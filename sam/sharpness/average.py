@@ -1,7 +1,5 @@
 """L^Avg: the mean loss at distance rho in a random direction (Tiwary & Aananth 2024, Table 1; Wen et al. 2023)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch

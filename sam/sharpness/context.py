@@ -1,7 +1,5 @@
 """The measurement context and the result: every notion is a function `measure(context: Context) -> Result`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field

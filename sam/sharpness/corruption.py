@@ -1,7 +1,5 @@
 """Loss and accuracy on corrupted test images: the files of CIFAR-10-C and CIFAR-100-C (Hendrycks & Dietterich 2019)."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The mean loss over a whole data set as a function of the weights. No other code of a measurement touches data."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass

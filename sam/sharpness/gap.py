@@ -1,7 +1,5 @@
 """Losses, accuracies, calibration and the generalization gap."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The Hessian of the training loss: top eigenvalues, trace, alignment with the gradient, and the limits of Wen et al. 2023."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Keskar et al. 2017, Metric 2.1: the largest loss in a box around w, in percent of 1 + L(w)."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 

@@ -3,8 +3,6 @@
 Vectors are rows of length D in the operator's own format; everything of the size of the space is float64 on the CPU.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The loss along lines and over planes through w, on one subset of the training set."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """L^Max: the largest loss within distance rho (Tiwary & Aananth 2024, Table 1; Wen et al. 2023), from below."""
 
-from __future__ import annotations
-
 import torch
 
 from sam.sharpness.context import Context, Measures, Result, Sizes, named

@@ -1,7 +1,5 @@
 """N-step sharpness: the loss at the end of N gradient ascent steps (Tiwary & Aananth 2024, Eqs. 5-6; Kim et al. 2023)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The notions of sharpness by name: their rows, the settings that count, and one call that measures them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +32,7 @@ class Notion:
     def module(self) -> Any:
         return NOTIONS[self.name].load()
 
-    def rows(self, config: SharpnessConfig, splits: Collection[str]) -> list[Notion]:
+    def rows(self, config: SharpnessConfig, splits: Collection[str]) -> "list[Notion]":
         """List the parts that are stored as a row each. splits: the sets present beside the training set (test, val)."""
         return [Notion(self.name, part) for part in self.module.parts(config, splits)] if hasattr(self.module, "parts") else [self]
 

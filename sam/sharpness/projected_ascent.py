@@ -3,8 +3,6 @@
 The ascent follows Auto-PGD (Croce & Hein 2020, sections 3.1 and 3.2), as Andriushchenko et al. 2023 use it on weights.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

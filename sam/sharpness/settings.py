@@ -1,7 +1,5 @@
 """The keys of every notion of sharpness, and the table of notions. Each notion has a section of its own, `sharpness.<notion>`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

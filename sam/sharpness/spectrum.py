@@ -1,7 +1,5 @@
 """Spectral density of the Hessian of the training loss: stochastic Lanczos quadrature (Ubaru et al. 2017; Ghorbani et al. 2019)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The data that a table is made of: blocks of cells, with numbers for programs and pieces of text to print."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from sam.tables.correlation import RankCorrelation

@@ -1,7 +1,5 @@
 """The columns of a table: measures that exist, placeholders filled in, and the value of every row."""
 
-from __future__ import annotations
-
 import difflib
 import math
 import re

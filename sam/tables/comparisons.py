@@ -1,7 +1,5 @@
 """Compare every row with the baseline row, and correlate columns by rank."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 

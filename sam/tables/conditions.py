@@ -4,8 +4,6 @@ A condition is everything but the seed and the method's own keys (rho, ascent st
 belong to it, so that two rows of a block differ in the method alone.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence

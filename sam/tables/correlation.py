@@ -4,8 +4,6 @@ The three answer different questions, and may differ in sign (Simpson's paradox)
 and still say nothing about which seed of a method generalises better. A row here is a method in one setting.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Footnotes of a block: how its numbers were made, tested and published; and the verdict below it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from data import known

@@ -3,8 +3,6 @@
 A published value is printed as its source prints it: never converted, rounded, or averaged with ours.
 """
 
-from __future__ import annotations
-
 import csv
 import functools
 import re

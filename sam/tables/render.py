@@ -1,7 +1,5 @@
 """Print blocks as text for a terminal, Markdown, CSV and LaTeX: pure functions with the same content."""
 
-from __future__ import annotations
-
 import csv as csv_module
 import io
 import itertools

@@ -1,7 +1,5 @@
 """What a table is: rows, columns, published values, and the one test that was named before the runs. A table is data (conf/table)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -3,8 +3,6 @@
 Missing and non-finite values are never averaged, only counted (`excluded`). Results are plain numbers in the unit of the values.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Build tables as data: runs in, blocks of cells out. `sam.tables.render` prints them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

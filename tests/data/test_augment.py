@@ -1,7 +1,5 @@
 """Every augmentation against an oracle that treats one image at a time, in NumPy, with the same random draws."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

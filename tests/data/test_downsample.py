@@ -1,7 +1,5 @@
 """Block means against a loop over the pixels, and a file whose bytes never change."""
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Files and folders that cannot be what they are named as: one sentence before anything waits, is unpacked or is made."""
 
-from __future__ import annotations
-
 import io
 import os
 import signal

@@ -1,7 +1,5 @@
 """The digits, the splits, label noise, fingerprints and the order of the batches."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 

@@ -1,7 +1,5 @@
 """Data sets recognised by their bytes: what they are called, and that the table is right about the real files."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

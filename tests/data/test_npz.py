@@ -1,7 +1,5 @@
 """Arrays from a file: good ones agree with `describe`, damaged ones are named in one sentence by `describe` and `load` alike."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

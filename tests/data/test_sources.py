@@ -1,7 +1,5 @@
 """CIFAR through torchvision (tiny stand-ins with their own MD5 sums), its absence, and what an import costs."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import pickle

@@ -3,8 +3,6 @@
 Nothing here uses `sam`: the oracles are written from the papers' equations, in float64, with one flat vector.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

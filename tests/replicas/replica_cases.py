@@ -3,8 +3,6 @@
 python replica_cases.py RANK PORT FILE    # computes every case with its peer and saves the results
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext

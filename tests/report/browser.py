@@ -1,7 +1,5 @@
 """Headless Chromium for the tests of the report: a WebDriver session with chromedriver, over plain HTTP."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re
@@ -34,7 +32,7 @@ class BrowserError(RuntimeError):
 class Browser:
     """One window. Use as a context manager; both processes and the profile are gone afterwards."""
 
-    def __enter__(self) -> Browser:
+    def __enter__(self) -> "Browser":
         self._folder = tempfile.TemporaryDirectory(prefix="chromium", ignore_cleanup_errors=True)  # a profile of its own
         self._driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:

@@ -3,8 +3,6 @@
 KILLS=43 in the environment makes it three hundred over all cases (results/kill_test); the tests make at least three of each case.
 """
 
-from __future__ import annotations
-
 import csv
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """The lock: one holder, whatever the order of events."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,7 +1,5 @@
 """Runs that are stopped, killed, crowded or starved of disk, driven through the real command."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Several runs of a sweep at a time: the same records as one after the other, whatever happens to one of them."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

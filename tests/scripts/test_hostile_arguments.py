@@ -1,7 +1,5 @@
 """What a user may type, or have lying there: one sentence that names it, before work begins; never a traceback, never a wait."""
 
-from __future__ import annotations
-
 import json
 import lzma
 import os

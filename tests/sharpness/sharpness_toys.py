@@ -1,7 +1,5 @@
 """Toys whose sharpness is known: a network whose cross-entropy is a given quadratic, a small image net, and what must not move."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -6,8 +6,6 @@ Needs root and Debian's slurm-wlm, munge, slurmdbd, slurm-wlm-mysql-plugin and m
 every daemon listens on 127.0.0.1 only, on ports of its own, so that two of these can run side by side.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os
@@ -151,7 +149,7 @@ class Cluster:
         self.environment: dict[str, str] = {}
         self._daemons: list[tuple[str, subprocess.Popen[bytes]]] = []
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> "Cluster":
         self.folder = Path(tempfile.mkdtemp(prefix="one-node-"))  # a short path: it holds sockets
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_", "SUBMITIT_"))}
         self.environment = inherited | {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": _path()}

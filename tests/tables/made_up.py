@@ -1,7 +1,5 @@
 """Made-up runs with everything that a report can show, for its tests."""
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Text of files in tables: it is shown, and nothing in it acts, in any of the forms that a table is written in."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import io

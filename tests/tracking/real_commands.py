@@ -1,7 +1,5 @@
 """The real commands, each in a process of its own, cut off from whatever W&B settings this machine has."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -5,8 +5,6 @@ with Server() as server:
     server.runs["<run id>"].history, .summary, .config, .fields
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import json
