@@ -15,10 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def printed(*arguments: str) -> str:
     """What it prints, in a process that cannot import torch."""
     code = "import runpy, sys; sys.modules['torch'] = None; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    found = {"PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=os.environ | found, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+    process = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False, **process)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
