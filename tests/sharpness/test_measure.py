@@ -304,7 +304,7 @@ def test_ascent_over_a_subset_and_the_gap_over_all(modes: list[str]) -> None:
 
     data, index = image_data(), subset_indices(26, 9)
     part = dataclasses.replace(data, train_images=data.train_images[index], train_labels=data.train_labels[index])
-    alone = dataclasses.replace(config, batchnorm=[mode for mode in modes if mode != "recalibrated"], ascent=AscentConfig())
+    alone = changed(config, batchnorm=[mode for mode in modes if mode != "recalibrated"], ascent=AscentConfig())
     expected = measure_context(context_of(network(), part, alone), ["ascent"]).values
     renamed = {(name[:-1] + "," if name.endswith("]") else name + "[") + "subset=9]": value for name, value in expected.items()}
     assert {name: values[name] for name in renamed} == renamed
