@@ -17,7 +17,8 @@ METHODS = {
     "sam_n3_mean": lambda base, **k: SAM(base, rho=0.3, steps=3, descent_gradient="mean", **k),
     "xsam": lambda base, **k: XSAM(base, rho=0.3, steps=2, alphas=[0.0, 1.0, 2.0], **k),
 }
-PASSES = {name: n for name, n in passes().items() if name in METHODS} | {"sam_n3_project": 4, "sam_n3_mean": 4, "xsam": 6}  # probes included
+# With probes.
+PASSES = {name: n for name, n in passes().items() if name in METHODS} | {"sam_n3_project": 4, "sam_n3_mean": 4, "xsam": 6}
 
 
 def still(model: nn.Module, name: str, **options):
