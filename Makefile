@@ -32,6 +32,8 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	$(RUN) -m pytest -n 2 -m slow
+	$(RUN) -m pytest -n 2 --dist loadfile examples/plugin
+	SAM_PLUGINS=examples.plugin.zsharp $(RUN) -m pytest -n 2 -m contract -k zsharp
 	$(OLD) $(RUN) -m pytest -n 2 $(NUMBERS)
 
 lint: $(VENV)/.installed-dev

@@ -18,7 +18,7 @@ def schema(cls: Any, foreign: bool = True) -> Mapping[str, tuple[Any, Field[Any]
     too. ConfigError if two rows declare one key differently."""
     common = getattr(cls, "_common", None)
     rows = (common._rows or common._sections) if cls is common and common else {}
-    return _schema(cls, tuple((name, row.keys) for name, row in rows.items() if row.keys and (foreign or not row.plugin)))
+    return _schema(cls, tuple((name, row.keys) for name, row in rows.items() if row.keys and (foreign or not row.is_foreign)))
 
 
 @functools.cache

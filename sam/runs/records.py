@@ -77,10 +77,10 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         own = record["identity"]
         if (record["fingerprint"], record["setting"]) != (fingerprint(own), fingerprint({k: own[k] for k in own if k != "seed"})):
             raise DamagedError("its identity is not that of its fingerprint")
-        if missing := [
-            f"{module} (VERSION {version})" for module, version in own.get("plugins", {}).items() if plugins().get(module) != version
-        ]:
-            raise UnreadableError(f"{path}: needs the plug-in {missing[0]}, which is not loaded; name it: plugins=...")
+        for module, version in own.get("plugins", {}).items():
+            if (here := plugins().get(module)) != version:
+                cure = f"and VERSION {here} of it is loaded" if here else f"which is not loaded; name it: plugins={module}"
+                raise UnreadableError(f"{path}: needs the plug-in {module} (VERSION {version}), {cure}.")
         run_config(record)
     except UnreadableError:
         raise
