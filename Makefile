@@ -32,7 +32,9 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	$(RUN) -m pytest -n 2 -m slow
-	$(OLD) $(RUN) -m pytest -n 2 $(NUMBERS)
+	$(RUN) -m pytest -n 2 --dist loadfile examples/plugin
+	SAM_PLUGINS=examples.plugin.zsharp $(RUN) -m pytest -n 2 -m contract -k zsharp
+	$(OLD) $(RUN) -m pytest -n 2 -m "not slow" $(NUMBERS)
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .

@@ -25,7 +25,8 @@ def check(name: str, *, image_size: int, channels: int, **options: Any) -> None:
         raise ModelError(f"model {name}: unknown option {unknown[0]}; must be one of {', '.join(sorted(known))}.")
     if channels < 1:
         raise ModelError(f"model {name}: images with {channels} channels; must be at least 1.")
-    takes: Sizes = MODELS[name].about or Sizes()
+    takes: Any = MODELS[name].about or Sizes()
+    takes = takes(**options) if callable(takes) else takes
     if not takes.smallest <= image_size <= (takes.largest or image_size) or image_size % takes.multiple:
         exact = takes.smallest == takes.largest
         sizes = f"exactly {takes.smallest}" if exact else f"at least {takes.smallest} and divisible by {takes.multiple}"

@@ -5,6 +5,7 @@ METHODS.add("my_method", "my_module:MyMethod", MyKeys, label="Mine", option={"rh
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class Row:
     label   its name in tables and figures.
     reads   of a notion: the group's common keys that can change its numbers.
     late    of a notion: its section came after rows of measurements were stored (`sam.schema.row_settings`).
-    about   what its room must know before it is built: of a model `models.settings.Sizes`, of a data set `data.Description`.
+    about   what its room must know before it is built: of a model `models.settings.Sizes` (or a function of its keys that
+            returns them), of a data set `data.Description`.
     """
 
     target: str
@@ -37,18 +39,23 @@ class Row:
 
     def load(self) -> Any:
         module, _, attribute = self.target.partition(":")
-        found = importlib.import_module(module)
+        found = _imported(module) if self.is_foreign else importlib.import_module(module)
         return getattr(found, attribute) if attribute else found
 
     @property
+    def is_foreign(self) -> bool:
+        """True if a plug-in brought this row."""
+        return re.split("[.:]", self.target)[0] not in ("sam", "models", "data")
+
+    @property
     def plugin(self) -> dict[str, str]:
-        """{module: its VERSION} if a plug-in brought this row, else {}."""
-        module = self.target.partition(":")[0]
-        top = module.partition(".")[0]
-        if top in ("sam", "models", "data"):
+        """{module: its VERSION} of a foreign row, else {}: the target's module, or the nearest package around it that has a VERSION."""
+        if not self.is_foreign:
             return {}
-        name = next((name for name in loaded if f"{module}.".startswith(f"{name}.")), top)
-        return {name: str(getattr(importlib.import_module(name), "VERSION", "unstated"))}
+        module = self.target.partition(":")[0]
+        around = [module.rsplit(".", n)[0] for n in range(module.count(".") + 1)]
+        name = next((name for name in around if hasattr(_imported(name), "VERSION")), module)
+        return {name: str(getattr(_imported(name), "VERSION", "unstated"))}
 
 
 class Registry(dict[str, Row]):
@@ -78,22 +85,36 @@ def add_option(group: str, name: str, values: Mapping[str, Any], package: str | 
     OPTIONS[group, name] = values, package
 
 
+def _imported(name: str) -> Any:
+    """A stranger's module. ConfigError, which names it, for anything that it raises."""
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"plugins={name}: cannot be imported ({type(error).__name__}: {error}).") from error
+
+
+def plugin_arguments(names: Iterable[str] = loaded) -> list[str]:
+    """What loads these modules on a command line; nothing if there are none."""
+    return [f"plugins=[{','.join(names)}]"] if names else []
+
+
 def plugins() -> dict[str, str]:
     """Module -> VERSION of everything that brought a row."""
     return {module: version for rows in Registry.every for row in rows.values() for module, version in row.plugin.items()}
 
 
+def names_plugins(argument: str) -> bool:
+    return argument.lstrip("+").startswith("plugins=")
+
+
 def load_plugins(arguments: Iterable[str] = ()) -> None:
     """Import what `plugins=...` among `arguments` or SAM_PLUGINS names, from the working directory too. ConfigError if that fails."""
-    words = [os.environ.get(VARIABLE, ""), *(a.partition("=")[2] for a in arguments if a.lstrip("+").startswith("plugins="))]
+    words = [os.environ.get(VARIABLE, ""), *(a.partition("=")[2] for a in arguments if names_plugins(a))]
     names = [name for word in words for part in word.strip("[] ").split(",") if (name := part.strip(" '\""))]
     for name in dict.fromkeys(names):
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # a stranger's code
-            raise ConfigError(f"plugins={name}: cannot be imported ({type(error).__name__}: {error}).") from error
+        _imported(name)
         loaded.extend({name} - set(loaded))
     if names:
         os.environ[VARIABLE] = ",".join(dict.fromkeys(names))

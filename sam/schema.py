@@ -17,7 +17,7 @@ def schema(cls: Any, foreign: bool = True) -> Mapping[str, tuple[Any, Field[Any]
     """Key -> (type, field) of a group, all its rows (foreign: of plug-ins too) and sections. ConfigError if rows disagree about a key."""
     common = getattr(cls, "_common", None)
     rows = (common._rows or common._sections) if cls is common and common else {}
-    return _schema(cls, tuple((name, row.keys) for name, row in rows.items() if row.keys and (foreign or not row.plugin)))
+    return _schema(cls, tuple((name, row.keys) for name, row in rows.items() if row.keys and (foreign or not row.is_foreign)))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Arguments of every script here: KEY=VALUE, `--help`, and one sentence for a wrong one.
+"""Arguments of every script here: KEY=VALUE, plugins=MODULE, `--help`, and one sentence for a wrong one.
 
 Import it before `sam`, `data` and `models`: it puts the repository on the path, so that a script runs from any folder.
 """
@@ -13,6 +13,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from sam.registry import load_plugins, names_plugins  # noqa: E402
 from sam.text import sentence  # noqa: E402
 
 Main = Callable[[list[str]], int]
@@ -32,7 +33,8 @@ def script(main: Main) -> Main:
             print(main.__globals__["__doc__"])
             return 0
         try:
-            return main(arguments)
+            load_plugins(own)
+            return main([word for word in own if not names_plugins(word)] + arguments[len(own) :])
         except Exception as error:
             hydras = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")  # not imported by every script
             if not hydras and not isinstance(error, (ValueError, OSError)):

@@ -35,6 +35,7 @@ stage0() {
     measure campaign/stage0 $val
     extend sgd $out $seeds optimizer=sgd optimizer.lr=0.4 optimizer.weight_decay=0.0005,0.002
     extend sgd $out $seeds optimizer=sgd optimizer.lr=0.05,0.1,0.2 optimizer.weight_decay=0.008
+    extend sgd $out $seeds optimizer=sgd optimizer.lr=0.8 optimizer.weight_decay=0.0005,0.002  # amendment 1
     picked sgd
     local base="optimizer.lr=$lr optimizer.weight_decay=$decay"
     train $out $seeds $base optimizer=sam,sam_n5,xsam optimizer.rho=0.05,0.1,0.2,0.3,0.5,0.8

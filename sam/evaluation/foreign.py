@@ -7,8 +7,8 @@ from pathlib import Path
 import data
 import models
 from data.image_data import ImageData
-from data.settings import DatasetConfig
-from models.settings import ModelConfig
+from data.settings import DATASETS, DatasetConfig
+from models.settings import MODELS, ModelConfig
 from sam.core.device import number_format, pick_device
 from sam.evaluation import storing
 from sam.evaluation.settings import EvaluateConfig
@@ -44,7 +44,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
     images = data.load(**to_dict(dataset))
     what = _subject(config.model, dataset, images) | ({} if config.checkpoint_key is None else {"weights": config.checkpoint_key})
     sizes = Sizes(len(images.train_labels), len(images.test_labels), val=len(images.val_labels))
-    keys = storing.keys(data.file_fingerprint(path), images.fingerprint, config.sharpness, sizes.splits, subject=what)
+    keys = storing.keys(data.file_fingerprint(path), images.fingerprint, config.sharpness, sizes.splits, config.loss, subject=what)
     file = (Path(config.out) if config.out else path.parent) / f"{path.name}.sharpness.json"
     rows = {} if config.force else storing.stored(file)
     found = merge(rows[key] for key in keys.values() if key in rows)
@@ -55,7 +55,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
         sizes = dataclasses.replace(sizes, parameters=sum(p.numel() for p in model.parameters()))
         total = work(missing, sizes, config.sharpness)
         with number_format("fp32", config.threads), progress_for(total, f"measuring {path.name}") as progress:
-            context = context_of(model.to(device), images.to(device), config.sharpness, progress=progress.advance)
+            context = context_of(model.to(device), images.to(device), config.sharpness, loss_name=config.loss, progress=progress.advance)
             found = merge([found, storing.measure(context, missing, file, progress.note)])
     return Checkpoint(found, file, notes + _notes(dataset, images))
 
@@ -64,7 +64,9 @@ def _subject(model: ModelConfig, dataset: DatasetConfig, images: ImageData) -> d
     """Settings besides the weights that the numbers depend on: model, split, and the normalisation used (given, or the data set's own)."""
     elsewhere = ("path", "root", "download", "mean", "std")
     split = {key: value for key, value in row_settings(dataset).items() if key not in elsewhere}
-    return {"model": row_settings(model), "dataset": split, "mean": images.mean.tolist(), "std": images.std.tolist()}
+    plugins = MODELS[model.name].plugin | DATASETS[dataset.name].plugin
+    foreign: dict[str, object] = {"plugins": plugins} if plugins else {}
+    return {"model": row_settings(model), "dataset": split, "mean": images.mean.tolist(), "std": images.std.tolist(), **foreign}
 
 
 def _notes(dataset: DatasetConfig, images: ImageData) -> list[str]:

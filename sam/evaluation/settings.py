@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from data.settings import AugmentationConfig, DatasetConfig
 from models.settings import ModelConfig
 from sam.config import ConfigError, Settings, check_number, key
+from sam.core.settings import LOSSES
 from sam.settings import TrackingConfig
 from sam.sharpness.settings import SharpnessConfig
 from sam.tables.settings import TableConfig
@@ -18,6 +19,7 @@ class EvaluateConfig(Settings):
     runs_dir: str = key("runs", "folder of the runs' folders")
     checkpoint: str | None = key(None, "a file of weights (state_dict or safetensors) of `model`, to be measured on `dataset`")
     checkpoint_key: str | None = key(None, "where the weights lie in the file (state_dict_ema, say); null: the first that fit")
+    loss: str = key("cross_entropy", "that checkpoint was trained with, and is measured with", among=LOSSES)
     model: ModelConfig | None = key(None, "of checkpoint")
     dataset: DatasetConfig | None = key(None, "of checkpoint")
     augmentation: AugmentationConfig | None = key(None, "there for dataset=digits, which sets it; nothing is measured on augmented images")
@@ -43,7 +45,8 @@ class EvaluateConfig(Settings):
             if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
                 raise ConfigError(f"tables.{name}: names its files, and must hold 1 to 100 of A-Z a-z 0-9 _ - alone.")
         if self.checkpoint is None:
-            if given := [name for name in ("model", "dataset", "mean", "std", "checkpoint_key") if getattr(self, name) is not None]:
+            of_files = ("model", "dataset", "mean", "std", "checkpoint_key", "loss")
+            if given := [name for name in of_files if getattr(self, name) != getattr(type(self), name)]:  # its default
                 raise ConfigError(f"{given[0]}=...: belongs to checkpoint=FILE; runs below runs_dir bring their own.")
         else:
             one = f"checkpoint={self.checkpoint}"

@@ -1,5 +1,7 @@
 """From settings to an optimizer: the base optimizer with its parameter groups, and the method around it."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -36,14 +38,29 @@ def build(
         base = torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
     else:
         base = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
-    cls: type[Method] = METHODS[config.method].load()
-    ball = {key: getattr(config, key) for key in ("rho", "norm_scope") if hasattr(config, key)}
-    return cls(
+    return around(
         base,
-        **ball,
-        grad_clip=config.grad_clip,
+        config,
         passes=Passes(model, replicas),
         replicas=replicas if share_groups else ALONE,
         scaling=scaling,
-        **cls.options(config, steps_per_epoch=steps_per_epoch, total_steps=total_steps or steps_per_epoch, generator=generator),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        generator=generator,
     )
+
+
+def around(
+    base: torch.optim.Optimizer,
+    config: OptimizerConfig,
+    *,
+    steps_per_epoch: int,
+    generator: torch.Generator,
+    total_steps: int | None = None,
+    **common: Any,
+) -> Method:
+    """The configured method around any base optimizer; `common`: other arguments of `Method`."""
+    cls: type[Method] = METHODS[config.method].load()
+    ball = {key: getattr(config, key) for key in ("rho", "norm_scope") if hasattr(config, key)}
+    own = cls.options(config, steps_per_epoch=steps_per_epoch, total_steps=total_steps or steps_per_epoch, generator=generator)
+    return cls(base, **ball, grad_clip=config.grad_clip, **common, **own)

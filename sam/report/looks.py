@@ -64,7 +64,8 @@ def looks(condition: Condition) -> list[Look]:
     by_name: dict[tuple[int, int, int, str], list[RunRow]] = {}
     for run in condition.runs:
         own = run.config.optimizer
-        by_name.setdefault((_slot(own), list(METHODS).index(own.method), own.ascent_steps, method_name(own)), []).append(run)
+        order = _slot(own), list(METHODS).index(own.method), getattr(own, "ascent_steps", 1), method_name(own)
+        by_name.setdefault(order, []).append(run)
     found: list[tuple[int, TableRow]] = []
     for (slot, _, _, name), runs in sorted(by_name.items()):
         found += [(slot, row) for row in table_rows(RowConfig(label=name), runs)]

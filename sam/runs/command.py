@@ -3,11 +3,13 @@
 import dataclasses
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from data.settings import AugmentationConfig
 from sam.evaluation.settings import EvaluateConfig
+from sam.registry import loaded, plugin_arguments
+from sam.runs.identity import used_plugins
 from sam.schema import flat, to_dict
 from sam.settings import KEPT_AND_WATCHED, TrainConfig
 
@@ -26,17 +28,17 @@ def train_command(config: TrainConfig) -> str:
     values, base = to_dict(config), flat(to_dict(BASE))
     values["optimizer"] = {key: values["optimizer"][key] for key in config.optimizer.used_keys}
     values["model"] = {key: values["model"][key] for key in config.model.used_keys}
-    return _command("train.py", _named(flat(values), base, _TRAIN_UNNAMED))
+    return _command("train.py", _named(flat(values), base, _TRAIN_UNNAMED), used_plugins(config))
 
 
 def evaluate_command(config: EvaluateConfig) -> str:
     """ "python evaluate_sharpness.py runs_dir=... 'sharpness.rho=[0.05,0.5]'": measures the same way; it prints every table."""
     named = _named(flat(to_dict(config) | {"tables": None}), flat(to_dict(EvaluateConfig())), _EVALUATE_UNNAMED)
-    return _command("evaluate_sharpness.py", {"runs_dir": config.runs_dir, **named})
+    return _command("evaluate_sharpness.py", {"runs_dir": config.runs_dir, **named}, loaded)
 
 
-def _command(script: str, overrides: Mapping[str, Any]) -> str:
-    return shlex.join(["python", script, *(f"{key}={hydra_value(value)}" for key, value in overrides.items())])
+def _command(script: str, overrides: Mapping[str, Any], plugins: Iterable[str]) -> str:
+    return shlex.join(["python", script, *plugin_arguments(plugins), *(f"{key}={hydra_value(value)}" for key, value in overrides.items())])
 
 
 def _named(values: Mapping[str, Any], base: Mapping[str, Any], unnamed: tuple[str, ...]) -> dict[str, Any]:

@@ -74,6 +74,8 @@ def check_size(overrides: Iterable[str]) -> None:
     points = 1.0
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         value = override.value()
+        if override.key_or_group == "plugins" and isinstance(value, ChoiceSweep):
+            raise ConfigError(f"{override.input_line}: is a list of modules, not of runs; write plugins=[a,b].")
         if isinstance(value, RangeSweep):
             start, stop, step = (float(number or 0) for number in (value.start, value.stop, value.step))
             points *= max(1, abs(stop - start) / abs(step)) if step else math.inf

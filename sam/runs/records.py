@@ -77,9 +77,9 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         if (record["fingerprint"], record["setting"]) != (fingerprint(own), fingerprint({k: own[k] for k in own if k != "seed"})):
             raise DamagedError("its identity is not that of its fingerprint")
         for module, version in own.get("plugins", {}).items():
-            if plugins().get(module) != version:
-                needed = f"{module} (VERSION {version})"
-                raise UnreadableError(f"{path}: needs the plug-in {needed}, which is not loaded; name it: plugins=...")
+            if (here := plugins().get(module)) != version:
+                cure = f"and VERSION {here} of it is loaded" if here else f"which is not loaded; name it: plugins={module}"
+                raise UnreadableError(f"{path}: needs the plug-in {module} (VERSION {version}), {cure}.")
         run_config(record)
     except UnreadableError:
         raise

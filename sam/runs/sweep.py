@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sam.config import ConfigError
 from sam.core.files import DamagedError
+from sam.registry import names_plugins, plugin_arguments
 from sam.runs import identity, progress, records
 from sam.runs.distributed import launched, with_replicas
 from sam.runs.hydra_schema import check_size, register, resolve
@@ -94,7 +95,8 @@ def opened(arguments: Sequence[str], name: str) -> tuple[Hydra, str, list[str], 
     register(arguments)
     version.setbase("1.3")
     options = [f"{option}={given[key]}" for key, option in OPTIONS.items() if given[key] is not None]
-    return Hydra(name, ConfigLoaderImpl(search)), given["config_name"] or name, given["overrides"], options
+    overrides = [*plugin_arguments(), *(word for word in given["overrides"] if not names_plugins(word))]
+    return Hydra(name, ConfigLoaderImpl(search)), given["config_name"] or name, overrides, options
 
 
 def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:

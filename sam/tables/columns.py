@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from sam.config import ConfigError
 from sam.core.settings import STEP_RULES
-from sam.sharpness.settings import SharpnessConfig
+from sam.sharpness.settings import NOTIONS, SharpnessConfig
 from sam.tables.cells import Cell
 from sam.tables.conditions import Condition, RunRow, TableRow
 from sam.tables.published import Published, lookup, matches
@@ -44,6 +44,8 @@ _KEYS = {name: line.partition(" [")[2].rstrip("]") for line in _NAMES.split("\n"
 def check_measure(measure: str, where: str) -> None:
     """Refuse a measure that no notion ever records. Raises ConfigError, which begins with `where`."""
     name, _, inside = measure.removesuffix("]").partition("[")
+    if any(row.is_foreign and name.startswith(notion) for notion, row in NOTIONS.items()):
+        return  # a plug-in's notion names its measures after itself
     if name not in _KEYS:
         near = difflib.get_close_matches(name, _KEYS, 3) or ["gap", "test_accuracy"]
         raise ConfigError(f"{where}={measure}: nothing is measured under this name; there are, for example, {', '.join(near)}.")

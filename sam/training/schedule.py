@@ -8,7 +8,7 @@ from sam.settings import SCHEDULES, TrainConfig
 
 
 def cosine_step(epoch: float, epochs: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+    return 0.5 * (1 + math.cos(math.pi * (epoch / epochs)))  # rates of old runs to the last digit
 
 
 def cosine_epoch(epoch: float, epochs: float) -> float:

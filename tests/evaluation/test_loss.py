@@ -15,6 +15,7 @@ import sam.sharpness
 from sam.config import ConfigError
 from sam.evaluation import storing
 from sam.evaluation.evaluate import evaluate
+from sam.evaluation.foreign import evaluate_checkpoint
 from sam.evaluation.settings import EvaluateConfig
 from sam.runs import checkpoint, identity
 from sam.runs.run import run
@@ -88,3 +89,19 @@ def test_the_key_of_a_row_holds_the_loss_where_it_is_not_the_cross_entropy() -> 
 def test_an_unknown_loss_is_refused() -> None:
     with pytest.raises(ConfigError, match="loss=hinge: must be one of cross_entropy, mse"):
         sam.sharpness.evaluate(torch.nn.Linear(2, 2), (torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64)), loss="hinge")
+
+
+def test_a_file_of_weights_is_measured_by_the_loss_that_is_named(tmp_path: Path) -> None:
+    model = models.build("wide_resnet", classes=10, channels=1, image_size=8, depth=10, width=1)
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    asked = {"checkpoint": str(tmp_path / "a.pt"), "model": {"depth": 10, "width": 1}, "dataset": {"name": "digits"}, "device": "cpu"}
+    asked |= {"sharpness": {"notions": ["gap"], "batchnorm": ["eval"]}}
+    ours, entropy = (evaluate_checkpoint(from_dict(EvaluateConfig, asked | loss)).found.values for loss in ({"loss": "mse"}, {}))
+    images = data.load(name="digits")
+    with torch.no_grad():
+        outputs = model.double().eval()(images.normalize(images.test_images).double())
+    target = torch.nn.functional.one_hot(images.test_labels, 10)
+    assert ours["test_loss"] == pytest.approx((outputs - target).square().mean().item(), rel=1e-5)
+    assert entropy["test_loss"] == pytest.approx(torch.nn.functional.cross_entropy(outputs, images.test_labels).item(), rel=1e-5)
+    with pytest.raises(ConfigError, match=r"loss=\.\.\.: belongs to checkpoint=FILE"):
+        from_dict(EvaluateConfig, {"loss": "mse"})

@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 from optimizer_oracles import RULES, Bowl, Net, batch, net_closure
+from registered import FOREIGN, passes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam.core.passes import Passes
@@ -15,12 +16,9 @@ from sam.optimizers.settings import OptimizerConfig
 
 STEPS_PER_EPOCH = 4
 CONFIGS = {
-    "sgd": {"method": "sgd"},
-    "rand_sam": {"method": "rand_sam"},
-    "sam": {"method": "sam"},
+    **{name: {"method": name} for name in passes()},
     "sam_n2": {"method": "sam", "ascent_steps": 2},
     "sam_n5_mean": {"method": "sam", "ascent_steps": 5, "descent_gradient": "mean"},
-    "xsam": {"method": "xsam"},
     "xsam_k3_twice_an_epoch": {"method": "xsam", "ascent_steps": 3, "alpha_refresh": 0.5},
     "xsam_short_grid": {"method": "xsam", "alpha_grid": [0.0, 1.0]},
     "xsam_constant": {"method": "xsam", "alpha": 1.5},
@@ -30,6 +28,7 @@ COSTS = {
     "sgd": (1, 0, 0),
     "rand_sam": (1, 0, 0),
     "sam": (2, 0, 0),
+    **{name: (passes()[name], 1, OptimizerConfig.of(method=name).probes(STEPS_PER_EPOCH, 2)) for name in FOREIGN},
     "sam_n2": (3, 0, 0),
     "sam_n5_mean": (6, 0, 0),
     "xsam": (2, 21, 2),
@@ -39,6 +38,7 @@ COSTS = {
 }
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", CONFIGS)
 def test_passes_of_two_epochs(name: str) -> None:
     passes, probes, searches = COSTS[name]
@@ -88,6 +88,7 @@ def reads(optimizer, closure) -> int:
     return count.reads
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("clip", [None, 0.1])
 @pytest.mark.parametrize("scope", ["global", "layer", "filter"])
 @pytest.mark.parametrize(
@@ -98,7 +99,9 @@ def reads(optimizer, closure) -> int:
         {"method": "sam"},
         *({"method": "sam", "ascent_steps": 3, "step_rule": rule, "descent_gradient": "mean"} for rule in RULES),
         {"method": "xsam", "alpha": 1.5},
+        *({"method": name} for name in FOREIGN),
     ],
+    ids=str,
 )
 def test_no_host_reads_in_a_step(options: dict, scope: str, clip: float | None) -> None:
     """The first step too, where momentum is allocated."""

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from optimizer_oracles import Bowl, Net, arc, batch, buffers, flat, net_closure, net_gradient, sam_gradient, same, unit, xsam_plane
+from registered import of
 from torch import nn
 from torch.nn import functional
 
 from sam.core.passes import Passes
 from sam.optimizers.rand_sam import RandSAM
 from sam.optimizers.sam import SAM
+from sam.optimizers.settings import METHODS
 from sam.optimizers.sgd import SGD
 from sam.optimizers.xsam import XSAM
 
@@ -59,6 +61,23 @@ def one_step(cls, **options):
     if cls is not RandSAM:  # never at w
         assert_one_forward_a_group(model, before, [w] * len(SIZES))
     return before, optimizer, w, flat(model.parameters()), loss.item()
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("name", METHODS)
+def test_groups_descend_along_the_mean_of_their_own_gradients(name: str) -> None:
+    """A step over groups is the weighted mean of the steps of each group alone; but where a method draws, or decides for all groups."""
+
+    def moved(data) -> np.ndarray:
+        model = Net()
+        optimizer = of(method=name, rho=RHO, alpha=0.7)(torch.optim.SGD(model.parameters(), lr=LR), loss_decay=DECAY, passes=Passes(model))
+        if optimizer.generators:
+            pytest.skip("each group has draws of its own")
+        w = flat(model.parameters())
+        optimizer.step([net_closure(model, d) for d in data], weights=SHARES if len(data) > 1 else None)
+        return flat(model.parameters()) - w
+
+    np.testing.assert_allclose(moved(groups()), weighted(moved([d]) for d in groups()), rtol=1e-9, atol=1e-14)
 
 
 def test_sgd_over_groups() -> None:

@@ -4,19 +4,17 @@ import numpy as np
 import pytest
 import torch
 from optimizer_oracles import Bowl, Net, batch, flat, net_closure, sam_gradient, same
+from registered import passes, registered
 from torch import nn
 
 from sam.config import ConfigError
 from sam.core.passes import Passes
-from sam.optimizers.rand_sam import RandSAM
 from sam.optimizers.sam import SAM
 from sam.optimizers.sgd import SGD
 from sam.optimizers.xsam import XSAM
 
 METHODS = {
-    "sgd": (1, lambda base, **k: SGD(base, **k)),
-    "rand_sam": (1, lambda base, **k: RandSAM(base, rho=0.1, **k)),
-    "sam": (2, lambda base, **k: SAM(base, rho=0.1, **k)),
+    **{name: (passes()[name], make) for name, make in registered(rho=0.1).items()},
     "sam_n3": (4, lambda base, **k: SAM(base, rho=0.1, steps=3, **k)),
     "sam_n3_boundary_mean": (4, lambda base, **k: SAM(base, rho=0.1, steps=3, rule="boundary", descent_gradient="mean", **k)),
     "sam_n3_layer_scope": (4, lambda base, **k: SAM(base, rho=0.1, steps=3, norm_scope="layer", **k)),
@@ -51,6 +49,7 @@ def poison(model: nn.Module, at: int, value: float):
     return closure
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("first", [True, False])
@@ -68,7 +67,7 @@ def test_a_non_finite_gradient_in_any_pass_skips_the_step(name: str, at: int, fi
     assert same(list(model.parameters()), weights)
     assert int(optimizer.skipped) == 1
     assert same(momenta(optimizer), before) or (first and all(not m.any() for m in momenta(optimizer)))
-    if name != "rand_sam":  # its next draw is another one
+    if not optimizer.generators:  # the next draw is another one
         optimizer.step(good[0])
         if first and "xsam" not in name:
             reference.step(good[1])
@@ -103,6 +102,7 @@ def test_plain_sgd_dies_of_it(fused: bool) -> None:
     assert not model.conv2.weight.isfinite().all()
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_zero_gradient_moves_nothing(name: str, dtype: torch.dtype) -> None:

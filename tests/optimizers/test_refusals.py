@@ -11,10 +11,10 @@ from sam.config import ConfigError
 from sam.core.passes import Passes
 from sam.optimizers.rand_sam import RandSAM
 from sam.optimizers.sam import SAM
-from sam.optimizers.sgd import SGD
+from sam.optimizers.settings import METHODS as REGISTRY
 from sam.optimizers.xsam import XSAM
 
-METHODS = [SGD, RandSAM, SAM, XSAM]
+METHODS = [row.load() for row in REGISTRY.values()]
 NAN = float("nan")
 SETTINGS = [
     *((method, "rho", value) for method in METHODS for value in (-1, NAN, float("inf"), None, "0.05", [0.05])),
@@ -32,6 +32,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(("method", "name", "value"), SETTINGS)
 def test_a_setting_out_of_its_bounds(method: Any, name: str, value: object) -> None:
     base = torch.optim.SGD(Net().parameters(), lr=0.1)
@@ -101,6 +102,7 @@ CLOSURES = {
 }
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("kind", CLOSURES)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_closure_that_trains_nothing_is_an_error_at_the_first_step(method: Any, kind: str) -> None:

@@ -8,27 +8,24 @@ from typing import Any
 import pytest
 import torch
 from optimizer_oracles import Net, batch, flat, net_closure, same
+from registered import passes, registered
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sam.core.device import LossScale, autocast, loss_scale
 from sam.core.passes import Passes
 from sam.optimizers.base import Method
-from sam.optimizers.rand_sam import RandSAM
 from sam.optimizers.sam import SAM
-from sam.optimizers.sgd import SGD
 from sam.optimizers.xsam import XSAM
 
 METHODS: dict[str, Callable[..., Method]] = {
-    "sgd": lambda base, **k: SGD(base, **k),
-    "rand_sam": lambda base, **k: RandSAM(base, rho=0.1, **k),
-    "sam": lambda base, **k: SAM(base, rho=0.1, **k),
+    **registered(rho=0.1),
     "sam_clipped": lambda base, **k: SAM(base, rho=0.1, grad_clip=0.05, **k),
     "sam_n3_mean": lambda base, **k: SAM(base, rho=0.1, steps=3, rule="project", descent_gradient="mean", **k),
     "sam_filter": lambda base, **k: SAM(base, rho=0.1, steps=2, norm_scope="filter", **k),
     "xsam": lambda base, **k: XSAM(base, rho=0.1, steps=2, search_interval=3, **k),
 }
-PASSES = {"sgd": 1, "rand_sam": 1, "sam": 2, "sam_clipped": 2, "sam_n3_mean": 4, "sam_filter": 3, "xsam": 3}
+PASSES = passes() | {"sam_clipped": 2, "sam_n3_mean": 4, "sam_filter": 3, "xsam": 3}
 
 
 def build(name: str, scaling: LossScale | None, fused: bool = True, dtype: torch.dtype = torch.float64) -> tuple[Net, Method]:
@@ -54,6 +51,7 @@ def scaled_closure(
     return closure
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("name", METHODS)
 def test_the_scale_cancels(name: str, groups: int) -> None:
@@ -72,6 +70,7 @@ def test_the_scale_cancels(name: str, groups: int) -> None:
     assert alphas[0] == alphas[1]
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize(("name", "at"), [(name, at) for name, passes in PASSES.items() for at in range(passes)])
 def test_an_overflow_in_any_pass_skips_the_step_and_halves_the_scale(name: str, at: int, fused: bool) -> None:
@@ -112,6 +111,7 @@ def test_a_search_lost_to_an_overflow_is_made_up_in_the_next_step(at: int, group
     assert all(map(math.isfinite, optimizer.probe_losses)) and int(optimizer.skipped) == 1
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_forward_that_overflows_leaves_no_trace_in_batchnorm(name: str, groups: int) -> None:

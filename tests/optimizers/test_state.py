@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from optimizer_oracles import Bowl, Net, batch, flat, net_closure, sam_gradient, same
+from registered import registered
 from torch import nn
 
 from sam.core.passes import Passes
@@ -20,9 +21,7 @@ from sam.optimizers.sgd import SGD
 from sam.optimizers.xsam import XSAM
 
 METHODS = {
-    "sgd": lambda base, **k: SGD(base, **k),
-    "rand_sam": lambda base, **k: RandSAM(base, rho=0.1, generator=torch.Generator().manual_seed(3), **k),
-    "sam": lambda base, **k: SAM(base, rho=0.1, **k),
+    **registered(rho=0.1),
     "sam_n3_mean": lambda base, **k: SAM(base, rho=0.1, steps=3, rule="boundary", descent_gradient="mean", **k),
     "sam_drawn": lambda base, **k: SAM(base, rho=0.1, radius="uniform", generator=torch.Generator().manual_seed(3), **k),
     "xsam": lambda base, **k: XSAM(base, rho=0.1, steps=2, search_interval=4, **k),  # alpha found in step 5 is used in 6 to 8
@@ -43,6 +42,7 @@ def advance(model, optimizer, scheduler, steps: range) -> None:
         scheduler.step()
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("name", METHODS)
 def test_interrupted_equals_uninterrupted(name: str, fused: bool) -> None:
@@ -180,6 +180,7 @@ def test_build_follows_the_config(method: str) -> None:
 COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda pair: pickle.loads(pickle.dumps(pair))}
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("name", METHODS)

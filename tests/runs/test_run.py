@@ -68,6 +68,7 @@ def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
 # ----------------------------------------------------------------------------------------------------------- continuing
 
 
+@pytest.mark.contract
 def test_continuing_is_bitwise_the_uninterrupted_run(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, method: dict[str, Any]) -> None:
     whole = tiny(optimizer=method, epochs=3, model={"dropout": 0.2}, runs="whole")
     pieces = tiny(optimizer=method, epochs=3, model={"dropout": 0.2}, runs="pieces")

@@ -1,6 +1,7 @@
 """Both routes to SLURM on a real one: what fails reads FAILED, what is done is not done again, what is preempted comes back."""
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -141,6 +142,34 @@ def test_a_sweep_as_an_array(cluster: Cluster, folder: Path) -> None:
 
     listed = python(cluster, "scripts/grid.py", *sweep, "seed=range(4)", cwd=folder).stdout
     assert listed == "# 16 runs, 0 to do: nothing to submit\n"
+
+
+# ------------------------------------------------------------------------------------------------------- plug-ins, both routes
+
+PLUGIN = """
+from sam.optimizers.sam import SAM
+from sam.optimizers.settings import METHODS, SAMConfig
+
+VERSION = 3
+
+class Mine(SAM):
+    pass
+
+METHODS.add("mine", "mine:Mine", SAMConfig, option={"rho": 0.2})
+"""
+
+
+def test_a_plug_in_of_the_launching_folder_reaches_the_tasks(cluster: Cluster, folder: Path) -> None:
+    (folder / "mine.py").write_text(PLUGIN)
+    line = ("plugins=mine", "optimizer=mine", *TINY)
+    swept = python(cluster, "train.py", "-m", *line, *LAUNCHER, "seed=0,1", cwd=folder)
+    assert swept.returncode == 0, swept.stderr
+    listed = python(cluster, "scripts/grid.py", *line, "seed=range(3)", cwd=folder).stdout
+    assert "# 3 runs, 1 to do" in listed
+    job = submit(cluster, listed, folder, *SBATCH)
+    assert set(cluster.wait_for(job).values()) == {"COMPLETED 0:0"}
+    found = [json.loads(path.read_text()) for path in folder.glob("runs/*/run.json")]
+    assert [(run["status"], run["identity"]["plugins"]) for run in found] == [("finished", {"mine": "3"})] * 3
 
 
 # ------------------------------------------------------------------------------------------------------- measuring, both routes

@@ -110,6 +110,7 @@ def test_a_row_evaluates_the_clean_test_set_in_eval_mode(tiny: Tiny, trainer: Ma
 # ------------------------------------------------------------------------------------------------- the same twice, and pairing
 
 
+@pytest.mark.contract
 def test_the_same_seed_is_bitwise_the_same(tiny: Tiny, trainer: Make, method: dict[str, Any]) -> None:
     results = []
     for noise in (1, 2):  # whatever torch's own generator holds
@@ -145,6 +146,7 @@ def images_met(made: Trainer) -> list[Tensor]:
     return met
 
 
+@pytest.mark.contract
 def test_methods_are_paired_by_seed(tiny: Tiny, trainer: Make, method: dict[str, Any], arrays: str) -> None:
     """All methods start from the same weights and meet the same images, equally augmented, in the same order."""
     options: dict[str, Any] = {

@@ -1,0 +1,34 @@
+"""docs/keys.md and --help list every key, and neither needs torch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sam.runs.help import COMMANDS, keys
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def printed(*arguments: str) -> str:
+    """What it prints, in a process that cannot import torch."""
+    code = "import runpy, sys; sys.modules['torch'] = None; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    process = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False, **process)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_docs_keys_is_what_the_script_prints() -> None:
+    assert printed(str(ROOT / "scripts" / "keys.py")) == (ROOT / "docs" / "keys.md").read_text("utf-8"), (
+        "python scripts/keys.py > docs/keys.md"
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_lists_every_key(command: str) -> None:
+    words = printed(command, "--help").split()
+    found = [name for name, *_ in keys(COMMANDS[command])]
+    assert len(found) > 60 and not [name for name in found if not {name} & {word.partition("=")[0] for word in words}]
