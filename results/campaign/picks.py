@@ -82,7 +82,7 @@ def sgd() -> dict[str, float]:
 def radius(method: str, steps: int = 1, stage: str = "stage0") -> float:
     """The pick of a method's radius; XSAM's runs at a constant alpha are another grid."""
     wanted = {"method": method, "alpha": None} | ({"ascent_steps": steps} if method != "rand_sam" else {})
-    found = scores(stage, lambda o: (o["rho"],) if all(o[k] == v for k, v in wanted.items()) else None)
+    found = scores(stage, lambda o: (o["rho"],) if all(o.get(k) == v for k, v in wanted.items()) else None)
     return inside(min(key[0] for key in within_one_error(found)), found)
 
 
@@ -102,7 +102,7 @@ def folders() -> list[Path]:
     """SAM(R)'s runs of stage 0."""
     wanted = {"method": "sam", "ascent_steps": 1, "rho": sam()["R"]}
     runs = records.find_runs(ROOT / "runs/campaign/stage0")
-    return [folder for folder, record in runs if all(record["config"]["optimizer"][k] == v for k, v in wanted.items())]
+    return [folder for folder, record in runs if all(record["config"]["optimizer"].get(k) == v for k, v in wanted.items())]
 
 
 def rise() -> dict[str, float]:
