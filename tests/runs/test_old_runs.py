@@ -120,7 +120,7 @@ def test_a_preempted_run_goes_on_and_ends_as_it_would_have(continued: Path) -> N
 
 
 def test_no_field_of_a_record_is_dropped(continued: Path) -> None:
-    """A later version may add fields, and must write those that there were, but for settings that the run's method or model does not read."""
+    """A later version may add fields, and must write those that there were, but settings that the run's method or model does not read."""
     record = record_of(continued)
     record["segments"] = record["segments"][1:]  # the first one is the earlier version's
     rows = {f".config.{group}.{key}" for group in ("optimizer", "model") for key in defaults(TrainConfig)[group]}
