@@ -112,6 +112,6 @@ def test_a_folder_of_another_run_is_refused_before_the_first(tmp_path: Path) -> 
 def test_names_that_wandb_refuses_are_refused_here(value: str, key: str) -> None:
     tracking = TrackingConfig(**{key: value})  # type: ignore[arg-type]
     if (key, value) == ("entity", ""):  # none
-        return tracking.check()
+        return tracking.check_names()
     with pytest.raises(ConfigError, match=f"tracking.{key}="):
-        tracking.check()
+        tracking.check_names()
