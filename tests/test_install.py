@@ -48,10 +48,13 @@ def output(*command: str, folder: Path) -> str:
 
 def test_the_library_is_sam_alone_with_its_files(clone: Path, python: str) -> None:
     output(*PIP, "--python", python, *OFFLINE, str(clone), folder=clone)
-    code = "import sam.sharpness, sam.optimizers, sam.tables.published as p; print(p.CSV.is_file(), sam.__file__)"
-    there, path = output(python, "-c", code, folder=clone.parent / "empty").split()
-    installed = Path(path).parents[1]
-    assert there == "True" and "site-packages" in path and (installed / "sam/report/page.css").is_file()
+    code = "import torch, sam.optimizers.sam as o; from sam.sharpness import evaluate; model = torch.nn.Linear(4, 3); "
+    code += "o.SAM(torch.optim.SGD(model.parameters(), lr=0.1)).step(lambda: (model.weight**2).sum().backward() or torch.zeros(())); "
+    code += "x, y = torch.randn(20, 4), torch.arange(20) % 3; print(len(evaluate(model, (x, y), notions=['all'])) > 50, o.__file__)"
+    measured, path = output(python, "-c", code, folder=clone.parent / "empty").split()
+    installed = Path(path).parents[2]
+    assert measured == "True" and "site-packages" in path
+    assert (installed / "sam/report/page.css").is_file() and (installed / "sam/tables/paper_values.csv").is_file()
     assert not (installed / "data").exists() and not (installed / "models").exists()
 
 

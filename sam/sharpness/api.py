@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from data.image_data import ImageData
 from sam.config import ConfigError
 from sam.core.criteria import CRITERIA
 from sam.schema import from_dict
@@ -84,7 +83,7 @@ def evaluate(
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise ConfigError(f"model: {name} has no running statistics (track_running_stats=False): bn=eval would depend on batch_size.")
-    if isinstance(data, ImageData):
+    if hasattr(data, "train_images"):  # an ImageData; the library alone is without that class
         context = context_of(model, data, config, loss_name=loss, progress=progress)
     else:
         train, test = _pair(data)

@@ -3,17 +3,19 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from data.image_data import ImageData
 from sam.core import seeds
 from sam.core.criteria import CRITERIA, Criterion
 from sam.core.vectors import Vector
 from sam.sharpness.dataset_loss import DatasetLoss, Statistics, Value, averaged
 from sam.sharpness.settings import MEASURED_SPLITS, SharpnessConfig
+
+if TYPE_CHECKING:
+    from data.image_data import ImageData
 
 Measures = dict[str, float | None]
 Series = dict[str, list[float | None]]
@@ -183,7 +185,7 @@ class Context:
         return seeds.generator("cpu", self.config.seed, name)
 
 
-def context_of(model: nn.Module, data: ImageData, config: SharpnessConfig, **options: Any) -> Context:
+def context_of(model: nn.Module, data: "ImageData", config: SharpnessConfig, **options: Any) -> Context:
     """Return the context of a model and an image data set, moved to the model's device; options: loss_name, optimizer and progress."""
     weight = next(model.parameters())
     images = data.to(weight.device)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import DataError, regular_file
+from sam.config import ConfigError
 from sam.sharpness.context import Context, Measures, Result, Series, Sizes, Split, suffix
 from sam.sharpness.settings import SharpnessConfig
 
@@ -21,12 +21,12 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
         return 0.0
     try:
         return float(len(files(config.corruption.path)) * len(_open(Path(config.corruption.path) / LABELS)))
-    except DataError:
+    except ConfigError:
         return 0.0  # the number is for the progress bar alone; measuring names the problem
 
 
 def inputs(config: SharpnessConfig) -> dict[str, object]:
-    """Return what else the numbers depend on: sizes and modification times of the files. DataError if there is no such folder."""
+    """Return what else the numbers depend on: sizes and modification times of the files. ConfigError if there is no such folder."""
     if config.corruption.path is None:
         return {}
     paths = [*files(config.corruption.path), Path(config.corruption.path).expanduser() / LABELS]
@@ -42,7 +42,7 @@ def measure(context: Context) -> Result:
     corruption_kinds                                       how many corruptions that mean is over.
     Series corruption[kind=K]: columns severity (1 to 5), accuracy, loss.
 
-    Raises DataError (one sentence) if a file is missing or does not fit the data set.
+    Raises ConfigError (one sentence) if a file is missing or does not fit the data set.
     """
     path = context.config.corruption.path
     if path is None:
@@ -65,7 +65,7 @@ def _curve(file: Path, labels: np.ndarray, context: Context) -> Series:
     images = _open(file)
     expected = (len(labels), *context.train.inputs.shape[2:], context.train.inputs.shape[1])
     if images.dtype != np.uint8 or images.shape != expected:
-        raise DataError(f"{file}: holds {images.dtype} {images.shape}, but must hold uint8 {expected}, as {LABELS} and the data set say.")
+        raise ConfigError(f"{file}: holds {images.dtype} {images.shape}, but must hold uint8 {expected}, as {LABELS} and the data set say.")
     curve: Series = {"severity": [], "accuracy": [], "loss": []}
     each = len(labels) // SEVERITIES
     for severity in range(SEVERITIES):
@@ -80,15 +80,15 @@ def _curve(file: Path, labels: np.ndarray, context: Context) -> Series:
 
 
 def files(path: str) -> list[Path]:
-    """List the corruptions' files by name. DataError if the folder or its labels are missing."""
+    """List the corruptions' files by name. ConfigError if the folder or its labels are missing."""
     folder = Path(path).expanduser()
     if not os.path.isfile(folder / LABELS):
         why = f"has no {LABELS}" if os.path.isdir(folder) else "there is no such folder"
         wanted = f"give the folder of CIFAR-10-C or CIFAR-100-C, with {LABELS} and one .npy a corruption"
-        raise DataError(f"sharpness.corruption.path={path}: {why}; {wanted}.")
+        raise ConfigError(f"sharpness.corruption.path={path}: {why}; {wanted}.")
     found = sorted(file for file in folder.glob("*.npy") if file.name != LABELS)
     if not found:
-        raise DataError(f"sharpness.corruption.path={path}: holds {LABELS}, but no other .npy file with corrupted images.")
+        raise ConfigError(f"sharpness.corruption.path={path}: holds {LABELS}, but no other .npy file with corrupted images.")
     return found
 
 
@@ -97,14 +97,16 @@ def _labels(file: Path, context: Context) -> np.ndarray:
     classes = max(int(split.labels.max()) + 1 for split in (context.train, context.test) if split is not None)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0 or len(labels) % SEVERITIES:
         wanted = f"{SEVERITIES} whole numbers for each test image"
-        raise DataError(f"{file}: must hold {wanted}, not {labels.dtype} {labels.shape}.")
+        raise ConfigError(f"{file}: must hold {wanted}, not {labels.dtype} {labels.shape}.")
     if labels.min() < 0 or labels.max() >= classes:
-        raise DataError(f"{file}: labels run from {labels.min()} to {labels.max()}, but those of the data set from 0 to {classes - 1}.")
+        raise ConfigError(f"{file}: labels run from {labels.min()} to {labels.max()}, but those of the data set from 0 to {classes - 1}.")
     return labels.astype(np.int64)
 
 
 def _open(file: Path) -> np.ndarray:
+    from data import regular_file  # now: the library alone is without `data`
+
     try:
         return np.load(regular_file(file), mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{file}: cannot be read as a NumPy array ({str(error).splitlines()[0]}).") from error
+        raise ConfigError(f"{file}: cannot be read as a NumPy array ({str(error).splitlines()[0]}).") from error

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from data import DataError
+from sam.config import ConfigError
 from sam.sharpness import corruption
 from sam.sharpness.context import Context, Sizes, Split
 from sam.sharpness.notions import Notion, work
@@ -128,7 +128,7 @@ def forget_images(folder: Path) -> None:
 )
 def test_what_does_not_fit_is_named(damage: object, words: list[str], folder: Path) -> None:
     damage(folder)  # type: ignore[operator]
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(ConfigError) as caught:
         corruption.measure(context(folder))
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value), caught.value
 
@@ -136,5 +136,5 @@ def test_what_does_not_fit_is_named(damage: object, words: list[str], folder: Pa
 def test_a_folder_that_is_not_there_is_named_before_anything_is_measured(tmp_path: Path) -> None:
     made = context(tmp_path / "nowhere")
     for act in (corruption.measure, lambda s: Notion("corruption").settings(s.config)):
-        with pytest.raises(DataError, match=r"nowhere: there is no such folder; give the folder of CIFAR-10-C"):
+        with pytest.raises(ConfigError, match=r"nowhere: there is no such folder; give the folder of CIFAR-10-C"):
             act(made)
