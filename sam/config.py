@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 if TYPE_CHECKING:
     from sam.registry import Registry
 
+_NUMBERS = re.compile(r"\b(int|float)\b")
 LATE = {"late": True}  # metadata of a key that came after rows of measurements were stored: see `sam.schema.row_settings`
 
 
@@ -46,8 +47,10 @@ def key(default: Any, about: str = "", *, late: bool = False, distinct: bool = F
 
 def check_value(f: Field[Any], label: str, value: Any) -> None:
     """Raise `ConfigError`, which calls the key `label`, unless this field may hold `value`."""
+    if value is f.default and not isinstance(value, list):  # what a field starts with is allowed
+        return
     limits, items = f.metadata.get("limits", {}), value if isinstance(value, list | tuple) else [value]
-    numeric = "limits" in f.metadata and re.search(r"\b(int|float)\b", str(f.type))  # as it is written: "float | None"
+    numeric = "limits" in f.metadata and _NUMBERS.search(str(f.type))  # as it is written: "float | None"
     for item in items if value is not None else ():
         if "among" in limits and (not isinstance(item, str) or item not in limits["among"]):
             raise ConfigError(f"{label}={item}: must be one of {', '.join(limits['among'])}.")

@@ -68,12 +68,13 @@ class Condition:
 
 def settings(c: TrainConfig) -> dict[str, Any]:
     """Settings that make a condition, by dotted names; all others (seed, method, places, a model's idle keys) have fixed values."""
+    plain = TrainConfig()
     neutral = replace(
         c,
         optimizer=OptimizerConfig.of(**{key: getattr(c.optimizer, key) for key in _COMMON} | {"method": "sgd"}),
         dataset=replace(c.dataset, path="file" if c.dataset.path else None, root=DatasetConfig.root, download=False),
         protocol=replace(c.protocol, notes=[]),
-        **{key: getattr(TrainConfig(), key) for key in _NEUTRAL},
+        **{key: getattr(plain, key) for key in _NEUTRAL},
     )
     return flat(to_dict(neutral))
 
