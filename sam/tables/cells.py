@@ -59,6 +59,7 @@ class Cell(_Shown):
     kind       label | value | difference | published.
     column     header of the value column whose unit its numbers are in.
     numbers    value of the run in each of `folders`, None if it has none.
+    best       the best of its column, or not told apart from it; printed in bold.
     """
 
     kind: str
@@ -72,6 +73,7 @@ class Cell(_Shown):
     diverged: tuple[int, ...] = ()
     folders: tuple[str, ...] = ()
     numbers: tuple[float | None, ...] = ()
+    best: bool = False
 
     @property
     def text(self) -> str:
@@ -80,7 +82,8 @@ class Cell(_Shown):
 
 @dataclass(frozen=True)
 class Block(_Shown):
-    """One printed table; the first `labels` columns name the row. verdict: what was found, and what it does and does not show."""
+    """One printed table; the first `labels` columns name the row. verdict: what was found, and what it does and does not show; finding:
+    what was found, in one sentence for a reader in a hurry."""
 
     table: str
     title: str
@@ -89,4 +92,5 @@ class Block(_Shown):
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
     verdict: str = ""
+    finding: str = ""
     correlations: tuple[Correlation, ...] = ()
