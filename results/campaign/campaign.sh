@@ -36,6 +36,11 @@ stage0() {
     extend sgd $out $seeds optimizer=sgd optimizer.lr=0.4 optimizer.weight_decay=0.0005,0.002
     extend sgd $out $seeds optimizer=sgd optimizer.lr=0.05,0.1,0.2 optimizer.weight_decay=0.008
     extend sgd $out $seeds optimizer=sgd optimizer.lr=0.8 optimizer.weight_decay=0.0005,0.002  # amendment 1
+    extend sgd $out $seeds optimizer=sgd optimizer.lr=0.8 optimizer.weight_decay=0.000125  # amendment 2, from here
+    local more
+    for more in 1.6 3.2 6.4; do
+        extend sgd $out $seeds optimizer=sgd optimizer.lr=$more optimizer.weight_decay=0.000125,0.0005
+    done
     picked sgd
     local base="optimizer.lr=$lr optimizer.weight_decay=$decay"
     train $out $seeds $base optimizer=sam,sam_n5,xsam optimizer.rho=0.05,0.1,0.2,0.3,0.5,0.8
