@@ -112,16 +112,8 @@ class Method(Verbs):
         """Called once a step, after all passes (XSAM picks alpha)."""
 
     defer = False  # hold the directions of all groups until `decide`
-
-    @property
-    def repeats(self) -> bool:
-        """True if the next step launches the same kernels as the last one, so that a captured graph may be replayed."""
-        return True
-
-    @property
-    def generators(self) -> list[torch.Generator]:
-        """The method's own random streams that steps draw from."""
-        return []
+    repeats = True  # the next step launches the same kernels as the last one, so that a captured graph may be replayed
+    generators: Sequence[torch.Generator] = ()  # the method's own random streams that steps draw from
 
     @classmethod
     def options(cls, config: Any, *, steps_per_epoch: int, total_steps: int, generator: torch.Generator) -> dict[str, Any]:
