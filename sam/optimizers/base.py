@@ -27,10 +27,9 @@ from sam.core import vectors
 from sam.core.device import LossScale
 from sam.core.passes import Passes
 from sam.core.replicas import ALONE, Replicas
-from sam.optimizers.groups import look_up
 from sam.optimizers.settings import check_arguments
 from sam.optimizers.update import update
-from sam.optimizers.verbs import Closure, Gradients, Verbs, accumulate
+from sam.optimizers.verbs import Closure, Gradients, Verbs, accumulate, look_up
 
 
 class Method(Verbs):

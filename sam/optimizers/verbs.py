@@ -3,8 +3,9 @@
 import inspect
 import itertools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,10 +17,29 @@ from sam.core.ascent import Ascent
 from sam.core.device import LossScale
 from sam.core.passes import Passes
 from sam.core.vectors import Vector
-from sam.optimizers.groups import Members, look_up
 
 Closure = Callable[..., Tensor]
 Gradients = list[Tensor | None]
+
+
+@dataclass(frozen=True)
+class Members:
+    """Parameters of all groups, in order."""
+
+    parameters: list[Tensor]
+    values: Vector  # detached views of them
+    chosen: list[bool]  # which are perturbed
+    points: Vector  # the views of those
+    radii: list[float]  # their rho
+
+
+def look_up(groups: Sequence[dict[str, Any]]) -> Members:
+    parameters = [p for group in groups for p in group["params"]]
+    chosen = [group["perturb"] and p.requires_grad for group in groups for p in group["params"]]
+    radii = [group["rho"] for group in groups for _ in group["params"]]
+    values = [p.detach() for p in parameters]
+    points, radii = list(itertools.compress(values, chosen)), list(itertools.compress(radii, chosen))
+    return Members(parameters, values, chosen, points, radii)
 
 
 class Verbs(torch.optim.Optimizer):
