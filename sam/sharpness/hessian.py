@@ -34,9 +34,6 @@ class Hessian:
             vectors.copy_(self.unflatten(row), product)
         return result
 
-    def flatten(self, vector: Vector) -> Tensor:
-        return torch.cat([t.reshape(-1) for t in vector])
-
     def unflatten(self, row: Tensor) -> Vector:
         """Return views of a row (D,), shaped like the parameters."""
         return [piece.view(p.shape) for piece, p in zip(row.split(self.sizes), self.points, strict=True)]
@@ -153,35 +150,32 @@ def _measure(loss: DatasetLoss, context: Context) -> Measures:
     value, gradient = loss.value_and_gradient()
     length = vectors.norm(gradient).item()
     has_slope = math.isfinite(length) and length > vectors.TINY
-    unit = hessian.flatten(gradient) / length if has_slope else torch.zeros(hessian.length).to(hessian.points[0])
+    unit = torch.cat([g.reshape(-1) for g in gradient]) / length if has_slope else torch.zeros(hessian.length).to(hessian.points[0])
     finite_here = math.isfinite(value.loss) and math.isfinite(length)
     pairs = eigenpairs(hessian, config, generator, beside=unit[None]) if finite_here else None
     values = named(where(), train_loss=value.loss, grad_norm=length)
     *top, smallest = [(None, None)] if pairs is None else zip(pairs.values, pairs.residuals, strict=True)
-    for k in range(1, config.eigenvalues + 1):
-        eigenvalue, residual = top[k - 1] if k <= len(top) else (None, None)
+    for k, (eigenvalue, residual) in enumerate([*top, *[(None, None)] * (config.eigenvalues - len(top))], start=1):
         values |= named(where(k=k), eigenvalue=eigenvalue, eigenvalue_residual=residual)
     values |= named(where(), eigenvalue_min=smallest[0], eigenvalue_min_residual=smallest[1])
 
     estimate = error = cosine = share = curvature = lowest = None
     if pairs is not None:
-        draw, part = partial(hessian.draw, generator), math.fsum(pairs.values[:-1])
-        found = trace(hessian, draw, config.probes, pairs.vectors[:-1], part)
+        found = trace(hessian, partial(hessian.draw, generator), config.probes, pairs.vectors[:-1], math.fsum(pairs.values[:-1]))
         estimate, error = (number if math.isfinite(number) else None for number in found)
         lowest = smallest_nonzero(pairs.spectrum, torch.finfo(unit.dtype).eps)
-    if pairs is not None and has_slope:
-        cosines = krylov.inner(pairs.vectors[:-1], unit[None])[:, 0]
-        cosine, share = float(cosines[0].abs()), float((cosines**2).sum())
-        curvature = float(krylov.inner(unit[None], pairs.extra))
+        if has_slope:
+            cosines = krylov.inner(pairs.vectors[:-1], unit[None])[:, 0]
+            cosine, share = float(cosines[0].abs()), float((cosines**2).sum())
+            curvature = float(krylov.inner(unit[None], pairs.extra))
     values |= named(where(), lanczos_products=None if pairs is None else pairs.products, trace=estimate, trace_stderr=error)
     values |= named(where(), cos_gradient_top=cosine, gradient_top_share=share, curvature_gradient=curvature)
     values["cos_random_level"] = math.sqrt(2 / (math.pi * hessian.length))
 
     for result in ascent.along(loss, value, gradient, context.config.rho)[1]:
-        half, at = result.rho**2 / 2, where(rho=result.rho)
+        half, largest = result.rho**2 / 2, top[0][0] if top else None
         each = half / hessian.length
-        largest = top[0][0] if top else None
         limits = {"worst": (half, largest), "ascent": (half, lowest), "average": (each, estimate), "average_stderr": (each, error)}
-        values[f"second_order{at}"] = result.second_order
-        values |= {f"limit_{name}{at}": None if of is None else factor * of for name, (factor, of) in limits.items()}
+        numbers = {f"limit_{name}": None if of is None else factor * of for name, (factor, of) in limits.items()}
+        values |= named(where(rho=result.rho), second_order=result.second_order, **numbers)
     return values

@@ -168,7 +168,7 @@ def _n_step(ground: _Ground, rho: float) -> Vector | None:
         vectors.copy_(loss.points, ascent.points)
         ascent.climb(loss.value_and_gradient()[1])
     direction = ascent.direction()
-    return direction if unit_(direction) is not None else None
+    return None if unit_(direction) is None else direction
 
 
 def top_eigenpairs(loss: DatasetLoss, count: int, steps: int, generator: torch.Generator) -> list[tuple[float, Vector, float]]:
