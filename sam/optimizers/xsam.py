@@ -96,14 +96,8 @@ class XSAM(Method):
 
     @classmethod
     def options(cls, config: Any, **run: Any) -> dict[str, Any]:
-        return {
-            "steps": config.ascent_steps,
-            "rule": config.step_rule,
-            "rho_max": config.rho_max,
-            "alpha": config.alpha,
-            "alphas": config.alpha_grid,
-            "search_interval": config.search_interval(run["steps_per_epoch"]),
-        }
+        own = {"steps": config.ascent_steps, "rule": config.step_rule, "rho_max": config.rho_max, "alpha": config.alpha}
+        return own | {"alphas": config.alpha_grid, "search_interval": config.search_interval(run["steps_per_epoch"])}
 
     @property
     def alpha(self) -> float:
