@@ -15,7 +15,7 @@ class Objective:
     """Mean loss of samples at the current weights. `totals()` reads, once an epoch, the sums over the samples seen: loss and
     accuracy of the first pass of each step (at w), and loss of the last one (at the perturbed point).
 
-    scaling:      back-propagate the scaled loss; steps that overflowed are then left out of the sums.
+    scaling:      back-propagate the scaled loss.
     micro_batch:  samples of one forward; a closure over more accumulates their gradients.
     group_size:   samples of a group (m), each with a closure; groups: their number in a full batch.
     noted:        values seen by the closures since the last `settle`: (tensors on the device, number of samples) each.
@@ -103,14 +103,13 @@ class Objective:
         return loss
 
     def settle(self, bad: Tensor | None = None) -> None:
-        """Add a step's sums to the epoch's. bad: 0-d bool, true if the step was skipped; used with loss scaling only."""
-        drop = bad if self.scaling is not None else None
+        """Add a step's sums to the epoch's, unless `bad` (0-d bool)."""
         for seen, samples in self.noted:
             step = torch.stack([seen["first"], seen["correct"], seen["last"]])
-            if drop is not None:
-                step = torch.where(drop, 0.0, step)
+            if bad is not None:
+                step = torch.where(bad, 0.0, step)
             self._sums = step if self._sums is None else self._sums + step
-            self._samples = self._samples + (samples if drop is None else torch.where(drop, 0, samples))
+            self._samples = self._samples + (samples if bad is None else torch.where(bad, 0, samples))
         self.noted.clear()
 
     def state_dict(self) -> dict[str, Any]:
