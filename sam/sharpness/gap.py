@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sam.core import vectors
-from sam.core.criteria import Criterion, cross_entropy, under_label_noise
+from sam.core.criteria import cross_entropy, under_label_noise
 from sam.sharpness.context import Context, Measures, Part, Result, Sizes, suffix
 from sam.sharpness.settings import SharpnessConfig
 
@@ -74,16 +74,12 @@ def _test(context: Context) -> Measures:
     with loss.measuring():
         outputs = loss.outputs()
     accuracy = 100 * (outputs.argmax(1) == loss.labels).double().mean().item()
-    channel = _mean(under_label_noise(context.criterion, context.label_noise), outputs, loss.labels)
-    plain = _mean(context.criterion, outputs, loss.labels)
+    criteria = (context.criterion, under_label_noise(context.criterion, context.label_noise))
+    plain, channel = (criterion(outputs, loss.labels).double().mean().item() for criterion in criteria)
     values: Measures = {"test_loss": plain, "test_accuracy": accuracy, "test_loss_channel": channel}
     are_logits = context.criterion is cross_entropy
     values["ece"] = calibration_error(outputs, loss.labels, context.config.gap.bins) if are_logits else None
     return values | {"gap": channel - train.loss, "error_gap": train.accuracy - accuracy}
-
-
-def _mean(criterion: Criterion, outputs: Tensor, labels: Tensor) -> float:
-    return criterion(outputs, labels).double().mean().item()
 
 
 @torch.no_grad()
