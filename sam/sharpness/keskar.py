@@ -39,7 +39,8 @@ def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vec
             return 0.0, -slope / unit
         if len(visited) == 2 * iterations:
             raise _Enough
-        box.move(loss.points, start, _shaped(x, start))
+        pieces = torch.from_numpy(x).split([p.numel() for p in start])
+        box.move(loss.points, start, [piece.reshape(p.shape).to(p) for piece, p in zip(pieces, start, strict=True)])
         value, gradient = loss.value_and_gradient()
         visited.append(value.loss)
         along = _flat(gradient, box)
@@ -59,11 +60,6 @@ def _flat(gradient: Vector, box: Ball) -> Flat:
     assert box.scale is not None
     pieces = [(g.double() * s.double()).flatten().cpu().numpy() for g, s in zip(gradient, box.scale, strict=True)]
     return np.concatenate(pieces) * box.radius
-
-
-def _shaped(x: Flat, start: Vector) -> Vector:
-    pieces = np.split(x, np.cumsum([p.numel() for p in start])[:-1])
-    return [torch.from_numpy(piece).reshape(p.shape).to(p) for piece, p in zip(pieces, start, strict=True)]
 
 
 def _search(settings: KeskarConfig) -> Search:
