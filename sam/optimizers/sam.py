@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from sam.core import vectors
 from sam.core.ascent import Ascent
@@ -41,9 +42,7 @@ class DrawnRadius(Method):
 
     draws_directions = False  # whether the method draws more than its radius
 
-    def __init__(
-        self, base: torch.optim.Optimizer, *, radius: str = "fixed", generator: torch.Generator | None = None, **common: Any
-    ) -> None:
+    def __init__(self, base: Optimizer, *, radius: str = "fixed", generator: torch.Generator | None = None, **common: Any) -> None:
         check_arguments(type(self), radius=radius)
         super().__init__(base, **common)
         self.radius = radius
@@ -77,14 +76,7 @@ class SAM(DrawnRadius):
     """
 
     def __init__(
-        self,
-        base: torch.optim.Optimizer,
-        *,
-        rho: float = 0.05,
-        steps: int = 1,
-        rule: str = "split",
-        descent_gradient: str = "last",
-        **common: Any,
+        self, base: Optimizer, *, rho: float = 0.05, steps: int = 1, rule: str = "split", descent_gradient: str = "last", **common: Any
     ) -> None:
         check_arguments(type(self), steps=steps, rule=rule, descent_gradient=descent_gradient)
         super().__init__(base, rho=rho, **common)
@@ -114,7 +106,7 @@ class RandSAM(DrawnRadius):
 
     draws_directions = True
 
-    def __init__(self, base: torch.optim.Optimizer, *, rho: float = 0.05, **common: Any) -> None:
+    def __init__(self, base: Optimizer, *, rho: float = 0.05, **common: Any) -> None:
         super().__init__(base, rho=rho, **common)
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:

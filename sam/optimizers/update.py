@@ -2,15 +2,14 @@
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from sam.core import vectors
 from sam.core.device import LossScale
 from sam.core.vectors import Vector
 
 
-def update(
-    base: torch.optim.Optimizer, gradient: Vector, lengths: list[Tensor], grad_clip: float | None, scaling: LossScale | None
-) -> Tensor:
+def update(base: Optimizer, gradient: Vector, lengths: list[Tensor], grad_clip: float | None, scaling: LossScale | None) -> Tensor:
     """Step the base optimizer with `gradient`, the tensors in `.grad`, unless it is void; return whether it was (0-d bool).
 
     lengths:    norms, 0-d tensors: the gradient's own first, then those of the step's ascents. One that is not finite makes the step void:
@@ -33,7 +32,7 @@ def update(
     return bad
 
 
-def _can_skip_on_device(base: torch.optim.Optimizer) -> bool:
+def _can_skip_on_device(base: Optimizer) -> bool:
     """Whether the fused kernel leaves momentum right when it skips. Fused SGD allocates it in the first step and does not fill it if that
     step is skipped: start it at zero here."""
     if not isinstance(base, torch.optim.SGD):
