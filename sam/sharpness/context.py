@@ -122,35 +122,20 @@ class Context:
     def device(self) -> torch.device:
         return self.train.labels.device
 
-    def loss(
-        self,
-        split: str | Split = "train",
-        *,
-        criterion: Criterion | None = None,
-        batch_size: int | None = None,
-        batchnorm: str = "eval",
-        subset: int | None = None,
-    ) -> DatasetLoss:
+    def loss(self, split: str | Split = "train", *, batchnorm: str = "eval", subset: int | None = None, **other: Any) -> DatasetLoss:
         """L over a split (train | test | val, or one given), or over `subset` of its images, always the same. batchnorm: eval | train |
-        recalibrated. batch_size: by default config.batch_size; config.m with batch statistics (train)."""
+        recalibrated. other: criterion; batch_size, by default config.batch_size, or config.m with batch statistics (train)."""
         part: Split | None = getattr(self, split) if isinstance(split, str) else split
         if part is None:
             raise ValueError(f"there is no {split} set to measure on.")
         if subset is not None and subset < len(part.labels):
             index = subset_indices(len(part.labels), subset).to(part.labels.device)
             part = Split(part.inputs[index], part.labels[index])
-        usual = self.config.m if batchnorm == "train" else self.config.batch_size
-        return DatasetLoss(
-            self.model,
-            part.inputs,
-            part.labels,
-            prepare=self.prepare,
-            criterion=criterion or self.criterion,
-            batch_size=batch_size or usual,
-            batchnorm="train" if batchnorm == "train" else "eval",
-            statistics=self._recalibrated() if batchnorm == "recalibrated" else None,
-            progress=self.progress,
-        )
+        usual: dict[str, Any] = {"criterion": self.criterion, "prepare": self.prepare, "progress": self.progress}
+        usual["batch_size"] = self.config.m if batchnorm == "train" else self.config.batch_size
+        statistics = self._recalibrated() if batchnorm == "recalibrated" else None
+        mode = "train" if batchnorm == "train" else "eval"
+        return DatasetLoss(self.model, part.inputs, part.labels, batchnorm=mode, statistics=statistics, **usual | other)
 
     def suffix(self, subset: int | None, **parts: object) -> str:
         """Return the suffix of a measure's name, with the subset last where it is smaller than the training set."""
