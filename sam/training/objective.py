@@ -1,5 +1,6 @@
 """The training loss as closures, and running sums of the losses seen by the passes, on the device."""
 
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from sam.core.replicas import ALONE, Replicas
 from sam.optimizers.base import Closure
 
 
+@dataclass
 class Objective:
     """Mean loss of samples at the current weights. `totals()` reads, once an epoch, the sums over the samples seen: loss and
     accuracy of the first pass of each step (at w), and loss of the last one (at the perturbed point).
@@ -21,23 +23,20 @@ class Objective:
     noted:        values seen by the closures since the last `settle`: (tensors on the device, number of samples) each.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        autocast: Autocast,
-        label_smoothing: float = 0.0,
-        scaling: LossScale | None = None,
-        *,
-        loss: str = "cross_entropy",
-        micro_batch: int | None = None,
-        group_size: int | None = None,
-        groups: int = 1,
-        replicas: Replicas = ALONE,
-    ) -> None:
-        self.model, self.autocast, self.label_smoothing, self.scaling = model, autocast, label_smoothing, scaling
-        self.criterion, self.micro_batch, self.replicas = CRITERIA[loss], micro_batch, replicas
-        self.group_size, self.groups = group_size, groups
-        self.noted: list[tuple[dict[str, Tensor], int]] = []
+    model: nn.Module
+    autocast: Autocast
+    label_smoothing: float = 0.0
+    scaling: LossScale | None = None
+    _: KW_ONLY
+    loss: str = "cross_entropy"
+    micro_batch: int | None = None
+    group_size: int | None = None
+    groups: int = 1
+    replicas: Replicas = ALONE
+    noted: list[tuple[dict[str, Tensor], int]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self.criterion = CRITERIA[self.loss]
         self.reset()
 
     def reset(self) -> None:
