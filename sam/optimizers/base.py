@@ -28,8 +28,7 @@ from sam.core.device import LossScale
 from sam.core.passes import Passes
 from sam.core.replicas import ALONE, Replicas
 from sam.optimizers.settings import check_arguments
-from sam.optimizers.update import update
-from sam.optimizers.verbs import Closure, Gradients, Verbs, accumulate, look_up
+from sam.optimizers.verbs import Closure, Gradients, Verbs, accumulate, look_up, update
 
 
 class Method(Verbs):
