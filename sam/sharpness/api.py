@@ -53,7 +53,7 @@ def evaluate(
              a pair of tensors or arrays (inputs, labels), where inputs are what the model takes, and labels are class numbers;
              a torch Dataset of such pairs, or a DataLoader: what one pass over it yields, with its random draws seeded with `seed`;
              a pair (train, test), or a dictionary {"train": ..., "test": ...}, of any of these three.
-    notions  names of `sam.sharpness.settings.NOTIONS`, or ["all"]; what each returns stands in its module's `measure`.
+    notions  names of `sam.sharpness.settings.NOTIONS`, or ["all"]; docs/measures.md says what each returns.
     loss     cross_entropy | mse: what the model was trained with, and every notion measures.
     settings other keys of `sam.sharpness.settings.SharpnessConfig`: m=128, batchnorm=["eval"], hessian={"probes": 50}, ...
     Raises ConfigError (one sentence) for settings, data or a model that cannot be measured.

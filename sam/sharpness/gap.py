@@ -40,20 +40,7 @@ def work(sizes: Sizes, config: SharpnessConfig, parts: Sequence[Part], beside: C
 
 
 def measure(context: Context, part: Part) -> Result:
-    """Mean losses (of the loss that the model was trained with; cross-entropies are in nats), accuracies and errors in percent.
-
-    test_loss, test_accuracy     the test set and its true labels. A cross-entropy is the negative log-likelihood (NLL).
-    test_loss_channel            the test loss in expectation over the label channel that corrupted the training labels.
-    ece                          expected calibration error of the test set, in percent: see `calibration_error`. None where the loss is not
-                                 the cross-entropy: the outputs are then no logits, and their softmax is no confidence.
-    train_loss, train_accuracy   the unaugmented training set, the labels trained on.
-    gap, error_gap               test_loss_channel - train_loss; training accuracy - test accuracy.
-    weight_norm                  ||w||.
-    val_loss, val_accuracy       the validation set and its true labels.
-    test_loss[bn=B], test_accuracy[bn=B], train_loss[bn=B], ..., val_accuracy[bn=B]  the same with BatchNorm in mode B.
-
-    Without a name for it, BatchNorm is in eval mode. A set that there is not, or that config.gap.splits leaves out, has no values.
-    """
+    """Mean losses (of the loss that the model was trained with), accuracies, calibration and gaps; in percent where they are shares."""
     if part == PLAIN:
         return Result(_training(context) | _test(context))
     if part == ("eval", "train"):

@@ -112,29 +112,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """H: the Hessian of L, the mean loss over `subset` training images (all, where no subset is named), eval-mode BatchNorm; g = grad L.
-
-    Everything carries [subset=n] where a subset was taken. None: not finite, or not defined, as said.
-
-    train_loss, grad_norm            L and ||g|| on these images.
-    eigenvalue[k=1], [k=2], ...      the largest algebraic eigenvalues, loss per squared weight; None beyond D.
-    eigenvalue_residual[k=1], ...    ||Hv - lambda v||: an eigenvalue of H lies within this of the number given; no proof that none above
-                                     it was missed. A large residual says that Lanczos had too few steps.
-    eigenvalue_min, eigenvalue_min_residual   the smallest (most negative) one. Lanczos does not wait for it: read its residual.
-    lanczos_products                 Hessian-vector products that the eigenvalues took, at most config.steps.
-    trace, trace_stderr              Tr H from a fixed number of probes, beside the part held by the eigenvectors above.
-    cos_gradient_top                 |cos(g, v1)|; undefined at g = 0; arbitrary within the eigenspace where lambda_1 is multiple.
-    cos_random_level                 sqrt(2 / (pi D)): what it is for a random direction.
-    gradient_top_share               ||P g||² / ||g||², P the projection on the k eigenvectors above; a random direction has k / D.
-    curvature_gradient               u'Hu with u = g/||g||.
-    second_order[rho=R]              L(w + R u) - L(w) - R ||g|| on these images: R² u'Hu / 2 + O(R³).
-    limit_worst[rho=R]               R² lambda_1 / 2, worst direction (Wen, Ma & Li 2023).
-    limit_ascent[rho=R]              R² lambda_M / 2, ascent direction, lambda_M the smallest non-zero eigenvalue. None unless the whole
-                                     spectrum is known (D <= config.steps; Lanczos sees its ends alone), and where H has a negative one.
-    limit_average[rho=R], limit_average_stderr[rho=R]   R² Tr H / (2 D), average direction.
-
-    The three limits hold at minimisers as rho -> 0, where the first-order term vanishes: compare them with second_order, not with the
-    sharpness itself.
+    """The Hessian's ends and trace, the gradient within it, and the limits of sharpness, over a subset of the training images.
 
     Peak beside the model: config.basis + config.eigenvalues + 7 vectors of D, and a batch's graph; 43 in all with the defaults (measured).
     """

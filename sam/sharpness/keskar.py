@@ -73,16 +73,9 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """100 (max L(w + z) - L(w)) / (1 + L(w)) over |z_i| <= E (|w_i| + 1), on config.keskar.subset training images, unaugmented, eval mode.
+    """100 (max L(w + z) - L(w)) / (1 + L(w)) over |z_i| <= E (|w_i| + 1), over a subset of the training images, from below.
 
-    keskar[epsilon=E]          a lower bound of it: the largest of w, of all that follows, and of what was found at a smaller E. Percent.
-    keskar_lbfgsb[epsilon=E]   what L-BFGS-B alone reached from w (the search of the paper); None for models of more than
-                               config.keskar.full_space parameters, and where the gradient at w is zero or not finite.
-    keskar_sign[epsilon=E]     what projected sign ascents alone reached, from w and from random points of the box: they need no float64
-                               copies. None where none could begin.
-    keskar_spread[epsilon=E]   the best sign ascent's value less the worst one's. None unless two began.
-
-    NaN or infinite as soon as one loss met is. Peak: 11 vectors of D, and L-BFGS-B's 60 in float64.
+    Sign ascents need no float64 copies. Peak: 11 vectors of D, and L-BFGS-B's 60 in float64.
     """
     settings, values = context.config.keskar, Measures()
     loss = context.loss(subset=settings.subset)

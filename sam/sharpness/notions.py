@@ -13,7 +13,7 @@ from sam.sharpness.settings import NOTIONS, SharpnessConfig
 class Notion:
     """One notion: a module with
 
-    measure(context)      -> Result;
+    measure(context)      -> Result, whose names docs/measures.md explains;
     work(sizes, config)   -> the largest work in units of progress; what was not needed is reported as done at the end;
     VERSION               raised when its definition or arithmetic changes, so that no old row is reused;
     inputs(config)        (if its numbers depend on files) which files, so that changed ones are measured anew.
