@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Generator, nn
+from torch.optim import SGD, AdamW, Optimizer
 
 from sam.core.device import LossScale
 from sam.core.passes import Passes
@@ -53,23 +53,16 @@ def build(
     run:           as for `around`; the generator is on the model's device.
     """
     groups = parameter_groups(model, config)
-    base: torch.optim.Optimizer
     if config.base == "adamw":
-        base = torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
+        base: Optimizer = AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
     else:
-        base = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+        base = SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
     shared = replicas if share_groups else ALONE
     return around(base, config, passes=Passes(model, replicas), replicas=shared, scaling=scaling, **run)
 
 
 def around(
-    base: torch.optim.Optimizer,
-    config: OptimizerConfig,
-    *,
-    steps_per_epoch: int,
-    generator: torch.Generator,
-    total_steps: int | None = None,
-    **common: Any,
+    base: Optimizer, config: OptimizerConfig, *, steps_per_epoch: int, generator: Generator, total_steps: int | None = None, **common: Any
 ) -> Method:
     """The configured method around any base optimizer.
 
