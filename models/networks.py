@@ -1,6 +1,8 @@
-"""The networks, logits (batch, classes) from images (batch, channels, size, size), and their initialisation."""
+"""The networks, timm's among them: logits (batch, classes) from images (batch, channels, size, size); and their initialisation."""
 
+import difflib
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -222,6 +224,36 @@ class VGG11BN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x).flatten(1))
+
+
+def build_timm(timm_name: str | None, classes: int, channels: int, image_size: int) -> nn.Module:
+    """Build timm's model `timm_name`, without pretrained weights; only here timm and torchvision are imported. ModelError if timm is not
+    installed, does not know the name, or cannot build it at this size."""
+    from data.torchvision_guard import ensure
+
+    if not timm_name:
+        raise ModelError("model timm: name the architecture with timm_name, for example resnet18.")
+    try:
+        ensure()  # timm imports torchvision, whose usual wheel does not load beside a CPU build of torch
+        import timm
+    except ImportError as error:
+        raise ModelError(f"model timm needs the packages timm and torchvision ({error}): pip install timm torchvision.") from error
+    # Names are looked up here because create_model would take "hf-hub:..." to the network.
+    if not timm.is_model(timm_name):
+        close = difflib.get_close_matches(timm_name, timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(close)}?" if close else "; timm.list_models() lists them."
+        raise ModelError(f"timm_name {timm_name}: timm {timm.__version__} has no such model{hint}")
+    known = timm.models.get_pretrained_cfg(timm_name)
+    size: dict[str, Any] = {"img_size": image_size} if known is not None and known.fixed_input_size else {}
+    refusal = f"timm_name {timm_name} cannot be built for {channels} x {image_size} x {image_size} images"
+    try:
+        model: nn.Module = timm.create_model(timm_name, pretrained=False, num_classes=classes, in_chans=channels, **size)
+    except Exception as error:  # each architecture refuses an impossible size in its own way, by a failed division even
+        raise ModelError(f"{refusal}: {error}.") from error
+    # A transformer whose patch exceeds the image builds without a complaint, and then never looks at the image.
+    if getattr(getattr(model, "patch_embed", None), "num_patches", 1) == 0:
+        raise ModelError(f"{refusal}: its patches are larger than the image.")
+    return model
 
 
 @torch.no_grad()
