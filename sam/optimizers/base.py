@@ -37,7 +37,6 @@ class Method(Verbs):
     Group keys beside the base optimizer's: `rho` (radius), `perturb` (whether the group is perturbed at all), `loss_decay`: lambda of a
     weight decay *in the loss*: lambda w is added to the gradient of every pass, at the weights of that pass; never to the reported loss.
 
-    base:        takes the step; any torch optimizer.
     norm_scope:  global | layer | filter, see `sam.core.vectors.normalize_`.
     grad_clip:   largest norm of the descent gradient.
     passes:      `Passes(model)`: BatchNorm statistics and dropout masks across the passes; None: plain vector arithmetic.

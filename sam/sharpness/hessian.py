@@ -112,10 +112,8 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """The Hessian's ends and trace, the gradient within it, and the limits of sharpness, over a subset of the training images.
-
-    Peak beside the model: config.basis + config.eigenvalues + 7 vectors of D, and a batch's graph; 43 in all with the defaults (measured).
-    """
+    """The Hessian's ends and trace, the gradient within it, and the limits of sharpness, over a subset of the training images. Peak beside
+    the model: config.basis + config.eigenvalues + 7 vectors of D, and a batch's graph; 43 in all with the defaults (measured)."""
     loss = context.loss(subset=context.config.hessian.subset)
     with loss.measuring():
         return Result(_measure(loss, context))

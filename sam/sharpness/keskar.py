@@ -73,10 +73,8 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """100 (max L(w + z) - L(w)) / (1 + L(w)) over |z_i| <= E (|w_i| + 1), over a subset of the training images, from below.
-
-    Sign ascents need no float64 copies. Peak: 11 vectors of D, and L-BFGS-B's 60 in float64.
-    """
+    """100 (max L(w + z) - L(w)) / (1 + L(w)) over |z_i| <= E (|w_i| + 1), over a subset of the training images, from below. Sign ascents
+    need no float64 copies. Peak: 11 vectors of D, and L-BFGS-B's 60 in float64."""
     settings, values = context.config.keskar, Measures()
     loss = context.loss(subset=settings.subset)
     full = sum(p.numel() for p in context.model.parameters()) <= settings.full_space

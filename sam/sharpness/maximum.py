@@ -20,10 +20,8 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """A lower bound of max over ||eps|| <= rho of L(w + eps) - L(w), over a subset of the training images: the largest loss met.
-
-    Where the gradient at w is zero, the ascents from random points go on alone. Peak: 10 vectors of D.
-    """
+    """A lower bound of max over ||eps|| <= rho of L(w + eps) - L(w), over a subset of the training images: the largest loss met. Where the
+    gradient at w is zero, the ascents from random points go on alone. Peak: 10 vectors of D."""
     settings, values = context.config.maximum, Measures()
     loss = context.loss(subset=settings.subset)
     with loss.measuring(), torch.no_grad():

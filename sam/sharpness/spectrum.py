@@ -24,10 +24,8 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """The density of the Hessian's eigenvalues, over a subset of the training images, as moments and as a curve.
-
-    Peak beside the model and the graph of a batch: config.steps + 6 vectors of D.
-    """
+    """The density of the Hessian's eigenvalues, over a subset of the training images, as moments and as a curve. Peak beside the model and
+    the graph of a batch: config.steps + 6 vectors of D."""
     config = context.config.spectrum
     where = context.suffix(config.subset)
     loss, generator = context.loss(subset=config.subset), context.generator("spectrum")
