@@ -39,8 +39,8 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """Curves of L over w + t u and w + x u + y v; every loss is the mean over the same subset of the training images. Memory: six vectors of
-    D; for eigenvectors about 30."""
+    """Curves of L over w + t u and w + x u + y v; every loss is the mean over the same subset of the training images. Memory: six vectors
+    of D; for eigenvectors about 30."""
     settings, rhos, result = context.config.landscape, context.config.rho, Result()
     loss = context.loss(subset=settings.subset)
     far = settings.reach * max(rhos)  # half-width of an axis in Euclidean distance that belongs to no one radius
