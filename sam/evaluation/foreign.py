@@ -15,8 +15,7 @@ from sam.evaluation.settings import EvaluateConfig
 from sam.runs.progress import progress_for
 from sam.schema import row_settings, to_dict
 from sam.settings import TrainConfig
-from sam.sharpness.context import Result, Sizes, context_of, merge
-from sam.sharpness.notions import work
+from sam.sharpness.context import Result, Sizes, context_of, merge, work
 from sam.tables.conditions import data_label
 from sam.training import weights
 from sam.training.loop import build_model

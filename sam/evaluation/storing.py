@@ -8,8 +8,7 @@ from typing import Any
 import data
 from sam.core.files import ABSENT, NAMED, DamagedError, StorageError, check, is_number, number, plain, read_json, told, write_atomic
 from sam.runs import identity, lock
-from sam.sharpness.context import Context, Result, merge
-from sam.sharpness.notions import Notion
+from sam.sharpness.context import Context, Notion, Result, merge
 from sam.sharpness.settings import SharpnessConfig
 
 

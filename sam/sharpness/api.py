@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 from sam.config import ConfigError
 from sam.core.criteria import CRITERIA
 from sam.schema import from_dict
-from sam.sharpness.context import Context, Result, Series, Split, context_of
-from sam.sharpness.notions import measure
+from sam.sharpness.context import Context, Result, Series, Split, context_of, measure
 from sam.sharpness.settings import SharpnessConfig
 
 PIECE = 500  # samples of a torch Dataset read at a time

@@ -21,7 +21,7 @@ from sam.config import LATE
 from sam.evaluation import foreign, storing
 from sam.registry import Row
 from sam.schema import from_dict, row_settings, schema, to_dict
-from sam.sharpness.notions import Notion
+from sam.sharpness.context import Notion
 from sam.sharpness.settings import NOTIONS, SharpnessConfig
 
 RUNS, CHECKPOINTS = (Path(__file__).parent / "golden" / f"keys_of_{of}.json" for of in ("runs", "checkpoints"))
