@@ -1,16 +1,8 @@
-"""The machinery of settings: keys with their bounds, groups of keys.
+"""The machinery of settings: keys with their bounds, groups of keys. Standard library only, as are its neighbours: `sam.schema` (settings
+as dictionaries) and `sam.registry` (rows, plug-ins). Hydra composes from the same classes (`sam.runs.hydra_schema`).
 
-Standard library only, as are its neighbours: `sam.schema` (settings as dictionaries) and `sam.registry` (rows, plug-ins).
-
-A room declares its keys in its own `settings.py`, one key a line:
-
-    @dataclass(frozen=True)
-    class SAMConfig(Settings, prefix="optimizer."):
-        rho: float = key(0.05, "radius of the perturbation", low=0)
-
-Hydra composes from the same classes (`sam.runs.hydra_schema`). A bad value raises `ConfigError`, which names the key, the value and what
-is allowed.
-"""
+A room declares its keys in its own `settings.py`, one a line: `rho: float = key(0.05, "radius of the perturbation", low=0)`. A bad value
+raises `ConfigError`, which names the key, the value and what is allowed."""
 
 import dataclasses
 import math
