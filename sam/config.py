@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from sam.registry import Registry
 
 _NUMBERS = re.compile(r"\b(int|float)\b")
-LATE = {"late": True}  # metadata of a key that came after rows of measurements were stored: see `sam.schema.row_settings`
 
 
 class ConfigError(ValueError):
