@@ -84,10 +84,8 @@ class Method(Verbs):
         self.bad = torch.zeros((), dtype=torch.bool, device=self.skipped.device)
         low = next((p.dtype for p in self.parameters if p.dtype in (torch.float16, torch.bfloat16)), None)
         if self.moves and low is not None:
-            raise ValueError(
-                f"{type(self).__name__} cannot perturb {low} weights: a perturbation of radius {rho:g} is below their spacing and would "
-                "mostly be rounded away; keep the parameters in float32 and use autocast."
-            )
+            why = f"a perturbation of radius {rho:g} is below their spacing and would mostly be rounded away"
+            raise ValueError(f"{type(self).__name__} cannot perturb {low} weights: {why}; keep the parameters in float32 and use autocast.")
 
     # ------------------------------------------------------------------------------------------ what a method writes
 
