@@ -1,16 +1,7 @@
 """The one contract of every method: look at the loss around w, hand the base optimizer one gradient.
 
-How it is used:
-
-    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.05, passes=Passes(model))
-
-    def closure(backward=True):
-        loss = criterion(model(images), labels)
-        if backward:
-            loss.backward()
-        return loss
-
-    loss = optimizer.step(closure)
+optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.05, passes=Passes(model))
+loss = optimizer.step(closure)  # closure(backward=True) computes the loss, back-propagates it if asked to, and returns it
 """
 
 import inspect
