@@ -64,17 +64,13 @@ def trace_work(probes: int) -> float:
 
 
 @dataclass(frozen=True)
-class Eigenpairs:
-    """values, residuals: v'Hv and ||Hv - (v'Hv) v|| of each row v of `vectors` (m, D): an eigenvalue of H lies within the residual of the
-    value. The rows are those of the largest eigenvalues in descending order, and last that of the smallest. `extra`: H times the rows
-    that were handed in beside. products: Hessian-vector products of Lanczos. spectrum: every eigenvalue, ascending, where known."""
+class Eigenpairs(krylov.Extremes):
+    """values, residuals: v'Hv and ||Hv - (v'Hv) v|| of each row v of `vectors`: an eigenvalue of H lies within the residual of the value.
+    extra: H times the rows that were handed in beside."""
 
     values: list[float]
     residuals: list[float]
-    vectors: Tensor
     extra: Tensor
-    products: int
-    spectrum: Tensor | None
 
 
 def eigenpairs(hessian: Hessian, config: HessianConfig, generator: torch.Generator, beside: Tensor | None = None) -> Eigenpairs | None:
@@ -93,7 +89,7 @@ def eigenpairs(hessian: Hessian, config: HessianConfig, generator: torch.Generat
         values.append(float(krylov.inner(v[None], hv[None]) / krylov.inner(v[None], v[None])))
         rest = (hv - values[-1] * v)[None]
         residuals.append(float(krylov.inner(rest, rest).sqrt()))
-    return Eigenpairs(values, residuals, rows, products[len(rows) :].clone(), found.products, found.spectrum)
+    return Eigenpairs(**vars(found), values=values, residuals=residuals, extra=products[len(rows) :].clone())
 
 
 def smallest_nonzero(spectrum: Tensor | None, eps: float) -> float | None:
