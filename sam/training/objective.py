@@ -12,7 +12,7 @@ from sam.core.replicas import ALONE, Replicas
 from sam.optimizers.base import Closure
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Objective:
     """Mean loss of samples at the current weights. `totals()` reads, once an epoch, the sums over the samples seen: loss and
     accuracy of the first pass of each step (at w), and loss of the last one (at the perturbed point).
