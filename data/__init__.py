@@ -20,35 +20,25 @@ from sam.config import ConfigError
 if TYPE_CHECKING:
     from data.image_data import ImageData
 
+DataError = ConfigError  # one class for all that a user can set right
+
 __all__ = ["DataError", "Description", "check_augmentation", "describe", "file_fingerprint", "load", "regular_file", "usable_folder"]
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message is one sentence for the user."""
-
-
-def _checked(settings: dict[str, Any]) -> DatasetConfig:
-    try:
-        return DatasetConfig.of(**settings)
-    except ConfigError as error:
-        raise DataError(str(error)) from error
 
 
 def describe(**settings: Any) -> Description:
     """What `load` with the same keywords will return, without reading an image or importing torch, or looking for CIFAR. DataError."""
-    s = _checked(settings)
+    s = DatasetConfig.of(**settings)
     if s.val_fraction and (s.val_size is not None or s.sample == "seed"):
         other = f"dataset.val_size={s.val_size}" if s.val_size is not None else "dataset.sample=seed"
         raise DataError(f"dataset.val_fraction={s.val_fraction} with {other}: must be 0; dataset.val_size=N alone holds images out of it.")
+    full = DATASETS[s.name].about
     if s.path:
         from data import npz
 
-        full = npz.describe(s.path, s.name, DATASETS[s.name].about)
-    else:
-        full = DATASETS[s.name].about
+        full = npz.describe(s.path, s.name, full)
     train, val = split_sizes(full.train_size, s.train_size, s.val_fraction, s.val_size)
     for key, values in (("mean", s.mean), ("std", s.std)):
-        if values is not None and (len(values) != full.channels or (key == "std" and min(values) <= 0)):
+        if values is not None and len(values) != full.channels:
             positive = ", each > 0" if key == "std" else ""
             raise DataError(f"dataset.{key}={values}: must hold one number for each of the {full.channels} channels{positive}.")
     return Description(s.name, train, full.test_size, full.image_size, full.channels, full.classes, val)
@@ -80,7 +70,7 @@ def check_augmentation(image_size: int, *, crop_padding: int = 0, cutout: int = 
 
 def load(*, seed: int | None = None, **settings: Any) -> "ImageData":
     """Read a data set, split it and corrupt its training labels, reproducibly. seed: the run's, for sample=seed. Raises `DataError`."""
-    s, wanted = _checked(settings), describe(**settings)
+    s, wanted = DatasetConfig.of(**settings), describe(**settings)
     if s.sample == "seed" and seed is None:
         raise DataError("dataset.sample=seed: needs the seed of a run, and there is none here; must be fixed.")
     from data import image_data, known, sources

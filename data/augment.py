@@ -5,21 +5,14 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from data import DataError, check_augmentation, torchvision_guard
+from data import check_augmentation, torchvision_guard
 from data.image_data import normalize
 from data.settings import AugmentationConfig
-from sam.config import ConfigError
 
 
 @dataclass(frozen=True)
 class Augment(AugmentationConfig):
     """Crop after padding, flip, apply a policy (torchvision's, image by image: slow), normalise, cut out a square, in this order."""
-
-    def __post_init__(self) -> None:
-        try:
-            super().__post_init__()
-        except ConfigError as error:
-            raise DataError(str(error)) from error
 
     def __call__(self, images: Tensor, generator: torch.Generator, mean: Tensor, std: Tensor) -> Tensor:
         """uint8 images (b, c, h, w), square -> float32 (b, c, h, w), channels last, on the images' device. All draws come from `generator`,

@@ -171,7 +171,5 @@ def _cifar_missing(name: str, root: str, source: Any, cause: str) -> str:
     parts = [f"{', '.join(missing)} missing"] if missing else []
     parts += [f"{', '.join(damaged)} damaged (MD5 differs)"] if damaged else []
     state = "; ".join(parts) or "the files are there but cannot be read"
-    return (
-        f"dataset={name}: {folder} must hold {', '.join(sums)} ({state}; {cause}); run `python scripts/prepare_data.py "
-        f"dataset={name} root={root}` on a machine with a network and copy the folder here, or give dataset.path=FILE.npz."
-    )
+    cure = f"run `python scripts/prepare_data.py dataset={name} root={root}` on a machine with a network and copy the folder here"
+    return f"dataset={name}: {folder} must hold {', '.join(sums)} ({state}; {cause}); {cure}, or give dataset.path=FILE.npz."

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from data import host_memory
 from models.settings import MODELS, ModelConfig, Sizes
+from sam.config import ConfigError
 from sam.schema import default_of, schema
 
 if TYPE_CHECKING:
     import torch
 
-
-class ModelError(ValueError):
-    """A model that cannot be built; the message is one sentence for the user."""
+ModelError = ConfigError  # one class for all that a user can set right
 
 
 def check(name: str, *, image_size: int, channels: int, **options: Any) -> None:
@@ -40,10 +39,10 @@ def check(name: str, *, image_size: int, channels: int, **options: Any) -> None:
 
 def build(name: str, *, classes: int, channels: int, image_size: int, init: str = "fan_out", **options: Any) -> "torch.nn.Module":
     """A fresh network, fp32 on the CPU, that maps (batch, channels, image_size, image_size) to logits (batch, classes). options: other keys
-    of `model`; those that this model does not read are ignored. `init`: see `models.init.initialise`. All weights come from torch's global
-    random generator. Raises `ModelError` for an impossible combination."""
+    of `model`; those that this model does not read are ignored. Weights come from torch's global random generator, as `init` says (see
+    `models.networks.initialise`). Raises `ModelError` for an impossible combination."""
     check(name, image_size=image_size, channels=channels, **options)
-    from models.init import initialise  # imports torch
+    from models.networks import initialise  # imports torch
 
     target, common = MODELS[name].load(), {f.name for f in fields(ModelConfig)}
     own = {f.name: options.get(f.name, default_of(f)) for f in fields(MODELS[name].keys or ModelConfig) if f.name not in common}

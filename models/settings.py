@@ -6,6 +6,8 @@ from sam.config import ConfigError, Settings, key
 from sam.registry import Registry
 
 MODELS = Registry("model", by="name")
+INITS = ("fan_out", "foret", "torch")  # `models.networks.initialise` has their definitions
+SHORTCUTS = ("conv", "zero_pad")
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,7 @@ class ModelConfig(Settings, prefix="model.", rows=MODELS):
     """What every model reads. A model's own class adds its own keys."""
 
     name: str = key("wide_resnet", "the network", among=MODELS)
-    init: str = key(
-        "fan_out",
-        "He-normal; foret: linear layer of U(+-1/sqrt(classes)); torch: its own",
-        among=("fan_out", "foret", "torch"),
-    )
+    init: str = key("fan_out", "He-normal; foret: linear layer of U(+-1/sqrt(classes)); torch: its own", among=INITS)
 
     @property
     def label(self) -> str:
@@ -44,7 +42,7 @@ class DropoutConfig(ModelConfig):
 class WideResNetConfig(DropoutConfig):
     depth: int = key(28, "of the WideResNet: 6n + 4")
     width: int = key(10, "of the WideResNet", low=1)
-    shortcut: str = key("conv", "of the WideResNet where widths change", among=("conv", "zero_pad"))
+    shortcut: str = key("conv", "of the WideResNet where widths change", among=SHORTCUTS)
 
     def relate(self) -> None:
         if not 10 <= self.depth <= 10_000 or (self.depth - 4) % 6:
@@ -71,11 +69,11 @@ class TimmConfig(ModelConfig):
 _HALVES = Sizes(8, multiple=8, reason="it halves the image three times")
 _POOLS = Sizes(32, 32, reason="five max-pools must leave the 1x1x512 that its head takes")
 _WIDE = Sizes(8, multiple=4, reason="it halves the image twice")
-MODELS.add("wide_resnet", "models.wide_resnet:WideResNet", WideResNetConfig, "WideResNet", about=_WIDE)
-MODELS.add("resnet18", "models.xsam_nets:ResNet18", label="ResNet-18", about=_HALVES)
-MODELS.add("resnet20", "models.cifar_resnet:ResNet20", label="ResNet-20")
-MODELS.add("resnet32", "models.cifar_resnet:ResNet32", label="ResNet-32")
-MODELS.add("resnet56", "models.cifar_resnet:ResNet56", label="ResNet-56")
-MODELS.add("vgg11_bn", "models.xsam_nets:VGG11BN", DropoutConfig, "VGG-11-BN", about=_POOLS)
-MODELS.add("densenet121", "models.xsam_nets:DenseNet121", label="DenseNet-121", about=_HALVES)
-MODELS.add("timm", "models.timm_bridge:build_timm", TimmConfig, "timm")
+MODELS.add("wide_resnet", "models.networks:WideResNet", WideResNetConfig, "WideResNet", about=_WIDE)
+MODELS.add("resnet18", "models.networks:ResNet18", label="ResNet-18", about=_HALVES)
+MODELS.add("resnet20", "models.networks:ResNet20", label="ResNet-20")
+MODELS.add("resnet32", "models.networks:ResNet32", label="ResNet-32")
+MODELS.add("resnet56", "models.networks:ResNet56", label="ResNet-56")
+MODELS.add("vgg11_bn", "models.networks:VGG11BN", DropoutConfig, "VGG-11-BN", about=_POOLS)
+MODELS.add("densenet121", "models.networks:DenseNet121", label="DenseNet-121", about=_HALVES)
+MODELS.add("timm", "models.networks:build_timm", TimmConfig, "timm")

@@ -1,16 +1,8 @@
-"""The machinery of settings: keys with their bounds, groups of keys.
+"""The machinery of settings: keys with their bounds, groups of keys. Standard library only, as are its neighbours: `sam.schema` (settings
+as dictionaries) and `sam.registry` (rows, plug-ins). Hydra composes from the same classes (`sam.runs.hydra_schema`).
 
-Standard library only, as are its neighbours: `sam.schema` (settings as dictionaries) and `sam.registry` (rows, plug-ins).
-
-A room declares its keys in its own `settings.py`, one key a line:
-
-    @dataclass(frozen=True)
-    class SAMConfig(Settings, prefix="optimizer."):
-        rho: float = key(0.05, "radius of the perturbation", low=0)
-
-Hydra composes from the same classes (`sam.runs.hydra_schema`). A bad value raises `ConfigError`, which names the key, the value and what
-is allowed.
-"""
+A room declares its keys in its own `settings.py`, one a line: `rho: float = key(0.05, "radius of the perturbation", low=0)`. A bad value
+raises `ConfigError`, which names the key, the value and what is allowed."""
 
 import dataclasses
 import math
@@ -23,7 +15,6 @@ if TYPE_CHECKING:
     from sam.registry import Registry
 
 _NUMBERS = re.compile(r"\b(int|float)\b")
-LATE = {"late": True}  # metadata of a key that came after rows of measurements were stored: see `sam.schema.row_settings`
 
 
 class ConfigError(ValueError):

@@ -1,6 +1,7 @@
 """From w to a perturbed point: the step rules of N-step gradient ascent (Tiwary & Aananth 2024, Eqs. 4-5, and its variants)."""
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import torch
@@ -20,14 +21,14 @@ class Rule(NamedTuple):
 RULES = {"split": Rule(True), "project": Rule(False, "inside"), "accumulate": Rule(False), "boundary": Rule(True, "boundary")}
 
 
+@dataclass(eq=False, repr=False)
 class Ascent:
     """The perturbation eps of the weights `start`, built one step at a time: rho (or rho/N) along direction / divisor.
 
     The normalisation is the method's own: SAM divides the gradient g by ||g||, the default; ASAM (Kwon et al. 2021, Eq. 6) divides T² g by
     ||T g||, so that ||eps|| is not rho. "project" and "boundary" bound the Euclidean ||eps|| by rho whatever the divisor.
 
-    start:          the perturbed tensors at w; only read.
-    radii:          rho of each tensor (equal unless parameter groups set different ones).
+    start, radii:   the perturbed tensors at w, only read, and the rho of each (parameter groups may set different ones).
     steps, rule:    N and the step rule; with N = 1 all rules are the same.
     scope:          global: a step has the direction's shape; layer, filter: each tensor (row) gets an equal share of the step's length.
     shrink:         factor on all radii, a 0-d tensor; None: 1.
@@ -36,21 +37,18 @@ class Ascent:
                     finite divisor shows in the gradient at the point.
     """
 
-    def __init__(
-        self,
-        start: Vector,
-        radii: Sequence[float],
-        *,
-        steps: int = 1,
-        rule: str = "split",
-        scope: str = "global",
-        shrink: Tensor | None = None,
-    ) -> None:
-        self.start, self.points, self.radii, self.steps, self.scope = start, start, radii, steps, scope
-        self.shrink = shrink
-        self.rule = RULES["split" if steps == 1 else rule]
-        self.taken = 0
+    start: Vector
+    radii: Sequence[float]
+    _: KW_ONLY
+    steps: int = 1
+    rule: str = "split"
+    scope: str = "global"
+    shrink: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.points, self.taken = self.start, 0
         self.lengths: list[Tensor] = []
+        self._rule = RULES["split" if self.steps == 1 else self.rule]
         self._sum: Vector = []  # eps in units of shrink * rho is _factor * _sum; with norm 1 it is on the boundary of the ball
         self._factor: Tensor | None = None  # None: 1
 
@@ -73,15 +71,15 @@ class Ascent:
         return divisor
 
     def _add(self, unit: Vector) -> None:
-        if self.rule.split_length and self.steps > 1:
+        if self._rule.split_length and self.steps > 1:
             vectors.scale_(unit, 1 / self.steps)
         if self._sum:
             vectors.add_(self._sum, unit)
         else:
             self._sum = unit
-        if self.rule.ball == "inside":
+        if self._rule.ball == "inside":
             vectors.scale_(self._sum, 1 / vectors.norm(self._sum).clamp(min=1))
-        elif self.rule.ball == "boundary" and self.taken + 1 == self.steps:
+        elif self._rule.ball == "boundary" and self.taken + 1 == self.steps:
             vectors.scale_(self._sum, 1 / vectors.norm(self._sum).clamp(min=vectors.TINY))
 
     def relative_length(self) -> Tensor:

@@ -36,7 +36,7 @@ def told(error: BaseException) -> str:
     return text if ours else f"{type(error).__name__}: {text[:300]}".rstrip(": ")
 
 
-def is_measure(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Whether `value` is a number as `plain` writes it, or None."""
     return value in (None, "nan", "inf", "-inf") or (type(value) in (int, float) and abs(value) <= sys.float_info.max)
 
@@ -56,7 +56,7 @@ def check(value: Any, shape: Any, name: str = "it") -> None:
         raise DamagedError(f"{name} must not be {str(value)[:40]!r}")
 
 
-NAMED = {...: is_measure}  # numbers by name
+NAMED = {...: is_number}  # numbers by name
 
 
 def write_atomic(path: Path, content: str | bytes, *, keep: Path | None = None) -> None:

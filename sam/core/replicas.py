@@ -59,8 +59,6 @@ class Replicas:
 
     def sum_gradients(self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], *others: Tensor) -> list[Tensor | None]:
         """Sum gradients over the processes, and `others` in place. A parameter that no process used keeps None."""
-        if self.size == 1:
-            return list(gradients)
         users = self.sum_numbers([g is not None for g in gradients])
         summed = [
             None if not n else torch.zeros_like(p, memory_format=torch.preserve_format) if g is None else g

@@ -18,15 +18,16 @@ def tensor_norms(x: Vector) -> list[Tensor]:
     `vector_norm` over one flat vector of 36.5 M entries is 0.2% low, over 65,536 it is good to 5e-7; combined norms of rows to 1e-7."""
     dtype = torch.promote_types(x[0].dtype, torch.float32)
     short = [t for t in x if not _is_long(t)]
-    norms = list(torch._foreach_norm(short, 2, dtype)) if short else []  # few launches
-    if len(short) == len(x):
-        return norms
-    each = iter(norms)
-    return [_long_norm(t, dtype) if _is_long(t) else next(each) for t in x]
+    norms = iter(torch._foreach_norm(short, 2, dtype) if short else ())  # few launches
+    return [_long_norm(t, dtype) if _is_long(t) else next(norms) for t in x]
 
 
 def _is_long(t: Tensor) -> bool:
     return t.numel() > _CHUNK and not t.is_cuda
+
+
+def _is_channels_last(t: Tensor) -> bool:
+    return t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last)
 
 
 def _long_norm(t: Tensor, dtype: torch.dtype) -> Tensor:
@@ -65,7 +66,7 @@ def _matrices(x: Vector, y: Vector) -> list[tuple[Tensor, Tensor]]:
 
 
 def _joined(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    same = [a.stride() == b.stride() and _is_dense(a) for a, b in pairs]
+    same = [a.stride() == b.stride() and (a.is_contiguous() or _is_channels_last(a)) for a, b in pairs]
     rest = -sum(a.numel() for a, _ in pairs) % _ROW
 
     def join(side: tuple[Tensor, ...]) -> Tensor:
@@ -76,17 +77,13 @@ def _joined(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return left, right
 
 
-def _is_dense(t: Tensor) -> bool:
-    return t.is_contiguous() or (t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last))
-
-
 def _wide(t: Tensor) -> Tensor:
     return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 def _rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Flatten two tensors of one shape to matrices of their rows. Channels-last tensors are flattened in memory order, without a copy."""
-    if a.ndim == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in (a, b)):
+    if _is_channels_last(a) and _is_channels_last(b):
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
     return _wide(a).flatten(1), _wide(b).flatten(1)
 

@@ -15,8 +15,7 @@ from sam.evaluation.settings import EvaluateConfig
 from sam.runs.progress import progress_for
 from sam.schema import row_settings, to_dict
 from sam.settings import TrainConfig
-from sam.sharpness.context import Result, Sizes, context_of, merge
-from sam.sharpness.notions import work
+from sam.sharpness.context import Result, Sizes, context_of, merge, work
 from sam.tables.conditions import data_label
 from sam.training import weights
 from sam.training.loop import build_model
@@ -57,7 +56,13 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
         with number_format("fp32", config.threads), progress_for(total, f"measuring {path.name}") as progress:
             context = context_of(model.to(device), images.to(device), config.sharpness, loss_name=config.loss, progress=progress.advance)
             found = merge([found, storing.measure(context, missing, file, progress.note)])
-    return Checkpoint(found, file, notes + _notes(dataset, images))
+    mean, std = (", ".join(f"{value:.4f}" for value in values.tolist()) for values in (images.mean, images.std))
+    notes += [
+        *images.notes,
+        f"Measured on {data_label(dataset, images.fingerprint)}, unaugmented, normalised with mean ({mean}) and std ({std}).",
+        "Compare its accuracy with what you know: a checkpoint trained with another normalisation needs mean=[...] std=[...].",
+    ]
+    return Checkpoint(found, file, notes)
 
 
 def _subject(model: ModelConfig, dataset: DatasetConfig, images: ImageData) -> dict[str, object]:
@@ -67,12 +72,3 @@ def _subject(model: ModelConfig, dataset: DatasetConfig, images: ImageData) -> d
     plugins = MODELS[model.name].plugin | DATASETS[dataset.name].plugin
     foreign: dict[str, object] = {"plugins": plugins} if plugins else {}
     return {"model": row_settings(model), "dataset": split, "mean": images.mean.tolist(), "std": images.std.tolist(), **foreign}
-
-
-def _notes(dataset: DatasetConfig, images: ImageData) -> list[str]:
-    mean, std = (", ".join(f"{value:.4f}" for value in values.tolist()) for values in (images.mean, images.std))
-    return [
-        *images.notes,
-        f"Measured on {data_label(dataset, images.fingerprint)}, unaugmented, normalised with mean ({mean}) and std ({std}).",
-        "Compare its accuracy with what you know: a checkpoint trained with another normalisation needs mean=[...] std=[...].",
-    ]

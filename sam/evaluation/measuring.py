@@ -23,8 +23,7 @@ from sam.runs.progress import Progress, progress_for, share
 from sam.runs.workers import run_all
 from sam.schema import to_dict
 from sam.settings import TrainConfig
-from sam.sharpness.context import Result, Sizes, context_of, merge
-from sam.sharpness.notions import Notion, work
+from sam.sharpness.context import Notion, Result, Sizes, context_of, merge, work
 from sam.sharpness.settings import SharpnessConfig
 from sam.text import counted
 

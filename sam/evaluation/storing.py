@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import data
-from sam.core.files import ABSENT, NAMED, DamagedError, StorageError, check, is_measure, number, plain, read_json, told, write_atomic
+from sam.core.files import ABSENT, NAMED, DamagedError, StorageError, check, is_number, number, plain, read_json, told, write_atomic
 from sam.runs import identity, lock
-from sam.sharpness.context import Context, Result, merge
-from sam.sharpness.notions import Notion
+from sam.sharpness.context import Context, Notion, Result, merge
 from sam.sharpness.settings import SharpnessConfig
 
 
@@ -55,7 +54,7 @@ def stored(path: Path, run: str | None = None) -> dict[str, Result]:
     rows = {}
     for key, row in _read(path).items():
         try:
-            check(row, {"values": NAMED, "series": {...: {...: [is_measure]}}})
+            check(row, {"values": NAMED, "series": {...: {...: [is_number]}}})
             if row.get("digest") not in (None, _digest(key, row)):
                 raise DamagedError("it was changed after it was written: its digest differs")
             if run is not None and row.get("run", run) != run:

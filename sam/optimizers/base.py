@@ -1,16 +1,7 @@
 """The one contract of every method: look at the loss around w, hand the base optimizer one gradient.
 
-How it is used:
-
-    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.05, passes=Passes(model))
-
-    def closure(backward=True):
-        loss = criterion(model(images), labels)
-        if backward:
-            loss.backward()
-        return loss
-
-    loss = optimizer.step(closure)
+optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.05, passes=Passes(model))
+loss = optimizer.step(closure)  # closure(backward=True) computes the loss, back-propagates it if asked to, and returns it
 """
 
 import inspect
@@ -27,10 +18,8 @@ from sam.core import vectors
 from sam.core.device import LossScale
 from sam.core.passes import Passes
 from sam.core.replicas import ALONE, Replicas
-from sam.optimizers.groups import look_up
 from sam.optimizers.settings import check_arguments
-from sam.optimizers.update import update
-from sam.optimizers.verbs import Closure, Gradients, Verbs, accumulate
+from sam.optimizers.verbs import Closure, Gradients, Verbs, accumulate, look_up, update
 
 
 class Method(Verbs):
@@ -39,7 +28,6 @@ class Method(Verbs):
     Group keys beside the base optimizer's: `rho` (radius), `perturb` (whether the group is perturbed at all), `loss_decay`: lambda of a
     weight decay *in the loss*: lambda w is added to the gradient of every pass, at the weights of that pass; never to the reported loss.
 
-    base:        takes the step; any torch optimizer.
     norm_scope:  global | layer | filter, see `sam.core.vectors.normalize_`.
     grad_clip:   largest norm of the descent gradient.
     passes:      `Passes(model)`: BatchNorm statistics and dropout masks across the passes; None: plain vector arithmetic.
@@ -87,10 +75,8 @@ class Method(Verbs):
         self.bad = torch.zeros((), dtype=torch.bool, device=self.skipped.device)
         low = next((p.dtype for p in self.parameters if p.dtype in (torch.float16, torch.bfloat16)), None)
         if self.moves and low is not None:
-            raise ValueError(
-                f"{type(self).__name__} cannot perturb {low} weights: a perturbation of radius {rho:g} is below their spacing and would "
-                "mostly be rounded away; keep the parameters in float32 and use autocast."
-            )
+            why = f"a perturbation of radius {rho:g} is below their spacing and would mostly be rounded away"
+            raise ValueError(f"{type(self).__name__} cannot perturb {low} weights: {why}; keep the parameters in float32 and use autocast.")
 
     # ------------------------------------------------------------------------------------------ what a method writes
 
@@ -112,16 +98,8 @@ class Method(Verbs):
         """Called once a step, after all passes (XSAM picks alpha)."""
 
     defer = False  # hold the directions of all groups until `decide`
-
-    @property
-    def repeats(self) -> bool:
-        """True if the next step launches the same kernels as the last one, so that a captured graph may be replayed."""
-        return True
-
-    @property
-    def generators(self) -> list[torch.Generator]:
-        """The method's own random streams that steps draw from."""
-        return []
+    repeats = True  # the next step launches the same kernels as the last one, so that a captured graph may be replayed
+    generators: Sequence[torch.Generator] = ()  # the method's own random streams that steps draw from
 
     @classmethod
     def options(cls, config: Any, *, steps_per_epoch: int, total_steps: int, generator: torch.Generator) -> dict[str, Any]:

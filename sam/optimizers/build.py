@@ -2,64 +2,74 @@
 
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Generator, nn
+from torch.optim import SGD, AdamW, Optimizer
 
 from sam.core.device import LossScale
 from sam.core.passes import Passes
 from sam.core.replicas import ALONE, Replicas
 from sam.optimizers.base import Method
-from sam.optimizers.groups import parameter_groups
 from sam.optimizers.settings import METHODS, OptimizerConfig
+
+_NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Trainable parameters grouped by (perturbed or not, decayed or not), in the model's order within a group."""
+    of_norms = {id(p) for m in model.modules() if isinstance(m, _NORM_LAYERS) for p in m.parameters(recurse=False)}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for p in (p for p in model.parameters() if p.requires_grad):
+        in_norm, is_weight = id(p) in of_norms, p.ndim > 1
+        chosen = getattr(config, "perturb", "all")
+        perturb = {"all": True, "no_norm": not in_norm, "norm_only": in_norm, "weights_only": is_weight}[chosen]
+        decay = config.weight_decay_scope == "all" or (is_weight and not in_norm)
+        groups.setdefault((perturb, decay), []).append(p)
+    in_loss = config.weight_decay_mode == "loss"
+    return [
+        {
+            "params": params,
+            "perturb": perturb,
+            "weight_decay": config.weight_decay if decay and not in_loss else 0.0,
+            "loss_decay": config.weight_decay if decay and in_loss else 0.0,
+        }
+        for (perturb, decay), params in groups.items()
+    ]
 
 
 def build(
     model: nn.Module,
     config: OptimizerConfig,
     *,
-    steps_per_epoch: int,
-    generator: torch.Generator,
-    total_steps: int | None = None,
     replicas: Replicas = ALONE,
     share_groups: bool = False,
     scaling: LossScale | None = None,
+    **run: Any,
 ) -> Method:
     """The configured method around torch's fused SGD or AdamW.
 
-    total_steps:   of the whole run; by default, of one epoch.
-    generator:     the method's own random stream, on the model's device.
     share_groups:  each replica takes some of a step's groups; otherwise every closure speaks for the whole batch, and the replicas share
                    BatchNorm's statistics alone.
     scaling:       where the closures scale the loss.
+    run:           as for `around`; the generator is on the model's device.
     """
     groups = parameter_groups(model, config)
-    base: torch.optim.Optimizer
     if config.base == "adamw":
-        base = torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
+        base: Optimizer = AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
     else:
-        base = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
-    return around(
-        base,
-        config,
-        passes=Passes(model, replicas),
-        replicas=replicas if share_groups else ALONE,
-        scaling=scaling,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-        generator=generator,
-    )
+        base = SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+    shared = replicas if share_groups else ALONE
+    return around(base, config, passes=Passes(model, replicas), replicas=shared, scaling=scaling, **run)
 
 
 def around(
-    base: torch.optim.Optimizer,
-    config: OptimizerConfig,
-    *,
-    steps_per_epoch: int,
-    generator: torch.Generator,
-    total_steps: int | None = None,
-    **common: Any,
+    base: Optimizer, config: OptimizerConfig, *, steps_per_epoch: int, generator: Generator, total_steps: int | None = None, **common: Any
 ) -> Method:
-    """The configured method around any base optimizer; `common`: other arguments of `Method`."""
+    """The configured method around any base optimizer.
+
+    total_steps:  of the whole run; by default, of one epoch.
+    generator:    the method's own random stream.
+    common:       other arguments of `Method`.
+    """
     cls: type[Method] = METHODS[config.method].load()
     ball = {key: getattr(config, key) for key in ("rho", "norm_scope") if hasattr(config, key)}
     own = cls.options(config, steps_per_epoch=steps_per_epoch, total_steps=total_steps or steps_per_epoch, generator=generator)

@@ -114,8 +114,8 @@ class XSAMConfig(MultiStepConfig):
         return searches * len(self.alpha_grid) if self.alpha is None else 0
 
 
-METHODS.add("sgd", "sam.optimizers.sgd:SGD", label="SGD")
-METHODS.add("rand_sam", "sam.optimizers.rand_sam:RandSAM", DrawnRadiusConfig, label="Rand-SAM")
+METHODS.add("sgd", "sam.optimizers.sam:SGD", label="SGD")
+METHODS.add("rand_sam", "sam.optimizers.sam:RandSAM", DrawnRadiusConfig, label="Rand-SAM")
 METHODS.add("sam", "sam.optimizers.sam:SAM", SAMConfig, label="SAM")
 METHODS.add("xsam", "sam.optimizers.xsam:XSAM", XSAMConfig, label="XSAM")
 

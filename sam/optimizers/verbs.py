@@ -1,14 +1,16 @@
-"""What a method can do within a step: passes at w and away from it, ascents, and records of both."""
+"""What a step is made of: passes at w and away from it, ascents, records of both, and the update."""
 
 import inspect
 import itertools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from sam.config import ConfigError
 from sam.core import vectors
@@ -16,13 +18,32 @@ from sam.core.ascent import Ascent
 from sam.core.device import LossScale
 from sam.core.passes import Passes
 from sam.core.vectors import Vector
-from sam.optimizers.groups import Members, look_up
 
 Closure = Callable[..., Tensor]
 Gradients = list[Tensor | None]
 
 
-class Verbs(torch.optim.Optimizer):
+@dataclass(frozen=True)
+class Members:
+    """Parameters of all groups, in order."""
+
+    parameters: list[Tensor]
+    values: Vector  # detached views of them
+    chosen: list[bool]  # which are perturbed
+    points: Vector  # the views of those
+    radii: list[float]  # their rho
+
+
+def look_up(groups: Sequence[dict[str, Any]]) -> Members:
+    parameters = [p for group in groups for p in group["params"]]
+    chosen = [group["perturb"] and p.requires_grad for group in groups for p in group["params"]]
+    radii = [group["rho"] for group in groups for _ in group["params"]]
+    values = [p.detach() for p in parameters]
+    points, radii = list(itertools.compress(values, chosen)), list(itertools.compress(radii, chosen))
+    return Members(parameters, values, chosen, points, radii)
+
+
+class Verbs(Optimizer):
     """The verbs of `sam.optimizers.base.Method`, which sets these attributes and explains them."""
 
     norm_scope: str
@@ -190,3 +211,40 @@ def accumulate(total: Gradients | None, gradients: Gradients, share: float, *, a
     if total is None:
         return scaled
     return [b if a is None else a if b is None else a.add_(b) for a, b in zip(total, scaled, strict=True)]
+
+
+def update(base: Optimizer, gradient: Vector, lengths: list[Tensor], grad_clip: float | None, scaling: LossScale | None) -> Tensor:
+    """Take one gradient, the tensors in `.grad`, to new weights: unscale, clip, step unless it is void; return whether it was (0-d bool).
+
+    lengths:    norms, 0-d tensors: the gradient's own first, then those of the step's ascents. One that is not finite makes the step void:
+                weights and base optimizer stay as they are.
+    grad_clip:  largest norm of the (unscaled) gradient.
+    scaling:    the scale that the gradient carries; it is divided out here.
+    """
+    scale = 1.0 if scaling is None else scaling.value
+    if scaling is not None:
+        vectors.scale_(gradient, 1 / scale)
+    if grad_clip is not None:
+        vectors.scale_(gradient, (grad_clip / (lengths[0] / scale + 1e-6)).clamp(max=1.0))
+    bad = ~torch.isfinite(torch.stack(lengths).sum())
+    if all(group.get("fused") for group in base.param_groups) and _can_skip_on_device(base):
+        base.found_inf = bad.float()  # type: ignore[attr-defined]  # the kernel itself leaves everything alone: no host sync
+        base.step()
+        del base.found_inf  # type: ignore[attr-defined]
+    elif not bool(bad):
+        base.step()
+    return bad
+
+
+def _can_skip_on_device(base: Optimizer) -> bool:
+    """Whether the fused kernel leaves momentum right when it skips. Fused SGD allocates it in the first step and does not fill it if that
+    step is skipped: start it at zero here."""
+    if not isinstance(base, torch.optim.SGD):
+        return True
+    for group in base.param_groups:
+        if group["momentum"] and group["dampening"]:
+            return False
+        for p in group["params"]:
+            if group["momentum"] and p.grad is not None and base.state[p].get("momentum_buffer") is None:
+                base.state[p]["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+    return True

@@ -95,15 +95,9 @@ class XSAM(Method):
         self._due = False  # a search that was lost is to be made up
 
     @classmethod
-    def options(cls, config: Any, *, steps_per_epoch: int, total_steps: int, generator: torch.Generator) -> dict[str, Any]:
-        return {
-            "steps": config.ascent_steps,
-            "rule": config.step_rule,
-            "rho_max": config.rho_max,
-            "alpha": config.alpha,
-            "alphas": config.alpha_grid,
-            "search_interval": config.search_interval(steps_per_epoch),
-        }
+    def options(cls, config: Any, **run: Any) -> dict[str, Any]:
+        own = {"steps": config.ascent_steps, "rule": config.step_rule, "rho_max": config.rho_max, "alpha": config.alpha}
+        return own | {"alphas": config.alpha_grid, "search_interval": config.search_interval(run["steps_per_epoch"])}
 
     @property
     def alpha(self) -> float:
@@ -123,7 +117,7 @@ class XSAM(Method):
         return not self.constant and (self._due or self.steps_taken % self.search_interval == 0)
 
     @property
-    def repeats(self) -> bool:
+    def repeats(self) -> bool:  # type: ignore[override]
         return not self.defer
 
     def begin(self) -> None:

@@ -13,19 +13,7 @@ from typing import Any
 
 import data
 from sam.config import ConfigError
-from sam.core.files import (
-    ABSENT,
-    DamagedError,
-    UnreadableError,
-    check,
-    is_measure,
-    number,
-    plain,
-    read_bytes,
-    read_json,
-    told,
-    write_atomic,
-)
+from sam.core.files import ABSENT, DamagedError, UnreadableError, check, is_number, number, plain, read_bytes, read_json, told, write_atomic
 from sam.registry import plugins
 from sam.runs.identity import fingerprint, run_fingerprint, run_folder
 from sam.schema import from_dict
@@ -49,8 +37,8 @@ _RECORD = {
     "segments": [{"environment": _ENVIRONMENT}],
 }
 _TRAINED = ("train_loss", "train_accuracy", "perturbed_loss")
-_NUMBERS = {...: is_measure}
-_DONE = {"final": dict.fromkeys((*_TRAINED, ...), is_measure), "last5": _NUMBERS, "best": dict, "epochs": int, "diverged_epoch": is_measure}
+_NUMBERS = {...: is_number}
+_DONE = {"final": dict.fromkeys((*_TRAINED, ...), is_number), "last5": _NUMBERS, "best": dict, "epochs": int, "diverged_epoch": is_number}
 
 
 def write_run(folder: Path, record: Mapping[str, Any]) -> None:

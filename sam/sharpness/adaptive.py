@@ -43,20 +43,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """Rises of the loss under perturbations delta in units of |w|, over config.adaptive.subset training images, unaugmented, eval mode.
-
-    adaptive_worst[rho=R,norm=P,logits=G]     a lower bound of max L(w + delta) - L(w) over ||delta / |w| ||_P <= R; P: l2 | linf.
-                                              The largest of w, of projected ascents from w and from random points, of random directions
-                                              both ways, and of what was found at a smaller R. Never negative.
-    adaptive_worst_ascent[...], _spread[...]  as `maximum_ascent` and `maximum_spread`.
-    adaptive_average[rho=R,norm=P,logits=G]   mean of L(w + delta) - L(w) over antithetic pairs: delta ~ N(0, R² diag(w²)) for l2, uniform
-                                              in the box |delta_i| <= R |w_i| for linf. With l2, R is the deviation of each weight relative
-                                              to its size, so that ||delta / |w| || is near R sqrt(D): not the worst case's radius.
-    adaptive_average_stderr[...]              its standard error over the pairs.
-
-    G: plain | normalized (see `normalized`). Every trained parameter counts, biases and BatchNorm's too; one that is exactly 0 cannot move.
-    Losses that are not finite make NaN or infinite values. Peak: 11 vectors of D.
-    """
+    """Rises of the loss under perturbations in units of |w|, over a subset of the training images. Peak: 11 vectors of D."""
     settings, values = context.config.adaptive, Measures()
     stream = lambda which: context.generator(f"adaptive {which}")
     for kind in settings.logits:

@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 from sam.config import ConfigError
 from sam.core.criteria import CRITERIA
 from sam.schema import from_dict
-from sam.sharpness.context import Context, Result, Series, Split, context_of
-from sam.sharpness.notions import measure
+from sam.sharpness.context import Context, Result, Series, Split, context_of, measure
 from sam.sharpness.settings import SharpnessConfig
 
 PIECE = 500  # samples of a torch Dataset read at a time
@@ -53,7 +52,7 @@ def evaluate(
              a pair of tensors or arrays (inputs, labels), where inputs are what the model takes, and labels are class numbers;
              a torch Dataset of such pairs, or a DataLoader: what one pass over it yields, with its random draws seeded with `seed`;
              a pair (train, test), or a dictionary {"train": ..., "test": ...}, of any of these three.
-    notions  names of `sam.sharpness.settings.NOTIONS`, or ["all"]; what each returns stands in its module's `measure`.
+    notions  names of `sam.sharpness.settings.NOTIONS`, or ["all"]; docs/measures.md says what each returns.
     loss     cross_entropy | mse: what the model was trained with, and every notion measures.
     settings other keys of `sam.sharpness.settings.SharpnessConfig`: m=128, batchnorm=["eval"], hessian={"probes": 50}, ...
     Raises ConfigError (one sentence) for settings, data or a model that cannot be measured.

@@ -89,15 +89,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """L^Asc - L and its parts, over the whole training set, or over a subset, which then stands last in every name (subset=S); unaugmented.
-
-    train_loss[bn=B], train_accuracy[bn=B], grad_norm[bn=B]   L, accuracy (%) and ||grad L||, with B other than eval (which needs no name).
-    sharpness[rho=R,bn=B,batch=M]     L^Asc - L: M all (full-set gradient) | m (mean over batches of config.m).
-    sharpness_stderr[...,batch=m]     its standard error over those batches.
-    ascent_loss[...]                  L^Asc itself, same variants.
-    first_order[rho=R]                R ||grad L||, eval mode: what sharpness would be if the loss were linear.
-    second_order[rho=R]               sharpness - first_order, eval mode, whole set: R² uᵀHu / 2 + O(R³) with u the gradient's direction.
-    """
+    """L^Asc - L and its parts, over the whole training set or a subset of it; unaugmented."""
     config, values, subset = context.config, Measures(), context.config.ascent.subset
     for mode in config.batchnorm:
         whole = context.loss(batchnorm=mode, subset=subset)

@@ -47,13 +47,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """E L(w + rho z/||z||) - L(w) with z ~ N(0, I), over the training set (or config.average.subset of it), unaugmented, eval mode.
-
-    average[rho=R]          mean over config.average.draws antithetic pairs ±z, nats. Near a minimum it is R² Tr H / (2D).
-    average_stderr[rho=R]   its standard error over the pairs.
-
-    All radii see the same directions. A loss that is not finite makes both NaN or infinite. Peak: 4 vectors of D.
-    """
+    """E L(w + rho z/||z||) - L(w) with z ~ N(0, I), over the training set or a subset. Peak: 4 vectors of D."""
     settings, rhos = context.config.average, context.config.rho
     loss, stream = context.loss(subset=settings.subset), context.generator("average")
     with loss.measuring(), torch.no_grad():

@@ -1,6 +1,6 @@
-"""The measurement context and the result: every notion is a function `measure(context: Context) -> Result`."""
+"""What is measured on what: the context, the result, and the notions by name, each a function `measure(context: Context) -> Result`."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from sam.core import seeds
 from sam.core.criteria import CRITERIA, Criterion
 from sam.core.vectors import Vector
+from sam.schema import row_settings
 from sam.sharpness.dataset_loss import DatasetLoss, Statistics, Value, averaged
-from sam.sharpness.settings import MEASURED_SPLITS, SharpnessConfig
+from sam.sharpness.settings import MEASURED_SPLITS, NOTIONS, SharpnessConfig
 
 if TYPE_CHECKING:
     from data.image_data import ImageData
@@ -122,35 +123,20 @@ class Context:
     def device(self) -> torch.device:
         return self.train.labels.device
 
-    def loss(
-        self,
-        split: str | Split = "train",
-        *,
-        criterion: Criterion | None = None,
-        batch_size: int | None = None,
-        batchnorm: str = "eval",
-        subset: int | None = None,
-    ) -> DatasetLoss:
+    def loss(self, split: str | Split = "train", *, batchnorm: str = "eval", subset: int | None = None, **other: Any) -> DatasetLoss:
         """L over a split (train | test | val, or one given), or over `subset` of its images, always the same. batchnorm: eval | train |
-        recalibrated. batch_size: by default config.batch_size; config.m with batch statistics (train)."""
+        recalibrated. other: criterion; batch_size, by default config.batch_size, or config.m with batch statistics (train)."""
         part: Split | None = getattr(self, split) if isinstance(split, str) else split
         if part is None:
             raise ValueError(f"there is no {split} set to measure on.")
         if subset is not None and subset < len(part.labels):
             index = subset_indices(len(part.labels), subset).to(part.labels.device)
             part = Split(part.inputs[index], part.labels[index])
-        usual = self.config.m if batchnorm == "train" else self.config.batch_size
-        return DatasetLoss(
-            self.model,
-            part.inputs,
-            part.labels,
-            prepare=self.prepare,
-            criterion=criterion or self.criterion,
-            batch_size=batch_size or usual,
-            batchnorm="train" if batchnorm == "train" else "eval",
-            statistics=self._recalibrated() if batchnorm == "recalibrated" else None,
-            progress=self.progress,
-        )
+        usual: dict[str, Any] = {"criterion": self.criterion, "prepare": self.prepare, "progress": self.progress}
+        usual["batch_size"] = self.config.m if batchnorm == "train" else self.config.batch_size
+        statistics = self._recalibrated() if batchnorm == "recalibrated" else None
+        mode = "train" if batchnorm == "train" else "eval"
+        return DatasetLoss(self.model, part.inputs, part.labels, batchnorm=mode, statistics=statistics, **usual | other)
 
     def suffix(self, subset: int | None, **parts: object) -> str:
         """Return the suffix of a measure's name, with the subset last where it is smaller than the training set."""
@@ -216,3 +202,65 @@ def random_like(parameters: Sequence[Tensor], generator: torch.Generator, kind: 
     draw = torch.rand if kind == "uniform" else torch.randn
     drawn = [draw(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
     return [(x.mul_(2).sub_(1) if kind == "uniform" else x).to(p.device) for x, p in zip(drawn, parameters, strict=True)]
+
+
+@dataclass(frozen=True)
+class Notion:
+    """One notion: a module with
+
+    measure(context)      -> Result, whose names docs/measures.md explains;
+    work(sizes, config)   -> the largest work in units of progress; what was not needed is reported as done at the end;
+    VERSION               raised when its definition or arithmetic changes, so that no old row is reused;
+    inputs(config)        (if its numbers depend on files) which files, so that changed ones are measured anew.
+
+    A notion whose numbers are stored in several rows has `parts(config, splits)` and `settings(config, part)` too, and `measure`, `work`
+    that take a part; `part` is one of these, or None for the whole notion.
+    """
+
+    name: str
+    part: Part | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.part is None else self.name + suffix(bn=self.part[0], split=self.part[1])
+
+    @property
+    def module(self) -> Any:
+        return NOTIONS[self.name].load()
+
+    def rows(self, config: SharpnessConfig, splits: Collection[str]) -> "list[Notion]":
+        """List the parts that are stored as a row each. splits: the sets present beside the training set (test, val)."""
+        return [Notion(self.name, part) for part in self.module.parts(config, splits)] if hasattr(self.module, "parts") else [self]
+
+    def measure(self, context: Context) -> Result:
+        if self.part is not None:
+            return self.module.measure(context, self.part)  # type: ignore[no-any-return]
+        with context.planned(self.module.work(context.sizes, context.config)):
+            return self.module.measure(context)  # type: ignore[no-any-return]
+
+    def settings(self, config: SharpnessConfig, loss: str = "cross_entropy") -> dict[str, object]:
+        """Return what can change its numbers, without `late` keys at their default. loss: the model's, which is measured; included unless
+        it is the cross-entropy. Raises DataError if files that it needs are missing."""
+        other = {} if loss == "cross_entropy" else {"loss": loss}
+        if self.part is not None:
+            return {"version": self.module.VERSION, **self.module.settings(config, self.part), **other}
+        values = row_settings(config)
+        files = {"inputs": self.module.inputs(config)} if hasattr(self.module, "inputs") else {}
+        row = NOTIONS[self.name]
+        foreign = {"plugin": next(iter(row.plugin))} if row.plugin else {}
+        read = {key: values[key] for key in (*row.reads, *([self.name] if foreign else [])) if key in values}
+        return {"version": self.module.VERSION, **read, **files, **other, **foreign}
+
+
+def work(names: Iterable[str | Notion], sizes: Sizes, config: SharpnessConfig) -> float:
+    """Return the units of work that measuring these notions, or rows of notions, in one context reports."""
+    found: dict[str, list[Part]] = {}
+    for row in (Notion(name) if isinstance(name, str) else name for name in names):
+        parts = row.rows(config, sizes.splits) if row.part is None else [row]
+        found.setdefault(row.name, []).extend(part.part for part in parts if part.part is not None)
+    return sum(float(Notion(name).module.work(sizes, config, *((parts, found) if parts else ()))) for name, parts in found.items())
+
+
+def measure(context: Context, names: Iterable[str] | None = None) -> Result:
+    """Measure the named notions (by default those of the context's config) as one result. The model is left bitwise as it was."""
+    chosen = context.config.chosen if names is None else names
+    return merge(row.measure(context) for name in chosen for row in Notion(name).rows(context.config, context.splits))

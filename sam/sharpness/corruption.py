@@ -34,16 +34,8 @@ def inputs(config: SharpnessConfig) -> dict[str, object]:
 
 
 def measure(context: Context) -> Result:
-    """Mean losses (cross-entropies in nats), accuracies in percent; BatchNorm in eval mode. Nothing if `corruption.path` is null.
-
-    corruption_accuracy[kind=K], corruption_loss[kind=K]   corruption K, mean over its five severities.
-    corruption_accuracy, corruption_loss                   mean over the corruptions and severities: 15 corruptions in the benchmark; of
-                                                           the files present, all but the four extra ones (see EXTRA).
-    corruption_kinds                                       how many corruptions that mean is over.
-    Series corruption[kind=K]: columns severity (1 to 5), accuracy, loss.
-
-    Raises ConfigError (one sentence) if a file is missing or does not fit the data set.
-    """
+    """Mean losses and accuracies on corrupted test images; nothing if `corruption.path` is null. ConfigError (one sentence) if a file is
+    missing or does not fit the data set."""
     path = context.config.corruption.path
     if path is None:
         return Result()

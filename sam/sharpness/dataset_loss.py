@@ -44,13 +44,11 @@ class DatasetLoss:
     """L(w) = mean loss of `model` over (inputs, labels), streamed in batches in the order given; a ragged last batch counts by its size.
 
     inputs, labels:  (n, ...) and (n,), on the model's device; `prepare` turns a batch of inputs into what the model takes.
-    criterion:       (outputs, labels) -> losses (b,), for example from `sam.core.criteria`; no label smoothing, no weight decay.
-    batch_size:      in eval mode it changes memory and rounding only; with batchnorm="train" it is part of the definition, since each
-                     batch is then normalised by its own statistics.
-    batchnorm:       eval (running statistics) | train. Dropout is off in both.
+    criterion:       (outputs, labels) -> losses (b,); no label smoothing, no weight decay.
+    batch_size:      in eval mode it changes memory and rounding only; in train mode it is part of the definition.
+    batchnorm:       eval (running statistics) | train (each batch's own). Dropout is off in both.
     statistics:      running statistics to use in eval mode in place of the model's own (see `averaged`).
-    progress:        called with units of work after each batch; a sample counts 1 for a forward, 3 for a forward and backward, and
-                     3 + 4k for k Hessian-vector products.
+    progress:        called after each batch; a sample counts 1 for a forward, 3 with a backward, 3 + 4k for k Hessian-vector products.
 
     Losses are accumulated in float64, gradients in the parameters' own format. Use inside `measuring()`.
     """
@@ -91,10 +89,9 @@ class DatasetLoss:
         inside = self.model in _held
         _held.setdefault(self.model, [b for b in buffers if not isinstance(b[0], nn.modules.batchnorm._NormBase)])
         self.model.eval()
-        if self.batchnorm == "train":
-            for module in self.model.modules():
-                if isinstance(module, nn.modules.batchnorm._NormBase):
-                    module.train()
+        for module, _ in modes:
+            if self.batchnorm == "train" and isinstance(module, nn.modules.batchnorm._NormBase):
+                module.train()
         try:
             if self.statistics is not None:
                 install(self.model, self.statistics)

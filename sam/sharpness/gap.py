@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sam.core import vectors
-from sam.core.criteria import Criterion, cross_entropy, under_label_noise
+from sam.core.criteria import cross_entropy, under_label_noise
 from sam.sharpness.context import Context, Measures, Part, Result, Sizes, suffix
 from sam.sharpness.settings import SharpnessConfig
 
@@ -40,20 +40,7 @@ def work(sizes: Sizes, config: SharpnessConfig, parts: Sequence[Part], beside: C
 
 
 def measure(context: Context, part: Part) -> Result:
-    """Mean losses (of the loss that the model was trained with; cross-entropies are in nats), accuracies and errors in percent.
-
-    test_loss, test_accuracy     the test set and its true labels. A cross-entropy is the negative log-likelihood (NLL).
-    test_loss_channel            the test loss in expectation over the label channel that corrupted the training labels.
-    ece                          expected calibration error of the test set, in percent: see `calibration_error`. None where the loss is not
-                                 the cross-entropy: the outputs are then no logits, and their softmax is no confidence.
-    train_loss, train_accuracy   the unaugmented training set, the labels trained on.
-    gap, error_gap               test_loss_channel - train_loss; training accuracy - test accuracy.
-    weight_norm                  ||w||.
-    val_loss, val_accuracy       the validation set and its true labels.
-    test_loss[bn=B], test_accuracy[bn=B], train_loss[bn=B], ..., val_accuracy[bn=B]  the same with BatchNorm in mode B.
-
-    Without a name for it, BatchNorm is in eval mode. A set that there is not, or that config.gap.splits leaves out, has no values.
-    """
+    """Mean losses (of the loss that the model was trained with), accuracies, calibration and gaps; in percent where they are shares."""
     if part == PLAIN:
         return Result(_training(context) | _test(context))
     if part == ("eval", "train"):
@@ -74,16 +61,12 @@ def _test(context: Context) -> Measures:
     with loss.measuring():
         outputs = loss.outputs()
     accuracy = 100 * (outputs.argmax(1) == loss.labels).double().mean().item()
-    channel = _mean(under_label_noise(context.criterion, context.label_noise), outputs, loss.labels)
-    plain = _mean(context.criterion, outputs, loss.labels)
+    criteria = (context.criterion, under_label_noise(context.criterion, context.label_noise))
+    plain, channel = (criterion(outputs, loss.labels).double().mean().item() for criterion in criteria)
     values: Measures = {"test_loss": plain, "test_accuracy": accuracy, "test_loss_channel": channel}
     are_logits = context.criterion is cross_entropy
     values["ece"] = calibration_error(outputs, loss.labels, context.config.gap.bins) if are_logits else None
     return values | {"gap": channel - train.loss, "error_gap": train.accuracy - accuracy}
-
-
-def _mean(criterion: Criterion, outputs: Tensor, labels: Tensor) -> float:
-    return criterion(outputs, labels).double().mean().item()
 
 
 @torch.no_grad()

@@ -34,9 +34,6 @@ class Hessian:
             vectors.copy_(self.unflatten(row), product)
         return result
 
-    def flatten(self, vector: Vector) -> Tensor:
-        return torch.cat([t.reshape(-1) for t in vector])
-
     def unflatten(self, row: Tensor) -> Vector:
         """Return views of a row (D,), shaped like the parameters."""
         return [piece.view(p.shape) for piece, p in zip(row.split(self.sizes), self.points, strict=True)]
@@ -67,17 +64,13 @@ def trace_work(probes: int) -> float:
 
 
 @dataclass(frozen=True)
-class Eigenpairs:
-    """values, residuals: v'Hv and ||Hv - (v'Hv) v|| of each row v of `vectors` (m, D): an eigenvalue of H lies within the residual of the
-    value. The rows are those of the largest eigenvalues in descending order, and last that of the smallest. `extra`: H times the rows
-    that were handed in beside. products: Hessian-vector products of Lanczos. spectrum: every eigenvalue, ascending, where known."""
+class Eigenpairs(krylov.Extremes):
+    """values, residuals: v'Hv and ||Hv - (v'Hv) v|| of each row v of `vectors`: an eigenvalue of H lies within the residual of the value.
+    extra: H times the rows that were handed in beside."""
 
     values: list[float]
     residuals: list[float]
-    vectors: Tensor
     extra: Tensor
-    products: int
-    spectrum: Tensor | None
 
 
 def eigenpairs(hessian: Hessian, config: HessianConfig, generator: torch.Generator, beside: Tensor | None = None) -> Eigenpairs | None:
@@ -96,7 +89,7 @@ def eigenpairs(hessian: Hessian, config: HessianConfig, generator: torch.Generat
         values.append(float(krylov.inner(v[None], hv[None]) / krylov.inner(v[None], v[None])))
         rest = (hv - values[-1] * v)[None]
         residuals.append(float(krylov.inner(rest, rest).sqrt()))
-    return Eigenpairs(values, residuals, rows, products[len(rows) :].clone(), found.products, found.spectrum)
+    return Eigenpairs(**vars(found), values=values, residuals=residuals, extra=products[len(rows) :].clone())
 
 
 def smallest_nonzero(spectrum: Tensor | None, eps: float) -> float | None:
@@ -115,32 +108,8 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """H: the Hessian of L, the mean loss over `subset` training images (all, where no subset is named), eval-mode BatchNorm; g = grad L.
-
-    Everything carries [subset=n] where a subset was taken. None: not finite, or not defined, as said.
-
-    train_loss, grad_norm            L and ||g|| on these images.
-    eigenvalue[k=1], [k=2], ...      the largest algebraic eigenvalues, loss per squared weight; None beyond D.
-    eigenvalue_residual[k=1], ...    ||Hv - lambda v||: an eigenvalue of H lies within this of the number given; no proof that none above
-                                     it was missed. A large residual says that Lanczos had too few steps.
-    eigenvalue_min, eigenvalue_min_residual   the smallest (most negative) one. Lanczos does not wait for it: read its residual.
-    lanczos_products                 Hessian-vector products that the eigenvalues took, at most config.steps.
-    trace, trace_stderr              Tr H from a fixed number of probes, beside the part held by the eigenvectors above.
-    cos_gradient_top                 |cos(g, v1)|; undefined at g = 0; arbitrary within the eigenspace where lambda_1 is multiple.
-    cos_random_level                 sqrt(2 / (pi D)): what it is for a random direction.
-    gradient_top_share               ||P g||² / ||g||², P the projection on the k eigenvectors above; a random direction has k / D.
-    curvature_gradient               u'Hu with u = g/||g||.
-    second_order[rho=R]              L(w + R u) - L(w) - R ||g|| on these images: R² u'Hu / 2 + O(R³).
-    limit_worst[rho=R]               R² lambda_1 / 2, worst direction (Wen, Ma & Li 2023).
-    limit_ascent[rho=R]              R² lambda_M / 2, ascent direction, lambda_M the smallest non-zero eigenvalue. None unless the whole
-                                     spectrum is known (D <= config.steps; Lanczos sees its ends alone), and where H has a negative one.
-    limit_average[rho=R], limit_average_stderr[rho=R]   R² Tr H / (2 D), average direction.
-
-    The three limits hold at minimisers as rho -> 0, where the first-order term vanishes: compare them with second_order, not with the
-    sharpness itself.
-
-    Peak beside the model: config.basis + config.eigenvalues + 7 vectors of D, and a batch's graph; 43 in all with the defaults (measured).
-    """
+    """The Hessian's ends and trace, the gradient within it, and the limits of sharpness, over a subset of the training images. Peak beside
+    the model: config.basis + config.eigenvalues + 7 vectors of D, and a batch's graph; 43 in all with the defaults (measured)."""
     loss = context.loss(subset=context.config.hessian.subset)
     with loss.measuring():
         return Result(_measure(loss, context))
@@ -153,35 +122,32 @@ def _measure(loss: DatasetLoss, context: Context) -> Measures:
     value, gradient = loss.value_and_gradient()
     length = vectors.norm(gradient).item()
     has_slope = math.isfinite(length) and length > vectors.TINY
-    unit = hessian.flatten(gradient) / length if has_slope else torch.zeros(hessian.length).to(hessian.points[0])
+    unit = torch.cat([g.reshape(-1) for g in gradient]) / length if has_slope else torch.zeros(hessian.length).to(hessian.points[0])
     finite_here = math.isfinite(value.loss) and math.isfinite(length)
     pairs = eigenpairs(hessian, config, generator, beside=unit[None]) if finite_here else None
     values = named(where(), train_loss=value.loss, grad_norm=length)
     *top, smallest = [(None, None)] if pairs is None else zip(pairs.values, pairs.residuals, strict=True)
-    for k in range(1, config.eigenvalues + 1):
-        eigenvalue, residual = top[k - 1] if k <= len(top) else (None, None)
+    for k, (eigenvalue, residual) in enumerate([*top, *[(None, None)] * (config.eigenvalues - len(top))], start=1):
         values |= named(where(k=k), eigenvalue=eigenvalue, eigenvalue_residual=residual)
     values |= named(where(), eigenvalue_min=smallest[0], eigenvalue_min_residual=smallest[1])
 
     estimate = error = cosine = share = curvature = lowest = None
     if pairs is not None:
-        draw, part = partial(hessian.draw, generator), math.fsum(pairs.values[:-1])
-        found = trace(hessian, draw, config.probes, pairs.vectors[:-1], part)
+        found = trace(hessian, partial(hessian.draw, generator), config.probes, pairs.vectors[:-1], math.fsum(pairs.values[:-1]))
         estimate, error = (number if math.isfinite(number) else None for number in found)
         lowest = smallest_nonzero(pairs.spectrum, torch.finfo(unit.dtype).eps)
-    if pairs is not None and has_slope:
-        cosines = krylov.inner(pairs.vectors[:-1], unit[None])[:, 0]
-        cosine, share = float(cosines[0].abs()), float((cosines**2).sum())
-        curvature = float(krylov.inner(unit[None], pairs.extra))
+        if has_slope:
+            cosines = krylov.inner(pairs.vectors[:-1], unit[None])[:, 0]
+            cosine, share = float(cosines[0].abs()), float((cosines**2).sum())
+            curvature = float(krylov.inner(unit[None], pairs.extra))
     values |= named(where(), lanczos_products=None if pairs is None else pairs.products, trace=estimate, trace_stderr=error)
     values |= named(where(), cos_gradient_top=cosine, gradient_top_share=share, curvature_gradient=curvature)
     values["cos_random_level"] = math.sqrt(2 / (math.pi * hessian.length))
 
     for result in ascent.along(loss, value, gradient, context.config.rho)[1]:
-        half, at = result.rho**2 / 2, where(rho=result.rho)
+        half, largest = result.rho**2 / 2, top[0][0] if top else None
         each = half / hessian.length
-        largest = top[0][0] if top else None
         limits = {"worst": (half, largest), "ascent": (half, lowest), "average": (each, estimate), "average_stderr": (each, error)}
-        values[f"second_order{at}"] = result.second_order
-        values |= {f"limit_{name}{at}": None if of is None else factor * of for name, (factor, of) in limits.items()}
+        numbers = {f"limit_{name}": None if of is None else factor * of for name, (factor, of) in limits.items()}
+        values |= named(where(rho=result.rho), second_order=result.second_order, **numbers)
     return values

@@ -39,7 +39,8 @@ def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vec
             return 0.0, -slope / unit
         if len(visited) == 2 * iterations:
             raise _Enough
-        box.move(loss.points, start, _shaped(x, start))
+        pieces = torch.from_numpy(x).split([p.numel() for p in start])
+        box.move(loss.points, start, [piece.reshape(p.shape).to(p) for piece, p in zip(pieces, start, strict=True)])
         value, gradient = loss.value_and_gradient()
         visited.append(value.loss)
         along = _flat(gradient, box)
@@ -61,11 +62,6 @@ def _flat(gradient: Vector, box: Ball) -> Flat:
     return np.concatenate(pieces) * box.radius
 
 
-def _shaped(x: Flat, start: Vector) -> Vector:
-    pieces = np.split(x, np.cumsum([p.numel() for p in start])[:-1])
-    return [torch.from_numpy(piece).reshape(p.shape).to(p) for piece, p in zip(pieces, start, strict=True)]
-
-
 def _search(settings: KeskarConfig) -> Search:
     return Search(settings.iterations, settings.momentum, settings.restarts, draws=0)
 
@@ -77,17 +73,8 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """100 (max L(w + z) - L(w)) / (1 + L(w)) over |z_i| <= E (|w_i| + 1), on config.keskar.subset training images, unaugmented, eval mode.
-
-    keskar[epsilon=E]          a lower bound of it: the largest of w, of all that follows, and of what was found at a smaller E. Percent.
-    keskar_lbfgsb[epsilon=E]   what L-BFGS-B alone reached from w (the search of the paper); None for models of more than
-                               config.keskar.full_space parameters, and where the gradient at w is zero or not finite.
-    keskar_sign[epsilon=E]     what projected sign ascents alone reached, from w and from random points of the box: they need no float64
-                               copies. None where none could begin.
-    keskar_spread[epsilon=E]   the best sign ascent's value less the worst one's. None unless two began.
-
-    NaN or infinite as soon as one loss met is. Peak: 11 vectors of D, and L-BFGS-B's 60 in float64.
-    """
+    """100 (max L(w + z) - L(w)) / (1 + L(w)) over |z_i| <= E (|w_i| + 1), over a subset of the training images, from below. Sign ascents
+    need no float64 copies. Peak: 11 vectors of D, and L-BFGS-B's 60 in float64."""
     settings, values = context.config.keskar, Measures()
     loss = context.loss(subset=settings.subset)
     full = sum(p.numel() for p in context.model.parameters()) <= settings.full_space

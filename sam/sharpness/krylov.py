@@ -102,10 +102,6 @@ class Krylov:
         """Return (values (size,), ascending; coefficients of the vectors in the basis (size, size), one a column), float64."""
         return torch.linalg.eigh(self.projection[: self.size, : self.size])  # type: ignore[no-any-return]
 
-    def residuals(self, vectors: Tensor) -> Tensor:
-        """Estimate ||H y - theta y|| of Ritz vectors from their coefficients: the residual lies along the next vector."""
-        return self.rest * vectors[-1].abs()
-
     def compress(self, values: Tensor, vectors: Tensor) -> None:
         """Restart (thick restart, Wu & Simon 2000): keep these Ritz vectors as the basis, and the next vector."""
         count, next_row = len(values), self.rows[self.size].clone()
@@ -151,7 +147,8 @@ def extremes(
         if whole or space.size < count:
             continue
         values, vectors = space.ritz()
-        if float(space.residuals(vectors)[-count:].max()) <= tolerance * float(values.abs().max()):
+        residuals = space.rest * vectors[-1].abs()  # estimates of ||H y - theta y||, which lies along the next vector
+        if float(residuals[-count:].max()) <= tolerance * float(values.abs().max()):
             if verified_since is None:
                 verified_since = taken
                 space.refresh()

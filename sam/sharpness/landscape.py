@@ -39,28 +39,8 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """Curves of L over w + t u and w + x u + y v. BatchNorm in eval mode; every loss is the mean over the same `landscape.subset` images.
-
-    Series, each in long form (every name ends in [..., subset=n] where a subset was used):
-    line_gradient, line_n_step[rho=R]   columns t, loss: along g/||g||, and eps_N/||eps_N|| of N split steps to rho = R; t in Euclidean
-                                        distance, up to `reach` times the largest rho (R itself for n_step).
-    line_top_eigenvector                the same along the top eigenvector of the Hessian, its sign such that g points uphill.
-    line_random                         along a random filter-normalised direction; t = 1 is as long, filter by filter, as the weights.
-    plane_random                        columns x, y, loss: two random filter-normalised directions, up to `span`.
-    plane_eigenvectors                  the top two eigenvectors, in Euclidean distance.
-    plane_xsam[rho=R]                   the plane of the ascent displacement d = R g/||g|| (x) and the gradient at the ascent point (y: its
-                                        part orthogonal to d), in Euclidean distance.
-    arc_xsam[rho=R]                     columns alpha, x, y, loss: rho_max v(alpha) for the alphas of the search.
-    marks_xsam[rho=R]                   columns x, y, alpha, loss; three rows: the training point, the ascent point, alpha*.
-
-    Values: psi[rho=R]         radians from d to the gradient at the ascent point.
-    alpha_star[rho=R]          argmax of L(w + rho_max v(alpha)) over the grid; the first of equals.
-    alpha_star_rise[rho=R]     L(w + rho_max v(alpha*)) - L(w).
-    landscape_eigenvalue[k=K], landscape_eigenvalue_residual[k=K]   of the eigenvectors drawn: lambda, and ||H v - lambda v||.
-
-    Where a direction is undefined (g = 0; d and the gradient parallel; a loss that is not finite) the losses are None, and so is what
-    follows from them. Memory: six vectors of D; for eigenvectors about 30.
-    """
+    """Curves of L over w + t u and w + x u + y v; every loss is the mean over the same subset of the training images. Memory: six vectors
+    of D; for eigenvectors about 30."""
     settings, rhos, result = context.config.landscape, context.config.rho, Result()
     loss = context.loss(subset=settings.subset)
     far = settings.reach * max(rhos)  # half-width of an axis in Euclidean distance that belongs to no one radius
@@ -168,7 +148,7 @@ def _n_step(ground: _Ground, rho: float) -> Vector | None:
         vectors.copy_(loss.points, ascent.points)
         ascent.climb(loss.value_and_gradient()[1])
     direction = ascent.direction()
-    return direction if unit_(direction) is not None else None
+    return None if unit_(direction) is None else direction
 
 
 def top_eigenpairs(loss: DatasetLoss, count: int, steps: int, generator: torch.Generator) -> list[tuple[float, Vector, float]]:

@@ -20,17 +20,8 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """A lower bound of max over ||eps|| <= rho of L(w + eps) - L(w), over config.maximum.subset training images, unaugmented, eval mode.
-
-    maximum[rho=R]          the largest loss met, less L(w), nats. Met are: w; every point of projected gradient ascents with momentum,
-                            from w and from random points; the L^Asc point; the end of N-step ascent (rule project); random directions,
-                            both ways; and all points met at a smaller radius. All with the same loss. Never negative.
-    maximum_ascent[rho=R]   what the ascents alone reached; below maximum, or negative, where they failed; None where none could begin.
-    maximum_spread[rho=R]   the best ascent's rise less the worst one's: how far chance decides. None unless two began.
-
-    NaN or infinite as soon as one loss met is. Where the gradient at w is zero, the ascents from random points go on alone. Peak: 10
-    vectors of D.
-    """
+    """A lower bound of max over ||eps|| <= rho of L(w + eps) - L(w), over a subset of the training images: the largest loss met. Where the
+    gradient at w is zero, the ascents from random points go on alone. Peak: 10 vectors of D."""
     settings, values = context.config.maximum, Measures()
     loss = context.loss(subset=settings.subset)
     with loss.measuring(), torch.no_grad():

@@ -37,14 +37,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """Eq. 6 with gradients and losses of the whole training set (or config.n_step.subset of it), unaugmented, BatchNorm in eval mode.
-
-    n_step[rho=R,n=N,rule=S]          L(w + eps_N) - L(w), nats; S: split | project | accumulate | boundary, as in training.
-    n_step_length[rho=R,n=N,rule=S]   ||eps_N|| / R: 1 on the sphere, below 1 inside, above 1 outside (accumulate).
-    n_step_cosine[rho=R,n=N,rule=S]   cosine between eps_N and the gradient at w.
-
-    None where a gradient on the way is zero or not finite. With N = 1 every rule is L^Asc. Peak: 8 vectors of D.
-    """
+    """Eq. 6 with gradients and losses of the whole training set, or a subset. Peak: 8 vectors of D."""
     settings, values = context.config.n_step, Measures()
     loss = context.loss(subset=settings.subset)
     with loss.measuring(), torch.no_grad():

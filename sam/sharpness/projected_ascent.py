@@ -11,8 +11,6 @@ from sam.core.vectors import Vector
 from sam.sharpness.context import random_like
 from sam.sharpness.dataset_loss import DatasetLoss
 
-Stream = Callable[[str], torch.Generator]
-
 
 @dataclass(frozen=True)
 class Ball:
@@ -162,7 +160,7 @@ def search_balls(
     start: Vector,
     origin: tuple[float, Vector],
     search: Search,
-    stream: Stream,
+    stream: Callable[[str], torch.Generator],
     others: Callable[[Ball], list[float]] = lambda ball: [],
 ) -> list[Found]:
     """Search nested balls; a point found in a smaller ball also counts for the larger ones. One `Found` per ball, in input order. origin:

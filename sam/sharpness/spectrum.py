@@ -24,25 +24,8 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 
 
 def measure(context: Context) -> Result:
-    """H: the Hessian of L, the mean loss over `subset` training images (all, where no subset is named), eval-mode BatchNorm. Its density
-    is the share of its D eigenvalues per unit of loss per squared weight.
-
-    Everything carries [subset=n] where a subset was taken. None: not finite, or not defined.
-
-    train_loss                  L on these images.
-    spectrum_mean, spectrum_mean_stderr      mean eigenvalue, Tr H / D, and the standard error over probes (None with one probe).
-    spectrum_second_moment, spectrum_second_moment_stderr   mean squared eigenvalue, ||H||_F² / D.
-    spectrum_smallest, spectrum_largest      outermost Ritz values: within the spectrum, and close to its ends.
-    spectrum_probes             random starts; each entry ±1.
-    spectrum_width              standard deviation of the Gaussian in the curve: config.width times (largest - smallest).
-    spectrum_mass               the curve's integral: 1 if its points are close enough for its width.
-
-    Series: spectrum_density with columns eigenvalue, density: the mean over probes of the Gaussians around the Ritz values, on an even
-    grid that ends five standard deviations beyond them (empty where all Ritz values coincide: there is nothing to smooth).
-    spectrum_ritz with columns probe, eigenvalue, weight: what the curve is made of; the weights of a probe sum to 1.
-
-    Peak beside the model and the graph of a batch: config.steps + 6 vectors of D.
-    """
+    """The density of the Hessian's eigenvalues, over a subset of the training images, as moments and as a curve. Peak beside the model and
+    the graph of a batch: config.steps + 6 vectors of D."""
     config = context.config.spectrum
     where = context.suffix(config.subset)
     loss, generator = context.loss(subset=config.subset), context.generator("spectrum")

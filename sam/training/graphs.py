@@ -4,8 +4,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,20 +81,6 @@ class CudaGraphs:
         return graph.replay
 
 
-@dataclass
-class _Captured:
-    """A captured step: its input tensors, its output tensors, and the passes that it stands for."""
-
-    replay: Callable[[], None]
-    images: Tensor
-    labels: Tensor
-    stats: dict[str, Tensor]
-    bad: Tensor
-    noted: list[Any]
-    forwards: float
-    backwards: float
-
-
 class GraphedSteps(Steps):
     """Steps as CUDA graphs: one for every batch size, with and without diagnostics; the same arithmetic in the same order. A graph repeats
     what was launched, at the same addresses: the weights stay where they are; the batch, the learning rate and XSAM's alpha are written to
@@ -111,7 +95,7 @@ class GraphedSteps(Steps):
 
     def forget(self) -> None:
         self._seen: dict[tuple[int, bool], int] = {}
-        self._captured: dict[tuple[int, bool], _Captured] = {}
+        self._captured: dict[tuple[int, bool], Callable[[Tensor, Tensor], None]] = {}
 
     def __call__(self, images: Tensor, labels: Tensor, rate: float, diagnose: bool) -> None:
         kind = (len(labels), diagnose)
@@ -124,18 +108,11 @@ class GraphedSteps(Steps):
         self.rate.fill_(rate)
         if kind not in self._captured:
             self._captured[kind] = self._capture(images, labels, diagnose)
-        step, optimizer = self._captured[kind], self.optimizer
-        step.images.copy_(images)
-        step.labels.copy_(labels)
-        step.replay()
-        optimizer.stats, optimizer.bad = dict(step.stats), step.bad
-        optimizer.forwards += step.forwards
-        optimizer.backwards += step.backwards
-        optimizer.steps_taken += 1
+        self._captured[kind](images, labels)
         self._prepare(rate, diagnose)
-        self.objective.noted.extend(step.noted)
 
-    def _capture(self, images: Tensor, labels: Tensor, diagnose: bool) -> _Captured:
+    def _capture(self, images: Tensor, labels: Tensor, diagnose: bool) -> Callable[[Tensor, Tensor], None]:
+        """Capture a step on these inputs, without taking it; returns the function that takes it on others."""
         optimizer, noted, already = self.optimizer, self.objective.noted, len(self.objective.noted)
         x, y = (t.clone(memory_format=torch.preserve_format) for t in (images, labels))
         before = optimizer.forwards, optimizer.backwards, optimizer.steps_taken
@@ -147,7 +124,19 @@ class GraphedSteps(Steps):
         forwards, backwards = optimizer.forwards - before[0], optimizer.backwards - before[1]
         optimizer.forwards, optimizer.backwards, optimizer.steps_taken = before  # nothing was done yet
         own, noted[already:] = noted[already:], []
-        return _Captured(replay, x, y, dict(optimizer.stats), optimizer.bad, own, forwards, backwards)
+        stats, bad = dict(optimizer.stats), optimizer.bad
+
+        def take(images: Tensor, labels: Tensor) -> None:
+            x.copy_(images)
+            y.copy_(labels)
+            replay()
+            optimizer.stats, optimizer.bad = dict(stats), bad
+            optimizer.forwards += forwards
+            optimizer.backwards += backwards
+            optimizer.steps_taken += 1
+            noted.extend(own)
+
+        return take
 
 
 def steps_for(config: TrainConfig, model: nn.Module, optimizer: Method, objective: Objective) -> Steps:

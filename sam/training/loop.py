@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 import models
 from data.augment import Augment
@@ -231,8 +232,8 @@ class Trainer:
             "random": seeds.states(self._devices),
         }
         if self.replicas.size > 1:
-            whole: dict[str, Any] = state["epoch"] or {}
-            state["replicas"] = self.replicas.gather({name: _on_cpu(whole[name]) for name in OWN if name in whole})
+            own = {name: state["epoch"][name] for name in OWN} if epoch else {}
+            state["replicas"] = self.replicas.gather(tree_map_only(Tensor, Tensor.cpu, own))
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -251,14 +252,6 @@ class Trainer:
             self._under_way = _Epoch(draws, saved["step"], saved["seconds"], saved["rate"], sums)
             self._resumed_random = [r.cpu() for r in saved["random"]]
             self.objective.load_state_dict(saved["objective"])
-
-
-def _on_cpu(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.cpu()
-    if isinstance(value, dict):
-        return {key: _on_cpu(item) for key, item in value.items()}
-    return [_on_cpu(item) for item in value] if isinstance(value, list) else value
 
 
 def build_model(config: TrainConfig, data: ImageData) -> nn.Module:

@@ -1,5 +1,6 @@
 """The training loss as closures, and running sums of the losses seen by the passes, on the device."""
 
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
@@ -11,33 +12,31 @@ from sam.core.replicas import ALONE, Replicas
 from sam.optimizers.base import Closure
 
 
+@dataclass(eq=False, repr=False)
 class Objective:
     """Mean loss of samples at the current weights. `totals()` reads, once an epoch, the sums over the samples seen: loss and
     accuracy of the first pass of each step (at w), and loss of the last one (at the perturbed point).
 
-    scaling:      back-propagate the scaled loss; steps that overflowed are then left out of the sums.
+    scaling:      back-propagate the scaled loss.
     micro_batch:  samples of one forward; a closure over more accumulates their gradients.
     group_size:   samples of a group (m), each with a closure; groups: their number in a full batch.
     noted:        values seen by the closures since the last `settle`: (tensors on the device, number of samples) each.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        autocast: Autocast,
-        label_smoothing: float = 0.0,
-        scaling: LossScale | None = None,
-        *,
-        loss: str = "cross_entropy",
-        micro_batch: int | None = None,
-        group_size: int | None = None,
-        groups: int = 1,
-        replicas: Replicas = ALONE,
-    ) -> None:
-        self.model, self.autocast, self.label_smoothing, self.scaling = model, autocast, label_smoothing, scaling
-        self.criterion, self.micro_batch, self.replicas = CRITERIA[loss], micro_batch, replicas
-        self.group_size, self.groups = group_size, groups
-        self.noted: list[tuple[dict[str, Tensor], int]] = []
+    model: nn.Module
+    autocast: Autocast
+    label_smoothing: float = 0.0
+    scaling: LossScale | None = None
+    _: KW_ONLY
+    loss: str = "cross_entropy"
+    micro_batch: int | None = None
+    group_size: int | None = None
+    groups: int = 1
+    replicas: Replicas = ALONE
+    noted: list[tuple[dict[str, Tensor], int]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self.criterion = CRITERIA[self.loss]
         self.reset()
 
     def reset(self) -> None:
@@ -103,14 +102,13 @@ class Objective:
         return loss
 
     def settle(self, bad: Tensor | None = None) -> None:
-        """Add a step's sums to the epoch's. bad: 0-d bool, true if the step was skipped; used with loss scaling only."""
-        drop = bad if self.scaling is not None else None
+        """Add a step's sums to the epoch's, unless `bad` (0-d bool)."""
         for seen, samples in self.noted:
             step = torch.stack([seen["first"], seen["correct"], seen["last"]])
-            if drop is not None:
-                step = torch.where(drop, 0.0, step)
+            if bad is not None:
+                step = torch.where(bad, 0.0, step)
             self._sums = step if self._sums is None else self._sums + step
-            self._samples = self._samples + (samples if drop is None else torch.where(drop, 0, samples))
+            self._samples = self._samples + (samples if bad is None else torch.where(bad, 0, samples))
         self.noted.clear()
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,11 +17,10 @@ import torch
 
 from data.settings import DatasetConfig
 from models.settings import ModelConfig
-from sam.config import LATE
 from sam.evaluation import foreign, storing
 from sam.registry import Row
 from sam.schema import from_dict, row_settings, schema, to_dict
-from sam.sharpness.notions import Notion
+from sam.sharpness.context import Notion
 from sam.sharpness.settings import NOTIONS, SharpnessConfig
 
 RUNS, CHECKPOINTS = (Path(__file__).parent / "golden" / f"keys_of_{of}.json" for of in ("runs", "checkpoints"))
@@ -64,7 +63,7 @@ def test_rows_are_found_under_the_keys_of_old(file: Path, key_of: Any) -> None:
     if os.environ.get("WRITE_GOLDEN") == "1":
         rows = [row | {"key": row.get("key", key)} for row, key in zip(rows, found, strict=True)]
         file.write_text("[\n" + ",\n".join(f" {json.dumps(row)}" for row in rows) + "\n]\n")
-    assert [row for row, key in zip(rows, found, strict=True) if row["key"] != key] == []  # is the new key marked LATE?
+    assert [row for row, key in zip(rows, found, strict=True) if row["key"] != key] == []  # is the new key marked late?
     assert len(set(found)) == len(found)  # each setting is another row
 
 
@@ -95,15 +94,15 @@ def test_every_key_that_counts_has_an_entry() -> None:
 @dataclass(frozen=True)
 class _New:
     subset: int | None = None
-    later: float = field(default=0.5, metadata=LATE)
+    later: float = field(default=0.5, metadata={"late": True})
 
 
 @dataclass(frozen=True)
 class _Extended(SharpnessConfig):
     """Tomorrow's schema: a key more, and a notion's own keys, for a notion that had none."""
 
-    extra: list[int] = field(default_factory=lambda: [3], metadata=LATE)
-    trial: _New = field(default_factory=_New, metadata=LATE)
+    extra: list[int] = field(default_factory=lambda: [3], metadata={"late": True})
+    trial: _New = field(default_factory=_New, metadata={"late": True})
 
 
 def test_a_new_key_at_its_default_invalidates_no_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from models import ModelError, build, check
-from models.init import initialise
+from models.networks import initialise
 from models.settings import ModelConfig
 
 SMALL = {"classes": 10, "channels": 3, "image_size": 8, "depth": 10, "width": 4}

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import build
-from models.cifar_resnet import BasicBlock, CifarResNet
+from models.networks import BasicBlock, CifarResNet
 
 NAMES = {"resnet20": (3, 269_722), "resnet32": (5, 464_154), "resnet56": (9, 853_018)}  # blocks a stage, parameters as published
 

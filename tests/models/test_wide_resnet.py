@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from models import ModelError, build
-from models.wide_resnet import WideResNet
+from models.networks import WideResNet
 
 BN_EPS = 1e-5
 

@@ -5,9 +5,7 @@ import pytest
 import torch
 from optimizer_oracles import RULES, SIZE, BaseSGD, Bowl, arc, flat, sam_gradient, unit, xsam_plane
 
-from sam.optimizers.rand_sam import RandSAM
-from sam.optimizers.sam import SAM
-from sam.optimizers.sgd import SGD
+from sam.optimizers.sam import SAM, SGD, RandSAM
 from sam.optimizers.xsam import XSAM
 
 LR, RHO, DECAY, STEPS = 0.05, 0.3, 0.02, 12

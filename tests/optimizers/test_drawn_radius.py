@@ -8,8 +8,7 @@ from scipy import stats
 
 from sam.core.passes import Passes
 from sam.optimizers.build import build
-from sam.optimizers.rand_sam import RandSAM
-from sam.optimizers.sam import SAM
+from sam.optimizers.sam import SAM, RandSAM
 from sam.optimizers.settings import OptimizerConfig
 
 RHO, SEED = 0.4, 11

@@ -17,9 +17,7 @@ import torch
 from optimizer_oracles import RULES, Net, batch, flat, net_closure
 
 from sam.core.passes import Passes
-from sam.optimizers.rand_sam import RandSAM
-from sam.optimizers.sam import SAM
-from sam.optimizers.sgd import SGD
+from sam.optimizers.sam import SAM, SGD, RandSAM
 from sam.optimizers.xsam import XSAM
 
 FILE = Path(__file__).parent / "golden" / "traces.json"

@@ -11,10 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from sam.core.passes import Passes
-from sam.optimizers.rand_sam import RandSAM
-from sam.optimizers.sam import SAM
+from sam.optimizers.sam import SAM, SGD, RandSAM
 from sam.optimizers.settings import METHODS
-from sam.optimizers.sgd import SGD
 from sam.optimizers.xsam import XSAM
 
 SIZES = (6, 6, 3)  # the last group is ragged

@@ -9,8 +9,7 @@ from torch import nn
 
 from sam.config import ConfigError
 from sam.core.passes import Passes
-from sam.optimizers.sam import SAM
-from sam.optimizers.sgd import SGD
+from sam.optimizers.sam import SAM, SGD
 from sam.optimizers.xsam import XSAM
 
 METHODS = {

@@ -8,7 +8,7 @@ from scipy import stats
 from torch import nn
 
 from sam.core.passes import Passes
-from sam.optimizers.rand_sam import RandSAM
+from sam.optimizers.sam import RandSAM
 
 RHO = 0.2
 

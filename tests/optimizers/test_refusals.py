@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from sam.config import ConfigError
 from sam.core.passes import Passes
-from sam.optimizers.rand_sam import RandSAM
-from sam.optimizers.sam import SAM
+from sam.optimizers.sam import SAM, RandSAM
 from sam.optimizers.settings import METHODS as REGISTRY
 from sam.optimizers.xsam import XSAM
 

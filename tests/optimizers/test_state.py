@@ -14,10 +14,8 @@ from torch import nn
 
 from sam.core.passes import Passes
 from sam.optimizers.build import build, parameter_groups
-from sam.optimizers.rand_sam import RandSAM
-from sam.optimizers.sam import SAM
+from sam.optimizers.sam import SAM, SGD, RandSAM
 from sam.optimizers.settings import OptimizerConfig
-from sam.optimizers.sgd import SGD
 from sam.optimizers.xsam import XSAM
 
 METHODS = {

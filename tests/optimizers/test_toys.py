@@ -11,9 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sam.optimizers.rand_sam import RandSAM
-from sam.optimizers.sam import SAM
-from sam.optimizers.sgd import SGD
+from sam.optimizers.sam import SAM, SGD, RandSAM
 
 
 class Cycle:

@@ -9,7 +9,7 @@ from optimizer_oracles import RULES, Bowl, Net, arc, batch, flat, net_closure, s
 from torch import nn
 
 from sam.core.passes import Passes
-from sam.optimizers.sgd import SGD
+from sam.optimizers.sam import SGD
 from sam.optimizers.xsam import XSAM, Plane
 
 PRECISIONS = [(torch.float64, 1e-10), (torch.float32, 1e-6)]

@@ -20,9 +20,7 @@ from models import wide_resnet
 from sam.core.passes import Passes
 from sam.core.replicas import ALONE, ReplicaError, Replicas
 from sam.optimizers.base import Method
-from sam.optimizers.rand_sam import RandSAM
-from sam.optimizers.sam import SAM
-from sam.optimizers.sgd import SGD
+from sam.optimizers.sam import SAM, SGD, RandSAM
 from sam.optimizers.xsam import XSAM
 from sam.schema import from_dict, to_dict
 from sam.settings import TrainConfig

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sam.sharpness.context import Context, Measures, Sizes, Split
-from sam.sharpness.notions import Notion, work
+from sam.sharpness.context import Context, Measures, Notion, Sizes, Split, work
 from sam.sharpness.settings import SharpnessConfig
 
 OFFSET = 200.0  # keeps every toy loss positive, as a cross-entropy must be

@@ -24,8 +24,7 @@ from torch.utils.data import (
 import data
 import sam.sharpness
 from sam.config import ConfigError
-from sam.sharpness.context import context_of
-from sam.sharpness.notions import measure
+from sam.sharpness.context import context_of, measure
 from sam.sharpness.settings import SharpnessConfig
 
 ROOT = Path(__file__).resolve().parents[2]

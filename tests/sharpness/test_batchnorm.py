@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from data.image_data import ImageData
 from sam.sharpness import ascent
-from sam.sharpness.context import Context, Sizes, context_of
+from sam.sharpness.context import Context, Sizes, context_of, measure, work
 from sam.sharpness.dataset_loss import DatasetLoss, averaged, install, normalizers
-from sam.sharpness.notions import measure, work
 from sam.sharpness.settings import SharpnessConfig
 
 SIZES = [8, 8, 8, 3]  # a ragged last batch

@@ -11,8 +11,7 @@ from torch.nn import functional
 
 from sam.config import ConfigError
 from sam.sharpness import corruption
-from sam.sharpness.context import Context, Sizes, Split
-from sam.sharpness.notions import Notion, work
+from sam.sharpness.context import Context, Notion, Sizes, Split, work
 from sam.sharpness.settings import CorruptionConfig, SharpnessConfig
 
 EACH, CLASSES = 7, 4

@@ -12,10 +12,9 @@ from torch.nn import functional
 
 from sam.config import ConfigError
 from sam.sharpness import hessian
-from sam.sharpness.context import Context, Measures, Result, Sizes, Split, subset_indices, suffix
+from sam.sharpness.context import Context, Measures, Notion, Result, Sizes, Split, measure, subset_indices, suffix
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.hessian import Hessian
-from sam.sharpness.notions import Notion, measure
 from sam.sharpness.settings import HessianConfig, SharpnessConfig
 
 

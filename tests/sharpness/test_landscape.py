@@ -12,10 +12,9 @@ from torch.nn import functional
 
 from sam.core import seeds
 from sam.sharpness import landscape
-from sam.sharpness.context import Context, Result, Sizes, Split
+from sam.sharpness.context import Context, Notion, Result, Sizes, Split, work
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.landscape import filter_normalize_, top_eigenpairs
-from sam.sharpness.notions import Notion, work
 from sam.sharpness.settings import LandscapeConfig, SharpnessConfig
 
 RHO, D, N = 0.4, 6, 11

@@ -18,9 +18,8 @@ from sam.config import ConfigError
 from sam.evaluation import storing
 from sam.schema import to_dict
 from sam.sharpness import gap
-from sam.sharpness.context import Context, Measures, Sizes, Split, context_of, subset_indices
-from sam.sharpness.notions import Notion, work
-from sam.sharpness.notions import measure as measure_context
+from sam.sharpness.context import Context, Measures, Notion, Sizes, Split, context_of, subset_indices, work
+from sam.sharpness.context import measure as measure_context
 from sam.sharpness.settings import AscentConfig, GapConfig, SharpnessConfig
 
 MEAN, STD, NOISE = 0.4, 0.25, 0.3

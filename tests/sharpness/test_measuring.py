@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from data.image_data import ImageData
 from sam.core.criteria import cross_entropy
 from sam.sharpness import ascent
-from sam.sharpness.context import context_of
+from sam.sharpness.context import context_of, measure
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.notions import measure
 from sam.sharpness.settings import HessianConfig, LandscapeConfig, SharpnessConfig, SpectrumConfig
 
 

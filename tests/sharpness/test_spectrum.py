@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from sam.config import ConfigError
 from sam.sharpness import spectrum
-from sam.sharpness.context import Context, Result, Sizes, Split
+from sam.sharpness.context import Context, Notion, Result, Sizes, Split
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.notions import Notion
 from sam.sharpness.settings import SharpnessConfig, SpectrumConfig
 
 

@@ -12,9 +12,7 @@ from torch.nn import functional
 
 from sam.core.device import LossScale
 from sam.core.passes import Passes
-from sam.optimizers.rand_sam import RandSAM
-from sam.optimizers.sam import SAM
-from sam.optimizers.sgd import SGD
+from sam.optimizers.sam import SAM, SGD, RandSAM
 from sam.optimizers.xsam import XSAM
 from sam.settings import TrainConfig
 from sam.training.loop import Trainer

@@ -190,7 +190,7 @@ def test_dropout_draws_are_paired_too(tiny: Tiny, trainer: Make) -> None:
 def test_rand_sam_draws_from_its_own_stream(tiny: Tiny, trainer: Make) -> None:
     """Other draws give other weights, and the same images."""
     first, second = (trainer(tiny(optimizer={"method": "rand_sam"})) for _ in range(2))
-    second.optimizer.generator.manual_seed(99)  # type: ignore[attr-defined]
+    second.optimizer.generators[0].manual_seed(99)  # type: ignore[attr-defined]
     a, b = images_met(first), images_met(second)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     assert not equal(weights(first), weights(second))
