@@ -5,7 +5,7 @@ rate and weight decay, and differ in the method alone), and the runs of each row
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -107,7 +107,9 @@ def check_select(select: Mapping[str, Any]) -> None:
     for name, wanted in flat(dict(select)).items():
         if name not in known:
             near = difflib.get_close_matches(name, known, 3) or ["seed", "optimizer.method", "optimizer.rho"]
-            raise ConfigError(f"select.{name}: unknown key; known are those of train.py by their full names, for example {', '.join(near)}.")
+            raise ConfigError(
+                f"select.{name}: unknown key; known are those of train.py by their full names, for example {', '.join(near)}."
+            )
         for value in wanted if isinstance(wanted, list) else [wanted]:
             check_setting(TrainConfig, name, value, f"select.{name}")
 
