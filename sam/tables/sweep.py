@@ -74,7 +74,8 @@ def _number(value: Any) -> bool:
 def grids(runs: Sequence[RunRow], config: SweepConfig) -> list[Grid]:
     """The grids among the runs, in the order of METHODS. Raises ConfigError for an axis that does not vary."""
     known = [own_settings(run.config) | {"init_from": run.init_from, "data": run.data_fingerprint} for run in runs]
-    varies = varying(known)
+    # What only some read, with one value, does not vary: step_rule, idle at N = 1.
+    varies = [name for name in varying(known) if len({repr(own[name]) for own in known if name in own}) > 1]
     axes = {at: name for at in ("columns", "rows", "blocks") if (name := getattr(config, at)) is not None}
     for at, name in axes.items():
         if name not in varies:
