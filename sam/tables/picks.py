@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from data.known import BY_FINGERPRINT
 from data.settings import DATASETS
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.columns import Column
@@ -60,9 +61,10 @@ def scores(rows: Sequence[tuple[Mapping[str, float], TableRow]], measure: str) -
 
 
 def chance(run: RunRow) -> float:
-    """Accuracy of a guess, in percent; 0 if the number of classes is not known."""
-    about = DATASETS[run.config.dataset.name].about
-    return 100 / about.classes if about else 0.0
+    """Accuracy of a guess, in percent; 0 if the number of classes is not known. Images from a file are known by their fingerprint."""
+    name = BY_FINGERPRINT[run.data_fingerprint].name if run.data_fingerprint in BY_FINGERPRINT else ""
+    like = sorted((row for row in DATASETS.values() if name.startswith(row.label)), key=lambda row: len(row.label), reverse=True)
+    return next((100 / row.about.classes for row in (DATASETS[run.config.dataset.name], *like) if row.about), 0.0)
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, 
     reached = best.cells[-2].summary
     text = f"{mean_text(reached, 2)}%" if reached is not None and reached.n else f"validation accuracy {best.score:.2f}%"
     first = own[0].points[0][1][0]
+    guess = f"chance ({chance(first):g}%)" if chance(first) else "0%"
     commands = []
     if validated and command is not None:
         for one in picked:  # those without a pick too: what they are compared with
@@ -120,8 +123,8 @@ def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, 
     notes = [
         f"Picked: per method the best mean {'validation' if validated else 'test'} accuracy{said} of the final epoch. Over rho alone the"
         " smallest rho within one standard error of the best (over alpha the one nearest 1), that of the differences paired by seed; over"
-        f" several numbers the best mean. A diverged run counts as chance ({chance(first):g}%) where a value is picked, and in the nested"
-        " accuracy; elsewhere it is in no mean.",
+        f" several numbers the best mean. A diverged run counts as {guess} where a value is picked, and in the nested accuracy; elsewhere"
+        " it is in no mean.",
         "Nested by seed: each seed's values are picked on the other seeds, and its own test accuracy counts; ± over seeds.",
         *(() if validated else ("No validation images were held out: dataset.val_fraction=0.1 holds out a tenth of the training images.",)),
     ]

@@ -98,8 +98,9 @@ def grids(runs: Sequence[RunRow], config: SweepConfig) -> list[Grid]:
             points.setdefault(repr(numbers), (numbers, []))[1].append(run)
         words = own_runs[0][2]
         task, rest = ({name: value for name, value in words.items() if is_task(name) == wanted} for wanted in (True, False))
+        ordered = sorted(points.values(), key=lambda point: tuple(point[0].values()))
         keys = [name for name in varies if len({numbers.get(name) for numbers, _ in points.values()}) > 1]
-        found.append((label, rest, Grid(label, task, tuple(sorted(keys, key=lambda name: name != RHO)), list(points.values()))))
+        found.append((label, rest, Grid(label, task, tuple(sorted(keys, key=lambda name: name != RHO)), ordered)))
     return [replace(grid, label=_labelled(label, rest, [r for other, r, _ in found if other == label])) for label, rest, grid in found]
 
 

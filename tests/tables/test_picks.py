@@ -131,6 +131,14 @@ def test_recalibrated_accuracy_picks_where_every_run_has_it() -> None:
     assert row(block, "SAM N=1")["Picked"].parts[0] == "rho 0.1" and block.header[2] == "Validation accuracy (%)"
 
 
+def test_chance() -> None:
+    digits = run(0, 1.0, 1.0)
+    arrays = replace(digits, config=replace(digits.config, dataset=replace(digits.config.dataset, name="arrays", path="x.npz")))
+    prints = {"f5b199186481bfec": 10.0, "28a9e4d39cb9f275": 1.0, "unknown": 0.0}
+    assert [picks.chance(replace(arrays, data_fingerprint=known)) for known in prints] == list(prints.values())
+    assert picks.chance(digits) == 10.0
+
+
 def test_nothing_is_picked_among_tasks() -> None:
     for data in ({"train_size": 8}, {"label_noise": 0.2}):
         runs = [run(s, 90.0, 80.0) for s in range(2)]
