@@ -52,6 +52,8 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
 
     evaluation = evaluate(config)
     print(render.terminal(evaluation.blocks, width=max(100, shutil.get_terminal_size((140, 40)).columns)))
+    if evaluation.commands:
+        print("Final runs with the picked values, on all training images:", *map(printable, evaluation.commands), sep="\n  ")
     print(printable("Written: " + ", ".join(map(str, evaluation.files))))
     return evaluation.problems
 

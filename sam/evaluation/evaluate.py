@@ -1,9 +1,11 @@
 """Measure every finished run below a folder, build the tables, and write them with a figure and a page."""
 
-import csv
+import dataclasses
 import io
+import itertools
 import math
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,32 +13,35 @@ from typing import Any
 
 from sam.config import ConfigError
 from sam.core.files import number, told, write_atomic
-from sam.evaluation.measuring import Run, kept_files, measure_runs, part_of
+from sam.evaluation import storing
+from sam.evaluation.flat_files import runs_csv, trajectories
+from sam.evaluation.measuring import measure_runs, part_of
 from sam.evaluation.settings import EvaluateConfig
 from sam.report.page import report
 from sam.runs import records
-from sam.runs.command import evaluate_command, train_command
+from sam.runs.command import evaluate_command, hydra_value, train_command
 from sam.runs.tracking import mirror_sharpness
 from sam.settings import TrainConfig
 from sam.sharpness.context import Measures, Result
-from sam.tables import render
+from sam.tables import picks, render, sweep
 from sam.tables import table as tables
 from sam.tables.cells import Block
 from sam.tables.columns import filled
-from sam.tables.conditions import RunRow, settings, value_text
-from sam.tables.render import inert
+from sam.tables.conditions import RunRow, check_select, selected
 from sam.tables.settings import TableConfig
-from sam.text import printable
+from sam.tables.statistics import is_finite
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The rows behind the tables, the tables, one sentence for each run that could not be measured, and the files written."""
+    """The rows behind the tables, the tables, one sentence for each run that could not be measured, the files written, and the command
+    lines of a sweep's final runs with the picked values."""
 
     runs: list[RunRow]
     blocks: list[Block]
     problems: list[str]
     files: list[Path]
+    commands: list[str]
 
 
 def measure_part(config: EvaluateConfig) -> tuple[str, list[str]]:
@@ -62,25 +67,62 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         except Exception as error:
             problems.append(f"{folder.name}: {told(error)}.")
     out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
-    wanted = {name: filled(table, config.sharpness, runs) for name, table in config.tables.items()}
-    blocks = {name: [] if table is None else tables.build(table, runs, config.sharpness.rho) for name, table in wanted.items()}
+    blocks, commands = _blocks(config, runs)
     kept = trajectories(done, rows) if config.kept else None
     files = []
-    for name, content in _files(blocks, runs, config, kept, problems):
+    final = "".join(f"{line}\n" for line in commands) or None
+    for name, content in itertools.chain(_files(blocks, runs, config, kept, problems), [(FINAL, final)]):
         if content is None:
             (out / name).unlink(missing_ok=True)
         else:
             write_atomic(out / name, content)
             files.append(out / name)
     mirror_sharpness(config.tracking, ((Path(run.folder), run.record, run.measures) for run in runs if run.is_finished))
-    return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files)
+    return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files, commands)
+
+
+def _blocks(config: EvaluateConfig, runs: Sequence[RunRow]) -> tuple[dict[str, list[Block]], list[str]]:
+    """Name -> blocks of every table, the sweep's first; and the command lines of its final runs. What no table's row matches stands below
+    each table of its condition."""
+    wanted = {name: filled(table, config.sharpness, runs) for name, table in config.tables.items()}
+    chosen = [table for table in wanted.values() if table is not None]
+    lost = tables.unmatched(chosen, runs)
+    blocks, commands = dict[str, list[Block]](), list[str]()
+    if config.sweep is not None:
+        shown = config.sweep.show == "always" or sweep.needed(chosen, runs, lost)
+        picked, commands = picks.build(runs, _final_command) if shown else ([], [])
+        pivots = sweep.build(config.sweep, runs, config.sharpness.rho) if shown else []
+        first = [dataclasses.replace(block, finding=(picked or pivots)[0].finding) for block in pivots[:1]]
+        blocks[SWEEP] = [*first, *picked, *pivots[1:]]
+    for name, table in wanted.items():
+        blocks[name] = [] if table is None else tables.build(table, runs, config.sharpness.rho, lost)
+    return blocks, commands
+
+
+def _final_command(run: RunRow, seeds: Sequence[int]) -> str:
+    """The command line of a run's settings with these seeds, trained on all training images, in a folder beside the sweep's."""
+    everything = dataclasses.replace(run.config.dataset, val_fraction=0.0, val_size=None)
+    words = shlex.split(train_command(dataclasses.replace(run.config, seed=TrainConfig.seed, dataset=everything)))
+    folder = f"{Path(run.folder).parent}_final"
+    return shlex.join([*words[:2], "-m", *words[2:], f"seed={','.join(map(str, seeds))}", f"runs_dir={hydra_value(folder)}"])
+
+
+def stored_runs(config: EvaluateConfig, problems: list[str]) -> list[RunRow]:
+    """The finished runs with every row stored of their final checkpoint; measures nothing."""
+    runs = []
+    for folder, record in _finished(config, problems):
+        try:
+            runs.append(_row(folder, record, storing.of_final(folder, record)))
+        except Exception as error:
+            problems.append(f"{folder.name}: {told(error)}.")
+    return runs
 
 
 def _check(wanted: Mapping[str, TableConfig]) -> None:
     """Refuse a wrong table before hours of measuring, not after. Raises ConfigError."""
     titles = [table.title for table in wanted.values()]
     for name, table in wanted.items():
-        if records.traces([f"{name}.csv"]) or f"{name}.csv" == KEPT:
+        if records.traces([f"{name}.csv"]) or f"{name}.csv" in (KEPT, RUNS, f"{SWEEP}.csv"):
             raise ConfigError(f"tables.{name}: its file {name}.csv would be taken for another one of that name; choose another name.")
         parts: dict[str, tuple[object, str]] = {"": (table, "title rows columns")}
         parts |= {f"rows[{i}].": (row, "label") for i, row in enumerate(table.rows)}
@@ -109,6 +151,11 @@ def _finished(config: EvaluateConfig, problems: list[str]) -> list[tuple[Path, d
         done = [(folder, record) for folder, record in done if record["config"].get("seed", 0) in config.seeds]
         if not done:
             raise ConfigError(f"seeds={config.seeds}: no finished run below {config.runs_dir} has one of these seeds.")
+    if select := config.select or {}:
+        check_select(select)
+        found, done = ([run for run in of if selected(records.run_config(run[1]), select)] for of in (found, done))
+        if not done:
+            raise ConfigError(f"select={select}: no finished run below {config.runs_dir} has these settings.")
     problems += [f"{folder.name}: not finished, left out." for folder, record in found if not records.is_done(record)]
     old = [folder.name for folder, record in done if record.get("numerics") != records.NUMERICS]
     problems += [f"{name}: trained by an older version of the arithmetic; its row may differ from a new run's." for name in old]
@@ -116,15 +163,18 @@ def _finished(config: EvaluateConfig, problems: list[str]) -> list[tuple[Path, d
 
 
 def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
-    """Join a run's measures with what only its training saw: gaps to the running training losses, means over epochs, validation values."""
-    seen = {"val_loss": record["final"].get("val_loss"), "val_accuracy": record["final"].get("val_accuracy")}
+    """Join a run's measures with what only its training saw: gaps to the running training losses, means over epochs, the values of the last
+    epoch where they were not measured, the mean of the last five and the best of all epochs."""
+    epochs = records.read_metrics(folder, record)
+    seen = {name: record["final"].get(name) for name in ("test_loss", "test_accuracy", "val_loss", "val_accuracy")}
     seen |= {f"last5_{name}": value for name, value in record["last5"].items()}
+    for name, best in (("test_accuracy", max), ("val_accuracy", max), ("val_loss", min)):
+        seen[f"best_{name}"] = best([row[name] for row in epochs if is_finite(row.get(name))], default=None)
     values: Measures = {name: found for name, value in seen.items() if (found := number(value)) is not None}
     values |= measured.values
     for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")) if "test_loss_channel" in values else ():
         test, met = values["test_loss_channel"], number(record["final"].get(column))
         values[name] = None if test is None or met is None else test - met
-    epochs = records.read_metrics(folder, record)
     for name in ("eps_over_rho", "cos_g_eps"):  # of the perturbations met in training; a method without any has no such column
         if curve := [row[name] for row in epochs if name in row]:
             values |= {name: curve[-1], f"mean_{name}": math.fsum(curve) / len(curve)}  # epochs have as many steps each
@@ -168,37 +218,9 @@ def _files(
     if kept is not None:
         yield KEPT, kept
     every = [block for made in blocks.values() for block in made]
+    yield RUNS, runs_csv(runs)
     yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems)
 
 
 FORMATS = {"md": render.markdown, "csv": render.csv, "tex": render.latex}
-KEPT = "kept.csv"
-
-
-def trajectories(done: Sequence[Run], rows: Mapping[Path, Result]) -> str:
-    """Write the measures along the epochs as CSV: folder, seed, optimizer.method and other settings that vary, epoch, every measure (empty
-    if not measured). rows: by folder (final checkpoint) and by file. Ordered as the runs are, then by epoch."""
-    known = {folder: _settings(records.run_config(record)) for folder, record in done}
-    names = dict.fromkeys(name for values in known.values() for name in values)
-    varying = [name for name in names if name == "optimizer.method" or len({values.get(name) for values in known.values()}) > 1]
-    lines = []
-    for folder, record in done:
-        config = records.run_config(record)
-        own = {"folder": inert(printable(folder)), "seed": config.seed, **{name: known[folder].get(name, "") for name in varying}}
-        measured = {epoch: rows.get(file) for epoch, file in kept_files(folder, record).items()}
-        if record["status"] == records.FINISHED:
-            measured[config.epochs] = rows.get(folder)
-        lines += [own | {"epoch": epoch} | dict(found.values) for epoch, found in measured.items() if found is not None]
-    columns = dict.fromkeys(name for line in lines for name in line)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
-
-
-def _settings(config: TrainConfig) -> dict[str, str]:
-    """Settings that the run reads, except its seed: dotted name -> text."""
-    own = {f"optimizer.{key}": getattr(config.optimizer, key) for key in config.optimizer.used_keys}
-    others = {name: value for name, value in settings(config).items() if not name.startswith("optimizer.")}
-    return {name: inert(printable(value_text(value))) for name, value in (own | others).items()}
+KEPT, RUNS, SWEEP, FINAL = "kept.csv", "runs.csv", "sweep", "final_runs.sh"

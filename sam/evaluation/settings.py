@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from data.settings import AugmentationConfig, DatasetConfig
 from models.settings import ModelConfig
@@ -9,7 +10,7 @@ from sam.config import ConfigError, Settings, check_number, key
 from sam.core.settings import LOSSES
 from sam.settings import TrackingConfig
 from sam.sharpness.settings import SharpnessConfig
-from sam.tables.settings import TableConfig
+from sam.tables.settings import SweepConfig, TableConfig
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class EvaluateConfig(Settings):
     out: str | None = key(None, "folder for the tables (null: runs_dir/tables), or for checkpoint's rows (null: beside it)")
     sharpness: SharpnessConfig = key(SharpnessConfig.of, "what is measured, and how")
     tables: dict[str, TableConfig] = field(default_factory=dict, metadata={"about": "name -> table (conf/table)"})
+    sweep: SweepConfig | None = key(None, "the table of a sweep (table=sweep)")
     tracking: TrackingConfig = key(TrackingConfig, "where the measures of runs go that were not tracked; a tracked run is joined")
     data_path: str | None = key(None, "in place of the runs' dataset.path")
     data_root: str | None = key(None, "in place of the runs' dataset.root")
     seeds: list[int] | None = key(None, "only runs with these; null: all")
+    select: Any = key(None, "only runs with these settings, such as {optimizer.method: sam, seed: [0, 1]}; null: all")
     processes: int = key(1, "checkpoints measured at a time, each in a process of its own", low=1)
     part: int | None = key(None, "measure only the part-th (from 0) of `parts` equal shares of the runs, and make no tables")
     parts: int = key(1, "how many shares", low=1, high=10_000)
@@ -44,6 +47,8 @@ class EvaluateConfig(Settings):
         for name in self.tables:
             if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
                 raise ConfigError(f"tables.{name}: names its files, and must hold 1 to 100 of A-Z a-z 0-9 _ - alone.")
+        if not isinstance(self.select, dict | None):
+            raise ConfigError(f"select={self.select}: must hold keys and values, as in: 'select={{optimizer.method: sam, seed: [0,1]}}'.")
         if self.checkpoint is None:
             of_files = ("model", "dataset", "mean", "std", "checkpoint_key", "loss")
             if given := [name for name in of_files if getattr(self, name) != getattr(type(self), name)]:  # its default
@@ -52,7 +57,7 @@ class EvaluateConfig(Settings):
             one = f"checkpoint={self.checkpoint}"
             if missing := [name for name in ("model", "dataset") if getattr(self, name) is None]:
                 raise ConfigError(f"{one}: needs {missing[0]}=... too, as in: model=resnet18 dataset=cifar10.")
-            for_runs = ("runs_dir", "data_path", "data_root", "seeds", "processes", "part", "parts", "kept")
+            for_runs = ("runs_dir", "data_path", "data_root", "seeds", "select", "processes", "part", "parts", "kept")
             if changed := [name for name in for_runs if getattr(self, name) != getattr(type(self), name)]:  # its default
                 raise ConfigError(f"{one}: is one file, and {changed[0]}=... is for the runs below runs_dir; leave it out.")
             for name, value in (("mean", self.mean), ("std", self.std)):

@@ -7,7 +7,7 @@ from typing import Any
 
 import data
 from sam.core.files import ABSENT, NAMED, DamagedError, StorageError, check, is_number, number, plain, read_json, told, write_atomic
-from sam.runs import identity, lock
+from sam.runs import identity, lock, records
 from sam.sharpness.context import Context, Notion, Result, merge
 from sam.sharpness.settings import SharpnessConfig
 
@@ -65,6 +65,20 @@ def stored(path: Path, run: str | None = None) -> dict[str, Result]:
         series = {name: {column: list(map(number, of)) for column, of in curve.items()} for name, curve in row["series"].items()}
         rows[key] = Result(values, series)
     return rows
+
+
+def of_final(folder: Path, record: Mapping[str, Any]) -> Result:
+    """Every row stored of a run's final checkpoint, whatever was asked for; of two with one name the later. Raises DamagedError."""
+    path, sha256 = folder / records.MEASURES, record.get("checkpoint_sha256")
+    raw = _read(path)
+    if not raw or record["status"] == records.DIVERGED:
+        return Result()
+    origin = {
+        "checkpoint": str(sha256 or data.file_fingerprint(folder / records.CHECKPOINT, "checkpoint"))[:16],
+        "data": record["data"]["fingerprint"],
+    }
+    own = lambda row: identity.fingerprint({"notion": row.get("notion"), **origin, "settings": row.get("settings")})
+    return merge(result for key, result in stored(path, record["fingerprint"]).items() if own(raw[key]) == key)
 
 
 def _digest(key: str, row: Mapping[str, Any]) -> str:

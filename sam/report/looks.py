@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sam.optimizers.settings import METHODS, OptimizerConfig
-from sam.tables.conditions import Condition, RunRow, TableRow, table_rows
+from sam.tables.conditions import Condition, RunRow, TableRow, method_name, table_rows
 from sam.tables.settings import RowConfig
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers; the yellow is left out, as too pale on white.
@@ -33,14 +33,6 @@ class Look:
 
     row: TableRow
     style: Style
-
-
-def method_name(optimizer: OptimizerConfig) -> str:
-    """Name in figures: "SGD", "SAM N=2", "XSAM", "XSAM k=2"."""
-    method = METHODS[optimizer.method]
-    steps = getattr(optimizer, "ascent_steps", 1)
-    name = f"{method.label} {'k' if optimizer.method == 'xsam' else 'N'}={steps}"  # XSAM's paper calls it k
-    return name if steps > 1 or name in ORDER else method.label
 
 
 def _slot(optimizer: OptimizerConfig) -> int:

@@ -17,7 +17,7 @@ from sam.settings import KEPT_AND_WATCHED, TrainConfig
 BASE = dataclasses.replace(TrainConfig(), augmentation=AugmentationConfig(crop_padding=4, flip=True))
 
 _TRAIN_UNNAMED = (*KEPT_AND_WATCHED, "protocol.notes", "dataset.download")  # threads and device stay: they can change the last digits
-_EVALUATE_UNNAMED = ("runs_dir", "out", "tables", "tracking", "force", "part", "parts")
+_EVALUATE_UNNAMED = ("runs_dir", "out", "tables", "sweep", "tracking", "force", "part", "parts")
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
 _WORDS = ("null", "true", "false", "nan", "inf")  # unquoted, they are no strings
 
@@ -33,7 +33,8 @@ def train_command(config: TrainConfig) -> str:
 
 def evaluate_command(config: EvaluateConfig) -> str:
     """ "python evaluate_sharpness.py runs_dir=... 'sharpness.rho=[0.05,0.5]'": measures the same way; it prints every table."""
-    named = _named(flat(to_dict(config) | {"tables": None}), flat(to_dict(EvaluateConfig())), _EVALUATE_UNNAMED)
+    named = _named(flat(to_dict(config) | {"tables": None, "select": None}), flat(to_dict(EvaluateConfig())), _EVALUATE_UNNAMED)
+    named |= {"select": config.select} if config.select else {}
     return _command("evaluate_sharpness.py", {"runs_dir": config.runs_dir, **named}, loaded)
 
 
@@ -53,6 +54,8 @@ def hydra_value(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(hydra_value, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{hydra_value(of)}' for key, of in value.items())}}}"
     if not isinstance(value, str):
         return repr(value)
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:

@@ -18,7 +18,8 @@ from sam.tables.statistics import is_finite, summarize, summary_parts
 # A line: names, then in brackets the keys that follow each of them, in this order. "?": it may be missing; "=": its values, where they are
 # no numbers. The first lines hold what only the training saw.
 _NAMES = f"""
-last5_test_loss last5_test_accuracy last5_val_loss last5_val_accuracy gap_running gap_perturbed
+last5_test_loss last5_test_accuracy last5_val_loss last5_val_accuracy best_test_accuracy best_val_accuracy best_val_loss
+gap_running gap_perturbed
 eps_over_rho mean_eps_over_rho cos_g_eps mean_cos_g_eps
 gap error_gap test_loss_channel ece weight_norm cos_random_level corruption_kinds
 test_loss test_accuracy val_loss val_accuracy [bn?=train|recalibrated]
@@ -63,7 +64,7 @@ def filled(table: TableConfig, sharpness: SharpnessConfig, runs: Sequence[RunRow
     """Fill in "{m}" and "{subset}" ("{rho}" is left to `expand`), and drop optional columns that no run has, with all that refers to them.
     Returns None if the table is optional and none of its optional columns was measured."""
     names = {name for run in runs for name in run.measures}
-    columns = [column for before in table.columns for column in _columns(before, names)]
+    columns = [column for before in table.columns for column in available(before, names)]
     if table.optional and not any(column.optional for column in columns):
         return None
     keys = {column.key for column in columns}
@@ -88,7 +89,7 @@ def check_columns(table: TableConfig) -> None:
         check_measure(column.measure, f"columns: {column.key}.measure")
 
 
-def _columns(column: ColumnConfig, names: Collection[str]) -> list[ColumnConfig]:
+def available(column: ColumnConfig, names: Collection[str]) -> list[ColumnConfig]:
     """One column per subset size for which this measure exists at any radius: the full set ("all") first, then by size."""
     at_any_radius = lambda measure: re.escape(measure).replace(re.escape("{rho}"), r"[^,\]]+")
     whole = re.sub(rf"\[{re.escape(SUBSET)}\]$|,{re.escape(SUBSET)}(?=\]$)", "", column.measure)  # a name without it: all images

@@ -20,21 +20,24 @@ class _Pair:
     base: TableRow
     paired: Paired
 
+    def in_family(self, table: TableConfig) -> bool:
+        return self.column.config.key == table.primary and not self.row.extra
+
 
 def differences(table: TableConfig, columns: Sequence[Column], rows: Sequence[TableRow]) -> list[tuple[Column, list[Cell]]]:
     """One cell per row for every column with `compare`. Holm's family: all primary differences of the block that have a p value."""
     baselines = [row for row in rows if row.spec.label == table.baseline]
     compared = [column for column in columns if column.config.compare and baselines]
     pairs = {(c.header, i): _pair(c, row, baselines) for c in compared for i, row in enumerate(rows)}
-    primary = {key: pair for key, pair in pairs.items() if isinstance(pair, _Pair) and pair.column.config.key == table.primary}
+    primary = {key: pair for key, pair in pairs.items() if isinstance(pair, _Pair) and pair.in_family(table)}
     corrected = dict(zip(primary, stats.holm([pair.paired.p for pair in primary.values()]), strict=True))
     tests = sum(p is not None for p in corrected.values())
     several = len(baselines) > 1
     found = []
     for column in compared:
-        family = tests if column.config.key == table.primary else None
         own = [(pairs[column.header, i], corrected.get((column.header, i))) for i in range(len(rows))]
-        found.append((column, [pair if isinstance(pair, Cell) else _cell(table, pair, family, p, several) for pair, p in own]))
+        family = lambda pair: tests if pair.in_family(table) else None
+        found.append((column, [pair if isinstance(pair, Cell) else _cell(table, pair, family(pair), p, several) for pair, p in own]))
     return found
 
 

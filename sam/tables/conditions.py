@@ -3,6 +3,7 @@ rate and weight decay, and differ in the method alone), and the runs of each row
 """
 
 import dataclasses
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any
 from data.known import BY_FINGERPRINT, is_genuine
 from data.settings import DATASETS, DatasetConfig
 from sam.config import ConfigError
-from sam.optimizers.settings import OptimizerConfig
+from sam.optimizers.settings import METHODS, OptimizerConfig
 from sam.schema import check_setting, defaults, flat, from_dict, schema, to_dict
 from sam.settings import KEPT_AND_WATCHED, TrainConfig
 from sam.tables.settings import RowConfig
@@ -88,6 +89,44 @@ def may_vary(name: str) -> bool:
     return name in flat(defaults(TrainConfig)) and name not in alike and not name.startswith(("optimizer.", "tracking."))
 
 
+def own_settings(config: TrainConfig) -> dict[str, Any]:
+    """Settings that the run reads, by dotted names, except its seed."""
+    own = {f"optimizer.{key}": getattr(config.optimizer, key) for key in config.optimizer.used_keys}
+    return own | {name: value for name, value in settings(config).items() if not name.startswith("optimizer.")}
+
+
+def varying(known: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the settings in which some differ; one that some lack differs too."""
+    names = dict.fromkeys(name for values in known for name in values)
+    return [name for name in names if len({repr(values[name]) if name in values else "" for values in known}) > 1]
+
+
+def check_select(select: Mapping[str, Any]) -> None:
+    """Refuse keys and values of `select` that no run can have. Raises ConfigError."""
+    known = flat(defaults(TrainConfig))
+    for name, wanted in flat(dict(select)).items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3) or ["seed", "optimizer.method", "optimizer.rho"]
+            raise ConfigError(
+                f"select.{name}: unknown key; known are those of train.py by their full names, for example {', '.join(near)}."
+            )
+        for value in wanted if isinstance(wanted, list) else [wanted]:
+            check_setting(TrainConfig, name, value, f"select.{name}")
+
+
+def selected(config: TrainConfig, select: Mapping[str, Any]) -> bool:
+    """True if every key of `select` (dotted names) has its value, or one of its list; a key that the run does not read has none."""
+    own = flat(to_dict(config)) if select else {}
+    return all(name in own and own[name] in (v if isinstance(v, list) else [v]) for name, v in flat(dict(select)).items())
+
+
+def method_name(optimizer: OptimizerConfig) -> str:
+    """Name in figures and of rows that no table names: "SGD", "SAM N=2", "XSAM", "XSAM k=2"."""
+    method, steps = METHODS[optimizer.method], getattr(optimizer, "ascent_steps", 1)
+    name = f"{method.label} {'k' if optimizer.method == 'xsam' else 'N'}={steps}"  # XSAM's paper calls it k
+    return name if steps > 1 or optimizer.method == "sam" else method.label
+
+
 def value_text(value: Any) -> str:
     """Text of a setting's value in labels."""
     if value is None or isinstance(value, bool):
@@ -141,7 +180,8 @@ _COMMON = tuple(f.name for f in dataclasses.fields(OptimizerConfig))
 
 @dataclass(frozen=True)
 class TableRow:
-    """The replicas of one setting, one per seed, if any. config: the first run's; changed: settings unlike the block's condition."""
+    """The replicas of one setting, one per seed, if any. config: the first run's; changed: settings unlike the block's condition; extra:
+    no row of the table, shown so that its runs are not lost."""
 
     label: str
     spec: RowConfig
@@ -151,6 +191,7 @@ class TableRow:
     duplicates: tuple[RunRow, ...] = ()
     config: TrainConfig | None = None
     changed: Mapping[str, Any] = field(default_factory=dict)
+    extra: bool = False
 
     @property
     def shown(self) -> tuple[RunRow, ...]:
@@ -217,17 +258,28 @@ def table_rows(spec: RowConfig, runs: Sequence[RunRow]) -> list[TableRow]:
     if not by_setting:
         return [TableRow(spec.label, spec, from_dict(OptimizerConfig, match, "match."), {}, {})]
     order = sorted(by_setting.values(), key=lambda members: _numeric_first(members[0].config.optimizer))
-    rows = []
-    for members, suffix in zip(order, distinguish([members[0].config.optimizer for members in order]), strict=True):
-        # Of two runs with one seed the finished one counts, then the one whose folder comes first.
-        ordered = sorted(members, key=lambda run: (not run.is_finished, run.folder), reverse=True)
-        chosen = dict(sorted({run.config.seed: run for run in ordered}.items()))
-        finished = {seed: run for seed, run in chosen.items() if run.is_finished}
-        diverged = {seed: run for seed, run in chosen.items() if not run.is_finished}
-        duplicates = tuple(run for run in members if run is not chosen[run.config.seed])
-        first = members[0].config
-        rows.append(TableRow(spec.label + suffix, spec, first.optimizer, finished, diverged, duplicates, first))
-    return rows
+    suffixes = distinguish([members[0].config.optimizer for members in order])
+    return [table_row(spec.label + suffix, spec, members) for members, suffix in zip(order, suffixes, strict=True)]
+
+
+def table_row(label: str, spec: RowConfig, members: Sequence[RunRow]) -> TableRow:
+    """The runs of one setting as a row. Of two with one seed the finished one counts, then the one whose folder comes first."""
+    ordered = sorted(members, key=lambda run: (not run.is_finished, run.folder), reverse=True)
+    chosen = dict(sorted({run.config.seed: run for run in ordered}.items()))
+    finished = {seed: run for seed, run in chosen.items() if run.is_finished}
+    diverged = {seed: run for seed, run in chosen.items() if not run.is_finished}
+    duplicates = tuple(run for run in members if run is not chosen[run.config.seed])
+    first = members[0].config
+    return TableRow(label, spec, first.optimizer, finished, diverged, duplicates, first)
+
+
+def extra_rows(condition: Condition, unmatched: Sequence[RunRow]) -> list[TableRow]:
+    """Rows for the condition's runs among those that match no row, named by their settings."""
+    lost, by_name = {id(run) for run in unmatched}, dict[str, list[RunRow]]()
+    for run in condition.runs:
+        by_name.setdefault(method_name(run.config.optimizer), []).append(run)
+    rows = [row for name, runs in by_name.items() for row in table_rows(RowConfig(label=name), runs)]
+    return [replace(row, extra=True) for row in rows if any(id(run) in lost for run in row.runs)]
 
 
 def _numeric_first(optimizer: OptimizerConfig) -> list[tuple[bool, float, str]]:

@@ -30,6 +30,8 @@ def footnotes(
     for row in rows:
         changes = ", ".join(f"{key} {value_text(value)} instead of {value_text(condition.key[key])}" for key, value in row.changed.items())
         notes += [f"{row.label}: {changes}; all else as in the other rows."] if changes else []
+    if extra := [row.label for row in rows if row.extra]:
+        notes.append(f"{', '.join(extra)}: in no row of this layout; shown as description, and in no family of tests.")
     notes += _notes_on_numbers(rows, block.rows)
     notes += _notes_on_tests(table, block.rows)
     notes += _CORRELATIONS if block.correlations else ()

@@ -64,3 +64,16 @@ class TableConfig(Settings, prefix="tables: "):
     optional: bool = setting(False, "leave the table out where none of its optional columns was measured")
     shows: str = setting("", "what a reader may conclude; goes on after 'Shows:'")
     shows_not: str = setting("", "what a reader may not conclude; goes on after 'Does not show:'")
+
+
+@dataclass
+class SweepConfig(Settings, prefix="sweep."):
+    """The table of a sweep: a pivot of every measure over what varies among the runs, then what each method would pick. An axis is a key by
+    its dotted name, as in runs.csv; null: chosen by what varies."""
+
+    show: str = setting("always", "auto: where no table shows the runs without splitting a row by settings", among=("always", "auto"))
+    columns: str | None = setting(None, "key whose values are columns; null: optimizer.rho, else the numeric one with most values")
+    rows: str | None = setting(None, "key whose values stand in rows beside the method; null: all that are no other axis")
+    blocks: str | None = setting(None, "key with a block for each value; null: one that every method was swept over, if any is left")
+    measures: list[ColumnConfig] = setting([], "one pivot each, in their order; of each_rho the first radius")
+    notes: list[str] = setting([], "below the first pivot")

@@ -7,15 +7,26 @@ from sam.config import ConfigError
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.columns import Column, check_columns, expand
 from sam.tables.comparisons import correlations, differences
-from sam.tables.conditions import Condition, RunRow, TableRow, check_match, conditions, data_label, split_match, table_rows
+from sam.tables.conditions import (
+    Condition,
+    RunRow,
+    TableRow,
+    check_match,
+    conditions,
+    data_label,
+    extra_rows,
+    split_match,
+    table_rows,
+)
 from sam.tables.footnotes import footnotes, verdict
 from sam.tables.published import Published, lookup
 from sam.tables.settings import TableConfig
 
 
-def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> list[Block]:
-    """One block per condition with a run in the table, except those whose runs all appear in other blocks. rhos: the measured radii. Raises
-    ConfigError for a reference to no row, column or id, and for a test that cannot be made."""
+def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float], unmatched: Sequence[RunRow] = ()) -> list[Block]:
+    """One block per condition with a run in the table, except those whose runs all appear in other blocks. rhos: the measured radii;
+    unmatched: runs that get rows of their own below a block of their condition. Raises ConfigError for a reference to no row, column or
+    id, and for a test that cannot be made."""
     check(table)
     columns = expand(table.columns, rhos)
     headers = [column.header for column in columns]
@@ -23,7 +34,15 @@ def build(table: TableConfig, runs: Sequence[RunRow], rhos: Sequence[float]) -> 
         if headers.count(header) > 1:
             raise ConfigError(f"columns: header={header}: stands over {headers.count(header)} columns; each needs its own.")
     found = conditions(runs)
-    return [_block(table, condition, rows, columns) for condition, rows in _worth_a_block(found, [_rows(table, c, found) for c in found])]
+    shown = _worth_a_block(found, [_rows(table, c, found) for c in found])
+    return [_block(table, condition, [*rows, *extra_rows(condition, unmatched)], columns) for condition, rows in shown]
+
+
+def unmatched(tables: Sequence[TableConfig], runs: Sequence[RunRow]) -> list[RunRow]:
+    """The runs that match no row of any of the tables."""
+    found = conditions(runs)
+    matched = {id(run) for table in tables for c in found for row in _rows(table, c, found) for run in row.runs}
+    return [run for run in runs if id(run) not in matched]
 
 
 def check(table: TableConfig) -> None:

@@ -89,7 +89,7 @@ def test_yaml_is_a_table(name: str) -> None:
 
 
 def test_yaml_all_names_every_table() -> None:
-    assert OmegaConf.load(CONF / "all.yaml").defaults == ["table2", "table3", "measures", "notions"]
+    assert OmegaConf.load(CONF / "all.yaml").defaults == ["sweep", "table2", "table3", "measures", "notions", "_self_"]
 
 
 def test_published_ids_are_about_the_row_and_column_they_stand_in() -> None:

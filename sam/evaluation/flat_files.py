@@ -1,0 +1,62 @@
+"""Every number as data: one line a run, and one line a kept checkpoint."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sam.evaluation.measuring import Run, kept_files
+from sam.runs import records
+from sam.sharpness.context import Result
+from sam.tables.conditions import RunRow, own_settings, value_text, varying
+from sam.tables.render import inert
+from sam.text import printable
+
+METHOD = "optimizer.method"
+
+
+def run_lines(runs: Sequence[RunRow]) -> list[dict[str, Any]]:
+    """One line a run: folder, seed, method and every setting that varies, how it ended, what it cost, every measure."""
+    known = [own_settings(run.config) | {"init_from": run.init_from, "data": run.data_fingerprint} for run in runs]
+    names, lines = [METHOD, *(name for name in varying(known) if name != METHOD)], []
+    for run, own in zip(runs, known, strict=True):
+        cost = run.record.get("cost") or {}
+        ended = {"status": run.status, "diverged_epoch": run.diverged_epoch}
+        paid = {"forwards": cost.get("forwards"), "backwards": cost.get("backwards"), "seconds": run.record.get("seconds")}
+        lines.append({"folder": run.folder, "seed": run.config.seed, **{n: own.get(n) for n in names}, **ended, **paid, **run.measures})
+    return lines
+
+
+def runs_csv(runs: Sequence[RunRow]) -> str:
+    return _written(run_lines(runs))
+
+
+def trajectories(done: Sequence[Run], rows: Mapping[Path, Result]) -> str:
+    """Write the measures along the epochs as CSV: folder, seed, optimizer.method and other settings that vary, epoch, every measure (empty
+    if not measured). rows: by folder (final checkpoint) and by file. Ordered as the runs are, then by epoch."""
+    known = {folder: own_settings(records.run_config(record)) for folder, record in done}
+    names, lines = [METHOD, *(name for name in varying(list(known.values())) if name != METHOD)], []
+    for folder, record in done:
+        config = records.run_config(record)
+        own = {"folder": str(folder), "seed": config.seed, **{name: known[folder].get(name) for name in names}}
+        measured = {epoch: rows.get(file) for epoch, file in kept_files(folder, record).items()}
+        if record["status"] == records.FINISHED:
+            measured[config.epochs] = rows.get(folder)
+        lines += [own | {"epoch": epoch} | dict(found.values) for epoch, found in measured.items() if found is not None]
+    return _written(lines)
+
+
+def _written(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Lines as CSV: numbers at full precision, no value as an empty cell, text without formulas or control characters."""
+    text, rows = io.StringIO(), list(lines)
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in rows for name in line)), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in line.items()} for line in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> object:
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    return inert(printable(value_text(value)))

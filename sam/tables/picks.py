@@ -1,0 +1,176 @@
+"""What each method of a sweep would pick on the validation images, and what that gives on the test images."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from data.known import BY_FINGERPRINT
+from data.settings import DATASETS
+from sam.tables.cells import EMPTY, Block, Cell
+from sam.tables.columns import Column
+from sam.tables.conditions import RunRow, TableRow
+from sam.tables.settings import ColumnConfig, SweepConfig
+from sam.tables.statistics import is_finite, summarize, summary_parts
+from sam.tables.sweep import RHO, Grid, at_text, by_task, grids, is_task, mean_text, name_of, short, task_label
+
+Values = tuple[float, ...]  # of a grid's keys
+Scores = Mapping[Values, Mapping[int, float]]  # setting -> seed -> accuracy
+Command = Callable[[RunRow, Sequence[int]], str]  # of the final runs with a run's settings and these seeds
+
+# Where one of these alone was swept, the pick is the first value in this order within one standard error of the best.
+_FIRST: dict[str, Callable[[float], tuple[float, ...]]] = {
+    RHO: lambda rho: (rho,),
+    "optimizer.alpha": lambda alpha: (abs(alpha - 1), alpha),
+}
+RECALIBRATED = "[bn=recalibrated]"
+OPTIMISTIC = "picked on the test set: optimistic"
+
+
+def pick(scores: Scores, keys: Sequence[str]) -> Values:
+    """The setting with the best mean; over rho or alpha alone the smallest rho (the alpha nearest 1) whose mean lies within one standard
+    error of it, that of the differences paired by seed. Of equal ones the smallest."""
+    best = max(sorted(scores), key=lambda values: mean(scores[values].values()))
+    if len(keys) != 1 or keys[0] not in _FIRST:
+        return best
+    return min(
+        (values for values in scores if values == best or _within(scores[best], scores[values])), key=lambda v: _FIRST[keys[0]](v[0])
+    )
+
+
+def _within(best: Mapping[int, float], other: Mapping[int, float]) -> bool:
+    behind = [best[seed] - other[seed] for seed in best if seed in other]
+    return len(behind) > 1 and mean(behind) <= stdev(behind) / math.sqrt(len(behind))
+
+
+def nested(validation: Scores, keys: Sequence[str]) -> dict[int, Values]:
+    """Seed -> setting picked from the other seeds' accuracies, for the seeds that all settings have."""
+    common = set.intersection(*(set(seeds) for seeds in validation.values()))
+    others = lambda seed: {values: {s: score for s, score in own.items() if s != seed} for values, own in validation.items()}
+    return {seed: pick(others(seed), keys) for seed in sorted(common)} if len(common) > 1 else {}
+
+
+def scores(rows: Sequence[tuple[Mapping[str, float], TableRow]], measure: str) -> dict[Values, dict[int, float]]:
+    """What the settings reached, by their numbers; a diverged run counts as chance."""
+    found: dict[Values, dict[int, float]] = {}
+    for at, row in rows:
+        values = {seed: value for seed, value in row.values(measure, 1.0).items() if is_finite(value)}
+        values |= {seed: chance(run) for seed, run in row.diverged.items()}
+        found |= {tuple(at.values()): values} if values else {}
+    return found
+
+
+def chance(run: RunRow) -> float:
+    """Accuracy of a guess, in percent; 0 if the number of classes is not known. Images from a file are known by their fingerprint."""
+    name = BY_FINGERPRINT[run.data_fingerprint].name if run.data_fingerprint in BY_FINGERPRINT else ""
+    like = sorted((row for row in DATASETS.values() if name.startswith(row.label)), key=lambda row: len(row.label), reverse=True)
+    return next((100 / row.about.classes for row in (DATASETS[run.config.dataset.name], *like) if row.about), 0.0)
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The pick of one grid. row: its runs; cells: of the block, the last two its test accuracy and the nested one; score: picked by it."""
+
+    grid: Grid
+    at: Mapping[str, float]
+    row: TableRow
+    cells: tuple[Cell, ...]
+    score: float
+
+
+def build(runs: Sequence[RunRow], command: Command | None = None) -> tuple[list[Block], list[str]]:
+    """One block for each task in which something was swept; and the command lines of the final runs with the picked values."""
+    blocks, commands = list[Block](), list[str]()
+    for own in by_task(grids(runs, SweepConfig())):
+        if any(grid.keys and not any(map(is_task, grid.keys)) for grid in own):
+            block, lines = _block(own, command)
+            blocks += [block] if block else []
+            commands += lines
+    return blocks, commands
+
+
+def _measures(own: Sequence[Grid]) -> tuple[str, str]:
+    """(measure to pick on, measure of the result): validation accuracy, BatchNorm recalibrated if every finished run was measured so."""
+    finished = [run for grid in own for _, row in grid.rows() for run in row.finished.values()]
+    have = lambda name: bool(finished) and all(is_finite(run.measures.get(name)) for run in finished)
+    some = lambda name: any(is_finite(run.measures.get(name)) for run in finished)
+    for suffix in (RECALIBRATED, ""):
+        if have(f"val_accuracy{suffix}"):
+            return f"val_accuracy{suffix}", f"test_accuracy{suffix}" if have(f"test_accuracy{suffix}") else "test_accuracy"
+    test = f"test_accuracy{RECALIBRATED if have(f'test_accuracy{RECALIBRATED}') else ''}"
+    return ("val_accuracy" if some("val_accuracy") else test), test
+
+
+def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, list[str]]:
+    judge, result = _measures(own)
+    validated, said = judge.startswith("val"), ", BatchNorm recalibrated" if judge.endswith(RECALIBRATED) else ""
+    on = [_column(f"Validation accuracy (%){said}", judge)] if validated else []
+    shown = _column(f"Test accuracy (%){'' if validated else f', {OPTIMISTIC}'}", result)
+    header = ("Method", "Picked", *(column.header for column in (*on, shown)), "Test accuracy (%), nested by seed")
+    picked = [one for grid in own if (one := _picked(grid, judge, (*on, shown), header[-1], result)) is not None]
+    if not picked:
+        return None, []
+    best = max(picked, key=lambda one: one.score)
+    where = f" at {at_text(best.at)}" if best.at else ""
+    reached = best.cells[-2].summary
+    text = f"{mean_text(reached, 2)}%" if reached is not None and reached.n else f"validation accuracy {best.score:.2f}%"
+    first = own[0].points[0][1][0]
+    guess = f"chance ({chance(first):g}%)" if chance(first) else "0%"
+    commands = []
+    if validated and command is not None:
+        for one in picked:  # those without a pick too: what they are compared with
+            commands.append(command(one.row.shown[0], sorted({run.config.seed for run in one.row.runs})))
+    notes = [
+        f"Picked: per method the best mean {'validation' if validated else 'test'} accuracy{said} of the final epoch. Over rho alone the"
+        " smallest rho within one standard error of the best (over alpha the one nearest 1), that of the differences paired by seed; over"
+        f" several numbers the best mean. A diverged run counts as {guess} where a value is picked, and in the nested accuracy; elsewhere"
+        " it is in no mean.",
+        "Nested by seed: each seed's values are picked on the other seeds, and its own test accuracy counts; ± over seeds.",
+        *(() if validated else ("No validation images were held out: dataset.val_fraction=0.1 holds out a tenth of the training images.",)),
+    ]
+    block = Block(
+        table="Picked",
+        title=f"Picked {'on validation' if validated else 'on the test set: optimistic'}, {task_label(first, own[0].task)}",
+        labels=1,
+        header=header,
+        rows=tuple((Cell("label", (one.grid.label,)), *one.cells) for one in picked),
+        notes=tuple(notes),
+        finding=f"Best: {best.grid.label}{where}, {text} ({'picked on validation' if validated else OPTIMISTIC}).",
+    )
+    return block, commands
+
+
+def _column(header: str, measure: str) -> Column:
+    return Column(ColumnConfig(key="accuracy", header=header, measure=measure), None, header, measure)
+
+
+def _picked(grid: Grid, judge: str, columns: Sequence[Column], header: str, result: str) -> Picked | None:
+    rows = grid.rows()
+    found = scores(rows, judge)
+    if not found:
+        return None
+    values = pick(found, grid.keys)
+    at, row = next((at, row) for at, row in rows if tuple(at.values()) == values)
+    edges = [f"({name_of(key)}: {side} tried)" for key, value in at.items() for side in _edge(value, [other[key] for other, _ in rows])]
+    cells = [Cell("value", (at_text(at), *edges) if at else EMPTY, "Picked")]
+    cells += [short(column.value(row)) for column in columns]
+    cells.append(_nested_cell(found, rows, grid.keys, result, header))
+    return Picked(grid, at, row, tuple(cells), mean(found[values].values()))
+
+
+def _nested_cell(
+    found: Scores, rows: Sequence[tuple[Mapping[str, float], TableRow]], keys: Sequence[str], result: str, header: str
+) -> Cell:
+    reached, by_values = scores(rows, result), {tuple(at.values()): row for at, row in rows}
+    own = {seed: values for seed, values in nested(found, keys).items() if seed in reached.get(values, {})} if keys else {}
+    if not own:
+        return Cell("value", EMPTY, header)
+    numbers = {seed: reached[values][seed] for seed, values in own.items()}
+    runs = [by_values[values].finished.get(seed) or by_values[values].diverged[seed] for seed, values in own.items()]
+    summary, folders = summarize(numbers.values()), tuple(run.folder for run in runs)
+    parts = summary_parts(summary, 2)
+    return short(Cell("value", parts, header, summary, seeds=tuple(own), folders=folders, numbers=tuple(numbers.values())))
+
+
+def _edge(value: float, tried: Sequence[float]) -> list[str]:
+    return [side for side, end in (("smallest", min(tried)), ("largest", max(tried))) if value == end]
