@@ -1,12 +1,13 @@
 """Compare every row with the baseline row, and correlate columns by rank."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sam.tables import statistics as stats
 from sam.tables.cells import EMPTY, Cell, Comparison, Correlation
 from sam.tables.columns import Column
 from sam.tables.conditions import TableRow, baseline_for
+from sam.tables.kinds import direction
 from sam.tables.settings import TableConfig
 from sam.tables.statistics import Equivalence, Paired, fixed, is_finite, p_text
 
@@ -69,7 +70,8 @@ def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | No
     if comparison.welch is not None:
         parts += (f"Welch p {p_text(comparison.welch.p)}",)
     if detectable is not None:
-        parts += ("minimum detectable", f"difference {fixed(detectable, digits)} ({table.power:.0%} power)")
+        shown = fixed(detectable, stats.decimals(paired.std, digits))
+        parts += ("minimum detectable", f"difference {shown} ({table.power:.0%} power)")
     if comparison.equivalence is not None:
         within = f"within ±{fixed(comparison.equivalence.margin, digits)}"
         parts += ("equivalent", within) if comparison.equivalence.shown else (f"equivalence {within}", "not established")
@@ -78,6 +80,28 @@ def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | No
         parts += (f"vs {pair.base.label}",)
     column, baseline = pair.column.header, pair.base.label
     return Cell("difference", parts, column, paired=paired, comparison=comparison, baseline=baseline, seeds=paired.seeds)
+
+
+def best(cells: Sequence[Cell], measure: str) -> list[Cell]:
+    """Mark the value cell with the best mean, and those whose paired difference from it has an interval that holds 0; none of a measure
+    without a direction, or where only one cell has a value."""
+    sign = direction(measure)
+    means = [(sign * cell.summary.mean, i) for i, cell in enumerate(cells) if cell.summary is not None and cell.summary.mean is not None]
+    if not sign or len(means) < 2:
+        return list(cells)
+    first = _by_seed(cells[max(means)[1]])
+    ties = [i for _, i in means if _holds(stats.paired_difference(_by_seed(cells[i]), first), 0)]
+    top = {i for mean, i in means if mean == max(means)[0]}
+    return [replace(cell, best=i in top or i in ties) for i, cell in enumerate(cells)]
+
+
+def _by_seed(cell: Cell) -> dict[int, float | None]:
+    """Seed -> value of a value cell, in which `seeds` are those of its finite values."""
+    return dict(zip(cell.seeds, (v for v in cell.numbers if is_finite(v)), strict=True))
+
+
+def _holds(d: Paired, value: float) -> bool:
+    return d.ci_low is not None and d.ci_high is not None and d.ci_low <= value <= d.ci_high
 
 
 def tost_text(found: Equivalence) -> str:
