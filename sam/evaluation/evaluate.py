@@ -24,6 +24,7 @@ from sam.tables import table as tables
 from sam.tables.cells import Block
 from sam.tables.columns import filled
 from sam.tables.conditions import RunRow, settings, value_text
+from sam.tables.latex import latex, latex_full
 from sam.tables.render import inert
 from sam.tables.settings import TableConfig
 from sam.text import printable
@@ -124,6 +125,9 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
     for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")) if "test_loss_channel" in values else ():
         test, met = values["test_loss_channel"], number(record["final"].get(column))
         values[name] = None if test is None or met is None else test - met
+    for name in [name for name in values if name.startswith("eigenvalue[k=1")]:  # raw curvature shrinks with the loss; beside it, per loss
+        where, top, loss = name.removeprefix("eigenvalue[k=1").lstrip(",").rstrip("]"), values[name], values.get("train_loss")
+        values[f"lambda1_over_loss{where and f'[{where}]'}"] = top / loss if top is not None and loss else None
     epochs = records.read_metrics(folder, record)
     for name in ("eps_over_rho", "cos_g_eps"):  # of the perturbations met in training; a method without any has no such column
         if curve := [row[name] for row in epochs if name in row]:
@@ -158,7 +162,8 @@ def _files(
 ) -> Iterator[tuple[str, str | bytes | None]]:
     """Name and content of every file: tables in each format, kept.csv, figure and page. None: remove what an earlier call wrote."""
     for name, made in blocks.items():
-        yield from ((f"{name}.{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
+        yield from ((f"{name}{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
+        yield f"{name}.tex", latex(made, name) if made else None
     if any(run.is_finished for run in runs):
         from sam.report.overview import overview
 
@@ -171,7 +176,7 @@ def _files(
     yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems)
 
 
-FORMATS = {"md": render.markdown, "csv": render.csv, "tex": render.latex}
+FORMATS = {".md": render.markdown, ".csv": render.csv, "_full.tex": latex_full}
 KEPT = "kept.csv"
 
 
