@@ -109,7 +109,7 @@ def _versus(rows: Sequence[Sequence[Cell]], i: int) -> str:
 def _notes(block: Block, ran: Sequence[Sequence[Cell]], shown: Sequence[Sequence[Cell]], usual: int, marks: bool) -> str:
     """One sentence on the numbers."""
     cells = [cell for row in shown for cell in row]
-    tests = [cell.comparison for row in (ran if marks else shown) for cell in row if cell.comparison is not None]
+    tests = [cell.comparison for row in (ran if marks else shown) for cell in row if cell.comparison and cell.paired and cell.paired.p]
     family = [test for test in tests if test.p_holm is not None]
     texts = [f"Mean ± standard deviation over seeds, n = {usual}"] if usual > 1 else ["One seed" if usual else "No value"]
     if any(cell.summary is not None and cell.summary.n not in (0, usual) for cell in cells):

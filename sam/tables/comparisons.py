@@ -83,25 +83,22 @@ def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | No
 
 
 def best(cells: Sequence[Cell], measure: str) -> list[Cell]:
-    """Mark the value cell with the best mean, and those whose paired difference from it has an interval that holds 0; none of a measure
-    without a direction, or where only one cell has a value."""
+    """Mark the value cell with the best mean, and those not told apart from it: the interval of the paired difference holds 0, or, with too
+    few common seeds for one, the values overlap. None of a measure without a direction, or of a single value."""
     sign = direction(measure)
-    means = [(sign * cell.summary.mean, i) for i, cell in enumerate(cells) if cell.summary is not None and cell.summary.mean is not None]
+    means = {i: sign * cell.summary.mean for i, cell in enumerate(cells) if cell.summary is not None and cell.summary.mean is not None}
     if not sign or len(means) < 2:
         return list(cells)
-    first = _by_seed(cells[max(means)[1]])
-    ties = [i for _, i in means if _holds(stats.paired_difference(_by_seed(cells[i]), first), 0)]
-    top = {i for mean, i in means if mean == max(means)[0]}
-    return [replace(cell, best=i in top or i in ties) for i, cell in enumerate(cells)]
+    top = cells[max(means, key=lambda i: means[i])]
+    return [replace(cell, best=i in means and not _told_apart(cell, top)) for i, cell in enumerate(cells)]
 
 
-def _by_seed(cell: Cell) -> dict[int, float | None]:
-    """Seed -> value of a value cell, in which `seeds` are those of its finite values."""
-    return dict(zip(cell.seeds, (v for v in cell.numbers if is_finite(v)), strict=True))
-
-
-def _holds(d: Paired, value: float) -> bool:
-    return d.ci_low is not None and d.ci_high is not None and d.ci_low <= value <= d.ci_high
+def _told_apart(cell: Cell, other: Cell) -> bool:
+    a, b = (dict(zip(c.seeds, filter(is_finite, c.numbers), strict=True)) for c in (cell, other))
+    difference = stats.paired_difference(a, b)
+    if difference.ci_low is not None and difference.ci_high is not None:
+        return not difference.ci_low <= 0 <= difference.ci_high
+    return max(a.values()) < min(b.values()) or max(b.values()) < min(a.values())
 
 
 def tost_text(found: Equivalence) -> str:

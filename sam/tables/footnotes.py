@@ -84,6 +84,11 @@ def _notes_on_numbers(rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]])
         )
     if any(s.std and s.ci_low is None for s in summaries):
         notes.append(f"Below {MIN_SEEDS} seeds, or with a seed at 0 or 100%, the smallest to the largest value in place of an interval.")
+    if any(cell.best for _, cell in cells):
+        notes.append(
+            "Bold: the best mean of its column, and what the 95% interval of the paired difference (below three common seeds, the overlap"
+            " of the values) does not tell apart from it. It describes, and is not corrected for the number of rows."
+        )
     seeds = {row.label: ", ".join(map(str, sorted({*row.finished, *row.diverged}))) for row in rows if row.ran}
     if len(set(seeds.values())) == 1:
         text = next(iter(seeds.values()))

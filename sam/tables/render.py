@@ -69,9 +69,9 @@ def _terminal_block(block: Block, width: int) -> str:
         rows = [[row[i].text + "*" * row[i].best for i in columns] for row in block.rows]
         lines += [_line(cells, sizes) for cells in header] + ["-" * (sum(sizes) + GAP * (len(sizes) - 1))]
         lines += [_line(cells, sizes) for cells in rows] + [""]
-    lines += textwrap.wrap(block.finding, width, break_on_hyphens=False)
-    for note in block.notes:
-        lines += textwrap.wrap(note.replace("; bold: best", "; *: best"), width, break_on_hyphens=False)
+    for text in (block.finding, *(note.replace("; bold: best", "; *: best") for note in block.notes)):
+        whole = re.sub(r"\b([pn]) (?=\d)", "\\1\xa0", text)  # a number stays with its name
+        lines += [line.replace("\xa0", " ") for line in textwrap.wrap(whole, width, break_on_hyphens=False)]
     return "\n".join(lines) + "\n"
 
 

@@ -115,12 +115,12 @@ def paired_difference(a: Mapping[int, float | None], b: Mapping[int, float | Non
 
 
 def decimals(spread: float | None, digits: int) -> int:
-    """Decimals that show two significant digits of the spread (integer digits in any case), but at most `digits`; up to three more where it
-    would print as zero."""
+    """Decimals that show two significant digits of the spread (integer digits in any case), but at most `digits`; up to three more where
+    not one digit of it would be shown, and `digits` again where these are not enough."""
     if not spread:
         return digits
     wanted = max(0, 1 - math.floor(math.log10(spread)))
-    return min(wanted, digits if spread >= 0.5 * 10**-digits else digits + 3)
+    return min(wanted, digits) if spread >= 10**-digits or wanted > digits + 3 else wanted
 
 
 def fixed(value: float, digits: int, sign: bool = False) -> str:
@@ -143,7 +143,8 @@ def summary_parts(s: Summary, digits: int) -> tuple[str, ...]:
     if not s.std:
         return (fixed(s.mean, digits), *(("all seeds equal",) if s.n > 1 else ()), f"n = {s.n}", *lost)
     digits = decimals(s.std, digits)
-    return (f"{rounded(s.mean, digits)} ± {fixed(s.std, digits)}", *interval(s, digits), f"n = {s.n}", *lost)
+    mean = rounded(s.mean, digits) if s.std >= 10**-digits else fixed(s.mean, digits)
+    return (f"{mean} ± {fixed(s.std, digits)}", *interval(s, digits), f"n = {s.n}", *lost)
 
 
 def interval(s: Summary | RankCorrelation, digits: int, sign: bool = False) -> tuple[str, ...]:
