@@ -7,8 +7,9 @@
     python evaluate_sharpness.py checkpoint=weights.safetensors model=timm model.timm_name=resnet18 dataset=cifar100
     python evaluate_sharpness.py runs_dir=runs/table2 parts=8 part=3               # measure an eighth of the runs, without tables
 
-Rows are stored beside their run and reused if nothing changed. Tables are also written, as Markdown, CSV, LaTeX and report.html, with a
-figure, below `runs_dir`/tables. Exit code 1: some run could not be measured; it is named, and everything else is there.
+Rows are stored beside their run and reused if nothing changed. The terminal shows the tables in their compact form; all statistics are
+written as Markdown, CSV, LaTeX (NAME.tex for a column of a paper, NAME_full.tex for its appendix) and report.html, with a figure, below
+`runs_dir`/tables. Exit code 1: some run could not be measured; it is named, and everything else is there.
 The parts are for several processes at once (-m 'part=range(8)' with hydra/launcher=slurm: a SLURM array); the tables come after them,
 from the plain command.
 """
@@ -51,10 +52,12 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
     from sam.tables import render
 
     evaluation = evaluate(config)
-    print(render.terminal(evaluation.blocks, width=max(100, shutil.get_terminal_size((140, 40)).columns)))
+    print(render.terminal(evaluation.blocks, width=max(80, shutil.get_terminal_size().columns)))
     if evaluation.commands:
         print("Final runs with the picked values, on all training images:", *map(printable, evaluation.commands), sep="\n  ")
-    print(printable("Written: " + ", ".join(map(str, evaluation.files))))
+    report = next(file for file in evaluation.files if file.name == "report.html")
+    print(printable(f"Open: {report}"))
+    print(printable(f"All statistics: {report.parent} (NAME.md, NAME.csv, NAME_full.tex; for a paper NAME.tex)"))
     return evaluation.problems
 
 

@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from sam.tables import table as tables
 from sam.tables.cells import Block
 from sam.tables.columns import filled
 from sam.tables.conditions import RunRow, check_select, selected
+from sam.tables.latex import latex, latex_full
 from sam.tables.settings import TableConfig
 from sam.tables.statistics import is_finite
 
@@ -175,6 +177,10 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
     for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")) if "test_loss_channel" in values else ():
         test, met = values["test_loss_channel"], number(record["final"].get(column))
         values[name] = None if test is None or met is None else test - met
+    for name, top in list(values.items()):  # raw curvature shrinks with the loss; beside it, per loss
+        if found := re.fullmatch(r"eigenvalue\[k=1(?:,(subset=\d+))?\]", name):
+            loss = values.get("train_loss")
+            values[f"lambda1_over_loss{found[1] and f'[{found[1]}]' or ''}"] = top / loss if top is not None and loss else None
     for name in ("eps_over_rho", "cos_g_eps"):  # of the perturbations met in training; a method without any has no such column
         if curve := [row[name] for row in epochs if name in row]:
             values |= {name: curve[-1], f"mean_{name}": math.fsum(curve) / len(curve)}  # epochs have as many steps each
@@ -208,7 +214,8 @@ def _files(
 ) -> Iterator[tuple[str, str | bytes | None]]:
     """Name and content of every file: tables in each format, kept.csv, figure and page. None: remove what an earlier call wrote."""
     for name, made in blocks.items():
-        yield from ((f"{name}.{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
+        yield from ((f"{name}{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
+        yield f"{name}.tex", latex(made, name) if made else None
     if any(run.is_finished for run in runs):
         from sam.report.overview import overview
 
@@ -222,5 +229,5 @@ def _files(
     yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems)
 
 
-FORMATS = {"md": render.markdown, "csv": render.csv, "tex": render.latex}
+FORMATS = {".md": render.markdown, ".csv": render.csv, "_full.tex": latex_full}
 KEPT, RUNS, SWEEP, FINAL = "kept.csv", "runs.csv", "sweep", "final_runs.sh"

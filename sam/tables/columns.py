@@ -11,6 +11,7 @@ from sam.core.settings import STEP_RULES
 from sam.sharpness.settings import NOTIONS, SharpnessConfig
 from sam.tables.cells import Cell
 from sam.tables.conditions import Condition, RunRow, TableRow
+from sam.tables.kinds import interval_scale
 from sam.tables.published import Published, lookup, matches
 from sam.tables.settings import ColumnConfig, TableConfig
 from sam.tables.statistics import is_finite, summarize, summary_parts
@@ -32,7 +33,7 @@ adaptive_worst adaptive_worst_ascent adaptive_worst_spread [rho,norm=l2|linf,log
 adaptive_average adaptive_average_stderr [rho,norm=l2|linf,logits=plain|normalized,subset?]
 keskar keskar_lbfgsb keskar_sign keskar_spread [epsilon,subset?]
 eigenvalue eigenvalue_residual landscape_eigenvalue landscape_eigenvalue_residual [k,subset?]
-eigenvalue_min eigenvalue_min_residual lanczos_products trace trace_stderr [subset?]
+eigenvalue_min eigenvalue_min_residual lambda1_over_loss lanczos_products trace trace_stderr [subset?]
 cos_gradient_top gradient_top_share curvature_gradient [subset?]
 spectrum_mean spectrum_mean_stderr spectrum_second_moment spectrum_second_moment_stderr [subset?]
 spectrum_smallest spectrum_largest spectrum_probes spectrum_width spectrum_mass [subset?]
@@ -123,7 +124,7 @@ class Column:
         if not row.ran:
             return Cell("value", ("not run",), self.header)
         values = self.values(row)
-        summary = summarize(values.values())
+        summary = summarize(values.values(), interval_scale(self.measure), top=100 * self.config.scale)
         parts = summary_parts(summary, self.config.digits)
         if summary.n == 0 and any(self.measure in run.measures for run in row.finished.values()):
             parts = ("no finite value",)  # it was measured: undefined, or not finite

@@ -1,12 +1,13 @@
 """Compare every row with the baseline row, and correlate columns by rank."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sam.tables import statistics as stats
 from sam.tables.cells import EMPTY, Cell, Comparison, Correlation
 from sam.tables.columns import Column
 from sam.tables.conditions import TableRow, baseline_for
+from sam.tables.kinds import direction
 from sam.tables.settings import TableConfig
 from sam.tables.statistics import Equivalence, Paired, fixed, is_finite, p_text
 
@@ -72,7 +73,8 @@ def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | No
     if comparison.welch is not None:
         parts += (f"Welch p {p_text(comparison.welch.p)}",)
     if detectable is not None:
-        parts += ("minimum detectable", f"difference {fixed(detectable, digits)} ({table.power:.0%} power)")
+        shown = fixed(detectable, stats.decimals(paired.std, digits))
+        parts += ("minimum detectable", f"difference {shown} ({table.power:.0%} power)")
     if comparison.equivalence is not None:
         within = f"within ±{fixed(comparison.equivalence.margin, digits)}"
         parts += ("equivalent", within) if comparison.equivalence.shown else (f"equivalence {within}", "not established")
@@ -81,6 +83,25 @@ def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | No
         parts += (f"vs {pair.base.label}",)
     column, baseline = pair.column.header, pair.base.label
     return Cell("difference", parts, column, paired=paired, comparison=comparison, baseline=baseline, seeds=paired.seeds)
+
+
+def best(cells: Sequence[Cell], measure: str) -> list[Cell]:
+    """Mark the value cell with the best mean, and those not told apart from it: the interval of the paired difference holds 0, or, with too
+    few common seeds for one, the values overlap. None of a measure without a direction, or of a single value."""
+    sign = direction(measure)
+    means = {i: sign * cell.summary.mean for i, cell in enumerate(cells) if cell.summary is not None and cell.summary.mean is not None}
+    if not sign or len(means) < 2:
+        return list(cells)
+    top = cells[max(means, key=lambda i: means[i])]
+    return [replace(cell, best=i in means and not _told_apart(cell, top)) for i, cell in enumerate(cells)]
+
+
+def _told_apart(cell: Cell, other: Cell) -> bool:
+    a, b = (dict(zip(c.seeds, filter(is_finite, c.numbers), strict=True)) for c in (cell, other))
+    difference = stats.paired_difference(a, b)
+    if difference.ci_low is not None and difference.ci_high is not None:
+        return not difference.ci_low <= 0 <= difference.ci_high
+    return max(a.values()) < min(b.values()) or max(b.values()) < min(a.values())
 
 
 def tost_text(found: Equivalence) -> str:

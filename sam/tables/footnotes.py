@@ -1,5 +1,6 @@
 """Footnotes of a block: how its numbers were made, tested and published; and the verdict below it."""
 
+import math
 from collections.abc import Sequence
 
 from data import known
@@ -10,7 +11,7 @@ from sam.tables.comparisons import tost_text
 from sam.tables.conditions import Condition, TableRow, value_text
 from sam.tables.published import Published, citations
 from sam.tables.settings import TableConfig
-from sam.tables.statistics import p_text
+from sam.tables.statistics import MIN_RUNS, MIN_SEEDS, decimals, fixed, p_short, p_text, rounded
 from sam.text import counted
 
 
@@ -34,7 +35,9 @@ def footnotes(
         notes.append(f"{', '.join(extra)}: in no row of this layout; shown as description, and in no family of tests.")
     notes += _notes_on_numbers(rows, block.rows)
     notes += _notes_on_tests(table, block.rows)
-    notes += _CORRELATIONS if block.correlations else ()
+    runs = max((c.across.n for c in block.correlations), default=0)
+    few = [f"Rank correlations are printed from {MIN_RUNS} runs on; here are {runs}."] if runs else []
+    notes += _CORRELATIONS if runs >= MIN_RUNS else few
     measures = [column.config.measure for column in columns]
     if any("accuracy" in m for m in measures):
         notes.append("Accuracy is that of the final epoch.")
@@ -71,7 +74,23 @@ def trained_by(c: TrainConfig) -> str:
 
 def _notes_on_numbers(rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> list[str]:
     cells = [(row, cell) for row, line in zip(rows, lines, strict=True) for cell in line]
+    summaries = [cell.summary for _, cell in cells if cell.summary is not None]
+    moved = {s.scale for s in summaries if s.scale and s.std and s.ci_low is not None}
+    scales = {"logit": "accuracies on the logit scale", "log": "positive measures on the log scale"}
+    where = " and ".join(text for name, text in scales.items() if name in moved)
     notes = ["± is the sample standard deviation over seeds; [ ] is the 95% confidence interval of the mean (Student's t); n counts seeds."]
+    if moved:
+        notes.append(
+            f"Intervals of {where} are taken there and transformed back: of a centre near the median, within the measure's bounds, and not"
+            " symmetric about the mean."
+        )
+    if any(s.std and s.ci_low is None for s in summaries):
+        notes.append(f"Below {MIN_SEEDS} seeds, or with a seed at 0 or 100%, the smallest to the largest value in place of an interval.")
+    if any(cell.best for _, cell in cells):
+        notes.append(
+            "Bold: the best mean of its column, and what the 95% interval of the paired difference (below three common seeds, the overlap"
+            " of the values) does not tell apart from it. It describes, and is not corrected for the number of rows."
+        )
     seeds = {row.label: ", ".join(map(str, sorted({*row.finished, *row.diverged}))) for row in rows if row.ran}
     if len(set(seeds.values())) == 1:
         text = next(iter(seeds.values()))
@@ -98,8 +117,8 @@ def _notes_on_tests(table: TableConfig, lines: Sequence[Sequence[Cell]]) -> list
     if not cells:
         return []
     notes = [
-        f"Differences are the row minus row {table.baseline}, paired by seed: mean, [95% confidence interval], p of the two-sided paired"
-        " t test. Welch p: the two-sided test without pairing, as description only."
+        f"Differences are the row minus row {table.baseline}, paired by seed: mean, [95% confidence interval] (Student's t), p of the"
+        " two-sided paired t test. Welch p: the two-sided test without pairing, as description only."
     ]
     headers = dict.fromkeys(cell.column for cell in cells if cell.comparison is not None and cell.comparison.primary)
     number = next((c.tests for c in found if c.tests), 0)  # of tests named in advance
@@ -144,6 +163,51 @@ def verdict(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequen
     parts += [f"Found: {'; '.join(found)}."] if found else []
     parts += [f"Does not show: {table.shows_not}."] if table.shows_not else []
     return " ".join(parts)
+
+
+def finding(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> str:
+    """What the test named in advance found, in one sentence; without one the best row, if a column has a direction."""
+    named = next((column for column in table.columns if column.key == table.primary), None)
+    tested: dict[str, list[tuple[str, Cell]]] = {}
+    for row, line in zip(rows, lines, strict=True):
+        for cell in line:
+            if cell.comparison is not None and cell.comparison.p_holm is not None:
+                tested.setdefault(cell.column, []).append((row.label, cell))
+    if named is None or not tested:
+        return _best_row(rows, lines)
+    plain = "accuracy" in named.measure and len(tested) == 1
+    texts = [("" if plain else f"{column}: ") + _told_apart(cells, named.digits, " points" * plain) for column, cells in tested.items()]
+    return "; ".join(texts) + "."
+
+
+def _told_apart(cells: Sequence[tuple[str, Cell]], digits: int, unit: str) -> str:
+    differ, same = list[str](), dict[str, list[str]]()
+    for label, cell in cells:
+        c, d = cell.comparison, cell.paired
+        assert c is not None and d is not None and d.mean is not None and c.p_holm is not None
+        sign, places = math.copysign(1, d.mean), decimals(d.std, digits)
+        if c.significant:
+            ends = () if d.ci_low is None or d.ci_high is None else sorted((sign * d.ci_low, sign * d.ci_high))
+            size = f"{rounded(abs(d.mean), places)}{unit}" + (f" [{', '.join(fixed(end, places) for end in ends)}]" if ends else "")
+            differ.append(f"{label} is {'above' if sign > 0 else 'below'} {cell.baseline} by {size} (Holm {p_short(c.p_holm)}, n {d.n})")
+        else:
+            same.setdefault(cell.baseline, []).append(f"{label} ({p_short(c.p_holm)})")
+    return "; ".join([*differ, *(f"{' and '.join(names)} {_be(names)} not told apart from {base}" for base, names in same.items())])
+
+
+def _be(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _best_row(rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> str:
+    """The best of the first column that has a best, and who is not told apart from it."""
+    first = next((i for i in range(len(lines[0])) if any(line[i].best for line in lines)), None) if lines else None
+    if first is None:
+        return ""
+    found = [(row.label, line[first]) for row, line in zip(rows, lines, strict=True) if line[first].best]
+    texts = [f"{label} ({cell.parts[0]}, n {cell.summary.n})" for label, cell in found if cell.summary is not None]
+    ties = ", not told apart" if len(texts) > 1 else ""
+    return f"{lines[0][first].column}: best {_be(texts)} {', '.join(texts)}{ties}; nothing was tested."
 
 
 def _finding(column: str, cells: Sequence[tuple[str, Cell]]) -> str:

@@ -1,5 +1,9 @@
 """Statistics over seeds, as plain numbers in the unit of the values. Missing and non-finite values are never averaged, only counted.
 
+An interval is Student's t of the seeds' values on a scale: as they are, their logarithms (log), or log(v / (top - v)) of a share of `top`
+(logit); its ends are transformed back. On another scale it is the interval of the back-transformed mean, near the median, which lies within
+the bounds of the measure and not in the middle of the interval.
+
 Rank correlations are of all runs, within methods, and between methods (a row here is a method in one setting). They may differ in sign
 (Simpson's paradox): two measures can rise together from method to method and say nothing about seeds.
 """
@@ -10,20 +14,29 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 import numpy as np
-from scipy.special import nctdtrinc, stdtr, stdtrit  # Student's t; scipy.stats holds the same functions and takes far longer to import
+from scipy.special import expit, logit, nctdtrinc, stdtr, stdtrit  # scipy.stats holds Student's t too and takes far longer to import
 
 CONFIDENCE = 0.95
 Pairs = Mapping[str, Mapping[int, tuple[float, float]]]  # row -> seed -> (x, y), all finite
 
 Z = 1.959963984540054  # 97.5% point of the normal distribution
 MIN_POINTS = 4  # three points have six orders: a rank correlation of them says nothing, and its interval does not exist
-MIN_SEEDS = 3  # with two seeds the variation from seed to seed cannot be told
+MIN_SEEDS = 3  # with two seeds the variation from seed to seed cannot be told: no interval
+MIN_RUNS = 40  # of a rank correlation that is printed: with 15 its interval spans most of what is possible
+SCALES: dict[str, tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]] = {  # of an interval: there, and back
+    "": (np.positive, np.positive),
+    "log": (np.log, np.exp),
+    "logit": (logit, expit),
+}
 
 
 @dataclass(frozen=True)
 class Summary:
-    """n finite values: mean (None for n = 0), sample standard deviation (ddof = 1) and 95% confidence interval of the mean (Student's t,
-    n - 1 degrees; None for n < 2). excluded: number of missing or non-finite values."""
+    """n finite values: mean (None for n = 0), sample standard deviation (ddof = 1; None for n < 2) and 95% confidence interval (n - 1
+    degrees of freedom; None for n < 3, and where a value is at an end of the scale). excluded: number of missing or non-finite values.
+
+    low, high  smallest and largest value. scale: of the interval, a key of SCALES.
+    """
 
     n: int
     mean: float | None
@@ -31,6 +44,9 @@ class Summary:
     ci_low: float | None
     ci_high: float | None
     excluded: int = 0
+    low: float | None = None
+    high: float | None = None
+    scale: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,17 +72,29 @@ def is_finite(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def summarize(values: Iterable[float | None]) -> Summary:
+def summarize(values: Iterable[float | None], scale: str = "", top: float = 100.0) -> Summary:
+    """Summarise finite values. scale: of the interval; log falls back to none where a value is not positive. top: what logit takes as 1."""
     everything = list(values)
     kept = [float(v) for v in everything if is_finite(v)]
-    n, excluded = len(kept), len(everything) - len(kept)
-    if n < 2:
-        return Summary(n, kept[0] if kept else None, None, None, None, excluded)
-    if min(kept) == max(kept):  # np.std of equal numbers may be 1e-17
-        return Summary(n, kept[0], 0.0, kept[0], kept[0], excluded)
-    mean, std = math.fsum(kept) / n, float(np.std(kept, ddof=1))
-    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * std / math.sqrt(n)
-    return Summary(n, mean, std, mean - half, mean + half, excluded)
+    n, excluded, low, high = len(kept), len(everything) - len(kept), min(kept, default=None), max(kept, default=None)
+    if n < 2 or low == high:  # np.std of equal numbers may be 1e-17
+        end = low if n >= MIN_SEEDS else None
+        return Summary(n, low, 0.0 if n > 1 else None, end, end, excluded, low, high)
+    scale = "" if scale == "log" and min(kept) <= 0 else scale
+    ends = interval_of(kept, scale, top) if n >= MIN_SEEDS else (None, None)
+    return Summary(n, math.fsum(kept) / n, float(np.std(kept, ddof=1)), ends[0], ends[1], excluded, low, high, scale)
+
+
+def interval_of(values: Sequence[float], scale: str, top: float) -> tuple[float, float] | tuple[None, None]:
+    """Ends of the interval of at least two unequal values; None where one of them is at an end of the scale (an accuracy of 100%)."""
+    there, back = SCALES[scale]
+    unit = top if scale == "logit" else 1.0
+    moved = there(np.asarray(values) / unit)
+    if not np.isfinite(moved).all():
+        return None, None
+    half = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * np.std(moved, ddof=1) / math.sqrt(len(values))
+    low, high = sorted(float(end) for end in unit * back(np.mean(moved) + np.array([-half, half])))
+    return low, high
 
 
 def paired_difference(a: Mapping[int, float | None], b: Mapping[int, float | None]) -> Paired:
@@ -80,30 +108,52 @@ def paired_difference(a: Mapping[int, float | None], b: Mapping[int, float | Non
         rounding = 4 * np.finfo(float).eps * max(abs(v) for pair in pairs.values() for v in pair)
         if max(differences) - min(differences) <= rounding:
             mean = math.fsum(differences) / len(differences)
-            return Paired(len(pairs), mean, 0.0, mean, mean, excluded, None, tuple(pairs))
+            differences = [0.0 if abs(mean) <= rounding else mean] * len(pairs)
     s = summarize(differences)
     p = float(2 * stdtr(s.n - 1, -abs(s.mean) * math.sqrt(s.n) / s.std)) if s.mean is not None and s.std else None
-    return Paired(s.n, s.mean, s.std, s.ci_low, s.ci_high, excluded, p, tuple(pairs))
+    return Paired(**vars(s) | {"excluded": excluded}, p=p, seeds=tuple(pairs))
+
+
+def decimals(spread: float | None, digits: int) -> int:
+    """Decimals that show two significant digits of the spread (integer digits in any case), but at most `digits`; up to three more where
+    not one digit of it would be shown, and `digits` again where these are not enough."""
+    if not spread:
+        return digits
+    wanted = max(0, 1 - math.floor(math.log10(spread)))
+    return min(wanted, digits) if spread >= 10**-digits or wanted > digits + 3 else wanted
 
 
 def fixed(value: float, digits: int, sign: bool = False) -> str:
     """Print with `digits` decimals; a non-zero value that would print as zero keeps two significant digits."""
     kind = ".2g" if value != 0 and abs(value) < 0.5 * 10**-digits else f".{digits}f"
-    return f"{value:{'+' if sign else ''}{kind}}"
+    return f"{value + 0.0:{'+' if sign else ''}{kind}}"
+
+
+def rounded(value: float, digits: int, sign: bool = False) -> str:
+    """Print with `digits` decimals; zero, and what rounds to it, has no sign."""
+    near = round(value, digits)
+    return f"{near:{'+' if sign else ''}.{digits}f}" if near else f"{0:.{digits}f}"
 
 
 def summary_parts(s: Summary, digits: int) -> tuple[str, ...]:
-    """Pieces of text, for separate lines if need be: "97.30 ± 0.08", "[97.10, 97.50]", "n = 3"."""
+    """Pieces of text, for separate lines if need be: "97.30 ± 0.08", "[97.10, 97.50]", "n = 3"; without an interval "97.10 to 97.50"."""
     if s.mean is None:
         return ("not measured",) if s.excluded else ()
-    mean = fixed(s.mean, digits) + (f" ± {fixed(s.std, digits)}" if s.std is not None else "")
     lost = (f"{s.excluded} without a finite value",) if s.excluded else ()
-    return (mean, *interval(s, digits), f"n = {s.n}", *lost)
+    if not s.std:
+        return (fixed(s.mean, digits), *(("all seeds equal",) if s.n > 1 else ()), f"n = {s.n}", *lost)
+    digits = decimals(s.std, digits)
+    mean = rounded(s.mean, digits) if s.std >= 10**-digits else fixed(s.mean, digits)
+    return (f"{mean} ± {fixed(s.std, digits)}", *interval(s, digits), f"n = {s.n}", *lost)
 
 
 def interval(s: Summary | RankCorrelation, digits: int, sign: bool = False) -> tuple[str, ...]:
-    """("[97.10, 97.50]",), or () without an interval."""
-    return () if s.ci_low is None or s.ci_high is None else (f"[{fixed(s.ci_low, digits, sign)}, {fixed(s.ci_high, digits, sign)}]",)
+    """("[97.10, 97.50]",), where there is no interval the range of a summary ("97.10 to 97.50",), or ()."""
+    if s.ci_low is not None and s.ci_high is not None:
+        return (f"[{fixed(s.ci_low, digits, sign)}, {fixed(s.ci_high, digits, sign)}]",)
+    if isinstance(s, Summary) and s.std and s.low is not None and s.high is not None:
+        return (f"{fixed(s.low, digits, sign)} to {fixed(s.high, digits, sign)}",)
+    return ()
 
 
 def p_text(p: float) -> str:
@@ -111,11 +161,17 @@ def p_text(p: float) -> str:
     return f"= {p:.2g}" if p >= 0.001 else "< 0.001"
 
 
+def p_short(p: float) -> str:
+    """ "p 0.12", "p 2e-5"."""
+    return f"p {p:.2g}" if p >= 0.001 else f"p {p:.0e}".replace("e-0", "e-")
+
+
 def paired_parts(d: Paired, digits: int, p_holm: float | None = None) -> tuple[str, ...]:
-    """Pieces of text: "+0.10", "[-0.05, +0.25]", "n = 3, p = 0.12 (Holm 0.24)"."""
+    """Pieces of text: "+0.10", "[-0.05, +0.25]", "n = 3, p = 0.12 (Holm 0.24)"; below three pairs "-0.05 to +0.25"."""
     if d.mean is None:
         return ("no common seed",)
-    parts = (fixed(d.mean, digits, sign=True), *interval(d, digits, sign=True))
+    digits = decimals(d.std, digits)
+    parts = (rounded(d.mean, digits, sign=True), *(interval(d, digits, sign=True) if d.std else ()))
     if d.p is None:
         return (*parts, f"n = {d.n}" + (", all equal" if d.n > 1 else ""))
     corrected = "" if p_holm is None else f" (Holm {p_text(p_holm).removeprefix('= ')})"

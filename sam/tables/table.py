@@ -6,7 +6,7 @@ from dataclasses import replace
 from sam.config import ConfigError
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.columns import Column, check_columns, expand
-from sam.tables.comparisons import correlations, differences
+from sam.tables.comparisons import best, correlations, differences
 from sam.tables.conditions import (
     Condition,
     RunRow,
@@ -18,7 +18,7 @@ from sam.tables.conditions import (
     split_match,
     table_rows,
 )
-from sam.tables.footnotes import footnotes, verdict
+from sam.tables.footnotes import finding, footnotes, verdict
 from sam.tables.published import Published, lookup
 from sam.tables.settings import TableConfig
 
@@ -116,7 +116,7 @@ def _block(table: TableConfig, condition: Condition, rows: Sequence[TableRow], c
     made = [(header, [Cell("label", (text,)) for text in texts]) for header, texts in names]
     shown: dict[str, Published] = {}
     for column in columns:
-        made.append((column.header, [column.value(row) for row in rows]))
+        made.append((column.header, best([column.value(row) for row in rows], column.config.measure)))
         values = [column.published(row, condition) for row in rows]
         if any(values):
             texts = [tuple(part for p in found for part in p.parts) or EMPTY for found in values]
@@ -128,4 +128,5 @@ def _block(table: TableConfig, condition: Condition, rows: Sequence[TableRow], c
     header = tuple(header for header, _ in made)
     title, related = f"{table.title}, {condition.label}", correlations(table, columns, rows)
     block = Block(table.title, title, len(names), header, done, verdict=verdict(table, rows, done), correlations=related)
+    block = replace(block, finding=finding(table, rows, done))
     return replace(block, notes=footnotes(table, condition, rows, columns, block, list(shown.values())))
