@@ -178,9 +178,9 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
         test, met = values["test_loss_channel"], number(record["final"].get(column))
         values[name] = None if test is None or met is None else test - met
     for name, top in list(values.items()):  # raw curvature shrinks with the loss; beside it, per loss
-        if found := re.fullmatch(r"eigenvalue\[k=1(?:,(subset=\d+))?\]", name):
+        if own := re.fullmatch(r"eigenvalue\[k=1(?:,(subset=\d+))?\]", name):
             loss = values.get("train_loss")
-            values[f"lambda1_over_loss{found[1] and f'[{found[1]}]' or ''}"] = top / loss if top is not None and loss else None
+            values[f"lambda1_over_loss{(own[1] and f'[{own[1]}]') or ''}"] = top / loss if top is not None and loss else None
     for name in ("eps_over_rho", "cos_g_eps"):  # of the perturbations met in training; a method without any has no such column
         if curve := [row[name] for row in epochs if name in row]:
             values |= {name: curve[-1], f"mean_{name}": math.fsum(curve) / len(curve)}  # epochs have as many steps each
