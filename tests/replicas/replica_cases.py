@@ -16,7 +16,7 @@ from optimizer_oracles import Net, batch, net_closure
 from torch import Tensor, nn
 
 import data
-from models import wide_resnet
+from models import networks as nets
 from sam.core.passes import Passes
 from sam.core.replicas import ALONE, ReplicaError, Replicas
 from sam.optimizers.base import Method
@@ -169,7 +169,7 @@ def infinite_ascent(replicas: Replicas = ALONE) -> dict[str, Any]:
 def networks(plain: bool) -> Iterator[None]:
     """Trainers build their models with a smooth activation, and without BatchNorm if `plain`. A unit that sits at ReLU's kink would turn
     float32's rounding into differences of 1e-3."""
-    build, functions = loop.build_model, wide_resnet.F
+    build, functions = loop.build_model, nets.F
 
     def without(config: TrainConfig, images: Any) -> nn.Module:
         model = build(config, images)
@@ -180,9 +180,9 @@ def networks(plain: bool) -> Iterator[None]:
         return model
 
     loop.build_model = without if plain else build
-    wide_resnet.F = SimpleNamespace(**vars(functions) | {"relu": functions.softplus})  # type: ignore[misc]
+    nets.F = SimpleNamespace(**vars(functions) | {"relu": functions.softplus})  # type: ignore[misc]
     yield
-    loop.build_model, wide_resnet.F = build, functions  # type: ignore[misc]
+    loop.build_model, nets.F = build, functions  # type: ignore[misc]
 
 
 def configuration(name: str) -> TrainConfig:
