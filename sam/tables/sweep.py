@@ -16,7 +16,6 @@ from sam.tables.conditions import (
     condition_label,
     conditions,
     method_name,
-    own_settings,
     table_row,
     table_rows,
     value_text,
@@ -78,7 +77,7 @@ def _order(value: Any) -> tuple[bool, float, str]:
 
 def grids(runs: Sequence[RunRow], config: SweepConfig) -> list[Grid]:
     """The grids among the runs, in the order of METHODS. Raises ConfigError for an axis that does not vary."""
-    known = [own_settings(run.config) | {"init_from": run.init_from, "data": run.data_fingerprint} for run in runs]
+    known = [run.own for run in runs]
     # What only some read, with one value, does not vary: step_rule, idle at N = 1.
     varies = [name for name in varying(known) if len({repr(own[name]) for own in known if name in own}) > 1]
     axes = {at: name for at in ("columns", "rows", "blocks") if (name := getattr(config, at)) is not None}
