@@ -18,7 +18,7 @@ METHOD = "optimizer.method"
 
 def run_lines(runs: Sequence[RunRow]) -> list[dict[str, Any]]:
     """One line a run: folder, seed, method and every setting that varies, how it ended, what it cost, every measure."""
-    known = [own_settings(run.config) | {"init_from": run.init_from, "data": run.data_fingerprint} for run in runs]
+    known = [run.own for run in runs]
     names, lines = [METHOD, *(name for name in varying(known) if name != METHOD)], []
     for run, own in zip(runs, known, strict=True):
         cost = run.record.get("cost") or {}

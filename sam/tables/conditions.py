@@ -4,6 +4,7 @@ rate and weight decay, and differ in the method alone), and the runs of each row
 
 import dataclasses
 import difflib
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -56,6 +57,16 @@ class RunRow:
         """True if the images are known to be those of the data set named."""
         return is_genuine(self.config.dataset.name, self.config.dataset.path, self.data_fingerprint)
 
+    @functools.cached_property  # every table asks for it
+    def condition(self) -> dict[str, Any]:
+        """`settings`, with the files by their bytes, not by their paths."""
+        return settings(self.config) | {"init_from": self.init_from, "data": self.data_fingerprint}
+
+    @functools.cached_property
+    def own(self) -> dict[str, Any]:
+        """`own_settings`, with the files by their bytes."""
+        return own_settings(self.config, self.condition)
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -89,10 +100,10 @@ def may_vary(name: str) -> bool:
     return name in flat(defaults(TrainConfig)) and name not in alike and not name.startswith(("optimizer.", "tracking."))
 
 
-def own_settings(config: TrainConfig) -> dict[str, Any]:
-    """Settings that the run reads, by dotted names, except its seed."""
+def own_settings(config: TrainConfig, condition: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Settings that the run reads, by dotted names, except its seed. condition: its `settings`, if they are known."""
     own = {f"optimizer.{key}": getattr(config.optimizer, key) for key in config.optimizer.used_keys}
-    return own | {name: value for name, value in settings(config).items() if not name.startswith("optimizer.")}
+    return own | {name: value for name, value in (condition or settings(config)).items() if not name.startswith("optimizer.")}
 
 
 def varying(known: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -163,8 +174,7 @@ def conditions(runs: Sequence[RunRow]) -> list[Condition]:
     for run in runs:
         if run.status not in ("finished", "diverged"):
             raise ValueError(f"{run.folder}: status {run.status}: only finished and diverged runs belong in a table.")
-        files = {"init_from": run.init_from, "data": run.data_fingerprint}  # by their bytes, not by their paths
-        members.setdefault(json.dumps(settings(run.config) | files, sort_keys=True), []).append(run)
+        members.setdefault(json.dumps(run.condition, sort_keys=True), []).append(run)
     labelled = [(condition_label(own[0]), json.loads(key), own) for key, own in members.items()]
     found = []
     for label, key, own in labelled:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Any
 
 from data.known import BY_FINGERPRINT
 from data.settings import DATASETS
@@ -50,7 +51,7 @@ def nested(validation: Scores, keys: Sequence[str]) -> dict[int, Values]:
     return {seed: pick(others(seed), keys) for seed in sorted(common)} if len(common) > 1 else {}
 
 
-def scores(rows: Sequence[tuple[Mapping[str, float], TableRow]], measure: str) -> dict[Values, dict[int, float]]:
+def scores(rows: Sequence[tuple[Mapping[str, Any], TableRow]], measure: str) -> dict[Values, dict[int, float]]:
     """What the settings reached, by their numbers; a diverged run counts as chance."""
     found: dict[Values, dict[int, float]] = {}
     for at, row in rows:
@@ -72,7 +73,7 @@ class Picked:
     """The pick of one grid. row: its runs; cells: of the block, the last two its test accuracy and the nested one; score: picked by it."""
 
     grid: Grid
-    at: Mapping[str, float]
+    at: Mapping[str, Any]
     row: TableRow
     cells: tuple[Cell, ...]
     score: float
@@ -158,9 +159,7 @@ def _picked(grid: Grid, judge: str, columns: Sequence[Column], header: str, resu
     return Picked(grid, at, row, tuple(cells), mean(found[values].values()))
 
 
-def _nested_cell(
-    found: Scores, rows: Sequence[tuple[Mapping[str, float], TableRow]], keys: Sequence[str], result: str, header: str
-) -> Cell:
+def _nested_cell(found: Scores, rows: Sequence[tuple[Mapping[str, Any], TableRow]], keys: Sequence[str], result: str, header: str) -> Cell:
     reached, by_values = scores(rows, result), {tuple(at.values()): row for at, row in rows}
     own = {seed: values for seed, values in nested(found, keys).items() if seed in reached.get(values, {})} if keys else {}
     if not own:

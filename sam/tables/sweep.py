@@ -16,7 +16,6 @@ from sam.tables.conditions import (
     condition_label,
     conditions,
     method_name,
-    own_settings,
     table_row,
     table_rows,
     value_text,
@@ -38,7 +37,7 @@ def is_task(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Grid:
-    """One method at one task, swept over numbers.
+    """One method at one task, swept over numbers (words too where they were named as an axis).
 
     label   the method, with the words that tell its grids apart ("XSAM (alpha null)").
     task    settings of the task that vary among the runs, by dotted names.
@@ -49,12 +48,12 @@ class Grid:
     label: str
     task: Mapping[str, Any]
     keys: tuple[str, ...]
-    points: Sequence[tuple[Mapping[str, float], Sequence[RunRow]]]
+    points: Sequence[tuple[Mapping[str, Any], Sequence[RunRow]]]
 
-    def rows(self) -> list[tuple[dict[str, float], TableRow]]:
+    def rows(self) -> list[tuple[dict[str, Any], TableRow]]:
         """(numbers that vary within the grid, row) of each setting, from small to large."""
         found = [({key: numbers[key] for key in self.keys}, runs) for numbers, runs in self.points]
-        ordered = sorted(found, key=lambda point: tuple(point[0].values()))
+        ordered = sorted(found, key=lambda point: tuple(map(_order, point[0].values())))
         return [(at, table_row(self.label, RowConfig(label=self.label), runs)) for at, runs in ordered]
 
 
@@ -71,9 +70,14 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _order(value: Any) -> tuple[bool, float, str]:
+    """Sort key of values: numbers by size, then words."""
+    return (False, float(value), "") if _number(value) else (True, 0.0, "" if value is None else value_text(value))
+
+
 def grids(runs: Sequence[RunRow], config: SweepConfig) -> list[Grid]:
     """The grids among the runs, in the order of METHODS. Raises ConfigError for an axis that does not vary."""
-    known = [own_settings(run.config) | {"init_from": run.init_from, "data": run.data_fingerprint} for run in runs]
+    known = [run.own for run in runs]
     # What only some read, with one value, does not vary: step_rule, idle at N = 1.
     varies = [name for name in varying(known) if len({repr(own[name]) for own in known if name in own}) > 1]
     axes = {at: name for at in ("columns", "rows", "blocks") if (name := getattr(config, at)) is not None}
@@ -84,22 +88,24 @@ def grids(runs: Sequence[RunRow], config: SweepConfig) -> list[Grid]:
     swept = {name for name in numeric if not is_task(name)} | set(axes.values())
     if not swept and numeric:  # nothing was tuned: then sizes, noise, epochs make the columns
         swept = {max(numeric, key=lambda name: len({own.get(name) for own in known}))}
-    members: dict[tuple[int, int, str, str], list[tuple[RunRow, dict[str, float], dict[str, Any]]]] = {}
+    members: dict[tuple[int, int, str, str], list[tuple[RunRow, dict[str, Any], dict[str, Any]]]] = {}
     for run, own in zip(runs, known, strict=True):
-        optimizer, numbers = run.config.optimizer, {name: own[name] for name in varies if name in swept and _number(own.get(name))}
+        optimizer = run.config.optimizer
+        numbers = {name: own[name] for name in varies if name in swept and name in own}
+        numbers = {name: value for name, value in numbers.items() if _number(value) or name in axes.values()}
         words = {name: own[name] for name in varies if name in own and name not in (*numbers, METHOD, STEPS)}
         steps = 0 if STEPS in swept else getattr(optimizer, "ascent_steps", 0)
         label = METHODS[optimizer.method].label if STEPS in swept else method_name(optimizer)
         members.setdefault((list(METHODS).index(optimizer.method), steps, label, repr(words)), []).append((run, numbers, words))
     found = []
     for (_, _, label, _), own_runs in sorted(members.items(), key=lambda item: item[0]):
-        points: dict[str, tuple[dict[str, float], list[RunRow]]] = {}
+        points: dict[str, tuple[dict[str, Any], list[RunRow]]] = {}
         for run, numbers, _ in own_runs:
             points.setdefault(repr(numbers), (numbers, []))[1].append(run)
         words = own_runs[0][2]
         task, rest = ({name: value for name, value in words.items() if is_task(name) == wanted} for wanted in (True, False))
-        ordered = sorted(points.values(), key=lambda point: tuple(point[0].values()))
-        keys = [name for name in varies if len({numbers.get(name) for numbers, _ in points.values()}) > 1]
+        ordered = sorted(points.values(), key=lambda point: tuple(map(_order, point[0].values())))
+        keys = [name for name in varies if len({repr(numbers.get(name)) for numbers, _ in points.values()}) > 1]
         found.append((label, rest, Grid(label, task, tuple(sorted(keys, key=lambda name: name != RHO)), ordered)))
     return [replace(grid, label=_labelled(label, rest, [r for other, r, _ in found if other == label])) for label, rest, grid in found]
 
@@ -125,7 +131,9 @@ def pivots(found: Sequence[Grid], config: SweepConfig) -> list[Pivot]:
     made: list[Pivot] = []
     left = list(found)
     while left:
-        counts = {key: len({n[key] for grid in left if key in grid.keys for n, _ in grid.points}) for grid in left for key in grid.keys}
+        counts = {
+            key: len({repr(n[key]) for grid in left if key in grid.keys for n, _ in grid.points}) for grid in left for key in grid.keys
+        }
         free = [key for key in counts if key not in (config.rows, config.blocks)] or list(counts)
         column = config.columns if config.columns in counts else max(free, key=lambda key: (key == RHO, counts[key]), default=None)
         own = [grid for grid in left if column in grid.keys]
@@ -165,12 +173,14 @@ def task_label(run: RunRow, task: Mapping[str, Any]) -> str:
 
 def _pivot(pivot: Pivot, column: Column, task: Mapping[str, Any]) -> list[Block]:
     """One block for each value of the pivot's block key."""
-    values = sorted({n[pivot.block] for grid in pivot.grids for n, _ in grid.points if pivot.block in n}) if pivot.block else [None]
+    values = (
+        sorted({n[pivot.block] for grid in pivot.grids for n, _ in grid.points if pivot.block in n}, key=_order) if pivot.block else [None]
+    )
     return [block for value in values if (block := _block(pivot, column, task, value)) is not None]
 
 
-def _block(pivot: Pivot, column: Column, task: Mapping[str, Any], value: float | None) -> Block | None:
-    lines: dict[str, dict[float | None, TableRow]] = {}
+def _block(pivot: Pivot, column: Column, task: Mapping[str, Any], value: Any) -> Block | None:
+    lines: dict[str, dict[Any, TableRow]] = {}
     for grid in pivot.grids:
         for numbers, runs in grid.points:
             if pivot.block is not None and numbers.get(pivot.block, value) != value:  # a method without the key stands in every block
@@ -178,7 +188,7 @@ def _block(pivot: Pivot, column: Column, task: Mapping[str, Any], value: float |
             label = f"{grid.label} ({others})" if (others := at_text(_others(grid, numbers, pivot))) else grid.label
             at = numbers.get(pivot.column) if pivot.column else None
             lines.setdefault(label, {})[at] = table_row(label, RowConfig(label=label), runs)
-    places = sorted({at for line in lines.values() for at in line}, key=lambda at: (at is not None, at or 0.0))
+    places = sorted({at for line in lines.values() for at in line}, key=lambda at: (at is not None, _order(at)))
     headers = [_header(pivot, column, at) for at in places]
     cells = [[_cell(line.get(at), column, header) for at, header in zip(places, headers, strict=True)] for line in lines.values()]
     largest = "accuracy" in column.measure
@@ -206,11 +216,11 @@ def _block(pivot: Pivot, column: Column, task: Mapping[str, Any], value: float |
     )
 
 
-def _others(grid: Grid, numbers: Mapping[str, float], pivot: Pivot) -> dict[str, float]:
+def _others(grid: Grid, numbers: Mapping[str, Any], pivot: Pivot) -> dict[str, Any]:
     return {key: numbers[key] for key in grid.keys if key in numbers and key not in (pivot.column, pivot.block)}
 
 
-def _header(pivot: Pivot, column: Column, at: float | None) -> str:
+def _header(pivot: Pivot, column: Column, at: Any) -> str:
     if pivot.column is None:
         return column.header
     return f"no {name_of(pivot.column)}" if at is None else at_text({pivot.column: at})

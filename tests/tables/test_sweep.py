@@ -82,6 +82,9 @@ def test_a_key_that_all_methods_were_swept_over_makes_blocks_and_one_of_a_single
     assert by_n.header == ("Method", "no ascent_steps", "ascent_steps 1", "ascent_steps 5") and "SAM (rho 0.2)" in {
         r[0].text for r in by_n.rows
     }
+    words = [run(90.0 + i, perturb=p, rho=rho) for i, p in enumerate(("all", "no_norm")) for rho in (0.1, 0.2)]
+    assert built(words, columns="optimizer.perturb")[0].header == ("Method", "perturb all", "perturb no_norm")
+    assert [row[0].text for row in built(words)[0].rows] == ["SAM N=1 (perturb all)", "SAM N=1 (perturb no_norm)"]
     with pytest.raises(ConfigError, match=r"sweep\.columns=optimizer\.lr: does not vary among these runs; optimizer\.method, "):
         built(grid(), columns="optimizer.lr")
 
