@@ -71,7 +71,8 @@ def section(block: Block, trace: Trace, anchor: str) -> Html:
     full = el("details", el("summary", "All statistics of this table"), *tables(block), class_="more") if brief != block else None
     verdict = el("p", block.verdict, class_="verdict") if block.verdict else None
     marks = el("p", "Notes: ", *(join(" ", mark) for mark in _marks(noted(block), trace)), class_="hint") if noted(block) else None
-    return el("section", el("h3", block.title), *tables(brief), verdict, marks, full, id=anchor, class_="block")
+    said = [el("p", note, class_="hint") for note in brief.notes if note not in block.notes]
+    return el("section", el("h3", block.title), *tables(brief), *said, verdict, marks, full, id=anchor, class_="block")
 
 
 def _table(block: Block, grid: Block, trace: Trace) -> list[Html]:

@@ -184,6 +184,7 @@ def test_contents_stand_beside_the_page_where_it_is_wide_and_fold_where_it_is_no
     beside = place + "return [a.top >= 0 && a.top < innerHeight && a.bottom > 0, a.right <= b.left]"
     shown.screen(1400, 900)
     shown.run("document.getElementById('table-2').scrollIntoView()")
+    shown.run("return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
     assert shown.run(visible) is True and shown.run(beside) == [True, True]
     assert shown.run("return [...document.querySelectorAll('nav a:target-current')].map((a) => a.textContent)") == ["Table 3 layout"]
     shown.screen(1000, 900)
