@@ -1,10 +1,8 @@
 """Tables as HTML: sortable columns, numbers that open to the runs behind them, and footnotes that stand once for the whole page."""
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import PurePath
+from dataclasses import dataclass, replace
 
 from sam.report.html import Html, el, join
 from sam.tables.cells import Block, Cell, Correlation
@@ -13,7 +11,6 @@ from sam.tables.conditions import RunRow
 from sam.tables.render import grids
 from sam.tables.statistics import is_finite
 
-PAPER = 6  # columns, beside the labels, that fit on a printed page
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 RAW = (
     "Sharpness: raw sharpness shrinks with the training loss, whatever the curvature. Read it beside L(w), the second-order part"
@@ -23,17 +20,11 @@ RAW = (
 
 @dataclass(frozen=True)
 class Trace:
-    """Links from tables to runs and notes. runs: folder -> run; anchors: folder -> id of the run's entry in the page; notes: note ->
-    its number in the page."""
+    """Where tables lead. runs: folder -> run; links: folder -> link to the run's entry in the page; notes: note -> its number there."""
 
     runs: Mapping[str, RunRow]
-    anchors: Mapping[str, str]
+    links: Mapping[str, Html]
     notes: Mapping[str, int]
-
-    @functools.cached_property
-    def links(self) -> Mapping[str, Html]:
-        """Folder -> link to the run's entry in the page; made once, as a run stands behind many numbers."""
-        return {folder: el("a", PurePath(folder).name or folder, href=f"#{at}") for folder, at in self.anchors.items()}
 
     def link(self, folder: str) -> Html:
         return self.links.get(folder) or el("code", folder)
@@ -55,28 +46,31 @@ def footnotes(blocks: Mapping[str, Block], notes: Mapping[str, int]) -> Html:
 
 
 def _marks(notes: Sequence[str], trace: Trace) -> list[Html]:
-    return [el("a", trace.notes[note], href=f"#note-{trace.notes[note]}", aria_label=f"note {trace.notes[note]}") for note in notes]
+    """Numbers of the notes, each a link, with a space before it."""
+    numbers = sorted(trace.notes[note] for note in notes)
+    return [join(" ", el("a", n, href=f"#note-{n}", aria_label=f"note {n}")) for n in numbers]
 
 
 def _about(name: str, block: Block, trace: Trace) -> Html | None:
     """Numbers of the notes that begin with the name of this column or row, or with the first words of it."""
     about = [note for note in noted(block) if ":" in note and f"{name} ".startswith(f"{note.partition(':')[0]} ")]
-    return el("sup", *(join(" " if i else "", mark) for i, mark in enumerate(_marks(about, trace)))) if about else None
+    return el("sup", *_marks(about, trace)) if about else None
 
 
 def section(block: Block, trace: Trace, anchor: str) -> Html:
     """One block: its compact table, verdict, numbers of its notes, and the full table, folded. anchor: id of the section."""
     brief = compact(block)
-    tables = lambda b: [part for grid in grids(b) for part in _table(b, grid, trace)]
+    said = [el("p", note, class_="hint") for note in brief.notes if note not in block.notes]
+    tables = lambda b: [_table(b, grid, trace) for grid in grids(b)]
     full = el("details", el("summary", "All statistics of this table"), *tables(block), class_="more") if brief != block else None
     verdict = el("p", block.verdict, class_="verdict") if block.verdict else None
-    marks = el("p", "Notes: ", *(join(" ", mark) for mark in _marks(noted(block), trace)), class_="hint") if noted(block) else None
-    said = [el("p", note, class_="hint") for note in brief.notes if note not in block.notes]
-    return el("section", el("h3", block.title), *tables(brief), *said, verdict, marks, full, id=anchor, class_="block")
+    marks = el("p", "Notes:", *_marks(noted(block), trace), class_="hint")
+    short = tables(replace(brief, notes=block.notes))
+    return el("section", el("h3", block.title), *short, *said, verdict, marks, full, id=anchor, class_="block")
 
 
-def _table(block: Block, grid: Block, trace: Trace) -> list[Html]:
-    """A grid for the screen, and a second version for paper if it is too wide for a page."""
+def _table(block: Block, grid: Block, trace: Trace) -> Html:
+    """A grid in a box that scrolls."""
     head = []
     for i, header in enumerate(grid.header):
         button = el("button", header, type="button", title="Sort by this column")
@@ -85,20 +79,7 @@ def _table(block: Block, grid: Block, trace: Trace) -> list[Html]:
     rows = [el("tr", *(_cell(block, grid, y, x, trace) for x in range(len(row)))) for y, row in enumerate(grid.rows)]
     name = block.title if grid is block else f"{grid.header[0]}, {block.title}"
     table = el("table", el("caption", name, class_="hidden"), el("thead", el("tr", *head)), el("tbody", *rows))
-    paper = _paper(grid)
-    box = el("div", table, class_="scroll wide" if paper else "scroll", tabindex=0, role="region", aria_label=name)
-    return [box, *paper]
-
-
-def _paper(block: Block) -> list[Html]:
-    """Split a wide table for print, which cannot scroll, into several that repeat the row's name; empty if it fits."""
-    columns, tables = range(block.labels, len(block.header)), []
-    for start in range(0, len(columns), PAPER) if len(columns) > PAPER else ():
-        panel = [block.labels - 1, *columns[start : start + PAPER]]
-        head = el("tr", *(el("th", block.header[i]) for i in panel))
-        rows = [el("tr", *(el("td", *(el("span", part) for part in row[i].parts)) for i in panel)) for row in block.rows]
-        tables.append(el("table", el("thead", head), el("tbody", *rows), class_="paper"))
-    return tables
+    return el("div", table, class_="scroll", tabindex=0, role="region", aria_label=name)
 
 
 def sort_key(cell: Cell) -> float | None:

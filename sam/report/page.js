@@ -48,10 +48,10 @@ document.getElementById("theme").addEventListener("click", () => {
   root.dataset.theme = dark ? "light" : "dark";
 });
 
-// On paper every run, figure and full table stands open; what was closed is closed again afterwards.
+// On paper every run and figure stands open, of the tables what the reader opened; what was closed is closed again afterwards.
 let opened = [];
 addEventListener("beforeprint", () => {
-  opened = [...document.querySelectorAll("main details:not([open], td details, .run details)")];
+  opened = [...document.querySelectorAll("main details:not([open], .block details, .run details)")];
   for (const one of opened) one.open = true;
 });
 addEventListener("afterprint", () => { for (const one of opened) one.open = false; });

@@ -7,11 +7,11 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data.settings import DatasetConfig
 from sam.optimizers.settings import METHODS
 from sam.report import figures, html_tables
 from sam.report.figures import Anchors
@@ -59,7 +59,8 @@ def title(runs: Sequence[RunRow]) -> str:
     """What was swept: "SGD, SAM on digits: 57 runs"."""
     used, data = {run.config.optimizer.method for run in runs}, dict[str, None]()
     for run in runs:
-        data[data_label(DatasetConfig(name=run.config.dataset.name, path=run.config.dataset.path), run.data_fingerprint)] = None
+        plain = replace(run.config.dataset, label_noise=0.0, train_size=None, sample="fixed")
+        data[data_label(plain, run.data_fingerprint)] = None
     images = " and ".join(data) if len(data) <= FEW else f"{len(data)} data sets"
     return f"{', '.join(row.label for name, row in METHODS.items() if name in used)} on {images}: {counted(len(runs), 'run')}"
 
@@ -88,7 +89,8 @@ def facts(runs: Sequence[RunRow]) -> Html:
 def how_made(runs: Sequence[RunRow], found: Sequence[Condition], sharpness: SharpnessConfig, command: str) -> Html:
     """Settings, measurement, dates, commit, versions, hardware, data; folded."""
     made = [_made(run.record) for run in runs]
-    settings = [f"{c.label}: {counted(len(c.runs), 'run')}, seeds {_span(run.config.seed for run in c.runs)}" for c in found]
+    seeds = [", ".join(map(str, sorted({run.config.seed for run in c.runs}))) for c in found]
+    settings = [f"{c.label}: {counted(len(c.runs), 'run')}, seeds {each}" for c, each in zip(found, seeds, strict=True)]
     pairs: list[tuple[str, object]] = [
         ("Settings", el("ul", *(el("li", setting) for setting in settings))),
         ("Measured", f"{', '.join(sharpness.chosen)}; at ρ {', '.join(f'{r:g}' for r in sharpness.rho)}; batches of {sharpness.m}"),
@@ -124,21 +126,16 @@ def entry(run: RunRow, anchor: str) -> Html:
     return el("details", el("summary", line), _pairs(pairs), table if numbers else None, id=anchor, class_="run")
 
 
-def opening(condition: Condition, anchors: Anchors) -> Html:
-    """The figure that shows the finding: results over the trained rho, or else the sharpness against the gap."""
-    first = [figures.gap_scatter(condition, anchors, *family) for family in [*figures.families(condition.runs).items()][:1]]
-    return figures.trained_radii(condition) or join(*first)
-
-
-def sections(condition: Condition, anchors: Anchors) -> list[tuple[str, Html, bool]]:
-    """(heading, figure, whether it is folded) of everything that the condition has data for."""
+def drawn(condition: Condition, anchors: Anchors) -> list[tuple[str, Html, bool]]:
+    """(heading, figure, whether it is folded) of everything that the condition has data for; the first opens the page."""
     families = figures.families(condition.runs).items()
     scatter = [figures.gap_scatter(condition, anchors, *family) for family in families]
     over_radii = [figures.measured_radii(condition, *family) for family in families]
     more = [join(*both) for both in zip(scatter[1:], over_radii[1:], strict=True)]
     parts = [
+        ("Results over the ρ of training", figures.trained_radii(condition), False),
+        *(("Sharpness against gap", found, False) for found in scatter[:1]),
         ("Over training", figures.training(condition), False),
-        *(("Sharpness against gap", found, False) for found in scatter[:1] if figures.trained_radii(condition)),
         *(("Sharpness over the measured ρ", found, False) for found in over_radii[:1]),
         ("XSAM's α", figures.alphas(condition), False),
         *((kind.title, figures.series_curves(condition, kind), False) for kind in figures.KINDS),
@@ -148,27 +145,41 @@ def sections(condition: Condition, anchors: Anchors) -> list[tuple[str, Html, bo
     return [part for part in parts if part[1]]
 
 
-def _fold(words: str, *inside: Html) -> Html:
-    return el("details", el("summary", words), *inside, class_="more")
+def _pictures(found: Sequence[Condition], anchors: Anchors) -> tuple[Html, Part]:
+    """The figures that open the page, and the part with all others; where conditions are many, each figure is folded."""
+    first, rest, names = list[Html](), list[Html](), list[tuple[str, str]]()
+    for i, condition in enumerate(found, 1):
+        where = f", {condition.label}" if len(found) > 1 else ""
+        made = [
+            el("details", el("summary", name, where), picture, class_="more")
+            if folded or len(found) > FEW
+            else el("section", el("h3", name, where), picture)
+            for name, picture, folded in drawn(condition, anchors)
+        ]
+        first += made[:1]
+        if made[1:]:
+            rest.append(el("section", *made[1:], id=f"figures-{i}"))
+            names.append((f"figures-{i}", condition.label))
+    return el("div", *first, class_="openings"), ("Figures", names, el("section", el("h2", "Figures"), *rest) if rest else Html(""))
 
 
-def drawn(condition: Condition, anchors: Anchors) -> Html:
-    """The condition's figures, each under its heading."""
-    found = sections(condition, anchors)
-    return join(*(_fold(name, made) if folded else el("section", el("h3", name), made) for name, made, folded in found))
+def _tables(every: Mapping[str, Block], trace: html_tables.Trace) -> Iterator[Part]:
+    """A part a table, with a section a block. every: block by id of its section."""
+    for name in dict.fromkeys(block.table for block in every.values()):
+        own = {at: block for at, block in every.items() if block.table == name}
+        sections = [html_tables.section(block, trace, at) for at, block in own.items()]
+        yield name, [(at, _where(block)) for at, block in own.items()], el("section", el("h2", name), *sections)
 
 
-def _findings(blocks: Mapping[str, Block]) -> Html:
-    """What the tables found, by condition, each sentence once and with links to its tables. blocks: by id of their section."""
-    said: dict[str, dict[str, list[Html]]] = {}
-    for at, block in blocks.items():
-        if block.finding:
-            said.setdefault(_where(block), {}).setdefault(block.finding, []).append(el("a", block.table, href=f"#{at}"))
-    parts: list[object] = []
-    for label, found in said.items():
-        lines = [el("li", finding, " (", *(join(", " if i else "", a) for i, a in enumerate(of)), ")") for finding, of in found.items()]
-        parts += [el("h3", label), el("ul", *lines)]
-    return el("div", *parts or ["No table states a finding for these runs; what was measured stands below."], class_="findings")
+def _findings(every: Mapping[str, Block]) -> Html:
+    """What the tables found, by condition, each sentence with its table. every: block by id of its section."""
+    parts = list[Html]()
+    for label in dict.fromkeys(map(_where, every.values())):
+        own = [(at, block) for at, block in every.items() if block.finding and _where(block) == label]
+        lines = [el("li", block.finding, " (", el("a", block.table, href=f"#{at}"), ")") for at, block in own]
+        parts += [el("h3", label), el("ul", *lines)] if lines else []
+    none = None if parts else "No table states a finding for these runs; what was measured stands below."
+    return el("div", *parts, none, class_="findings")
 
 
 def _where(block: Block) -> str:
@@ -182,28 +193,19 @@ HERE = Path(__file__).parent
 def report(runs: Sequence[RunRow], blocks: Sequence[Block], sharpness: SharpnessConfig, command: str, problems: Sequence[str] = ()) -> str:
     """Make the page; the same input gives the same text. sharpness, command: how the runs were measured, and how to do so again."""
     anchors = {run.folder: f"run-{i}" for i, run in enumerate(runs, 1)}
+    links = {folder: el("a", Path(folder).name or folder, href=f"#{at}") for folder, at in anchors.items()}
     every = {f"table-{i}": block for i, block in enumerate(blocks, 1)}
     notes = {note: i for i, note in enumerate(dict.fromkeys(n for b in blocks for n in html_tables.noted(b)), 1)}
-    trace = html_tables.Trace({run.folder: run for run in runs}, anchors, notes)
+    trace = html_tables.Trace({run.folder: run for run in runs}, links, notes)
     found = conditions(runs)
-    few = len(found) <= FEW  # else their figures are folded
-    pictures = [(c.label, picture) for c in found if (picture := opening(c, anchors))]
-    first = [
-        el("div", el("h3", label) if len(found) > 1 else None, picture) if few else _fold(f"Figure: {label}", picture)
-        for label, picture in pictures
-    ]
-    figured = [(f"figures-{i}", c.label, shown) for i, c in enumerate(found, 1) if (shown := drawn(c, anchors))]
+    first, others = _pictures(found, anchors)
     entries = [el("section", el("h3", c.label), *(entry(run, anchors[run.folder]) for run in c.runs)) for c in found]
     hint = "Click a number to see the runs behind it, a run to see its command, and a column's header to sort by it (by the mean)."
-    parts = [_part("problems", "Problems", el("ul", *(el("li", p) for p in problems)))] if problems else []
-    parts += [_part("found", "What was found", _findings(every), el("div", *first, class_="openings"), el("p", hint, class_="hint"))]
-    for name in dict.fromkeys(block.table for block in blocks):
-        own = {at: block for at, block in every.items() if block.table == name}
-        section = el("section", el("h2", name), *(html_tables.section(block, trace, at) for at, block in own.items()))
-        parts += [(name, [(at, _where(block)) for at, block in own.items()], section)]
-    drawings = [el("section", el("h2", f"Figures: {label}"), made if few else _fold("Show", made), id=at) for at, label, made in figured]
-    parts += [
-        ("Figures", [(at, label) for at, label, _ in figured], join(*drawings)),
+    parts = [
+        *([_part("problems", "Problems", el("ul", *(el("li", p) for p in problems)))] if problems else []),
+        _part("found", "What was found", _findings(every), first, el("p", hint, class_="hint")),
+        *_tables(every, trace),
+        others,
         _part("notes", "Notes", html_tables.footnotes(every, notes)),
         _part("runs", "Runs", *entries),
         _part("made", "How this was made", how_made(runs, found, sharpness, command)),
