@@ -60,11 +60,11 @@ def _about(name: str, block: Block, trace: Trace) -> Html | None:
 def section(block: Block, trace: Trace, anchor: str) -> Html:
     """One block: its compact table, verdict, numbers of its notes, and the full table, folded. anchor: id of the section."""
     brief = compact(block)
-    said = [el("p", note, class_="hint") for note in brief.notes if note not in block.notes]
+    said = [el("p", note, class_="note") for note in brief.notes if note not in block.notes]
     tables = lambda b: [_table(b, grid, trace) for grid in grids(b)]
     full = el("details", el("summary", "All statistics of this table"), *tables(block), class_="more") if brief != block else None
     verdict = el("p", block.verdict, class_="verdict") if block.verdict else None
-    marks = el("p", "Notes:", *_marks(noted(block), trace), class_="hint")
+    marks = el("p", "Notes:", *_marks(noted(block), trace), class_="note")
     short = tables(replace(brief, notes=block.notes))
     return el("section", el("h3", block.title), *short, *said, verdict, marks, full, id=anchor, class_="block")
 

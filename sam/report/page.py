@@ -22,7 +22,7 @@ from sam.tables.cells import Block
 from sam.tables.conditions import Condition, RunRow, conditions, data_label
 from sam.text import counted
 
-FEW = 4  # conditions whose figures stand open, and entries of an open group of the contents
+FEW = 4  # conditions whose figures stand open, entries of an open group of the contents, clauses of a finding
 Record = Mapping[str, Any]
 Part = tuple[str, Sequence[tuple[str, str]], Html]  # of the page: name, (id, words) of its sections, all of it
 
@@ -176,10 +176,17 @@ def _findings(every: Mapping[str, Block]) -> Html:
     parts = list[Html]()
     for label in dict.fromkeys(map(_where, every.values())):
         own = [(at, block) for at, block in every.items() if block.finding and _where(block) == label]
-        lines = [el("li", block.finding, " (", el("a", block.table, href=f"#{at}"), ")") for at, block in own]
+        lines = [el("li", *_clauses(block.finding, el("a", block.table, href=f"#{at}"))) for at, block in own]
         parts += [el("h3", label), el("ul", *lines)] if lines else []
     none = None if parts else "No table states a finding for these runs; what was measured stands below."
     return el("div", *parts, none, class_="findings")
+
+
+def _clauses(finding: str, link: Html) -> list[object]:
+    """The sentence with its link; of one with many clauses, as of a sweep, the first few, and the others folded."""
+    clauses = finding.split("; ")
+    rest = el("details", el("summary", f"and {len(clauses) - FEW} more"), "; ".join(clauses[FEW:]), class_="more")
+    return ["; ".join(clauses[:FEW]), " (", link, ")", rest if len(clauses) > FEW else None]
 
 
 def _where(block: Block) -> str:

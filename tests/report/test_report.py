@@ -225,6 +225,13 @@ def test_it_opens_with_what_each_table_found_and_a_figure() -> None:
     assert list(opening.all("figure")) and "No table states a finding" in made(*table3(finding="")).text
 
 
+def test_a_finding_of_many_clauses_shows_the_first_and_folds_the_rest() -> None:
+    said = [f"SAM at rho 0.{i} is above SGD" for i in range(6)]
+    (line,) = next(made(*table3(finding="; ".join(said))).all("div", class_="findings")).all("li")
+    (folded,) = line.all("details")
+    assert line.text == f"{'; '.join(said[:4])} (Table 3 layout)and 2 more{'; '.join(said[4:])}" and "open" not in folded.attributes
+
+
 def test_every_note_stands_once_and_leads_there_and_back(tree: Node) -> None:
     blocks = {node.attributes["id"]: node for node in tree.all("section", class_="block")}
     notes = {f"#{n.attributes['id']}": n for n in next(tree.all("ol", class_="notes")).all("li")}
