@@ -45,7 +45,8 @@ def test_it_could_not_load_anything_if_it_tried(shown: Browser, path: Path) -> N
 
 
 COLUMN = """
-const table = [...document.querySelectorAll('.block .scroll > table')].find((t) => t.caption.textContent.startsWith(arguments[0]));
+const table = [...document.querySelectorAll('.block .scroll > table')].findLast((t) => t.caption.textContent.startsWith(arguments[0]));
+if (table.closest('.more')) table.closest('.more').open = true;
 const column = [...table.tHead.rows[0].cells].findIndex((c) => c.querySelector('button').textContent === arguments[1]);
 table.tHead.rows[0].cells[column].querySelector('button').setAttribute('data-test', 'sort');
 return [...table.tBodies[0].rows].map((row) => [row.querySelector('th').textContent, row.cells[column].dataset.sort ?? null]);
@@ -53,7 +54,7 @@ return [...table.tBodies[0].rows].map((row) => [row.querySelector('th').textCont
 
 
 def column(browser: Browser, header: str) -> list[tuple[str, float | None]]:
-    """(row, mean) of a column of the first table, from top to bottom; its button is marked for `click`."""
+    """(row, mean) of a column of the first full table, from top to bottom; its button is marked for `click`."""
     rows = browser.run(COLUMN, "Table 2", header)
     return [(label, None if value is None else float(value)) for label, value in rows]
 
@@ -169,7 +170,10 @@ def test_it_prints_on_white_with_every_run_open_and_no_controls(shown: Browser) 
         wide = "return [...document.querySelectorAll('table')].filter((t) => t.getBoundingClientRect().right > innerWidth + 1).length"
         assert shown.run(wide) == 0  # what cannot scroll must fit
         shown.run("dispatchEvent(new Event('beforeprint'))")
-        assert shown.run("return document.querySelectorAll('.run:not([open]), .more:not([open]), #made details:not([open])').length") == 0
+        assert (
+            shown.run("return document.querySelectorAll('.run:not([open]), .more:not([open], .block *), #made details:not([open])').length")
+            == 0
+        )
         shown.run("dispatchEvent(new Event('afterprint'))")
         assert shown.run("return document.querySelectorAll('.run[open]').length") == 0
     finally:
