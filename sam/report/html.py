@@ -19,7 +19,7 @@ def text(value: object) -> Html:
 
 def join(*parts: object) -> Html:
     """Concatenate parts as HTML; None is skipped."""
-    return Html("".join(text(part) for part in parts if part is not None))
+    return Html("".join([part if isinstance(part, Html) else text(part) for part in parts if part is not None]))
 
 
 def el(name: str, /, *children: object, **attributes: object) -> Html:

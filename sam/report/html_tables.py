@@ -1,64 +1,85 @@
-"""Tables as HTML: sortable columns, and numbers that open to the runs behind them."""
+"""Tables as HTML: sortable columns, numbers that open to the runs behind them, and footnotes that stand once for the whole page."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import PurePath
+from dataclasses import dataclass, replace
 
-from sam.report.html import Html, el
+from sam.report.html import Html, el, join
 from sam.tables.cells import Block, Cell, Correlation
+from sam.tables.compact import compact
 from sam.tables.conditions import RunRow
 from sam.tables.render import grids
 from sam.tables.statistics import is_finite
 
-PAPER = 6  # columns, beside the labels, that fit on a printed page
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+RAW = (
+    "Sharpness: raw sharpness shrinks with the training loss, whatever the curvature. Read it beside L(w), the second-order part"
+    " (L^Asc - L(w) - ρ‖∇L(w)‖) and λ1/L(w), where they were measured: the smaller sharpness need not be the flatter minimum."
+)
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Links from cells to runs. runs: folder -> run; anchors: folder -> id of the run's entry in the page."""
+    """Where tables lead. runs: folder -> run; links: folder -> link to the run's entry in the page; notes: note -> its number there."""
 
     runs: Mapping[str, RunRow]
-    anchors: Mapping[str, str]
+    links: Mapping[str, Html]
+    notes: Mapping[str, int]
 
     def link(self, folder: str) -> Html:
-        """Link to the run's entry in the page."""
-        name = PurePath(folder).name or folder
-        return el("a", name, href=f"#{self.anchors[folder]}") if folder in self.anchors else el("code", folder)
+        return self.links.get(folder) or el("code", folder)
+
+
+def noted(block: Block) -> tuple[str, ...]:
+    """The block's notes; with `RAW` where sharpness is shown, if no note says so already."""
+    told = any("raw sharpness" in note.lower() for note in block.notes)
+    return block.notes if told or not any(h.startswith("Sharpness") for h in block.header) else (*block.notes, RAW)
+
+
+def footnotes(blocks: Mapping[str, Block], notes: Mapping[str, int]) -> Html:
+    """All notes of the page, numbered, each with links back to its tables. blocks: by id of their section."""
+    items = []
+    for note, number in notes.items():
+        back = [el("a", "↩", href=f"#{at}", aria_label=f"back to {b.title}", title=b.title) for at, b in blocks.items() if note in noted(b)]
+        items.append(el("li", note, *(join(" ", link) for link in back), id=f"note-{number}"))
+    return el("ol", *items, class_="notes")
+
+
+def _marks(notes: Sequence[str], trace: Trace) -> list[Html]:
+    """Numbers of the notes, each a link, with a space before it."""
+    numbers = sorted(trace.notes[note] for note in notes)
+    return [join(" ", el("a", n, href=f"#note-{n}", aria_label=f"note {n}")) for n in numbers]
+
+
+def _about(name: str, block: Block, trace: Trace) -> Html | None:
+    """Numbers of the notes that begin with the name of this column or row, or with the first words of it."""
+    about = [note for note in noted(block) if ":" in note and f"{name} ".startswith(f"{note.partition(':')[0]} ")]
+    return el("sup", *_marks(about, trace)) if about else None
 
 
 def section(block: Block, trace: Trace, anchor: str) -> Html:
-    """One block: its tables, each in a scrolling container, verdict and notes. anchor: id of the section."""
-    tables = [part for grid in grids(block) for part in _table(block, grid, trace)]
+    """One block: its compact table, verdict, numbers of its notes, and the full table, folded. anchor: id of the section."""
+    brief = compact(block)
+    said = [el("p", note, class_="note") for note in brief.notes if note not in block.notes]
+    tables = lambda b: [_table(b, grid, trace) for grid in grids(b)]
+    full = el("details", el("summary", "All statistics of this table"), *tables(block), class_="more") if brief != block else None
     verdict = el("p", block.verdict, class_="verdict") if block.verdict else None
-    notes = el("ul", *(el("li", note) for note in block.notes), class_="notes")
-    return el("section", el("h3", block.title), *tables, verdict, notes, id=anchor, class_="block")
+    marks = el("p", "Notes:", *_marks(noted(block), trace), class_="note")
+    short = tables(replace(brief, notes=block.notes))
+    return el("section", el("h3", block.title), *short, *said, verdict, marks, full, id=anchor, class_="block")
 
 
-def _table(block: Block, grid: Block, trace: Trace) -> list[Html]:
-    """A grid for the screen, and a second version for paper if it is too wide for a page."""
+def _table(block: Block, grid: Block, trace: Trace) -> Html:
+    """A grid in a box that scrolls."""
     head = []
     for i, header in enumerate(grid.header):
         button = el("button", header, type="button", title="Sort by this column")
-        head.append(el("th", button, scope="col", aria_sort="none", class_="label" if i == grid.labels - 1 else None))
+        label = "label" if i == grid.labels - 1 else None
+        head.append(el("th", button, _about(header, block, trace), scope="col", aria_sort="none", class_=label))
     rows = [el("tr", *(_cell(block, grid, y, x, trace) for x in range(len(row)))) for y, row in enumerate(grid.rows)]
     name = block.title if grid is block else f"{grid.header[0]}, {block.title}"
     table = el("table", el("caption", name, class_="hidden"), el("thead", el("tr", *head)), el("tbody", *rows))
-    paper = _paper(grid)
-    box = el("div", table, class_="scroll wide" if paper else "scroll", tabindex=0, role="region", aria_label=name)
-    return [box, *paper]
-
-
-def _paper(block: Block) -> list[Html]:
-    """Split a wide table for print, which cannot scroll, into several that repeat the row's name; empty if it fits."""
-    columns, tables = range(block.labels, len(block.header)), []
-    for start in range(0, len(columns), PAPER) if len(columns) > PAPER else ():
-        panel = [block.labels - 1, *columns[start : start + PAPER]]
-        head = el("tr", *(el("th", block.header[i]) for i in panel))
-        rows = [el("tr", *(el("td", *(el("span", part) for part in row[i].parts)) for i in panel)) for row in block.rows]
-        tables.append(el("table", el("thead", head), el("tbody", *rows), class_="paper"))
-    return tables
+    return el("div", table, class_="scroll", tabindex=0, role="region", aria_label=name)
 
 
 def sort_key(cell: Cell) -> float | None:
@@ -71,10 +92,12 @@ def sort_key(cell: Cell) -> float | None:
 
 def _cell(block: Block, grid: Block, y: int, x: int, trace: Trace) -> Html:
     cell = grid.rows[y][x]
-    words = [el("span", part) for part in cell.parts]
+    words = [el("span", el("b", part) if cell.best and not i else part) for i, part in enumerate(cell.parts)]
     if cell.kind == "label":
         last = x == grid.labels - 1
-        return el("th" if last else "td", *words, scope="row" if last else None, class_="label" if last else None)
+        if not last:
+            return el("td", *words)
+        return el("th", *words, _about(cell.text, block, trace), scope="row", class_="label")
     key = sort_key(cell)
     data = repr(key) if is_finite(key) else None
     behind = _pairs(block, block.correlations[y], trace) if cell.kind == "correlation" else _behind(block, grid.rows[y], cell, trace)

@@ -48,10 +48,10 @@ document.getElementById("theme").addEventListener("click", () => {
   root.dataset.theme = dark ? "light" : "dark";
 });
 
-// On paper every run stands open; what was closed is closed again afterwards.
+// On paper every run and figure stands open, of the tables what the reader opened; what was closed is closed again afterwards.
 let opened = [];
 addEventListener("beforeprint", () => {
-  opened = [...document.querySelectorAll("details.run:not([open]), details.more:not([open])")];
+  opened = [...document.querySelectorAll("main details:not([open], .block details, .run details)")];
   for (const one of opened) one.open = true;
 });
 addEventListener("afterprint", () => { for (const one of opened) one.open = false; });

@@ -1,22 +1,30 @@
-"""The report: one self-contained page of tables and figures, with links from every number to its runs. It loads nothing."""
+"""The report: one self-contained page that opens with what was found; then tables, figures, notes and runs. It loads nothing.
+
+Every number links to its runs, every table to its notes.
+"""
 
 import base64
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sam.optimizers.settings import METHODS
 from sam.report import figures, html_tables
 from sam.report.figures import Anchors
 from sam.report.html import Html, el, join, text
 from sam.report.planes import landscapes
 from sam.sharpness.settings import SharpnessConfig
 from sam.tables.cells import Block
-from sam.tables.conditions import Condition, RunRow, conditions
+from sam.tables.conditions import Condition, RunRow, conditions, data_label
 from sam.text import counted
 
+FEW = 4  # conditions whose figures stand open, entries of an open group of the contents, clauses of a finding
 Record = Mapping[str, Any]
+Part = tuple[str, Sequence[tuple[str, str]], Html]  # of the page: name, (id, words) of its sections, all of it
 
 
 def _pairs(pairs: Iterable[tuple[str, object]]) -> Html:
@@ -47,25 +55,51 @@ def _when(all_records: Sequence[Record]) -> str:
     return f"{times[0]} to {times[-1]} ({zone})" if times else "not recorded"
 
 
-def summary(runs: Sequence[RunRow], found: Sequence[Condition], sharpness: SharpnessConfig, command: str, problems: Sequence[str]) -> Html:
-    """Counts, measurement settings, dates, commit, versions, hardware, data; and problems."""
-    made = [_made(run.record) for run in runs]
+def title(runs: Sequence[RunRow]) -> str:
+    """What was swept: "SGD, SAM on digits: 57 runs"."""
+    used, data = {run.config.optimizer.method for run in runs}, dict[str, None]()
+    for run in runs:
+        plain = replace(run.config.dataset, label_noise=0.0, train_size=None, sample="fixed")
+        data[data_label(plain, run.data_fingerprint)] = None
+    images = " and ".join(data) if len(data) <= FEW else f"{len(data)} data sets"
+    return f"{', '.join(row.label for name, row in METHODS.items() if name in used)} on {images}: {counted(len(runs), 'run')}"
+
+
+def _span(numbers: Iterable[int]) -> str:
+    """ "5", or "3 to 5"."""
+    found = sorted(numbers)
+    return " to ".join(f"{n:,}" for n in dict.fromkeys((found[0], found[-1]))) if found else "unknown"
+
+
+def facts(runs: Sequence[RunRow]) -> Html:
+    """Scale, seeds and code, for a reader who asks how far the finding can be trusted."""
+    models = ", ".join(dict.fromkeys(run.config.model.label for run in runs))
+    images = _span(size for run in runs if (size := run.record.get("data", {}).get("train_images")))
     lost = sum(not run.is_finished for run in runs)
+    return _pairs(
+        [
+            ("Scale", f"{models}; {images} training images; {_span(run.config.epochs for run in runs)} epochs"),
+            ("Seeds", f"{_span(Counter(run.setting for run in runs).values())} for each setting"),
+            ("Runs", f"{len(runs) - lost} finished, {lost} diverged"),
+            ("Commit", _counted(re.sub(r"^(\w{12})\w*", r"\1", _made(run.record)["Commit"]) for run in runs)),
+        ]
+    )
+
+
+def how_made(runs: Sequence[RunRow], found: Sequence[Condition], sharpness: SharpnessConfig, command: str) -> Html:
+    """Settings, measurement, dates, commit, versions, hardware, data; folded."""
+    made = [_made(run.record) for run in runs]
+    seeds = [", ".join(map(str, sorted({run.config.seed for run in c.runs}))) for c in found]
+    settings = [f"{c.label}: {counted(len(c.runs), 'run')}, seeds {each}" for c, each in zip(found, seeds, strict=True)]
     pairs: list[tuple[str, object]] = [
-        ("Runs", f"{len(runs)}: {len(runs) - lost} finished, {lost} diverged"),
-        ("Settings", el("ul", *(el("li", f"{c.label}: {counted(len(c.runs), 'run')}, seeds {_seeds(c)}") for c in found))),
+        ("Settings", el("ul", *(el("li", setting) for setting in settings))),
         ("Measured", f"{', '.join(sharpness.chosen)}; at ρ {', '.join(f'{r:g}' for r in sharpness.rho)}; batches of {sharpness.m}"),
         ("Measure again", el("code", command)),
         ("Trained", _when([run.record for run in runs])),
         *((name, _counted(one[name] for one in made) or "not recorded") for name in _made({})),
         ("Data fingerprint", _counted(run.data_fingerprint or "unknown" for run in runs)),
     ]
-    warned = el("section", el("h3", "Problems"), el("ul", *(el("li", p) for p in problems)), class_="problems") if problems else None
-    return join(_pairs(pairs), warned)
-
-
-def _seeds(condition: Condition) -> str:
-    return ", ".join(map(str, sorted({run.config.seed for run in condition.runs})))
+    return el("details", el("summary", "Settings, versions and hardware"), _pairs(pairs))
 
 
 def entry(run: RunRow, anchor: str) -> Html:
@@ -92,23 +126,72 @@ def entry(run: RunRow, anchor: str) -> Html:
     return el("details", el("summary", line), _pairs(pairs), table if numbers else None, id=anchor, class_="run")
 
 
-def figures_of(condition: Condition, anchors: Anchors) -> Html:
-    """All figures that the condition has data for; those of secondary measures are collapsed."""
+def drawn(condition: Condition, anchors: Anchors) -> list[tuple[str, Html, bool]]:
+    """(heading, figure, whether it is folded) of everything that the condition has data for; the first opens the page."""
     families = figures.families(condition.runs).items()
     scatter = [figures.gap_scatter(condition, anchors, *family) for family in families]
     over_radii = [figures.measured_radii(condition, *family) for family in families]
-    parts = [
-        ("Over training", figures.training(condition)),
-        *(("Sharpness against gap", drawn) for drawn in scatter[:1]),
-        *(("Sharpness over the measured ρ", drawn) for drawn in over_radii[:1]),
-        ("Results over the ρ of training", figures.trained_radii(condition)),
-        ("XSAM's α", figures.alphas(condition)),
-        *((kind.title, figures.series_curves(condition, kind)) for kind in figures.KINDS),
-        ("Loss over planes", landscapes(condition)),
-    ]
     more = [join(*both) for both in zip(scatter[1:], over_radii[1:], strict=True)]
-    closed = el("details", el("summary", "The other measures taken at a radius"), *more, class_="more") if any(more) else None
-    return join(*(el("section", el("h3", title), drawn) for title, drawn in parts if drawn), closed)
+    parts = [
+        ("Results over the ρ of training", figures.trained_radii(condition), False),
+        *(("Sharpness against gap", found, False) for found in scatter[:1]),
+        ("Over training", figures.training(condition), False),
+        *(("Sharpness over the measured ρ", found, False) for found in over_radii[:1]),
+        ("XSAM's α", figures.alphas(condition), False),
+        *((kind.title, figures.series_curves(condition, kind), False) for kind in figures.KINDS),
+        ("Loss over planes", landscapes(condition), False),
+        ("The other measures taken at a radius", join(*more), True),
+    ]
+    return [part for part in parts if part[1]]
+
+
+def _pictures(found: Sequence[Condition], anchors: Anchors) -> tuple[Html, Part]:
+    """The figures that open the page, and the part with all others; where conditions are many, each figure is folded."""
+    first, rest, names = list[Html](), list[Html](), list[tuple[str, str]]()
+    for i, condition in enumerate(found, 1):
+        where = f", {condition.label}" if len(found) > 1 else ""
+        made = [
+            el("details", el("summary", name, where), picture, class_="more")
+            if folded or len(found) > FEW
+            else el("section", el("h3", name, where), picture)
+            for name, picture, folded in drawn(condition, anchors)
+        ]
+        first += made[:1]
+        if made[1:]:
+            rest.append(el("section", *made[1:], id=f"figures-{i}"))
+            names.append((f"figures-{i}", condition.label))
+    return el("div", *first, class_="openings"), ("Figures", names, el("section", el("h2", "Figures"), *rest) if rest else Html(""))
+
+
+def _tables(every: Mapping[str, Block], trace: html_tables.Trace) -> Iterator[Part]:
+    """A part a table, with a section a block. every: block by id of its section."""
+    for name in dict.fromkeys(block.table for block in every.values()):
+        own = {at: block for at, block in every.items() if block.table == name}
+        sections = [html_tables.section(block, trace, at) for at, block in own.items()]
+        yield name, [(at, _where(block)) for at, block in own.items()], el("section", el("h2", name), *sections)
+
+
+def _findings(every: Mapping[str, Block]) -> Html:
+    """What the tables found, by condition, each sentence with its table. every: block by id of its section."""
+    parts = list[Html]()
+    for label in dict.fromkeys(map(_where, every.values())):
+        own = [(at, block) for at, block in every.items() if block.finding and _where(block) == label]
+        lines = [el("li", *_clauses(block.finding, el("a", block.table, href=f"#{at}"))) for at, block in own]
+        parts += [el("h3", label), el("ul", *lines)] if lines else []
+    none = None if parts else "No table states a finding for these runs; what was measured stands below."
+    return el("div", *parts, none, class_="findings")
+
+
+def _clauses(finding: str, link: Html) -> list[object]:
+    """The sentence with its link; of one with many clauses, as of a sweep, the first few, and the others folded."""
+    clauses = finding.split("; ")
+    rest = el("details", el("summary", f"and {len(clauses) - FEW} more"), "; ".join(clauses[FEW:]), class_="more")
+    return ["; ".join(clauses[:FEW]), " (", link, ")", rest if len(clauses) > FEW else None]
+
+
+def _where(block: Block) -> str:
+    """What the block's title says after the table's: the condition."""
+    return block.title.removeprefix(f"{block.table}, ")
 
 
 HERE = Path(__file__).parent
@@ -117,41 +200,54 @@ HERE = Path(__file__).parent
 def report(runs: Sequence[RunRow], blocks: Sequence[Block], sharpness: SharpnessConfig, command: str, problems: Sequence[str] = ()) -> str:
     """Make the page; the same input gives the same text. sharpness, command: how the runs were measured, and how to do so again."""
     anchors = {run.folder: f"run-{i}" for i, run in enumerate(runs, 1)}
-    trace = html_tables.Trace({run.folder: run for run in runs}, anchors)
+    links = {folder: el("a", Path(folder).name or folder, href=f"#{at}") for folder, at in anchors.items()}
+    every = {f"table-{i}": block for i, block in enumerate(blocks, 1)}
+    notes = {note: i for i, note in enumerate(dict.fromkeys(n for b in blocks for n in html_tables.noted(b)), 1)}
+    trace = html_tables.Trace({run.folder: run for run in runs}, links, notes)
     found = conditions(runs)
-    every = [(f"table-{i}", block) for i, block in enumerate(blocks, 1)]
-    entries = [entry(run, anchors[run.folder]) for run in runs]
-    figured = [(f"figures-{i}", f"Figures: {c.label}", figures_of(c, anchors)) for i, c in enumerate(found, 1)]
-    hint = (
-        "Click a column's header to sort by it (by the mean); click a number to see the runs behind it, and a run to see its command line."
-    )
-    main = join(
-        el("section", el("h2", "Summary"), summary(runs, found, sharpness, command, problems), id="summary"),
-        el("section", el("h2", "Tables"), el("p", hint, class_="hint"), *(html_tables.section(b, trace, p) for p, b in every), id="tables"),
-        *(el("section", el("h2", title), drawn, id=at) for at, title, drawn in figured),
-        el("section", el("h2", "Runs"), el("p", "Every run, with the command that makes it again.", class_="hint"), *entries, id="runs"),
-    )
-    links = [("#summary", "Summary"), *((f"#{p}", b.title) for p, b in every)]
-    links += [*((f"#{at}", title) for at, title, _ in figured), ("#runs", "Runs")]
-    return _page("Sharpness report", links, main)
+    first, others = _pictures(found, anchors)
+    entries = [el("section", el("h3", c.label), *(entry(run, anchors[run.folder]) for run in c.runs)) for c in found]
+    hint = "Click a number to see the runs behind it, a run to see its command, and a column's header to sort by it (by the mean)."
+    parts = [
+        *([_part("problems", "Problems", el("ul", *(el("li", p) for p in problems)))] if problems else []),
+        _part("found", "What was found", _findings(every), first, el("p", hint, class_="hint")),
+        *_tables(every, trace),
+        others,
+        _part("notes", "Notes", html_tables.footnotes(every, notes)),
+        _part("runs", "Runs", *entries),
+        _part("made", "How this was made", how_made(runs, found, sharpness, command)),
+    ]
+    return _page(title(runs), facts(runs), parts)
 
 
-def _page(title: str, links: Sequence[tuple[str, str]], main: Html) -> str:
-    script, style = ((HERE / name).read_text("utf-8") for name in ("page.js", "page.css"))
+def _part(at: str, name: str, *inside: Html) -> Part:
+    return name, [(at, name)], el("section", el("h2", name), *inside, id=at)
+
+
+def _contents(parts: Iterable[Part]) -> Html:
+    """Table of contents. A part with many sections is folded."""
+    items = []
+    for name, sections, _ in parts:
+        links = [el("li", el("a", words if len(sections) > 1 else name, href=f"#{at}")) for at, words in sections]
+        items += [el("li", el("details", el("summary", name), el("ul", *links), open=len(links) <= FEW))] if len(links) > 1 else links
+    return el("details", el("summary", "Contents"), el("nav", el("ul", *items), aria_label="Contents"), class_="contents")
+
+
+def _page(name: str, about: Html, parts: Sequence[Part]) -> str:
+    script, style = ((HERE / file).read_text("utf-8") for file in ("page.js", "page.css"))
     policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
     head = join(
         el("meta", charset="utf-8"),
         el("meta", http_equiv="Content-Security-Policy", content=policy),
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", name="color-scheme", content="light dark"),
-        el("title", title),
+        el("title", name),
         el("link", rel="icon", href="data:,"),
         el("style", Html(style)),
     )
     theme = el("button", "Dark or light", type="button", id="theme", class_="control")
-    nav = el("nav", el("ul", *(el("li", el("a", words, href=href)) for href, words in links)))
-    contents = el("details", el("summary", "Contents"), nav, class_="contents")
-    body = el("body", el("header", el("h1", title), theme, contents), el("main", main), el("script", Html(script)))
+    main = el("main", *(html for *_, html in parts))
+    body = el("body", el("header", el("h1", name), theme, about), _contents(parts), main, el("script", Html(script)))
     page = "<!doctype html>\n" + el("html", el("head", head), body, lang="en") + "\n"
     return page.encode("utf-8", "replace").decode()  # a folder's name may hold bytes that are no text
 

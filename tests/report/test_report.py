@@ -2,21 +2,29 @@
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
+from typing import Any
 
 import made_up
 import pytest
 
+from sam.evaluation.settings import EvaluateConfig
 from sam.optimizers.settings import OptimizerConfig
+from sam.report import html_tables
 from sam.report.chart import Axis, Curve, Dot, Scale, chart, scale
 from sam.report.figures import left_out, mean_curve
 from sam.report.html import Html, el
 from sam.report.looks import Style
+from sam.report.page import report
 from sam.report.planes import plane_of, shade
 from sam.runs.command import train_command
+from sam.sharpness.settings import SharpnessConfig
+from sam.tables.cells import Block
+from sam.tables.conditions import RunRow
 from sam.tables.settings import RowConfig
+from sam.tables.table import build
 
 VOID = ("meta", "link", "br", "col")
 
@@ -107,6 +115,10 @@ def test_ids_are_unique_and_every_link_leads_somewhere(tree: Node) -> None:
     assert {n.attributes["href"] for n in tree.all("a")} <= {f"#{i}" for i in ids}
 
 
+def test_no_element_has_a_style_of_its_own(tree: Node) -> None:
+    assert not [node for node in tree.all() if "style" in node.attributes] and len(list(tree.all("style"))) == 1
+
+
 # ------------------------------------------------------------------------------------------------------------- the way back
 
 
@@ -169,11 +181,115 @@ def test_what_a_table_shows_and_does_not_show_stands_under_it(tree: Node) -> Non
 
 
 def test_the_page_says_what_was_measured_where_and_when(tree: Node) -> None:
-    summary = next(n for n in tree.all("section") if n.attributes.get("id") == "summary").text
-    for words in ("9: 8 finished, 1 diverged", "a7befeea9c86, unmodified", "torch 2.13.0+cpu", "a processor", "b17d6df724a37303"):
-        assert words in summary
-    assert "2026-01-02 03:04 to 2026-01-02 04:05 (UTC)" in summary and "digits-x: not finished" in summary
-    assert "python evaluate_sharpness.py runs_dir=runs/demo 'sharpness.rho=[0.05,0.5]'" in summary
+    made = next(n for n in tree.all("section") if n.attributes.get("id") == "made").text
+    for words in ("9 runs, seeds 0, 1, 2", "a7befeea9c86, unmodified", "torch 2.13.0+cpu", "a processor", "b17d6df724a37303"):
+        assert words in made
+    assert "2026-01-02 03:04 to 2026-01-02 04:05 (UTC)" in made
+    assert "python evaluate_sharpness.py runs_dir=runs/demo 'sharpness.rho=[0.05,0.5]'" in made
+    problems = next(n for n in tree.all("section"))
+    assert problems.text == "Problemsdigits-x: not finished, left out."  # before all else
+
+
+# ---------------------------------------------------------------------------------------------------------- the first screen
+
+
+def made(*blocks: Block, runs: Sequence[RunRow] = ()) -> Node:
+    config = EvaluateConfig(runs_dir="runs/demo", sharpness=SharpnessConfig.of(rho=made_up.RHOS))
+    return parsed(report(runs or made_up.runs(), blocks, config.sharpness, "python evaluate_sharpness.py"))
+
+
+def table3(**changes: Any) -> list[Block]:
+    return [replace(block, **changes) for block in build(made_up.load("table3"), made_up.runs(), made_up.RHOS)]
+
+
+def test_the_page_is_named_after_what_was_swept_at_which_scale(tree: Node) -> None:
+    assert next(tree.all("title")).text == next(tree.all("h1")).text == "SGD, SAM, XSAM on digits: 9 runs"
+    facts = {t.text: d.text for t, d in zip(*(next(tree.all("header")).all(name) for name in ("dt", "dd")), strict=True)}
+    assert facts["Scale"] == "WRN-10-1; unknown training images; 12 epochs" and facts["Seeds"] == "1 to 3 for each setting"
+    assert facts["Runs"] == "8 finished, 1 diverged" and facts["Commit"] == "a7befeea9c86, unmodified"
+
+
+def test_it_opens_with_what_each_table_found_and_a_figure() -> None:
+    (block,) = table3(finding="SAM is above SGD.")
+    again = replace(block, table="All measures", title="All measures, digits demo", finding="The gap is equal.")
+    other = replace(block, title=f"{block.table}, digits elsewhere", finding="Nothing was shown.")
+    main = next(made(block, again, other).all("main"))
+    assert [h.text for h in main.all("h2")][:2] == ["What was found", "Table 3 layout"]
+    (findings,) = main.all("div", class_="findings")
+    assert [n.text for n in findings.all() if n.name in ("h3", "li")] == [
+        *("digits demo", "SAM is above SGD. (Table 3 layout)", "The gap is equal. (All measures)"),
+        *("digits elsewhere", "Nothing was shown. (Table 3 layout)"),
+    ]
+    assert [a.attributes["href"] for a in findings.all("a")] == ["#table-1", "#table-2", "#table-3"]
+    (opening,) = main.all("div", class_="openings")
+    assert list(opening.all("figure")) and "No table states a finding" in made(*table3(finding="")).text
+
+
+def test_a_finding_of_many_clauses_shows_the_first_and_folds_the_rest() -> None:
+    said = [f"SAM at rho 0.{i} is above SGD" for i in range(6)]
+    (line,) = next(made(*table3(finding="; ".join(said))).all("div", class_="findings")).all("li")
+    (folded,) = line.all("details")
+    assert line.text == f"{'; '.join(said[:4])} (Table 3 layout)and 2 more{'; '.join(said[4:])}" and "open" not in folded.attributes
+
+
+def test_every_note_stands_once_and_leads_there_and_back(tree: Node) -> None:
+    blocks = {node.attributes["id"]: node for node in tree.all("section", class_="block")}
+    notes = {f"#{n.attributes['id']}": n for n in next(tree.all("ol", class_="notes")).all("li")}
+    texts = [note.text.replace("↩", "").strip() for note in notes.values()]
+    assert len(texts) == len(set(texts)) > 10 and list(notes) == [f"#note-{i}" for i in range(1, len(notes) + 1)]
+    there = {(at, a.attributes["href"]) for at, block in blocks.items() for a in block.all("a") if a.attributes["href"] in notes}
+    back = {((a.attributes["href"] or "")[1:], at) for at, note in notes.items() for a in note.all("a")}
+    assert there == back and {at for at, _ in there} == set(blocks)
+    assert all(
+        a.text == (a.attributes["href"] or "").removeprefix("#note-") for b in blocks.values() for a in b.all("a") if a.text.isdigit()
+    )
+
+
+def test_the_caveat_of_raw_sharpness_is_a_note_of_its_columns_unless_the_table_has_it() -> None:
+    (block,) = table3()
+    page = made(block)
+    caveat = next(n for n in page.all("li") if n.text.startswith("Sharpness: raw sharpness shrinks with the training loss"))
+    marked = {next(th.all("button")).text: [a.text for a in th.all("a")] for th in page.all("th") if list(th.all("button"))}
+    number = str(len(block.notes) + 1)
+    assert caveat.attributes["id"] == f"note-{number}"
+    assert number in marked["Sharpness ×10³ (ρ 0.05)"] and number not in marked["Accuracy (%)"]
+    told = "Raw sharpness falls with the loss."
+    assert "raw sharpness shrinks" not in made(replace(block, notes=(*block.notes, told))).text
+    plain = [i for i, header in enumerate(block.header) if not header.startswith("Sharpness")]
+    without = replace(block, header=tuple(block.header[i] for i in plain), rows=tuple(tuple(r[i] for i in plain) for r in block.rows))
+    assert "raw sharpness shrinks" not in made(replace(without, correlations=())).text
+
+
+def test_a_short_table_stands_above_its_folded_full_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(block: Block) -> Block:
+        best = replace(block.rows[0][3], parts=("91.00 ± 1.00",), best=True)
+        return replace(block, header=block.header[:4], rows=((*block.rows[0][:3], best),), correlations=())
+
+    (block,) = table3()
+    monkeypatch.setattr(html_tables, "compact", lambda block: block)
+    (section,) = made(block).all("section", class_="block")
+    assert not list(section.all("details", class_="more"))  # nothing was left out
+    monkeypatch.setattr(html_tables, "compact", short)
+    (section,) = made(block).all("section", class_="block")
+    first, *_ = section.all("table")
+    (folded,) = section.all("details", class_="more")
+    assert [n.text for n in first.all("b")] == ["91.00 ± 1.00"] and "open" not in folded.attributes
+    assert first not in list(folded.all("table")) and f"{block.rows[0][3].parts[1]}" in folded.text
+
+
+def test_contents_name_every_part_and_fold_what_is_many(tree: Node) -> None:
+    (nav,) = tree.all("nav")
+    assert [n.text for n in nav.all("a")][:3] == ["Problems", "What was found", "Table 2 layout"]
+    assert [n.text for n in nav.all("a")][-4:] == ["Figures", "Notes", "Runs", "How this was made"]
+    runs = [replace(row, folder=f"{row.folder}-{e}", config=replace(row.config, epochs=e)) for e in range(1, 7) for row in made_up.runs()]
+    blocks = build(made_up.load("table3"), runs, made_up.RHOS)
+    many = made(*blocks, runs=runs)
+    groups = {next(d.all("summary")).text: d for d in next(many.all("nav")).all("details")}
+    assert list(groups) == ["Table 3 layout", "Figures"] and all("open" not in group.attributes for group in groups.values())
+    assert [a.text for a in groups["Figures"].all("a")] == [f"digits demo, epochs={e}" for e in range(1, 7)]
+    ids = {f"#{node.attributes['id']}" for node in many.all() if "id" in node.attributes}
+    assert {a.attributes["href"] for a in next(many.all("nav")).all("a")} <= ids
+    assert len(list(many.all("details", class_="more"))) >= 12  # opening figures and all others, folded
 
 
 # ----------------------------------------------------------------------------------------------------------------- escaping
@@ -186,7 +302,7 @@ def test_names_are_text_and_never_html() -> None:
     record = made_up.RECORD | {"environment": made_up.ENVIRONMENT | {"command": EVIL}}
     rows = [replace(row, series={EVIL: made_up.runs()[0].series["line_gradient[subset=512]"]}, record=record) for row in rows]
     label = RowConfig(label=EVIL, match={"method": "sgd"})
-    text = made_up.page(rows, (EVIL,), rows=[label], baseline=EVIL, title=EVIL)
+    text = made_up.page(rows, (EVIL,), rows=[label], baseline=EVIL, title=EVIL, notes=[EVIL, f"{EVIL}: a note"])
     tree = parsed(text.encode().decode())  # encodes: the lone surrogate is gone
     assert len(list(tree.all("script"))) == 1 and not list(tree.all("img"))
     assert all(not key.startswith("on") for node in tree.all() for key in node.attributes)
@@ -202,7 +318,7 @@ def test_elements_escape_what_is_not_html() -> None:
 
 def test_every_kind_of_data_has_its_figure_with_caption_and_words(tree: Node) -> None:
     titles = {node.text for node in tree.all("h3")}
-    expected = {"Over training", "Sharpness against gap", "Sharpness over the measured ρ", "Results over the ρ of training", "XSAM's α"}
+    expected = {"Over training", "Sharpness against gap", "Sharpness over the measured ρ", "XSAM's α"}
     assert expected | {"Spectra", "Loss along lines", "Loss over planes"} <= titles
     figures = list(tree.all("figure"))
     assert figures and all(len(next(f.all("figcaption")).text) > 30 for f in figures)
@@ -230,7 +346,9 @@ def test_a_legend_counts_the_runs_that_are_shown() -> None:
     rows = [replace(row, series={}) if row.config.seed == 1 else row for row in made_up.runs()]
     rows[0].series["line_gradient[subset=512]"]["loss"][3] = None  # type: ignore[index]
     sections = {
-        next(section.all("h3")).text: section for section in parsed(made_up.page(rows)).all("section") if list(section.all("figure"))
+        next(section.all("h3")).text: section
+        for section in parsed(made_up.page(rows)).all("section")
+        if list(section.all("figure")) and list(section.all("h3"))
     }
     lines = sections["Loss along lines"].text
     assert "SGD (n = 2)" in lines and "XSAM (n = 1)" in lines and "1 value that is not finite: in no mean." in lines
@@ -250,7 +368,7 @@ def test_a_page_without_a_finished_run_still_stands() -> None:
 
 
 def test_methods_differ_in_marker_or_dash_where_they_share_a_colour(tree: Node) -> None:
-    figure = next(tree.all("figure"))
+    figure = next(f for f in tree.all("figure") if "Over training" in f.text)
     looks = [
         tuple((p.attributes.get("class"), p.attributes.get("stroke-dasharray"), p.attributes["d"]) for p in li.all("path"))
         for li in figure.all("li")

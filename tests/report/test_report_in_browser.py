@@ -45,15 +45,16 @@ def test_it_could_not_load_anything_if_it_tried(shown: Browser, path: Path) -> N
 
 
 COLUMN = """
-const table = [...document.querySelectorAll('.block .scroll > table')].find((t) => t.caption.textContent.startsWith(arguments[0]));
-const column = [...table.tHead.rows[0].cells].findIndex((c) => c.textContent === arguments[1]);
+const table = [...document.querySelectorAll('.block .scroll > table')].findLast((t) => t.caption.textContent.startsWith(arguments[0]));
+if (table.closest('.more')) table.closest('.more').open = true;
+const column = [...table.tHead.rows[0].cells].findIndex((c) => c.querySelector('button').textContent === arguments[1]);
 table.tHead.rows[0].cells[column].querySelector('button').setAttribute('data-test', 'sort');
 return [...table.tBodies[0].rows].map((row) => [row.querySelector('th').textContent, row.cells[column].dataset.sort ?? null]);
 """
 
 
 def column(browser: Browser, header: str) -> list[tuple[str, float | None]]:
-    """(row, mean) of a column of the first table, from top to bottom; its button is marked for `click`."""
+    """(row, mean) of a column of the first full table, from top to bottom; its button is marked for `click`."""
     rows = browser.run(COLUMN, "Table 2", header)
     return [(label, None if value is None else float(value)) for label, value in rows]
 
@@ -151,8 +152,8 @@ def test_dark_and_light_differ_and_both_can_be_read(shown: Browser) -> None:
             assert contrast(rgb(shown, selector, "color"), page) >= 4.5, (dark, selector)
         assert contrast(rgb(shown, ".chart text", "fill"), page) >= 4.5
         for i in range(13):  # the colours of the methods, as graphics
-            value = shown.run("return getComputedStyle(document.documentElement).getPropertyValue('--c' + arguments[0])", i)
-            assert contrast(tuple(bytes.fromhex(value.strip("# "))), page) >= 3, (dark, i)
+            shown.run("document.body.style.outlineColor = `var(--c${arguments[0]})`", i)
+            assert contrast(rgb(shown, "body", "outlineColor"), page) >= 3, (dark, i)
     assert sum(pages[False]) > 700 and sum(pages[True]) < 120
     shown.click("#theme")
     assert rgb(shown, "body", "backgroundColor") == pages[False]
@@ -169,10 +170,38 @@ def test_it_prints_on_white_with_every_run_open_and_no_controls(shown: Browser) 
         wide = "return [...document.querySelectorAll('table')].filter((t) => t.getBoundingClientRect().right > innerWidth + 1).length"
         assert shown.run(wide) == 0  # what cannot scroll must fit
         shown.run("dispatchEvent(new Event('beforeprint'))")
-        assert shown.run("return document.querySelectorAll('.run:not([open])').length") == 0
+        assert (
+            shown.run("return document.querySelectorAll('.run:not([open]), .more:not([open], .block *), #made details:not([open])').length")
+            == 0
+        )
         shown.run("dispatchEvent(new Event('afterprint'))")
         assert shown.run("return document.querySelectorAll('.run[open]').length") == 0
     finally:
         shown.devtools("Emulation.setEmulatedMedia", media="")
     pdf = shown.pdf()
     assert pdf.startswith(b"%PDF-") and len(re.findall(rb"/Type\s*/Page\b", pdf)) > 5
+
+
+def test_contents_stand_beside_the_page_where_it_is_wide_and_fold_where_it_is_not(shown: Browser) -> None:
+    visible = "return document.querySelector('nav a').checkVisibility({contentVisibilityAuto: true, visibilityProperty: true})"
+    place = "const a = document.querySelector('nav').getBoundingClientRect(), b = document.querySelector('main').getBoundingClientRect();"
+    beside = place + "return [a.top >= 0 && a.top < innerHeight && a.bottom > 0, a.right <= b.left]"
+    shown.screen(1400, 900)
+    shown.run("document.getElementById('table-2').scrollIntoView()")
+    shown.run("return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
+    assert shown.run(visible) is True and shown.run(beside) == [True, True]
+    assert shown.run("return [...document.querySelectorAll('nav a:target-current')].map((a) => a.textContent)") == ["Table 3 layout"]
+    shown.screen(1000, 900)
+    assert shown.run(visible) is False
+    shown.click(".contents summary")
+    assert shown.run(visible) is True
+
+
+def test_a_note_and_its_table_lead_to_each_other(shown: Browser) -> None:
+    shown.click("#table-1 thead sup a")
+    assert shown.run("return document.querySelector(':target').matches('.notes > li')") is True
+    shown.click(".notes > li:target a")
+    assert shown.run("return document.querySelector(':target').id") == "table-1"
+    assert (
+        shown.run("return document.querySelector('#table-1 th[aria-sort]').ariaSort") == "none"
+    )  # the number beside a header sorts nothing
