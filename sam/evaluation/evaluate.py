@@ -1,4 +1,4 @@
-"""Measure every finished run below a folder, build the tables, and write them with a figure and a page."""
+"""Measure every finished run below a folder, build the tables, and write them with figures and a page."""
 
 import csv
 import io
@@ -13,6 +13,8 @@ from sam.config import ConfigError
 from sam.core.files import number, told, write_atomic
 from sam.evaluation.measuring import Run, kept_files, measure_runs, part_of
 from sam.evaluation.settings import EvaluateConfig
+from sam.report import drawing, figures
+from sam.report.figures import Kept
 from sam.report.page import report
 from sam.runs import records
 from sam.runs.command import evaluate_command, train_command
@@ -23,7 +25,7 @@ from sam.tables import render
 from sam.tables import table as tables
 from sam.tables.cells import Block
 from sam.tables.columns import filled
-from sam.tables.conditions import RunRow, settings, value_text
+from sam.tables.conditions import RunRow, conditions, settings, value_text
 from sam.tables.render import inert
 from sam.tables.settings import TableConfig
 from sam.text import printable
@@ -64,9 +66,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
     wanted = {name: filled(table, config.sharpness, runs) for name, table in config.tables.items()}
     blocks = {name: [] if table is None else tables.build(table, runs, config.sharpness.rho) for name, table in wanted.items()}
-    kept = trajectories(done, rows) if config.kept else None
+    kept = measured_epochs(done, rows) if config.kept else None
     files = []
-    for name, content in _files(blocks, runs, config, kept, problems):
+    for name, content in _files(blocks, runs, config, None if kept is None else (trajectories(done, kept), kept), problems, out):
         if content is None:
             (out / name).unlink(missing_ok=True)
         else:
@@ -154,41 +156,51 @@ def started_from(config: TrainConfig) -> str | None:
 
 
 def _files(
-    blocks: Mapping[str, list[Block]], runs: Sequence[RunRow], config: EvaluateConfig, kept: str | None, problems: Sequence[str]
+    blocks: Mapping[str, list[Block]],
+    runs: Sequence[RunRow],
+    config: EvaluateConfig,
+    kept: tuple[str, Kept] | None,
+    problems: Sequence[str],
+    out: Path,
 ) -> Iterator[tuple[str, str | bytes | None]]:
-    """Name and content of every file: tables in each format, kept.csv, figure and page. None: remove what an earlier call wrote."""
+    """Name and content of every file: tables in each format, kept.csv, figures and page. None: remove what an earlier call wrote."""
     for name, made in blocks.items():
         yield from ((f"{name}.{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
-    if any(run.is_finished for run in runs):
-        from sam.report.overview import overview
-
-        picture = io.BytesIO()
-        overview(runs, config.sharpness.rho, picture)
-        yield "overview.png", picture.getvalue()
+    along = kept[1] if kept else {}
+    panels = (panel for condition in conditions(runs) for panel in figures.every(condition, along))
+    yield from ((f"figures/{name}", content) for name, content in drawing.files(panels, out / "figures"))
     if kept is not None:
-        yield KEPT, kept
+        yield KEPT, kept[0]
     every = [block for made in blocks.values() for block in made]
-    yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems)
+    yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems, along)
 
 
 FORMATS = {"md": render.markdown, "csv": render.csv, "tex": render.latex}
 KEPT = "kept.csv"
 
 
-def trajectories(done: Sequence[Run], rows: Mapping[Path, Result]) -> str:
+def measured_epochs(done: Sequence[Run], rows: Mapping[Path, Result]) -> dict[str, dict[int, Measures]]:
+    """Folder -> epoch -> measures of the checkpoint kept then, the final one included. rows: by folder (final checkpoint) and by file."""
+    found: dict[str, dict[int, Measures]] = {}
+    for folder, record in done:
+        sources = {**kept_files(folder, record)}
+        if record["status"] == records.FINISHED:
+            sources[records.run_config(record).epochs] = folder
+        found[str(folder)] = {epoch: dict(rows[source].values) for epoch, source in sources.items() if epoch is not None and source in rows}
+    return found
+
+
+def trajectories(done: Sequence[Run], kept: Kept) -> str:
     """Write the measures along the epochs as CSV: folder, seed, optimizer.method and other settings that vary, epoch, every measure (empty
-    if not measured). rows: by folder (final checkpoint) and by file. Ordered as the runs are, then by epoch."""
+    if not measured). Ordered as the runs are, then by epoch."""
     known = {folder: _settings(records.run_config(record)) for folder, record in done}
     names = dict.fromkeys(name for values in known.values() for name in values)
     varying = [name for name in names if name == "optimizer.method" or len({values.get(name) for values in known.values()}) > 1]
     lines = []
     for folder, record in done:
-        config = records.run_config(record)
-        own = {"folder": inert(printable(folder)), "seed": config.seed, **{name: known[folder].get(name, "") for name in varying}}
-        measured = {epoch: rows.get(file) for epoch, file in kept_files(folder, record).items()}
-        if record["status"] == records.FINISHED:
-            measured[config.epochs] = rows.get(folder)
-        lines += [own | {"epoch": epoch} | dict(found.values) for epoch, found in measured.items() if found is not None]
+        seed = records.run_config(record).seed
+        own = {"folder": inert(printable(folder)), "seed": seed, **{name: known[folder].get(name, "") for name in varying}}
+        lines += [own | {"epoch": epoch} | dict(measures) for epoch, measures in kept[str(folder)].items()]
     columns = dict.fromkeys(name for line in lines for name in line)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")

@@ -14,7 +14,7 @@ COLOURS = (
 )
 ORDER = ("SGD", "Rand-SAM", "SAM N=1", "SAM N=2", "SAM N=3", "SAM N=5", "XSAM")
 KNOWN = ("sgd", "rand_sam", "sam", "xsam")
-LINES = ("-", "--", ":", "-.")  # the dashes, as matplotlib names them
+LINES, MARKERS = ("-", "--", ":", "-."), "os^DvPXp><h*"  # as matplotlib names them
 
 
 @dataclass(frozen=True)

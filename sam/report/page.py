@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam.report import figures, html_tables
-from sam.report.figures import Anchors
+from sam.report import drawing, figures, html_tables
+from sam.report.figures import Anchors, Kept
 from sam.report.html import Html, el, join, text
-from sam.report.planes import landscapes
 from sam.sharpness.settings import SharpnessConfig
 from sam.tables.cells import Block
 from sam.tables.conditions import Condition, RunRow, conditions
@@ -92,36 +91,36 @@ def entry(run: RunRow, anchor: str) -> Html:
     return el("details", el("summary", line), _pairs(pairs), table if numbers else None, id=anchor, class_="run")
 
 
-def figures_of(condition: Condition, anchors: Anchors) -> Html:
+def figures_of(condition: Condition, anchors: Anchors, kept: Kept, at: str) -> Html:
     """All figures that the condition has data for; those of secondary measures are collapsed."""
-    families = figures.families(condition.runs).items()
-    scatter = [figures.gap_scatter(condition, anchors, *family) for family in families]
-    over_radii = [figures.measured_radii(condition, *family) for family in families]
-    parts = [
-        ("Over training", figures.training(condition)),
-        *(("Sharpness against gap", drawn) for drawn in scatter[:1]),
-        *(("Sharpness over the measured ρ", drawn) for drawn in over_radii[:1]),
-        ("Results over the ρ of training", figures.trained_radii(condition)),
-        ("XSAM's α", figures.alphas(condition)),
-        *((kind.title, figures.series_curves(condition, kind)) for kind in figures.KINDS),
-        ("Loss over planes", landscapes(condition)),
-    ]
-    more = [join(*both) for both in zip(scatter[1:], over_radii[1:], strict=True)]
-    closed = el("details", el("summary", "The other measures taken at a radius"), *more, class_="more") if any(more) else None
-    return join(*(el("section", el("h3", title), drawn) for title, drawn in parts if drawn), closed)
+    opening = ("The finding", figures.opening(condition, anchors), figures.OPENING, False)
+    parts = []
+    for i, (heading, panels, caption, folded) in enumerate([opening, *figures.sections(condition, anchors, kept)]):
+        charts = [el("div", el("h4", p.title), drawing.svg(p, f"{at}-{i}-{j}"), class_="panel") for j, p in enumerate(panels)]
+        drawn = el("figure", el("div", *charts, class_="charts"), drawing.legend(panels), el("figcaption", caption))
+        closed = el("details", el("summary", heading), drawn, class_="more") if folded else None
+        parts.append(closed or el("section", el("h3", heading), drawn))
+    return join(*parts)
 
 
 HERE = Path(__file__).parent
 
 
-def report(runs: Sequence[RunRow], blocks: Sequence[Block], sharpness: SharpnessConfig, command: str, problems: Sequence[str] = ()) -> str:
+def report(
+    runs: Sequence[RunRow],
+    blocks: Sequence[Block],
+    sharpness: SharpnessConfig,
+    command: str,
+    problems: Sequence[str] = (),
+    kept: Kept | None = None,
+) -> str:
     """Make the page; the same input gives the same text. sharpness, command: how the runs were measured, and how to do so again."""
     anchors = {run.folder: f"run-{i}" for i, run in enumerate(runs, 1)}
     trace = html_tables.Trace({run.folder: run for run in runs}, anchors)
     found = conditions(runs)
     every = [(f"table-{i}", block) for i, block in enumerate(blocks, 1)]
     entries = [entry(run, anchors[run.folder]) for run in runs]
-    figured = [(f"figures-{i}", f"Figures: {c.label}", figures_of(c, anchors)) for i, c in enumerate(found, 1)]
+    figured = [(f"figures-{i}", f"Figures: {c.label}", figures_of(c, anchors, kept or {}, f"figures-{i}")) for i, c in enumerate(found, 1)]
     hint = (
         "Click a column's header to sort by it (by the mean); click a number to see the runs behind it, and a run to see its command line."
     )
