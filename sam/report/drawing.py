@@ -91,7 +91,7 @@ def _lay_out(panel: Panel, legend: Sequence[Style]) -> None:
     figure, axes, bar = _canvas()
     names = [textwrap.fill(printable(name), 26) for name in panel.y.names]
     longest = max((len(line) for name in names for line in name.split("\n")), default=0)
-    columns = max(1, int(50 / (max((len(printable(style.label)) for style in legend), default=0) + 8)))
+    columns = max(1, int(55 / (max((len(printable(style.label)) for style in legend), default=0) + 7)))
     rows = -(-len(legend) // columns)
     left, top, under = max(0.42, 0.06 + longest * 0.062), 0.22 if panel.y.label else 0.08, 0.36
     lines = sum(max(1.5, name.count("\n") + 1.4) for name in names)

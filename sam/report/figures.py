@@ -142,8 +142,8 @@ def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
             has = key in look.row.optimizer.used_keys
             groups.setdefault(repr([item for item in to_dict(look.row.optimizer).items() if not has or item[0] != key]), []).append(look)
     places = [float(getattr(o.row.optimizer, key)) for of in groups.values() for o in of if key in o.row.optimizer.used_keys]
-    papers = [Series(Style(""), "mark", [PAPERS_RHO], [None], names=["papers' ρ"])]
-    papers = papers if key == "rho" and min(places) <= PAPERS_RHO <= max(places) else []
+    marked = key == "rho" and min(places) <= PAPERS_RHO <= max(places)
+    papers = [Series(Style(""), "mark", [PAPERS_RHO], [None], names=["papers' ρ"])] if marked else []
     radii = [name for names in families(condition.runs).values() for name in names.values()]
     whole, panels = key == "ascent_steps", list[Panel]()
     x = Axis(label(KEYS.get(key, key)), log=not whole and wide(places, 3.9), whole=whole)

@@ -269,6 +269,14 @@ def test_the_page_s_svg_has_no_style_prefixed_ids_and_links_with_titles() -> Non
             assert all(re.fullmatch(r"var\(--(c\d+|text|soft|grid|page)\)", colour) for colour in colours), colours
 
 
+def test_every_colour_is_one_that_the_theme_can_change() -> None:
+    """matplotlib leaves out the fill of pure black."""
+    for i in range(len(COLOURS)):
+        drawn = [Series(Style("a", i), "points", [1.0], [1.0]), Series(Style("a", i), "level", [None], [1.0], [0.5], [2.0])]
+        source = drawing.svg(Panel("n", "t", "w", Axis("X"), Axis("Y"), drawn), "a")
+        assert source.count(f'fill="var(--c{i})"') >= 2 and f'stroke="var(--c{i})"' in source
+
+
 def test_points_lead_to_their_runs() -> None:
     root = ElementTree.fromstring(drawing.svg(PANEL, "a"))
     links = {node.attrib["href"]: node[0].text for node in root.iter("a")}
