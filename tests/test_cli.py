@@ -216,7 +216,7 @@ def test_evaluating_writes_rows_and_tables(swept: Any) -> None:
         assert title in result.out
     written = sorted(path.name for path in (swept.runs / "tables").iterdir())
     tables = [f"{t}.{s}" for t in ("table2", "table3", "measures") for s in ("md", "csv", "tex")]
-    assert written == sorted([*tables, "overview.png", "report.html"])
+    assert written == sorted([*tables, "figures", "report.html"])
     assert all((folder / "sharpness.json").exists() for folder in folders(swept.runs))
 
 
@@ -261,7 +261,7 @@ def test_rows_are_reused_and_damaged_runs_are_named(commands: Run, swept: Any, t
     assert again.code == narrow.code == radii.code == forced.code == reused.code == 0
     assert again.out.split("Written")[0] == swept.measured.out.split("Written")[0]
     written = {path.name for path in (whole / "only").iterdir()}
-    assert written == {"overview.png", "report.html", "table2.csv", "table2.md", "table2.tex"}
+    assert written == {"figures", "report.html", "table2.csv", "table2.md", "table2.tex"}
     assert "Table 2 layout" in narrow.out and "Table 3" not in narrow.out
     assert "ρ 0.1" in radii.out and "ρ 0.05)" not in radii.out
     stored = json.loads((folders(whole)[0] / "sharpness.json").read_text())["rows"]

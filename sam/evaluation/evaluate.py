@@ -1,7 +1,6 @@
-"""Measure every finished run below a folder, build the tables, and write them with a figure and a page."""
+"""Measure every finished run below a folder, build the tables, and write them with figures and a page."""
 
 import dataclasses
-import io
 import itertools
 import math
 import os
@@ -15,9 +14,11 @@ from typing import Any
 from sam.config import ConfigError
 from sam.core.files import number, told, write_atomic
 from sam.evaluation import storing
-from sam.evaluation.flat_files import runs_csv, trajectories
+from sam.evaluation.flat_files import measured_epochs, runs_csv, trajectories
 from sam.evaluation.measuring import measure_runs, part_of
 from sam.evaluation.settings import EvaluateConfig
+from sam.report import drawing, figures
+from sam.report.figures import Kept
 from sam.report.page import report
 from sam.runs import records
 from sam.runs.command import evaluate_command, hydra_value, train_command
@@ -28,7 +29,7 @@ from sam.tables import picks, render, sweep
 from sam.tables import table as tables
 from sam.tables.cells import Block
 from sam.tables.columns import filled
-from sam.tables.conditions import RunRow, check_select, selected
+from sam.tables.conditions import RunRow, check_select, conditions, selected
 from sam.tables.latex import latex, latex_full
 from sam.tables.settings import TableConfig
 from sam.tables.statistics import is_finite
@@ -70,10 +71,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             problems.append(f"{folder.name}: {told(error)}.")
     out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
     blocks, commands = _blocks(config, runs)
-    kept = trajectories(done, rows) if config.kept else None
+    kept = measured_epochs(done, rows) if config.kept else None
     files = []
     final = "".join(f"{line}\n" for line in commands) or None
-    for name, content in itertools.chain(_files(blocks, runs, config, kept, problems), [(FINAL, final)]):
+    along = None if kept is None else (trajectories(done, kept), kept)
+    for name, content in itertools.chain(_files(blocks, runs, config, along, problems, out), [(FINAL, final)]):
         if content is None:
             (out / name).unlink(missing_ok=True)
         else:
@@ -210,23 +212,25 @@ def started_from(config: TrainConfig) -> str | None:
 
 
 def _files(
-    blocks: Mapping[str, list[Block]], runs: Sequence[RunRow], config: EvaluateConfig, kept: str | None, problems: Sequence[str]
+    blocks: Mapping[str, list[Block]],
+    runs: Sequence[RunRow],
+    config: EvaluateConfig,
+    kept: tuple[str, Kept] | None,
+    problems: Sequence[str],
+    out: Path,
 ) -> Iterator[tuple[str, str | bytes | None]]:
-    """Name and content of every file: tables in each format, kept.csv, figure and page. None: remove what an earlier call wrote."""
+    """Name and content of every file: tables in each format, kept.csv, figures and page. None: remove what an earlier call wrote."""
     for name, made in blocks.items():
         yield from ((f"{name}{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
         yield f"{name}.tex", latex(made, name) if made else None
-    if any(run.is_finished for run in runs):
-        from sam.report.overview import overview
-
-        picture = io.BytesIO()
-        overview(runs, config.sharpness.rho, picture)
-        yield "overview.png", picture.getvalue()
+    along = kept[1] if kept else {}
+    panels = (panel for condition in conditions(runs) for panel in figures.every(condition, along))
+    yield from ((f"figures/{name}", content) for name, content in drawing.files(panels, out / "figures"))
     if kept is not None:
-        yield KEPT, kept
+        yield KEPT, kept[0]
     every = [block for made in blocks.values() for block in made]
     yield RUNS, runs_csv(runs)
-    yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems)
+    yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems, along)
 
 
 FORMATS = {".md": render.markdown, ".csv": render.csv, "_full.tex": latex_full}

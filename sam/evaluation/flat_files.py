@@ -8,7 +8,7 @@ from typing import Any
 
 from sam.evaluation.measuring import Run, kept_files
 from sam.runs import records
-from sam.sharpness.context import Result
+from sam.sharpness.context import Measures, Result
 from sam.tables.conditions import RunRow, own_settings, value_text, varying
 from sam.tables.render import inert
 from sam.text import printable
@@ -32,18 +32,26 @@ def runs_csv(runs: Sequence[RunRow]) -> str:
     return _written(run_lines(runs))
 
 
-def trajectories(done: Sequence[Run], rows: Mapping[Path, Result]) -> str:
-    """Write the measures along the epochs as CSV: folder, seed, optimizer.method and other settings that vary, epoch, every measure (empty
-    if not measured). rows: by folder (final checkpoint) and by file. Ordered as the runs are, then by epoch."""
-    known = {folder: own_settings(records.run_config(record)) for folder, record in done}
-    names, lines = [METHOD, *(name for name in varying(list(known.values())) if name != METHOD)], []
+def measured_epochs(done: Sequence[Run], rows: Mapping[Path, Result]) -> dict[str, dict[int, Measures]]:
+    """Folder -> epoch -> measures of the checkpoint kept then, the final one included. rows: by folder (final checkpoint) and by file."""
+    found: dict[str, dict[int, Measures]] = {}
     for folder, record in done:
-        config = records.run_config(record)
-        own = {"folder": str(folder), "seed": config.seed, **{name: known[folder].get(name) for name in names}}
-        measured = {epoch: rows.get(file) for epoch, file in kept_files(folder, record).items()}
+        sources = {**kept_files(folder, record)}
         if record["status"] == records.FINISHED:
-            measured[config.epochs] = rows.get(folder)
-        lines += [own | {"epoch": epoch} | dict(found.values) for epoch, found in measured.items() if found is not None]
+            sources[records.run_config(record).epochs] = folder
+        found[str(folder)] = {epoch: dict(rows[source].values) for epoch, source in sources.items() if epoch is not None and source in rows}
+    return found
+
+
+def trajectories(done: Sequence[Run], kept: Mapping[str, Mapping[int, Measures]]) -> str:
+    """Write the measures along the epochs as CSV: folder, seed, optimizer.method and other settings that vary, epoch, every measure (empty
+    if not measured). Ordered as the runs are, then by epoch."""
+    configs = {str(folder): records.run_config(record) for folder, record in done}
+    known = {folder: own_settings(config) for folder, config in configs.items()}
+    names, lines = [METHOD, *(name for name in varying(list(known.values())) if name != METHOD)], []
+    for folder, own in known.items():
+        first = {"folder": folder, "seed": configs[folder].seed, **{name: own.get(name) for name in names}}
+        lines += [first | {"epoch": epoch} | dict(measures) for epoch, measures in kept[folder].items()]
     return _written(lines)
 
 

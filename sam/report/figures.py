@@ -1,310 +1,303 @@
-"""Figures of the page: curves over training, series of the notions, measures over radii and against the gap."""
+"""Which figures a condition has, as panels: the finding, results over what was swept, curves over training and over kept checkpoints,
+measures over radii and against the gap, series of the notions. `drawing` makes pictures of them."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
-from sam.report.chart import Axis, Curve, Dot, chart, legend
-from sam.report.html import Html, el
-from sam.report.looks import Look, Style, looks, method_name
+from sam.optimizers.settings import METHODS
+from sam.report.looks import MARKERS, Look, Style, looks, method_name
+from sam.report.panels import Axis, Panel, Series, Values, averaged, in_words, label, names_of, panel, spread, wide
+from sam.report.planes import landscapes
 from sam.schema import to_dict
-from sam.tables.conditions import Condition, RunRow
-from sam.tables.statistics import is_finite, summarize
+from sam.tables.conditions import Condition, RunRow, baseline_for
+from sam.tables.statistics import is_finite, paired_difference, summarize
 from sam.text import counted
 
-BAND = "Mean over the finished seeds; band: ± one sample standard deviation (none for n = 1)."
-TRAINING = (  # column of metrics.csv, what it is, unit
-    ("test_accuracy", "Test accuracy", "%"),
-    ("train_loss", "Training loss", "nats"),
-    ("test_loss", "Test loss", "nats"),
+BANDED = 5  # seeds: of fewer, a sweep shows each
+CROWD = 8  # settings: of more, curves show the best of each method
+PAPERS_RHO = 0.05
+BAND = "Lines: mean over the finished seeds; bands: ± one sample standard deviation (both of logarithms, where the axis is logarithmic)."
+EACH = f"{BAND} Where seeds were measured at different places, each is a thin line."
+POINT = "A point is a run and leads to it."
+OPENING = "Differences are of final test accuracy over common seeds, with the 95% interval of their mean (none for a single seed)."
+SWEPT = (
+    f"{BAND} Fewer than {BANDED} seeds: each, a line through their means, and bands from the least to the largest. Level: without this key."
 )
+KEYS = {"rho": "the ρ of training", "ascent_steps": "the number of ascent steps"}
+TRAINING = {  # column of metrics.csv -> axis
+    **{"test_accuracy": "Test accuracy (%)", "val_accuracy": "Validation accuracy (%)"},
+    **{"train_loss": "Training loss (nats)", "test_loss": "Test loss (nats)"},
+}
+SERIES = (  # columns, axes, heading, caption
+    (("eigenvalue", "density"), ("Eigenvalue of the Hessian", "Density"), "Spectra", "A line a seed; all panels have the same axes."),
+    (("t", "loss"), ("t (0: the trained weights; unit: the direction)", "Training loss (nats)"), "Loss along lines", EACH),
+    (("severity", "accuracy"), ("Severity of the corruption", "Accuracy (%)"), "Accuracy on corrupted images", EACH),
+)
+SPLIT = "Density"  # has a panel a method, logarithmic, cut six decades below the peak
 
-Tally = Mapping[str, int]  # label of a method -> how many of its runs a chart shows
-Panel = tuple[str, str, Axis, Axis, list[Curve]]  # title, words for a screen reader, x, y, curves
-Columns = Mapping[str, Sequence[float | None]]
 Anchors = Mapping[str, str]  # folder of a run -> id of its entry in the page
+Kept = Mapping[str, Mapping[int, Mapping[str, float | None]]]  # folder of a run -> epoch -> measures of the checkpoint kept there
+Section = tuple[str, list[Panel], str, bool]  # heading, panels, caption, folded away
 
 
-def figure(charts: Sequence[Html], caption: str, of: Iterable[Look], tallies: Sequence[Tally]) -> Html:
-    """Charts side by side with one legend of the methods shown and one caption; empty without charts."""
-    if not charts:
-        return Html("")
-    listed = [look for look in of if any(look.style.label in tally for tally in tallies)]
-    names = legend([look.style for look in listed], {look.style.label: _shown_runs(look, tallies) for look in listed})
-    return el("figure", el("div", *charts, class_="charts"), names, el("figcaption", caption))
+def opening(condition: Condition, anchors: Anchors) -> list[Panel]:
+    """What was found: differences from the baseline, and accuracy over what was swept, else sharpness against the gap."""
+    first = next(iter(families(condition.runs).values()), {})
+    beside = swept(condition, anchors) if _leads(condition) else against_gap(condition, anchors, first)
+    return [*differences(condition), *beside[:1]]
 
 
-def _shown_runs(look: Look, tallies: Iterable[Tally]) -> str:
-    """Number of the method's runs in the figure's charts, as text for the legend."""
-    counts = sorted({tally[look.style.label] for tally in tallies if look.style.label in tally})
-    lost = len(look.row.diverged)
-    words = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "0"
-    return f" (n = {words}{f', {lost} diverged and left out' if lost else ''})"
+def _leads(condition: Condition) -> bool:
+    """True if the opening shows results over a swept key; over the number of steps the differences show them already."""
+    return swept_key(condition) not in ("", "ascent_steps")
 
 
-def curves_figure(panels: Sequence[Panel], caption: str, of: Iterable[Look]) -> Html:
-    """One chart per panel; the caption counts the values that are in no mean."""
-    charts, tallies = [], []
-    for title, words, x, y, curves in panels:
-        charts.append(panel(title, chart(words, x, y, curves)))
-        tallies.append(Counter[str]())
-        for curve in curves:
-            tallies[-1][curve.style.label] += curve.n
-    return figure(charts, caption + left_out(curve for *_, curves in panels for curve in curves), of, tallies)
+def sections(condition: Condition, anchors: Anchors, kept: Kept) -> list[Section]:
+    """All further figures that the condition has data for."""
+    of, note = shown(condition)
+    curves, found = partial(lines, condition, of=of), list(families(condition.runs).items())
+    training = [p for column, y in TRAINING.items() for p in curves("Epoch", y, partial(_epochs, column), over="training")]
+    alphas = curves("Epoch", "α", partial(_epochs, "alpha"), over="training")
+    scatter = [p for _, names in found[:1] for p in against_gap(condition, anchors, names)]
+    others = [p for name, at in found[1:3] for p in (*against_gap(condition, anchors, at)[:1], *over_radii(curves, name, at))]
+    missing = sum(run.is_finished for run in condition.runs) * len(scatter) - sum(len(one.x) for p in scatter for one in p.series)
+    hidden = f" Not shown, without a finite value: {counted(missing, 'point')}." if missing else ""
+    cut = " The accuracy axis is cut below, where the first climb would flatten what tells the methods apart."
+    made: list[Section] = [
+        (f"Results over {KEYS.get(key := swept_key(condition), key)}", swept(condition, anchors)[_leads(condition) :], SWEPT, False),
+        ("Over training", training, BAND + note + (cut if any(p.y.low is not None for p in training) else ""), False),
+        ("Along the kept checkpoints", along(condition, kept), BAND + note, False),
+        ("Sharpness against gap", scatter[not _leads(condition) :], POINT + hidden, False),
+        ("Sharpness over the measured ρ", [p for family in found[:1] for p in over_radii(curves, *family)], BAND + note, False),
+        ("XSAM's α", alphas, f"At α = 1 XSAM's step is SAM's. {BAND}{note}", False),
+        *((heading, series_curves(curves, condition, of, *own), caption + note, False) for *own, heading, caption in SERIES),
+        ("Loss over planes", *landscapes(condition, of), False),
+        ("Other measures taken at a radius", others, f"{POINT} {BAND}{note}", True),
+    ]
+    return [(heading, panels, caption + _lost(panels), folded) for heading, panels, caption, folded in made if panels]
 
 
-def left_out(curves: Iterable[Curve]) -> str:
-    """Sentence that counts values without a place in any mean."""
-    lost = sum(curve.lost for curve in curves)
+def every(condition: Condition, kept: Kept) -> Iterator[Panel]:
+    """All panels of a condition but those folded away, each once."""
+    panels = [*opening(condition, {}), *(p for _, own, _, folded in sections(condition, {}, kept) if not folded for p in own)]
+    yield from {panel.name: panel for panel in panels}.values()
+
+
+def shown(condition: Condition) -> tuple[list[Look], str]:
+    """The settings that curves show, and a sentence on it: in a crowd, of each method the one with the best mean accuracy."""
+    of = [look for look in looks(condition) if look.row.finished]
+    if len(of) <= CROWD:
+        return of, ""
+    validated = all(is_finite(run.measures.get("val_accuracy")) for look in of for run in look.row.finished.values())
+    name = "val_accuracy" if validated else "test_accuracy"
+    ordered = sorted(of, key=lambda look: summarize(look.row.values(name, 1.0).values()).mean or 0.0)
+    best = {method_name(look.row.optimizer): look for look in ordered}.values()
+    return [look for look in of if look in best], f" Of each method, the setting with the best mean {in_words(name)}."
+
+
+def _lost(panels: Iterable[Panel]) -> str:
+    lost = sum(series.lost for panel in panels for series in panel.series)
     return f" {lost} value{'s that are' if lost > 1 else ' that is'} not finite: in no mean." if lost else ""
 
 
-def panel(title: str, drawn: Html) -> Html:
-    return el("div", el("h4", title), drawn, class_="panel")
+def differences(condition: Condition) -> list[Panel]:
+    """Dot and whiskers of each method's mean paired difference from SGD in final test accuracy; without SGD, of the accuracy itself."""
+    of = [look for look in looks(condition) if look.row.finished]
+    baselines = [look.row for look in of if look.row.optimizer.method == "sgd"]
+    found = []
+    for look in of:
+        own, base = look.row.values("test_accuracy", 1.0), baseline_for(look.row, baselines)
+        s = summarize(own.values()) if base is None else paired_difference(own, base.values("test_accuracy", 1.0))
+        if look.row not in baselines and s.mean is not None:
+            found.append((look.style, s))
+    dots = [Series(style, "whiskers", [s.mean], [i], [s.ci_low], [s.ci_high], n=s.n) for i, (style, s) in enumerate(found)]
+    x = Axis("Test accuracy minus SGD's (points)" if baselines else "Test accuracy (%)")
+    zero = [Series(Style(""), "mark", [0.0], [None])] if baselines else []
+    y, title = Axis("", names=tuple(style.label for style, _ in found)), "Difference in test accuracy from SGD"
+    return panel(condition.label, title if baselines else "Test accuracy by method", x, y, [*zero, *dots])
 
 
-# ------------------------------------------------------------------------------------------------------------------- curves
+# ------------------------------------------------------------------------------------------------------- over a swept key
 
 
-def mean_curve(style: Style, curves: Iterable[tuple[Sequence[float | None], Sequence[float | None]]]) -> Curve:
-    """Average (x, y) curves at every x, with sample standard deviation; values that are not finite are only counted."""
-    by_x: dict[float, list[float]] = {}
-    n = lost = 0
-    for xs, ys in curves:
-        pairs = [(x, y) for x, y in zip(xs, ys, strict=True) if is_finite(x)]
-        good = [(x, y) for x, y in pairs if is_finite(y)]
-        for x, y in good:
-            by_x.setdefault(x, []).append(y)
-        n, lost = n + bool(good), lost + len(pairs) - len(good)
-    order = sorted(by_x)
-    points = [summarize(by_x[x]) for x in order]
-    return Curve(style, order, [p.mean for p in points], [p.std for p in points], n, lost)
+def swept_key(condition: Condition) -> str:
+    """The numeric key with most values within a method, the number of steps after all others; "" if none has two."""
+    values: dict[tuple[str, str], set[float]] = {}
+    for optimizer in (look.row.optimizer for look in looks(condition) if look.row.finished):
+        for key in optimizer.used_keys:
+            if isinstance(value := getattr(optimizer, key), (int, float)) and not isinstance(value, bool):
+                values.setdefault((key, optimizer.method), set()).add(value)
+    most = {key: max(len(v) for (other, _), v in values.items() if other == key) for key, _ in values}
+    return max((k for k in most if most[k] > 1), key=lambda k: (k != "ascent_steps", most[k], k == "rho"), default="")
 
 
-def wide(values: Iterable[float | None], factor: float) -> bool:
-    """True if all values are positive and span more than `factor`, so that a logarithmic axis hides none."""
-    kept = list(filter(is_finite, values))
-    return bool(kept) and min(kept) > 0 and max(kept) > factor * min(kept)
+def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
+    """Accuracies, sharpness, λ1 and L(w) over the swept key, a line a method; methods without the key are levels."""
+    key, groups = swept_key(condition), dict[str, list[Look]]()
+    for look in looks(condition) if key else ():
+        if look.row.finished:
+            has = key in look.row.optimizer.used_keys
+            groups.setdefault(repr([item for item in to_dict(look.row.optimizer).items() if not has or item[0] != key]), []).append(look)
+    places = [float(getattr(o.row.optimizer, key)) for of in groups.values() for o in of if key in o.row.optimizer.used_keys]
+    marked = key == "rho" and min(places) <= PAPERS_RHO <= max(places)
+    papers = [Series(Style(""), "mark", [PAPERS_RHO], [None], names=["papers' ρ"])] if marked else []
+    radii = [name for names in families(condition.runs).values() for name in names.values()]
+    whole, panels = key == "ascent_steps", list[Panel]()
+    x = Axis(label(KEYS.get(key, key)), log=not whole and wide(places, 3.9), whole=whole)
+    for name in ("test_accuracy", "val_accuracy", *radii[:1], *first_named(condition.runs, "eigenvalue", "k=1"), "train_loss"):
+        values = [run.measures.get(name) for run in condition.runs if run.is_finished]
+        y = Axis(label(name), log=not name.endswith("accuracy") and wide(values, 10))
+        drawn = [s for of in groups.values() for s in _over_key(of, key, name, y.log, anchors)]
+        panels += panel(condition.label, f"{label(name, '')} over {KEYS.get(key, key)}", x, y, [*drawn, *papers])
+    return panels
 
 
-def over_epochs(look: Look, column: str) -> Curve:
-    """Average a column of metrics.csv over the finished seeds; epochs without it are skipped."""
-    having = [[row for row in run.epochs if column in row] for run in look.row.finished.values()]
-    return mean_curve(look.style, [([row.get("epoch") for row in rows], [row[column] for row in rows]) for rows in having])
+def _over_key(of: Sequence[Look], key: str, name: str, log: bool, anchors: Anchors) -> list[Series]:
+    """A line through the means with its band, or with single seeds; a level for a method without the key."""
+    style, seeds = of[0].style, max(len(look.row.finished) for look in of)
+    if key not in of[0].row.optimizer.used_keys:
+        mean, low, high = spread((run.measures.get(name) for run in of[0].row.finished.values()), log, seeds < BANDED)
+        return [Series(style, "level", [None], [mean], [low], [high], n=seeds)]
+    inside = re.search(r"\((.*)\)$", style.label)
+    rest = [part for part in (inside[1].split(", ") if inside else []) if not part.startswith(f"{key} ")]
+    method = METHODS[of[0].row.optimizer.method].label if key == "ascent_steps" else method_name(of[0].row.optimizer)
+    style = replace(style, label=method + (f" ({', '.join(rest)})" if rest else ""))
+    found = [(float(getattr(o.row.optimizer, key)), run.measures.get(name), run) for o in of for run in o.row.finished.values()]
+    line = averaged(style, [([at], [value]) for at, value, _ in found], log)
+    return [line] if seeds >= BANDED else [replace(line, kind="thin", low=(), high=(), n=0), _points(style, found, anchors)]
 
 
-def training(condition: Condition) -> Html:
-    """Curves of test accuracy and losses over epochs."""
-    panels, of, cut = list[Panel](), looks(condition), False
-    for column, title, unit in TRAINING:
-        curves = [curve for look in of if (curve := over_epochs(look, column)).x]
-        if not curves:
-            continue
-        low, high = _late(curves) if column == "test_accuracy" else (None, None)
-        cut = cut or low is not None
-        y = Axis(f"{title} ({unit})", log=column != "test_accuracy" and wide((v for c in curves for v in c.y), 20), low=low, high=high)
-        ends = ", ".join(f"{c.style.label} {c.y[-1]:.4g}" for c in curves if c.y and c.y[-1] is not None)
-        words = f"{title} over epochs, {condition.label}. At the end, in {unit}: {ends}."
-        panels.append((title, words, Axis("Epoch", whole=True), y, curves))
-    note = " The accuracy axis is cut below, where the first climb would flatten what tells the methods apart." if cut else ""
-    caption = f"Over training, by epoch. {BAND} Training loss: as met in training, over the epoch's own batches.{note}"
-    return curves_figure(panels, caption, of)
+def _points(style: Style, found: Iterable[tuple[float | None, float | None, RunRow]], anchors: Anchors, diverged: int = 0) -> Series:
+    """A point a run, with its name and the link to it."""
+    good = [(x, y, run) for x, y, run in found if is_finite(x) and is_finite(y)]
+    names = [f"{style.label}, seed {run.config.seed}: {x:.4g}, {y:.4g}" for x, y, run in good]
+    links = [f"#{anchors.get(run.folder, '')}" for *_, run in good]
+    x, y = [x for x, *_ in good], [y for _, y, _ in good]
+    return Series(style, "points", x, y, names=names, links=links, n=len(good), diverged=diverged)
 
 
-def _late(curves: Sequence[Curve]) -> tuple[float | None, float | None]:
-    """Axis limits for the last three quarters of the curves with their bands; None if they would cut nothing."""
-    late, all_values = [], []
-    for c in curves:
-        for i, (x, y) in enumerate(zip(c.x, c.y, strict=True)):
-            if y is not None:
-                edges = [y - (c.spread[i] or 0.0), y + (c.spread[i] or 0.0)]
-                all_values += edges
-                late += edges if x >= c.x[-1] / 4 else []
-    margin = 0.08 * (max(late) - min(late))
-    if not margin or min(all_values) >= min(late) - margin:
-        return None, None
-    return min(late) - margin, max(late) + margin
+# ------------------------------------------------------------------------------------------------------------------ curves
+
+Curves = Callable[..., list[Panel]]  # `lines` of a condition and its methods
 
 
-def alphas(condition: Condition) -> Html:
-    """Curve of XSAM's alpha over epochs, for any run whose metrics have one."""
-    of = looks(condition)
-    curves = [curve for look in of if (curve := over_epochs(look, "alpha")).x]
-    drawn = ("α over training", f"Alpha over epochs, {condition.label}", Axis("Epoch", whole=True), Axis("α"), curves)
-    caption = f"The α that the search last chose, by epoch (no unit; at α = 1 XSAM's step is SAM's). {BAND}"
-    return curves_figure([drawn] if curves else [], caption, of)
+def lines(
+    condition: Condition,
+    x: str | Axis,
+    y: str | Axis,
+    values: Callable[[RunRow], tuple[Values, Values]],
+    *,
+    of: Sequence[Look],
+    over: str = "",
+    title: str = "",
+    each: bool = False,
+) -> list[Panel]:
+    """One panel of curves (xs, ys) of the finished runs, averaged over a method's seeds, or each a thin line. Its title: y over `over`."""
+    x, y = x if isinstance(x, Axis) else Axis(x, whole=x == "Epoch"), y if isinstance(y, Axis) else Axis(y)
+    found = [(look, [(xs, ys) for run in look.row.finished.values() for xs, ys in [values(run)] if any(map(is_finite, ys))]) for look in of]
+    accuracy = "%" in y.label
+    y = replace(y, log=y.log or (not accuracy and wide((v for _, pairs in found for _, ys in pairs for v in ys), 20)))
+    drawn = []
+    for look, pairs in found:
+        thin = [Series(look.style, "thin", xs, ys, lost=sum(not is_finite(v) for v in ys)) for xs, ys in pairs]
+        drawn += thin if each else [averaged(look.style, pairs, y.log, len(look.row.diverged))] if pairs else []
+    y = replace(y, low=_floor(drawn)) if accuracy and x.whole else y
+    return panel(condition.label, title or f"{y.label.partition(' (')[0]} over {over}", x, y, drawn)
 
 
-# ------------------------------------------------------------------------------------------------------------------- series
+def _epochs(column: str, run: RunRow) -> tuple[Values, Values]:
+    rows = [row for row in run.epochs if column in row]
+    return [row.get("epoch") for row in rows], [row[column] for row in rows]
 
 
-def names(condition: Condition, *columns: str) -> list[str]:
-    """Names of the series that have these columns, in order of appearance."""
-    found = {name: series for run in condition.runs for name, series in run.series.items()}
-    return [name for name, series in found.items() if set(columns) <= set(series)]
+def _floor(drawn: Sequence[Series]) -> float | None:
+    """Lower limit of an axis for the last three quarters of the lines with their bands; None if it would cut nothing."""
+    late = [v for one in drawn for edge in (one.y, one.low, one.high) for v in edge[len(one.x) // 4 :] if v is not None]
+    low = min(late, default=0.0) - 0.08 * (max(late, default=0.0) - min(late, default=0.0))
+    return low if any(y is not None and y < low for one in drawn for y in one.y) else None
 
 
-def _curves(look: Look, name: str, x: str, y: str) -> list[Curve]:
-    """Mean and band if all seeds share their x; else one thin line per seed."""
-    found = [run.series[name] for run in look.row.finished.values() if name in run.series]
-    if found and all(list(s[x]) == list(found[0][x]) for s in found):
-        return [mean_curve(look.style, [(s[x], s[y]) for s in found])]
-    return [replace(mean_curve(look.style, [(s[x], s[y])]), spread=(), thin=True) for s in found]
+def along(condition: Condition, kept: Kept) -> list[Panel]:
+    """λ1, trace and alignment over the epochs of kept checkpoints, and sharpness against L(w) on the way."""
+    if all(len(kept.get(run.folder, {})) < 2 for run in condition.runs):
+        return []
+    known = [replace(run, measures=measures) for run in condition.runs for measures in kept.get(run.folder, {}).values()]
+    radii = [name for names in families(known).values() for name in names.values()][:1]
+    names = [*first_named(known, "eigenvalue", "k=1"), *first_named(known, "trace"), *first_named(known, "cos_gradient_top"), *radii]
+    rows: Callable[[RunRow], list[Any]] = lambda run: [
+        {"epoch": epoch, **measures} for epoch, measures in sorted(kept.get(run.folder, {}).items())
+    ]
+    at = replace(condition, runs=tuple(replace(run, epochs=rows(run)) for run in condition.runs))
+    curves = partial(lines, at, of=shown(at)[0])
+    panels = [p for name in names for p in curves("Epoch", label(name), partial(_epochs, name), over="kept checkpoints")]
+    way = "Sharpness against L(w) over training, a line a run"
+    both = lambda name, run: (_epochs("train_loss", run)[1], _epochs(name, run)[1])
+    loss = Axis(label("train_loss"), log=wide((run.measures.get("train_loss") for run in known), 10))
+    return panels + [p for name in radii for p in curves(loss, label(name), partial(both, name), title=way, each=True)]
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of series drawn as curves y over x: columns, axis labels, caption.
-
-    decades: where to cut a logarithmic y axis, below the peak; None: logarithmic only if that hides nothing.
-    """
-
-    title: str
-    x: str
-    y: str
-    x_label: str
-    y_label: str
-    caption: str
-    decades: int | None = None
-
-
-KINDS = (
-    Kind(
-        *("Spectra", "eigenvalue", "density", "eigenvalue of the Hessian", "density"),
-        "Spectral density of the Hessian of the training loss (logarithmic, cut six decades below the peak).",
-        decades=6,
-    ),
-    Kind(
-        *("Loss along lines", "t", "loss", "t, the place on the line (0: the weights)", "training loss (nats)"),
-        "Training loss along a line through the trained weights; t is in the unit of the line's direction.",
-    ),
-    Kind(
-        *("Accuracy on corrupted images", "severity", "accuracy", "severity of the corruption", "accuracy (%)"),
-        "Accuracy on corrupted test images over the corruption's severity.",
-    ),
-)
-_MEAN_OR_EACH = f"{BAND} Where seeds were measured at different places, each is a thin line of its own."
+def series_curves(curves: Curves, condition: Condition, of: Sequence[Look], columns: Sequence[str], axes: Sequence[str]) -> list[Panel]:
+    """A panel a series with these columns, or a series and method."""
+    panels, (x, y), split = list[Panel](), columns, axes[1] == SPLIT
+    for name in names_of(condition, x, y):
+        found = {run.folder: run.series[name] for look in of for run in look.row.finished.values() if name in run.series}
+        values = lambda run, found=found: (found[run.folder][x], found[run.folder][y]) if run.folder in found else ((), ())
+        peak = max((v for s in found.values() for v in s[y] if v is not None), default=0.0) if split else 0.0
+        places = [v for s in found.values() for v in s[x] if is_finite(v)] if peak > 0 else []
+        across = Axis(axes[0], low=min(places, default=None), high=max(places, default=None))
+        up = Axis(axes[1], log=peak > 0, low=peak * 1e-6 or None, high=peak * 2 or None)
+        differ = len({repr(s[x]) for s in found.values()}) > 1
+        for own in [[look] for look in of] if split else [of]:
+            title = label(name, f", {own[0].style.label}" if split else "")
+            panels += curves(across, up, values, of=own, title=title, each=split or differ)
+    return panels
 
 
-def series_curves(condition: Condition, kind: Kind) -> Html:
-    """One chart per series of this kind."""
-    panels, of = list[Panel](), looks(condition)
-    for name in names(condition, kind.x, kind.y):
-        if curves := [c for look in of for c in _curves(look, name, kind.x, kind.y) if c.x]:
-            words = f"{name}, {condition.label}: {kind.y_label} over {kind.x_label}"
-            panels.append((name, words, Axis(kind.x_label), _y_axis(kind, curves), curves))
-    return curves_figure(panels, f"{kind.caption} {_MEAN_OR_EACH}", of)
+# ------------------------------------------------------------------------------------------------------------ radii and gap
 
-
-def _y_axis(kind: Kind, curves: Sequence[Curve]) -> Axis:
-    values = [v for c in curves for v in c.y if v is not None]
-    if kind.decades is None or max(values) <= 0:
-        return Axis(kind.y_label, log=kind.decades is None and wide(values, 30))
-    return Axis(kind.y_label, log=True, low=max(values) * 10.0**-kind.decades)
-
-
-# -------------------------------------------------------------------------------------------------------------------- radii
-
-_AT_RADIUS = re.compile(r"(\w+)\[rho=([^,\]]+)(?:,([^\]]*))?\]")
-_SIDE = re.compile(r"_(stderr|spread|residual|std|draws)$")  # how sure a measure is: no measure of its own
-FIRST = "sharpness (bn=eval, batch=all)"
-# Losses, or differences of losses; the length and the cosine of n_step's path are none.
-_NATS = re.compile(r"sharpness|ascent loss|(first|second) order|average|maximum|n step(?! length| cosine)|adaptive|gap")
+_AT_RADIUS = re.compile(r"(\w+)\[rho=([^,\]]+),?([^\]]*)\]")
+# How sure a measure is, which is no measure of its own; and the loss after the ascent, which is sharpness plus L(w).
+_SIDE = re.compile(r"_(stderr|spread|residual|std|draws)$|^ascent_loss$")
+FIRST = "sharpness[bn=eval,batch=all]"
 
 
 def families(runs: Iterable[RunRow]) -> dict[str, dict[float, str]]:
-    """Measures taken at radii, the primary sharpness first: name in figures (like `FIRST`) -> radius -> measure."""
+    """Measures taken at radii, the primary sharpness first: name without the radius -> radius -> measure."""
     found: dict[str, dict[float, str]] = {FIRST: {}}
     for run in runs:
         for name, value in run.measures.items():
             match = _AT_RADIUS.fullmatch(name)
             if match and is_finite(value) and not _SIDE.search(match[1]):
-                rest = f" ({match[3].replace(',', ', ')})" if match[3] else ""
-                found.setdefault(match[1].replace("_", " ") + rest, {})[float(match[2])] = name
-    return {spoken: dict(sorted(names.items())) for spoken, names in found.items() if names}
+                found.setdefault(match[1] + (f"[{match[3]}]" if match[3] else ""), {})[float(match[2])] = name
+    return {family: dict(sorted(names.items())) for family, names in found.items() if names}
 
 
-def _unit(spoken: str) -> str:
-    """ " (nats)" if the measure is known to be a loss; else nothing is claimed."""
-    return " (nats)" if _NATS.match(spoken) else ""
+def first_named(runs: Iterable[RunRow], base: str, part: str = "") -> list[str]:
+    """The first measure with this name before its brackets, and this part in them; empty if there is none."""
+    known = dict.fromkeys(name for run in runs for name, value in run.measures.items() if is_finite(value))
+    return [name for name in known if name.partition("[")[0] == base and (not part or part in re.split(r"[\[\],]", name))][:1]
 
 
-def gap_scatter(condition: Condition, anchors: Anchors, spoken: str, names: Mapping[float, str]) -> Html:
-    """Scatter of a measure against the gap at each radius, one linked point per finished run."""
-    charts, tallies, of = [], [], looks(condition)
-    hidden = 0
-    for rho, name in names.items():
-        dots = []
+def against_gap(condition: Condition, anchors: Anchors, names: Mapping[float, str]) -> list[Panel]:
+    """Scatter of a measure against the gap at each radius, a linked point a finished run; in a crowd, a look a method."""
+    panels, of = list[Panel](), looks(condition)
+    for name in names.values():
+        drawn = []
         for look in of:
-            for seed, run in look.row.finished.items():
-                x, y = run.measures.get(name), run.measures.get("gap")
-                if is_finite(x) and is_finite(y):
-                    words = f"{look.style.label}, seed {seed}: {name} {x:.4g}, gap {y:.4g}"
-                    dots.append(Dot(look.style, x, y, words, f"#{anchors[run.folder]}"))
-                else:
-                    hidden += 1
-        if dots:
-            tallies.append(Counter(dot.style.label for dot in dots))
-            across = Axis(f"{spoken} at ρ = {rho:g}{_unit(spoken)}", log=wide((d.x for d in dots), 10))
-            drawn = chart(f"{name} against generalisation gap, {condition.label}", across, Axis("Gap (nats)"), dots=dots)
-            charts.append(panel(f"ρ = {rho:g}", drawn))
-    lost = f" Not shown, without a finite value: {counted(hidden, 'point')}." if hidden else ""
-    caption = f"{spoken.capitalize()}{_unit(spoken)} against the generalisation gap (nats); a point is a run and leads to it.{lost}"
-    return figure(charts, caption, of, tallies)
+            style, own = look.style, look.row.optimizer
+            style = replace(style, label=method_name(own), dash=0, marker=style.colour % len(MARKERS)) if len(of) > CROWD else style
+            points = [(run.measures.get(name), run.measures.get("gap"), run) for run in look.row.finished.values()]
+            drawn.append(_points(style, points, anchors, len(look.row.diverged)))
+        x = Axis(label(name), log=wide((v for one in drawn for v in one.x), 10))
+        panels += panel(condition.label, f"{label(name, '')}, against the generalisation gap", x, Axis(label("gap")), drawn)
+    return panels
 
 
-def measured_radii(condition: Condition, spoken: str, names: Mapping[float, str]) -> Html:
-    """Curves of a measure over the radii at which it was taken, if there are several."""
-    of, radii = [look for look in looks(condition) if look.row.finished], list(names)
-    curves = [mean_curve(o.style, [(radii, [r.measures.get(n) for n in names.values()]) for r in o.row.finished.values()]) for o in of]
-    y = Axis(f"{spoken}{_unit(spoken)}", log=wide((v for c in curves for v in c.y), 10))
-    words = f"{spoken} over the measured radius, {condition.label}"
-    drawn = (f"{spoken} over ρ", words, Axis("measured ρ", log=wide(radii, 4)), y, curves)
-    caption = f"{spoken.capitalize()} of the trained weights over the radius ρ at which it was measured{_unit(spoken)}. {BAND}"
-    return curves_figure([drawn] if len(names) > 1 else [], caption, of)
-
-
-def trained_radii(condition: Condition) -> Html:
-    """Curves of results over the rho of training, one per setting of the other keys, where several rho were trained."""
-    found: dict[str, list[Look]] = {}
-    for look in looks(condition):
-        if "rho" in look.row.optimizer.used_keys and look.row.finished:
-            found.setdefault(repr({k: v for k, v in to_dict(look.row.optimizer).items() if k != "rho"}), []).append(look)
-    swept = [of for of in found.values() if len(of) > 1]
-    if not swept:
-        return Html("")
-    spoken, names = next(iter(families(condition.runs).items()), ("", {}))
-    measures = [("test_accuracy", "Final test accuracy", "%"), ("gap", "Generalisation gap", "nats")]
-    if _unit(spoken):
-        rho, name = next(iter(names.items()))
-        measures.append((name, f"{spoken}, measured at ρ = {rho:g}", "nats"))
-    styles = [replace(of[0].style, label=_without_rho(of), dash=i % 4) for i, of in enumerate(swept)]
-    charts, drawn = [], list[Curve]()
-    for name, title, unit in measures:
-        points = [[([o.row.optimizer.rho], [run.measures.get(name)]) for o in of for run in o.row.finished.values()] for of in swept]
-        curves = [mean_curve(style, pairs) for style, pairs in zip(styles, points, strict=True)]
-        if any(c.x for c in curves):
-            drawn += curves
-            across = Axis("ρ of training", log=wide((x for c in curves for x in c.x), 4))
-            y = Axis(f"{title} ({unit})", log=name != "test_accuracy" and wide((v for c in curves for v in c.y), 30))
-            charts.append(panel(title, chart(f"{title} over the rho of training, {condition.label}", across, y, curves)))
-    return el(
-        "figure",
-        el("div", *charts, class_="charts"),
-        legend(styles, {s.label: f" ({_seeds(of)})" for s, of in zip(styles, swept, strict=True)}),
-        el("figcaption", f"Results over the radius ρ that was trained with. {BAND}{left_out(drawn)}"),
-    )
-
-
-def _without_rho(of: Sequence[Look]) -> str:
-    """Label of the method and its settings except rho."""
-    label = of[0].style.label
-    inside = re.search(r"\((.*)\)$", label)
-    rest = [part for part in (inside[1].split(", ") if inside else []) if not part.startswith("rho ")]
-    return method_name(of[0].row.optimizer) + (f" ({', '.join(rest)})" if rest else "")
-
-
-def _seeds(of: Sequence[Look]) -> str:
-    counts = sorted({len(look.row.finished) for look in of})
-    return f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + f" for each of {len(of)} ρ"
+def over_radii(curves: Curves, family: str, names: Mapping[float, str]) -> list[Panel]:
+    """A measure over the radii at which it was taken, if there are several."""
+    x = Axis("Measured ρ", log=wide(names, 3.9))
+    values = lambda run: (list(names), [run.measures.get(name) for name in names.values()])
+    return curves(x, label(family), values, over="the measured ρ") if len(names) > 1 else []

@@ -7,14 +7,15 @@ from sam.tables.conditions import Condition, RunRow, TableRow, method_name, tabl
 from sam.tables.settings import RowConfig
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers; the yellow is left out, as too pale on white.
-# One for each name in ORDER, grey for the other settings of those methods, and the rest for methods that are not known here.
+# One for each name in ORDER, grey for the other settings of those methods, and the rest for methods that are not known here. The black is
+# not 0: matplotlib's SVG leaves that one out, and a page in the dark could not lighten it.
 COLOURS = (
-    *("#000000", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#7F7F7F"),
+    *("#010101", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#7F7F7F"),
     *("#7B3FA0", "#8B5A2B", "#6B7A00", "#A3123A", "#008C95"),
 )
 ORDER = ("SGD", "Rand-SAM", "SAM N=1", "SAM N=2", "SAM N=3", "SAM N=5", "XSAM")
 KNOWN = ("sgd", "rand_sam", "sam", "xsam")
-LINES = ("-", "--", ":", "-.")  # the dashes, as matplotlib names them
+LINES, MARKERS = ("-", "--", ":", "-."), "os^DvPXp><h*"  # as matplotlib names them
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sam.optimizers.settings import METHODS
-from sam.report import figures, html_tables
-from sam.report.figures import Anchors
+from sam.report import drawing, figures, html_tables
+from sam.report.figures import Anchors, Kept
 from sam.report.html import Html, el, join, text
-from sam.report.planes import landscapes
 from sam.sharpness.settings import SharpnessConfig
 from sam.tables.cells import Block
 from sam.tables.conditions import Condition, RunRow, conditions, data_label
@@ -126,26 +125,16 @@ def entry(run: RunRow, anchor: str) -> Html:
     return el("details", el("summary", line), _pairs(pairs), table if numbers else None, id=anchor, class_="run")
 
 
-def drawn(condition: Condition, anchors: Anchors) -> list[tuple[str, Html, bool]]:
+def drawn(condition: Condition, anchors: Anchors, kept: Kept, at: str) -> Iterator[tuple[str, Html, bool]]:
     """(heading, figure, whether it is folded) of everything that the condition has data for; the first opens the page."""
-    families = figures.families(condition.runs).items()
-    scatter = [figures.gap_scatter(condition, anchors, *family) for family in families]
-    over_radii = [figures.measured_radii(condition, *family) for family in families]
-    more = [join(*both) for both in zip(scatter[1:], over_radii[1:], strict=True)]
-    parts = [
-        ("Results over the ρ of training", figures.trained_radii(condition), False),
-        *(("Sharpness against gap", found, False) for found in scatter[:1]),
-        ("Over training", figures.training(condition), False),
-        *(("Sharpness over the measured ρ", found, False) for found in over_radii[:1]),
-        ("XSAM's α", figures.alphas(condition), False),
-        *((kind.title, figures.series_curves(condition, kind), False) for kind in figures.KINDS),
-        ("Loss over planes", landscapes(condition), False),
-        ("The other measures taken at a radius", join(*more), True),
-    ]
-    return [part for part in parts if part[1]]
+    first = ("The finding", figures.opening(condition, anchors), figures.OPENING, False)
+    for i, (heading, panels, caption, folded) in enumerate([first, *figures.sections(condition, anchors, kept)]):
+        charts = [el("div", el("h4", p.title), drawing.svg(p, f"{at}-{i}-{j}"), class_="panel") for j, p in enumerate(panels)]
+        below = drawing.legend(panels), el("figcaption", caption)
+        yield heading, el("figure", el("div", *charts, class_="charts"), *below) if panels else Html(""), folded
 
 
-def _pictures(found: Sequence[Condition], anchors: Anchors) -> tuple[Html, Part]:
+def _pictures(found: Sequence[Condition], anchors: Anchors, kept: Kept) -> tuple[Html, Part]:
     """The figures that open the page, and the part with all others; where conditions are many, each figure is folded."""
     first, rest, names = list[Html](), list[Html](), list[tuple[str, str]]()
     for i, condition in enumerate(found, 1):
@@ -154,7 +143,8 @@ def _pictures(found: Sequence[Condition], anchors: Anchors) -> tuple[Html, Part]
             el("details", el("summary", name, where), picture, class_="more")
             if folded or len(found) > FEW
             else el("section", el("h3", name, where), picture)
-            for name, picture, folded in drawn(condition, anchors)
+            for name, picture, folded in drawn(condition, anchors, kept, f"figures-{i}")
+            if picture
         ]
         first += made[:1]
         if made[1:]:
@@ -197,7 +187,14 @@ def _where(block: Block) -> str:
 HERE = Path(__file__).parent
 
 
-def report(runs: Sequence[RunRow], blocks: Sequence[Block], sharpness: SharpnessConfig, command: str, problems: Sequence[str] = ()) -> str:
+def report(
+    runs: Sequence[RunRow],
+    blocks: Sequence[Block],
+    sharpness: SharpnessConfig,
+    command: str,
+    problems: Sequence[str] = (),
+    kept: Kept | None = None,
+) -> str:
     """Make the page; the same input gives the same text. sharpness, command: how the runs were measured, and how to do so again."""
     anchors = {run.folder: f"run-{i}" for i, run in enumerate(runs, 1)}
     links = {folder: el("a", Path(folder).name or folder, href=f"#{at}") for folder, at in anchors.items()}
@@ -205,7 +202,7 @@ def report(runs: Sequence[RunRow], blocks: Sequence[Block], sharpness: Sharpness
     notes = {note: i for i, note in enumerate(dict.fromkeys(n for b in blocks for n in html_tables.noted(b)), 1)}
     trace = html_tables.Trace({run.folder: run for run in runs}, links, notes)
     found = conditions(runs)
-    first, others = _pictures(found, anchors)
+    first, others = _pictures(found, anchors, kept or {})
     entries = [el("section", el("h3", c.label), *(entry(run, anchors[run.folder]) for run in c.runs)) for c in found]
     hint = "Click a number to see the runs behind it, a run to see its command, and a column's header to sort by it (by the mean)."
     parts = [

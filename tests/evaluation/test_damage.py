@@ -173,7 +173,7 @@ def test_damage_is_named_or_does_no_harm(
 ) -> None:
     """A file of old has no digest: a number that became another one is taken, and all else holds."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    monkeypatch.setattr("sam.report.overview.overview", lambda runs, rhos, picture: None)  # half of the time, and no part of this
+    monkeypatch.setattr("sam.report.drawing.draw", lambda panel, form: b"")  # half of the time, and no part of this
     name, draw = whole.interrupted if victim == "interrupted" else whole.finished, random.Random(f"{victim} {file}")
     known, old = shown(whole.runs, capsys), victim == "of old"
     counts = TIMES | ({other_values: 24} if file == records.RUN else {})
@@ -247,4 +247,4 @@ def test_two_evaluators_at_once_lose_nothing(whole: Whole, tmp_path: Path) -> No
             "average",
             "gap",
         ]
-    assert not list(runs.rglob("*.tmp*")) and (runs / "tables" / "overview.png").exists()
+    assert not list(runs.rglob("*.tmp*")) and list((runs / "tables" / "figures").glob("*.png"))

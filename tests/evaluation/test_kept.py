@@ -14,7 +14,7 @@ import torch
 import data
 import sam.sharpness
 from sam.evaluation import storing
-from sam.evaluation.evaluate import Evaluation, evaluate, trajectories
+from sam.evaluation.evaluate import Evaluation, evaluate, measured_epochs, trajectories
 from sam.evaluation.settings import EvaluateConfig
 from sam.optimizers.settings import OptimizerConfig
 from sam.runs import checkpoint, records
@@ -118,7 +118,7 @@ def test_a_diverged_run_shows_what_it_kept_and_values_that_are_undefined_are_emp
     values = {"gap": None, "train_loss": 0.5}
     rows = {folder: Result(values) for folder in folders}
     rows |= {folder / "checkpoint.epoch0002.pt": Result({"train_loss": 1.5}) for folder in folders}
-    assert trajectories(done, rows).splitlines() == [
+    assert trajectories(done, measured_epochs(done, rows)).splitlines() == [
         "folder,seed,optimizer.method,optimizer.lr,epoch,train_loss,gap",
         f"{folders[0]},0,sgd,0.1,2,1.5,",
         f"{folders[0]},0,sgd,0.1,5,0.5,",

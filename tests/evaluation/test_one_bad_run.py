@@ -31,7 +31,7 @@ TABLE = {
 
 @pytest.fixture(autouse=True)
 def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sam.report.overview.overview", lambda runs, rhos, picture: None)
+    monkeypatch.setattr("sam.report.drawing.draw", lambda panel, form: b"")
 
 
 @pytest.fixture(scope="module")

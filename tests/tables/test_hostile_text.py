@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import re
-from pathlib import Path
+from xml.etree import ElementTree
 
 import made_up
 import pytest
@@ -12,10 +12,12 @@ import pytest
 from sam.config import ConfigError
 from sam.evaluation.settings import EvaluateConfig
 from sam.optimizers.settings import OptimizerConfig
-from sam.report.overview import overview
+from sam.report import drawing, figures
+from sam.report.panels import panel_csv
 from sam.schema import from_dict
 from sam.tables import render
 from sam.tables import table as tables
+from sam.tables.conditions import conditions
 from sam.tables.latex import latex, latex_full
 from sam.tables.render import inert
 from sam.tables.settings import TableConfig
@@ -82,9 +84,19 @@ def test_nothing_acts_in_any_form(text: str) -> None:
     assert not re.search(r"\\\\\s*(\*|\[)", forms["tex"])
 
 
-def test_a_figure_takes_any_label(tmp_path: Path) -> None:
-    """matplotlib would read "$" as mathematics, and fail at half a formula."""
-    overview(blocks_with(HOSTILE["latex"])[1], [0.05], tmp_path / "a.png")
+def test_a_figure_takes_any_label(text: str) -> None:
+    """matplotlib would read "$" as mathematics, and fail at half a formula; in the page's SVG it is text, and its CSV acts nowhere."""
+    (condition,) = conditions(blocks_with(text)[1])
+    panels = figures.opening(dataclasses.replace(condition, label=text), {row.folder: "run-1" for row in condition.runs})
+    for panel in panels:
+        styles = [dataclasses.replace(series.style, label=f"{text}.") for series in panel.series]
+        series = [dataclasses.replace(own, style=style) for own, style in zip(panel.series, styles, strict=True)]
+        hostile = dataclasses.replace(panel, title=text, series=series, y=dataclasses.replace(panel.y, label=text))
+        assert drawing.draw(hostile, "pdf") and re.fullmatch(r"[a-z0-9.-]+", panel.name)
+        root = ElementTree.fromstring(drawing.svg(hostile, "a"))
+        assert {node.tag for node in root.iter()} <= {"svg", "g", "path", "use", "text", "title", "desc", "a", "defs", "clipPath", "rect"}
+        assert printable(text).strip() in "".join(root.itertext())
+        assert not re.search(r"(^|,)[=+@]", panel_csv(hostile), re.MULTILINE)
 
 
 def test_numbers_stay_numbers_for_a_spreadsheet() -> None:

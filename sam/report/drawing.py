@@ -1,0 +1,291 @@
+"""Pictures of panels, all by matplotlib: SVG for the page, PDF and PNG for a paper's column.
+
+The page admits no style from outside its own sheet and has two themes, so its SVG's colours become the page's variables.
+"""
+
+import functools
+import hashlib
+import io
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from fontTools import subset
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
+from matplotlib.patches import PathPatch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Affine2D, IdentityTransform
+
+from sam.report.html import Html, el, text
+from sam.report.looks import COLOURS, LINES, MARKERS, Style
+from sam.report.panels import Axis, Panel, Series, counts, panel_csv
+from sam.tables.statistics import is_finite
+from sam.text import printable
+
+VERSION = 1  # raise it where a picture of the same panel changes: those that lie in a folder are then drawn again
+INK, SOFT, GRID, PAGE = "#1c1e21", "#5a6068", "#e7eaee", "#fffffe"  # as in page.css
+BLACK, WHITE = "#000001", "#ffffff"  # on a surface, in both themes
+THEME = {INK: "text", SOFT: "soft", GRID: "grid", PAGE: "page"} | {colour.lower(): f"c{i}" for i, colour in enumerate(COLOURS)}
+Look = dict[str, Any]  # colour and dash, as matplotlib wants them
+INCH, WIDTH, HEIGHT = 72, 3.25, 2.2  # points; a paper's column, and the height without a legend or a list of names
+LEVELS, CONTOURS = 24, 8
+BESIDE = {"w": (-9, -11), "ascent point": (5, -11), "α*": (5, 5)}  # where a named point's name stands, in points from it
+
+
+SIZES = {"font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7}
+STYLE: Any = SIZES | {
+    **{"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "panel", "legend.frameon": False, "text.parse_math": False},
+    **{"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT, "axes.linewidth": 0.6, "axes.facecolor": "none"},
+    **{"axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.6},
+    **{f"{axis}tick.{key}": value for axis in "xy" for key, value in (("color", SOFT), ("major.size", 0), ("major.pad", 3))},
+    **{"axes.spines.top": False, "axes.spines.right": False},
+}
+# fontTools cuts each PDF's font to size; reading its ligatures and kerning, which a PDF has no use for, would take most of the time.
+subset.Options._drop_tables_default = [*subset.Options._drop_tables_default, "GDEF", "GPOS", "GSUB"]
+
+
+@functools.cache
+def _canvas() -> tuple[Figure, Any, Any]:
+    """One figure with axes and a colour bar, for every panel in turn: making axes takes longer than drawing them."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(dpi=INCH)
+        axes, bar = figure.add_axes((0, 0, 1, 1)), figure.add_axes((0, 0, 1, 1))
+    bar.yaxis.tick_right()
+    bar.set_xticks([])
+    bar.spines[:].set_visible(False)
+    return figure, axes, bar
+
+
+def draw(panel: Panel, form: str) -> bytes:
+    """The panel as "svg" (a page has its legend beside it), "pdf" or "png"; the same panel gives the same bytes."""
+    figure, axes, bar = _canvas()
+    for artist in [*axes.lines, *axes.patches, *axes.collections, *axes.texts, *bar.collections, *figure.legends]:
+        artist.remove()
+    bar.set_visible(panel.z is not None)
+    with matplotlib.rc_context(STYLE):
+        axes.set(xscale="log" if panel.x.log else "linear", yscale="log" if panel.y.log else "linear", xlim=(1, 2), ylim=(1, 2))
+        _lay_out(panel, [] if form == "svg" else list(counts([panel])))
+        axes.relim()
+        axes.set_autoscale_on(True)
+        for series in panel.series:
+            look = {"color": COLOURS[series.style.colour], "linestyle": LINES[series.style.dash]}
+            DRAWN[series.kind](axes, series, panel, look)
+        _scale(axes, "x", panel.x)
+        _scale(axes, "y", panel.y)
+        figure.patch.set(visible=form == "png", facecolor=WHITE)
+        picture = io.BytesIO()
+        dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Comment": MADE.decode() + stamp(panel)}}[form]
+        figure.savefig(picture, format=form, dpi=200 if form == "png" else INCH, metadata=dates)
+    return picture.getvalue()
+
+
+def _lay_out(panel: Panel, legend: Sequence[Style]) -> None:
+    """Size, margins, labels and legend. The y axis' label stands above the plot, where it takes no width."""
+    figure, axes, bar = _canvas()
+    names = [textwrap.fill(printable(name), 26) for name in panel.y.names]
+    longest = max((len(line) for name in names for line in name.split("\n")), default=0)
+    columns = max(1, int(55 / (max((len(printable(style.label)) for style in legend), default=0) + 7)))
+    rows = -(-len(legend) // columns)
+    left, top, under = max(0.42, 0.06 + longest * 0.062), 0.22 if panel.y.label else 0.08, 0.36
+    lines = sum(max(1.5, name.count("\n") + 1.4) for name in names)
+    height = max(HEIGHT if not names else 0, top + under + 0.11 * lines) + 0.14 * rows
+    right = 0.45 if panel.z else 0.14
+    low = (under + 0.14 * rows) / height
+    figure.set_size_inches(WIDTH, height)
+    axes.set_position((left / WIDTH, low, 1 - (left + right) / WIDTH, 1 - low - top / height))
+    bar.set_position((1 - 0.4 / WIDTH, low, 0.07 / WIDTH, 1 - low - top / height))
+    axes.set_xlabel(printable(panel.x.label), ha="right" if names else "center")  # beside names the plot is narrower than its label
+    axes.xaxis.set_label_coords(1 if names else 0.5, -0.2 / height / (1 - low - top / height))
+    axes.set_ylabel(printable(panel.y.label), rotation=0, ha="left", va="top")
+    axes.yaxis.set_label_coords(0.04 / WIDTH, 1 - 0.03 / height, transform=figure.transFigure)
+    if panel.y.names:
+        axes.set_yticks(range(len(names)), names)
+    if legend:
+        looks: list[Any] = [{"color": COLOURS[s.colour], "linestyle": LINES[s.dash], "marker": MARKERS[s.marker]} for s in legend]
+        handles = [Line2D([], [], **look, linewidth=1.1, markersize=4) for look in looks]
+        figure.legend(handles, [printable(s.label) for s in legend], loc="lower center", ncols=columns, borderaxespad=0.1)
+
+
+def _numbers(*values: Sequence[float | None]) -> list[Any]:
+    return [np.array(v, float) for v in values]  # None: NaN
+
+
+def _draw_line(axes: Any, series: Series, panel: Panel, look: Look) -> None:
+    """Line, broken at missing values, with few markers and its band."""
+    x, y = _numbers(series.x, series.y)
+    low, high = _numbers(series.low or [None] * len(x), series.high or [None] * len(x))
+    for part in np.ma.clump_unmasked(np.ma.masked_invalid(low + high)):
+        edge = [*low[part], *high[part][::-1]]
+        axes.fill([*x[part], *x[part][::-1]], edge, color=look["color"], alpha=0.13, linewidth=0)
+    step = max(1, -(-len(x) // 7))
+    marks = {"markevery": (series.style.marker * step // 8 % step, step), "marker": MARKERS[series.style.marker], "markersize": 4.2}
+    axes.plot(x, y, **look, **marks, linewidth=1.1, markeredgecolor=PAGE, markeredgewidth=0.5)
+
+
+def _draw_thin(axes: Any, series: Series, panel: Panel, look: Look) -> None:
+    on_surface = {"color": WHITE, "linestyle": (0, (3, 2)), "linewidth": 1.0}
+    axes.plot(*_numbers(series.x, series.y), **(on_surface if panel.z else look | {"linewidth": 0.7}))
+
+
+def _draw_points(axes: Any, series: Series, panel: Panel, look: Look) -> None:
+    """Points that link to their runs, with whiskers along x."""
+    x, y = _numbers(series.x, series.y)
+    if series.kind == "whiskers":
+        axes.hlines(y, *_numbers(series.low, series.high), color=look["color"], linewidth=1.2)
+    urls = [f"{link} {printable(name)}" for link, name in zip(series.links, series.names, strict=True)] or None
+    marks = {"marker": MARKERS[series.style.marker], "edgecolors": PAGE, "linewidths": 0.5, "zorder": 3}
+    axes.scatter(x, y, s=20, color=look["color"], **marks, urls=urls)
+
+
+def _draw_level(axes: Any, series: Series, panel: Panel, look: Look) -> None:
+    """A horizontal line with its band, or a named vertical mark."""
+    if series.kind == "mark":
+        axes.axvline(series.x[0], color=SOFT, linewidth=0.8, linestyle=":")
+        at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "fontsize": 6.5}
+        axes.annotate(printable("".join(series.names)), (series.x[0], 0), (2, 2), **at)
+        return
+    if is_finite(low := series.low[0]) and is_finite(high := series.high[0]):
+        axes.axhspan(low, high, color=look["color"], alpha=0.1, linewidth=0)
+    axes.axhline(series.y[0], **look, linewidth=1.1)
+
+
+def _draw_surface(axes: Any, series: Series, panel: Panel, look: Look) -> None:
+    """Filled contours on the panel's common colours, and contour lines at even steps within the surface's own range."""
+    assert panel.z is not None and panel.z.low is not None and panel.z.high is not None
+    xs, ys = sorted(set(series.x)), sorted(set(series.y))  # type: ignore[type-var]
+    order = np.lexsort(_numbers(series.x, series.y))
+    z = np.ma.masked_invalid(_numbers(series.z)[0][order].reshape(len(ys), len(xs)))
+    space, bar = np.geomspace if panel.z.log else np.linspace, _canvas()[2]
+    levels = space(panel.z.low, panel.z.high, LEVELS)
+    bar.set_yscale("log" if panel.z.log else "linear")
+    for where, place in ((axes, (xs, ys, z)), (bar, ([0, 1], levels, np.stack([levels, levels], 1)))):
+        filled = where.contourf(*place, levels, norm=LogNorm() if panel.z.log else None, cmap="viridis")
+        filled.set(edgecolor="face", linewidth=0.4)  # closes the seams between neighbours
+    if z.count() and z.min() < z.max():
+        own = space(z.min(), z.max(), CONTOURS + 2)[1:-1]
+        axes.contour(xs, ys, z, own, colors=WHITE, linewidths=0.5, alpha=0.6)
+    _scale(bar, "y", panel.z)
+
+
+def _draw_named(axes: Any, series: Series, panel: Panel, look: Look) -> None:
+    for x, y, name, shape in zip(series.x, series.y, series.names, MARKERS, strict=False):
+        if is_finite(x) and is_finite(y):
+            axes.plot(x, y, shape, color=WHITE, markeredgecolor=BLACK, markersize=4.5, markeredgewidth=0.6)
+            plate = {"boxstyle": "round,pad=0.1", "facecolor": WHITE, "edgecolor": "none", "alpha": 0.75}
+            axes.annotate(
+                printable(name), (x, y), BESIDE.get(name, (5, 5)), textcoords="offset points", color=BLACK, fontsize=7, bbox=plate
+            )
+
+
+Draw = Callable[[Any, Series, Panel, Look], None]
+DRAWN: dict[str, Draw] = {
+    **{"line": _draw_line, "thin": _draw_thin, "points": _draw_points, "whiskers": _draw_points, "level": _draw_level, "mark": _draw_level},
+    **{"surface": _draw_surface, "named": _draw_named},
+}
+
+
+def _scale(axes: Any, which: str, axis: Axis) -> None:
+    """Set limits and about five ticks with plain numbers (matplotlib's own overlap within a decade)."""
+    line, limit = getattr(axes, f"{which}axis"), getattr(axes, f"set_{which}lim")
+    line.set_minor_locator(NullLocator())
+    if axis.names:
+        limit(len(axis.names) - 0.5, -0.5)
+        return
+    low, high = limit(axis.low, axis.high)
+    reach = high / low if axis.log else 1
+    subs = (1, 2, 5) if reach < 40 else (1, 3) if reach < 300 else (1,)
+    line.set_major_locator(LogLocator(subs=subs, numticks=7) if reach > 5 else MaxNLocator(5, integer=axis.whole, steps=[1, 2, 2.5, 5, 10]))
+    line.set_major_formatter("{x:g}")
+
+
+# ------------------------------------------------------------------------------------------------------------- SVG in the page
+
+_TAG = re.compile(r"<[^!?][^>]*>")
+_LINK = re.compile(r'<a xlink:href="(#[^" ]*) ([^"]*)"[^>]*>')
+_DROPPED = re.compile(r"<\?xml.*?<svg[^>]*>|<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>|</svg>|\n\s*", re.DOTALL)
+
+
+def svg(panel: Panel, prefix: str) -> Html:
+    """Inline <svg> without style attributes or blocks; its ids begin with `prefix`, its colours are the page's variables, and what links to
+    a run has a title."""
+    words = f"<title>{text(printable(panel.title))}</title><desc>{text(printable(panel.words))}</desc>"
+    return _inline(draw(panel, "svg").decode(), prefix, "chart", words)
+
+
+def _inline(source: str, prefix: str, class_: str, words: str = "") -> Html:
+    box = re.search(r'viewBox="[^"]*"', source)
+    used = set(re.findall(r"#(\w+)(?=[\")])", source))
+    drawn = _TAG.sub(lambda tag: _tag(tag[0], used, prefix), _DROPPED.sub("", source))
+    drawn = _LINK.sub(r'<a href="\1"><title>\2</title>', drawn)
+    role = 'aria-hidden="true"' if not words else 'role="group"' if "<a " in drawn else 'role="img"'  # an image, unless it has links
+    return Html(f'<svg {box[0] if box else ""} class="{class_}" {role} stroke-linejoin="round">{words}{drawn}</svg>')
+
+
+def _tag(tag: str, used: set[str], prefix: str) -> str:
+    """One tag of matplotlib's SVG in the page's terms."""
+    tag = re.sub(r' style="([^"]*)"', lambda style: _attributes(style[1]), tag)
+    tag = re.sub(r' id="([^"]*)"', lambda name: f' id="{prefix}-{name[1]}"' if name[1] in used else "", tag)
+    tag = re.sub(r'(?:xlink:)?href="#(\w+)"', rf'href="#{prefix}-\1"', tag) if tag.startswith("<use") else tag
+    tag = re.sub(r"url\(#(\w+)\)", rf"url(#{prefix}-\1)", tag)
+    return re.sub(r"(\.\d\d)\d+", r"\1", tag) if tag.startswith(("<path", "<use", "<text", "<rect")) else tag
+
+
+@functools.lru_cache(4096)
+def _attributes(style: str) -> str:
+    """ "fill: #1c1e21; font: 8px sans-serif" -> ' fill="var(--text)" font-size="8px"'."""
+    found = dict(part.strip().split(": ", 1) for part in style.split(";") if ": " in part)
+    if "font" in found:
+        found["font-size"] = found.pop("font").split(" ")[0]
+    return "".join(f' {key}="{f"var(--{THEME[value]})" if value in THEME else value}"' for key, value in found.items())
+
+
+@functools.cache
+def _swatch(style: Style) -> Html:
+    """Line and marker of a legend's entry; without ids, as it is used again and again."""
+    figure, marker, picture = Figure((30 / INCH, 14 / INCH), dpi=INCH, frameon=False), MarkerStyle(MARKERS[style.marker]), io.BytesIO()
+    dash: Any = LINES[style.dash]
+    figure.add_artist(Line2D([0, 1], [0.5, 0.5], color=COLOURS[style.colour], linestyle=dash, linewidth=1.8))
+    shape = marker.get_path().transformed(Affine2D(marker.get_transform().get_matrix()).scale(7).translate(15, 7))
+    figure.add_artist(PathPatch(shape, facecolor=COLOURS[style.colour], edgecolor=PAGE, transform=IdentityTransform()))
+    figure.savefig(picture, format="svg", metadata={"Date": None})
+    return _inline(picture.getvalue().decode(), "", "swatch")
+
+
+def legend(panels: Sequence[Panel]) -> Html:
+    """Line, marker, name and number of runs of each method in these panels, as a list."""
+    return el("ul", *(el("li", _swatch(style), f"{style.label} {note}") for style, note in counts(panels).items()), class_="legend")
+
+
+# --------------------------------------------------------------------------------------------------------- files of a folder
+
+
+def stamp(panel: Panel) -> str:
+    """What the picture shows, as a hash: the CSV and how it is drawn."""
+    shown = panel_csv(panel), panel.x, panel.y, panel.z, [series.style for series in panel.series]
+    return hashlib.sha256(repr((VERSION, shown)).encode("utf-8", "replace")).hexdigest()[:32]
+
+
+ENDINGS, MADE = (".csv", ".pdf", ".png"), b"sharpness figure "  # the PNG is written last: with its stamp, all three are there
+
+
+def files(panels: Iterable[Panel], folder: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Name and content of NAME.csv, NAME.pdf and NAME.png of each panel that is not in the folder already; None: remove this file."""
+    names = set()
+    for panel in panels:
+        name = panel.name
+        while name in names:  # another one's name, once cleaned
+            name += "-2"
+        names.add(name)
+        there = folder / f"{name}.png"
+        if not (there.is_file() and stamp(panel).encode() in there.read_bytes() and all(there.with_suffix(s).is_file() for s in ENDINGS)):
+            yield from ((f"{name}{end}", draw(panel, end[1:]) if end != ".csv" else panel_csv(panel).encode()) for end in ENDINGS)
+    for old in sorted(folder.glob("*.png")):
+        if old.stem not in names and MADE in old.read_bytes():
+            yield from ((old.with_suffix(end).name, None) for end in ENDINGS)
