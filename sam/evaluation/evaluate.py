@@ -81,8 +81,9 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
     """Refuse a wrong table before hours of measuring, not after. Raises ConfigError."""
     titles = [table.title for table in wanted.values()]
     for name, table in wanted.items():
-        if records.traces([f"{name}.csv"]) or f"{name}.csv" == KEPT:
-            raise ConfigError(f"tables.{name}: its file {name}.csv would be taken for another one of that name; choose another name.")
+        full = name.endswith("_full") and name.removesuffix("_full") in wanted
+        if full or records.traces([f"{name}.csv"]) or f"{name}.csv" == KEPT:
+            raise ConfigError(f"tables.{name}: one of its files would be taken for another one of that name; choose another name.")
         parts: dict[str, tuple[object, str]] = {"": (table, "title rows columns")}
         parts |= {f"rows[{i}].": (row, "label") for i, row in enumerate(table.rows)}
         parts |= {f"columns[{i}].": (column, "header measure") for i, column in enumerate(table.columns)}
@@ -125,9 +126,10 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
     for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")) if "test_loss_channel" in values else ():
         test, met = values["test_loss_channel"], number(record["final"].get(column))
         values[name] = None if test is None or met is None else test - met
-    for name in [name for name in values if name.startswith("eigenvalue[k=1")]:  # raw curvature shrinks with the loss; beside it, per loss
-        where, top, loss = name.removeprefix("eigenvalue[k=1").lstrip(",").rstrip("]"), values[name], values.get("train_loss")
-        values[f"lambda1_over_loss{where and f'[{where}]'}"] = top / loss if top is not None and loss else None
+    for name in [name for name in values if name.startswith(("eigenvalue[k=1]", "eigenvalue[k=1,"))]:
+        where = "" if name.endswith("[k=1]") else name.replace("eigenvalue[k=1,", "[")
+        top, loss = values[name], values.get(f"train_loss{where}")  # on the same images
+        values[f"lambda1_over_loss{where}"] = top / loss if top is not None and loss else None
     epochs = records.read_metrics(folder, record)
     for name in ("eps_over_rho", "cos_g_eps"):  # of the perturbations met in training; a method without any has no such column
         if curve := [row[name] for row in epochs if name in row]:

@@ -94,6 +94,20 @@ def test_planted_effect_is_said_in_every_format(name: str) -> None:
     assert "Rank correlations are printed from 40 runs on; here are 20." in text
 
 
+def test_rank_correlations_are_printed_from_40_runs_on() -> None:
+    rng = np.random.default_rng(0)
+    for seeds, shown in ((9, False), (10, True)):
+        accuracy = {label: rng.normal(96, 0.4, seeds) for label in NAMES}
+        measures = {name: {label: rng.normal(1, 0.1, seeds) for label in NAMES} for name in (SHARP, "gap")}
+        blocks = build(load("table3"), runs_of(accuracy, measures), [0.05])
+        text = render.markdown(blocks)
+        assert ("n = 4 methods" in text) == ("within methods" in text) == (f"n = {4 * seeds} runs" in text) == shown
+        assert ("Rank correlations are printed from 40 runs on; here are 36." in text) != shown
+        (pair,) = blocks[0].correlations  # for programs it is there in any case
+        line = next(x for x in csv.DictReader(io.StringIO(render.csv(blocks))) if x["row"] == "all runs")
+        assert float(line["rank_correlation"]) == pair.across.rho and ("fewer than 40 runs" in line["text"]) != shown
+
+
 def test_csv_has_every_number_of_the_tests() -> None:
     lines = list(csv.DictReader(io.StringIO(render.csv([planted()]))))
     cells = differences(planted())
