@@ -83,7 +83,7 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
     for name, table in wanted.items():
         full = name.endswith("_full") and name.removesuffix("_full") in wanted
         if full or records.traces([f"{name}.csv"]) or f"{name}.csv" == KEPT:
-            raise ConfigError(f"tables.{name}: one of its files would be taken for another one of that name; choose another name.")
+            raise ConfigError(f"tables.{name}: its file {name}.csv would be taken for another one of that name; choose another name.")
         parts: dict[str, tuple[object, str]] = {"": (table, "title rows columns")}
         parts |= {f"rows[{i}].": (row, "label") for i, row in enumerate(table.rows)}
         parts |= {f"columns[{i}].": (column, "header measure") for i, column in enumerate(table.columns)}
