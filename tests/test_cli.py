@@ -259,9 +259,9 @@ def test_rows_are_reused_and_damaged_runs_are_named(commands: Run, swept: Any, t
         ]
     )
     assert again.code == narrow.code == radii.code == forced.code == reused.code == 0
-    assert again.out.split("Written")[0] == swept.measured.out.split("Written")[0]
+    assert again.out.split("Open: ")[0] == swept.measured.out.split("Open: ")[0]
     written = {path.name for path in (whole / "only").iterdir()}
-    assert written == {"figures", "report.html", "table2.csv", "table2.md", "table2.tex"}
+    assert written == {"figures", "report.html", "table2.csv", "table2.md", "table2.tex", "table2_full.tex", "runs.csv"}
     assert "Table 2 layout" in narrow.out and "Table 3" not in narrow.out
     assert "ρ 0.1" in radii.out and "ρ 0.05)" not in radii.out
     stored = json.loads((folders(whole)[0] / "sharpness.json").read_text())["rows"]

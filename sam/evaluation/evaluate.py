@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import math
 import os
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -126,7 +125,8 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
     """Refuse a wrong table before hours of measuring, not after. Raises ConfigError."""
     titles = [table.title for table in wanted.values()]
     for name, table in wanted.items():
-        if records.traces([f"{name}.csv"]) or f"{name}.csv" in (KEPT, RUNS, f"{SWEEP}.csv"):
+        full = name.endswith("_full") and name.removesuffix("_full") in wanted
+        if full or records.traces([f"{name}.csv"]) or f"{name}.csv" in (KEPT, RUNS, f"{SWEEP}.csv"):
             raise ConfigError(f"tables.{name}: its file {name}.csv would be taken for another one of that name; choose another name.")
         parts: dict[str, tuple[object, str]] = {"": (table, "title rows columns")}
         parts |= {f"rows[{i}].": (row, "label") for i, row in enumerate(table.rows)}
@@ -179,10 +179,10 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
     for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")) if "test_loss_channel" in values else ():
         test, met = values["test_loss_channel"], number(record["final"].get(column))
         values[name] = None if test is None or met is None else test - met
-    for name, top in list(values.items()):  # raw curvature shrinks with the loss; beside it, per loss
-        if own := re.fullmatch(r"eigenvalue\[k=1(?:,(subset=\d+))?\]", name):
-            loss = values.get("train_loss")
-            values[f"lambda1_over_loss{(own[1] and f'[{own[1]}]') or ''}"] = top / loss if top is not None and loss else None
+    for name in [name for name in values if name.startswith(("eigenvalue[k=1]", "eigenvalue[k=1,"))]:
+        where = "" if name.endswith("[k=1]") else name.replace("eigenvalue[k=1,", "[")
+        top, loss = values[name], values.get(f"train_loss{where}")  # on the same images
+        values[f"lambda1_over_loss{where}"] = top / loss if top is not None and loss else None
     for name in ("eps_over_rho", "cos_g_eps"):  # of the perturbations met in training; a method without any has no such column
         if curve := [row[name] for row in epochs if name in row]:
             values |= {name: curve[-1], f"mean_{name}": math.fsum(curve) / len(curve)}  # epochs have as many steps each

@@ -76,9 +76,11 @@ def _glued(header: str) -> str:
 
 
 def widths(block: Block) -> list[int]:
-    """Width of every column: of its longest cell, or word of its header; one more for the mark of a best cell."""
-    texts = [[row[i].text + "*" * row[i].best for row in block.rows] for i in range(len(block.header))]
-    return [max([1, *map(len, [*column, *_glued(header).split(" ")])]) for column, header in zip(texts, block.header, strict=True)]
+    """Width of every column: of its longest cell, a word or a quarter of its header; one more for the mark of a best cell."""
+    sizes = [len(header) // 4 for header in block.header]
+    words = [_glued(header).split(" ") for header in block.header]
+    texts = [[row[i].text + "*" * row[i].best for row in block.rows] for i in range(len(sizes))]
+    return [max([1, size, *map(len, [*column, *above])]) for size, column, above in zip(sizes, texts, words, strict=True)]
 
 
 def _order(block: Block, ran: Sequence[Sequence[Cell]], marks: bool) -> tuple[list[int], list[int], list[int]]:

@@ -1,7 +1,7 @@
 """Footnotes of a block: how its numbers were made, tested and published; and the verdict below it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from data import known
 from sam.settings import TrainConfig
@@ -10,8 +10,8 @@ from sam.tables.columns import Column
 from sam.tables.comparisons import tost_text
 from sam.tables.conditions import Condition, TableRow, value_text
 from sam.tables.published import Published, citations
-from sam.tables.settings import TableConfig
-from sam.tables.statistics import MIN_RUNS, MIN_SEEDS, decimals, fixed, p_short, p_text, rounded
+from sam.tables.settings import ColumnConfig, TableConfig
+from sam.tables.statistics import MIN_RUNS, MIN_SEEDS, Paired, decimals, fixed, p_short, rounded
 from sam.text import counted
 
 
@@ -157,8 +157,7 @@ _CORRELATIONS = (
 
 def verdict(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> str:
     """What the table can show, what its tests found, and what it does not show, in one line; empty if there is nothing to say."""
-    cells = [(row.label, cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.comparison is not None]
-    found = [text for column in dict.fromkeys(cell.column for _, cell in cells) if (text := _finding(column, cells))]
+    found = [f"{column}: {'; '.join([*told, *rest])}" for column, told, rest in _tested(table, rows, lines) if told or rest]
     parts = [f"Shows: {table.shows}."] if table.shows else []
     parts += [f"Found: {'; '.join(found)}."] if found else []
     parts += [f"Does not show: {table.shows_not}."] if table.shows_not else []
@@ -166,72 +165,52 @@ def verdict(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequen
 
 
 def finding(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> str:
-    """What the test named in advance found, in one sentence; without one the best row, if a column has a direction."""
-    named = next((column for column in table.columns if column.key == table.primary), None)
-    tested: dict[str, list[tuple[str, Cell]]] = {}
-    for row, line in zip(rows, lines, strict=True):
-        for cell in line:
-            if cell.comparison is not None and cell.comparison.p_holm is not None:
-                tested.setdefault(cell.column, []).append((row.label, cell))
-    if named is None or not tested:
-        return _best_row(rows, lines)
-    plain = "accuracy" in named.measure and len(tested) == 1
-    texts = [("" if plain else f"{column}: ") + _told_apart(cells, named.digits, " points" * plain) for column, cells in tested.items()]
-    return "; ".join(texts) + "."
+    """What the test named in advance found, in one sentence; without one the best of the first column that has a best."""
+    found = [(column, told) for column, told, _ in _tested(table, rows, lines) if told]
+    if found:
+        return "; ".join(("" if "accuracy" in column.lower() else f"{column}: ") + "; ".join(told) for column, told in found) + "."
+    first = next((cell.column for line in lines for cell in line if cell.best), "")
+    best = [(row.label, cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.best and cell.column == first]
+    texts = [f"{label} ({cell.parts[0]}, n {cell.summary.n})" for label, cell in best if cell.summary is not None]
+    ties = ", not told apart" if len(texts) > 1 else ""
+    return f"{first}: best {_be(texts)} {', '.join(texts)}{ties}; nothing was tested." if texts else ""
 
 
-def _told_apart(cells: Sequence[tuple[str, Cell]], digits: int, unit: str) -> str:
-    differ, same = list[str](), dict[str, list[str]]()
-    for label, cell in cells:
-        c, d = cell.comparison, cell.paired
-        assert c is not None and d is not None and d.mean is not None and c.p_holm is not None
-        sign, places = math.copysign(1, d.mean), decimals(d.std, digits)
-        if c.significant:
-            ends = () if d.ci_low is None or d.ci_high is None else sorted((sign * d.ci_low, sign * d.ci_high))
-            size = f"{rounded(abs(d.mean), places)}{unit}" + (f" [{', '.join(fixed(end, places) for end in ends)}]" if ends else "")
-            differ.append(f"{label} is {'above' if sign > 0 else 'below'} {cell.baseline} by {size} (Holm {p_short(c.p_holm)}, n {d.n})")
-        else:
-            same.setdefault(cell.baseline, []).append(f"{label} ({p_short(c.p_holm)})")
-    return "; ".join([*differ, *(f"{' and '.join(names)} {_be(names)} not told apart from {base}" for base, names in same.items())])
+def _tested(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Per column: its header, what its tests found, and what could not be tested or is equivalent; without exploratory differences."""
+    every = [(row.label, cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.comparison is not None]
+    named = next((column for column in table.columns if column.key == table.primary), ColumnConfig())
+    for column in dict.fromkeys(cell.column for _, cell in every):
+        told, same, untested, equal = list[str](), dict[str, list[str]](), list[str](), list[str]()
+        for label, cell in every:
+            c, d, base = cell.comparison, cell.paired, cell.baseline
+            if cell.column != column or c is None or d is None:
+                continue
+            if c.p_holm is not None and c.significant:
+                told.append(f"{label} is {_size(d, base, named)} (Holm {p_short(c.p_holm)}, n {d.n})")
+            elif c.p_holm is not None:
+                same.setdefault(base, []).append(f"{label} ({p_short(c.p_holm)})")
+            elif c.primary:
+                untested.append(f"{label} against {base}")
+            if c.equivalence is not None:
+                margin, tost = f"within ±{c.equivalence.margin:g}", tost_text(c.equivalence)
+                known = f"{label} is equivalent to {base} {margin}", f"equivalence of {label} and {base} {margin} not established {tost}"
+                equal.append(known[0] if c.equivalence.shown else known[1])
+        told += [f"{' and '.join(names)} {_be(names)} not told apart from {base}" for base, names in same.items()]
+        yield column, told, [*([f"no test possible for {', '.join(untested)}"] if untested else []), *equal]
+
+
+def _size(d: Paired, base: str, column: ColumnConfig) -> str:
+    """ "above SGD by 8.76 points [7.97, 9.55]": the difference without its sign."""
+    assert d.mean is not None
+    sign, digits, unit = math.copysign(1, d.mean), decimals(d.std, column.digits), " points" if "accuracy" in column.measure else ""
+    ends = () if d.ci_low is None or d.ci_high is None else sorted((sign * d.ci_low, sign * d.ci_high))
+    interval = f" [{', '.join(fixed(end, digits) for end in ends)}]" if ends else ""
+    return f"{'above' if sign > 0 else 'below'} {base} by {rounded(abs(d.mean), digits)}{unit}{interval}"
 
 
 def _be(names: Sequence[str]) -> str:
     return "is" if len(names) == 1 else "are"
-
-
-def _best_row(rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> str:
-    """The best of the first column that has a best, and who is not told apart from it."""
-    first = next((i for i in range(len(lines[0])) if any(line[i].best for line in lines)), None) if lines else None
-    if first is None:
-        return ""
-    found = [(row.label, line[first]) for row, line in zip(rows, lines, strict=True) if line[first].best]
-    texts = [f"{label} ({cell.parts[0]}, n {cell.summary.n})" for label, cell in found if cell.summary is not None]
-    ties = ", not told apart" if len(texts) > 1 else ""
-    return f"{lines[0][first].column}: best {_be(texts)} {', '.join(texts)}{ties}; nothing was tested."
-
-
-def _finding(column: str, cells: Sequence[tuple[str, Cell]]) -> str:
-    """Result of the tests in one column, without exploratory differences."""
-    differ, same, untested, equal = list[str](), list[str](), list[str](), list[str]()
-    for label, cell in cells:
-        comparison, paired = cell.comparison, cell.paired
-        if cell.column != column or comparison is None or paired is None:
-            continue
-        if comparison.significant:
-            side = "above" if (paired.mean or 0) > 0 else "below"
-            differ.append(f"{label} is {side} {cell.baseline} ({cell.parts[0]}, Holm p {p_text(comparison.p_holm or 0.0)})")
-        elif comparison.primary:
-            (untested if comparison.p_holm is None else same).append(f"{label} against {cell.baseline}")
-        if comparison.equivalence is not None:
-            margin = f"within ±{comparison.equivalence.margin:g}"
-            if comparison.equivalence.shown:
-                equal.append(f"{label} is equivalent to {cell.baseline} {margin}")
-            else:
-                tost = tost_text(comparison.equivalence)
-                equal.append(f"equivalence of {label} and {cell.baseline} {margin} not established {tost}")
-    lists = (("no difference shown for ", same), ("no test possible for ", untested))
-    texts = [*differ, *(prefix + ", ".join(labels) for prefix, labels in lists if labels), *equal]
-    return f"{column}: {'; '.join(texts)}" if texts else ""
 
 
 def _notes_on_gap(condition: Condition) -> list[str]:

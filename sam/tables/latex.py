@@ -32,7 +32,8 @@ def latex(blocks: Sequence[Block], name: str) -> str:
 
 
 def _environment(block: Block, label: str) -> str:
-    small = compact(block, 2 * COLUMN, marks=True)
+    tried = (compact(block, room, marks=True) for room in range(2 * COLUMN, COLUMN, -4))
+    small = next((made for made in tried if len(panels(made, COLUMN)) <= 2), compact(block, COLUMN, marks=True))
     star = "*" if len(panels(small, COLUMN)) > 2 else ""
     lines = [rf"\begin{{table{star}}}[tp]", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}"]
     lines += [rf"\caption{{{escape_latex(f'{block.title}. {block.finding}'.strip())}}}", rf"\label{{tab:{label}}}", r"\medskip"]

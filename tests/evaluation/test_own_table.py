@@ -45,7 +45,7 @@ def test_own_table(swept: Any, commands: Callable[[Sequence[Sequence[str]]], lis
         "Random (at 0.1, all)": values["average[rho=0.1]"],
         "Random (at 0.5, all)": values["average[rho=0.5]"],
     }
-    assert everything.code == 0 and "Notions of sharpness" in everything.out and "λ1 (48" in everything.out, everything.err
+    assert everything.code == 0 and "Notions of sharpness" in everything.out and "L^Asc" in everything.out, everything.err
     assert plain.code == 0 and "Notions of sharpness" not in plain.out
     assert not list((runs / "tables").glob("notions.*")), "tables of an earlier call would be taken for this one's"
     assert "Notions of sharpness" not in (runs / "tables" / "report.html").read_text()

@@ -66,7 +66,7 @@ def test_two_parts_and_then_the_tables_measure_nothing_twice(
     assert both.code == tables.code == 0, (both, tables)
     after = measured(runs)
     assert len(after) == 8 and {name: after[name] for name in before} == before
-    assert tables.out.split("Written")[0] == swept.measured.out.split("Written")[0]
+    assert tables.out.split("Open: ")[0] == swept.measured.out.split("Open: ")[0]
     for path in runs.rglob("sharpness.json"):
         assert sorted(row["notion"] for row in json.loads(path.read_text())["rows"].values()) == ["ascent", "gap", "gap", "gap"]
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "damaged"}  # Hydra left nothing of its own

@@ -13,7 +13,9 @@ from sam.settings import TrainConfig
 from sam.sharpness.context import Result
 
 
-def row_of(folder: Path, method: str, rows: list[dict[str, Any]], last5: float | None = 90.0) -> dict[str, float | None]:
+def row_of(
+    folder: Path, method: str, rows: list[dict[str, Any]], last5: float | None = 90.0, **measured: float | None
+) -> dict[str, float | None]:
     """The measures of a made-up run whose weights' test loss is 0.5."""
     final = {"train_loss": 0.1, "perturbed_loss": 0.3}
     if rows:
@@ -30,7 +32,7 @@ def row_of(folder: Path, method: str, rows: list[dict[str, Any]], last5: float |
         "identity": {},
         "data": {"fingerprint": "d", "notes": []},
     }
-    return dict(_row(folder, record, Result({"test_loss_channel": 0.5})).measures)
+    return dict(_row(folder, record, Result({"test_loss_channel": 0.5} | measured)).measures)
 
 
 def test_the_perturbations_of_training(tmp_path: Path) -> None:
@@ -48,3 +50,14 @@ def test_what_was_not_met_is_not_there(tmp_path: Path) -> None:
     found = row_of(tmp_path, "sgd", [{"epoch": 1}], last5=None)
     assert found.keys() == {"test_loss_channel", "gap_running", "gap_perturbed"}
     assert row_of(tmp_path / "none", "sgd", [])["last5_test_accuracy"] == 90.0
+
+
+def test_curvature_stands_beside_the_loss_of_the_same_images(tmp_path: Path) -> None:
+    tops = {"eigenvalue[k=1]": 3.0, "eigenvalue[k=1,subset=48]": 5.0, "eigenvalue[k=10]": 1.0, "eigenvalue[k=1,subset=9]": 1.0}
+    losses = {"train_loss": 0.5, "train_loss[subset=48]": 0.25, "train_loss[subset=9]": 0.0}
+    found = row_of(tmp_path, "sgd", [], **tops, **losses)
+    assert {name: value for name, value in found.items() if name.startswith("lambda1")} == {
+        "lambda1_over_loss": 6.0,
+        "lambda1_over_loss[subset=48]": 20.0,
+        "lambda1_over_loss[subset=9]": None,
+    }

@@ -17,6 +17,7 @@ from sam.report.html import Html, el
 from sam.report.page import report
 from sam.runs.command import train_command
 from sam.sharpness.settings import SharpnessConfig
+from sam.tables import render
 from sam.tables.cells import Block
 from sam.tables.conditions import RunRow, conditions
 from sam.tables.settings import RowConfig
@@ -160,7 +161,10 @@ def test_a_difference_shows_the_runs_of_both_rows(tree: Node) -> None:
     assert {a.text for a in here.all("a")}.isdisjoint({a.text for a in there.all("a")})
 
 
-def test_a_rank_correlation_shows_both_numbers_of_its_runs(tree: Node) -> None:
+def test_a_rank_correlation_shows_both_numbers_of_its_runs(tree: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not list(tree.all("td", class_="correlation"))  # of eight runs, none is printed
+    monkeypatch.setattr(render, "MIN_RUNS", 8)
+    tree = parsed(made_up.page(made_up.runs()))
     cell = next(c for c in tree.all("td", class_="correlation") if "n = 8 runs" in c.text)
     said = dict(reversed(re.findall(r"([\d.e-]+, [\d.e-]+) (\S+)", item.text)[0]) for item in cell.all("li"))
     assert len(said) == 8

@@ -86,12 +86,25 @@ FORMATS: dict[str, Callable[[list[Block]], str]] = {
 @pytest.mark.parametrize("name", FORMATS)
 def test_planted_effect_is_said_in_every_format(name: str) -> None:
     text = FORMATS[name]([planted()])
-    assert "SAM is above SGD (+0.80, Holm p < 0.001)" in text
-    assert "no difference shown for Rand-SAM against SGD, XSAM against SGD" in text
+    assert "Rand-SAM (p 0.88) and XSAM (p 0.88) are not told apart from SGD" in text
     assert "Rand-SAM is equivalent to SGD within ±0.2" in text
     assert "Does not show: which is best at equal compute" in text
     assert "SAM is above SGD by 0.80 points [0.76, 0.85] (Holm p 3e-6, n 5)" in text
     assert "Rank correlations are printed from 40 runs on; here are 20." in text
+
+
+def test_rank_correlations_are_printed_from_40_runs_on() -> None:
+    rng = np.random.default_rng(0)
+    for seeds, shown in ((9, False), (10, True)):
+        accuracy = {label: rng.normal(96, 0.4, seeds) for label in NAMES}
+        measures = {name: {label: rng.normal(1, 0.1, seeds) for label in NAMES} for name in (SHARP, "gap")}
+        blocks = build(load("table3"), runs_of(accuracy, measures), [0.05])
+        text = render.markdown(blocks)
+        assert ("n = 4 methods" in text) == ("within methods" in text) == (f"n = {4 * seeds} runs" in text) == shown
+        assert ("Rank correlations are printed from 40 runs on; here are 36." in text) != shown
+        (pair,) = blocks[0].correlations  # for programs it is there in any case
+        line = next(x for x in csv.DictReader(io.StringIO(render.csv(blocks))) if x["row"] == "all runs")
+        assert float(line["rank_correlation"]) == pair.across.rho and ("fewer than 40 runs" in line["text"]) != shown
 
 
 def test_csv_has_every_number_of_the_tests() -> None:
