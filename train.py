@@ -20,11 +20,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from sam.runs import ending
 from sam.runs.distributed import launched
 from sam.runs.hydra_schema import resolve, start
+from sam.runs.identity import run_name
 from sam.runs.signals import Preempted, leave_at_once
 from sam.settings import TrainConfig
-from sam.text import printable, sentence
+from sam.text import sentence
 from sam.training.rows import reached
 
 
@@ -39,6 +41,8 @@ def main(composed: DictConfig) -> None:
         raise SystemExit(2)
     try:
         config = resolve(TrainConfig, composed)
+        if single:
+            ending.begin([config])
         from sam.runs.run import run  # torch is imported only now: --help and --cfg stay quick
 
         record = run(config)
@@ -62,10 +66,11 @@ def main(composed: DictConfig) -> None:
     if single and not launched().rank:
         measured_on, accuracy, loss = reached(record["final"])
         outcome = f"diverged in epoch {record['diverged_epoch']}" if record["status"] == "diverged" else "finished"
-        print(f"{printable(record['name'])}: {outcome}, {measured_on} accuracy {accuracy:.2f}%, {measured_on} loss {loss:.4f}")
+        print(f"{run_name(config, shown=True)}: {outcome}, {measured_on} accuracy {accuracy:.2f}%, {measured_on} loss {loss:.4f}")
 
 
 if __name__ == "__main__":
     if launched().size == 1:  # a process that waits for others in torch's code would not hear
         leave_at_once()
-    start(main)
+    with ending.summed_up():
+        start(main)

@@ -35,6 +35,13 @@ class Commands:
     def run(self, script: str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         return self.end(self.start(script, *arguments, environment=environment))
 
+    def shell(self, line: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """A line that is printed for a shell, `wandb` being this Python's."""
+        program = f"{sys.executable} -m wandb"
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_") and "proxy" not in key.lower()}
+        command = ["bash", "-c", f"{program} {line.removeprefix('wandb ')}"]
+        return subprocess.run(command, cwd=self.folder, env=clean | environment, capture_output=True, text=True, timeout=PATIENCE)
+
     def end(self, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
         try:
             out, err = process.communicate(timeout=PATIENCE)
