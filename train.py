@@ -20,10 +20,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sam.runs import ending
 from sam.runs.distributed import launched
 from sam.runs.hydra_schema import resolve, start
-from sam.runs.identity import run_name
 from sam.runs.signals import Preempted, leave_at_once
 from sam.settings import TrainConfig
 from sam.text import sentence
@@ -41,6 +39,8 @@ def main(composed: DictConfig) -> None:
         raise SystemExit(2)
     try:
         config = resolve(TrainConfig, composed)
+        from sam.runs import ending, identity
+
         if single:
             ending.begin([config])
         from sam.runs.run import run  # torch is imported only now: --help and --cfg stay quick
@@ -66,11 +66,10 @@ def main(composed: DictConfig) -> None:
     if single and not launched().rank:
         measured_on, accuracy, loss = reached(record["final"])
         outcome = f"diverged in epoch {record['diverged_epoch']}" if record["status"] == "diverged" else "finished"
-        print(f"{run_name(config, shown=True)}: {outcome}, {measured_on} accuracy {accuracy:.2f}%, {measured_on} loss {loss:.4f}")
+        print(f"{identity.run_name(config, shown=True)}: {outcome}, {measured_on} accuracy {accuracy:.2f}%, {measured_on} loss {loss:.4f}")
 
 
 if __name__ == "__main__":
     if launched().size == 1:  # a process that waits for others in torch's code would not hear
         leave_at_once()
-    with ending.summed_up():
-        start(main)
+    start(main)

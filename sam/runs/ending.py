@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,6 @@ MOST_COMMANDS = 3  # where runs lie in many folders
 @dataclass
 class _UnderWay:
     plans: Sequence[TrainConfig]
-    folders: list[Path]  # each once
     before: int | None  # how many were finished; None: a single run, of which its own line tells
     waits: bool  # whether the command waits for the runs
     began: float
@@ -34,7 +33,7 @@ _under_way: _UnderWay | None = None
 def begin(plans: Sequence[TrainConfig], before: int | None = None, *, waits: bool = True) -> None:
     """Note what this command is about to train."""
     global _under_way
-    _under_way = _UnderWay(plans, list(dict.fromkeys(map(identity.run_folder, plans))), before, waits, time.monotonic())
+    _under_way = _UnderWay(plans, before, waits, time.monotonic())
 
 
 @contextmanager
@@ -51,12 +50,13 @@ def summed_up() -> Iterator[None]:
         progress.end_sweep(whole=not stopped)
         told, _under_way = _under_way, None
         if told is not None and not launched().rank:
-            for line in _lines(told, stopped):
-                print(printable(line), flush=True)
+            with suppress(ValueError):  # of data that are not there: the run has said so
+                print("".join(f"{printable(line)}\n" for line in _lines(told, stopped)), end="", flush=True)
 
 
 def _lines(told: _UnderWay, stopped: bool) -> Iterator[str]:
-    found = Counter(_became(folder, stopped) for folder in told.folders)
+    folders = dict.fromkeys(map(identity.run_folder, told.plans))  # each once
+    found = Counter(_became(folder, stopped) for folder in folders)
     commands = next_commands(told.plans)
     if not told.waits:
         found, commands = Counter(), [f"python scripts/status.py {command.split(maxsplit=2)[2]}" for command in commands]
@@ -67,7 +67,7 @@ def _lines(told: _UnderWay, stopped: bool) -> Iterator[str]:
         yield f"{', '.join(counts)} in {progress.clock(time.monotonic() - told.began)}.{rest}"
     if found["finished"] or not told.waits:
         yield from (f"Next: {command}" for command in commands[:MOST_COMMANDS])
-    if any(plan.tracking.backend == "wandb" for plan in told.plans) and (command := sync_command(told.folders)):
+    if any(plan.tracking.backend == "wandb" for plan in told.plans) and (command := sync_command(folders)):
         yield f"W&B was offline: {command}"
 
 
