@@ -28,7 +28,6 @@ from sam.settings import TrainConfig
 from sam.text import printable
 from sam.training.rows import reached
 
-
 COLUMNS = ("run", "state", "method", "N", "rho", "seed", "")  # the last says what else is known
 
 
