@@ -24,7 +24,7 @@ from sam.runs.distributed import launched
 from sam.runs.hydra_schema import resolve, start
 from sam.runs.signals import Preempted, leave_at_once
 from sam.settings import TrainConfig
-from sam.text import printable, sentence
+from sam.text import sentence
 from sam.training.rows import reached
 
 
@@ -39,6 +39,10 @@ def main(composed: DictConfig) -> None:
         raise SystemExit(2)
     try:
         config = resolve(TrainConfig, composed)
+        from sam.runs import ending, identity
+
+        if single:
+            ending.begin([config])
         from sam.runs.run import run  # torch is imported only now: --help and --cfg stay quick
 
         record = run(config)
@@ -62,7 +66,7 @@ def main(composed: DictConfig) -> None:
     if single and not launched().rank:
         measured_on, accuracy, loss = reached(record["final"])
         outcome = f"diverged in epoch {record['diverged_epoch']}" if record["status"] == "diverged" else "finished"
-        print(f"{printable(record['name'])}: {outcome}, {measured_on} accuracy {accuracy:.2f}%, {measured_on} loss {loss:.4f}")
+        print(f"{identity.run_name(config, shown=True)}: {outcome}, {measured_on} accuracy {accuracy:.2f}%, {measured_on} loss {loss:.4f}")
 
 
 if __name__ == "__main__":

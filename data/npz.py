@@ -25,7 +25,7 @@ def describe(path: str, name: str, expected: Description | None) -> Description:
                     found = ", ".join(sorted(member.removesuffix(".npy") for member in members)[:20]) or "nothing"
                     raise DataError(f"dataset.path={path}: has no array {key} (found: {found}; needed: {', '.join(KEYS)}).")
                 shape, dtype = _header(archive, key)
-                shapes[key] = _shape(path, key, shape, dtype)
+                shapes[key] = checked_shape(path, key, shape, dtype)
                 total += math.prod(shape) * dtype.itemsize
             for split in ("train", "test"):
                 images, count = shapes[f"{split}_images"], shapes[f"{split}_labels"][0]
@@ -95,7 +95,7 @@ def _header(archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], np.dty
     return shape, dtype
 
 
-def _shape(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
+def checked_shape(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
     """Check an array's type; return its shape: (n, h, w, c) of images, (n,) of labels."""
     if key.endswith("labels"):
         if dtype.kind not in "iu" or len(shape) != 1:

@@ -38,11 +38,18 @@ class TrackingConfig(Settings, prefix="tracking."):
     mode: str = key("auto", "auto: WANDB_MODE, else online with credentials", among=("auto", "online", "offline", "disabled"))
     project: str = key("sam", "in W&B")
     entity: str | None = key(None, "user or team in W&B; null: the default one")
+    group: str | None = key(None, "of the runs in W&B; null: data set, model, protocol, epochs and lr")
+    tags: list[str] = key([], "of the runs in W&B")
+    notes: str | None = key(None, "on the runs in W&B")
     init_timeout: float = key(60.0, "seconds to wait for the server at the start, before the run is logged offline", above=0)
     finish_timeout: float = key(10.0, "seconds to wait at the end, before the rest is left to `wandb sync`", above=0)
 
     def check_names(self) -> None:
         """ConfigError for names that W&B refuses. Not part of making one: records of runs that it refused are read."""
+        for name, texts, most in (("group", [self.group], 128), ("tags", self.tags, 64), ("notes", [self.notes], 4000)):
+            for text in texts:
+                if text is not None and not (text.strip() and len(text) <= most and text.isprintable()):
+                    raise ConfigError(f"tracking.{name}={text}: must be one line of 1 to {most:,} characters.")
         for name, value in (("project", self.project), ("entity", self.entity or "x")):
             if not 0 < len(value.strip()) == len(value) <= 128 or set(value) & set("/\\#?%:") or not value.isprintable():
                 team = f" a team goes into tracking.entity={value.partition('/')[0]}" if name == "project" and "/" in value else ""

@@ -4,12 +4,14 @@
     python scripts/grid.py experiment=table2 throttle=8 max_array=500
     python scripts/grid.py optimizer=sgd,sam 'seed=range(5)' dataset=cifar100 runs_per_task=4
     python scripts/grid.py experiment=table2 replicas=2               # two GPUs for each run
+    python scripts/grid.py experiment=table2 sbatch="--partition=gpu --time=8:00:00"   # options of sbatch, as on its command line
     python scripts/grid.py experiment=table2 | bash                   # submit at once
     python scripts/grid.py evaluate runs_dir=runs/table2 parts=8      # the arguments of evaluate_sharpness.py: its runs in eight shares
 
 throttle       tasks that may run at the same time (all)
 max_array      tasks in one array, the site's MaxArraySize at most (1000); a longer list is cut into grid-0.txt, grid-1.txt, ...
 runs_per_task  runs side by side on one GPU (1)
+sbatch         options for the printed command; they win over those of slurm_array.sh
 
 Every point is checked first. Finished runs are left out, and runs with one identity appear once: after a failure the same command lists
 what is missing. A list's folder is named by its content, because queued tasks read it by line number, and no later list may take its
@@ -17,6 +19,7 @@ place. `evaluate` lists shares of runs, one a task; the tables are made afterwar
 """
 
 import hashlib
+import itertools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +32,24 @@ from sam.config import ConfigError
 from sam.evaluation.settings import EvaluateConfig
 from sam.runs import sweep
 from sam.runs.hydra_schema import resolve
+
+OWN = ("--array", "--chdir", "--output", "--wrap", "-a", "-D", "-o", "-")  # set by the printed command itself; the last ends all options
+
+
+def sbatch_options(text: str) -> list[str]:
+    """The words of sbatch=..., split as a shell would. ConfigError for what would not arrive at sbatch as an option."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"sbatch={text}: cannot be taken apart ({error}); quote as in a shell.") from error
+    if not text.isprintable():
+        raise ConfigError(f"sbatch={text}: must be one line.")
+    for before, word in itertools.pairwise(["--x=", *words]):
+        if not word.startswith("-") and (before[:1] != "-" or "=" in before):  # sbatch would take it for the script
+            raise ConfigError(f"sbatch={text}: {word} is no option, nor the value of one; for example --partition=gpu --time=8:00:00.")
+        if word[:2].rstrip("-") in OWN or word.partition("=")[0] in (*OWN, "--"):
+            raise ConfigError(f"sbatch={text}: {word} is not to be set here; grid.py sets {', '.join(OWN[:3])} itself.")
+    return words
 
 
 def write(lines: Sequence[str], folder: Path, per_list: int) -> list[tuple[Path, int]]:
@@ -49,14 +70,21 @@ def command(path: Path, length: int, own: dict[str, Any], replicas: int = 1, pro
     words = [f"PROGRAM={program}"] * bool(program) + [f"RUNS_PER_TASK={per_task}"] * (per_task > 1)
     words += ["sbatch", f"--array=0-{tasks - 1}{throttle}"]
     words += ["--nodes=1", f"--ntasks={replicas}", f"--gpus-per-node={replicas}"] if replicas > 1 else []
-    words += [f"--chdir={Path.cwd()}", f"--output={path.parent}/%A_%a.out", str(ROOT / "scripts" / "slurm_array.sh"), str(path)]
+    words += [
+        *own["sbatch"],
+        f"--chdir={Path.cwd()}",
+        f"--output={path.parent}/%A_%a.out",
+        str(ROOT / "scripts" / "slurm_array.sh"),
+        str(path),
+    ]
     return shlex.join(words)
 
 
 @script
 def main(arguments: list[str]) -> int:
-    own, overrides = parse({"throttle": int, "max_array": 1000, "runs_per_task": 1}, arguments, hydra=True)
+    own, overrides = parse({"throttle": int, "max_array": 1000, "runs_per_task": 1, "sbatch": str}, arguments, hydra=True)
     program, what, replicas = None, "runs", 1
+    own["sbatch"] = sbatch_options(own["sbatch"] or "")  # before anything is written
     if overrides[:1] == ["evaluate"]:
         program, what = "evaluate_sharpness.py", "shares"
         hydra, name, given, options = sweep.opened(overrides[1:], "evaluate")

@@ -1,23 +1,31 @@
-"""Download CIFAR-10 and CIFAR-100, and check them against torchvision's MD5 sums; or shrink the images of a file.
+"""Download CIFAR-10 and CIFAR-100, and check them against torchvision's MD5 sums; or convert other images into a file, or shrink a file's.
 
     python scripts/prepare_data.py                                  # both, below ./datasets
     python scripts/prepare_data.py dataset=cifar100 root=datasets   # one of them: cifar10 | cifar100 | all
     python scripts/prepare_data.py source=cifar10.npz size=16 out=cifar10-16.npz   # means of 2 x 2 pixels
+    python scripts/prepare_data.py source=pets out=pets-64.npz size=64     # pets/train/CLASS/IMAGE and pets/test/... (or val)
+    python scripts/prepare_data.py source=svhn out=svhn.npz                # svhn/train_32x32.mat and test_32x32.mat
+    python scripts/prepare_data.py source=mine out=mine.npz                # mine/x_train.npy, y_train.npy, x_test.npy, y_test.npy (uint8)
+    python scripts/prepare_data.py source=hub out=hub.npz                  # Hugging Face: hub/**/train*.parquet and test*.parquet
 
+Images of several sizes need size=PIXELS, which makes squares of them. Classes are numbered from 0, folders in the order of their names.
 Compute nodes often have no network: run this once where there is one, and point dataset.root=... at the folder. Files that are there and
 intact are not downloaded again. Images from elsewhere need no download: dataset.path=FILE.npz.
 """
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 
 from arguments import parse, script
 
 from data import DataError
+from data.convert import convert
 from data.downsample import downsample
 from data.known import notes
 from data.sources import fetch_cifar, fingerprint, read
+from sam.text import sentence
 
 SHRINKING = {"source": "source=FILE.npz", "size": "size=PIXELS", "out": "out=FILE.npz"}
 CHOICES = {"all": ("cifar10", "cifar100"), "cifar10": ("cifar10",), "cifar100": ("cifar100",)}
@@ -27,13 +35,18 @@ CHOICES = {"all": ("cifar10", "cifar100"), "cifar10": ("cifar10",), "cifar100": 
 def main(arguments: list[str]) -> int:
     """Exit status: 0; 1 if the images cannot be had, 2 for wrong arguments, each after one sentence."""
     options, _ = parse({"dataset": tuple(CHOICES), "root": "datasets", "source": str, "size": int, "out": str}, arguments)
+    folder = options["source"] is not None and os.path.isdir(os.path.expanduser(options["source"]))
     given, missing = ([key for key in SHRINKING if (options[key] is not None) == there] for there in (True, False))
+    missing = [key for key in missing if key != "size" or not folder]
     if given and missing:
         raise DataError(f"{given[0]}={options[given[0]]}: needs {' and '.join(SHRINKING[key] for key in missing)} too.")
     try:
         if given:
             path = options["out"]
-            downsample(options["source"], options["size"], path)
+            if folder:
+                convert(options["source"], path, options["size"])
+            else:
+                downsample(options["source"], options["size"], path)
             raw = read("arrays", path, "", False)
             train, test, side, data = len(raw.train_labels), len(raw.test_labels), raw.train_images.shape[1], fingerprint(raw)
             sha256 = hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
@@ -43,10 +56,10 @@ def main(arguments: list[str]) -> int:
             return 0
         for name in CHOICES[options["dataset"]]:
             train, test = fetch_cifar(name, options["root"], download=True)
-            folder = Path(train.root).resolve() / train.base_folder
-            print(f"{name}: {len(train):,} training and {len(test):,} test images in {folder} (MD5 checked)")
+            place = Path(train.root).resolve() / train.base_folder
+            print(f"{name}: {len(train):,} training and {len(test):,} test images in {place} (MD5 checked)")
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 1
     print(f"Train on them with dataset.root={Path(options['root']).resolve()}; or read other images with dataset.path=FILE.npz.")
     return 0

@@ -4,6 +4,7 @@ damaged (with the file that cannot be used).
     python scripts/status.py runs_dir=runs/table2                        # every run found there
     python scripts/status.py experiment=table2                           # the whole grid of an experiment, the missing ones too
     python scripts/status.py optimizer=sgd,sam 'seed=range(3)' dataset=digits
+    python scripts/status.py runs_dir=runs/table2 sort=rho               # or run, state, method, N, seed
 
 The arguments are those of `train.py -m`; with nothing but runs_dir, no grid is assumed. Exit status: 0 when nothing is failed, missing or
 damaged, 1 when something is, 2 for wrong arguments.
@@ -22,8 +23,33 @@ from sam.core.files import told
 from sam.runs import identity, lock, records
 from sam.runs.progress import clock
 from sam.runs.sweep import planned
+from sam.runs.tracking import top_level
+from sam.settings import TrainConfig
 from sam.text import printable
 from sam.training.rows import reached
+
+COLUMNS = ("run", "state", "method", "N", "rho", "seed", "")  # the last says what else is known
+
+
+def row(folder: Path, config: TrainConfig | None) -> dict[str, Any]:
+    """The cells of a run by COLUMNS; what nobody knows is None. `config`: as planned; None: as recorded."""
+    try:
+        record = records.read_run(folder)
+        found, detail = state(folder, record)
+        config = config or (records.run_config(record) if record else None)
+    except Exception as error:
+        found, detail = "damaged", told(error)
+    own = top_level(config.optimizer) if config else {}
+    cells = (folder.name, found, own.get("method"), own.get("n"), own.get("rho"), config.seed if config else None, detail)
+    return dict(zip(COLUMNS, cells, strict=True))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Lines of aligned columns, below a line of their names."""
+    texts = [COLUMNS, *(["-" if row[name] is None else f"{row[name]}" for name in COLUMNS] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    widths[1] = len(records.PREEMPTED)  # the longest: a run that goes on moves no column
+    return [printable("  ".join(map(str.ljust, line, widths)).rstrip()) for line in texts]
 
 
 def state(folder: Path, record: dict[str, Any] | None) -> tuple[str, str]:
@@ -55,25 +81,20 @@ def _progress(record: dict[str, Any], rows: Sequence[dict[str, float]]) -> str:
 
 @script
 def main(arguments: list[str]) -> int:
-    own, overrides = parse({"runs_dir": "runs"}, arguments, hydra=True)
+    own, overrides = parse({"runs_dir": "runs", "sort": COLUMNS[:-1]}, arguments, hydra=True)
     if not overrides:
         given = OverridesParser.create().parse_override(f"runs_dir={own['runs_dir']}")
         places = [str(place) for place in (given.sweep_iterator() if given.is_sweep_override() else [given.value()])]
-        folders = [folder for place in places for folder in records.run_folders(Path(place))]
+        runs: dict[Path, TrainConfig | None] = dict.fromkeys(folder for place in places for folder in records.run_folders(Path(place)))
     else:
-        folders = list(dict.fromkeys(identity.run_folder(config) for _, config in planned(arguments)))
-    if not folders:
+        grid = planned([word for word in arguments if not word.startswith("sort=")])
+        runs = {identity.run_folder(config): config for _, config in grid}
+    if not runs:
         print("There is no run here.", file=sys.stderr)
         return 1
-    rows = []
-    for folder in folders:
-        try:
-            rows.append((folder.name, *state(folder, records.read_run(folder))))
-        except Exception as error:
-            rows.append((folder.name, "damaged", told(error)))
-    width = max(len(name) for name, _, _ in rows)
-    for name, status, detail in rows:
-        print(printable(f"{name:<{width}}  {status:<9}  {detail}".rstrip()))
-    counts = Counter(status for _, status, _ in rows)
+    rows, by = [row(folder, config) for folder, config in runs.items()], own["sort"]
+    rows = rows if by == "run" else sorted(rows, key=lambda row: (row[by] is None, row[by]))  # as they lie in the folder where they tie
+    print("\n".join(table(rows)))
+    counts = Counter(row["state"] for row in rows)
     print(", ".join(f"{count} {status}" for status, count in counts.most_common()))
     return int(bool(counts["missing"] + counts["damaged"] + counts[records.FAILED]))

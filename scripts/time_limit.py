@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from arguments import parse, script
 
-from sam.runs.signals import REQUEUE_ME, SAVE_AND_LEAVE
+from sam.runs.signals import REQUEUE_ME, heeded
 
 TICK = 0.05  # seconds between two looks at the command
 
@@ -28,7 +28,7 @@ TICK = 0.05  # seconds between two looks at the command
 def supervise(command: Sequence[str], seconds: float, grace: float) -> int:
     """The exit status, as the docstring says it. Raises ValueError if the command cannot be started."""
     came: list[int] = []
-    for each in SAVE_AND_LEAVE:
+    for each in heeded():
         signal.signal(each, lambda number, _: came.append(number))
     try:
         process = subprocess.Popen(command, start_new_session=True)

@@ -166,6 +166,8 @@ def test_one_run_from_the_command_line(command: Run, tmp_path: Path) -> None:
     made = record(tmp_path / name)
     assert made["cost"] == {"forwards": 32, "backwards": 32, "skipped": 0}  # 4 passes x 4 steps x 2 epochs
     assert f"{made['final']['test_accuracy']:.2f}%" in result.out
+    assert result.out.splitlines()[-1] == f"Next: python evaluate_sharpness.py runs_dir={tmp_path}"
+    assert "; 100%, " in result.err.splitlines()[-1]
     assert made["environment"]["command"].startswith("python train.py dataset=digits")
     assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["checkpoint.pt", "metrics.csv", "run.json"]
     assert [path.name for path in tmp_path.iterdir()] == [name]  # Hydra left nothing of its own
@@ -180,6 +182,10 @@ def test_a_sweep_trains_every_point(swept: Any) -> None:
     assert {record(folder)["status"] for folder in found} == {"finished"}
     # 2 steps a run; passes 1, 1, 2, 2 and 21 probes of XSAM, for two seeds
     assert "8 runs, 8 to do: 66 forwards and 24 backwards" in swept.trained.out
+    counts, following = swept.trained.out.splitlines()[-2:]
+    assert re.fullmatch(r"8 finished, 0 failed in \d+:\d\d\.", counts)
+    assert following == f"Next: python evaluate_sharpness.py runs_dir={swept.runs}"
+    assert "; 100%, " in swept.trained.err.splitlines()[-1]
 
 
 def test_a_second_sweep_skips_and_ignored_keys_make_no_new_run(commands: Run, swept: Any, copied: Path, tiny_options: Options) -> None:
@@ -188,7 +194,7 @@ def test_a_second_sweep_skips_and_ignored_keys_make_no_new_run(commands: Run, sw
     sgd = ["train.py", "-m", "optimizer=sgd", "optimizer.rho=0.05,0.1", "seed=5", *tiny_options, f"runs_dir={copied}"]
     results = commands([line, sgd])
     assert results[0].code == results[1].code == 0
-    assert "8 runs, 0 to do: 0 forwards" in results[0].out
+    assert "8 runs, 0 to do: 0 forwards" in results[0].out and "\n8 finished (8 before), 0 failed in 0:0" in results[0].out
     assert "same as above" in results[1].out and "2 runs, 1 to do: 2 forwards and 2 backwards" in results[1].out
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(folders(copied)) == 9
@@ -202,6 +208,7 @@ def test_a_run_that_diverges_does_not_stop_a_sweep(commands: Run, tmp_path: Path
     assert results[0].code == 0, results[0]
     assert sorted(record(folder)["status"] for folder in folders(tmp_path)) == ["diverged"] * 2 + ["finished"] * 2
     assert results[1].code == 0 and "diverged in epoch 1" in results[1].out, results[1]
+    assert "\n2 finished, 0 failed, 2 diverged in " in results[0].out
     assert results[2].code == 0, results[2]
     assert "2 of 2 diverged" in results[2].out and "(epochs 1, 1)" in re.sub(r"\s+", " ", results[2].out)
 
@@ -331,7 +338,6 @@ def test_ctrl_c_keeps_what_is_recorded(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     try:
         deadline = time.monotonic() + 60

@@ -99,7 +99,10 @@ def start(main: Callable[[], None]) -> None:
             print(help_text(Path(sys.argv[0]).name, str(sys.modules["__main__"].__doc__)))
             return
         check_size(argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-"))
-        main()
+        from sam.runs.ending import summed_up  # once train.py has its handlers of signals
+
+        with summed_up():
+            main()
     except Exception as error:
         job, file = error.__traceback__, ""
         while job is not None and job.tb_frame.f_code.co_name != "run_job":

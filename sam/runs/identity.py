@@ -70,16 +70,23 @@ def setting(config: TrainConfig) -> str:
     return fingerprint(identity(dataclasses.replace(config, seed=TrainConfig().seed)))
 
 
-def run_name(config: TrainConfig) -> str:
-    """Readable name and the first 8 digits of the fingerprint: digits-wrn-10-1-sam-n3-rho0.05-s1-1a2b3c4d."""
-    optimizer = config.optimizer
-    parts = [config.dataset.name, config.model.label, optimizer.method.replace("_", "-")]
-    if getattr(optimizer, "ascent_steps", 1) > 1:
-        parts.append(f"n{optimizer.ascent_steps}")
-    if hasattr(optimizer, "rho"):
-        parts.append(f"rho{optimizer.rho:g}")
-    parts += [f"s{config.seed}", run_fingerprint(config)[:8]]
+def _joined(parts: list[str]) -> str:
     return re.sub(r"[^a-z0-9.-]+", "-", "-".join(parts).lower())
+
+
+def short_name(config: TrainConfig, least: int = 1) -> str:
+    """For displays: sam-n1-rho0.05-s1. N is named from `least` steps on."""
+    optimizer = config.optimizer
+    steps = getattr(optimizer, "ascent_steps", 0)
+    parts = [optimizer.method.replace("_", "-"), *([f"n{steps}"] if steps >= least else [])]
+    return _joined([*parts, *([f"rho{optimizer.rho:g}"] if hasattr(optimizer, "rho") else []), f"s{config.seed}"])
+
+
+def run_name(config: TrainConfig, *, shown: bool = False) -> str:
+    """Readable name and the first 8 digits of the fingerprint: digits-wrn-10-1-sam-n3-rho0.05-s1-1a2b3c4d. A folder's name, which leaves
+    N = 1 out; `shown`: as displays have it, with n1."""
+    short = short_name(config, 1 if shown else 2)
+    return _joined([config.dataset.name, config.model.label, short, run_fingerprint(config)[:8]])
 
 
 def run_folder(config: TrainConfig) -> Path:

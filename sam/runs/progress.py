@@ -4,10 +4,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from sam.text import printable, sentence
 
 LINE_EVERY = 15.0  # seconds between lines in a log
+FIRST_ESTIMATE = 20  # steps before anything is said about the time that is left
 
 
 def clock(seconds: float) -> str:
@@ -18,40 +20,74 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """Count units of work: `advance(units)`. `total`: all of them, in any unit that is proportional to time."""
+    """Count units of work: `advance(units)` after a step. `total`: all of them, in any unit that is proportional to time; `tasks`: how many
+    one after the other, each with a start-up, which is no step and is estimated apart (data, compiling: minutes in some runs)."""
 
-    def __init__(self, total: float, label: str, *, quiet: bool = False) -> None:
+    def __init__(self, total: float, label: str, *, tasks: int = 1, quiet: bool = False) -> None:
         self.total, self.done, self.label, self.text = max(total, 1e-9), 0.0, printable(label), ""
         self.finished: set[str] = set()
         self._said: set[str] = set()
         self.quiet, self.began = quiet, time.monotonic()
+        self._tasks, self._steps, self._stepped, self._stepping = tasks, 0, 0.0, 0.0  # of steps: number, units, seconds
+        self._startup, self._mark, self._starting = 0.0, self.began, True
         self._next_line = self.began + LINE_EVERY
-        self._bar = None
+        self._bar: Any = None
         if sys.stderr.isatty() and not quiet:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=100.0, desc=label, bar_format="{desc} {percentage:3.0f}%|{bar:24}| {elapsed}<{remaining} {postfix}")
+            self._bar = tqdm(total=100.0, dynamic_ncols=True, bar_format="{desc}{percentage:3.0f}%|{bar}|{postfix}")
+
+    def begin(self) -> None:
+        """A task begins: what follows is its start-up, until its first step has ended. The time since the last step is that task's."""
+        now = time.monotonic()
+        self._stepping += 0.0 if self._starting else now - self._mark
+        self._mark, self._starting = now, True
+
+    def skip(self, units: float) -> None:
+        """Count work that took no time: done in an earlier session, or not needed after all."""
+        self.done += units
 
     def advance(self, units: float) -> None:
+        now = time.monotonic()
+        if self._starting:
+            self._tasks, self._startup, self._starting = self._tasks - 1, now - self._mark, False
+        else:
+            self._steps, self._stepped, self._stepping = self._steps + 1, self._stepped + units, self._stepping + now - self._mark
+        self._mark = now
         self.done += units
+        if self._bar is not None or (now >= self._next_line and not self.quiet):
+            self._show()
+
+    def left(self) -> float | None:
+        """Seconds of work left, from the steps seen so far and the last start-up; None before there are enough of them, and at the end."""
+        if self._steps < FIRST_ESTIMATE or not self._stepped or self.done >= self.total:
+            return None
+        return (self.total - self.done) * self._stepping / self._stepped + max(0, self._tasks) * self._startup
+
+    def note(self, text: str, name: str = "") -> None:
+        """Set what stands before the bar, the state of the current activity; and a short name for what it is, after the bar."""
+        self.text, self.label = printable(text), printable(name) or self.label
+
+    def _show(self) -> None:
+        share, left, gone = min(100.0, 100 * self.done / self.total), self.left(), clock(time.monotonic() - self.began)
         if self._bar is not None:
-            self._bar.n = min(100.0, 100 * self.done / self.total)
+            self._bar.n = share
+            self._bar.set_description_str(f"{self.text} " if self.text else "", refresh=False)
+            self._bar.set_postfix_str(f"{gone}{'' if left is None else f'<{clock(left)}'}, {self.label}", refresh=False)
             self._bar.update(0)
-        elif not self.quiet and time.monotonic() >= self._next_line:
-            self._line()
-
-    def note(self, text: str) -> None:
-        """Set the text beside the bar: the current activity and its state."""
-        self.text = text = printable(text)
-        if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-
-    def _line(self) -> None:
-        elapsed = time.monotonic() - self.began
-        share = min(1.0, self.done / self.total)
-        remains = f", about {clock(elapsed * (1 - share) / share)} left" if share > 0.01 else ""
-        print(f"{self.label}: {100 * share:3.0f}%, {clock(elapsed)} gone{remains}  {self.text}", file=sys.stderr, flush=True)
+            return
+        text, remains = f"{self.text}; " if self.text else "", "" if left is None else f", about {clock(left)} left"
+        print(f"{text}{share:.0f}%, {gone} gone{remains}; {self.label}", file=sys.stderr, flush=True)
         self._next_line = time.monotonic() + LINE_EVERY
+
+    def close(self, *, whole: bool) -> None:
+        """End the bar. `whole`: everything is done, and the last line says 100%."""
+        if whole:
+            self.done = self.total
+            if not self.quiet:
+                self._show()
+        if self._bar is not None:
+            self._bar.close()
 
     def say(self, text: str) -> None:
         """Print a separate line, above the bar."""
@@ -77,6 +113,13 @@ def share(progress: Progress | None) -> None:
     _shared = progress
 
 
+def end_sweep(*, whole: bool) -> None:
+    """End the sweep's progress, if there is one."""
+    if _shared is not None:
+        _shared.close(whole=whole)
+    share(None)
+
+
 def in_sweep() -> bool:
     return _shared is not None
 
@@ -89,9 +132,13 @@ def finished_in_sweep() -> set[str]:
 @contextmanager
 def progress_for(total: float, label: str, *, quiet: bool = False) -> Iterator[Progress]:
     """Yield the sweep's progress if there is one, else a new one."""
-    own = _shared or Progress(total, label, quiet=quiet)
+    own, whole = _shared or Progress(total, label, quiet=quiet), False
+    end = own.done + total
+    own.begin()
     try:
         yield own
+        whole = True
     finally:
-        if own is not _shared and own._bar is not None:
-            own._bar.close()
+        own.skip(max(0.0, end - own.done))  # of a run that failed or diverged, in a sweep
+        if own is not _shared:
+            own.close(whole=whole)

@@ -7,7 +7,9 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,17 @@ import data
 from sam.config import ConfigError
 from sam.core.files import ABSENT, DamagedError, UnreadableError, check, is_number, number, plain, read_bytes, read_json, told, write_atomic
 from sam.registry import plugins
-from sam.runs.identity import fingerprint, run_fingerprint, run_folder
-from sam.schema import from_dict
+from sam.runs.identity import fingerprint, identity, run_fingerprint, run_folder
+from sam.schema import defaults, flat, from_dict
 from sam.settings import TrainConfig
+from sam.text import printable
 
 RUN, METRICS, CHECKPOINT, MEASURES = "run.json", "metrics.csv", "checkpoint.pt", "sharpness.json"
 PREVIOUS = "checkpoint.previous.pt"  # kept while a run is under way, in case the newest turns out damaged
 FINISHED, DIVERGED, RUNNING, PREEMPTED, FAILED = "finished", "diverged", "running", "preempted", "failed"
 NUMERICS = 3  # raised when the arithmetic of training changes: runs of an older version are named when tables are built
 
+MOST_SIBLINGS = 24  # folders looked into by `another`
 TRACES = (RUN, CHECKPOINT, PREVIOUS, "checkpoint.epoch*.pt", METRICS, MEASURES)  # what only a run leaves in a folder
 
 _ENVIRONMENT = {"versions": dict, "device": str, "threads": int, "modified": (True, False, None).__contains__}
@@ -119,6 +123,24 @@ def check_folder(config: TrainConfig) -> None:
         done = os.path.isdir(folder)
     if not done:
         data.usable_folder(folder, "run_dir" if config.run_dir else "runs_dir")
+
+
+def another(config: TrainConfig, planned: Collection[Path] = ()) -> str | None:
+    """ "another run than FOLDER: epochs 3 instead of 2": of a run that has no record yet, while one whose name differs in the hash alone
+    (and is not `planned`) was made with one other value. None if there is none, or nobody can tell."""
+    folder = run_folder(config)
+    if config.run_dir is not None or (folder / RUN).exists():
+        return None
+    own, usual = flat(identity(config)), flat(defaults(TrainConfig))
+    pattern = f"{folder.name[:-8]}{8 * '[0-9a-f]'}"
+    others = (path for path in sorted(folder.parent.glob(pattern)) if path != folder and path not in planned)
+    for other in islice(others, MOST_SIBLINGS):
+        with suppress(Exception):  # whatever is wrong there is not this run's concern
+            theirs = flat(read_json(other / RUN)["identity"])
+            (key,) = (key for key in own | theirs if own.get(key, usual.get(key)) != theirs.get(key, usual.get(key)))
+            new, old = (printable(values.get(key, usual.get(key)))[:60] for values in (own, theirs))
+            return f"another run than {other.name}: {key} {new} instead of {old}"
+    return None
 
 
 def run_config(record: Mapping[str, Any]) -> TrainConfig:

@@ -53,7 +53,7 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
         expected = cost.cost(config, description)
         with (
             number_format(config.precision, config.threads),
-            progress_for(expected.backwards, identity.run_name(config)) as progress,
+            progress_for(expected.backwards, identity.short_name(config)) as progress,
             lock.hold(folder, progress.say) as check_lock,
             watching() as interrupts,
         ):
@@ -64,6 +64,8 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
             images = data.load(**to_dict(config.dataset), seed=config.seed)
             for note in images.notes:
                 progress.say_once(f"data: {note}.")
+            if not in_sweep() and (other := records.another(config)):  # a sweep's plan has said it
+                progress.say(other)
             trainer = Trainer(config, images, device, replicas)
             for note in trainer.notes:
                 progress.say(f"init_from={config.init_from}: {note}")

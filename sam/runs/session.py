@@ -59,7 +59,7 @@ class Session:
             trainer.load_state_dict(state)
         except Exception as error:  # its checksums hold: some other program wrote it
             raise ConfigError(f"{folder}: cannot be continued ({told(error)}); force=true begins it anew.") from error
-        progress.advance(trainer.optimizer.backwards)
+        progress.skip(trainer.optimizer.backwards)
         where = f"epoch {trainer.epoch}" + (f", step {trainer.step} of the next" if trainer.step else "")
         progress.say(f"{folder.name}: continuing after {where}.")
         return state
@@ -160,7 +160,7 @@ class Session:
     def _record_epoch(self, row: Row) -> None:
         self.check_lock()
         self.metrics = records.write_metrics(self.folder, self.trainer.rows)
-        self.progress.note(headline(self.record["name"], row, self.trainer.config.epochs))
+        self.progress.note(headline(row, self.trainer.config.epochs), identity.short_name(self.trainer.config))
 
     def _note_end(self, status: str, reason: str) -> None:
         self.record |= {"status": status, "error": reason, "epochs": self.trainer.epoch, "seconds": self.trainer.seconds}

@@ -31,9 +31,14 @@ def _leave(signum: int, frame: Any) -> None:
     os._exit(Preempted(signum).code)  # an exception in the midst of importing torch would become another one
 
 
+def heeded() -> list[int]:
+    """The signals to act on. A process that was started to ignore Ctrl-C (a shell's background job) goes on ignoring it."""
+    return [number for number in SAVE_AND_LEAVE if number != signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
+
+
 def leave_at_once() -> None:
     """Install handlers that end the process: outside of `watching` there is nothing to save or to tidy up."""
-    for number in SAVE_AND_LEAVE:
+    for number in heeded():
         signal.signal(number, _leave)
 
 
@@ -75,7 +80,7 @@ class Interrupts:
 @contextmanager
 def handling(handler: Callable[[int, Any], None]) -> Iterator[dict[int, Any]]:
     """Let `handler` take the signals that ask to leave, and restore the handlers of before, which are yielded."""
-    before: dict[int, Any] = {number: signal.signal(number, handler) for number in SAVE_AND_LEAVE}
+    before: dict[int, Any] = {number: signal.signal(number, handler) for number in heeded()}
     try:
         yield before
     finally:

@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sam.config import ConfigError
 from sam.core.files import DamagedError
 from sam.registry import names_plugins, plugin_arguments
-from sam.runs import identity, progress, records
+from sam.runs import ending, identity, progress, records
 from sam.runs.distributed import launched, with_replicas
 from sam.runs.hydra_schema import check_size, register, resolve
 from sam.settings import TrainConfig
@@ -141,7 +141,9 @@ class Preflight(Callback):
             plans = [compose(point, config) for point in lines]
             _checked.clear()
             _checked.update(zip(map(tuple, lines), plans, strict=True))
-            pending = _print_plan([with_replicas(plan) for plan in plans] if here else plans, here=here)
+            plans = [with_replicas(plan) for plan in plans] if here else plans
+            statuses, pending = _print_plan(plans, here=here)
+            ending.begin(plans, statuses.count(records.FINISHED), waits=config.hydra.launcher.get("wait", True))
         except (ValueError, HydraException, OmegaConfBaseException) as error:
             refuse(error)
         except Exception as error:
@@ -149,10 +151,9 @@ class Preflight(Callback):
             refuse(f"the sweep could not be planned ({type(error).__name__})", 1)
         if here and not pending:  # a finished sweep need not compose every point once more to find that out
             raise SystemExit(0)
-        progress.share(progress.Progress(pending, "sweep", quiet=launched().rank > 0))
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        progress.share(None)
+        one_by_one = config.hydra.launcher._target_.endswith("BasicLauncher")  # side by side, a start-up is nobody's waiting
+        tasks = sum(status in PENDING for status in statuses) if one_by_one else 1
+        progress.share(progress.Progress(pending, "sweep", tasks=tasks, quiet=launched().rank > 0))
 
 
 def refuse(error: object, code: int = 2, *, undone: str = "run") -> NoReturn:
@@ -169,8 +170,8 @@ def results(points: Sequence[Sequence[str]], failed: Mapping[int, str]) -> list[
     return returned
 
 
-def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
-    """Check every point, print the table, and return the backward passes that are still to be run. `here`: on this machine."""
+def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> tuple[list[str], float]:
+    """Check every point, print the table, and return each run's status and the backward passes still to be run. `here`: on this machine."""
     costs, statuses = check(plans), _statuses(plans)
     pending = [run for run, status in zip(costs, statuses, strict=True) if status in PENDING]
     backwards = sum(run.backwards for run in pending)
@@ -180,15 +181,19 @@ def _print_plan(plans: Sequence[TrainConfig], *, here: bool) -> float:
         for device in dict.fromkeys(config.device for config in plans):
             pick_device(device)
     if launched().rank:  # the first of several processes says it
-        return float(backwards)
+        return statuses, float(backwards)
     print(f"  {'run':<58} {'status':<14} {'forwards':>10} {'backwards':>10}")
     for config, run, status in list(zip(plans, costs, statuses, strict=True))[:LONGEST_LIST]:
-        print(f"  {identity.run_name(config):<58} {status:<14} {run.forwards:>10,} {run.backwards:>10,}")
+        print(f"  {identity.run_name(config, shown=True):<58} {status:<14} {run.forwards:>10,} {run.backwards:>10,}")
     if len(plans) > LONGEST_LIST:
         print(f"  ... and {len(plans) - LONGEST_LIST} more")
     passes = f"{counted(sum(run.forwards for run in pending), 'forward')} and {counted(backwards, 'backward')}"
     print(f"{counted(len(plans), 'run')}, {len(pending)} to do: {passes} (each over one batch).", flush=True)
-    return float(backwards)
+    folders = {identity.run_folder(config) for config in plans}
+    new = [config for config, status in zip(plans, statuses, strict=True) if status == "to run"]
+    if other := next(filter(None, (records.another(config, folders) for config in new[: records.MOST_SIBLINGS])), None):
+        print(other, flush=True)
+    return statuses, float(backwards)
 
 
 def _statuses(plans: Sequence[TrainConfig]) -> list[str]:

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,8 +31,10 @@ ROOT = Path(__file__).resolve().parents[2]
 LOOK_EVERY = 1.0  # seconds between looks at metrics.csv
 LEAVING = 5.0  # seconds for W&B's end when a run was told to leave, or failed: SLURM kills after 30
 OFFLINE = 10.0  # seconds for W&B to start, counted when a run has ended; and to log offline what no server took
+OFFLINE_WORD = "offline: "  # and why
 RETRY_AFTER = 600.0  # seconds without trying a server that did not answer: a sweep must not wait for it again at every run
 _unreachable_until = 0.0
+_told: set[str] = set()  # why W&B is offline, as far as this process or one before it in a sweep has said it
 _say: Callable[[str], None] = lambda word: None  # to the process that trains, if this is another
 
 # What a run is called in W&B, which groups metrics by what stands before the slash, and cannot sort or filter by names that hold brackets,
@@ -45,6 +48,7 @@ COLUMNS = {
     **{name: f"ascent/{name}" for name in ("perturbed_loss", "eps_over_rho", "cos_g_eps")},
     **{"alpha": "xsam/alpha", "psi": "xsam/psi", "skipped": "train/skipped_steps"},
 }
+PLACE = ("project", "entity", "group", "tags", "notes")  # keys that say where a tracked run is found, and as what
 SUMMARIES = ("final", "last5", "best")  # parts of run.json: "final/test_accuracy", "best/epoch", ...
 
 
@@ -74,6 +78,16 @@ def series(optimizer: OptimizerConfig) -> str:
 def top_level(optimizer: OptimizerConfig) -> dict[str, Any]:
     """The keys to group and filter by, at the top of a run's config (the seed is there already)."""
     return {"method": METHODS[optimizer.method].label, "series": series(optimizer), **_varied(optimizer)}
+
+
+def default_group(config: TrainConfig) -> str:
+    """What is compared: everything but the method, its radius and the seed. W&B takes 128 characters."""
+    return f"{config.dataset.label} {config.model.label} {config.protocol.name} {config.epochs} epochs lr {config.optimizer.lr:g}"[:128]
+
+
+def provenance(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells runs of one setting, one commit or one data set, at the top of a run's config."""
+    return {"setting": record["setting"], "commit": record["environment"].get("commit"), "data_fingerprint": record["data"]["fingerprint"]}
 
 
 class Tracker:
@@ -124,11 +138,13 @@ class WandbTracker(Tracker):
             "entity": tracking.entity,
             "id": run_id(record, self._folder),
             "name": f"{series(config.optimizer)} seed={config.seed}"[:128],
-            "group": f"{config.dataset.label} {config.model.label} {config.protocol.name}"[:128],
+            "group": tracking.group or default_group(config),
+            "tags": tracking.tags or None,
+            "notes": tracking.notes,
             "job_type": job_type,
             "resume": None if config.force else "allow",  # a run redone replaces what the server has
             "dir": str(self._folder),
-            "config": record["config"] | top_level(config.optimizer) | {"setting": record["setting"]},
+            "config": record["config"] | top_level(config.optimizer) | provenance(record),
             "settings": wandb.Settings(
                 init_timeout=tracking.init_timeout,
                 finish_timeout=tracking.finish_timeout,
@@ -166,7 +182,10 @@ class WandbTracker(Tracker):
         return mode
 
     def _offline(self, why: str) -> str:
-        print(f"{why}; logging offline, `wandb sync {self._folder}/wandb/offline-run-*` uploads it.", file=sys.stderr)
+        if why not in _told:
+            _told.add(why)
+            _say(f"{OFFLINE_WORD}{why}")
+            print(f"{why}; logging offline, and the last line says how to upload it.", file=sys.stderr)
         return "offline"
 
     def _mirror(self) -> None:
@@ -203,6 +222,7 @@ class Apart(Tracker):
 
     def finish(self, record: dict[str, Any]) -> None:
         said = self._end(record, self._timeout if records.is_done(record) else min(self._timeout, LEAVING))
+        _told.update(word.removeprefix(OFFLINE_WORD) for word in said if word.startswith(OFFLINE_WORD))
         if "unreachable" in said or "started" not in said:
             _avoid_server()
         if "started" not in said and record["status"] != records.PREEMPTED:  # which the run's next process sees to
@@ -218,7 +238,7 @@ class Apart(Tracker):
         self._began = time.monotonic()
         theirs.close()
         with suppress(OSError):  # it is gone already
-            self._line.send((sys.argv, in_sweep(), _unreachable_until, self._given))
+            self._line.send((sys.argv, in_sweep(), _unreachable_until, _told, self._given))
 
     def _end(self, record: dict[str, Any], seconds: float) -> set[str]:
         """Wait `seconds` for the process to end, then kill it (at once if it still waits for a server); returns the words it sent."""
@@ -240,12 +260,12 @@ class Apart(Tracker):
 
 def serve(handle: int) -> None:
     """Body of an `Apart`'s process; `handle`: file descriptor of its connection to the training process."""
-    global _unreachable_until, _say
+    global _unreachable_until, _told, _say
     line = Connection(handle)
     _say = line.send
     for signum in SAVE_AND_LEAVE:  # a job's processes all get them; training says when it is over
         signal.signal(signum, signal.SIG_IGN)
-    sys.argv, of_several, _unreachable_until, given = line.recv()
+    sys.argv, of_several, _unreachable_until, _told, given = line.recv()
     for variable in ("WANDB_SWEEP_ID", "WANDB_RUN_ID") if of_several else ():  # none of them can be the one that a W&B agent wants
         os.environ.pop(variable, None)
     tracker, record = WandbTracker(*given), {"status": records.FAILED}
@@ -271,14 +291,26 @@ def run_id(record: dict[str, Any], folder: Path) -> str:
 def mirror_sharpness(tracking: TrackingConfig, runs: Iterable[tuple[Path, dict[str, Any], Mapping[str, float | None]]]) -> None:
     """Write the measures of finished runs (folder, record, measures) into their runs' summaries, as `sharpness/...`. A run that was tracked
     is joined where it was tracked; `tracking` says where any other goes. The first failure ends it."""
+    mirrored = []
     for folder, record, measures in runs if tracking.backend == "wandb" else ():
         config, own = records.run_config(record), tracking
         if config.tracking.backend == "wandb":
-            own = dataclasses.replace(tracking, project=config.tracking.project, entity=config.tracking.entity)
+            own = dataclasses.replace(tracking, **{key: getattr(config.tracking, key) for key in PLACE})
         tracker = Apart(dataclasses.replace(config, tracking=own, force=False), record, folder, job_type="sharpness")
         tracker.finish(record | {"sharpness": measures})
+        mirrored.append(folder)
         if tracker.broken:
-            return
+            break
+    if command := sync_command(mirrored):
+        print(f"W&B was offline: {command}", file=sys.stderr)
+
+
+def sync_command(folders: Iterable[Path]) -> str | None:
+    """The one command that uploads what was logged offline below these runs' folders; None if nothing is left to upload."""
+    waiting = [f for f in folders if any(not Path(f"{file}.synced").exists() for file in f.glob("wandb/offline-run-*/*.wandb"))]
+    several = len(waiting) > 1
+    places = dict.fromkeys(f"{shlex.quote(str(f.parent))}/*" if several else shlex.quote(str(f)) for f in waiting)
+    return " ".join(["wandb sync", *(f"{place}/wandb/offline-run-*" for place in places)]) if waiting else None
 
 
 def recorded_epoch(folder: Path) -> int:

@@ -31,7 +31,7 @@ class _Told(progress.Progress):
         self.parent, self._units, self._next = parent, 0.0, 0.0
 
     def advance(self, units: float) -> None:
-        self._units += units
+        self.done, self._units = self.done + units, self._units + units
         if time.monotonic() >= self._next:
             self.flush()
 
@@ -39,13 +39,17 @@ class _Told(progress.Progress):
         self._tell("advance", self._units)
         self._units, self._next = 0.0, time.monotonic() + TELL_EVERY
 
-    def _tell(self, kind: str, content: object) -> None:
+    def skip(self, units: float) -> None:
+        super().skip(units)
+        self._tell("skip", units)
+
+    def _tell(self, kind: str, *content: object) -> None:
         try:
             self.parent.send((kind, content))
         except BrokenPipeError:  # nobody listens any more: save and leave
             os.kill(os.getpid(), signal.SIGTERM)
 
-    note, say = partialmethod(_tell, "note"), partialmethod(_tell, "say")
+    note, say, say_once = partialmethod(_tell, "note"), partialmethod(_tell, "say"), partialmethod(_tell, "say_once")
 
 
 def _work(parent: Connection, function: Callable[[Any], object]) -> None:
@@ -148,8 +152,8 @@ def _hear(worker: _Worker, outcomes: list[str | None], shown: progress.Progress)
     except (EOFError, ConnectionResetError):
         kind, content = "lost", ""
         worker.process.join()
-    if kind in ("advance", "note", "say"):
-        getattr(shown, kind)(content)
+    if kind in ("advance", "skip", "note", "say", "say_once"):
+        getattr(shown, kind)(*content)
         return
     outcomes[worker.task] = {"done": None, "left": LEFT, "lost": LOST}.get(kind, content)
     worker.task = None

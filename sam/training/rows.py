@@ -18,9 +18,9 @@ def reached(values: Mapping[str, Any]) -> tuple[str, float, float]:
     return "training", math.nan, math.nan
 
 
-def headline(name: str, row: Row, epochs: int) -> str:
+def headline(row: Row, epochs: int) -> str:
     measured_on, accuracy, _ = reached(row)
-    return f"{name} epoch {row['epoch']}/{epochs}: train loss {row['train_loss']:.3f}, {measured_on} {accuracy:.2f}%"
+    return f"{measured_on} {accuracy:.2f}%, train loss {row['train_loss']:.3f}, epoch {row['epoch']}/{epochs}"
 
 
 def summary(rows: Sequence[Row], interval: int = 1) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def test_what_is_said_of_a_run(values: dict[str, Any], name: str, accuracy: floa
     assert reached(full)[:2] == (name, accuracy)
     assert status.state(tmp_path, {"status": "finished", "final": full}) == ("finished", f"{name} accuracy {accuracy:.2f}%")
     if "nan" not in values.values():
-        assert headline("r", full, 9) == f"r epoch 3/9: train loss 0.500, {name} {accuracy:.2f}%"
+        assert headline(full, 9) == f"{name} {accuracy:.2f}%, train loss 0.500, epoch 3/9"
 
 
 def test_the_mirror_leaves_out_what_is_missing(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ NEUTRAL = {"runs_dir", "run_dir", "force", "device", "threads", "eval_batch_size
 NEUTRAL |= {"eval_interval", "keep_checkpoints"}
 NEUTRAL |= {"dataset.root", "dataset.download", "protocol.name", "protocol.notes"}
 NEUTRAL |= {f"tracking.{key}" for key in ("backend", "mode", "project", "entity", "init_timeout", "finish_timeout")}
+NEUTRAL |= {"tracking.group", "tracking.tags", "tracking.notes"}
 
 
 def write_arrays(path: Path) -> None:

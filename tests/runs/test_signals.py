@@ -111,6 +111,16 @@ def test_what_waits_is_told_at_the_end_and_a_library_cannot_keep_it() -> None:
     assert Interrupts().signum is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_process_that_was_started_to_ignore_ctrl_c_goes_on_ignoring_it() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts its background jobs
+    with watching() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.signum is None
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    with pytest.raises(Preempted), watching():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [1.0, 2.5])
 def test_a_command_that_only_begins_leaves_with_the_code_that_requeues(tmp_path: Path, seconds: float) -> None:

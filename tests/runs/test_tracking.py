@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from sam.config import ConfigError
 from sam.optimizers.settings import OptimizerConfig
 from sam.runs import identity, records, tracking
 from sam.runs.progress import Progress
 from sam.runs.run import run
-from sam.runs.tracking import make_tracker, series
-from sam.settings import TrainConfig
+from sam.runs.tracking import make_tracker, series, sync_command
+from sam.settings import TrackingConfig, TrainConfig
 
 Tiny = Callable[..., TrainConfig]
 Calls = list[tuple[str, Any]]
@@ -71,6 +72,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
         module.errors = types.SimpleNamespace(CommError=CommError, UsageError=UsageError)
         monkeypatch.setitem(sys.modules, "wandb", module)
         monkeypatch.setattr(tracking, "_unreachable_until", 0.0)
+        monkeypatch.setattr(tracking, "_told", set())
         monkeypatch.setattr(tracking, "Apart", tracking.WandbTracker)  # in this process, where the fake is
         for variable in ("WANDB_API_KEY", "WANDB_MODE"):
             monkeypatch.delenv(variable, raising=False)
@@ -88,11 +90,53 @@ def test_it_mirrors_rows_and_summary(tiny: Tiny, wandb: Callable[..., Calls]) ->
     assert (options["id"], options["name"], options["project"]) == (record["fingerprint"], "XSAM N=1 rho=0.1 seed=0", "mine")
     assert options["mode"] == "offline" and options["resume"] == "allow"  # no key, so nothing waits for a server
     assert options["config"]["optimizer"]["rho"] == 0.1
+    assert options["group"] == "digits, 96 training images WRN-10-1 tiwary2024 2 epochs lr 0.1"
+    assert (options["tags"], options["notes"]) == (None, None)  # W&B's own variables decide
+    assert options["config"]["commit"] == record["environment"]["commit"]
+    assert options["config"]["data_fingerprint"] == record["data"]["fingerprint"]
     rows = [values for name, values in calls if name == "log"]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert rows[1]["test/accuracy"] == record["final"]["test_accuracy"] and not any("probe_losses" in key for key in rows[1])
     assert calls[-2][1]["status"] == "finished" and calls[-2][1]["final/test_loss"] == record["final"]["test_loss"]
     assert calls[-1][1] == 0
+
+
+def test_group_tags_and_notes_stay_those_of_the_run_when_it_is_measured(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
+    calls = wandb()
+    config = tiny(tracking={"backend": "wandb", "group": "mine", "tags": ["a", "b"], "notes": "why"}, epochs=1)
+    record = run(config)
+    folder = identity.run_folder(config)
+    measuring = TrackingConfig(backend="wandb", group="other", mode="offline")
+    untracked = record | {"config": record["config"] | {"tracking": TrainConfig().tracking.__dict__}}
+    tracking.mirror_sharpness(measuring, [(folder, record, {"gap": 1.0}), (folder, untracked, {"gap": 1.0})])
+    told = [tuple(options[key] for key in ("group", "tags", "notes", "id")) for name, options in calls if name == "init"]
+    own = ("mine", ["a", "b"], "why", record["fingerprint"])
+    assert told == [own, own, ("other", None, None, record["fingerprint"])]
+
+
+@pytest.mark.parametrize("key", ["group", "tags", "notes"])
+@pytest.mark.parametrize("value", ["", " ", "two\nlines", "\x1b[31m", 5000 * "x"])
+def test_a_text_that_is_no_line_is_refused(key: str, value: str) -> None:
+    config = TrackingConfig(**{key: [value] if key == "tags" else value})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=f"tracking.{key}="):
+        config.check_names()
+
+
+def test_why_it_is_offline_is_said_once_and_one_command_uploads_it(
+    tiny: Tiny, wandb: Callable[..., Calls], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    wandb()
+    folders = [identity.run_folder(tiny(runs="my runs", seed=seed)) for seed in (0, 1, 2)]
+    for seed, folder in enumerate(folders):
+        run(tiny(runs="my runs", tracking={"backend": "wandb"}, epochs=1, seed=seed))
+        (folder / "wandb" / "offline-run-1-a").mkdir(parents=True)
+        (folder / "wandb" / "offline-run-1-a" / "run-a.wandb").touch()
+    assert capsys.readouterr().err.count("logging offline") == 1
+    assert sync_command(folders) == f"wandb sync '{tmp_path}/my runs'/*/wandb/offline-run-*"
+    for folder in folders[:2]:
+        (folder / "wandb" / "offline-run-1-a" / "run-a.wandb.synced").touch()
+    assert sync_command(folders) == f"wandb sync '{folders[2]}'/wandb/offline-run-*"
+    assert sync_command(folders[:2]) is None
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the server is gone"), OSError(), ValueError("two\nlines"), ValueError("")])

@@ -74,6 +74,7 @@ def one_by_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_records_are_those_of_one_after_the_other(one_by_one: Path, tmp_path: Path) -> None:
     done = train(tmp_path, "local", *GRID)
     assert done.returncode == 0, done.stderr
+    assert "\n4 finished, 0 failed in " in done.stdout and "; 100%, " in done.stderr.splitlines()[-1]
     assert_same_end(one_by_one, tmp_path)
     again = train(tmp_path, "local", *GRID)
     assert again.returncode == 0
@@ -88,6 +89,7 @@ def test_one_that_fails_keeps_no_other_from_running(one_by_one: Path, tmp_path: 
     assert done.returncode == 1
     assert done.stderr.count("failed: ") == 1
     assert status(tmp_path) == ["finished"] * 3 and "run.json: is missing" in done.stderr
+    assert "\n3 finished, 1 failed in " in done.stdout
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds the worker processes in /proc")
@@ -96,7 +98,8 @@ def test_a_signal_saves_every_run_and_the_same_command_goes_on(tmp_path: Path) -
     process = subprocess.Popen(line(tmp_path / "a", "local", *long), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(tmp_path / "a", epochs=1, count=2)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 75
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 75 and b"\n0 finished, 0 failed, 2 stopped in " in out
     assert status(tmp_path / "a") == ["preempted", "preempted"]
     assert train(tmp_path / "a", "local", *long).returncode == 0
     assert train(tmp_path / "b", "local", *long).returncode == 0

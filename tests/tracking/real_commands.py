@@ -27,13 +27,18 @@ class Commands:
         clean |= {"HOME": str(self.folder), "WANDB_CONFIG_DIR": str(self.folder), "WANDB_CACHE_DIR": str(self.folder)}
         clean |= {"WANDB_ERROR_REPORTING": "false", **(environment or {})}
         command = [sys.executable, str(ROOT / script) if script.endswith(".py") else f"-m{script}", *arguments]
-        # A process started in the background ignores Ctrl-C, and so would its children: these tests may run there.
-        heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.folder, env=clean, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed)
+        return subprocess.Popen(command, cwd=self.folder, env=clean, stdout=pipe, stderr=pipe, text=True)
 
     def run(self, script: str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         return self.end(self.start(script, *arguments, environment=environment))
+
+    def shell(self, line: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """A line that is printed for a shell, `wandb` being this Python's."""
+        program = f"{sys.executable} -m wandb"
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_") and "proxy" not in key.lower()}
+        command = ["bash", "-c", f"{program} {line.removeprefix('wandb ')}"]
+        return subprocess.run(command, cwd=self.folder, env=clean | environment, capture_output=True, text=True, timeout=PATIENCE)
 
     def end(self, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
         try:

@@ -1,11 +1,14 @@
 """Without credentials a run is logged offline; wandb's own reader, and `wandb sync`, find everything in it."""
 
 import json
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 from real_commands import Commands
 from wandb_server import Server
+
+from sam.runs.tracking import sync_command
 
 pytestmark = pytest.mark.wandb_protocol
 TRAIN = ("optimizer=xsam", "optimizer.ascent_steps=2", "epochs=20", "seed=1")
@@ -27,7 +30,7 @@ def test_a_run_interrupted_finished_and_measured_offline(commands: Commands, ser
     every_epoch_is_logged_once_over_every_axis(segments)
     every_column_has_a_name(segments, (commands.run_folder / "metrics.csv").read_text().splitlines()[0].split(","))
     results_are_explicit_summary_values(segments, record)
-    sync_makes_one_run_of_all_segments(commands, server)
+    sync_makes_one_run_of_all_segments(commands, server, done)
     the_dashboard_asks_for_what_is_written(commands, segments)
 
 
@@ -53,7 +56,7 @@ def it_is_what_it_is_called(segments: list[Entries], record: dict[str, Any]) -> 
         (run,) = of(entries, "run")
         assert run["run_id"] == record["fingerprint"]
         assert run["display_name"] == "XSAM N=2 rho=0.05 seed=1"
-        assert run["run_group"] == "digits, 128 training images WRN-10-1 tiwary2024"
+        assert run["run_group"] == "digits, 128 training images WRN-10-1 tiwary2024 20 epochs lr 0.1"
         assert (run["job_type"], run["project"]) == (job_type, "sam")
         config = run["config"]["update"]
         top = {"method": "XSAM", "n": 2, "rho": 0.05, "alpha": None, "seed": 1, "series": "XSAM N=2 rho=0.05", "setting": record["setting"]}
@@ -89,9 +92,12 @@ def results_are_explicit_summary_values(segments: list[Entries], record: dict[st
     assert "sharpness/gap" in summary(segments[2]) and "sharpness/gap" not in summary(segments[1])
 
 
-def sync_makes_one_run_of_all_segments(commands: Commands, server: Server) -> None:
-    synced = commands.run("wandb", "sync", "--yes", *map(str, commands.segments()), environment=server.environment)
+def sync_makes_one_run_of_all_segments(commands: Commands, server: Server, done: CompletedProcess[str]) -> None:
+    """By the command that training printed last."""
+    (line,) = [line for line in done.stdout.splitlines() if "wandb sync" in line]
+    synced = commands.shell(line.removeprefix("W&B was offline: "), environment=server.environment)
     assert synced.returncode == 0, synced.stderr
+    assert sync_command([commands.run_folder]) is None
     (run,) = server.runs.values()
     assert run.epochs == list(range(1, 21))
     assert {"final/test_accuracy", "best/epoch", "sharpness/gap"} <= set(run.summary)

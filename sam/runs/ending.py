@@ -1,0 +1,83 @@
+"""What a command says when its training has ended, however it did: the runs counted, and the commands that come next."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sam.core.files import DamagedError
+from sam.runs import identity, progress, records
+from sam.runs.command import next_commands
+from sam.runs.distributed import launched
+from sam.runs.signals import BY_HAND, REQUEUE_ME
+from sam.runs.tracking import sync_command
+from sam.settings import TrainConfig
+from sam.text import printable
+
+MOST_COMMANDS = 3  # where runs lie in many folders
+
+
+@dataclass
+class _UnderWay:
+    plans: Sequence[TrainConfig]
+    before: int | None  # how many were finished; None: a single run, of which its own line tells
+    waits: bool  # whether the command waits for the runs
+    began: float
+
+
+_under_way: _UnderWay | None = None
+
+
+def begin(plans: Sequence[TrainConfig], before: int | None = None, *, waits: bool = True) -> None:
+    """Note what this command is about to train."""
+    global _under_way
+    _under_way = _UnderWay(plans, before, waits, time.monotonic())
+
+
+@contextmanager
+def summed_up() -> Iterator[None]:
+    """Around a command: print its end after `begin`. A sweep's progress ends here, too."""
+    global _under_way
+    stopped = False
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt) as leaving:
+        stopped = getattr(leaving, "code", BY_HAND) in (BY_HAND, REQUEUE_ME)
+        raise
+    finally:
+        progress.end_sweep(whole=not stopped)
+        told, _under_way = _under_way, None
+        if told is not None and not launched().rank:
+            with suppress(ValueError):  # of data that are not there: the run has said so
+                print("".join(f"{printable(line)}\n" for line in _lines(told, stopped)), end="", flush=True)
+
+
+def _lines(told: _UnderWay, stopped: bool) -> Iterator[str]:
+    folders = dict.fromkeys(map(identity.run_folder, told.plans))  # each once
+    found = Counter(_became(folder, stopped) for folder in folders)
+    commands = next_commands(told.plans)
+    if not told.waits:
+        found, commands = Counter(), [f"python scripts/status.py {command.split(maxsplit=2)[2]}" for command in commands]
+    elif told.before is not None:
+        counts = [f"{found['finished']} finished" + (f" ({told.before} before)" if told.before else ""), f"{found['failed']} failed"]
+        counts += [f"{found[word]} {word}" for word in ("diverged", "stopped", "not begun") if found[word]]
+        rest = " The same command runs what is left." if found.total() > found["finished"] + found["diverged"] else ""
+        yield f"{', '.join(counts)} in {progress.clock(time.monotonic() - told.began)}.{rest}"
+    if found["finished"] or not told.waits:
+        yield from (f"Next: {command}" for command in commands[:MOST_COMMANDS])
+    if any(plan.tracking.backend == "wandb" for plan in told.plans) and (command := sync_command(folders)):
+        yield f"W&B was offline: {command}"
+
+
+def _became(folder: Path, stopped: bool) -> str:
+    try:
+        record = records.read_run(folder)
+    except DamagedError:
+        return "failed"
+    if record is None:
+        return "not begun" if stopped else "failed"
+    # "running" was said by a process that has not lived to say more.
+    ended = {records.PREEMPTED: "stopped", records.RUNNING: "stopped" if stopped else "failed"}
+    return ended.get(record["status"], str(record["status"]))
