@@ -95,8 +95,7 @@ def _blocks(config: EvaluateConfig, runs: Sequence[RunRow]) -> tuple[dict[str, l
         shown = config.sweep.show == "always" or sweep.needed(chosen, runs, lost)
         picked, commands = picks.build(runs, _final_command) if shown else ([], [])
         pivots = sweep.build(config.sweep, runs, config.sharpness.rho) if shown else []
-        first = [dataclasses.replace(block, finding=(picked or pivots)[0].finding) for block in pivots[:1]]
-        blocks[SWEEP] = [*first, *picked, *pivots[1:]]
+        blocks[SWEEP] = [*pivots[:1], *picked, *pivots[1:]]
     for name, table in wanted.items():
         blocks[name] = [] if table is None else tables.build(table, runs, config.sharpness.rho, lost)
     return blocks, commands
@@ -224,7 +223,7 @@ def _files(
         yield from ((f"{name}{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
         yield f"{name}.tex", latex(made, name) if made else None
     along = kept[1] if kept else {}
-    panels = (panel for condition in conditions(runs) for panel in figures.every(condition, along))
+    panels = figures.every(conditions(runs), along)
     yield from ((f"figures/{name}", content) for name, content in drawing.files(panels, out / "figures"))
     if kept is not None:
         yield KEPT, kept[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 from sam.optimizers.settings import METHODS
 from sam.report.looks import MARKERS, Look, Style, looks, method_name
-from sam.report.panels import Axis, Panel, Series, Values, averaged, in_words, label, names_of, panel, spread, wide
+from sam.report.panels import Axis, Panel, Series, Values, averaged, in_words, label, names_of, panel, spread, stem, wide
 from sam.report.planes import landscapes
 from sam.schema import to_dict
 from sam.tables.conditions import Condition, RunRow, baseline_for
@@ -80,10 +80,12 @@ def sections(condition: Condition, anchors: Anchors, kept: Kept) -> list[Section
     return [(heading, panels, caption + _lost(panels), folded) for heading, panels, caption, folded in made if panels]
 
 
-def every(condition: Condition, kept: Kept) -> Iterator[Panel]:
-    """All panels of a condition but those folded away, each once."""
-    panels = [*opening(condition, {}), *(p for _, own, _, folded in sections(condition, {}, kept) if not folded for p in own)]
-    yield from {panel.name: panel for panel in panels}.values()
+def every(found: Sequence[Condition], kept: Kept) -> Iterator[Panel]:
+    """All panels but those folded away, each once. The only condition's name is left out of theirs."""
+    for condition in found:
+        panels = [*opening(condition, {}), *(p for _, own, _, folded in sections(condition, {}, kept) if not folded for p in own)]
+        where = f"{stem(condition.label)}-" if len(found) == 1 else ""
+        yield from (replace(panel, name=panel.name.removeprefix(where)) for panel in {panel.name: panel for panel in panels}.values())
 
 
 def shown(condition: Condition) -> tuple[list[Look], str]:

@@ -64,7 +64,7 @@ def section(block: Block, trace: Trace, anchor: str) -> Html:
     tables = lambda b: [_table(b, grid, trace) for grid in grids(b)]
     full = el("details", el("summary", "All statistics of this table"), *tables(block), class_="more") if brief != block else None
     verdict = el("p", block.verdict, class_="verdict") if block.verdict else None
-    marks = el("p", "Notes:", *_marks(noted(block), trace), class_="note")
+    marks = el("p", "Notes:", *_marks(own, trace), class_="note") if (own := noted(block)) else None
     short = tables(replace(brief, notes=block.notes))
     return el("section", el("h3", block.title), *short, *said, verdict, marks, full, id=anchor, class_="block")
 

@@ -158,30 +158,19 @@ def _tables(every: Mapping[str, Block], trace: html_tables.Trace) -> Iterator[Pa
     for name in dict.fromkeys(block.table for block in every.values()):
         own = {at: block for at, block in every.items() if block.table == name}
         sections = [html_tables.section(block, trace, at) for at, block in own.items()]
-        yield name, [(at, _where(block)) for at, block in own.items()], el("section", el("h2", name), *sections)
+        yield name, [(at, block.title.removeprefix(f"{name}, ")) for at, block in own.items()], el("section", el("h2", name), *sections)
 
 
 def _findings(every: Mapping[str, Block]) -> Html:
-    """What the tables found, by condition, each sentence with its table. every: block by id of its section."""
-    parts = list[Html]()
-    for label in dict.fromkeys(map(_where, every.values())):
-        own = [(at, block) for at, block in every.items() if block.finding and _where(block) == label]
-        lines = [el("li", *_clauses(block.finding, el("a", block.table, href=f"#{at}"))) for at, block in own]
-        parts += [el("h3", label), el("ul", *lines)] if lines else []
+    """What the tables found, by condition, each sentence with its table: of several blocks of one table the first. every: by id."""
+    found: dict[str, dict[str, Html]] = {}
+    for at, block in every.items():
+        if block.finding:
+            line = el("li", block.finding, " (", el("a", block.table, href=f"#{at}"), ")")
+            found.setdefault(block.about, {}).setdefault(block.table, line)
+    parts = [join(el("h3", about), el("ul", *lines.values())) for about, lines in found.items()]
     none = None if parts else "No table states a finding for these runs; what was measured stands below."
     return el("div", *parts, none, class_="findings")
-
-
-def _clauses(finding: str, link: Html) -> list[object]:
-    """The sentence with its link; of one with many clauses, as of a sweep, the first few, and the others folded."""
-    clauses = finding.split("; ")
-    rest = el("details", el("summary", f"and {len(clauses) - FEW} more"), "; ".join(clauses[FEW:]), class_="more")
-    return ["; ".join(clauses[:FEW]), " (", link, ")", rest if len(clauses) > FEW else None]
-
-
-def _where(block: Block) -> str:
-    """What the block's title says after the table's: the condition."""
-    return block.title.removeprefix(f"{block.table}, ")
 
 
 HERE = Path(__file__).parent

@@ -83,7 +83,7 @@ class Cell(_Shown):
 @dataclass(frozen=True)
 class Block(_Shown):
     """One printed table; the first `labels` columns name the row. verdict: what was found, and what it does and does not show; finding:
-    what was found, in one sentence for a reader in a hurry."""
+    what was found, in one sentence for a reader in a hurry; about: the condition of its runs."""
 
     table: str
     title: str
@@ -93,4 +93,5 @@ class Block(_Shown):
     notes: tuple[str, ...] = ()
     verdict: str = ""
     finding: str = ""
+    about: str = ""
     correlations: tuple[Correlation, ...] = ()

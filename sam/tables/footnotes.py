@@ -1,7 +1,7 @@
 """Footnotes of a block: how its numbers were made, tested and published; and the verdict below it."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from data import known
 from sam.settings import TrainConfig
@@ -157,18 +157,26 @@ _CORRELATIONS = (
 
 def verdict(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> str:
     """What the table can show, what its tests found, and what it does not show, in one line; empty if there is nothing to say."""
-    found = [f"{column}: {'; '.join([*told, *rest])}" for column, told, rest in _tested(table, rows, lines) if told or rest]
+    every = _tested(table, rows, lines)
+    tested = [(column, [*filter(None, [_told(told, same, len(rows))]), *rest]) for column, told, same, rest in every]
+    found = [f"{column}: {'; '.join(texts)}" for column, texts in tested if texts]
     parts = [f"Shows: {table.shows}."] if table.shows else []
     parts += [f"Found: {'; '.join(found)}."] if found else []
     parts += [f"Does not show: {table.shows_not}."] if table.shows_not else []
     return " ".join(parts)
 
 
+FEW = 3  # clauses of a finding
+
+
 def finding(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> str:
     """What the test named in advance found, in one sentence; without one the best of the first column that has a best."""
-    found = [(column, told) for column, told, _ in _tested(table, rows, lines) if told]
+    found = [(column, told, same) for column, told, same, _ in _tested(table, rows, lines) if told or same]
     if found:
-        return "; ".join(("" if "accuracy" in column.lower() else f"{column}: ") + "; ".join(told) for column, told in found) + "."
+        return (
+            "; ".join(("" if "accuracy" in column.lower() else f"{column}: ") + _told(told, same, FEW) for column, told, same in found)
+            + "."
+        )
     first = next((cell.column for line in lines for cell in line if cell.best), "")
     best = [(row.label, cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.best and cell.column == first]
     texts = [f"{label} ({cell.parts[0]}, n {cell.summary.n})" for label, cell in best if cell.summary is not None]
@@ -176,14 +184,27 @@ def finding(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequen
     return f"{first}: best {_be(texts)} {', '.join(texts)}{ties}; nothing was tested." if texts else ""
 
 
-def _tested(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Per column: its header, what its tests found, and what could not be tested or is equivalent; without exploratory differences."""
-    every = [(row.label, cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.comparison is not None]
+def _told(told: Sequence[str], same: Mapping[str, Sequence[str]], most: int) -> str:
+    """What differs and what does not, as one text; of more than `most` clauses or names the number."""
+    clauses = [*told[:most], *([f"{len(told) - most} more differ"] if len(told) > most else [])]
+    for base, names in same.items():
+        listed = f"{len(names)} rows" if len(names) > most else " and ".join(names)
+        clauses.append(f"{listed} {_be(names)} not told apart from {base}")
+    return "; ".join(clauses)
+
+
+def _tested(
+    table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]
+) -> Iterator[tuple[str, list[str], dict[str, list[str]], list[str]]]:
+    """Per column: its header, what differs, what is not told apart from which baseline, and what could not be tested or is equivalent;
+    without exploratory differences."""
+    name = lambda label: f"{table.row_header} {label}" if label[:1].isdigit() else label
+    every = [(name(row.label), cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.comparison is not None]
     named = next((column for column in table.columns if column.key == table.primary), ColumnConfig())
     for column in dict.fromkeys(cell.column for _, cell in every):
         told, same, untested, equal = list[str](), dict[str, list[str]](), list[str](), list[str]()
         for label, cell in every:
-            c, d, base = cell.comparison, cell.paired, cell.baseline
+            c, d, base = cell.comparison, cell.paired, name(cell.baseline)
             if cell.column != column or c is None or d is None:
                 continue
             if c.p_holm is not None and c.significant:
@@ -196,8 +217,7 @@ def _tested(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequen
                 margin, tost = f"within ±{c.equivalence.margin:g}", tost_text(c.equivalence)
                 known = f"{label} is equivalent to {base} {margin}", f"equivalence of {label} and {base} {margin} not established {tost}"
                 equal.append(known[0] if c.equivalence.shown else known[1])
-        told += [f"{' and '.join(names)} {_be(names)} not told apart from {base}" for base, names in same.items()]
-        yield column, told, [*([f"no test possible for {', '.join(untested)}"] if untested else []), *equal]
+        yield column, told, same, [*([f"no test possible for {', '.join(untested)}"] if untested else []), *equal]
 
 
 def _size(d: Paired, base: str, column: ColumnConfig) -> str:

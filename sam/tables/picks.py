@@ -13,7 +13,7 @@ from sam.tables.columns import Column
 from sam.tables.conditions import RunRow, TableRow
 from sam.tables.settings import ColumnConfig, SweepConfig
 from sam.tables.statistics import is_finite, summarize, summary_parts
-from sam.tables.sweep import RHO, Grid, at_text, by_task, grids, is_task, mean_text, name_of, short, task_label
+from sam.tables.sweep import RHO, Grid, at_text, by_task, grids, is_task, name_of, short, task_label
 
 Values = tuple[float, ...]  # of a grid's keys
 Scores = Mapping[Values, Mapping[int, float]]  # setting -> seed -> accuracy
@@ -114,7 +114,7 @@ def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, 
     best = max(picked, key=lambda one: one.score)
     where = f" at {at_text(best.at)}" if best.at else ""
     reached = best.cells[-2].summary
-    text = f"{mean_text(reached, 2)}%" if reached is not None and reached.n else f"validation accuracy {best.score:.2f}%"
+    text = f"{summary_parts(reached, 2)[0]}%" if reached is not None and reached.n else f"validation accuracy {best.score:.2f}%"
     first = own[0].points[0][1][0]
     guess = f"chance ({chance(first):g}%)" if chance(first) else "0%"
     commands = []
@@ -129,9 +129,11 @@ def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, 
         "Nested by seed: each seed's values are picked on the other seeds, and its own test accuracy counts; ± over seeds.",
         *(() if validated else ("No validation images were held out: dataset.val_fraction=0.1 holds out a tenth of the training images.",)),
     ]
+    about = task_label(first, own[0].task)
     block = Block(
         table="Picked",
-        title=f"Picked {'on validation' if validated else 'on the test set: optimistic'}, {task_label(first, own[0].task)}",
+        title=f"Picked {'on validation' if validated else 'on the test set: optimistic'}, {about}",
+        about=about,
         labels=1,
         header=header,
         rows=tuple((Cell("label", (one.grid.label,)), *one.cells) for one in picked),

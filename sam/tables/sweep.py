@@ -22,7 +22,7 @@ from sam.tables.conditions import (
     varying,
 )
 from sam.tables.settings import RowConfig, SweepConfig, TableConfig
-from sam.tables.statistics import Summary, fixed, is_finite
+from sam.tables.statistics import is_finite, summary_parts
 
 METHOD, STEPS, RHO = "optimizer.method", "optimizer.ascent_steps", "optimizer.rho"
 # What a run is about rather than how it is tuned: nothing is picked among its values, each has pivots of its own.
@@ -204,15 +204,17 @@ def _block(pivot: Pivot, column: Column, task: Mapping[str, Any], value: Any) ->
     best_at = f" at {where}" if pivot.column and len(places) > 1 else ""
     over = f" by {name_of(pivot.column)}" if pivot.column else ""
     run = pivot.grids[0].points[0][1][0]
+    about = task_label(run, {**task, **({pivot.block: value} if pivot.block else {})})
     assert cell.summary is not None
     return Block(
         table=TITLE,
-        title=f"{column.header}{over}, {task_label(run, {**task, **({pivot.block: value} if pivot.block else {})})}",
+        title=f"{column.header}{over}, {about}",
+        about=about,
         labels=1,
         header=("Method", *headers),
         rows=tuple((Cell("label", (name,)), *line) for name, line in zip(lines, cells, strict=True)),
         notes=(),
-        finding=f"{_EXTREME[largest]} {column.header}: {label}{best_at}, {mean_text(cell.summary, column.config.digits)}.",
+        finding=f"{_EXTREME[largest]} {column.header}: {label}{best_at}, {summary_parts(cell.summary, column.config.digits)[0]}.",
     )
 
 
@@ -233,11 +235,6 @@ def _cell(row: TableRow | None, column: Column, header: str) -> Cell:
 def short(cell: Cell) -> Cell:
     """Without the interval, which is in the CSV."""
     return replace(cell, parts=tuple(part for part in cell.parts if not part.startswith("[")))
-
-
-def mean_text(summary: Summary, digits: int) -> str:
-    spread = "" if summary.std is None else f" ± {fixed(summary.std, digits)}"
-    return "not measured" if summary.mean is None else f"{fixed(summary.mean, digits)}{spread}"
 
 
 def _notes(config: SweepConfig, found: Sequence[Grid]) -> list[str]:

@@ -98,14 +98,14 @@ def test_a_picked_table() -> None:
     """0.2 is best in the mean, 0.1 within one standard error of it; 0.4, best in two seeds, diverged in the third, which counts as 10%."""
     block, lines = built(sweep())
     sam = row(block, "SAM N=1")
-    assert sam["Picked"].parts == ("rho 0.1",) and sam["Test accuracy (%)"].parts == ("84.00 ± 1.00", "n = 3")
-    assert sam["Validation accuracy (%)"].parts == ("94.00 ± 1.00", "n = 3")
+    assert sam["Picked"].parts == ("rho 0.1",) and sam["Test accuracy (%)"].parts == ("84.0 ± 1.0", "n = 3")
+    assert sam["Validation accuracy (%)"].parts == ("94.0 ± 1.0", "n = 3")
     # Without seed 2, 0.4 is best by far; without seed 0 or 1, as with all: 0.1.
     nested = sam["Test accuracy (%), nested by seed"]
     assert nested.numbers == (83.0, 84.0, 10.0) and nested.seeds == (0, 1, 2) and nested.summary is not None
     assert nested.summary.std == pytest.approx(np.std([83, 84, 10], ddof=1)) and len(set(nested.folders)) == 3
-    assert row(block, "SGD")["Picked"].text == "–" and row(block, "SGD")["Test accuracy (%)"].parts[0] == "71.00 ± 1.00"
-    assert block.finding == "Best: SAM N=1 at rho 0.1, 84.00 ± 1.00% (picked on validation)." and block.title.startswith(
+    assert row(block, "SGD")["Picked"].text == "–" and row(block, "SGD")["Test accuracy (%)"].parts[0] == "71.0 ± 1.0"
+    assert block.finding == "Best: SAM N=1 at rho 0.1, 84.0 ± 1.0% (picked on validation)." and block.title.startswith(
         "Picked on validation"
     )
     assert [shlex.split(line)[0] for line in lines] == [sweep()[-3].folder, sweep()[3].folder] and lines[0].endswith("[0, 1, 2]")
