@@ -127,7 +127,7 @@ def _parquet(folder: Path, size: int | None) -> Iterator[Split]:
             file = _readable(parquet.ParquetFile, path)
             _enough_memory(path, sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups)))
             columns = {field.name: str(field.type) for field in file.schema_arrow}
-            image = [name for name, kind in columns.items() if kind.startswith("struct<") and "bytes: binary" in kind]
+            image = [name for name, kind in columns.items() if kind.startswith("struct<") and "bytes: " in kind]
             label = [name for name in ("label", "labels", "fine_label") if columns.get(name, "").lstrip("u").startswith("int")]
             if len(image) != 1 or not label:
                 raise DataError(f"source={path}: must hold one column of images (bytes) and a column label; it holds {columns}.")

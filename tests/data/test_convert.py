@@ -201,7 +201,7 @@ def test_what_lies_there_is_not_overwritten(tmp_path: Path) -> None:
 
 
 class Parquet:
-    """What of pyarrow is used, over rows that a test gives. Real files were read with pyarrow 21."""
+    """What of pyarrow is used, over rows that a test gives. Real files were read with pyarrow 26."""
 
     def __init__(self, path: Path) -> None:
         self.columns: dict[str, Any] = pickle.loads(path.read_bytes())
