@@ -28,6 +28,8 @@ from sam.training import cost
 from sam.training.loop import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
+# What needs a plug-in, docs/plugins.md whole, is tried where its commands run: examples/plugin/test_docs.py.
+PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "plugins.md")]
 README = (ROOT / "README.md").read_text()
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
 PLANNERS = ("scripts/status.py", "scripts/grid.py")  # take the arguments of `train.py -m`
@@ -54,13 +56,18 @@ class Command:
         return f"{self.where}: {self.text}"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: Path) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def shown() -> list[Command]:
     """Commands of the README's bash blocks, of the scripts' docstrings and of the comments in conf."""
-    found = [Command("README.md", line) for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
+    found = [
+        Command(page.relative_to(ROOT).as_posix(), line)
+        for page in PAGES
+        for block in blocks("bash", page)
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
     sources = [ROOT / "train.py", ROOT / "evaluate_sharpness.py", *sorted((ROOT / "conf").rglob("*.yaml"))]
     for path in sources:
         for line in path.read_text().splitlines():
@@ -68,7 +75,7 @@ def shown() -> list[Command]:
             if match:
                 found.append(Command(str(path.relative_to(ROOT)), match[1]))
     found += [Command(limited.where, limited.text.partition(" -- ")[2]) for limited in found if " -- " in limited.text]
-    return [command for command in found if command.words]
+    return [command for command in found if command.words and "plugins=" not in command.text.lower()]
 
 
 def of_script(script: str) -> list[Command]:
@@ -157,7 +164,7 @@ def test_evaluate_commands_are_valid(command: Command) -> None:
 @pytest.mark.parametrize("command", [c for script in PLANNERS for c in of_script(script)], ids=str)
 def test_commands_that_plan_a_sweep_are_valid(command: Command) -> None:
     words = itertools.takewhile(lambda word: word != "|", command.words[2:])
-    arguments = [word for word in words if word.partition("=")[0] not in ("throttle", "max_array", "runs_per_task")]
+    arguments = [word for word in words if word.partition("=")[0] not in ("throttle", "max_array", "runs_per_task", "sbatch", "sort")]
     plan = "import sys; from sam.runs.sweep import planned; assert planned(sys.argv[1:])"
     subprocess.run([sys.executable, "-c", plan, *arguments], cwd=ROOT, check=True, timeout=60)  # a process without this module's Hydra
 
@@ -249,11 +256,21 @@ def test_every_point_of_an_experiment_is_valid_and_costs_what_its_header_says(na
 # --------------------------------------------------------------------------------------------------- the README's Python
 
 
-def test_the_pieces_of_python_run() -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks("python", page)], ids=lambda page: page.name)
+def test_the_pieces_of_python_run(page: Path) -> None:
     """One after the other in one namespace, as a reader would paste them."""
-    pieces = blocks("python")
-    assert pieces
     torch.manual_seed(0)
     space: dict[str, Any] = {"__name__": "readme"}
-    for number, piece in enumerate(pieces):
-        exec(compile(piece, f"README.md, piece {number + 1} of Python", "exec"), space)
+    for number, piece in enumerate(blocks("python", page)):
+        exec(compile(piece, f"{page.name}, piece {number + 1} of Python", "exec"), space)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs/plugins.md", *sorted((ROOT / "results").rglob("*.md"))], ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)):
+        assert re.match(r"https?://|mailto:", target) or (page.parent / target).exists(), target
+
+
+def test_the_readme_is_short_and_points_to_every_page() -> None:
+    assert len(README.splitlines()) <= 200
+    assert all(f"docs/{page.name}" in README for page in (ROOT / "docs").glob("*.md"))

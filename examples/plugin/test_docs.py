@@ -1,4 +1,4 @@
-"""docs/plugins.md quotes these files as they are, and its commands work."""
+"""docs/plugins.md quotes these files as they are; its commands work, and what README.md shows of plug-ins."""
 
 import os
 import re
@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-TEXT = (HERE.parents[1] / "docs" / "plugins.md").read_text("utf-8")
+ROOT = HERE.parents[1]
+TEXT = (ROOT / "docs" / "plugins.md").read_text("utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("piece", blocks("python"))
@@ -29,14 +30,16 @@ def test_it_is_short_and_quotes_every_file() -> None:
     assert named == {path.name for path in HERE.glob("*.py") if not path.name.startswith(("test_", "conf", "all_of"))}
 
 
-COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
+COMMANDS = [(HERE, line) for block in blocks("bash") for line in block.splitlines()]
+README = (ROOT / "README.md").read_text("utf-8")
+COMMANDS += [(ROOT, line) for block in blocks("bash", README) for line in block.splitlines() if "plugin" in line.lower()]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", COMMANDS)
-def test_commands_work(line: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("folder", "line"), COMMANDS)
+def test_commands_work(folder: Path, line: str, tmp_path: Path) -> None:
     """Composed, planned or collected, but not trained."""
-    words = shlex.split(line)
+    words = shlex.split(line, comments=True)
     at = words.index("python")
     settings, arguments = dict(word.split("=", 1) for word in words[:at]), words[at + 1 :]
     if arguments[:2] == ["../../train.py", "-m"]:  # planned
@@ -44,6 +47,6 @@ def test_commands_work(line: str, tmp_path: Path) -> None:
     dry = {"-m": ["--collect-only"], "../../scripts/grid.py": [f"runs_dir={tmp_path}"]}.get(arguments[0], ["--cfg", "job"])
     dry = [] if "--help" in arguments else dry
     done = subprocess.run(
-        [sys.executable, *arguments, *dry], cwd=HERE, env=os.environ | settings, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, *arguments, *dry], cwd=folder, env=os.environ | settings, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
