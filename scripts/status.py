@@ -5,6 +5,7 @@ damaged (with the file that cannot be used).
     python scripts/status.py experiment=table2                           # the whole grid of an experiment, the missing ones too
     python scripts/status.py optimizer=sgd,sam 'seed=range(3)' dataset=digits
     python scripts/status.py runs_dir=runs/table2 sort=rho               # or run, state, method, N, seed
+    python scripts/status.py runs_dir=runs/table2 'select={optimizer.method: sam, seed: [0,1]}'
 
 The arguments are those of `train.py -m`; with nothing but runs_dir, no grid is assumed. Exit status: 0 when nothing is failed, missing or
 damaged, 1 when something is, 2 for wrong arguments.
@@ -25,6 +26,7 @@ from sam.runs.progress import clock
 from sam.runs.sweep import planned
 from sam.runs.tracking import top_level
 from sam.settings import TrainConfig
+from sam.tables.conditions import check_select, selected
 from sam.text import printable
 from sam.training.rows import reached
 
@@ -41,7 +43,7 @@ def row(folder: Path, config: TrainConfig | None) -> dict[str, Any]:
         found, detail = "damaged", told(error)
     own = top_level(config.optimizer) if config else {}
     cells = (folder.name, found, own.get("method"), own.get("n"), own.get("rho"), config.seed if config else None, detail)
-    return dict(zip(COLUMNS, cells, strict=True))
+    return dict(zip(COLUMNS, cells, strict=True)) | {"config": config}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -81,18 +83,23 @@ def _progress(record: dict[str, Any], rows: Sequence[dict[str, float]]) -> str:
 
 @script
 def main(arguments: list[str]) -> int:
-    own, overrides = parse({"runs_dir": "runs", "sort": COLUMNS[:-1]}, arguments, hydra=True)
+    own, overrides = parse({"runs_dir": "runs", "sort": COLUMNS[:-1], "select": "{}"}, arguments, hydra=True)
+    select = OverridesParser.create().parse_override(f"select={own['select']}").value()
+    if not isinstance(select, dict):
+        raise ValueError(f"select={own['select']}: must hold keys and values, as in: 'select={{optimizer.method: sam, seed: [0,1]}}'.")
+    check_select(select)
     if not overrides:
         given = OverridesParser.create().parse_override(f"runs_dir={own['runs_dir']}")
         places = [str(place) for place in (given.sweep_iterator() if given.is_sweep_override() else [given.value()])]
         runs: dict[Path, TrainConfig | None] = dict.fromkeys(folder for place in places for folder in records.run_folders(Path(place)))
     else:
-        grid = planned([word for word in arguments if not word.startswith("sort=")])
+        grid = planned([word for word in arguments if not word.startswith(("sort=", "select="))])
         runs = {identity.run_folder(config): config for _, config in grid}
     if not runs:
         print("There is no run here.", file=sys.stderr)
         return 1
     rows, by = [row(folder, config) for folder, config in runs.items()], own["sort"]
+    rows = [row for row in rows if not select or (row["config"] is not None and selected(row["config"], select))]
     rows = rows if by == "run" else sorted(rows, key=lambda row: (row[by] is None, row[by]))  # as they lie in the folder where they tie
     print("\n".join(table(rows)))
     counts = Counter(row["state"] for row in rows)

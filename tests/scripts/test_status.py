@@ -56,3 +56,11 @@ def test_a_missing_run_has_its_planned_values(capsys: pytest.CaptureFixture[str]
     grid = ["dataset=digits", "model=wrn_10_1", "optimizer.ascent_steps=3", "optimizer.rho=0.2,0.1", "seed=4", f"runs_dir={tmp_path}"]
     _, *lines = shown(capsys, *grid, "sort=rho")
     assert [line[1:] for line in lines] == [["missing", "SAM", "3", rho, "4"] for rho in ("0.1", "0.2")]
+
+
+def test_it_shows_the_selected_runs_alone(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status.main([f"runs_dir={runs}", "select={optimizer.method: sam, seed: [2, 3]}"]) == 0
+    _, line, counted = capsys.readouterr().out.splitlines()
+    assert line.split()[1:6] == ["finished", "SAM", "1", "0.1", "2"] and counted == "1 finished"
+    with pytest.raises(ValueError, match=r"^select=3: must hold keys and values, as in: "):
+        status.main([f"runs_dir={runs}", "select=3"])
