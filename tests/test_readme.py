@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "plugins.md")]
 README = (ROOT / "README.md").read_text()
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
+OF_PLANNERS = ("throttle", "max_array", "runs_per_task", "sbatch", "sort", "select")  # their own keys
 PLANNERS = ("scripts/status.py", "scripts/grid.py")  # take the arguments of `train.py -m`
 TRIED_ELSEWHERE = (
     "scripts/doctor.py",
@@ -164,7 +165,7 @@ def test_evaluate_commands_are_valid(command: Command) -> None:
 @pytest.mark.parametrize("command", [c for script in PLANNERS for c in of_script(script)], ids=str)
 def test_commands_that_plan_a_sweep_are_valid(command: Command) -> None:
     words = itertools.takewhile(lambda word: word != "|", command.words[2:])
-    arguments = [word for word in words if word.partition("=")[0] not in ("throttle", "max_array", "runs_per_task", "sbatch", "sort", "select")]
+    arguments = [word for word in words if word.partition("=")[0] not in OF_PLANNERS]
     plan = "import sys; from sam.runs.sweep import planned; assert planned(sys.argv[1:])"
     subprocess.run([sys.executable, "-c", plan, *arguments], cwd=ROOT, check=True, timeout=60)  # a process without this module's Hydra
 
