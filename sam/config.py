@@ -5,6 +5,7 @@ A room declares its keys in its own `settings.py`, one a line: `rho: float = key
 raises `ConfigError`, which names the key, the value and what is allowed."""
 
 import dataclasses
+import functools
 import math
 import re
 import types
@@ -114,7 +115,8 @@ class Settings:
 
         return from_dict(cls, values, cls._prefix)
 
-    @property
+    @functools.cached_property  # tables ask for it again and again
     def used_keys(self) -> tuple[str, ...]:
         """The keys that can change a result."""
-        return tuple(f.name for f in dataclasses.fields(self) if f.name not in self.idle)  # type: ignore[arg-type, operator]
+        idle = self.idle
+        return tuple(f.name for f in dataclasses.fields(self) if f.name not in idle)  # type: ignore[arg-type, operator]

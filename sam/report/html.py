@@ -3,7 +3,6 @@
 import html
 
 _VOID = ("br", "col", "link", "meta")
-_CLOSED = ("circle", "line", "path", "rect", "use")  # SVG elements written as <path .../>
 
 
 class Html(str):
@@ -32,6 +31,4 @@ def el(name: str, /, *children: object, **attributes: object) -> Html:
     start = " ".join(words)
     if name in _VOID:
         return Html(f"<{start}>")
-    if name in _CLOSED and not children:
-        return Html(f"<{start}/>")
     return Html(f"<{start}>{join(*children)}</{name}>")

@@ -15,6 +15,7 @@ from sam.settings import KEPT_AND_WATCHED, TrainConfig
 
 # What `python train.py` alone composes (conf/train.yaml); every key that differs from it is named in the command.
 BASE = dataclasses.replace(TrainConfig(), augmentation=AugmentationConfig(crop_padding=4, flip=True))
+_BASE = flat(to_dict(BASE))
 
 _TRAIN_UNNAMED = (*KEPT_AND_WATCHED, "protocol.notes", "dataset.download")  # threads and device stay: they can change the last digits
 _EVALUATE_UNNAMED = ("runs_dir", "out", "tables", "sweep", "tracking", "force", "part", "parts")
@@ -25,10 +26,10 @@ _WORDS = ("null", "true", "false", "nan", "inf")  # unquoted, they are no string
 def train_command(config: TrainConfig) -> str:
     """ "python train.py optimizer.method=xsam seed=1 ...": composed again, it has the fingerprint of `config`. Plain keys only, so that no
     change of a file of conf/ changes what it means; without keys that the method or the model does not read."""
-    values, base = to_dict(config), flat(to_dict(BASE))
+    values = to_dict(config)
     values["optimizer"] = {key: values["optimizer"][key] for key in config.optimizer.used_keys}
     values["model"] = {key: values["model"][key] for key in config.model.used_keys}
-    return _command("train.py", _named(flat(values), base, _TRAIN_UNNAMED), used_plugins(config))
+    return _command("train.py", _named(flat(values), _BASE, _TRAIN_UNNAMED), used_plugins(config))
 
 
 def evaluate_command(config: EvaluateConfig) -> str:

@@ -85,11 +85,6 @@ def default_group(config: TrainConfig) -> str:
     return f"{config.dataset.label} {config.model.label} {config.protocol.name} {config.epochs} epochs lr {config.optimizer.lr:g}"[:128]
 
 
-def provenance(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells runs of one setting, one commit or one data set, at the top of a run's config."""
-    return {"setting": record["setting"], "commit": record["environment"].get("commit"), "data_fingerprint": record["data"]["fingerprint"]}
-
-
 class Tracker:
     """Null tracker; defines the interface."""
 
@@ -132,7 +127,8 @@ class WandbTracker(Tracker):
         os.environ.setdefault("WANDB_SILENT", "true")  # this module says what there is to say, in one line
         import wandb
 
-        tracking = config.tracking
+        tracking, commit, images = config.tracking, record["environment"].get("commit"), record["data"]["fingerprint"]
+        provenance = {"setting": record["setting"], "commit": commit, "data_fingerprint": images}  # to find runs by, at the top of a config
         options: dict[str, Any] = {
             "project": tracking.project,
             "entity": tracking.entity,
@@ -144,7 +140,7 @@ class WandbTracker(Tracker):
             "job_type": job_type,
             "resume": None if config.force else "allow",  # a run redone replaces what the server has
             "dir": str(self._folder),
-            "config": record["config"] | top_level(config.optimizer) | provenance(record),
+            "config": record["config"] | top_level(config.optimizer) | provenance,
             "settings": wandb.Settings(
                 init_timeout=tracking.init_timeout,
                 finish_timeout=tracking.finish_timeout,
