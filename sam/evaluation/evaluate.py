@@ -71,10 +71,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
     blocks, commands = _blocks(config, runs)
     kept = measured_epochs(done, rows) if config.kept else None
+    whole = {FINAL: "".join(f"{line}\n" for line in commands) or None} | ({} if kept is None else {KEPT: trajectories(done, kept)})
     files = []
-    final = "".join(f"{line}\n" for line in commands) or None
-    along = None if kept is None else (trajectories(done, kept), kept)
-    for name, content in itertools.chain(_files(blocks, runs, config, along, problems, out), [(FINAL, final)]):
+    for name, content in itertools.chain(_files(blocks, runs, config, kept or {}, problems, out), whole.items()):
         if content is None:
             (out / name).unlink(missing_ok=True)
         else:
@@ -214,19 +213,16 @@ def _files(
     blocks: Mapping[str, list[Block]],
     runs: Sequence[RunRow],
     config: EvaluateConfig,
-    kept: tuple[str, Kept] | None,
+    along: Kept,
     problems: Sequence[str],
     out: Path,
 ) -> Iterator[tuple[str, str | bytes | None]]:
-    """Name and content of every file: tables in each format, kept.csv, figures and page. None: remove what an earlier call wrote."""
+    """Name and content of every file: tables in each format, runs.csv, figures and page. None: remove what an earlier call wrote."""
     for name, made in blocks.items():
         yield from ((f"{name}{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
         yield f"{name}.tex", latex(made, name) if made else None
-    along = kept[1] if kept else {}
     panels = figures.every(conditions(runs), along)
     yield from ((f"figures/{name}", content) for name, content in drawing.files(panels, out / "figures"))
-    if kept is not None:
-        yield KEPT, kept[0]
     every = [block for made in blocks.values() for block in made]
     yield RUNS, runs_csv(runs)
     yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems, along)

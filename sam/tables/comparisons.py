@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 
 from sam.tables import statistics as stats
 from sam.tables.cells import EMPTY, Cell, Comparison, Correlation
-from sam.tables.columns import Column
+from sam.tables.columns import Column, direction
 from sam.tables.conditions import TableRow, baseline_for
-from sam.tables.kinds import direction
 from sam.tables.settings import TableConfig
 from sam.tables.statistics import Equivalence, Paired, fixed, is_finite, p_text
 
