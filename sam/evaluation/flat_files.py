@@ -9,9 +9,8 @@ from sam.runs import records
 from sam.sharpness.context import Measures, Result
 from sam.tables.conditions import RunRow, own_settings, value_text, varying
 from sam.tables.render import csv_text, inert
+from sam.tables.sweep import METHOD
 from sam.text import printable
-
-METHOD = "optimizer.method"
 
 
 def run_lines(runs: Sequence[RunRow]) -> list[dict[str, Any]]:

@@ -35,9 +35,8 @@ def pick(scores: Scores, keys: Sequence[str]) -> Values:
     best = max(sorted(scores), key=lambda values: mean(scores[values].values()))
     if len(keys) != 1 or keys[0] not in _FIRST:
         return best
-    return min(
-        (values for values in scores if values == best or _within(scores[best], scores[values])), key=lambda v: _FIRST[keys[0]](v[0])
-    )
+    near = [values for values in scores if values == best or _within(scores[best], scores[values])]
+    return min(near, key=lambda values: _FIRST[keys[0]](values[0]))
 
 
 def _within(best: Mapping[int, float], other: Mapping[int, float]) -> bool:

@@ -102,8 +102,7 @@ def grids(runs: Sequence[RunRow], config: SweepConfig) -> list[Grid]:
 
 def _labelled(label: str, words: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
     """The label with the settings that tell it from others of the same label; one that is a number in this grid is "set"."""
-    differing = varying(alike)
-    texts = [f"{name_of(name)} {value_text(words[name]) if name in words else 'set'}" for name in differing]
+    texts = [f"{name_of(name)} {value_text(words[name]) if name in words else 'set'}" for name in varying(alike)]
     return f"{label} ({', '.join(texts)})" if texts else label
 
 
