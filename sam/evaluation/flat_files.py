@@ -7,7 +7,7 @@ from typing import Any
 from sam.evaluation.measuring import Run, kept_files
 from sam.runs import records
 from sam.sharpness.context import Measures, Result
-from sam.tables.conditions import RunRow, own_settings, value_text, varying
+from sam.tables.conditions import RunRow, is_number, own_settings, value_text, varying
 from sam.tables.render import csv_text, inert
 from sam.tables.sweep import METHOD
 from sam.text import printable
@@ -59,6 +59,4 @@ def _written(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> object:
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
-    return inert(printable(value_text(value)))
+    return value if value is None or is_number(value) else inert(printable(value_text(value)))

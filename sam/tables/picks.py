@@ -93,13 +93,12 @@ def build(runs: Sequence[RunRow], command: Command | None = None) -> tuple[list[
 def _measures(own: Sequence[Grid]) -> tuple[str, str]:
     """(measure to pick on, measure of the result): validation accuracy, BatchNorm recalibrated if every finished run was measured so."""
     finished = [run for grid in own for row in grid.rows().values() for run in row.finished.values()]
-    have = lambda name: bool(finished) and all(is_finite(run.measures.get(name)) for run in finished)
-    some = lambda name: any(is_finite(run.measures.get(name)) for run in finished)
+    have = lambda name, of=all: bool(finished) and of(is_finite(run.measures.get(name)) for run in finished)
     for suffix in (RECALIBRATED, ""):
         if have(f"val_accuracy{suffix}"):
             return f"val_accuracy{suffix}", f"test_accuracy{suffix}" if have(f"test_accuracy{suffix}") else "test_accuracy"
     test = f"test_accuracy{RECALIBRATED if have(f'test_accuracy{RECALIBRATED}') else ''}"
-    return ("val_accuracy" if some("val_accuracy") else test), test
+    return ("val_accuracy" if have("val_accuracy", any) else test), test
 
 
 def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, list[str]]:
@@ -167,8 +166,7 @@ def _nested_cell(found: Scores, rows: Mapping[Values, TableRow], keys: Sequence[
     own = {seed: values for seed, values in nested(found, keys).items() if seed in reached.get(values, {})} if keys else {}
     if not own:
         return Cell("value", EMPTY, header)
-    numbers = {seed: reached[values][seed] for seed, values in own.items()}
+    numbers = [reached[values][seed] for seed, values in own.items()]
     runs = [rows[values].finished.get(seed) or rows[values].diverged[seed] for seed, values in own.items()]
-    summary, folders = summarize(numbers.values()), tuple(run.folder for run in runs)
-    parts = summary_parts(summary, 2)
-    return short(Cell("value", parts, header, summary, seeds=tuple(own), folders=folders, numbers=tuple(numbers.values())))
+    summary, folders = summarize(numbers), tuple(run.folder for run in runs)
+    return short(Cell("value", summary_parts(summary, 2), header, summary, seeds=tuple(own), folders=folders, numbers=tuple(numbers)))
