@@ -157,15 +157,16 @@ def task_label(run: RunRow, task: Mapping[str, Any]) -> str:
 
 def _block(pivot: Pivot, column: Column, task: Mapping[str, Any], value: Any) -> Block | None:
     """value: of the pivot's block key. None if no cell has a mean without a diverged run."""
-    lines: dict[str, dict[Any, TableRow]] = {}
+    lines, key = dict[str, dict[Any, TableRow]](), pivot.column or ""
     for grid, (numbers, runs) in ((one, point) for one in pivot.grids for point in one.points):
         if pivot.block is not None and numbers.get(pivot.block, value) != value:  # a method without the key stands in every block
             continue
-        others = {key: numbers[key] for key in grid.keys if key in numbers and key not in (pivot.column, pivot.block)}
+        others = {n: numbers[n] for n in grid.keys if n in numbers and n not in (pivot.column, pivot.block)}
         label = f"{grid.label} ({at_text(others)})" if others else grid.label
-        lines.setdefault(label, {})[numbers.get(pivot.column or "")] = table_row(label, RowConfig(label=label), runs)
+        lines.setdefault(label, {})[numbers.get(key)] = table_row(label, RowConfig(label=label), runs)
     places = sorted({at for line in lines.values() for at in line}, key=lambda at: (at is not None, order(at)))
-    shown = [replace(column, header=_header(pivot, column, at)) for at in places]
+    head = lambda at: f"no {name_of(key)}" if at is None else at_text({key: at})
+    shown = [replace(column, header=head(at)) for at in places] if pivot.column else [column]
     cells = {label: [_cell(line.get(at), one) for at, one in zip(places, shown, strict=True)] for label, line in lines.items()}
     whole = [(c.summary, label, c.column) for label, line in cells.items() for c in line if c.summary is not None and not c.diverged]
     means = [summary.mean for summary, _, _ in whole if summary.mean is not None]
@@ -186,12 +187,6 @@ def _block(pivot: Pivot, column: Column, task: Mapping[str, Any], value: Any) ->
         rows=tuple((Cell("label", (name,)), *map(mark, line)) for name, line in cells.items()),
         finding=f"{_EXTREME[largest]} {column.header}: {label}{where}, {summary_parts(summary, column.config.digits)[0]}.",
     )
-
-
-def _header(pivot: Pivot, column: Column, at: Any) -> str:
-    if pivot.column is None:
-        return column.header
-    return f"no {name_of(pivot.column)}" if at is None else at_text({pivot.column: at})
 
 
 def _cell(row: TableRow | None, column: Column) -> Cell:
