@@ -5,7 +5,7 @@ import itertools
 import math
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from sam.config import ConfigError
 from sam.core.files import number, told, write_atomic
 from sam.evaluation import storing
 from sam.evaluation.flat_files import measured_epochs, runs_csv, trajectories
-from sam.evaluation.measuring import measure_runs, part_of
+from sam.evaluation.measuring import Run, measure_runs, part_of
 from sam.evaluation.settings import EvaluateConfig
 from sam.report import drawing, figures
 from sam.report.figures import Kept
@@ -62,19 +62,13 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     _check(config.tables)
     done = _finished(config, problems)
     rows = measure_runs(done, config, problems)
-    runs: list[RunRow] = []
-    for folder, record in done:
-        try:
-            runs += [_row(folder, record, rows[folder])] if folder in rows else []
-        except Exception as error:
-            problems.append(f"{folder.name}: {told(error)}.")
+    runs = _rows([run for run in done if run[0] in rows], lambda folder, _: rows[folder], problems)
     out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
     blocks, commands = _blocks(config, runs)
     kept = measured_epochs(done, rows) if config.kept else None
+    whole = {FINAL: "".join(f"{line}\n" for line in commands) or None} | ({} if kept is None else {KEPT: trajectories(done, kept)})
     files = []
-    final = "".join(f"{line}\n" for line in commands) or None
-    along = None if kept is None else (trajectories(done, kept), kept)
-    for name, content in itertools.chain(_files(blocks, runs, config, along, problems, out), [(FINAL, final)]):
+    for name, content in itertools.chain(_files(blocks, runs, config, kept or {}, problems, out), whole.items()):
         if content is None:
             (out / name).unlink(missing_ok=True)
         else:
@@ -111,10 +105,14 @@ def _final_command(run: RunRow, seeds: Sequence[int]) -> str:
 
 def stored_runs(config: EvaluateConfig, problems: list[str]) -> list[RunRow]:
     """The finished runs with every row stored of their final checkpoint; measures nothing."""
+    return _rows(_finished(config, problems), storing.of_final, problems)
+
+
+def _rows(done: Sequence[Run], measured: Callable[[Path, dict[str, Any]], Result], problems: list[str]) -> list[RunRow]:
     runs = []
-    for folder, record in _finished(config, problems):
+    for folder, record in done:
         try:
-            runs.append(_row(folder, record, storing.of_final(folder, record)))
+            runs.append(_row(folder, record, measured(folder, record)))
         except Exception as error:
             problems.append(f"{folder.name}: {told(error)}.")
     return runs
@@ -140,7 +138,7 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
             raise ConfigError(f"tables.{name}.title={table.title}: each table needs a title of its own.")
 
 
-def _finished(config: EvaluateConfig, problems: list[str]) -> list[tuple[Path, dict[str, Any]]]:
+def _finished(config: EvaluateConfig, problems: list[str]) -> list[Run]:
     """Find the runs to measure, ordered by their start; report every other one as a problem. Raises ConfigError if there is none."""
     damaged: dict[Path, str] = {}
     found = list(records.find_runs(Path(config.runs_dir), damaged)) if os.path.isdir(config.runs_dir) else []
@@ -211,22 +209,14 @@ def started_from(config: TrainConfig) -> str | None:
 
 
 def _files(
-    blocks: Mapping[str, list[Block]],
-    runs: Sequence[RunRow],
-    config: EvaluateConfig,
-    kept: tuple[str, Kept] | None,
-    problems: Sequence[str],
-    out: Path,
+    blocks: Mapping[str, list[Block]], runs: Sequence[RunRow], config: EvaluateConfig, along: Kept, problems: Sequence[str], out: Path
 ) -> Iterator[tuple[str, str | bytes | None]]:
-    """Name and content of every file: tables in each format, kept.csv, figures and page. None: remove what an earlier call wrote."""
+    """Name and content of every file: tables in each format, runs.csv, figures and page. None: remove what an earlier call wrote."""
     for name, made in blocks.items():
         yield from ((f"{name}{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
         yield f"{name}.tex", latex(made, name) if made else None
-    along = kept[1] if kept else {}
     panels = figures.every(conditions(runs), along)
     yield from ((f"figures/{name}", content) for name, content in drawing.files(panels, out / "figures"))
-    if kept is not None:
-        yield KEPT, kept[0]
     every = [block for made in blocks.values() for block in made]
     yield RUNS, runs_csv(runs)
     yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems, along)

@@ -1,25 +1,22 @@
 """Every number as data: one line a run, and one line a kept checkpoint."""
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sam.evaluation.measuring import Run, kept_files
 from sam.runs import records
 from sam.sharpness.context import Measures, Result
-from sam.tables.conditions import RunRow, own_settings, value_text, varying
-from sam.tables.render import inert
+from sam.tables.conditions import RunRow, is_number, own_settings, value_text, varying
+from sam.tables.render import csv_text, inert
+from sam.tables.sweep import METHOD
 from sam.text import printable
-
-METHOD = "optimizer.method"
 
 
 def run_lines(runs: Sequence[RunRow]) -> list[dict[str, Any]]:
     """One line a run: folder, seed, method and every setting that varies, how it ended, what it cost, every measure."""
     known = [run.own for run in runs]
-    names, lines = [METHOD, *(name for name in varying(known) if name != METHOD)], []
+    names, lines = dict.fromkeys([METHOD, *varying(known)]), []
     for run, own in zip(runs, known, strict=True):
         cost = run.record.get("cost") or {}
         ended = {"status": run.status, "diverged_epoch": run.diverged_epoch}
@@ -48,23 +45,18 @@ def trajectories(done: Sequence[Run], kept: Mapping[str, Mapping[int, Measures]]
     if not measured). Ordered as the runs are, then by epoch."""
     configs = {str(folder): records.run_config(record) for folder, record in done}
     known = {folder: own_settings(config) for folder, config in configs.items()}
-    names, lines = [METHOD, *(name for name in varying(list(known.values())) if name != METHOD)], []
+    names, lines = dict.fromkeys([METHOD, *varying(list(known.values()))]), []
     for folder, own in known.items():
         first = {"folder": folder, "seed": configs[folder].seed, **{name: own.get(name) for name in names}}
         lines += [first | {"epoch": epoch} | dict(measures) for epoch, measures in kept[folder].items()]
     return _written(lines)
 
 
-def _written(lines: Iterable[Mapping[str, Any]]) -> str:
+def _written(lines: Sequence[Mapping[str, Any]]) -> str:
     """Lines as CSV: numbers at full precision, no value as an empty cell, text without formulas or control characters."""
-    text, rows = io.StringIO(), list(lines)
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in rows for name in line)), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in line.items()} for line in rows)
-    return text.getvalue()
+    header = dict.fromkeys(name for line in lines for name in line)
+    return csv_text(header, ({name: _cell(value) for name, value in line.items()} for line in lines))
 
 
 def _cell(value: Any) -> object:
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
-    return inert(printable(value_text(value)))
+    return value if value is None or is_number(value) else inert(printable(value_text(value)))

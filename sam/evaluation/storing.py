@@ -73,10 +73,8 @@ def of_final(folder: Path, record: Mapping[str, Any]) -> Result:
     raw = _read(path)
     if not raw or record["status"] == records.DIVERGED:
         return Result()
-    origin = {
-        "checkpoint": str(sha256 or data.file_fingerprint(folder / records.CHECKPOINT, "checkpoint"))[:16],
-        "data": record["data"]["fingerprint"],
-    }
+    known = sha256 or data.file_fingerprint(folder / records.CHECKPOINT, "checkpoint")
+    origin = {"checkpoint": str(known)[:16], "data": record["data"]["fingerprint"]}
     own = lambda row: identity.fingerprint({"notion": row.get("notion"), **origin, "settings": row.get("settings")})
     return merge(result for key, result in stored(path, record["fingerprint"]).items() if own(raw[key]) == key)
 

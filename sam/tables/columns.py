@@ -1,4 +1,4 @@
-"""The columns of a table: measures that exist, placeholders filled in, and the value of every row."""
+"""The columns of a table: measures that exist, and what their names say; placeholders filled in; and the value of every row."""
 
 import difflib
 import math
@@ -11,7 +11,6 @@ from sam.core.settings import STEP_RULES
 from sam.sharpness.settings import NOTIONS, SharpnessConfig
 from sam.tables.cells import Cell
 from sam.tables.conditions import Condition, RunRow, TableRow
-from sam.tables.kinds import interval_scale
 from sam.tables.published import Published, lookup, matches
 from sam.tables.settings import ColumnConfig, TableConfig
 from sam.tables.statistics import is_finite, summarize, summary_parts
@@ -56,6 +55,27 @@ def check_measure(measure: str, where: str) -> None:
     if measure != name + (f"[{inside}]" if inside else "") or not re.fullmatch(pattern, f",{inside}" if inside else ""):
         keys = f"[{_KEYS[name]}], a key with ? may be left out" if _KEYS[name] else "nothing"
         raise ConfigError(f"{where}={measure}: {name} is followed by {keys}.")
+
+
+# Cannot be negative by what they are. Gaps, cosines, the smallest eigenvalue and what a plug-in measures keep their own scale.
+_POSITIVE = re.compile(
+    r"sharpness|ascent_loss|\w*_loss$|(first|second)_order|limit_|average|maximum|n_step(?!_cosine)|adaptive_|keskar|lambda1_over_loss$|"
+    r"(landscape_)?eigenvalue(?!_min)|trace|(grad|weight)_norm$|(mean_)?eps_over_rho$|spectrum_|ece$"
+)
+_UP = re.compile(r"(last5_)?(test|val|corruption)_accuracy")
+_DOWN = re.compile(r"(last5_)?(test|val|corruption)_loss|(error_)?gap(_\w+)?$|ece$")
+
+
+def interval_scale(measure: str) -> str:
+    """Scale of the measure's interval (a key of `statistics.SCALES`): logit for accuracies in percent, log for positive measures."""
+    name = measure.partition("[")[0]
+    return "logit" if name.endswith("accuracy") else "log" if _POSITIVE.match(name) else ""
+
+
+def direction(measure: str) -> int:
+    """1: more is better, -1: less; 0: neither is known. Of what was seen in training alone, and of sharpness, nobody knows."""
+    name = measure.partition("[")[0]
+    return 1 if _UP.fullmatch(name) else -1 if _DOWN.fullmatch(name) else 0
 
 
 SUBSET = "subset={subset}"

@@ -27,8 +27,11 @@ def compact(block: Block, width: int = 80, marks: bool = False) -> Block:
     rows = [_shorten([row[i] for i in order], usual, row if marks else ()) for row in ran]
     header = [block.header[i] if ran[0][i].kind != "difference" else _versus(ran, i) for i in order]
     whole = replace(block, labels=len(labels), header=tuple(header), rows=tuple(rows), verdict="", correlations=())
-    must = range(len(labels) + len(tested) if tested else len(order))
-    kept = _fitting(whole, must, width)
+    kept, every = list[int](), widths(whole)
+    must = len(labels) + len(tested) if tested else len(order)
+    for i in range(len(order)):  # those that must be there, then each that still fits
+        if i < must or sum(every[j] + GAP for j in [*kept, i]) - GAP <= width:
+            kept.append(i)
     shown = [[row[i] for i in kept] for row in rows]
     notes = _notes(block, ran, shown, usual, marks)
     return replace(whole, header=tuple(header[i] for i in kept), rows=tuple(map(tuple, shown)), notes=(notes,))
@@ -92,15 +95,6 @@ def _order(block: Block, ran: Sequence[Sequence[Cell]], marks: bool) -> tuple[li
     primary = [i for i in differences if any(c.primary for row in ran if (c := row[i].comparison))] or differences[:1]
     tested = [j for i in primary for j in says if column[j] == column[i] and (kind[j] == "value" or (j == i and not marks))]
     return labels, tested, [i for one in ("value", "published") for i in says if kind[i] == one and i not in tested]
-
-
-def _fitting(block: Block, must: range, width: int) -> list[int]:
-    """Columns to print: those that must be there, then each that still fits."""
-    every, kept = widths(block), list[int]()
-    for i in range(len(every)):
-        if i in must or sum(every[j] + GAP for j in [*kept, i]) - GAP <= width:
-            kept.append(i)
-    return kept
 
 
 def _versus(rows: Sequence[Sequence[Cell]], i: int) -> str:

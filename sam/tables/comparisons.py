@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 
 from sam.tables import statistics as stats
 from sam.tables.cells import EMPTY, Cell, Comparison, Correlation
-from sam.tables.columns import Column
+from sam.tables.columns import Column, direction
 from sam.tables.conditions import TableRow, baseline_for
-from sam.tables.kinds import direction
 from sam.tables.settings import TableConfig
 from sam.tables.statistics import Equivalence, Paired, fixed, is_finite, p_text
 
@@ -21,25 +20,20 @@ class _Pair:
     base: TableRow
     paired: Paired
 
-    def in_family(self, table: TableConfig) -> bool:
-        return self.column.config.key == table.primary and not self.row.extra
-
 
 def differences(table: TableConfig, columns: Sequence[Column], rows: Sequence[TableRow]) -> list[tuple[Column, list[Cell]]]:
     """One cell per row for every column with `compare`. Holm's family: all primary differences of the block that have a p value."""
     baselines = [row for row in rows if row.spec.label == table.baseline]
     compared = [column for column in columns if column.config.compare and baselines]
     pairs = {(c.header, i): _pair(c, row, baselines) for c in compared for i, row in enumerate(rows)}
-    primary = {key: pair for key, pair in pairs.items() if isinstance(pair, _Pair) and pair.in_family(table)}
+    named = [column.header for column in compared if column.config.key == table.primary]
+    primary = {key: pair for key, pair in pairs.items() if isinstance(pair, _Pair) and key[0] in named and not pair.row.extra}
     corrected = dict(zip(primary, stats.holm([pair.paired.p for pair in primary.values()]), strict=True))
     tests = sum(p is not None for p in corrected.values())
     several = len(baselines) > 1
-    found = []
-    for column in compared:
-        own = [(pairs[column.header, i], corrected.get((column.header, i))) for i in range(len(rows))]
-        family = lambda pair: tests if pair.in_family(table) else None
-        found.append((column, [pair if isinstance(pair, Cell) else _cell(table, pair, family(pair), p, several) for pair, p in own]))
-    return found
+    family = lambda key: (tests if key in primary else None, corrected.get(key))
+    cells = {key: pair if isinstance(pair, Cell) else _cell(table, pair, *family(key), several) for key, pair in pairs.items()}
+    return [(column, [cells[column.header, i] for i in range(len(rows))]) for column in compared]
 
 
 def _pair(column: Column, row: TableRow, baselines: Sequence[TableRow]) -> _Pair | Cell:

@@ -6,9 +6,9 @@ import dataclasses
 import difflib
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from data.known import BY_FINGERPRINT, is_genuine
 from data.settings import DATASETS, DatasetConfig
@@ -18,6 +18,9 @@ from sam.schema import check_setting, defaults, flat, from_dict, schema, to_dict
 from sam.settings import KEPT_AND_WATCHED, TrainConfig
 from sam.tables.settings import RowConfig
 from sam.text import counted
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,23 @@ def own_settings(config: TrainConfig, condition: Mapping[str, Any] | None = None
     return own | {name: value for name, value in (condition or settings(config)).items() if not name.startswith("optimizer.")}
 
 
+def grouped(items: Iterable[V], key: Callable[[V], K]) -> dict[K, list[V]]:
+    """Key -> its items, both in their order."""
+    found: dict[K, list[V]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def order(value: Any) -> tuple[bool, float, str]:
+    """Sort key of values: numbers by size (0.05 before 0.1 before 10), then words."""
+    return (False, float(value), "") if is_number(value) else (True, 0.0, "" if value is None else value_text(value))
+
+
 def varying(known: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of the settings in which some differ; one that some lack differs too."""
     names = dict.fromkeys(name for values in known for name in values)
@@ -170,16 +190,14 @@ def condition_label(run: RunRow) -> str:
 
 def conditions(runs: Sequence[RunRow]) -> list[Condition]:
     """Group the runs by condition, in the order of the labels; where labels would collide, the settings that differ are appended."""
-    members: dict[str, list[RunRow]] = {}
     for run in runs:
         if run.status not in ("finished", "diverged"):
             raise ValueError(f"{run.folder}: status {run.status}: only finished and diverged runs belong in a table.")
-        members.setdefault(json.dumps(run.condition, sort_keys=True), []).append(run)
+    members = grouped(runs, lambda run: json.dumps(run.condition, sort_keys=True))
     labelled = [(condition_label(own[0]), json.loads(key), own) for key, own in members.items()]
     found = []
     for label, key, own in labelled:
-        alike = [other for name, other, _ in labelled if name == label]
-        differing = [name for name in key if len({repr(other[name]) for other in alike}) > 1]
+        differing = varying([other for name, other, _ in labelled if name == label])
         suffix = "".join(f", {name}={str(key[name])[:12] if name == 'data' else value_text(key[name])}" for name in differing)
         found.append(Condition(label + suffix, own[0].config, tuple(own), key))
     return sorted(found, key=lambda condition: condition.label)  # runs that start at once would come in either order
@@ -261,15 +279,13 @@ def distinguish(optimizers: Sequence[OptimizerConfig]) -> list[str]:
 def table_rows(spec: RowConfig, runs: Sequence[RunRow]) -> list[TableRow]:
     """One row per setting among the runs that match, whatever `match` says of the condition; one empty row if none does."""
     match = split_match(spec)[0]
-    by_setting: dict[str, list[RunRow]] = {}
-    for run in runs:
-        if row_matches(match, run.config.optimizer):
-            by_setting.setdefault(run.setting, []).append(run)
+    by_setting = grouped((run for run in runs if row_matches(match, run.config.optimizer)), lambda run: run.setting)
     if not by_setting:
         return [TableRow(spec.label, spec, from_dict(OptimizerConfig, match, "match."), {}, {})]
-    order = sorted(by_setting.values(), key=lambda members: _numeric_first(members[0].config.optimizer))
-    suffixes = distinguish([members[0].config.optimizer for members in order])
-    return [table_row(spec.label + suffix, spec, members) for members, suffix in zip(order, suffixes, strict=True)]
+    by_size = lambda members: [order(getattr(members[0].config.optimizer, key, None)) for key in schema(OptimizerConfig)]
+    ordered = sorted(by_setting.values(), key=by_size)
+    suffixes = distinguish([members[0].config.optimizer for members in ordered])
+    return [table_row(spec.label + suffix, spec, members) for members, suffix in zip(ordered, suffixes, strict=True)]
 
 
 def table_row(label: str, spec: RowConfig, members: Sequence[RunRow]) -> TableRow:
@@ -285,17 +301,9 @@ def table_row(label: str, spec: RowConfig, members: Sequence[RunRow]) -> TableRo
 
 def extra_rows(condition: Condition, unmatched: Sequence[RunRow]) -> list[TableRow]:
     """Rows for the condition's runs among those that match no row, named by their settings."""
-    lost, by_name = {id(run) for run in unmatched}, dict[str, list[RunRow]]()
-    for run in condition.runs:
-        by_name.setdefault(method_name(run.config.optimizer), []).append(run)
+    lost, by_name = {id(run) for run in unmatched}, grouped(condition.runs, lambda run: method_name(run.config.optimizer))
     rows = [row for name, runs in by_name.items() for row in table_rows(RowConfig(label=name), runs)]
     return [replace(row, extra=True) for row in rows if any(id(run) in lost for run in row.runs)]
-
-
-def _numeric_first(optimizer: OptimizerConfig) -> list[tuple[bool, float, str]]:
-    """Sort key of settings by value: 0.05 before 0.1 before 10."""
-    values = [getattr(optimizer, key, None) for key in schema(OptimizerConfig)]
-    return [(False, float(v), "") if isinstance(v, (int, float)) else (True, 0.0, repr(v)) for v in values]
 
 
 def baseline_for(row: TableRow, baselines: Sequence[TableRow]) -> TableRow | None:

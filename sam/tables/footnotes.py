@@ -173,10 +173,8 @@ def finding(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequen
     """What the test named in advance found, in one sentence; without one the best of the first column that has a best."""
     found = [(column, told, same) for column, told, same, _ in _tested(table, rows, lines) if told or same]
     if found:
-        return (
-            "; ".join(("" if "accuracy" in column.lower() else f"{column}: ") + _told(told, same, FEW) for column, told, same in found)
-            + "."
-        )
+        named = lambda column: "" if "accuracy" in column.lower() else f"{column}: "
+        return "; ".join(named(column) + _told(told, same, FEW) for column, told, same in found) + "."
     first = next((cell.column for line in lines for cell in line if cell.best), "")
     best = [(row.label, cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.best and cell.column == first]
     texts = [f"{label} ({cell.parts[0]}, n {cell.summary.n})" for label, cell in best if cell.summary is not None]

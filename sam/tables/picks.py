@@ -25,6 +25,7 @@ _FIRST: dict[str, Callable[[float], tuple[float, ...]]] = {
     "optimizer.alpha": lambda alpha: (abs(alpha - 1), alpha),
 }
 RECALIBRATED = "[bn=recalibrated]"
+_ENDS = {"smallest": min, "largest": max}
 OPTIMISTIC = "picked on the test set: optimistic"
 
 
@@ -34,9 +35,8 @@ def pick(scores: Scores, keys: Sequence[str]) -> Values:
     best = max(sorted(scores), key=lambda values: mean(scores[values].values()))
     if len(keys) != 1 or keys[0] not in _FIRST:
         return best
-    return min(
-        (values for values in scores if values == best or _within(scores[best], scores[values])), key=lambda v: _FIRST[keys[0]](v[0])
-    )
+    near = [values for values in scores if values == best or _within(scores[best], scores[values])]
+    return min(near, key=lambda values: _FIRST[keys[0]](values[0]))
 
 
 def _within(best: Mapping[int, float], other: Mapping[int, float]) -> bool:
@@ -51,13 +51,13 @@ def nested(validation: Scores, keys: Sequence[str]) -> dict[int, Values]:
     return {seed: pick(others(seed), keys) for seed in sorted(common)} if len(common) > 1 else {}
 
 
-def scores(rows: Sequence[tuple[Mapping[str, Any], TableRow]], measure: str) -> dict[Values, dict[int, float]]:
+def scores(rows: Mapping[Values, TableRow], measure: str) -> dict[Values, dict[int, float]]:
     """What the settings reached, by their numbers; a diverged run counts as chance."""
     found: dict[Values, dict[int, float]] = {}
-    for at, row in rows:
+    for at, row in rows.items():
         values = {seed: value for seed, value in row.values(measure, 1.0).items() if is_finite(value)}
         values |= {seed: chance(run) for seed, run in row.diverged.items()}
-        found |= {tuple(at.values()): values} if values else {}
+        found |= {at: values} if values else {}
     return found
 
 
@@ -92,14 +92,13 @@ def build(runs: Sequence[RunRow], command: Command | None = None) -> tuple[list[
 
 def _measures(own: Sequence[Grid]) -> tuple[str, str]:
     """(measure to pick on, measure of the result): validation accuracy, BatchNorm recalibrated if every finished run was measured so."""
-    finished = [run for grid in own for _, row in grid.rows() for run in row.finished.values()]
-    have = lambda name: bool(finished) and all(is_finite(run.measures.get(name)) for run in finished)
-    some = lambda name: any(is_finite(run.measures.get(name)) for run in finished)
+    finished = [run for grid in own for row in grid.rows().values() for run in row.finished.values()]
+    have = lambda name, of=all: bool(finished) and of(is_finite(run.measures.get(name)) for run in finished)
     for suffix in (RECALIBRATED, ""):
         if have(f"val_accuracy{suffix}"):
             return f"val_accuracy{suffix}", f"test_accuracy{suffix}" if have(f"test_accuracy{suffix}") else "test_accuracy"
     test = f"test_accuracy{RECALIBRATED if have(f'test_accuracy{RECALIBRATED}') else ''}"
-    return ("val_accuracy" if some("val_accuracy") else test), test
+    return ("val_accuracy" if have("val_accuracy", any) else test), test
 
 
 def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, list[str]]:
@@ -153,25 +152,21 @@ def _picked(grid: Grid, judge: str, columns: Sequence[Column], header: str, resu
     if not found:
         return None
     values = pick(found, grid.keys)
-    at, row = next((at, row) for at, row in rows if tuple(at.values()) == values)
-    edges = [f"({name_of(key)}: {side} tried)" for key, value in at.items() for side in _edge(value, [other[key] for other, _ in rows])]
+    at = dict(zip(grid.keys, values, strict=True))
+    tried = dict(zip(grid.keys, zip(*rows, strict=True), strict=True))
+    edges = [f"({name_of(key)}: {side} tried)" for key in at for side, end in _ENDS.items() if at[key] == end(tried[key])]
     cells = [Cell("value", (at_text(at), *edges) if at else EMPTY, "Picked")]
-    cells += [short(column.value(row)) for column in columns]
+    cells += [short(column.value(rows[values])) for column in columns]
     cells.append(_nested_cell(found, rows, grid.keys, result, header))
-    return Picked(grid, at, row, tuple(cells), mean(found[values].values()))
+    return Picked(grid, at, rows[values], tuple(cells), mean(found[values].values()))
 
 
-def _nested_cell(found: Scores, rows: Sequence[tuple[Mapping[str, Any], TableRow]], keys: Sequence[str], result: str, header: str) -> Cell:
-    reached, by_values = scores(rows, result), {tuple(at.values()): row for at, row in rows}
+def _nested_cell(found: Scores, rows: Mapping[Values, TableRow], keys: Sequence[str], result: str, header: str) -> Cell:
+    reached = scores(rows, result)
     own = {seed: values for seed, values in nested(found, keys).items() if seed in reached.get(values, {})} if keys else {}
     if not own:
         return Cell("value", EMPTY, header)
-    numbers = {seed: reached[values][seed] for seed, values in own.items()}
-    runs = [by_values[values].finished.get(seed) or by_values[values].diverged[seed] for seed, values in own.items()]
-    summary, folders = summarize(numbers.values()), tuple(run.folder for run in runs)
-    parts = summary_parts(summary, 2)
-    return short(Cell("value", parts, header, summary, seeds=tuple(own), folders=folders, numbers=tuple(numbers.values())))
-
-
-def _edge(value: float, tried: Sequence[float]) -> list[str]:
-    return [side for side, end in (("smallest", min(tried)), ("largest", max(tried))) if value == end]
+    numbers = [reached[values][seed] for seed, values in own.items()]
+    runs = [rows[values].finished.get(seed) or rows[values].diverged[seed] for seed, values in own.items()]
+    summary, folders = summarize(numbers), tuple(run.folder for run in runs)
+    return short(Cell("value", summary_parts(summary, 2), header, summary, seeds=tuple(own), folders=folders, numbers=tuple(numbers)))

@@ -11,6 +11,7 @@ from data.settings import DATASETS, AugmentationConfig
 from sam.config import ConfigError
 from sam.optimizers.settings import OptimizerConfig
 from sam.settings import TrainConfig
+from sam.tables.conditions import grouped
 
 CSV = Path(__file__).with_name("paper_values.csv")
 
@@ -55,10 +56,8 @@ class Published:
 
 def citations(published: Sequence[Published]) -> list[str]:
     """Source and note of the published values shown, one line per source and setup."""
-    by_text: dict[str, list[Published]] = {}
-    for p in published:
-        setup = f"{p.dataset}, {p.arch}, {p.epochs} epochs, augmentation {p.augmentation}"
-        by_text.setdefault(f"{p.paper}, {setup}{f': {p.note}' if p.note else ''}", []).append(p)
+    setup = lambda p: f"{p.paper}, {p.dataset}, {p.arch}, {p.epochs} epochs, augmentation {p.augmentation}"
+    by_text = grouped(published, lambda p: setup(p) + (f": {p.note}" if p.note else ""))
     methods = {text: "; ".join(dict.fromkeys(p.method for p in same)) for text, same in by_text.items()}
     return [f"{', '.join(sorted(p.id for p in same))} ({methods[text]}): {text}." for text, same in by_text.items()]
 

@@ -5,7 +5,7 @@ import io
 import itertools
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sam.tables.cells import Block, Cell, Correlation
@@ -133,9 +133,7 @@ CSV_HEADER = ("table", "block", "row", "column", *_COLUMNS)
 def csv(blocks: Sequence[Block]) -> str:
     """Long form: a line for every row and value column, numbers at full precision in the column's unit; lists are separated by ";". Then
     three lines a rank correlation, by row, and the verdict and notes, whose column is "verdict" or "note", in `text`."""
-    out = io.StringIO()
-    writer = csv_module.DictWriter(out, CSV_HEADER, restval="", lineterminator="\n")
-    writer.writeheader()
+    lines = list[Mapping[str, object]]()
     for block in blocks:
         block_keys = {"table": inert(block.table), "block": inert(block.title)}
         for row in block.rows:
@@ -143,14 +141,23 @@ def csv(blocks: Sequence[Block]) -> str:
             for cell in (c for c in row if c.kind == "value"):
                 family = {c.kind: c for c in row if c.column == cell.column and c.kind != "label"}
                 values = {name: _csv_value(family, path) for name, path in _COLUMNS.items()} | {"diverged": len(cell.diverged)}
-                writer.writerow(block_keys | {"row": label, "column": inert(cell.column)} | values)
+                lines.append(block_keys | {"row": label, "column": inert(cell.column)} | values)
         for c in block.correlations:
             for (name, parts), r in zip(coefficients(c).items(), (c.across, c.within, c.between), strict=True):
                 numbers = {"n": r.n, "ci_low": r.ci_low, "ci_high": r.ci_high, "rank_correlation": r.rho}
-                writer.writerow(block_keys | numbers | {"row": name, "column": inert(f"{c.x} with {c.y}"), "text": " ".join(parts)})
+                lines.append(block_keys | numbers | {"row": name, "column": inert(f"{c.x} with {c.y}"), "text": " ".join(parts)})
         single = [(name, [text]) for name, text in (("finding", block.finding), ("verdict", block.verdict)) if text]
         for column, texts in (*single, ("note", block.notes)):
-            writer.writerows(block_keys | {"column": column, "text": inert(text)} for text in texts)
+            lines += [block_keys | {"column": column, "text": inert(text)} for text in texts]
+    return csv_text(CSV_HEADER, lines)
+
+
+def csv_text(header: Iterable[str], lines: Iterable[Mapping[str, object]]) -> str:
+    """What a line lacks, and None, is an empty cell."""
+    out = io.StringIO()
+    writer = csv_module.DictWriter(out, list(header), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return out.getvalue()
 
 

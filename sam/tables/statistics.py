@@ -316,11 +316,8 @@ def within(rows: Pairs) -> RankCorrelation:
 def between(rows: Pairs) -> RankCorrelation:
     """Spearman's coefficient of the rows' means; n counts rows, interval over new rows (Fisher's z, Bonett & Wright): an approximation,
     whose coverage is checked at 6 and 10 rows; with four it spans nearly everything."""
-    means = {"": {i: _mean(list(seeds.values())) for i, seeds in enumerate(rows.values()) if seeds}}
+    mean = lambda seeds, k: math.fsum(point[k] for point in seeds.values()) / len(seeds)
+    means = {"": {i: (mean(seeds, 0), mean(seeds, 1)) for i, seeds in enumerate(rows.values()) if seeds}}
     n = len(means[""])
     rho = _all_rho(means) if n >= MIN_POINTS else None
     return _fisher(rho, n, None if rho is None else _bonett_wright(rho, n - 3))
-
-
-def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    return math.fsum(x for x, _ in points) / len(points), math.fsum(y for _, y in points) / len(points)

@@ -15,14 +15,17 @@ from sam.tables.conditions import (
     TableRow,
     condition_label,
     conditions,
+    grouped,
+    is_number,
     method_name,
+    order,
     table_row,
     table_rows,
     value_text,
     varying,
 )
 from sam.tables.settings import RowConfig, SweepConfig, TableConfig
-from sam.tables.statistics import is_finite, summary_parts
+from sam.tables.statistics import summary_parts
 
 METHOD, STEPS, RHO = "optimizer.method", "optimizer.ascent_steps", "optimizer.rho"
 # What a run is about rather than how it is tuned: nothing is picked among its values, each has pivots of its own.
@@ -50,11 +53,11 @@ class Grid:
     keys: tuple[str, ...]
     points: Sequence[tuple[Mapping[str, Any], Sequence[RunRow]]]
 
-    def rows(self) -> list[tuple[dict[str, Any], TableRow]]:
-        """(numbers that vary within the grid, row) of each setting, from small to large."""
-        found = [({key: numbers[key] for key in self.keys}, runs) for numbers, runs in self.points]
-        ordered = sorted(found, key=lambda point: tuple(map(_order, point[0].values())))
-        return [(at, table_row(self.label, RowConfig(label=self.label), runs)) for at, runs in ordered]
+    def rows(self) -> dict[tuple[Any, ...], TableRow]:
+        """Values of `keys` -> row of that setting, from small to large."""
+        found = {tuple(numbers[key] for key in self.keys): runs for numbers, runs in self.points}
+        ordered = sorted(found.items(), key=lambda point: tuple(map(order, point[0])))
+        return {at: table_row(self.label, RowConfig(label=self.label), runs) for at, runs in ordered}
 
 
 def name_of(key: str) -> str:
@@ -66,15 +69,6 @@ def at_text(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name_of(key)} {value_text(value)}" for key, value in values.items())
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _order(value: Any) -> tuple[bool, float, str]:
-    """Sort key of values: numbers by size, then words."""
-    return (False, float(value), "") if _number(value) else (True, 0.0, "" if value is None else value_text(value))
-
-
 def grids(runs: Sequence[RunRow], config: SweepConfig) -> list[Grid]:
     """The grids among the runs, in the order of METHODS. Raises ConfigError for an axis that does not vary."""
     known = [run.own for run in runs]
@@ -84,65 +78,58 @@ def grids(runs: Sequence[RunRow], config: SweepConfig) -> list[Grid]:
     for at, name in axes.items():
         if name not in varies:
             raise ConfigError(f"sweep.{at}={name}: does not vary among these runs; {', '.join(varies) or 'nothing'} does.")
-    numeric = [name for name in varies if name != STEPS and any(_number(own.get(name)) for own in known)]
+    numeric = [name for name in varies if name != STEPS and any(is_number(own.get(name)) for own in known)]
     swept = {name for name in numeric if not is_task(name)} | set(axes.values())
     if not swept and numeric:  # nothing was tuned: then sizes, noise, epochs make the columns
         swept = {max(numeric, key=lambda name: len({own.get(name) for own in known}))}
-    members: dict[tuple[int, int, str, str], list[tuple[RunRow, dict[str, Any], dict[str, Any]]]] = {}
+    described = list[tuple[tuple[int, int, str, str], RunRow, dict[str, Any], dict[str, Any]]]()
     for run, own in zip(runs, known, strict=True):
         optimizer = run.config.optimizer
-        numbers = {name: own[name] for name in varies if name in swept and name in own}
-        numbers = {name: value for name, value in numbers.items() if _number(value) or name in axes.values()}
+        numbers = {n: own[n] for n in varies if n in swept and n in own and (is_number(own[n]) or n in axes.values())}
         words = {name: own[name] for name in varies if name in own and name not in (*numbers, METHOD, STEPS)}
         steps = 0 if STEPS in swept else getattr(optimizer, "ascent_steps", 0)
         label = METHODS[optimizer.method].label if STEPS in swept else method_name(optimizer)
-        members.setdefault((list(METHODS).index(optimizer.method), steps, label, repr(words)), []).append((run, numbers, words))
+        described.append(((list(METHODS).index(optimizer.method), steps, label, repr(words)), run, numbers, words))
     found = []
-    for (_, _, label, _), own_runs in sorted(members.items(), key=lambda item: item[0]):
-        points: dict[str, tuple[dict[str, Any], list[RunRow]]] = {}
-        for run, numbers, _ in own_runs:
-            points.setdefault(repr(numbers), (numbers, []))[1].append(run)
-        words = own_runs[0][2]
-        task, rest = ({name: value for name, value in words.items() if is_task(name) == wanted} for wanted in (True, False))
-        ordered = sorted(points.values(), key=lambda point: tuple(map(_order, point[0].values())))
-        keys = [name for name in varies if len({repr(numbers.get(name)) for numbers, _ in points.values()}) > 1]
-        found.append((label, rest, Grid(label, task, tuple(sorted(keys, key=lambda name: name != RHO)), ordered)))
-    return [replace(grid, label=_labelled(label, rest, [r for other, r, _ in found if other == label])) for label, rest, grid in found]
+    for (_, _, label, _), members in sorted(grouped(described, lambda one: one[0]).items()):
+        points = [(same[0][2], [run for _, run, _, _ in same]) for same in grouped(members, lambda one: repr(one[2])).values()]
+        points.sort(key=lambda point: tuple(map(order, point[0].values())))
+        task, rest = ({name: value for name, value in members[0][3].items() if is_task(name) == wanted} for wanted in (True, False))
+        keys = [name for name in varies if len({repr(numbers.get(name)) for numbers, _ in points}) > 1]
+        found.append((rest, Grid(label, task, tuple(sorted(keys, key=lambda name: name != RHO)), points)))
+    return [replace(grid, label=_labelled(grid.label, rest, [r for r, g in found if g.label == grid.label])) for rest, grid in found]
 
 
 def _labelled(label: str, words: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
     """The label with the settings that tell it from others of the same label; one that is a number in this grid is "set"."""
-    differing = varying(alike)
-    texts = [f"{name_of(name)} {value_text(words[name]) if name in words else 'set'}" for name in differing]
+    texts = [f"{name_of(name)} {value_text(words[name]) if name in words else 'set'}" for name in varying(alike)]
     return f"{label} ({', '.join(texts)})" if texts else label
 
 
 @dataclass(frozen=True)
 class Pivot:
-    """Grids that share their columns. column, block: keys, or None."""
+    """Grids that share their columns. column, block: keys, or None; values: of the block key, one block each."""
 
     column: str | None
     block: str | None
+    values: Sequence[Any]
     grids: Sequence[Grid]
 
 
 def pivots(found: Sequence[Grid], config: SweepConfig) -> list[Pivot]:
     """Cut the grids of one task into pivots: by the key of the columns, rho first; grids without any key join the first one."""
-    made: list[Pivot] = []
-    left = list(found)
+    made, left = list[Pivot](), list(found)
     while left:
-        counts = {
-            key: len({repr(n[key]) for grid in left if key in grid.keys for n, _ in grid.points}) for grid in left for key in grid.keys
-        }
+        keys = dict.fromkeys(key for grid in left for key in grid.keys)
+        counts = {key: len({repr(n[key]) for grid in left if key in grid.keys for n, _ in grid.points}) for key in keys}
         free = [key for key in counts if key not in (config.rows, config.blocks)] or list(counts)
         column = config.columns if config.columns in counts else max(free, key=lambda key: (key == RHO, counts[key]), default=None)
         own = [grid for grid in left if column in grid.keys]
-        shared = [key for key in counts if key != column and key != config.rows and all(key in grid.keys for grid in own)]
-        block = (
-            config.blocks if config.blocks in counts else min(shared, key=lambda key: counts[key], default=None) if len(own) > 1 else None
-        )
+        shared = [key for key in counts if key not in (column, config.rows) and all(key in grid.keys for grid in own) and len(own) > 1]
+        block = config.blocks if config.blocks in counts else min(shared, key=lambda key: counts[key], default=None)
         own = [grid for grid in left if column in grid.keys or set(grid.keys) <= {block}]
-        made.append(Pivot(column, block, own))
+        values = sorted({n[block] for grid in own for n, _ in grid.points if block in n}, key=order) if block else [None]
+        made.append(Pivot(column, block, values, own))
         left = [grid for grid in left if not any(grid is other for other in own)]
     return made
 
@@ -153,83 +140,57 @@ def build(config: SweepConfig, runs: Sequence[RunRow], rhos: Sequence[float]) ->
     columns = expand([column for one in config.measures for column in available(one, names)], rhos[:1])
     blocks = list[Block]()
     for own in by_task(grids(runs, config)):
-        notes = _notes(config, own)
         for pivot, column in itertools.product(pivots(own, config), columns):
-            made = _pivot(pivot, column, own[0].task)
-            blocks += [replace(block, notes=(*block.notes, *(() if blocks else notes))) for block in made]
+            made = [_block(pivot, column, own[0].task, value) for value in pivot.values]
+            notes = () if blocks else _notes(config, own)
+            blocks += [replace(block, notes=notes) for block in made if block is not None]
     return blocks
 
 
 def by_task(found: Sequence[Grid]) -> list[list[Grid]]:
-    tasks: dict[str, list[Grid]] = {}
-    for grid in found:
-        tasks.setdefault(repr(grid.task), []).append(grid)
-    return list(tasks.values())
+    return list(grouped(found, lambda grid: repr(grid.task)).values())
 
 
 def task_label(run: RunRow, task: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, (condition_label(run), at_text(task))))
 
 
-def _pivot(pivot: Pivot, column: Column, task: Mapping[str, Any]) -> list[Block]:
-    """One block for each value of the pivot's block key."""
-    values = (
-        sorted({n[pivot.block] for grid in pivot.grids for n, _ in grid.points if pivot.block in n}, key=_order) if pivot.block else [None]
-    )
-    return [block for value in values if (block := _block(pivot, column, task, value)) is not None]
-
-
 def _block(pivot: Pivot, column: Column, task: Mapping[str, Any], value: Any) -> Block | None:
-    lines: dict[str, dict[Any, TableRow]] = {}
-    for grid in pivot.grids:
-        for numbers, runs in grid.points:
-            if pivot.block is not None and numbers.get(pivot.block, value) != value:  # a method without the key stands in every block
-                continue
-            label = f"{grid.label} ({others})" if (others := at_text(_others(grid, numbers, pivot))) else grid.label
-            at = numbers.get(pivot.column) if pivot.column else None
-            lines.setdefault(label, {})[at] = table_row(label, RowConfig(label=label), runs)
-    places = sorted({at for line in lines.values() for at in line}, key=lambda at: (at is not None, _order(at)))
-    headers = [_header(pivot, column, at) for at in places]
-    cells = [[_cell(line.get(at), column, header) for at, header in zip(places, headers, strict=True)] for line in lines.values()]
-    largest = "accuracy" in column.measure
-    means = [c.summary.mean for line in cells for c in line if c.summary is not None and not c.diverged and is_finite(c.summary.mean)]
+    """value: of the pivot's block key. None if no cell has a mean without a diverged run."""
+    lines, key = dict[str, dict[Any, TableRow]](), pivot.column or ""
+    for grid, (numbers, runs) in ((one, point) for one in pivot.grids for point in one.points):
+        if pivot.block is not None and numbers.get(pivot.block, value) != value:  # a method without the key stands in every block
+            continue
+        others = {n: numbers[n] for n in grid.keys if n in numbers and n not in (pivot.column, pivot.block)}
+        label = f"{grid.label} ({at_text(others)})" if others else grid.label
+        lines.setdefault(label, {})[numbers.get(key)] = table_row(label, RowConfig(label=label), runs)
+    places = sorted({at for line in lines.values() for at in line}, key=lambda at: (at is not None, order(at)))
+    head = lambda at: f"no {name_of(key)}" if at is None else at_text({key: at})
+    shown = [replace(column, header=head(at)) for at in places] if pivot.column else [column]
+    cells = {label: [_cell(line.get(at), one) for at, one in zip(places, shown, strict=True)] for label, line in lines.items()}
+    whole = [(c.summary, label, c.column) for label, line in cells.items() for c in line if c.summary is not None and not c.diverged]
+    means = [summary.mean for summary, _, _ in whole if summary.mean is not None]
     if not means:
         return None
+    largest = "accuracy" in column.measure
     best = (max if largest else min)(means)
     mark = lambda cell: replace(cell, best=cell.summary is not None and cell.summary.mean == best and not cell.diverged)
-    cells = [list(map(mark, line)) for line in cells]
-    label, where, cell = next(
-        (name, header, c) for name, line in zip(lines, cells, strict=True) for header, c in zip(headers, line, strict=True) if c.best
-    )
-    best_at = f" at {where}" if pivot.column and len(places) > 1 else ""
-    over = f" by {name_of(pivot.column)}" if pivot.column else ""
-    run = pivot.grids[0].points[0][1][0]
-    about = task_label(run, {**task, **({pivot.block: value} if pivot.block else {})})
-    assert cell.summary is not None
+    summary, label, header = next(one for one in whole if one[0].mean == best)
+    where = f" at {header}" if pivot.column and len(places) > 1 else ""
+    about = task_label(pivot.grids[0].points[0][1][0], {**task, **({pivot.block: value} if pivot.block else {})})
     return Block(
         table=TITLE,
-        title=f"{column.header}{over}, {about}",
+        title=f"{column.header}{f' by {name_of(pivot.column)}' if pivot.column else ''}, {about}",
         about=about,
         labels=1,
-        header=("Method", *headers),
-        rows=tuple((Cell("label", (name,)), *line) for name, line in zip(lines, cells, strict=True)),
-        notes=(),
-        finding=f"{_EXTREME[largest]} {column.header}: {label}{best_at}, {summary_parts(cell.summary, column.config.digits)[0]}.",
+        header=("Method", *(one.header for one in shown)),
+        rows=tuple((Cell("label", (name,)), *map(mark, line)) for name, line in cells.items()),
+        finding=f"{_EXTREME[largest]} {column.header}: {label}{where}, {summary_parts(summary, column.config.digits)[0]}.",
     )
 
 
-def _others(grid: Grid, numbers: Mapping[str, Any], pivot: Pivot) -> dict[str, Any]:
-    return {key: numbers[key] for key in grid.keys if key in numbers and key not in (pivot.column, pivot.block)}
-
-
-def _header(pivot: Pivot, column: Column, at: Any) -> str:
-    if pivot.column is None:
-        return column.header
-    return f"no {name_of(pivot.column)}" if at is None else at_text({pivot.column: at})
-
-
-def _cell(row: TableRow | None, column: Column, header: str) -> Cell:
-    return Cell("value", EMPTY, header) if row is None else short(replace(column, header=header).value(row))
+def _cell(row: TableRow | None, column: Column) -> Cell:
+    return Cell("value", EMPTY, column.header) if row is None else short(column.value(row))
 
 
 def short(cell: Cell) -> Cell:
@@ -237,9 +198,9 @@ def short(cell: Cell) -> Cell:
     return replace(cell, parts=tuple(part for part in cell.parts if not part.startswith("[")))
 
 
-def _notes(config: SweepConfig, found: Sequence[Grid]) -> list[str]:
+def _notes(config: SweepConfig, found: Sequence[Grid]) -> tuple[str, ...]:
     runs = [run for grid in found for _, members in grid.points for run in members]
-    rows = [row for grid in found for _, row in grid.rows()]
+    rows = [row for grid in found for row in grid.rows().values()]
     notes = [
         "± is the sample standard deviation over seeds; n counts seeds, diverged runs are in no mean.",
         "Bold: the largest mean accuracy, the smallest mean of any other measure, among cells without a diverged run. It describes; the"
@@ -249,7 +210,7 @@ def _notes(config: SweepConfig, found: Sequence[Grid]) -> list[str]:
         f"Data fingerprint: {', '.join(dict.fromkeys(run.data_fingerprint or 'unknown' for run in runs))}.",
         *(note for run in runs for note in known_data.notes(run.data_fingerprint, run.data_notes)),
     ]
-    return list(dict.fromkeys(notes))
+    return tuple(dict.fromkeys(notes))
 
 
 def needed(tables: Sequence[TableConfig], runs: Sequence[RunRow], lost: Sequence[RunRow]) -> bool:
@@ -258,6 +219,6 @@ def needed(tables: Sequence[TableConfig], runs: Sequence[RunRow], lost: Sequence
     found = conditions(runs)
     if lost or any(len(table_rows(spec, c.runs)) > 1 for table in tables for spec in table.rows for c in found):
         return True
-    numbers = {name: {value for c in found if _number(value := c.key[name])} for name in varying([c.key for c in found])}
+    numbers = {name: {value for c in found if is_number(value := c.key[name])} for name in varying([c.key for c in found])}
     sizes = [len(values) for values in numbers.values() if len(values) > 1]
     return len(sizes) > 1 or any(size > 2 for size in sizes)

@@ -7,17 +7,7 @@ from sam.config import ConfigError
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.columns import Column, check_columns, expand
 from sam.tables.comparisons import best, correlations, differences
-from sam.tables.conditions import (
-    Condition,
-    RunRow,
-    TableRow,
-    check_match,
-    conditions,
-    data_label,
-    extra_rows,
-    split_match,
-    table_rows,
-)
+from sam.tables.conditions import Condition, RunRow, TableRow, check_match, conditions, data_label, extra_rows, split_match, table_rows
 from sam.tables.footnotes import finding, footnotes, verdict
 from sam.tables.published import Published, lookup
 from sam.tables.settings import TableConfig

@@ -9,8 +9,8 @@ from test_table_tests import load, planted, runs_of
 
 from sam.optimizers.settings import OptimizerConfig
 from sam.tables.cells import Block
+from sam.tables.columns import direction, interval_scale
 from sam.tables.compact import compact, widths
-from sam.tables.kinds import direction, interval_scale
 from sam.tables.table import build
 
 
