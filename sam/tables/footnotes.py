@@ -186,7 +186,7 @@ def _told(told: Sequence[str], same: Mapping[str, Sequence[str]], most: int) -> 
     """What differs and what does not, as one text; of more than `most` clauses or names the number."""
     clauses = [*told[:most], *([f"{len(told) - most} more differ"] if len(told) > most else [])]
     for base, names in same.items():
-        listed = f"{len(names)} rows" if len(names) > most else " and ".join(names)
+        listed = f"{len(names)} rows" if len(names) > most else " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
         clauses.append(f"{listed} {_be(names)} not told apart from {base}")
     return "; ".join(clauses)
 

@@ -119,7 +119,7 @@ def decimals(spread: float | None, digits: int) -> int:
     not one digit of it would be shown, and `digits` again where these are not enough."""
     if not spread:
         return digits
-    wanted = max(0, 1 - math.floor(math.log10(spread)))
+    wanted = max(0, 1 - math.floor(math.log10(spread) + 1e-9))  # 0.99... of rounding is 1
     return min(wanted, digits) if spread >= 10**-digits or wanted > digits + 3 else wanted
 
 

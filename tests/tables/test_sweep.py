@@ -57,8 +57,8 @@ def test_methods_over_radii() -> None:
     assert [row[0].text for row in accuracy.rows] == ["SGD", "SAM N=1", "SAM N=5"]
     assert best(accuracy) == [("SAM N=5", "rho 0.2")] and best(gap) == [("SGD", "no rho")]
     (cell,) = (cell for row in accuracy.rows for cell in row if cell.best)
-    assert cell.parts == ("98.00 ± 1.00", "n = 3") and cell.numbers == (97.0, 98.0, 99.0) and len(set(cell.folders)) == 3
-    assert accuracy.finding == "Largest Test accuracy (%): SAM N=5 at rho 0.2, 98.00 ± 1.00."
+    assert cell.parts == ("98.0 ± 1.0", "n = 3") and cell.numbers == (97.0, 98.0, 99.0) and len(set(cell.folders)) == 3
+    assert accuracy.finding == "Largest Test accuracy (%): SAM N=5 at rho 0.2, 98.0 ± 1.0."
     assert accuracy.notes and not gap.notes
 
 
@@ -137,7 +137,8 @@ def test_a_run_that_no_row_matches_has_its_own_row_in_no_family_of_tests(monkeyp
     lost = table.unmatched([layout, made_up.load("table3")], runs)
     assert {row.config.optimizer.ascent_steps for row in lost} == {4}  # type: ignore[attr-defined]  # SGD is in Table 3
     (plain,), (block,) = table.build(layout, runs, [0.05]), table.build(layout, runs, [0.05], lost)
-    assert block.rows[:4] == plain.rows and [row[0].text for row in block.rows] == ["1", "2", "3", "5", "SAM N=4"]
+    unmarked = lambda rows: [[replace(cell, best=False) for cell in row] for row in rows]  # the best may be the row below
+    assert unmarked(block.rows[:4]) == unmarked(plain.rows) and [row[0].text for row in block.rows] == ["1", "2", "3", "5", "SAM N=4"]
     extra = next(cell for cell in block.rows[-1] if cell.kind == "difference")
     assert extra.paired is not None and extra.paired.mean == 3.0 and extra.comparison is not None and not extra.comparison.primary
     assert any(note.startswith("SAM N=4: in no row of this layout") for note in block.notes)
