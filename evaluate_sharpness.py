@@ -8,7 +8,7 @@
     python evaluate_sharpness.py runs_dir=runs/table2 parts=8 part=3               # measure an eighth of the runs, without tables
 
 Rows are stored beside their run and reused if nothing changed. The terminal shows the tables in their compact form; all statistics are
-written as Markdown, CSV, LaTeX (NAME.tex for a column of a paper, NAME_full.tex for its appendix) and report.html, with a figure, below
+written as Markdown, CSV, LaTeX (NAME.tex for a column of a paper, NAME_full.tex for its appendix), figures and report.html, below
 `runs_dir`/tables. Exit code 1: some run could not be measured; it is named, and everything else is there.
 The parts are for several processes at once (-m 'part=range(8)' with hydra/launcher=slurm: a SLURM array); the tables come after them,
 from the plain command.
