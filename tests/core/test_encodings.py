@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("sam", "models", "data", "scripts", "hydra_plugins")
-BINARY = ("os", "tarfile", "archive", "lzma", "zipfile")  # whose `open` takes no encoding
+BINARY = ("Image", "os", "tarfile", "archive", "lzma", "zipfile")  # whose `open` takes no encoding
 
 
 def unsaid(tree: ast.AST) -> list[int]:
