@@ -85,7 +85,7 @@ def _blocks(config: EvaluateConfig, runs: Sequence[RunRow]) -> tuple[dict[str, l
     chosen = [table for table in wanted.values() if table is not None]
     lost = tables.unmatched(chosen, runs)
     blocks, commands = dict[str, list[Block]](), list[str]()
-    if config.sweep is not None:
+    if config.sweep.show != "never":
         shown = config.sweep.show == "always" or sweep.needed(chosen, runs, lost)
         picked, commands = picks.build(runs, _final_command) if shown else ([], [])
         pivots = sweep.build(config.sweep, runs, config.sharpness.rho) if shown else []

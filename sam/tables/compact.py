@@ -61,7 +61,7 @@ def _short(cell: Cell, told: tuple[int, int], marked: Sequence[Cell]) -> Cell:
     elif cell.summary is not None:
         s, lost = cell.summary, len(cell.diverged)
         marks = ["all equal"] * (s.std == 0)
-        if s.n and (s.n, lost) != told:
+        if (s.n or lost) and (s.n, lost) != told:
             marks.append(f"{lost}/{len(cell.folders)} diverged" if lost else f"n={s.n}")
         text += "†" * any(c.comparison.significant for c in marked if c.comparison is not None and c.column == cell.column)
         text += f" ({', '.join(marks)})" if marks else ""
@@ -88,7 +88,7 @@ def widths(block: Block) -> list[int]:
 
 def _order(block: Block, ran: Sequence[Sequence[Cell]], marks: bool) -> tuple[list[int], list[int], list[int]]:
     """Columns that say something: labels that vary; values that were tested, each with its difference; all others, the published last."""
-    says = [i for i in range(len(block.header)) if any((row[i].parts or EMPTY)[0] not in _NOTHING for row in ran)]
+    says = [i for i in range(len(block.header)) if any(row[i].diverged or (row[i].parts or EMPTY)[0] not in _NOTHING for row in ran)]
     kind, column = [cell.kind for cell in ran[0]], [cell.column for cell in ran[0]]
     labels = [i for i in range(block.labels) if i == block.labels - 1 or len({row[i].text for row in ran}) > 1]
     differences = [i for i in range(len(kind)) if kind[i] == "difference"]

@@ -71,7 +71,9 @@ class SweepConfig(Settings, prefix="sweep."):
     """The table of a sweep: a pivot of every measure over what varies among the runs, then what each method would pick. An axis is a key by
     its dotted name, as in runs.csv; null: chosen by what varies."""
 
-    show: str = setting("always", "auto: where no table shows the runs without splitting a row by settings", among=("always", "auto"))
+    show: str = setting(
+        "never", "auto: where no table shows the runs without splitting a row by settings", among=("never", "always", "auto")
+    )
     columns: str | None = setting(None, "key whose values are columns; null: optimizer.rho, else the numeric one with most values")
     rows: str | None = setting(None, "key whose values stand in rows beside the method; null: all that are no other axis")
     blocks: str | None = setting(None, "key with a block for each value; null: one that every method was swept over, if any is left")

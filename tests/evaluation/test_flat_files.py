@@ -40,7 +40,7 @@ def swept_rho(
 
 
 def measured(runs: Path, **options: Any) -> Evaluation:
-    own = {"runs_dir": str(runs), "sharpness": GAP, "threads": 1, "device": "cpu", "sweep": from_dict(SweepConfig, {})}
+    own = {"runs_dir": str(runs), "sharpness": GAP, "threads": 1, "device": "cpu", "sweep": from_dict(SweepConfig, {"show": "always"})}
     return evaluate(EvaluateConfig(**(own | options)))
 
 

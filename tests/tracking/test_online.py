@@ -37,8 +37,9 @@ def test_a_continued_run_and_its_measures_are_one_run(commands: Commands, server
     rows = json.loads((commands.run_folder / "sharpness.json").read_text())["rows"]
     values = {name: value for row in rows.values() for name, value in row["values"].items()}
     names = {name for name in run.summary if name.startswith("sharpness/")}
-    # Two more gaps, accuracy and loss of the last five epochs, length and angle of the perturbations in the last epoch and in all.
-    assert len(names) == len([value for value in values.values() if value is not None]) + 8
+    # Two more gaps, the best accuracy, accuracy and loss of the last five epochs; length and angle of the perturbations, in the last
+    # epoch and in all.
+    assert len(names) == len([value for value in values.values() if value is not None]) + 9
     assert run.summary["sharpness/gap"] == values["gap"]
     assert run.summary["sharpness/rho_0_05_bn_eval_batch_all"] == values["sharpness[rho=0.05,bn=eval,batch=all]"]
     assert run.summary["final/test_accuracy"] == record["final"]["test_accuracy"]
