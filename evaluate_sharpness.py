@@ -55,6 +55,8 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
     print(render.terminal(evaluation.blocks, width=max(80, shutil.get_terminal_size().columns)))
     if evaluation.commands:
         print("Final runs with the picked values, on all training images:", *map(printable, evaluation.commands), sep="\n  ")
+    if evaluation.hidden and config.tables:
+        print(f"{counted(len(evaluation.hidden), 'run')} in none of these tables; table=sweep shows every run.")
     report = next(file for file in evaluation.files if file.name == "report.html")
     print(printable(f"Open: {report}"))
     print(printable(f"All statistics: {report.parent} (NAME.md, NAME.csv, NAME_full.tex; for a paper NAME.tex)"))

@@ -45,6 +45,12 @@ class Evaluation:
     files: list[Path]
     commands: list[str]
 
+    @property
+    def hidden(self) -> list[RunRow]:
+        """The runs that no cell of any table shows."""
+        shown = {folder for block in self.blocks for row in block.rows for cell in row for folder in cell.folders}
+        return [run for run in self.runs if run.folder not in shown]
+
 
 def measure_part(config: EvaluateConfig) -> tuple[str, list[str]]:
     """Measure one part of the runs, without a table: (summary line, a sentence for each run that could not be measured)."""

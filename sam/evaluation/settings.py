@@ -29,6 +29,7 @@ class EvaluateConfig(Settings):
     out: str | None = key(None, "folder for the tables (null: runs_dir/tables), or for checkpoint's rows (null: beside it)")
     sharpness: SharpnessConfig = key(SharpnessConfig.of, "what is measured, and how")
     tables: dict[str, TableConfig] = field(default_factory=dict, metadata={"about": "name -> table (conf/table)"})
+    # Never null: a worker of an array could not compose the group into its place.
     sweep: SweepConfig = key(SweepConfig, "the table of a sweep (table=sweep)")
     tracking: TrackingConfig = key(TrackingConfig, "where the measures of runs go that were not tracked; a tracked run is joined")
     data_path: str | None = key(None, "in place of the runs' dataset.path")

@@ -22,7 +22,7 @@ from sam.runs import identity, records
 from sam.runs.sweep import planned
 from sam.schema import from_dict
 from sam.sharpness.settings import SharpnessConfig
-from sam.tables.settings import SweepConfig
+from sam.tables.settings import SweepConfig, TableConfig
 
 GAP = SharpnessConfig.of(notions=["gap"], batchnorm=["eval"])
 
@@ -114,3 +114,13 @@ def test_the_final_runs_are_the_picked_ones_on_all_images(swept_rho: Path, tmp_p
     rho = float(picked.rows[0][1].parts[0].removeprefix("rho "))
     like = next(row.config for row in found.runs if getattr(row.config.optimizer, "rho", None) == rho and row.config.seed == 0)
     assert identity.run_fingerprint(plans[0]) == identity.run_fingerprint(replace(like, dataset=replace(like.dataset, val_fraction=0.0)))
+
+
+def test_runs_that_no_table_shows_are_named(swept_rho: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(swept_rho, tmp_path / "runs"))
+    for method, hidden in (("sgd", 4), ("sam", 0)):
+        layout = from_dict(TableConfig, {"title": "T", "rows": [{"label": "A", "match": {"method": method}}], "columns": COLUMN})
+        assert len(measured(runs, sweep=SweepConfig(), tables={"own": layout}).hidden) == hidden
+
+
+COLUMN = [{"key": "accuracy", "header": "Accuracy", "measure": "test_accuracy"}]
