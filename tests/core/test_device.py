@@ -21,8 +21,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 with number_format("fp32"):
-    faults()
-    print(faults())
+    print(min(faults() for _ in range(8)))
 """
 
 
@@ -35,7 +34,8 @@ def page_faults(**environment: str) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_used_again_unless_the_user_has_chosen() -> None:
-    """3 x 3 x 40 MB are 88,000 pages of 4 kB (176 of 2 MB, where the system hands out huge ones, which a fault each would still count)."""
+    """3 x 3 x 40 MB are 88,000 pages of 4 kB (176 of 2 MB, where the system hands out huge ones, which a fault each would still count). The
+    best of some rounds counts: how many rounds the heap needs until three such blocks find room in it depends on the machine."""
     assert page_faults() < 100
     assert page_faults(MALLOC_ARENA_MAX="64") > 150
 
