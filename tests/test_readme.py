@@ -33,7 +33,8 @@ PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md
 README = (ROOT / "README.md").read_text()
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
 OF_PLANNERS = ("throttle", "max_array", "runs_per_task", "sbatch", "sort", "select")  # their own keys
-PLANNERS = ("scripts/status.py", "scripts/grid.py")  # take the arguments of `train.py -m`
+OF_PLANNERS += ("hours", "processes", "spread", "runs", "rates", "steps", "tests", "out")
+PLANNERS = ("scripts/status.py", "scripts/grid.py", "scripts/plan.py")  # take the arguments of `train.py -m`
 TRIED_ELSEWHERE = (
     "scripts/doctor.py",
     "scripts/dashboard.py",
