@@ -43,11 +43,14 @@ def defaults(cls: Any) -> dict[str, Any]:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A group of settings as plain dictionaries and lists; of a class with rows, the keys of its own row alone."""
-    values = dataclasses.asdict(config)
-    for f in dataclasses.fields(config):
-        if isinstance(getattr(config, f.name), Settings):
-            values[f.name] = to_dict(getattr(config, f.name))
+    values = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
     return values | values.pop("sections", {})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return to_dict(value) if dataclasses.is_dataclass(value) else list(map(_plain, value)) if isinstance(value, list) else value
 
 
 def row_settings(config: Any) -> dict[str, Any]:
@@ -95,6 +98,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
 
 
 def _build(hint: Any, value: Any, label: str) -> Any:
+    if type(value) is hint:
+        return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _build(next(a for a in args if a is not type(None)), value, label)

@@ -28,7 +28,7 @@ from sam.tables import picks, render, sweep
 from sam.tables import table as tables
 from sam.tables.cells import Block
 from sam.tables.columns import filled
-from sam.tables.conditions import RunRow, check_select, conditions, selected
+from sam.tables.conditions import RunRow, check_select, selected
 from sam.tables.latex import latex, latex_full
 from sam.tables.settings import TableConfig
 from sam.tables.statistics import is_finite
@@ -221,11 +221,11 @@ def _files(
     for name, made in blocks.items():
         yield from ((f"{name}{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
         yield f"{name}.tex", latex(made, name) if made else None
-    panels = figures.every(conditions(runs), along)
-    yield from ((f"figures/{name}", content) for name, content in drawing.files(panels, out / "figures"))
+    gallery = figures.gallery(runs, along)
+    yield from ((f"figures/{name}", content) for name, content in drawing.files(figures.every(gallery), out / "figures"))
     every = [block for made in blocks.values() for block in made]
     yield RUNS, runs_csv(runs)
-    yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems, along)
+    yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems, gallery)
 
 
 FORMATS = {".md": render.markdown, ".csv": render.csv, "_full.tex": latex_full}
