@@ -14,7 +14,7 @@ kind         difference        treatment - mean of the controls, paired by seed;
              correlation       Kendall's tau of `measure` with `against` over settings (means over seeds), within each of `axes`, partial on
                                `given`; treatment: which runs ({}: all); n counts settings
              descriptive       the difference, without a verdict
-direction    higher | lower: the side on which the effect is claimed. margin: the smallest that matters, in the unit (of logarithms: in nats)
+direction    higher | lower: the side on which the effect is claimed. margin: the smallest that matters, in the unit (of logarithms: nats)
 arms         treatment, controls, reference: keys of the optimizer and others of train.py by dotted names (epochs), a number or a pick
              ("@R"); `measure`: in place of the claim's. What is not named is as in the other arms, or has its default.
 gates        what must hold before there is a verdict, by GATES
@@ -66,7 +66,7 @@ class Tuned:
     changed: Mapping[str, Any] = field(default_factory=dict)
 
 
-_SAM: Arm = {"method": "sam", "ascent_steps": 1}
+_SAM: Arm = {"method": "sam", "ascent_steps": 1, "radius": "fixed"}
 PICKS = {
     **{name: Tuned(_SAM, part=part) for name, part in (("R", 1), ("R_half", 2), ("R_sqrt3", 3**0.5), ("R_third", 3), ("R_twice", 0.5))},
     "alpha": Tuned({"method": "xsam", "rho": "@R"}, "optimizer.alpha"),
