@@ -86,7 +86,8 @@ def rule(claim: Claim, effect: Effect, i: Simultaneous) -> str:
 def judge(claims: Sequence[tuple[Claim, str]], runs: Sequence[RunRow], given: Mapping[str, float]) -> list[Judged]:
     """Judge every claim (with its origin) in each setting. The tests of a family are corrected together, every other stands alone. given:
     picks by name."""
-    cases = [case for claim, origin in claims for case in _cases(claim, origin, runs, given)]
+    every = conditions(runs)
+    cases = [case for claim, origin in claims for case in _cases(claim, origin, every, given)]
     families = grouped(enumerate(cases), lambda case: case[1].claim.family if case[1].confirmatory else case[0])
     for family, members in families.items():
         tested = [(i, case) for i, case in members if case.effect is not None and not case.stopped and case.origin != CHANGED]
@@ -104,24 +105,24 @@ def holds(where: Mapping[str, Any], run: RunRow) -> bool:
     return all(have(name) in list(map(value_text, v if isinstance(v, list) else [v])) for name, v in where.items())
 
 
-def _cases(claim: Claim, origin: str, runs: Sequence[RunRow], given: Mapping[str, float]) -> list[Judged]:
-    """The claim in each of its settings, not judged yet; where nothing ran, once, with the reason."""
+def _cases(claim: Claim, origin: str, every: Sequence[Condition], given: Mapping[str, float]) -> list[Judged]:
+    """The claim in each of its settings, not judged yet; where nothing ran, once, with the reason. every: condition of the runs."""
     first, last = claim.seeds or (0, math.inf)
-    own = [run for run in runs if first <= run.config.seed <= last]
+    found = [replace(c, runs=tuple(run for run in c.runs if first <= run.config.seed <= last)) for c in every]
+    found = [c for c in found if c.runs]
     where, name = claim.setting.where, claim.setting.name
     if claim.kind == "correlation":
-        chosen = [run for run in own if holds(where, run) and _matches(claim.arms.treatment, run.config.optimizer)]
+        chosen = [run for c in found for run in c.runs if holds(where, run) and _matches(claim.arms.treatment, run.config.optimizer)]
         tasks = grouped(chosen, lambda run: (WHERE["model"](run), WHERE["data"](run), run.data_fingerprint, run.init_from))
         return [_correlation(claim, origin, name or ", ".join(at[:2]), own) for at, own in tasks.items()] or [_nothing(claim, origin)]
-    found, every = conditions(own), conditions(runs)
-    sheets = [_Sheet(claim, c, found, every, given) for c in found if holds(where, c.runs[0])]
+    sheets = [Sheet(claim, c, found, every, given) for c in found if holds(where, c.runs[0])]
     # What names its setting shows each arm that has run there; what does not is judged where all of its arms have.
     there = [sheet for sheet in sheets if (any if where else all)(row.ran for row in sheet.arms.values())]
     if len(there) > 1 and claim.family is not None and origin != ADDED:
         labels = "; ".join(sheet.base.label for sheet in there)
         return [_nothing(claim, origin, f"open: its setting is found {len(there)} times ({labels})")]
     if not there:
-        sheets = [_Sheet(claim, c, found, every, given) for c in every if holds(where, c.runs[0])]
+        sheets = [Sheet(claim, c, found, every, given) for c in every if holds(where, c.runs[0])]
         unpicked = [pick for pick in claim.picks if pick not in given and all(sheet.pick(pick)[0] is None for sheet in sheets)]
         return [_nothing(claim, origin, f"open: {unpicked[0]} is not picked yet" if unpicked else "open")]
     return [sheet.judged(origin, name or sheet.base.label) for sheet in there]
@@ -136,7 +137,7 @@ def _matches(arm: Arm, o: OptimizerConfig) -> bool:
     return all(hasattr(o, k) and (k not in o.used_keys or value_text(getattr(o, k)) == value_text(v)) for k, v in arm.items())
 
 
-class _Sheet:
+class Sheet:
     """A claim at one condition: its arms, picks and gates. found: conditions of the claim's seeds; every: of all, tuning runs included."""
 
     def __init__(self, claim: Claim, base: Condition, found: Sequence[Condition], every: Sequence[Condition], given: Mapping[str, float]):
@@ -184,7 +185,7 @@ class _Sheet:
         runs = self.runs(self.found, arm, {})
         own, plain = [_own(run) for run in runs], defaults(OptimizerConfig)
         free = [name for name in varying(own) if name not in arm]
-        runs = [run for run, has in zip(runs, own, strict=True) if all(has.get(name) == plain[name] for name in free)]
+        runs = [run for run, has in zip(runs, own, strict=True) if all(has.get(name, plain[name]) == plain[name] for name in free)]
         return table_row("", RowConfig(), runs) if runs else TableRow("", RowConfig(), self.base.config.optimizer, {}, {})
 
     def values(self, arm: Arm, row: TableRow, measure: str, log: bool = False) -> dict[int, float]:
@@ -262,15 +263,15 @@ def _measured(claim: Claim, arms: Mapping[str, Sequence[float]], seeds: Sequence
     if claim.kind == "retained_fraction":
         gains = lambda m: [m[i] - m[controls].mean(axis=0) for i in (0, -1)]
         y, x = gains(matrix)
-        drawn = over_seeds_and_images(matrix, lambda m: float(np.divide(*np.mean(gains(m), axis=1))), images)
+        drawn = over_seeds_and_images(matrix, lambda m: np.divide(*gains(m)), images)
         return {"effect": of_ratio(y, x, claim.supported_above), "drawn": drawn}
     against = [[i] for i in controls] if claim.combine == "least_favourable" else [controls]
-    base = lambda m, own: m[own].mean(axis=0) if own else np.zeros(len(seeds))
+    base = lambda m, own: m[own].mean(axis=0) if own else np.zeros(m.shape[1])
     mapped = lambda values: dict(zip(seeds, map(float, sign * values), strict=True))
     paired = [paired_difference(mapped(matrix[0]), mapped(base(matrix, own))) for own in against]
     null = {"no_gain": margin, "tolerance": sign * margin, "equivalence": math.copysign(margin, paired[0].mean or 0.0)}.get(claim.kind, 0.0)
     least = min(paired, key=lambda d: (d.mean or 0.0) * math.sqrt(d.n) / d.std if d.std else math.copysign(math.inf, d.mean or 0.0))
-    drawn = over_seeds_and_images(matrix, lambda m: min(float(sign * (m[0] - base(m, own)).mean()) for own in against), images)
+    drawn = over_seeds_and_images(matrix, lambda m: np.min([sign * (m[0] - base(m, own)) for own in against], axis=0), images)
     return {"effect": of_mean(least, null), "drawn": drawn}
 
 
