@@ -4,7 +4,6 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ from sam.optimizers.settings import METHODS
 from sam.tables import claims
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.claims import WHERE, Arm, Claim
-from sam.tables.conditions import value_text
+from sam.tables.conditions import RunRow, value_text
 from sam.tables.inference import Ends
 from sam.tables.statistics import Summary, is_finite, rounded, summarize
-from sam.tables.verdicts import ADDED, CHANGED, PLANNED, Judged
+from sam.tables.verdicts import ADDED, CHANGED, PLANNED, Judged, judge
 
 TABLE = "Claims"
+BRIEF = (0, 2, 3, 4, 5)  # claim, setting, effect, n and verdict fit into 80 columns
 HEADER = ("Claim", "Source", "Here", "Effect in the claimed direction", "n", "Verdict here", "The paper's setting")
 NOTES = (
     "Effect [simultaneous interval]: at a round bracket stands the value that Holm's test excludes, the other end is Bonferroni's. What is"
@@ -29,6 +29,8 @@ NOTES = (
     "Supported: the interval lies above 0 (real, below the margin: and ends below it). Opposite: below 0. Contradicted: it holds 0 and ends"
     " below the margin. Out of domain: a gate does not hold. A large p alone contradicts nothing.",
 )
+ROOT = Path(__file__).parents[2]
+CLAIMS, HASHES = ROOT / "conf" / "claim", ROOT / "results" / "campaign" / "claims.sha256"  # the project's own, and its plan
 BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
 
 
@@ -47,6 +49,16 @@ def documents(folder: Path, hashes: Path | None, given: Mapping[str, float]) -> 
     return found
 
 
+def own_documents() -> list[tuple[Claim, str]]:
+    """The project's own claims, where its folder is there."""
+    return documents(CLAIMS, HASHES if HASHES.is_file() else None, {}) if CLAIMS.is_dir() else []
+
+
+def of_runs(found: Sequence[tuple[Claim, str]], runs: Sequence[RunRow]) -> list[Block]:
+    """The ledger of the claims that have runs among these."""
+    return build([case for case in judge(found, runs, {}) if any(row.ran for row in case.rows.values())])
+
+
 def build(judged: Sequence[Judged]) -> list[Block]:
     """The confirmatory claims, family by family, then all others."""
     blocks = []
@@ -59,7 +71,7 @@ def build(judged: Sequence[Judged]) -> list[Block]:
         found = ", ".join(f"{count} {word}" for word, count in counted.most_common())
         finding = f"{'Confirmatory' if family else 'Descriptive'} claims: {found}."
         notes = (*NOTES, "A test of the family that was not run counts as p = 1.") if family else NOTES
-        blocks.append(Block(TABLE, title, 1, HEADER, rows, notes, finding=finding, about=TABLE, whole=True))
+        blocks.append(Block(TABLE, title, 1, HEADER, rows, notes, finding=finding, about=TABLE, brief=BRIEF))
     return sorted(blocks, key=lambda block: "descriptive" in block.title)
 
 
@@ -74,14 +86,14 @@ def _row(case: Judged) -> tuple[Cell, ...]:
     controls = " and ".join(map(_arm, [*claim.arms.controls, *([claim.arms.reference] if claim.arms.reference else [])]))
     arms = _arm(claim.arms.treatment) + (f" against {controls}" if controls else "")
     origin = (case.origin,) if case.origin in (CHANGED, ADDED) and case.verdict != CHANGED else ()
-    runs = tuple(run.folder for row in case.rows.values() for run in row.shown)
-    effect, numbers = case.effect, (None,) * len(runs)
+    behind = {run.folder: case.values.get(arm, {}).get(run.config.seed) for arm, row in case.rows.items() for run in row.runs}
+    effect = case.effect
     summary = Summary(effect.n, effect.estimate, None, *_interval(case)) if effect and effect.n else None
     return (
         Cell("label", (claim.id, claim.statement, arms, *origin)),
         Cell("value", (claim.stance, claim.source), HEADER[1]),
         Cell("value", (case.place, *_here(case)), HEADER[2]),
-        Cell("value", _effect(case), HEADER[3], summary, folders=runs, numbers=numbers),
+        Cell("value", _effect(case), HEADER[3], summary, folders=tuple(behind), numbers=tuple(behind.values())),
         Cell("value", (f"{effect.n if effect else 0}/{claim.n}",), HEADER[4]),
         Cell("value", (case.verdict,), HEADER[5], best=case.verdict.startswith(("supported", "contradicted", "opposite"))),
         Cell("value", (case.in_paper,), HEADER[6]),
@@ -99,7 +111,7 @@ def _here(case: Judged) -> tuple[str, ...]:
     """Network, parameters, images, pixels, epochs, final training loss of the treatment."""
     if case.base is None:
         return ()
-    runs = list(case.rows["treatment"].shown) or list(case.base.runs)
+    runs = case.rows["treatment"].runs or case.base.runs
     first, images = runs[0], WHERE["data"](runs[0])
     size = next((row.about.image_size for row in DATASETS.values() if row.about and images.startswith(row.label)), None)
     pixels = images.partition(" at ")[2].partition(" (")[0] or (f"{size} x {size}" if size else "")
@@ -127,13 +139,6 @@ def _ends(ends: Ends, excluded: float | None = None) -> str:
     text = [("∞" if end > 0 else "-∞") if math.isinf(end) else rounded(end, 2, sign=True) for end in ends]
     left, right = "(" if ends[0] in (excluded, -math.inf) else "[", ")" if ends[1] in (excluded, math.inf) else "]"
     return f"{left}{text[0]}, {text[1]}{right}" if ends[0] <= ends[1] else f"all but ({text[1]}, {text[0]})"
-
-
-def terminal(blocks: Sequence[Block]) -> list[Block]:
-    """The blocks with what fits into 80 columns: claim, setting, effect, n and verdict."""
-    short = lambda row: tuple(replace(row[i], parts=row[i].parts[:1], best=False) for i in (0, 2, 3, 4, 5))
-    header = ("Claim", "Setting", "Effect", "n", "Verdict")
-    return [replace(block, header=header, rows=tuple(map(short, block.rows)), notes=()) for block in blocks]
 
 
 def data(case: Judged) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 contradicts nothing; docs/claims.md tells the rule."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,7 +38,7 @@ class Judged:
     """A claim in one setting.
 
     place        label of the setting; base: the condition of its treatment, None where nothing ran.
-    rows         arms by name, with their runs; stopped: why there is no verdict, or "".
+    rows, values arms by name, with their runs, and seed -> value of each; stopped: why there is no verdict, or "".
     effect       in the claimed direction; interval: the simultaneous one, in a family; drawn: of the bootstrap.
     """
 
@@ -47,6 +47,7 @@ class Judged:
     place: str
     base: Condition | None = None
     rows: Mapping[str, TableRow] = field(default_factory=dict)
+    values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     stopped: str = ""
     effect: Effect | None = None
     drawn: Ends | None = None
@@ -238,10 +239,13 @@ class Sheet:
             self.gates("diverged", "precision", "pick_inside_grid")
             arms = self.claim.arms.named
             values = {name: self.values(arms[name], row, measure.name, measure.transform == "log") for name, row in self.arms.items()}
+            case = replace(case, values=values)
             seeds = sorted(set.intersection(*map(set, values.values())))
             if seeds:
-                matrix = {name: [of[seed] for seed in seeds] for name, of in values.items()}
-                case = replace(case, **_measured(self.claim, matrix, seeds, self.base.runs[0]))
+                shown = {name: [of[seed] for seed in seeds] for name, of in values.items()}
+                effect, estimate = effect_of(self.claim, shown)
+                images = _test_images(self.base.runs[0]) if "accuracy" in measure.name else None
+                case = replace(case, effect=effect, drawn=over_seeds_and_images(np.array(list(shown.values())), estimate, images))
             if len(seeds) < self.claim.n:
                 raise Stop(f"open: {len(seeds)} of {self.claim.n}")
             self.gates(*MEANS)
@@ -254,25 +258,25 @@ def _own(run: RunRow) -> dict[str, Any]:
     return {name: getattr(run.config.optimizer, name) for name in run.config.optimizer.used_keys}
 
 
-def _measured(claim: Claim, arms: Mapping[str, Sequence[float]], seeds: Sequence[int], run: RunRow) -> dict[str, Any]:
-    """The effect in the claimed direction and its bootstrap. arms: name -> a value a seed, the treatment first."""
+def _test_images(run: RunRow) -> int | None:
+    """Number of a known data set's test images."""
+    return next((row.about.test_size for row in DATASETS.values() if row.about and WHERE["data"](run).startswith(row.label)), None)
+
+
+def effect_of(claim: Claim, arms: Mapping[str, Sequence[float]]) -> tuple[Effect, Callable[[np.ndarray], np.ndarray]]:
+    """The effect in the claimed direction, and how it follows from the arms' means (for a bootstrap). arms: name -> a value a seed, the
+    treatment first."""
     sign, margin = (1 if claim.direction == "higher" else -1), claim.margin or 0.0
     matrix, controls = np.array(list(arms.values())), [i for i, name in enumerate(arms) if name.startswith("controls")]
-    sizes = [row.about.test_size for row in DATASETS.values() if row.about and WHERE["data"](run).startswith(row.label)]
-    images = sizes[0] if sizes and "accuracy" in claim.measure.name else None
-    if claim.kind == "retained_fraction":
-        gains = lambda m: [m[i] - m[controls].mean(axis=0) for i in (0, -1)]
-        y, x = gains(matrix)
-        drawn = over_seeds_and_images(matrix, lambda m: np.divide(*gains(m)), images)
-        return {"effect": of_ratio(y, x, claim.supported_above), "drawn": drawn}
-    against = [[i] for i in controls] if claim.combine == "least_favourable" else [controls]
     base = lambda m, own: m[own].mean(axis=0) if own else np.zeros(m.shape[1])
-    mapped = lambda values: dict(zip(seeds, map(float, sign * values), strict=True))
-    paired = [paired_difference(mapped(matrix[0]), mapped(base(matrix, own))) for own in against]
+    if claim.kind == "retained_fraction":
+        gains = lambda m: (m[0] - base(m, controls), m[-1] - base(m, controls))
+        return of_ratio(*gains(matrix), claim.supported_above), lambda m: np.divide(*gains(m))
+    against = [[i] for i in controls] if claim.combine == "least_favourable" else [controls]
+    paired = [paired_difference(dict(enumerate(sign * matrix[0])), dict(enumerate(sign * base(matrix, own)))) for own in against]
     null = {"no_gain": margin, "tolerance": sign * margin, "equivalence": math.copysign(margin, paired[0].mean or 0.0)}.get(claim.kind, 0.0)
     least = min(paired, key=lambda d: (d.mean or 0.0) * math.sqrt(d.n) / d.std if d.std else math.copysign(math.inf, d.mean or 0.0))
-    drawn = over_seeds_and_images(matrix, lambda m: np.min([sign * (m[0] - base(m, own)) for own in against], axis=0), images)
-    return {"effect": of_mean(least, null), "drawn": drawn}
+    return of_mean(least, null), lambda m: np.min([sign * (m[0] - base(m, own)) for own in against], axis=0)
 
 
 def _correlation(claim: Claim, origin: str, place: str, runs: Sequence[RunRow]) -> Judged:

@@ -16,8 +16,10 @@ from data.settings import DatasetConfig
 from models.settings import ModelConfig
 from sam.config import ConfigError
 from sam.optimizers.settings import OptimizerConfig
+from sam.report.page import report
 from sam.schema import from_dict
 from sam.settings import TrainConfig
+from sam.sharpness.settings import SharpnessConfig
 from sam.tables import ledger, render
 from sam.tables.claims import Claim, read
 from sam.tables.conditions import RunRow, conditions
@@ -72,6 +74,7 @@ def run(seed: int, accuracy: float | None, *, lost: bool = False, sharp: float =
         fingerprint="",
         data_fingerprint="f5b199186481bfec",
         data_notes=(),
+        files={} if lost else {"Checkpoint": "checkpoint.pt", "Measures": "sharpness.json"},
         record={"data": {"train_images": 4000}, "parameters": 77_850},
     )
 
@@ -398,7 +401,7 @@ def test_the_ledger_prints_everywhere_and_survives_hostile_text() -> None:
     claim = replace(load("equal_compute")[0][0], statement="a | b <script>\x1b[31m \\input{x}\n")
     judged = [*judge([(claim, PLANNED)], campaign("sgd sgd2 sam"), {}), *judge(load("boundary", "random_keeps_gain"), [], {})]
     blocks = ledger.build(judged)
-    text = "\n".join(render.plain(block, 80) for block in ledger.terminal(blocks))
+    text = render.terminal(blocks, 80)
     assert max(map(len, text.splitlines())) <= 80 and "\x1b" not in text and "supported" in text
     page, tex = render.markdown(blocks), latex_full(blocks)
     assert "<script>" not in page and "\\input{" not in tex
@@ -406,6 +409,15 @@ def test_the_ledger_prints_everywhere_and_survives_hostile_text() -> None:
     assert "+2.50" in render.csv(blocks)
     line = json.loads(json.dumps(ledger.data(judged[0])))
     assert line["verdict"] == "supported" and line["planned"] == 20 and line["low"] > 0
+
+
+def test_the_report_shows_the_claims_that_have_runs() -> None:
+    runs = campaign("sgd sgd2 sam")
+    blocks = ledger.of_runs(ledger.own_documents(), runs)
+    assert [row[0].parts[0] for row in blocks[0].rows if row[5].text == "supported"] == ["2"]
+    page = report(runs, blocks, SharpnessConfig.of(), "python evaluate_sharpness.py")
+    assert "<h2>Claims</h2>" in page and "SAM generalises better than SGD at equal numbers" in page and "Confirmatory claims: " in page
+    assert ledger.of_runs(ledger.own_documents(), tuning()) == []
 
 
 def test_a_page_holds_the_table_between_its_markers() -> None:
