@@ -54,10 +54,8 @@ def main(arguments: list[str]) -> int:
         given = dict(yaml.safe_load(own["picks"]))
         for name, value in given.items():
             check_number(f"picks.{name}", value)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"picks={own['picks']}: must hold names and numbers, as in 'picks={{R: 0.2}}' ({' '.join(str(error).split())})."
-        ) from error
+    except (yaml.YAMLError, ValueError, TypeError):
+        raise ConfigError(f"picks={own['picks']}: must hold names and numbers, as in 'picks={{R: 0.2}}'.") from None
     folder = Path(own["claims"] or ledger.CLAIMS)
     hashes = Path(own["hashes"]) if own["hashes"] else ledger.HASHES if folder.resolve() == ledger.CLAIMS else None
     documents, problems = ledger.documents(folder, hashes, given), list[str]()

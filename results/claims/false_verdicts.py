@@ -144,4 +144,4 @@ def write(name: str, rows: Iterator[dict[str, object]]) -> None:
 
 if __name__ == "__main__":
     write("false_verdicts.csv", lines(4_000))
-    write("coverage.csv", coverage(2_000))
+    write("coverage.csv", coverage(1_000))
