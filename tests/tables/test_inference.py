@@ -1,8 +1,12 @@
 """Intervals of the ledger against scipy, closed forms and published examples; Holm's regions by simulation."""
 
+import csv
+import importlib.util
 import itertools
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,3 +173,33 @@ def test_tau_within_axes_compares_settings_that_differ_in_one_axis() -> None:
     assert 0.5 < low <= effect.estimate <= high <= 1
     assert of_tau(settings, ["rho", "lr"], x, -y, z, -1).estimate == pytest.approx(effect.estimate)
     assert of_tau(settings, ["momentum"], x, y, z, 1).p is None
+
+
+@pytest.fixture(scope="module")
+def simulation() -> Any:
+    path = Path(__file__).parents[2] / "results" / "claims" / "false_verdicts.py"
+    spec = importlib.util.spec_from_file_location("false_verdicts", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_no_kind_of_claim_is_wrong_much_more_often_than_its_level(simulation: Any) -> None:
+    """Reduced edition: 100 draws of each kind as the last of ten tests, at no effect and at the margin; three standard errors are 6.5%."""
+    for kind, wrong in simulation.FALSE.items():
+        for effect, bad in zip(simulation.effects(kind).values(), wrong, strict=False):
+            if kind != "correlation":
+                found = simulation.verdicts(kind, effect, simulation.OTHERS["last of ten"], 100)
+                assert sum(number for verdict, number in found.items() if verdict.partition(":")[0] in bad) <= 100 * (0.05 + 0.065), kind
+
+
+def test_the_committed_simulation_says_so_too(simulation: Any) -> None:
+    with open(simulation.HERE / "false_verdicts.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["kind"] for row in rows} == set(simulation.FALSE)
+    assert all(float(row["false"]) <= (0.06 if row["kind"] != "correlation" else 0.1) for row in rows)
+    with open(simulation.HERE / "coverage.csv", encoding="utf-8") as file:
+        families = list(csv.DictReader(file))
+    assert len(families) == 2 * len(simulation.FAMILIES)
+    assert all(float(row["Holm's region misses"]) <= 0.06 and float(row["printed intervals miss"]) <= 0.1 for row in families)
