@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,26 +67,20 @@ def build(judged: Sequence[Judged]) -> list[Block]:
         own = [case for case in judged if (case.claim.family if case.confirmatory else None) == family]
         said = f"confirmatory, family {family.name}: Holm over {family.tests} tests at {family.level:.0%}" if family else ""
         title = f"{TABLE}, {said or 'descriptive: each by itself, in no family of tests'}"
-        rows = tuple(_row(case) for case in sorted(own, key=lambda case: _order(case.claim.id)))
+        ordered = sorted(own, key=lambda case: (int("0" + re.split(r"\D", case.claim.id)[0]), case.claim.id))  # "2" before "12b"
         counted = Counter(case.verdict.partition(":")[0] for case in own)
         found = ", ".join(f"{count} {word}" for word, count in counted.most_common())
         finding = f"{'Confirmatory' if family else 'Descriptive'} claims: {found}."
         notes = (*NOTES, "A test of the family that was not run counts as p = 1.") if family else NOTES
-        blocks.append(Block(TABLE, title, 1, HEADER, rows, notes, finding=finding, about=TABLE, brief=BRIEF))
+        blocks.append(Block(TABLE, title, 1, HEADER, tuple(map(_row, ordered)), notes, finding=finding, about=TABLE, brief=BRIEF))
     return sorted(blocks, key=lambda block: "descriptive" in block.title)
-
-
-def _order(name: str) -> tuple[int, str]:
-    """ "2" before "12b"."""
-    digits = name[: len(name) - len(name.lstrip("0123456789"))]
-    return int(digits or 0), name
 
 
 def _row(case: Judged) -> tuple[Cell, ...]:
     claim = case.claim
     controls = " and ".join(map(_arm, [*claim.arms.controls, *([claim.arms.reference] if claim.arms.reference else [])]))
     arms = _arm(claim.arms.treatment) + (f" against {controls}" if controls else "")
-    origin = (case.origin,) if case.origin in (CHANGED, ADDED) and case.verdict != CHANGED else ()
+    origin = (ADDED,) if case.origin == ADDED else ()
     behind = {run.folder: case.values.get(arm, {}).get(run.config.seed) for arm, row in case.rows.items() for run in row.runs}
     effect = case.effect
     summary = Summary(effect.n, effect.estimate, None, *_interval(case)) if effect and effect.n else None

@@ -21,12 +21,8 @@ from sam.tables.statistics import is_finite, paired_difference, summarize
 MEANS = ("training_accuracy", "positive_control", "rising_limb")  # gates that compare a mean with a number
 PLANNED, CHANGED, ADDED = "", "changed after the plan", "added after the plan"
 ACCURACY = "test_accuracy[bn=recalibrated]"  # of gates that compare arms, where the claim's measure is no accuracy
-PAPER: Mapping[str, Any] = {  # the setting of the papers, for claims that name none
-    "model": "WRN-28-10",
-    "data": ["CIFAR-10", "CIFAR-100", "CIFAR-10, 90 of 60,000 images JPEG-decoded"],
-    "train_size": 50_000,
-    "epochs": 200,
-}
+WHOLE = ["CIFAR-10", "CIFAR-100", "CIFAR-10, 90 of 60,000 images JPEG-decoded"]
+PAPER: Mapping[str, Any] = {"model": "WRN-28-10", "data": WHOLE, "train_size": 50_000, "epochs": 200}  # for claims that name no setting
 
 
 class Stop(Exception):
@@ -59,9 +55,9 @@ class Judged:
 
     @property
     def verdict(self) -> str:
-        if self.origin == CHANGED or self.stopped or self.interval is None or self.effect is None:
-            return CHANGED if self.origin == CHANGED else self.stopped or "open"
-        return rule(self.claim, self.effect, self.interval)
+        if self.origin == CHANGED:
+            return CHANGED
+        return rule(self.claim, self.effect, self.interval) if self.effect and self.interval else self.stopped
 
     @property
     def in_paper(self) -> str:
@@ -184,8 +180,8 @@ class Sheet:
     def arm(self, arm: Arm) -> TableRow:
         """The runs of an arm; a key that it does not name, and in which they differ, has its default."""
         runs = self.runs(self.found, arm, {})
-        own, plain = [_own(run) for run in runs], defaults(OptimizerConfig)
-        free = [name for name in varying(own) if name not in arm]
+        own, plain = [run.own for run in runs], {f"optimizer.{name}": value for name, value in defaults(OptimizerConfig).items()}
+        free = [name for name in varying(own) if name in plain and name.removeprefix("optimizer.") not in arm]
         runs = [run for run, has in zip(runs, own, strict=True) if all(has.get(name, plain[name]) == plain[name] for name in free)]
         return table_row("", RowConfig(), runs) if runs else TableRow("", RowConfig(), self.base.config.optimizer, {}, {})
 
@@ -252,10 +248,6 @@ class Sheet:
         except Stop as stop:
             case = replace(case, stopped=str(stop))
         return case
-
-
-def _own(run: RunRow) -> dict[str, Any]:
-    return {name: getattr(run.config.optimizer, name) for name in run.config.optimizer.used_keys}
 
 
 def _test_images(run: RunRow) -> int | None:
