@@ -34,7 +34,8 @@ class Judged:
     """A claim in one setting.
 
     place        label of the setting; base: the condition of its treatment, None where nothing ran.
-    rows, values arms by name, with their runs, and seed -> value of each; stopped: why there is no verdict, or "".
+    picked       the picks that it stands on; stopped: why there is no verdict, or "".
+    rows, values arms by name, with their runs, and seed -> value of each.
     effect       in the claimed direction; interval: the simultaneous one, in a family; drawn: of the bootstrap.
     """
 
@@ -42,6 +43,7 @@ class Judged:
     origin: str
     place: str
     base: Condition | None = None
+    picked: Mapping[str, float | None] = field(default_factory=dict)
     rows: Mapping[str, TableRow] = field(default_factory=dict)
     values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     stopped: str = ""
@@ -227,11 +229,11 @@ class Sheet:
 
     def judged(self, origin: str, place: str) -> Judged:
         """The claim here, without its interval."""
-        case, measure = Judged(self.claim, origin, place, self.base, self.arms), self.claim.measure
+        picked = {name: self.pick(name)[0] for name in self.claim.picks}
+        case, measure = Judged(self.claim, origin, place, self.base, picked, self.arms), self.claim.measure
         try:
-            for name in self.claim.picks:
-                if self.pick(name)[0] is None:
-                    raise Stop(f"open: {name} is not picked yet")
+            if unpicked := [name for name, value in picked.items() if value is None]:
+                raise Stop(f"open: {unpicked[0]} is not picked yet")
             self.gates("diverged", "precision", "pick_inside_grid")
             arms = self.claim.arms.named
             values = {name: self.values(arms[name], row, measure.name, measure.transform == "log") for name, row in self.arms.items()}
@@ -277,7 +279,8 @@ def _correlation(claim: Claim, origin: str, place: str, runs: Sequence[RunRow]) 
     names = (claim.measure.name, claim.against, claim.given)
     means = [[summarize(row.values(name, 1.0).values()).mean for name in names] for row in rows]
     kept = [(row, of) for row, of in zip(rows, means, strict=True) if None not in of]
-    case = Judged(claim, origin, place, Condition(place, runs[0].config, tuple(runs)), {"treatment": table_row("", RowConfig(), runs)})
+    base, shown = Condition(place, runs[0].config, tuple(runs)), {"treatment": table_row("", RowConfig(), runs)}
+    case = Judged(claim, origin, place, base, rows=shown)
     missing = [name for i, name in enumerate(names) if all(of[i] is None for of in means)]
     if missing or not kept:
         return replace(case, stopped=f"open: not measured ({', '.join(missing or names)})")
