@@ -19,6 +19,8 @@ def compact(block: Block, width: int = 80, marks: bool = False) -> Block:
     The columns with a test come first, then the others in their order, then published ones; a table without differences keeps all columns.
     marks: in place of a tested difference "†" at a value that differs at the level of the test.
     """
+    if block.whole:
+        return block
     ran = [row for row in block.rows if any(cell.folders for cell in row)] or list(block.rows)
     counts = Counter(cell.summary.n for row in ran for cell in row if cell.summary is not None and cell.summary.n)
     usual = max(counts, key=lambda n: (counts[n], n), default=0)

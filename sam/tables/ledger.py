@@ -1,0 +1,157 @@
+"""The ledger: one line a claim and setting, from the documents and the runs, as blocks of cells."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from data.settings import DATASETS
+from sam.config import ConfigError
+from sam.optimizers.settings import METHODS
+from sam.tables import claims
+from sam.tables.cells import EMPTY, Block, Cell
+from sam.tables.claims import WHERE, Arm, Claim
+from sam.tables.conditions import value_text
+from sam.tables.inference import Ends
+from sam.tables.statistics import Summary, is_finite, rounded, summarize
+from sam.tables.verdicts import ADDED, CHANGED, PLANNED, Judged
+
+TABLE = "Claims"
+HEADER = ("Claim", "Source", "Here", "Effect in the claimed direction", "n", "Verdict here", "The paper's setting")
+NOTES = (
+    "Effect [simultaneous interval]: at a round bracket stands the value that Holm's test excludes, the other end is Bonferroni's. What is"
+    " supported, opposite or contradicted is read from Holm's region, which holds all effects together with 95%; both with at least 90%.",
+    "Drawn: 95% interval of a bootstrap over seeds and test images together, for each effect by itself. Outcomes by image are not recorded:"
+    " each arm's binomial error is added as if arms erred on unrelated images, which is too wide. No accuracy: over seeds alone.",
+    "Supported: the interval lies above 0 (real, below the margin: and ends below it). Opposite: below 0. Contradicted: it holds 0 and ends"
+    " below the margin. Out of domain: a gate does not hold. A large p alone contradicts nothing.",
+)
+BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
+
+
+def documents(folder: Path, hashes: Path | None, given: Mapping[str, float]) -> list[tuple[Claim, str]]:
+    """The claims of a folder, each with its origin: as planned, changed since, or added. hashes: the plan's list (sha256sum); None: no
+    plan. Raises ConfigError."""
+    files = sorted(folder.glob("*.yaml"))
+    if not files:
+        raise ConfigError(f"claims={folder}: holds no claim (*.yaml).")
+    lines = hashes.read_text(encoding="utf-8").splitlines() if hashes else []
+    planned = {Path(name).name: digest for digest, name in (line.split(maxsplit=1) for line in lines if line.strip())}
+    found = []
+    for path in files:
+        same = planned.get(path.name) == hashlib.sha256(path.read_bytes()).hexdigest()
+        found.append((claims.read(path, given), PLANNED if same else CHANGED if path.name in planned else ADDED))
+    return found
+
+
+def build(judged: Sequence[Judged]) -> list[Block]:
+    """The confirmatory claims, family by family, then all others."""
+    blocks = []
+    for family in dict.fromkeys(case.claim.family if case.confirmatory else None for case in judged):
+        own = [case for case in judged if (case.claim.family if case.confirmatory else None) == family]
+        said = f"confirmatory, family {family.name}: Holm over {family.tests} tests at {family.level:.0%}" if family else ""
+        title = f"{TABLE}, {said or 'descriptive: each by itself, in no family of tests'}"
+        rows = tuple(_row(case) for case in sorted(own, key=lambda case: _order(case.claim.id)))
+        counted = Counter(case.verdict.partition(":")[0] for case in own)
+        found = ", ".join(f"{count} {word}" for word, count in counted.most_common())
+        finding = f"{'Confirmatory' if family else 'Descriptive'} claims: {found}."
+        notes = (*NOTES, "A test of the family that was not run counts as p = 1.") if family else NOTES
+        blocks.append(Block(TABLE, title, 1, HEADER, rows, notes, finding=finding, about=TABLE, whole=True))
+    return sorted(blocks, key=lambda block: "descriptive" in block.title)
+
+
+def _order(name: str) -> tuple[int, str]:
+    """ "2" before "12b"."""
+    digits = name[: len(name) - len(name.lstrip("0123456789"))]
+    return int(digits or 0), name
+
+
+def _row(case: Judged) -> tuple[Cell, ...]:
+    claim = case.claim
+    controls = " and ".join(map(_arm, [*claim.arms.controls, *([claim.arms.reference] if claim.arms.reference else [])]))
+    arms = _arm(claim.arms.treatment) + (f" against {controls}" if controls else "")
+    origin = (case.origin,) if case.origin in (CHANGED, ADDED) and case.verdict != CHANGED else ()
+    runs = tuple(run.folder for row in case.rows.values() for run in row.shown)
+    effect, numbers = case.effect, (None,) * len(runs)
+    summary = Summary(effect.n, effect.estimate, None, *_interval(case)) if effect and effect.n else None
+    return (
+        Cell("label", (claim.id, claim.statement, arms, *origin)),
+        Cell("value", (claim.stance, claim.source), HEADER[1]),
+        Cell("value", (case.place, *_here(case)), HEADER[2]),
+        Cell("value", _effect(case), HEADER[3], summary, folders=runs, numbers=numbers),
+        Cell("value", (f"{effect.n if effect else 0}/{claim.n}",), HEADER[4]),
+        Cell("value", (case.verdict,), HEADER[5], best=case.verdict.startswith(("supported", "contradicted", "opposite"))),
+        Cell("value", (case.in_paper,), HEADER[6]),
+    )
+
+
+def _arm(arm: Arm) -> str:
+    """ "SAM (ascent_steps 1, rho @R)"."""
+    method = METHODS[arm["method"]].label if "method" in arm else "all runs"
+    rest = ", ".join(f"{name} {value_text(value)}" for name, value in arm.items() if name != "method")
+    return f"{method} ({rest})" if rest else method
+
+
+def _here(case: Judged) -> tuple[str, ...]:
+    """Network, parameters, images, pixels, epochs, final training loss of the treatment."""
+    if case.base is None:
+        return ()
+    runs = list(case.rows["treatment"].shown) or list(case.base.runs)
+    first, images = runs[0], WHERE["data"](runs[0])
+    size = next((row.about.image_size for row in DATASETS.values() if row.about and images.startswith(row.label)), None)
+    pixels = images.partition(" at ")[2].partition(" (")[0] or (f"{size} x {size}" if size else "")
+    train, count = WHERE["train_size"](first), first.record.get("parameters")
+    loss = summarize(run.measures.get("train_loss", (run.record.get("final") or {}).get("train_loss")) for run in runs).mean
+    parts = [WHERE["model"](first), f"{count:,} parameters" if count else "", f"{train:,} images" if train else "", pixels]
+    return tuple(filter(None, [*parts, f"{first.config.epochs} epochs", f"training loss {loss:.2g}" if is_finite(loss) else ""]))
+
+
+def _interval(case: Judged) -> Ends | tuple[None, None]:
+    return (case.interval.low, case.interval.high) if case.interval and case.verdict != CHANGED else (None, None)
+
+
+def _effect(case: Judged) -> tuple[str, ...]:
+    effect, unit = case.effect, case.claim.measure.unit
+    if effect is None or effect.estimate is None:
+        return EMPTY
+    low, high = _interval(case)
+    ends = "" if low is None or high is None or case.interval is None else _ends((low, high), effect.null if case.interval.side else None)
+    drawn = (f"drawn {_ends(case.drawn)}",) if case.drawn else ()
+    return (f"{rounded(effect.estimate, 2, sign=True)} {ends}".rstrip(), *((unit,) if unit else ()), *drawn)
+
+
+def _ends(ends: Ends, excluded: float | None = None) -> str:
+    text = [("∞" if end > 0 else "-∞") if math.isinf(end) else rounded(end, 2, sign=True) for end in ends]
+    left, right = "(" if ends[0] in (excluded, -math.inf) else "[", ")" if ends[1] in (excluded, math.inf) else "]"
+    return f"{left}{text[0]}, {text[1]}{right}" if ends[0] <= ends[1] else f"all but ({text[1]}, {text[0]})"
+
+
+def terminal(blocks: Sequence[Block]) -> list[Block]:
+    """The blocks with what fits into 80 columns: claim, setting, effect, n and verdict."""
+    short = lambda row: tuple(replace(row[i], parts=row[i].parts[:1], best=False) for i in (0, 2, 3, 4, 5))
+    header = ("Claim", "Setting", "Effect", "n", "Verdict")
+    return [replace(block, header=header, rows=tuple(map(short, block.rows)), notes=()) for block in blocks]
+
+
+def data(case: Judged) -> dict[str, Any]:
+    """A line of the ledger for programs."""
+    claim, effect, interval = case.claim, case.effect, case.interval
+    low, high = _interval(case)
+    finite = lambda end: end if is_finite(end) else None
+    return {
+        **{name: getattr(claim, name) for name in ("id", "statement", "stance", "source", "kind", "direction", "margin")},
+        **{"setting": case.place, "origin": case.origin, "confirmatory": case.confirmatory, "here": list(_here(case))},
+        **{"effect": effect and effect.estimate, "unit": claim.measure.unit, "n": effect.n if effect else 0, "planned": claim.n},
+        **{"p": effect and effect.p, "p_holm": interval and interval.p_holm, "low": finite(low), "high": finite(high)},
+        **{"drawn": case.drawn, "verdict": case.verdict, "paper": case.in_paper},
+    }
+
+
+def placed(text: str, table: str) -> str:
+    """A page with the table between its markers. Raises ConfigError where they are missing."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ConfigError(f"readme: must hold {BEGIN} and, below it, {END}, each once.")
+    return f"{text.partition(BEGIN)[0]}{BEGIN}\n\n{table.strip()}\n\n{END}{text.partition(END)[2]}"
