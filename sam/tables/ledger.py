@@ -90,7 +90,7 @@ def _row(case: Judged) -> tuple[Cell, ...]:
 
 def _arm(arm: Arm) -> str:
     """ "SAM (ascent_steps 1, rho @R)"."""
-    method = METHODS[arm["method"]].label if "method" in arm else "all runs"
+    method = "all runs" if "method" not in arm else METHODS[arm["method"]].label if arm["method"] in METHODS else arm["method"]
     rest = ", ".join(f"{name} {value_text(value)}" for name, value in arm.items() if name != "method")
     return f"{method} ({rest})" if rest else method
 
