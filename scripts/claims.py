@@ -16,7 +16,6 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import yaml
 from arguments import ROOT, parse, script
@@ -29,7 +28,6 @@ from sam.evaluation.settings import EvaluateConfig
 from sam.tables import ledger, render
 from sam.tables.conditions import RunRow
 from sam.tables.latex import latex_full
-from sam.tables.statistics import is_finite
 from sam.tables.verdicts import judge
 from sam.text import counted
 
@@ -44,12 +42,6 @@ def unpacked(rows: str, problems: list[str]) -> list[RunRow]:
             raise ConfigError(f"rows={rows}: {done.stderr.strip().removeprefix('error: ')}")
         runs = stored_runs(EvaluateConfig(runs_dir=place), problems)
         return [replace(run, folder=Path(run.folder).relative_to(place).as_posix()) for run in runs]
-
-
-def timed(run: RunRow) -> RunRow:
-    """With `epoch_seconds`, the median over epochs of the training alone: a number of the machine, which no table shows."""
-    times = [seconds for row in run.epochs if is_finite(seconds := row.get("train_seconds"))]
-    return replace(run, measures=run.measures | ({"epoch_seconds": median(times)} if times else {}))
 
 
 @script
@@ -72,7 +64,7 @@ def main(arguments: list[str]) -> int:
     hashes = Path(own["hashes"]) if own["hashes"] else ROOT / HASHES if own["claims"] == CLAIMS else None
     documents, problems = ledger.documents(folder, hashes, given), list[str]()
     runs = unpacked(own["rows"], problems) if own["rows"] else stored_runs(EvaluateConfig(runs_dir=own["runs_dir"]), problems)
-    judged = judge(documents, [timed(run) for run in runs], given)
+    judged = judge(documents, [ledger.timed(run) for run in runs], given)
     blocks = ledger.build(judged)
     print("\n".join(render.plain(block, 80) for block in ledger.terminal(blocks)))
     files = {"md": render.markdown(blocks), "csv": render.csv(blocks), "tex": latex_full(blocks)}

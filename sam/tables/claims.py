@@ -21,7 +21,8 @@ gates        what must hold before there is a verdict, by GATES
 n, seeds     number that was planned, [first, last] (left out: every seed)
 family       name, tests, correction (holm), level: of the confirmatory tests; left out: descriptive. Only a file in the plan's list of
              hashes is confirmatory.
-needs        methods that may not exist yet: while one does not, the claim is open. later: true: added after the plan. paper: where (as above) that a run must have to speak about the source's own setting
+needs        methods that may not exist yet: the claim is open while one does not
+later        true: added after the plan. paper: where (as above) that a run must have to speak about the source's own setting
 """
 
 import re

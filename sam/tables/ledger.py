@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from data.settings import DATASETS
@@ -14,7 +15,7 @@ from sam.optimizers.settings import METHODS
 from sam.tables import claims
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.claims import WHERE, Arm, Claim
-from sam.tables.conditions import value_text
+from sam.tables.conditions import RunRow, value_text
 from sam.tables.inference import Ends
 from sam.tables.statistics import Summary, is_finite, rounded, summarize
 from sam.tables.verdicts import ADDED, CHANGED, PLANNED, Judged
@@ -45,6 +46,12 @@ def documents(folder: Path, hashes: Path | None, given: Mapping[str, float]) -> 
         same = planned.get(path.name) == hashlib.sha256(path.read_bytes()).hexdigest()
         found.append((claims.read(path, given), PLANNED if same else CHANGED if path.name in planned else ADDED))
     return found
+
+
+def timed(run: RunRow) -> RunRow:
+    """With `epoch_seconds`, the median over epochs of the training alone: a number of the machine, which no table shows."""
+    times = [seconds for row in run.epochs if is_finite(seconds := row.get("train_seconds"))]
+    return replace(run, measures=run.measures | ({"epoch_seconds": median(times)} if times else {}))
 
 
 def build(judged: Sequence[Judged]) -> list[Block]:
