@@ -31,8 +31,6 @@ from sam.tables.latex import latex_full
 from sam.tables.verdicts import judge
 from sam.text import counted
 
-CLAIMS, HASHES = "conf/claim", "results/campaign/claims.sha256"
-
 
 def unpacked(rows: str, problems: list[str]) -> list[RunRow]:
     """The runs of packed rows; their folders as they were packed."""
@@ -47,7 +45,7 @@ def unpacked(rows: str, problems: list[str]) -> list[RunRow]:
 @script
 def main(arguments: list[str]) -> int:
     """Exit status 0, or 2 after one sentence."""
-    own, _ = parse({"runs_dir": str, "rows": str, "claims": CLAIMS, "hashes": str, "picks": "{}", "out": str, "readme": str}, arguments)
+    own, _ = parse({"runs_dir": str, "rows": str, "claims": str, "hashes": str, "picks": "{}", "out": str, "readme": str}, arguments)
     if (own["runs_dir"] is None) == (own["rows"] is None):
         raise ConfigError("give runs_dir=FOLDER or rows=FOLDER, and only one of them.")
     if own["out"]:
@@ -56,17 +54,15 @@ def main(arguments: list[str]) -> int:
         given = dict(yaml.safe_load(own["picks"]))
         for name, value in given.items():
             check_number(f"picks.{name}", value)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"picks={own['picks']}: must hold names and numbers, as in 'picks={{R: 0.2}}' ({' '.join(str(error).split())})."
-        ) from error
-    folder = ROOT / CLAIMS if own["claims"] == CLAIMS else Path(own["claims"])
-    hashes = Path(own["hashes"]) if own["hashes"] else ROOT / HASHES if own["claims"] == CLAIMS else None
+    except (yaml.YAMLError, ValueError, TypeError):
+        raise ConfigError(f"picks={own['picks']}: must hold names and numbers, as in 'picks={{R: 0.2}}'.") from None
+    folder = Path(own["claims"] or ledger.CLAIMS)
+    hashes = Path(own["hashes"]) if own["hashes"] else ledger.HASHES if folder.resolve() == ledger.CLAIMS else None
     documents, problems = ledger.documents(folder, hashes, given), list[str]()
     runs = unpacked(own["rows"], problems) if own["rows"] else stored_runs(EvaluateConfig(runs_dir=own["runs_dir"]), problems)
     judged = judge(documents, [ledger.timed(run) for run in runs], given)
     blocks = ledger.build(judged)
-    print("\n".join(render.plain(block, 80) for block in ledger.terminal(blocks)))
+    print(render.terminal(blocks))
     files = {"md": render.markdown(blocks), "csv": render.csv(blocks), "tex": latex_full(blocks)}
     files["json"] = json.dumps([ledger.data(case) for case in judged], indent=1) + "\n"
     for suffix, content in files.items() if own["out"] else ():

@@ -35,7 +35,7 @@ import yaml
 
 from data.known import BY_FINGERPRINT
 from data.settings import AugmentationConfig
-from sam.config import ConfigError, Settings, key
+from sam.config import ConfigError, Settings, check_number, key
 from sam.optimizers.settings import METHODS, OptimizerConfig
 from sam.schema import check_setting, from_dict, schema
 from sam.settings import TrainConfig
@@ -214,14 +214,13 @@ def check_gate(gate: Mapping[str, Any], label: str) -> None:
         raise ConfigError(f"{label}.gate={gate.get('gate')}: must be one of {', '.join(GATES)}.")
     if set(gate) != {"gate", *needs}:
         raise ConfigError(f"{label}: the gate {gate['gate']} holds {', '.join(needs)}, not {', '.join(sorted(set(gate) - {'gate'}))}.")
-    for name in ("arm", "treatment", "control"):
-        if name in gate:
+    for name in needs:
+        if name in ("arm", "treatment", "control"):
             check_arm(gate[name], f"{label}.{name}")
-    for name in ("at_least", "above", "at_most"):
-        if name in gate and type(gate[name]) not in (int, float):
-            raise ConfigError(f"{label}.{name}={gate[name]}: must be a number.")
-    if "measure" in gate:
-        check_measure(PICK.sub("1", gate["measure"]), f"{label}.measure")
+        elif name in ("at_least", "above", "at_most"):
+            check_number(f"{label}.{name}", gate[name])
+        elif name == "measure":
+            check_measure(PICK.sub("1", gate[name]), f"{label}.{name}")
 
 
 def read(path: Path, given: Iterable[str] = ()) -> Claim:

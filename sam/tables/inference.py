@@ -99,17 +99,19 @@ def simultaneous(effects: Sequence[Effect], tests: int, level: float) -> list[Si
     return found
 
 
-def over_seeds_and_images(arms: np.ndarray, estimate: Callable[[np.ndarray], float], images: int | None) -> Ends | None:
-    """95% percentile interval of estimate(arms x seeds), seeds drawn again for all arms together. images: number of test images behind each
-    accuracy in percent, which adds an arm's binomial error, the same for all its seeds: per-image outcomes are not recorded, so that arms
-    count as erring on unrelated images, which is too wide. None below three seeds."""
+def over_seeds_and_images(arms: np.ndarray, estimate: Callable[[np.ndarray], np.ndarray], images: int | None) -> Ends | None:
+    """95% percentile interval of an estimate from the arms' means (arms x draws -> draws), seeds drawn again for all arms together; arms: a
+    row of values by seed each. images: number of test images behind each accuracy in percent, which adds an arm's binomial error, the same
+    for all its seeds: per-image outcomes are not recorded, so that arms count as erring on unrelated images, which is too wide. None below
+    three seeds."""
     count, n = arms.shape
     if n < 3:
         return None
     draw, share = np.random.default_rng(0), np.clip(arms.mean(axis=1) / 100, 0, 1)
-    moved = 100 * (draw.binomial(images, share, (DRAWS, count)) / images - share) if images else np.zeros((DRAWS, count))
-    drawn = [estimate(arms[:, draw.integers(n, size=n)] + noise[:, None]) for noise in moved]
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    means = arms[:, draw.integers(n, size=(DRAWS, n))].mean(axis=2)
+    if images:
+        means += 100 * (draw.binomial(images, share, (DRAWS, count)) / images - share).T
+    low, high = np.quantile(estimate(means), [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,9 +19,10 @@ from sam.tables.claims import WHERE, Arm, Claim
 from sam.tables.conditions import RunRow, value_text
 from sam.tables.inference import Ends
 from sam.tables.statistics import Summary, is_finite, rounded, summarize
-from sam.tables.verdicts import ADDED, CHANGED, PLANNED, Judged
+from sam.tables.verdicts import ADDED, CHANGED, PLANNED, Judged, judge
 
 TABLE = "Claims"
+BRIEF = (0, 2, 3, 4, 5)  # claim, setting, effect, n and verdict fit into 80 columns
 HEADER = ("Claim", "Source", "Here", "Effect in the claimed direction", "n", "Verdict here", "The paper's setting")
 NOTES = (
     "Effect [simultaneous interval]: at a round bracket stands the value that Holm's test excludes, the other end is Bonferroni's. What is"
@@ -30,6 +32,8 @@ NOTES = (
     "Supported: the interval lies above 0 (real, below the margin: and ends below it). Opposite: below 0. Contradicted: it holds 0 and ends"
     " below the margin. Out of domain: a gate does not hold. A large p alone contradicts nothing.",
 )
+ROOT = Path(__file__).parents[2]
+CLAIMS, HASHES = ROOT / "conf" / "claim", ROOT / "results" / "campaign" / "claims.sha256"  # the project's own, and its plan
 BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
 
 
@@ -54,6 +58,16 @@ def timed(run: RunRow) -> RunRow:
     return replace(run, measures=run.measures | ({"epoch_seconds": median(times)} if times else {}))
 
 
+def own_documents() -> list[tuple[Claim, str]]:
+    """The project's own claims, where its folder is there."""
+    return documents(CLAIMS, HASHES if HASHES.is_file() else None, {}) if CLAIMS.is_dir() else []
+
+
+def of_runs(found: Sequence[tuple[Claim, str]], runs: Sequence[RunRow]) -> list[Block]:
+    """The ledger of the claims that have runs among these."""
+    return build([case for case in judge(found, list(map(timed, runs)), {}) if any(row.ran for row in case.rows.values())])
+
+
 def build(judged: Sequence[Judged]) -> list[Block]:
     """The confirmatory claims, family by family, then all others."""
     blocks = []
@@ -61,34 +75,28 @@ def build(judged: Sequence[Judged]) -> list[Block]:
         own = [case for case in judged if (case.claim.family if case.confirmatory else None) == family]
         said = f"confirmatory, family {family.name}: Holm over {family.tests} tests at {family.level:.0%}" if family else ""
         title = f"{TABLE}, {said or 'descriptive: each by itself, in no family of tests'}"
-        rows = tuple(_row(case) for case in sorted(own, key=lambda case: _order(case.claim.id)))
+        ordered = sorted(own, key=lambda case: (int("0" + re.split(r"\D", case.claim.id)[0]), case.claim.id))  # "2" before "12b"
         counted = Counter(case.verdict.partition(":")[0] for case in own)
         found = ", ".join(f"{count} {word}" for word, count in counted.most_common())
         finding = f"{'Confirmatory' if family else 'Descriptive'} claims: {found}."
         notes = (*NOTES, "A test of the family that was not run counts as p = 1.") if family else NOTES
-        blocks.append(Block(TABLE, title, 1, HEADER, rows, notes, finding=finding, about=TABLE, whole=True))
+        blocks.append(Block(TABLE, title, 1, HEADER, tuple(map(_row, ordered)), notes, finding=finding, about=TABLE, brief=BRIEF))
     return sorted(blocks, key=lambda block: "descriptive" in block.title)
-
-
-def _order(name: str) -> tuple[int, str]:
-    """ "2" before "12b"."""
-    digits = name[: len(name) - len(name.lstrip("0123456789"))]
-    return int(digits or 0), name
 
 
 def _row(case: Judged) -> tuple[Cell, ...]:
     claim = case.claim
     controls = " and ".join(map(_arm, [*claim.arms.controls, *([claim.arms.reference] if claim.arms.reference else [])]))
     arms = _arm(claim.arms.treatment) + (f" against {controls}" if controls else "")
-    origin = (case.origin,) if case.origin in (CHANGED, ADDED) and case.verdict != CHANGED else ()
-    runs = tuple(run.folder for row in case.rows.values() for run in row.shown)
-    effect, numbers = case.effect, (None,) * len(runs)
+    origin = (ADDED,) if case.origin == ADDED else ()
+    behind = {run.folder: case.values.get(arm, {}).get(run.config.seed) for arm, row in case.rows.items() for run in row.runs}
+    effect = case.effect
     summary = Summary(effect.n, effect.estimate, None, *_interval(case)) if effect and effect.n else None
     return (
         Cell("label", (claim.id, claim.statement, arms, *origin)),
         Cell("value", (claim.stance, claim.source), HEADER[1]),
         Cell("value", (case.place, *_here(case)), HEADER[2]),
-        Cell("value", _effect(case), HEADER[3], summary, folders=runs, numbers=numbers),
+        Cell("value", _effect(case), HEADER[3], summary, folders=tuple(behind), numbers=tuple(behind.values())),
         Cell("value", (f"{effect.n if effect else 0}/{claim.n}",), HEADER[4]),
         Cell("value", (case.verdict,), HEADER[5], best=case.verdict.startswith(("supported", "contradicted", "opposite"))),
         Cell("value", (case.in_paper,), HEADER[6]),
@@ -106,7 +114,7 @@ def _here(case: Judged) -> tuple[str, ...]:
     """Network, parameters, images, pixels, epochs, final training loss of the treatment."""
     if case.base is None:
         return ()
-    runs = list(case.rows["treatment"].shown) or list(case.base.runs)
+    runs = case.rows["treatment"].runs or case.base.runs
     first, images = runs[0], WHERE["data"](runs[0])
     size = next((row.about.image_size for row in DATASETS.values() if row.about and images.startswith(row.label)), None)
     pixels = images.partition(" at ")[2].partition(" (")[0] or (f"{size} x {size}" if size else "")
@@ -134,13 +142,6 @@ def _ends(ends: Ends, excluded: float | None = None) -> str:
     text = [("∞" if end > 0 else "-∞") if math.isinf(end) else rounded(end, 2, sign=True) for end in ends]
     left, right = "(" if ends[0] in (excluded, -math.inf) else "[", ")" if ends[1] in (excluded, math.inf) else "]"
     return f"{left}{text[0]}, {text[1]}{right}" if ends[0] <= ends[1] else f"all but ({text[1]}, {text[0]})"
-
-
-def terminal(blocks: Sequence[Block]) -> list[Block]:
-    """The blocks with what fits into 80 columns: claim, setting, effect, n and verdict."""
-    short = lambda row: tuple(replace(row[i], parts=row[i].parts[:1], best=False) for i in (0, 2, 3, 4, 5))
-    header = ("Claim", "Setting", "Effect", "n", "Verdict")
-    return [replace(block, header=header, rows=tuple(map(short, block.rows)), notes=()) for block in blocks]
 
 
 def data(case: Judged) -> dict[str, Any]:

@@ -58,11 +58,10 @@ def panels(block: Block, width: int) -> list[list[int]]:
 
 def terminal(blocks: Sequence[Block], width: int = 80) -> str:
     """The compact form of the blocks as plain text, at most `width` characters wide (as long as the row labels and one column fit)."""
-    return "\n".join(plain(compact(block, width), width) for block in blocks)
+    return "\n".join(_terminal_block(compact(block, width), width) for block in blocks)
 
 
-def plain(block: Block, width: int) -> str:
-    """A block as it is, as plain text."""
+def _terminal_block(block: Block, width: int) -> str:
     lines, every = [*textwrap.wrap(block.title, width), ""], widths(block)
     for columns in panels(block, width):
         sizes = [every[i] for i in columns]

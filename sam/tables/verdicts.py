@@ -2,7 +2,7 @@
 contradicts nothing; docs/claims.md tells the rule."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,12 +21,8 @@ from sam.tables.statistics import is_finite, paired_difference, summarize
 MEANS = ("training_accuracy", "positive_control", "rising_limb")  # gates that compare a mean with a number
 PLANNED, CHANGED, ADDED = "", "changed after the plan", "added after the plan"
 ACCURACY = "test_accuracy[bn=recalibrated]"  # of gates that compare arms, where the claim's measure is no accuracy
-PAPER: Mapping[str, Any] = {  # the setting of the papers, for claims that name none
-    "model": "WRN-28-10",
-    "data": ["CIFAR-10", "CIFAR-100", "CIFAR-10, 90 of 60,000 images JPEG-decoded"],
-    "train_size": 50_000,
-    "epochs": 200,
-}
+WHOLE = ["CIFAR-10", "CIFAR-100", "CIFAR-10, 90 of 60,000 images JPEG-decoded"]
+PAPER: Mapping[str, Any] = {"model": "WRN-28-10", "data": WHOLE, "train_size": 50_000, "epochs": 200}  # for claims that name no setting
 
 
 class Stop(Exception):
@@ -38,7 +34,7 @@ class Judged:
     """A claim in one setting.
 
     place        label of the setting; base: the condition of its treatment, None where nothing ran.
-    rows         arms by name, with their runs; stopped: why there is no verdict, or "".
+    rows, values arms by name, with their runs, and seed -> value of each; stopped: why there is no verdict, or "".
     effect       in the claimed direction; interval: the simultaneous one, in a family; drawn: of the bootstrap.
     """
 
@@ -47,6 +43,7 @@ class Judged:
     place: str
     base: Condition | None = None
     rows: Mapping[str, TableRow] = field(default_factory=dict)
+    values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     stopped: str = ""
     effect: Effect | None = None
     drawn: Ends | None = None
@@ -58,9 +55,9 @@ class Judged:
 
     @property
     def verdict(self) -> str:
-        if self.origin == CHANGED or self.stopped or self.interval is None or self.effect is None:
-            return CHANGED if self.origin == CHANGED else self.stopped or "open"
-        return rule(self.claim, self.effect, self.interval)
+        if self.origin == CHANGED:
+            return CHANGED
+        return rule(self.claim, self.effect, self.interval) if self.effect and self.interval else self.stopped
 
     @property
     def in_paper(self) -> str:
@@ -86,7 +83,8 @@ def rule(claim: Claim, effect: Effect, i: Simultaneous) -> str:
 def judge(claims: Sequence[tuple[Claim, str]], runs: Sequence[RunRow], given: Mapping[str, float]) -> list[Judged]:
     """Judge every claim (with its origin) in each setting. The tests of a family are corrected together, every other stands alone. given:
     picks by name."""
-    cases = [case for claim, origin in claims for case in _cases(claim, origin, runs, given)]
+    every = conditions(runs)
+    cases = [case for claim, origin in claims for case in _cases(claim, origin, every, given)]
     families = grouped(enumerate(cases), lambda case: case[1].claim.family if case[1].confirmatory else case[0])
     for family, members in families.items():
         tested = [(i, case) for i, case in members if case.effect is not None and not case.stopped and case.origin != CHANGED]
@@ -104,24 +102,24 @@ def holds(where: Mapping[str, Any], run: RunRow) -> bool:
     return all(have(name) in list(map(value_text, v if isinstance(v, list) else [v])) for name, v in where.items())
 
 
-def _cases(claim: Claim, origin: str, runs: Sequence[RunRow], given: Mapping[str, float]) -> list[Judged]:
-    """The claim in each of its settings, not judged yet; where nothing ran, once, with the reason."""
+def _cases(claim: Claim, origin: str, every: Sequence[Condition], given: Mapping[str, float]) -> list[Judged]:
+    """The claim in each of its settings, not judged yet; where nothing ran, once, with the reason. every: condition of the runs."""
     first, last = claim.seeds or (0, math.inf)
-    own = [run for run in runs if first <= run.config.seed <= last]
+    found = [replace(c, runs=tuple(run for run in c.runs if first <= run.config.seed <= last)) for c in every]
+    found = [c for c in found if c.runs]
     where, name = claim.setting.where, claim.setting.name
     if claim.kind == "correlation":
-        chosen = [run for run in own if holds(where, run) and _matches(claim.arms.treatment, run.config.optimizer)]
+        chosen = [run for c in found for run in c.runs if holds(where, run) and _matches(claim.arms.treatment, run.config.optimizer)]
         tasks = grouped(chosen, lambda run: (WHERE["model"](run), WHERE["data"](run), run.data_fingerprint, run.init_from))
         return [_correlation(claim, origin, name or ", ".join(at[:2]), own) for at, own in tasks.items()] or [_nothing(claim, origin)]
-    found, every = conditions(own), conditions(runs)
-    sheets = [_Sheet(claim, c, found, every, given) for c in found if holds(where, c.runs[0])]
+    sheets = [Sheet(claim, c, found, every, given) for c in found if holds(where, c.runs[0])]
     # What names its setting shows each arm that has run there; what does not is judged where all of its arms have.
     there = [sheet for sheet in sheets if (any if where else all)(row.ran for row in sheet.arms.values())]
     if len(there) > 1 and claim.family is not None and origin != ADDED:
         labels = "; ".join(sheet.base.label for sheet in there)
         return [_nothing(claim, origin, f"open: its setting is found {len(there)} times ({labels})")]
     if not there:
-        sheets = [_Sheet(claim, c, found, every, given) for c in every if holds(where, c.runs[0])]
+        sheets = [Sheet(claim, c, found, every, given) for c in every if holds(where, c.runs[0])]
         unpicked = [pick for pick in claim.picks if pick not in given and all(sheet.pick(pick)[0] is None for sheet in sheets)]
         return [_nothing(claim, origin, f"open: {unpicked[0]} is not picked yet" if unpicked else "open")]
     return [sheet.judged(origin, name or sheet.base.label) for sheet in there]
@@ -136,7 +134,7 @@ def _matches(arm: Arm, o: OptimizerConfig) -> bool:
     return all(hasattr(o, k) and (k not in o.used_keys or value_text(getattr(o, k)) == value_text(v)) for k, v in arm.items())
 
 
-class _Sheet:
+class Sheet:
     """A claim at one condition: its arms, picks and gates. found: conditions of the claim's seeds; every: of all, tuning runs included."""
 
     def __init__(self, claim: Claim, base: Condition, found: Sequence[Condition], every: Sequence[Condition], given: Mapping[str, float]):
@@ -182,9 +180,9 @@ class _Sheet:
     def arm(self, arm: Arm) -> TableRow:
         """The runs of an arm; a key that it does not name, and in which they differ, has its default."""
         runs = self.runs(self.found, arm, {})
-        own, plain = [_own(run) for run in runs], defaults(OptimizerConfig)
-        free = [name for name in varying(own) if name not in arm]
-        runs = [run for run, has in zip(runs, own, strict=True) if all(has.get(name) == plain[name] for name in free)]
+        own, plain = [run.own for run in runs], {f"optimizer.{name}": value for name, value in defaults(OptimizerConfig).items()}
+        free = [name for name in varying(own) if name in plain and name.removeprefix("optimizer.") not in arm]
+        runs = [run for run, has in zip(runs, own, strict=True) if all(has.get(name, plain[name]) == plain[name] for name in free)]
         return table_row("", RowConfig(), runs) if runs else TableRow("", RowConfig(), self.base.config.optimizer, {}, {})
 
     def values(self, arm: Arm, row: TableRow, measure: str, log: bool = False) -> dict[int, float]:
@@ -237,10 +235,13 @@ class _Sheet:
             self.gates("diverged", "precision", "pick_inside_grid")
             arms = self.claim.arms.named
             values = {name: self.values(arms[name], row, measure.name, measure.transform == "log") for name, row in self.arms.items()}
+            case = replace(case, values=values)
             seeds = sorted(set.intersection(*map(set, values.values())))
             if seeds:
-                matrix = {name: [of[seed] for seed in seeds] for name, of in values.items()}
-                case = replace(case, **_measured(self.claim, matrix, seeds, self.base.runs[0]))
+                shown = {name: [of[seed] for seed in seeds] for name, of in values.items()}
+                effect, estimate = effect_of(self.claim, shown)
+                images = _test_images(self.base.runs[0]) if "accuracy" in measure.name else None
+                case = replace(case, effect=effect, drawn=over_seeds_and_images(np.array(list(shown.values())), estimate, images))
             if len(seeds) < self.claim.n:
                 raise Stop(f"open: {len(seeds)} of {self.claim.n}")
             self.gates(*MEANS)
@@ -249,29 +250,25 @@ class _Sheet:
         return case
 
 
-def _own(run: RunRow) -> dict[str, Any]:
-    return {name: getattr(run.config.optimizer, name) for name in run.config.optimizer.used_keys}
+def _test_images(run: RunRow) -> int | None:
+    """Number of a known data set's test images."""
+    return next((row.about.test_size for row in DATASETS.values() if row.about and WHERE["data"](run).startswith(row.label)), None)
 
 
-def _measured(claim: Claim, arms: Mapping[str, Sequence[float]], seeds: Sequence[int], run: RunRow) -> dict[str, Any]:
-    """The effect in the claimed direction and its bootstrap. arms: name -> a value a seed, the treatment first."""
+def effect_of(claim: Claim, arms: Mapping[str, Sequence[float]]) -> tuple[Effect, Callable[[np.ndarray], np.ndarray]]:
+    """The effect in the claimed direction, and how it follows from the arms' means (for a bootstrap). arms: name -> a value a seed, the
+    treatment first."""
     sign, margin = (1 if claim.direction == "higher" else -1), claim.margin or 0.0
     matrix, controls = np.array(list(arms.values())), [i for i, name in enumerate(arms) if name.startswith("controls")]
-    sizes = [row.about.test_size for row in DATASETS.values() if row.about and WHERE["data"](run).startswith(row.label)]
-    images = sizes[0] if sizes and "accuracy" in claim.measure.name else None
+    base = lambda m, own: m[own].mean(axis=0) if own else np.zeros(m.shape[1])
     if claim.kind == "retained_fraction":
-        gains = lambda m: [m[i] - m[controls].mean(axis=0) for i in (0, -1)]
-        y, x = gains(matrix)
-        drawn = over_seeds_and_images(matrix, lambda m: float(np.divide(*np.mean(gains(m), axis=1))), images)
-        return {"effect": of_ratio(y, x, claim.supported_above), "drawn": drawn}
+        gains = lambda m: (m[0] - base(m, controls), m[-1] - base(m, controls))
+        return of_ratio(*gains(matrix), claim.supported_above), lambda m: np.divide(*gains(m))
     against = [[i] for i in controls] if claim.combine == "least_favourable" else [controls]
-    base = lambda m, own: m[own].mean(axis=0) if own else np.zeros(len(seeds))
-    mapped = lambda values: dict(zip(seeds, map(float, sign * values), strict=True))
-    paired = [paired_difference(mapped(matrix[0]), mapped(base(matrix, own))) for own in against]
+    paired = [paired_difference(dict(enumerate(sign * matrix[0])), dict(enumerate(sign * base(matrix, own)))) for own in against]
     null = {"no_gain": margin, "tolerance": sign * margin, "equivalence": math.copysign(margin, paired[0].mean or 0.0)}.get(claim.kind, 0.0)
     least = min(paired, key=lambda d: (d.mean or 0.0) * math.sqrt(d.n) / d.std if d.std else math.copysign(math.inf, d.mean or 0.0))
-    drawn = over_seeds_and_images(matrix, lambda m: min(float(sign * (m[0] - base(m, own)).mean()) for own in against), images)
-    return {"effect": of_mean(least, null), "drawn": drawn}
+    return of_mean(least, null), lambda m: np.min([sign * (m[0] - base(m, own)) for own in against], axis=0)
 
 
 def _correlation(claim: Claim, origin: str, place: str, runs: Sequence[RunRow]) -> Judged:
