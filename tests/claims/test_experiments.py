@@ -56,7 +56,8 @@ def hydra() -> Iterator[Any]:
 def commands_of(name: str) -> list[list[str]]:
     """The commands of an experiment's header, each as words."""
     header = (ROOT / f"conf/experiment/{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
-    return [shlex.split(match[1], comments=True) for line in header.splitlines() if (match := re.match(r"#\s+(?:Command:\s+)?python (\S+\.py .*)", line))]
+    found = (re.match(r"#\s+(?:Command:\s+)?python (\S+\.py .*)", line) for line in header.splitlines())
+    return [shlex.split(match[1], comments=True) for match in found if match]
 
 
 def planned(hydra: Any, name: str, runs: Path) -> list[TrainConfig]:
