@@ -21,6 +21,7 @@ gates        what must hold before there is a verdict, by GATES
 n, seeds     number that was planned, [first, last] (left out: every seed)
 family       name, tests, correction (holm), level: of the confirmatory tests; left out: descriptive. Only a file in the plan's list of
              hashes is confirmatory.
+needs        methods that may not exist yet: the claim is open while one does not
 later        true: added after the plan. paper: where (as above) that a run must have to speak about the source's own setting
 """
 
@@ -157,6 +158,7 @@ class Claim(Settings):
     given: str = key("train_loss")
     axes: list[str] = key([])
     later: bool = False
+    needs: list[str] = key([])
     paper: dict[str, Any] = field(default_factory=dict)
 
     def relate(self) -> None:
@@ -176,7 +178,8 @@ class Claim(Settings):
         for name in (self.against, self.given) if correlation else ():
             check_measure(name, "against, given")
         for at, arm in self.arms.named.items():
-            check_arm(arm, f"arms.{at}", empty=correlation)
+            if arm.get("method") in METHODS or arm.get("method") not in self.needs:
+                check_arm(arm, f"arms.{at}", empty=correlation)
         for i, gate in enumerate(self.gates):
             check_gate(gate, f"gates[{i}]")
         for at, where in (("setting.where", self.setting.where), ("paper", self.paper)):
