@@ -18,7 +18,7 @@ from sam.tables.claims import WHERE, Arm, Claim
 from sam.tables.conditions import RunRow, grouped, value_text
 from sam.tables.inference import Ends
 from sam.tables.statistics import Summary, is_finite, rounded, summarize
-from sam.tables.verdicts import ADDED, CHANGED, PLANNED, Judged, judge
+from sam.tables.verdicts import ADDED, CHANGED, PLANNED, UNPLANNED, Judged, judge
 
 TABLE = "Claims"
 BRIEF = (0, 2, 3, 4, 5)  # claim, setting, effect, n and verdict fit into 80 columns
@@ -47,7 +47,7 @@ def documents(folder: Path, hashes: Path | None, given: Mapping[str, float]) -> 
     found = []
     for path in files:
         same = planned.get(path.name) == hashlib.sha256(path.read_bytes()).hexdigest()
-        found.append((claims.read(path, given), PLANNED if same else CHANGED if path.name in planned else ADDED))
+        found.append((claims.read(path, given), PLANNED if same else CHANGED if path.name in planned else ADDED if hashes else UNPLANNED))
     return found
 
 
@@ -87,7 +87,7 @@ def _row(case: Judged) -> tuple[Cell, ...]:
     claim = case.claim
     controls = " and ".join(map(_arm, [*claim.arms.controls, *([claim.arms.reference] if claim.arms.reference else [])]))
     arms = _arm(claim.arms.treatment) + (f" against {controls}" if controls else "")
-    origin = (ADDED,) if case.origin == ADDED else ()
+    origin = (case.origin,) if case.origin in (ADDED, UNPLANNED) else ()
     behind = {run.folder: case.values.get(arm, {}).get(run.config.seed) for arm, row in case.rows.items() for run in row.runs}
     effect = case.effect
     summary = Summary(effect.n, effect.estimate, None, *_interval(case)) if effect and effect.n else None
@@ -129,7 +129,7 @@ def _interval(case: Judged) -> Ends | tuple[None, None]:
 
 
 def _effect(case: Judged) -> tuple[str, ...]:
-    effect, unit = case.effect, case.claim.measure.unit
+    effect, unit = case.effect, "" if case.claim.kind in ("retained_fraction", "correlation") else case.claim.measure.unit
     if effect is None or effect.estimate is None:
         return EMPTY
     low, high = _interval(case)

@@ -350,6 +350,13 @@ def test_the_kinds_of_later_claims() -> None:
     assert of(own("difference", arms=within)) == "supported"  # two measures of the same runs
 
 
+def test_nothing_is_retained_of_a_loss() -> None:
+    """Without the gate of a positive control: 50.5 of 50 against 49 of 50 would be a ratio of -0.5, "contradicted"."""
+    runs = campaign("sgd sam rand", sam=49.0, rand=50.5)
+    assert verdict("random_keeps_gain", runs, gates=[]) == "out of domain: the reference gains nothing over the control"
+    assert verdict("random_keeps_gain", campaign("sgd sam rand"), gates=[]) == "supported"
+
+
 def test_a_correlation_counts_settings_and_takes_the_training_loss_away() -> None:
     runs = []
     for i, (rho, lr) in enumerate((rho, lr) for rho in range(1, 8) for lr in range(1, 7)):
