@@ -52,7 +52,7 @@ class RWP(Remembering):
         here = None if self.weight == 1 else self.evaluate(ascent)
         if here is not None:
             self.record_first(here[1])
-        climb.climb(self.noise(), torch.ones((), device=self.empty.device))
+        climb.climb(self.noise(), self.points[0].new_ones(()))
         loss, there = self.evaluate(closure, climb.points)
         if self.notes:
             self.note(self.perturbed(there))

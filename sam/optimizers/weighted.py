@@ -35,7 +35,7 @@ class WeightedSAM(Method):
         loss, gradient = self.evaluate(ascent)
         self.record_first(gradient)
         own = self.perturbed(gradient)
-        one = None if self.normalized else torch.ones_like(loss) if self.scaling is None else self.scaling.value
+        one = None if self.normalized else self.points[0].new_ones(()) if self.scaling is None else self.scaling.value
         climb.climb(own if self.weight == 1 else [g.clone() for g in own], one)  # which uses it up
         _, there = self.evaluate(closure, climb.points)
         return loss, mixed(gradient, there, self.weight)

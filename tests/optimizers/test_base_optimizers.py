@@ -60,6 +60,7 @@ def test_adamw_by_hand(rho: float, mode: str) -> None:
         assert torch.equal(found, trained(20, method="sgd", **keys))
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_takes_it(method: str) -> None:
     one, again, other = (trained(5, method=method, base=base, lr=0.01) for base in ("adamw", "adamw", "sgd"))
