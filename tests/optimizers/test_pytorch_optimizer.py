@@ -1,7 +1,8 @@
 """Trajectories of PyPI's pytorch-optimizer beside ours, 20 steps on a loss that is no quadratic, where it is installed.
 
 What differs, and how the two are made to agree: it sums norms in float32 and adds 1e-12 to them (1e-8 in LookSAM), so that its steps are
-ours to 1e-7; its adaptive SAM scales every tensor by |w| (asam_eta=0, asam_biases=true); its WSAM mixes as ours does with decouple=False alone; its LookSAM
+ours to 1e-7; its adaptive SAM scales every tensor by |w| (asam_eta=0, asam_biases=true); its WSAM mixes as ours does with decouple=False
+alone; its LookSAM
 takes norms of each tensor (so: one tensor) and looks when a step counter is a multiple of k, from 0 on.
 """
 
