@@ -189,7 +189,8 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
     for name in ("eps_over_rho", "cos_g_eps"):  # of the perturbations met in training; a method without any has no such column
         if curve := [row[name] for row in epochs if name in row]:
             values |= {name: curve[-1], f"mean_{name}": math.fsum(curve) / len(curve)}  # epochs have as many steps each
-    values |= {"backwards": (record.get("cost") or {}).get("backwards"), "seconds": record.get("seconds")}  # what the run has cost
+    paid = {"backwards": (record.get("cost") or {}).get("backwards"), "seconds": record.get("seconds")}
+    values |= {name: value for name, value in paid.items() if value is not None}
     config, finished = records.run_config(record), record["status"] == records.FINISHED
     files = {"Checkpoint": records.CHECKPOINT, "Measures": records.MEASURES}
     return RunRow(

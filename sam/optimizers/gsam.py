@@ -33,8 +33,8 @@ class GSAM(Method):
 
     def begin(self) -> None:
         if self.floor < 1 and self.peak:
-            rate = self.param_groups[0]["lr"] / self.peak  # in a captured step a tensor
-            self.shrink = torch.zeros((), dtype=torch.float64, device=self.skipped.device) + self.floor + (1 - self.floor) * rate
+            rate = self.points[0].new_zeros(()) + self.param_groups[0]["lr"]  # which in a captured step is a tensor of this precision
+            self.shrink = self.floor + (1 - self.floor) * (rate.double() / self.peak)
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()
