@@ -11,11 +11,10 @@ cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS=1
 python=${PYTHON:-.venv/bin/python}
 base="optimizer.lr=${LR:?SGDs pick} optimizer.weight_decay=${DECAY:?SGDs pick}"
-out=family TRY=${TRY:-0}
+out=family TRY=${TRY:-0} tuning_seeds=seed=900,901 seeds="seed=range(6000,6005)"
 if [ "$TRY" -ne 0 ]; then
-    out=try_family base="$base dataset.train_size=64 dataset.val_size=200 epochs=1"
+    out=try_family base="$base dataset.train_size=64 dataset.val_size=200 epochs=1" seeds="seed=6000,6001"
 fi
-tuning_seeds=seed=900,901 seeds="seed=range(6000,6005)"
 
 # Every arm, the option's name first; the radii of its six trials; what its option does not say.
 arms=(

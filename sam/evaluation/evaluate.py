@@ -80,7 +80,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         else:
             write_atomic(out / name, content)
             files.append(out / name)
-    mirror_sharpness(config.tracking, ((Path(run.folder), run.record, run.measures) for run in runs if run.is_finished))
+    found = lambda run: {name: value for name, value in run.measures.items() if name not in ("backwards", "seconds")}  # W&B has these
+    mirror_sharpness(config.tracking, ((Path(run.folder), run.record, found(run)) for run in runs if run.is_finished))
     return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files, commands)
 
 

@@ -73,3 +73,5 @@ def test_what_cannot_go_together_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"cuda_graph=true with optimizer.base=adamw"):
         from_dict(TrainConfig, {"optimizer": {"base": "adamw"}, "cuda_graph": True})
     OptimizerConfig.of(base="adamw", momentum=0.0)  # which it does not read
+    with pytest.raises(ConfigError, match=r"optimizer.momentum=0 with optimizer.method=momentum_sam"):
+        OptimizerConfig.of(method="momentum_sam", momentum=0.0, nesterov=False)
