@@ -51,8 +51,8 @@ print(json.dumps(results))
 """.replace("HEAVY", repr(HEAVY))
 
 
-# Methods whose turn under the contract comes in `make test-all`. Friendly-SAM, which has a memory, stands for them in `make test`, but for the
-# tests that train whole runs.
+# Methods whose turn under the contract comes in `make test-all`. Friendly-SAM, which has a memory, stands for them in `make test`, but not
+# where whole runs are trained.
 LATER = ("asam", "weighted_sam", "gsam", "momentum_sam", "late_sam", "rwp", "looksam", "vasso")
 LATER_NAMES = {*LATER, *(REGISTRY[name].target.partition(":")[2] for name in LATER)}
 
@@ -188,9 +188,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "xsam_constant": {"method": "xsam", "alpha": 0.7},
 }
 
-# `make test` tries each method as it comes; the other cases' turn comes in `make test-all`.
-
-
+# `make test` tries these as they come; the other cases' turn comes in `make test-all`.
 FAST = REGISTRY.keys() - {*LATER, "friendly_sam"}
 
 
