@@ -48,9 +48,11 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
     if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    return to_dict(value) if dataclasses.is_dataclass(value) else list(map(_plain, value)) if isinstance(value, list) else value
+        return {name: _plain(item) for name, item in value.items()}
+    return type(value)(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def row_settings(config: Any) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         else:
             write_atomic(out / name, content)
             files.append(out / name)
-    mirror_sharpness(config.tracking, ((Path(run.folder), run.record, run.measures) for run in runs if run.is_finished))
+    found = lambda run: {name: value for name, value in run.measures.items() if name not in ("backwards", "seconds")}  # W&B has these
+    mirror_sharpness(config.tracking, ((Path(run.folder), run.record, found(run)) for run in runs if run.is_finished))
     return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files, commands)
 
 
@@ -193,6 +194,8 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
     for name in ("eps_over_rho", "cos_g_eps"):  # of the perturbations met in training; a method without any has no such column
         if curve := [row[name] for row in epochs if name in row]:
             values |= {name: curve[-1], f"mean_{name}": math.fsum(curve) / len(curve)}  # epochs have as many steps each
+    paid = {"backwards": (record.get("cost") or {}).get("backwards"), "seconds": record.get("seconds")}
+    values |= {name: value for name, value in paid.items() if value is not None}
     config, finished = records.run_config(record), record["status"] == records.FINISHED
     files = {"Checkpoint": records.CHECKPOINT, "Measures": records.MEASURES}
     return RunRow(
