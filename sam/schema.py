@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field
 from typing import Any, TypeVar
 
-from sam.config import ConfigError, Settings, check_value, key
+from sam.config import ConfigError, check_value, key
 
 T = TypeVar("T")
 
