@@ -21,7 +21,7 @@ import data
 from sam.evaluation.settings import EvaluateConfig
 from sam.runs import identity
 from sam.runs.hydra_schema import register, resolve
-from sam.runs.sweep import compose, points
+from sam.runs.sweep import points
 from sam.schema import to_dict
 from sam.settings import TrainConfig
 from sam.training import cost
@@ -101,6 +101,10 @@ def sweep_points(overrides: Sequence[str], name: str = "train") -> list[list[str
     assert made is not None
     whole = made.compose_config(name, list(overrides), run_mode=RunMode.MULTIRUN, with_log_configuration=False)
     return points(whole, made.config_loader)  # type: ignore[arg-type]
+
+
+def compose(point: Sequence[str]) -> TrainConfig:
+    return resolve(TrainConfig, GlobalHydra.instance().config_loader().load_configuration("train", list(point), RunMode.RUN))
 
 
 @cache

@@ -7,7 +7,6 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -19,16 +18,9 @@ from sam.settings import TrainConfig
 _RESOLVER = re.compile(r"\$\{[\w.]*:")  # such as ${now:}: may differ from point to point
 
 
-def compose(point: Sequence[str], sweep: DictConfig | None = None, loader: ConfigLoader | None = None) -> TrainConfig:
-    """Compose and check one point (of a composed sweep). Raises Hydra's, OmegaConf's or our own error."""
-    if sweep is not None:
-        return next(compose_all([point], sweep, loader))
-    loader = loader or GlobalHydra.instance().config_loader()
-    return _checked(loader.load_configuration("train", list(point), RunMode.RUN))
-
-
-def compose_all(points: Sequence[Sequence[str]], sweep: DictConfig, loader: ConfigLoader | None = None) -> Iterator[TrainConfig]:
-    """Compose and check the points of a composed sweep. Hydra takes 0.2 s for each, as it reads and merges every file anew."""
+def compose(points: Sequence[Sequence[str]], sweep: DictConfig, loader: ConfigLoader | None = None) -> Iterator[TrainConfig]:
+    """Compose and check the points of a composed sweep. Hydra takes 0.2 s for each, as it reads and merges every file anew. Raises its
+    error, OmegaConf's or our own."""
     loader = loader or GlobalHydra.instance().config_loader()
     parser, kinds = OverridesParser.create(loader), dict[tuple[str, ...], DictConfig]()
     for point in points:
@@ -45,12 +37,8 @@ def compose_all(points: Sequence[Sequence[str]], sweep: DictConfig, loader: Conf
                 kinds[kind] = composed
         if composed.hydra.sweeper.params != sweep.hydra.sweeper.params:
             raise ConfigError(f"{' '.join(point)}: holds a grid of its own, which a sweep would not run; start it alone, with -m.")
-        yield _checked(composed)
-
-
-def _checked(composed: DictConfig) -> TrainConfig:
-    config = resolve(TrainConfig, composed)
-    return with_replicas(config) if launched().size > 1 else config
+        config = resolve(TrainConfig, composed)
+        yield with_replicas(config) if launched().size > 1 else config
 
 
 def _is_value(one: Override, sweep: DictConfig) -> bool:

@@ -26,7 +26,7 @@ from sam.config import ConfigError
 from sam.core.files import DamagedError
 from sam.registry import names_plugins, plugin_arguments
 from sam.runs import ending, identity, progress, records
-from sam.runs.compose import compose, compose_all
+from sam.runs.compose import compose
 from sam.runs.distributed import launched, with_replicas
 from sam.runs.hydra_schema import check_size, register
 from sam.settings import TrainConfig
@@ -61,7 +61,7 @@ _checked: dict[tuple[str, ...], TrainConfig] = {}
 
 def checked(point: Sequence[str], sweep: DictConfig) -> TrainConfig:
     """`compose`, or the result of this sweep's preflight."""
-    return _checked.get(tuple(point)) or compose(point, sweep)
+    return _checked.get(tuple(point)) or next(compose([point], sweep))
 
 
 def opened(arguments: Sequence[str], name: str) -> tuple[Hydra, str, list[str], list[str]]:
@@ -98,7 +98,7 @@ def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
     # Of one point, the experiment's grid goes: train.py refuses to run it without -m.
     rest = ["hydra.sweeper.params=null"] if sweep.hydra.sweeper.params else []
     lines = points(sweep, loader)
-    return [([*alone, *point, *rest], config) for point, config in zip(lines, compose_all(lines, sweep, loader), strict=True)]
+    return [([*alone, *point, *rest], config) for point, config in zip(lines, compose(lines, sweep, loader), strict=True)]
 
 
 def check(plans: Sequence[TrainConfig]) -> list[cost.Cost]:
@@ -128,7 +128,7 @@ class Preflight(Callback):
             here = config.hydra.launcher._target_.endswith(("BasicLauncher", "LocalLauncher"))  # runs are done on this machine
             str(config.hydra.sweep.dir)  # resolved first, as Hydra does: a ${now:} in it is then the same in the points
             lines = points(config)
-            plans = list(compose_all(lines, config))
+            plans = list(compose(lines, config))
             _checked.clear()
             _checked.update(zip(map(tuple, lines), plans, strict=True))
             plans = [with_replicas(plan) for plan in plans] if here else plans

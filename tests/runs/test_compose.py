@@ -7,7 +7,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sam.runs.compose import compose_all
+from sam.runs.compose import compose
 from sam.runs.hydra_schema import resolve
 from sam.runs.sweep import opened, points
 from sam.settings import TrainConfig
@@ -57,7 +57,7 @@ SWEEPS = {  # arguments: how many points Hydra composes
 @pytest.mark.parametrize("arguments", SWEEPS, ids=" ".join)
 def test_points_are_as_hydra_composes_them(arguments: tuple[str, ...]) -> None:
     sweep, loader, lines = swept(*arguments)
-    found = list(compose_all(lines, sweep, loader))  # type: ignore[arg-type]
+    found = list(compose(lines, sweep, loader))  # type: ignore[arg-type]
     assert loader.points == SWEEPS[arguments]
     chosen = range(0, len(lines), 1 + len(lines) // 3)  # of large sweeps a sample
     assert [found[i] for i in chosen] == [by_hydra(lines[i], sweep, loader) for i in chosen]
@@ -67,7 +67,7 @@ def test_points_are_as_hydra_composes_them(arguments: tuple[str, ...]) -> None:
 def test_a_wrong_value_is_refused_in_the_words_of_hydra_s_composition(wrong: str) -> None:
     sweep, loader, lines = swept(wrong)
     with pytest.raises(Exception) as quick:
-        list(compose_all(lines, sweep, loader))  # type: ignore[arg-type]
+        list(compose(lines, sweep, loader))  # type: ignore[arg-type]
     with pytest.raises(quick.type) as slow:
         by_hydra(lines[1], sweep, loader)
     assert str(quick.value) == str(slow.value)
