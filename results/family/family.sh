@@ -62,6 +62,6 @@ for arm in "${arms[@]}"; do
     rho=$("$python" results/family/picks.py "$name" "runs/$out/tuning")
     train "runs_dir=runs/$out/final" "$seeds" ${rest:-optimizer=$name} "optimizer.rho=$rho"
 done
-measure "$out/final" table=none 'sharpness.notions=[gap]' 'sharpness.batchnorm=[eval,recalibrated]'
-measure "$out/final" table=family 'sharpness.notions=[ascent,hessian]' 'sharpness.batchnorm=[eval]' 'sharpness.rho=[0.05]' \
+# In one call: a table holds what its command asks for.
+measure "$out/final" table=family 'sharpness.notions=[gap,ascent,hessian]' 'sharpness.batchnorm=[eval,recalibrated]' 'sharpness.rho=[0.05]' \
     sharpness.hessian.subset=512
