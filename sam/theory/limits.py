@@ -1,6 +1,6 @@
 """What the notions of sharpness tend to as rho -> 0 at a minimiser (Wen et al. 2023, Table 1), checked against a dense Hessian."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ def average(loss: Value, w: Tensor, rho: float, vectors: Tensor) -> float:
     return torch.stack([loss(w + sign * rho * v) - loss(w) for v in vectors for sign in (1, -1)]).mean().item()
 
 
-def table(seed: int = 0) -> list[dict[str, float | str]]:
+def table(seed: int = 0, radii: Sequence[float] = RADII) -> list[dict[str, float | str]]:
     """R_rho / rho² beside its limit, for each notion over all samples and in the mean over single samples, at an interpolating point."""
     task, weights = starting_point(SMALL, seed)
     shapes = [w.shape for w in weights]
@@ -65,7 +65,7 @@ def table(seed: int = 0) -> list[dict[str, float | str]]:
     rows: list[dict[str, float | str]] = []
     for notion, (measure, whole, whole_words, alone, alone_words) in limits.items():
         for batch, limit, words, members in (("all", whole, whole_words, [0]), ("1", alone, alone_words, range(1, single + 1))):
-            for rho in RADII:
+            for rho in radii:
                 found = [measure(losses[i], w, rho, ways(pairs[i][1], 1 if i else single, basis, measure is average)) for i in members]
                 ratio = sum(found) / len(found) / rho**2
                 rows.append({"notion": notion, "batch": batch, "rho": rho, "R/rho^2": ratio, "limit": words, "limit_value": limit})

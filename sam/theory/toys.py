@@ -76,7 +76,7 @@ def toy_trajectory(config: ToyConfig, name: str) -> list[Record]:
     return trajectory(steps, config.steps(name), config.records, measure)
 
 
-def cycle(lr: float, rho: float, n: int, mean: bool, steps: int = 3000) -> tuple[float, float]:
+def cycle(lr: float, rho: float, n: int, mean: bool, steps: int = 1000) -> tuple[float, float]:
     """(||x|| that SAM with n ascent steps ends at on x'Ax/2, A = diag(CURVATURES); what theory says). It is lr rho λ1 / (2 - lr λ1) along
     the top direction for every n (Wen et al., Theorem 4.8, n = 1), and (n + 1)/(2n) of it with the mean of the gradients (ours)."""
     curvatures = torch.tensor(CURVATURES, dtype=torch.float64)
