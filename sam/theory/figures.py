@@ -77,10 +77,10 @@ def of_toy(walks: Walks) -> list[Panel]:
     places = {"start": START[:2], **ENDS}
     marks = Series(Style(""), "named", [x for x, _ in places.values()], [y for _, y in places.values()], names=list(places))
     title = "Three notions of sharpness, three ends: walks along the minimisers x3 = x4 = 0 of a loss in four dimensions"
-    panels = panel("toy", title, Axis("x1", low=-0.08, high=1.2), Axis("x2", low=-0.1, high=1.15), [*paths, marks])
+    panels = panel("", title, Axis("x1", low=-0.08, high=1.2), Axis("x2", low=-0.1, high=1.15), [*paths, marks])
     for name, words in (("cos_top", "the direction of F1, the top eigenvalue"), ("cos_smallest", "the direction of F2, the smallest")):
         lines = [Series(LOOKS[arm], "line", part(rows), smooth([r[name] for r in rows])) for (arm, _), rows in walks.items()]
-        panels += panel("toy", f"Alignment of the gradient with {words}", PART, Axis("|cos|", low=0, high=1.05), lines)
+        panels += panel("", f"Alignment of the gradient with {words}", PART, Axis("|cos|", low=0, high=1.05), lines)
     return panels
 
 
@@ -103,7 +103,7 @@ def of_network(config: NetworkConfig, walks: Walks) -> list[Panel]:
     lines = lambda value, log: [
         averaged(LOOKS[arm], [(part(rows), value(rows)) for (own, _), rows in walks.items() if own == arm], log) for arm in arms
     ]
-    where = f"network, {config.inputs}"
+    where = ""  # the folder says which network
     for name, words in EIGENVALUES.items():
         relative = lines(lambda rows, name=name: [row[name] / rows[0][name] for row in rows], False)
         panels += panel(where, f"{words} relative to the starting point", PART, Axis(f"{words} / its start"), relative)
@@ -113,16 +113,12 @@ def of_network(config: NetworkConfig, walks: Walks) -> list[Panel]:
     panels += panel(where, "Alignment of the gradient with the top eigenvector", PART, Axis("|cos|", low=0, high=1.05), [*cosines, random])
     losses = lines(lambda rows: [row["loss"] for row in rows], True)
     panels += panel(where, "Training loss", PART, Axis("Loss", log=True, low=1e-12), losses)
-    edge = lambda rows, arm: [sam_edge(row["grad_norm"], arm.lr, arm.rho) for row in rows]
-    edges = [
-        averaged(
-            Style(f"{words}, {name}", colour, dash, colour), [(part(rows), of(rows)) for (arm, _), rows in walks.items() if arm == name]
-        )
-        for name, colour in (("SAM", 2),)
-        for words, dash, of in (("λ1", 0, lambda r: [row["top"] for row in r]), ("edge", 1, lambda r: edge(r, config.arms["SAM"])))
-        if name in arms
-    ]
-    panels += panel(where, "λ1 under SAM beside the SAM edge of stability", PART, Axis("λ1"), edges)
+    arm, paths = config.arms.get("SAM"), [rows for (name, _), rows in walks.items() if name == "SAM"]
+    if arm is not None:
+        edges = [(part(rows), [sam_edge(row["grad_norm"], arm.lr, arm.rho) for row in rows]) for rows in paths]
+        tops = [(part(rows), [row["top"] for row in rows]) for rows in paths]
+        drawn = [averaged(LOOKS["SAM"], tops), averaged(Style("the edge, from the gradient's norm", 8, 1, 8), edges)]
+        panels += panel(where, "λ1 under SAM beside the SAM edge of stability", PART, Axis("λ1"), drawn)
     shown = [row for row in contrasts(walks) if row["mean"] is not None]
     dots = [
         Series(LOOKS[row["difference"].split(" - ")[0]], "whiskers", [row["mean"]], [i], [row["ci_low"]], [row["ci_high"]], n=row["n"])

@@ -101,7 +101,13 @@ def made_up(top: float, trace: float, cosine: float, start: int) -> list[dict[st
 
 
 def test_contrasts_are_paired_over_the_starting_points() -> None:
-    arms = {"GD": (1.0, 1.0, 0.2), "SAM": (0.5, 0.9, 0.8), "SAM, batch 1": (0.5, 0.6, 0.5), "SGD, batch 1": (1, 1, 0.1), "GD on L^Asc": (1, 1, 0.1)}
+    arms = {
+        "GD": (1.0, 1.0, 0.2),
+        "SAM": (0.5, 0.9, 0.8),
+        "SAM, batch 1": (0.5, 0.6, 0.5),
+        "SGD, batch 1": (1, 1, 0.1),
+        "GD on L^Asc": (1, 1, 0.1),
+    }
     walks = {(arm, start): made_up(*values, start) for arm, values in arms.items() for start in range(3)}
     rows = {(row["claim"], row["effect"]): row for row in figures.contrasts(walks)}
     fall, aligned, interaction = rows["8", "Δ log λ1"], rows["8", "mean |cos(gradient, top eigenvector)|"], rows["9", "Δ log Tr - Δ log λ1"]
