@@ -56,6 +56,11 @@ def done(config: Any, workers: int) -> dict[tuple[str, int], list[Any]]:
     tables = ["limits", "cycles"] * isinstance(config, ToyConfig)
     jobs = sorted(((name, seed) for name in (*config.arms, *tables) for seed in starts), key=lambda job: job[0] not in config.arms)
     progress, found = Progress(len(jobs), "theory"), {}
+    if workers == 1:
+        for job in jobs:
+            found[job] = work(config, *job)
+            progress.advance(1)
+        return found
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting = {pool.submit(work, config, *job): job for job in jobs}
         for future in as_completed(waiting):

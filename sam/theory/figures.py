@@ -30,15 +30,15 @@ COSINES = ("cosine", "near_top", "cosine_smallest")
 LATE = 10  # an end is the mean over the last tenth of the records
 DIFFERENCES: tuple[tuple[str, str, str, str, str, Callable[[Row], float]], ...] = (  # claim, what, arm, minus arm, expected, of an effect
     ("8", "Δ log λ1", "SAM", "GD", "below 0", lambda e: e["top"]),
-    ("8", "mean |cos(gradient, top eigenvector)|", "SAM", "GD", "above 0", lambda e: e["cosine"]),
+    ("8", "mean |cos| with the top eigenvector", "SAM", "GD", "above 0", lambda e: e["cosine"]),
     ("9", "Δ log Tr - Δ log λ1", "SAM, batch 1", "SAM", "below 0", lambda e: e["trace"] - e["top"]),
     ("10", "Δ log λ_M", "GD on L^Asc", "GD", "below 0", lambda e: e["smallest"]),
-    ("beside 8", "mean |cos| with the eigenvectors within a tenth of λ1", "SAM", "GD", "above 0", lambda e: e["near_top"]),
+    ("beside 8", "mean |cos| with all eigenvectors within a tenth of λ1", "SAM", "GD", "above 0", lambda e: e["near_top"]),
     ("beside 9", "Δ log Tr", "SAM, batch 1", "SGD, batch 1", "below 0", lambda e: e["trace"]),
     ("beside 9", "Δ log λ1", "SAM, batch 1", "SAM", "", lambda e: e["top"]),
     ("beside 10", "Δ log λ1", "GD on L^Asc", "GD", "", lambda e: e["top"]),
     ("beside 10", "Δ log λ_M", "SAM", "GD", "", lambda e: e["smallest"]),
-    ("beside 10", "mean |cos(gradient, eigenvector of λ_M)|", "GD on L^Asc", "SAM", "above 0", lambda e: e["cosine_smallest"]),
+    ("beside 10", "mean |cos| with the eigenvector of λ_M", "GD on L^Asc", "SAM", "above 0", lambda e: e["cosine_smallest"]),
     ("beside 10", "Δ log λ_M - Δ log λ1", "GD on L^Asc", "SAM", "below 0", lambda e: e["smallest"] - e["top"]),
 )
 
@@ -76,8 +76,8 @@ def of_toy(walks: Walks) -> list[Panel]:
     paths = [Series(LOOKS[arm], "line", [r["x1"] for r in rows], [r["x2"] for r in rows]) for (arm, _), rows in walks.items()]
     places = {"start": START[:2], **ENDS}
     marks = Series(Style(""), "named", [x for x, _ in places.values()], [y for _, y in places.values()], names=list(places))
-    title = "Three notions of sharpness, three ends: walks along the minimisers x3 = x4 = 0 of a loss in four dimensions"
-    panels = panel("", title, Axis("x1", low=-0.08, high=1.2), Axis("x2", low=-0.1, high=1.15), [*paths, marks])
+    title, x1 = "Three notions of sharpness, three ends", Axis("x1 (minimisers: x3 = x4 = 0)", low=-0.08, high=1.2)
+    panels = panel("", title, x1, Axis("x2", low=-0.1, high=1.15), [*paths, marks])
     for name, words in (("cos_top", "the direction of F1, the top eigenvalue"), ("cos_smallest", "the direction of F2, the smallest")):
         lines = [Series(LOOKS[arm], "line", part(rows), smooth([r[name] for r in rows])) for (arm, _), rows in walks.items()]
         panels += panel("", f"Alignment of the gradient with {words}", PART, Axis("|cos|", low=0, high=1.05), lines)
@@ -119,7 +119,7 @@ def of_network(config: NetworkConfig, walks: Walks) -> list[Panel]:
         tops = [(part(rows), [row["top"] for row in rows]) for rows in paths]
         drawn = [averaged(LOOKS["SAM"], tops), averaged(Style("the edge, from the gradient's norm", 8, 1, 8), edges)]
         panels += panel(where, "λ1 under SAM beside the SAM edge of stability", PART, Axis("λ1"), drawn)
-    shown = [row for row in contrasts(walks) if row["mean"] is not None]
+    shown = [row for row in contrasts(walks) if row["claim"].isdigit() and row["mean"] is not None]
     dots = [
         Series(LOOKS[row["difference"].split(" - ")[0]], "whiskers", [row["mean"]], [i], [row["ci_low"]], [row["ci_high"]], n=row["n"])
         for i, row in enumerate(shown)

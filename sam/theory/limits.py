@@ -16,13 +16,11 @@ SMALL = NetworkConfig.of(arms={"": {}}, starts=2, samples=5, hidden=3, inputs="g
 
 def worst(loss: Value, w: Tensor, rho: float, vectors: Tensor) -> float:
     """The largest rise within the ball: v <- grad L(w + rho v) / ||.|| from each row of `vectors`, a power iteration where rho is small."""
-    best = 0.0
-    for v in vectors:
-        for _ in range(50):
-            g = torch.func.grad(loss)(w + rho * v)
-            v = g / g.norm()
-        best = max(best, (loss(w + rho * v) - loss(w)).item())
-    return best
+    gradients, rises = torch.vmap(torch.func.grad(loss)), torch.vmap(loss)
+    for _ in range(50):
+        g = gradients(w + rho * vectors)
+        vectors = g / g.norm(dim=1, keepdim=True)
+    return (rises(w + rho * vectors) - loss(w)).max().item()
 
 
 def ascent(loss: Value, w: Tensor, rho: float, vectors: Tensor) -> float:
@@ -39,7 +37,7 @@ def ascent(loss: Value, w: Tensor, rho: float, vectors: Tensor) -> float:
 
 def average(loss: Value, w: Tensor, rho: float, vectors: Tensor) -> float:
     """The mean rise over ± an orthonormal basis, which has the mean of the whole sphere up to third order."""
-    return torch.stack([loss(w + sign * rho * v) - loss(w) for v in vectors for sign in (1, -1)]).mean().item()
+    return (torch.vmap(loss)(w + rho * torch.cat([vectors, -vectors])) - loss(w)).mean().item()
 
 
 def table(seed: int = 0, radii: Sequence[float] = RADII) -> list[dict[str, float | str]]:

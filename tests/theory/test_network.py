@@ -1,4 +1,4 @@
-"""What is called exact is: eigenvalues and cosines against a dense Hessian, contrasts against made-up walks; the experiments as documents."""
+"""What is called exact is: eigenvalues and cosines against a dense Hessian; contrasts of made-up walks; experiments as documents."""
 
 import math
 import re
@@ -110,7 +110,7 @@ def test_contrasts_are_paired_over_the_starting_points() -> None:
     }
     walks = {(arm, start): made_up(*values, start) for arm, values in arms.items() for start in range(3)}
     rows = {(row["claim"], row["effect"]): row for row in figures.contrasts(walks)}
-    fall, aligned, interaction = rows["8", "Δ log λ1"], rows["8", "mean |cos(gradient, top eigenvector)|"], rows["9", "Δ log Tr - Δ log λ1"]
+    fall, aligned, interaction = rows["8", "Δ log λ1"], rows["8", "mean |cos| with the top eigenvector"], rows["9", "Δ log Tr - Δ log λ1"]
     assert fall["mean"] == pytest.approx(math.log(0.5)) and fall["n"] == 3 and aligned["mean"] == pytest.approx(0.6)
     assert interaction["mean"] == pytest.approx(math.log(0.6 / 0.9)) and rows["10", "Δ log λ_M"]["mean"] == 0
 

