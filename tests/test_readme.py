@@ -42,6 +42,7 @@ TRIED_ELSEWHERE = (
     "scripts/time_limit.py",
     "scripts/rows.py",
     "scripts/claims.py",
+    "scripts/theory.py",
 )  # tests/runs, tests/scripts, tests/evaluation
 SCRIPTS = ("train.py", "evaluate_sharpness.py", "scripts/prepare_data.py", *PLANNERS, *TRIED_ELSEWHERE)
 
