@@ -54,7 +54,7 @@ def documents(folder: Path, hashes: Path | None, given: Mapping[str, float]) -> 
 def timed(run: RunRow) -> RunRow:
     """With `epoch_seconds`, the median over epochs of the training alone: a number of the machine, which no table shows."""
     times = [seconds for row in run.epochs if is_finite(seconds := row.get("train_seconds"))]
-    return replace(run, measures={**run.measures, **({"epoch_seconds": median(times)} if times else {})})
+    return replace(run, measures={**run.measures, "epoch_seconds": median(times)}) if times else run
 
 
 def own_documents() -> list[tuple[Claim, str]]:
