@@ -56,13 +56,17 @@ class _Pending:
         return self.folder.name if self.epoch is None else f"{self.folder.name}/{self.file.name}"
 
     @property
+    def batch(self) -> int:
+        return self.config.group_size or self.config.batch_size
+
+    @property
     def sizes(self) -> Sizes:
         try:
             found = data.describe(**to_dict(self.config.dataset))
             test, val = found.test_size, found.val_size
         except Exception:
             test = val = 0  # only the progress bar wants them; loading will name the problem
-        return Sizes(self.record["data"]["train_images"], test, self.record["parameters"], val)
+        return Sizes(self.record["data"]["train_images"], test, self.record["parameters"], val, self.batch)
 
 
 def part_of(done: Sequence[Run], part: int, parts: int, sharpness: SharpnessConfig) -> list[Run]:
@@ -148,7 +152,7 @@ def _measure_here(
                 images = _load_data(config, run, device)
                 model = load_trained(run.config, run.folder, images, device, state)
                 del weights, state  # on the device only the model's own are left
-                trained = {"loss_name": run.config.loss, "optimizer": run.config.optimizer}
+                trained = {"loss_name": run.config.loss, "optimizer": run.config.optimizer, "batch": run.batch}
                 context = context_of(model, images, config.sharpness, progress=progress.advance, **trained)
                 note = lambda notion, name=run.name: progress.note(f"{name}: {notion}")
                 found = storing.measure(context, run.keys, run.folder / records.MEASURES, note, run.record["fingerprint"])

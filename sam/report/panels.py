@@ -132,6 +132,10 @@ def names_of(condition: Condition, *columns: str) -> list[str]:
 
 _BASES = {
     "n_step": "{n}-step ascent",
+    "n_step_share": "share of the maximum that {n}-step ascent finds",
+    "n_step_gain": "share that {n}-step ascent adds to one step's",
+    "interior_ray": "share of batches with an interior maximum on the ascent ray",
+    "interior_ball": "share of batches with an interior maximum in the ball",
     "eigenvalue": "λ{k} of the Hessian",
     "train_loss": "training loss L(w)",
     "val_accuracy": "validation accuracy",
@@ -164,8 +168,8 @@ def in_words(name: str) -> str:
     return printable(", ".join(filter(None, words)).replace("{n}", "N"))
 
 
-# Losses, or differences of losses; the length and the cosine of n_step's path are none.
-_NATS = re.compile(r"sharpness|(first|second)_order|average|maximum|n_step(?!_length|_cosine)|adaptive|gap|(train|test|val)_loss")
+# Losses, or differences of losses; length, cosine and shares of n_step are none.
+_NATS = re.compile(r"sharpness|(first|second)_order|average|maximum|n_step(?!_[lcsg])|adaptive|gap|(train|test|val)_loss")
 
 
 def label(name: str, unit: str | None = None) -> str:

@@ -14,6 +14,7 @@ from sam.config import ConfigError
 from sam.core.criteria import CRITERIA
 from sam.schema import from_dict
 from sam.sharpness.context import Context, Result, Series, Split, context_of, measure
+from sam.sharpness.n_step import shares
 from sam.sharpness.settings import SharpnessConfig
 
 PIECE = 500  # samples of a torch Dataset read at a time
@@ -96,7 +97,9 @@ def evaluate(
         held_out = None if test is None else split(test, "test")
         context = Context(model, split(train, "train"), held_out, config, prepare=prepare, progress=progress, loss_name=loss)
     _check_outputs(context)
-    return Measurements(measure(context))
+    result = measure(context)
+    result.values.update(shares(result.values))
+    return Measurements(result)
 
 
 def _check_outputs(context: Context) -> None:

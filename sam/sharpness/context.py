@@ -41,12 +41,13 @@ def merge(parts: Iterable[Result]) -> Result:
 
 @dataclass(frozen=True)
 class Sizes:
-    """train, test, val: images; parameters: D. A notion computes its work from them."""
+    """train, test, val: images; parameters: D; batch: as `Context.batch`. A notion computes its work from them."""
 
     train: int
     test: int
     parameters: int = 0
     val: int = 0
+    batch: int | None = None
 
     @property
     def splits(self) -> list[str]:
@@ -73,6 +74,7 @@ class Context:
     train, test, val  images and labels on the model's device; `prepare` turns a batch of stored inputs into the model's input.
     label_noise   share of the training labels that were replaced on purpose (for the gap under the same channel).
     optimizer     settings of the optimizer that trained it, or None: for notions that follow the training's own ascent.
+    batch         images of a training batch that share a perturbation, or None if it is not known.
     progress      told of units of work: a forward of one image is 1, a forward and backward 3, a Hessian-vector product 7.
     """
 
@@ -86,6 +88,7 @@ class Context:
     progress: Callable[[float], None] = lambda units: None
     val: Split | None = None
     loss_name: str = "cross_entropy"
+    batch: int | None = None
     _seen: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -95,7 +98,7 @@ class Context:
     @property
     def sizes(self) -> Sizes:
         test, val = (0 if split is None else len(split.labels) for split in (self.test, self.val))
-        return Sizes(len(self.train.labels), test, sum(p.numel() for p in self.model.parameters()), val)
+        return Sizes(len(self.train.labels), test, sum(p.numel() for p in self.model.parameters()), val, self.batch)
 
     @contextmanager
     def planned(self, total: float) -> Iterator[None]:
@@ -172,7 +175,7 @@ class Context:
 
 
 def context_of(model: nn.Module, data: "ImageData", config: SharpnessConfig, **options: Any) -> Context:
-    """Return the context of a model and an image data set, moved to the model's device; options: loss_name, optimizer and progress."""
+    """Return the context of a model and an image data set, moved to the model's device; options: of a Context."""
     weight = next(model.parameters())
     images = data.to(weight.device)
     train, test = Split(images.train_images, images.train_labels), Split(images.test_images, images.test_labels)

@@ -1,7 +1,7 @@
 """Search balls around w for the largest loss by Auto-PGD (Croce & Hein 2020, section 3), as Andriushchenko et al. 2023 do on weights."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,8 +65,11 @@ def checkpoints(steps: int) -> list[int]:
     return sorted(set(marks))
 
 
-def ascend(loss: DatasetLoss, ball: Ball, start: Vector, u: Vector, here: tuple[float, Vector], steps: int, momentum: float) -> list[float]:
-    """Return L at the point u of the ball and at each point of the ascent from there; here: (L, gradient; used up) at u.
+def ascend(
+    loss: DatasetLoss, ball: Ball, start: Vector, u: Vector, here: tuple[float, Vector], steps: int, momentum: float
+) -> tuple[list[float], Vector]:
+    """Return L at the point u of the ball and at each point of the ascent from there, and the u where it was largest; here: (L, gradient;
+    used up) at u.
 
     The first step is 2 radii long. At each checkpoint the step is halved if L rose in fewer than 3 of 4 steps since the last one, or if
     neither step nor best point changed; the ascent then goes on from its best point, with the gradient found there and no momentum.
@@ -103,7 +106,7 @@ def ascend(loss: DatasetLoss, ball: Ball, start: Vector, u: Vector, here: tuple[
                 size, value, u, direction = size / 2, best, _copy(best_u), _copy(best_direction)
                 previous = u
             rises, last_mark, last_best = 0, k, best
-    return reached
+    return reached, u if value > best else best_u  # the former where the gradient vanished at the best point
 
 
 def _step_(ball: Ball, direction: Vector, u: Vector, previous: Vector, size: float, momentum: float) -> None:
@@ -154,6 +157,19 @@ def highest(values: Sequence[float]) -> float:
     return math.nan if any(math.isnan(v) for v in values) else max(values)
 
 
+def ascents(
+    loss: DatasetLoss, ball: Ball, start: Vector, origin: tuple[float, Vector], search: Search, stream: Callable[[str], torch.Generator]
+) -> Iterator[tuple[list[float], Vector]]:
+    """Ascend from w and from random points, as `search_balls` does; of each what `ascend` returns."""
+    zero = [torch.zeros_like(p) for p in start]
+    yield ascend(loss, ball, start, zero, (origin[0], _copy(origin[1])), search.steps, search.momentum)
+    for k in range(search.restarts):
+        u = ball.random(start, stream(f"start {k}"))
+        ball.move(loss.points, start, u)
+        there, gradient = loss.value_and_gradient()
+        yield ascend(loss, ball, start, u, (there.loss, gradient), search.steps, search.momentum)
+
+
 def search_balls(
     loss: DatasetLoss,
     balls: Sequence[Ball],
@@ -168,13 +184,7 @@ def search_balls(
     seen, results = [origin[0]], [Found(math.nan, None, None)] * len(balls)
     for i in sorted(range(len(balls)), key=lambda i: balls[i].radius):
         ball = balls[i]
-        zero = [torch.zeros_like(p) for p in start]
-        paths = [ascend(loss, ball, start, zero, (origin[0], _copy(origin[1])), search.steps, search.momentum)]
-        for k in range(search.restarts):
-            u = ball.random(start, stream(f"start {k}"))
-            ball.move(loss.points, start, u)
-            there, gradient = loss.value_and_gradient()
-            paths.append(ascend(loss, ball, start, u, (there.loss, gradient), search.steps, search.momentum))
+        paths = [path for path, _ in ascents(loss, ball, start, origin, search, stream)]
         met = [value for path in paths for value in path]
         for k in range(search.draws):
             u = ball.random(start, stream(f"draw {k}"))

@@ -88,6 +88,19 @@ class MaximumConfig(Settings, prefix="sharpness.maximum."):
 
 
 @dataclass(frozen=True)
+class InteriorConfig(Settings, prefix="sharpness.interior."):
+    """Where in the ball the largest loss lies, batch by batch."""
+
+    batches: int = key(20, "training batches, drawn without repetition", low=1)
+    batch_size: int | None = key(None, "images of each; null: as many as share a perturbation in training, else sharpness.m", low=2)
+    points: int = key(10, "of the ray, and again between the best one's neighbours", low=2, high=10_000)
+    steps: int = key(10, "of an ascent in the ball, as in maximum", low=1)
+    restarts: int = key(1, "as in maximum", low=0)
+    momentum: float = key(0.25, "as in maximum", low=0, high=0.9)
+    batchnorm: str = key("eval", "running statistics, or each batch's own", among=("eval", "train"))
+
+
+@dataclass(frozen=True)
 class AdaptiveConfig(Settings, prefix="sharpness.adaptive."):
     """Adaptive sharpness (Kwon et al. 2021; Andriushchenko et al. 2023): radii are relative to |w|; any list of them may be empty."""
 
@@ -171,6 +184,7 @@ NOTIONS.add("gap", "sam.sharpness.gap", GapConfig, reads=("gap",))
 NOTIONS.add("n_step", "sam.sharpness.n_step", NStepConfig, reads=("rho", "n_step"))
 NOTIONS.add("average", "sam.sharpness.average", AverageConfig, reads=("rho", "seed", "average"))
 NOTIONS.add("maximum", "sam.sharpness.maximum", MaximumConfig, reads=("rho", "seed", "maximum"))
+NOTIONS.add("interior", "sam.sharpness.interior", InteriorConfig, reads=("rho", "m", "seed", "interior"))
 NOTIONS.add("adaptive", "sam.sharpness.adaptive", AdaptiveConfig, reads=("seed", "adaptive"))
 NOTIONS.add("keskar", "sam.sharpness.keskar", KeskarConfig, reads=("seed", "keskar"))
 NOTIONS.add("hessian", "sam.sharpness.hessian", HessianConfig, reads=("rho", "seed", "hessian"))

@@ -27,7 +27,10 @@ train_loss train_accuracy grad_norm [bn?=train|recalibrated,subset?]
 sharpness ascent_loss sharpness_stderr [rho,bn=eval|train|recalibrated,batch=all|m,subset?]
 first_order second_order limit_worst limit_ascent limit_average limit_average_stderr average average_stderr [rho,subset?]
 maximum maximum_ascent maximum_spread psi alpha_star alpha_star_rise [rho,subset?]
-n_step n_step_length n_step_cosine [rho,n,rule={"|".join(STEP_RULES)},subset?]
+interior_batches interior_batch_size [bn?=train]
+interior_ray interior_ray_stderr interior_ray_length interior_ray_length_stderr [rho,bn?=train]
+interior_ball interior_ball_stderr interior_ball_length interior_ball_length_stderr [rho,bn?=train]
+n_step n_step_length n_step_cosine n_step_share n_step_gain [rho,n,rule={"|".join(STEP_RULES)},subset?]
 adaptive_worst adaptive_worst_ascent adaptive_worst_spread [rho,norm=l2|linf,logits=plain|normalized,subset?]
 adaptive_average adaptive_average_stderr [rho,norm=l2|linf,logits=plain|normalized,subset?]
 keskar keskar_lbfgsb keskar_sign keskar_spread [epsilon,subset?]
@@ -59,7 +62,7 @@ def check_measure(measure: str, where: str) -> None:
 
 # Cannot be negative by what they are. Gaps, cosines, the smallest eigenvalue and what a plug-in measures keep their own scale.
 _POSITIVE = re.compile(
-    r"sharpness|ascent_loss|\w*_loss$|(first|second)_order|limit_|average|maximum|n_step(?!_cosine)|adaptive_|keskar|lambda1_over_loss$|"
+    r"sharpness|ascent_loss|\w*_loss$|(first|second)_order|limit_|average|maximum|n_step(?!_cosine|_gain)|adaptive_|keskar|lambda1_over_loss$|"
     r"(landscape_)?eigenvalue(?!_min)|trace|(grad|weight)_norm$|(mean_)?eps_over_rho$|spectrum_|ece$"
 )
 _UP = re.compile(r"(last5_)?(test|val|corruption)_accuracy")

@@ -193,10 +193,10 @@ def test_the_ascent_is_auto_pgd_step_by_step(seed: int) -> None:
         value, gradient = loss.value_and_gradient()
         u = [torch.from_numpy(begin[:2].copy()), torch.from_numpy(begin[2:].copy().reshape(-1, 1))]
         zero, ball = [torch.zeros_like(p) for p in start], Ball("l2", 1.0)
-        from_w = ascend(loss, ball, start, zero, (value.loss, gradient), steps=40, momentum=0.25)
+        from_w, _ = ascend(loss, ball, start, zero, (value.loss, gradient), steps=40, momentum=0.25)
         ball.move(loss.points, start, u)
         there, gradient = loss.value_and_gradient()
-        elsewhere = ascend(loss, ball, start, u, (there.loss, gradient), steps=40, momentum=0.25)
+        elsewhere, _ = ascend(loss, ball, start, u, (there.loss, gradient), steps=40, momentum=0.25)
     assert np.array(from_w) - value.loss == pytest.approx(np.array(auto_pgd(h, g, np.zeros(6), 40, 0.25)), abs=1e-9)
     assert np.array(elsewhere) - value.loss == pytest.approx(np.array(auto_pgd(h, g, begin, 40, 0.25)), abs=1e-9)
 

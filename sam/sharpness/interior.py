@@ -1,0 +1,97 @@
+"""Does the largest loss in the ball lie inside it? Batch by batch, on the ray that SAM ascends, and by search. Tiwary & Aananth 2024
+(Sections 3 and 4.2) suppose that SAM helps because its perturbation stays on the boundary."""
+
+import math
+
+import torch
+
+from sam.core import vectors
+from sam.core.vectors import Vector
+from sam.sharpness.average import mean_and_stderr
+from sam.sharpness.context import Context, Result, Sizes, Split, named, suffix
+from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.projected_ascent import Ball, Search, ascents
+from sam.sharpness.settings import InteriorConfig, SharpnessConfig
+
+VERSION = 1
+INSIDE = 0.99  # of the radius; nearer to it is on the boundary
+
+
+def _search(settings: InteriorConfig) -> Search:
+    return Search(settings.steps, settings.momentum, settings.restarts, draws=0)
+
+
+def _batches(sizes: Sizes, config: SharpnessConfig) -> tuple[int, int]:
+    """Return how many batches there are, and the images of each."""
+    size = min(config.interior.batch_size or sizes.batch or config.m, sizes.train)
+    return min(config.interior.batches, sizes.train // size), size
+
+
+def work(sizes: Sizes, config: SharpnessConfig) -> float:
+    count, size = _batches(sizes, config)
+    return count * size * (3 + len(config.rho) * (2 * (2 * config.interior.points - 1) + _search(config.interior).cost))
+
+
+def along_ray(loss: DatasetLoss, start: Vector, direction: Vector, base: float, rho: float, points: int) -> float | None:
+    """Return t / rho of the largest L(start + t d / ||d||), 0 <= t <= rho, on `points` even steps and then as many between the best one's
+    neighbours; d: normalised in place; base: L at t = 0. None where d is zero, or a number not finite. Cost: 2 points - 1 forwards. Inside
+    `measuring()`; the weights move."""
+    length = vectors.normalize_(direction).item()
+    if not (math.isfinite(length) and length > vectors.TINY):
+        return None
+
+    def at(share: float) -> float:
+        vectors.copy_(loss.points, start)
+        vectors.add_(loss.points, direction, rho * share)
+        return loss.value().loss
+
+    met = {0.0: base} | {k / points: at(k / points) for k in range(1, points + 1)}
+    best = round(points * max(met, key=lambda share: met[share]))
+    low, high = max(best - 1, 0) / points, min(best + 1, points) / points
+    for k in range(1, points):
+        share = low + (high - low) * k / points
+        met[share] = at(share)
+    return max(met, key=lambda share: met[share]) if all(map(math.isfinite, met.values())) else None
+
+
+def _places(context: Context, index: torch.Tensor, number: int) -> list[tuple[float | None, float | None]]:
+    """Of one batch, for every radius: `along_ray` of its gradient, and of the best point that ascents in the ball found (0: w itself; a
+    step with momentum ends inside the ball, so that the point alone would not tell)."""
+    config, settings = context.config, context.config.interior
+    part = Split(context.train.inputs[index], context.train.labels[index])
+    own = {"batch_size": len(index)} if settings.batchnorm == "train" else {}
+    loss, stream = context.loss(part, batchnorm=settings.batchnorm, **own), lambda name: context.generator(f"interior {number} {name}")
+    with loss.measuring(), torch.no_grad():
+        start = [p.clone() for p in loss.points]
+        value, gradient = loss.value_and_gradient()
+        found = []
+        for rho in config.rho:
+            paths = ascents(loss, Ball("l2", rho), start, (value.loss, gradient), _search(settings), stream)
+            path, best = max(paths, key=lambda path: max(path[0]))
+            in_ball = along_ray(loss, start, best, value.loss, rho, settings.points)
+            at_w = len(path) > 1 and max(path) == value.loss
+            on_ray = along_ray(loss, start, [g.clone() for g in gradient], value.loss, rho, settings.points)
+            found.append((on_ray, 0.0 if at_w and in_ball is None else in_ball))
+        return found
+
+
+def measure(context: Context) -> Result:
+    """The share of training batches whose largest loss lies at ||eps|| < 0.99 rho, and the mean of ||eps|| / rho: on the ray from w along
+    the batch's gradient, and on the ray through the best point of restarted projected ascent in the ball. Peak: 11 vectors of D."""
+    config, mode = context.config, context.config.interior.batchnorm
+    count, size = _batches(context.sizes, config)
+    order = torch.randperm(context.sizes.train, generator=context.generator("interior"))[: count * size]
+    places = [_places(context, index.to(context.device), number) for number, index in enumerate(order.view(count, size))]
+    said = {"bn": mode} if mode != "eval" else {}
+    values = named(suffix(**said), interior_batches=count, interior_batch_size=size)
+    for rho, of_rho in zip(config.rho, zip(*places, strict=True), strict=True):
+        for kind, found in zip(("ray", "ball"), zip(*of_rho, strict=True), strict=True):
+            lengths = [x for x in found if x is not None]
+            share = error = length = spread = None
+            if len(lengths) == count:  # else a batch has no gradient, or a loss that is not finite
+                share, length = sum(x < INSIDE for x in lengths) / count, sum(lengths) / count
+                if count > 1:
+                    error, spread = math.sqrt(share * (1 - share) / count), mean_and_stderr(lengths)[1]
+            names = {"": share, "_stderr": error, "_length": length, "_length_stderr": spread}
+            values |= named(suffix(rho=rho, **said), **{f"interior_{kind}{name}": value for name, value in names.items()})
+    return Result(values)
