@@ -173,6 +173,15 @@ class SpectrumConfig(Settings, prefix="sharpness.spectrum."):
 
 
 @dataclass(frozen=True)
+class RoundingConfig(Settings, prefix="sharpness.rounding."):
+    """The perturbation that a forward in a coarser number format sees."""
+
+    formats: list[str] = key(["bf16", "fp16", "tf32"], "of the weights", among=("bf16", "fp16", "tf32"))
+    cosine: float = key(0.9, "to the perturbation that was meant, from which on its rho can be read", above=0, high=0.999)
+    subset: int | None = key(512, "images for the gradient; null: all", low=1)
+
+
+@dataclass(frozen=True)
 class LandscapeConfig(Settings, prefix="sharpness.landscape."):
     """Loss along lines and over planes through w."""
 
@@ -208,4 +217,5 @@ NOTIONS.add("keskar", "sam.sharpness.keskar", KeskarConfig, reads=("seed", "kesk
 NOTIONS.add("hessian", "sam.sharpness.hessian", HessianConfig, reads=("rho", "seed", "hessian"))
 NOTIONS.add("spectrum", "sam.sharpness.spectrum", SpectrumConfig, reads=("seed", "spectrum"))
 NOTIONS.add("landscape", "sam.sharpness.landscape", LandscapeConfig, reads=("rho", "seed", "landscape"))
+NOTIONS.add("rounding", "sam.sharpness.rounding", RoundingConfig, reads=("rho", "seed", "rounding"))
 NOTIONS.add("corruption", "sam.sharpness.corruption", CorruptionConfig, reads=("corruption",))

@@ -310,6 +310,25 @@ def test_a_random_direction_under_16_bit_autocast_is_said_not_to_be_interpretabl
     assert not noted("fp32", method="rand_sam") and not noted("tf32", method="rand_sam")
 
 
+def test_where_rounding_was_measured_the_warning_goes_by_the_readable_rho() -> None:
+    def noted(precision: str, found: dict[str, float | None], **optimizer: Any) -> list[str]:
+        made = run(replace(DEMO, precision=precision), **optimizer)
+        (block,) = build(load("measures"), [replace(made, measures={**made.measures, **found})], [0.05])
+        return [note for note in block.notes if "not interpretable" in note]
+
+    random, gradient = "rounding_readable[to=bf16,along=random]", "rounding_readable[to=bf16,along=gradient,subset=512]"
+    both: dict[str, float | None] = {random: 0.4, gradient: 0.03}
+    (note,) = noted("bf16", both, method="rand_sam")
+    assert note.startswith("Rand-SAM at rho 0.05 in bf16 autocast: ") and "below rho 0.4" in note
+    assert not noted("bf16", both, method="rand_sam", rho=0.4) and not noted("bf16", both, method="sam")
+    (note,) = noted("bf16", both, method="sam", rho=0.02)
+    assert note.startswith("SAM at rho 0.02 in bf16 autocast: ") and "below rho 0.03" in note
+    assert len(noted("bf16", {random: None}, method="rand_sam", rho=3.0)) == 1  # readable at no rho
+    assert not noted("fp32", both, method="rand_sam") and not noted("bf16", both, method="sgd")
+    assert len(noted("tf32", {"rounding_readable[to=tf32,along=random]": 0.06}, method="rand_sam")) == 1
+    assert len(noted("fp16", both, method="rand_sam")) == 1  # another format was measured: the rule stands
+
+
 def test_every_table_says_by_what_recipe_its_rows_were_trained() -> None:
     plain = "Trained by: 30 epochs, batch 256, one perturbation a batch, last partial batch kept; lr 0.1, cosine per step; momentum 0.9"
     plain += " (Nesterov); weight decay 0.0005 in the loss; augmentation none; no clipping; precision fp32."
