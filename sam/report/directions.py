@@ -32,7 +32,7 @@ def curves(measures: Mapping[str, float | None]) -> dict[tuple[str, str, str, in
     return {key: tuple(zip(*sorted(points), strict=True)) for key, points in found.items()}  # type: ignore[misc]
 
 
-def _exact(kind: str, k: int, reaches: Sequence[float]) -> list[Series]:
+def exact(kind: str, k: int, reaches: Sequence[float]) -> list[Series]:
     """What a convex quadratic gives as rho -> 0."""
     shift, far = (k - 1) / (2 * k), max(reaches)
     alphas = [max(r - shift, 0.0) / (1 - shift) for r in reaches]
@@ -53,8 +53,8 @@ def directions(condition: Condition, of: Sequence[Look]) -> list[Panel]:
         for kind, axis in (("wins", Axis(f"Batches on which g_{k} rises above g_0 (share)", low=-0.05, high=1.05)), ("alpha", Axis("α*"))):
             drawn = [mean(look, look.style, (kind, "")) for look in of]
             reaches = sorted({x for one in drawn for x in one.x if x is not None})
-            exact = _exact(kind, k, reaches) if reaches else []
-            made += panel(condition.label, f"{axis.label.partition(' (')[0]} over the radius{words}", X, axis, [*drawn, *exact])
+            null = exact(kind, k, reaches) if reaches else []
+            made += panel(condition.label, f"{axis.label.partition(' (')[0]} over the radius{words}", X, axis, [*drawn, *null])
         for look in of:
             drawn = [mean(look, style, ("share", way)) for way, style in WAYS.items()]
             axis = Axis("Share of the best rise met in the ball", high=1.05)
