@@ -41,6 +41,7 @@ TRIED_ELSEWHERE = (
     "scripts/benchmark.py",
     "scripts/time_limit.py",
     "scripts/rows.py",
+    "scripts/claims.py",
 )  # tests/runs, tests/scripts, tests/evaluation
 SCRIPTS = ("train.py", "evaluate_sharpness.py", "scripts/prepare_data.py", *PLANNERS, *TRIED_ELSEWHERE)
 

@@ -25,7 +25,7 @@ from sam.runs.tracking import mirror_sharpness
 from sam.settings import TrainConfig
 from sam.sharpness.context import Measures, Result
 from sam.sharpness.n_step import shares
-from sam.tables import picks, render, sweep
+from sam.tables import ledger, picks, render, sweep
 from sam.tables import table as tables
 from sam.tables.cells import Block
 from sam.tables.columns import filled
@@ -67,11 +67,13 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """Measure what is not measured yet, build the tables and write them. Raises ConfigError if there is no finished run."""
     problems: list[str] = []
     _check(config.tables)
+    claims = ledger.own_documents()
     done = _finished(config, problems)
     rows = measure_runs(done, config, problems)
     runs = _rows([run for run in done if run[0] in rows], lambda folder, _: rows[folder], problems)
     out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
     blocks, commands = _blocks(config, runs)
+    blocks[CLAIMS] = ledger.of_runs(claims, runs)
     kept = measured_epochs(done, rows) if config.kept else None
     whole = {FINAL: "".join(f"{line}\n" for line in commands) or None} | ({} if kept is None else {KEPT: trajectories(done, kept)})
     files = []
@@ -130,7 +132,7 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
     titles = [table.title for table in wanted.values()]
     for name, table in wanted.items():
         full = name.endswith("_full") and name.removesuffix("_full") in wanted
-        if full or records.traces([f"{name}.csv"]) or f"{name}.csv" in (KEPT, RUNS, f"{SWEEP}.csv"):
+        if full or records.traces([f"{name}.csv"]) or f"{name}.csv" in (KEPT, RUNS, f"{SWEEP}.csv", f"{CLAIMS}.csv"):
             raise ConfigError(f"tables.{name}: its file {name}.csv would be taken for another one of that name; choose another name.")
         parts: dict[str, tuple[object, str]] = {"": (table, "title rows columns")}
         parts |= {f"rows[{i}].": (row, "label") for i, row in enumerate(table.rows)}
@@ -231,4 +233,4 @@ def _files(
 
 
 FORMATS = {".md": render.markdown, ".csv": render.csv, "_full.tex": latex_full}
-KEPT, RUNS, SWEEP, FINAL = "kept.csv", "runs.csv", "sweep", "final_runs.sh"
+KEPT, RUNS, SWEEP, CLAIMS, FINAL = "kept.csv", "runs.csv", "sweep", "claims", "final_runs.sh"

@@ -83,7 +83,8 @@ class Cell(_Shown):
 @dataclass(frozen=True)
 class Block(_Shown):
     """One printed table; the first `labels` columns name the row. verdict: what was found, and what it does and does not show; finding:
-    what was found, in one sentence for a reader in a hurry; about: the condition of its runs."""
+    what was found, in one sentence for a reader in a hurry; about: the condition of its runs; brief: the columns of its compact form, if
+    that is the first part of each cell."""
 
     table: str
     title: str
@@ -95,3 +96,4 @@ class Block(_Shown):
     finding: str = ""
     about: str = ""
     correlations: tuple[Correlation, ...] = ()
+    brief: tuple[int, ...] = ()

@@ -19,7 +19,7 @@ from sam.tables.statistics import is_finite, summarize, summary_parts
 # no numbers. The first lines hold what only the training saw.
 _NAMES = f"""
 last5_test_loss last5_test_accuracy last5_val_loss last5_val_accuracy best_test_accuracy best_val_accuracy best_val_loss
-gap_running gap_perturbed
+gap_running gap_perturbed epoch_seconds
 eps_over_rho mean_eps_over_rho cos_g_eps mean_cos_g_eps
 gap error_gap test_loss_channel ece weight_norm cos_random_level corruption_kinds
 test_loss test_accuracy val_loss val_accuracy [bn?=train|recalibrated]
@@ -73,7 +73,7 @@ def check_measure(measure: str, where: str) -> None:
 # Cannot be negative by what they are. Gaps, cosines, the smallest eigenvalue and what a plug-in measures keep their own scale.
 _POSITIVE = re.compile(
     r"sharpness|ascent_loss|\w*_loss$|(first|second)_order|limit_|average|maximum|n_step(?!_cosine|_gain)|adaptive_|keskar|lambda1_over_loss$|"
-    r"(landscape_)?eigenvalue(?!_min)|trace|(grad|weight)_norm$|(mean_)?eps_over_rho$|spectrum_|ece$"
+    r"(landscape_)?eigenvalue(?!_min)|trace|(grad|weight)_norm$|(mean_)?eps_over_rho$|spectrum_|ece$|epoch_seconds$"
 )
 _UP = re.compile(r"(last5_)?(test|val|corruption)_accuracy")
 _DOWN = re.compile(r"(last5_)?(test|val|corruption)_loss|(error_)?gap(_\w+)?$|ece$")

@@ -19,6 +19,9 @@ def compact(block: Block, width: int = 80, marks: bool = False) -> Block:
     The columns with a test come first, then the others in their order, then published ones; a table without differences keeps all columns.
     marks: in place of a tested difference "†" at a value that differs at the level of the test.
     """
+    if block.brief:
+        first = lambda row: tuple(replace(row[i], parts=row[i].parts[:1]) for i in block.brief)
+        return replace(block, header=tuple(block.header[i] for i in block.brief), rows=tuple(map(first, block.rows)), notes=())
     ran = [row for row in block.rows if any(cell.folders for cell in row)] or list(block.rows)
     counts = Counter(cell.summary.n for row in ran for cell in row if cell.summary is not None and cell.summary.n)
     usual = max(counts, key=lambda n: (counts[n], n), default=0)

@@ -1,0 +1,236 @@
+"""Claims as documents: a YAML file each, typed, checked when it is read, without expressions. `sam.tables.verdicts` judges them.
+
+id, statement, source; stance       states | implies | ours: what the source does with the sentence
+setting      name; stage (of a plan); where: what its runs have in common (WHERE, or a key of train.py by its dotted name, such as epochs,
+             batch_size, dataset.label_noise). An empty `where`: judged in each condition that holds runs of its arms.
+measure      name (docs/measures.md; in it "@R" stands for a pick), unit, transform: none | log
+kind         difference        treatment - mean of the controls, paired by seed; combine: least_favourable: from each control alone, and the
+                               less favourable counts
+             log_contrast      the same of logarithms (transform: log)
+             no_gain           the same; supported where it ends below the margin
+             retained_fraction (treatment - control) / (reference - control): supported_above, contradicted_below
+             equivalence       the difference lies within +- margin
+             tolerance         treatment - mean of the controls (of none: treatment alone) lies on the claimed side of the margin
+             correlation       Kendall's tau of `measure` with `against` over settings (means over seeds), within each of `axes`, partial on
+                               `given`; treatment: which runs ({}: all); n counts settings
+             descriptive       the difference, without a verdict
+direction    higher | lower: the side on which the effect is claimed. margin: the smallest that matters, in the unit (of logarithms: nats)
+arms         treatment, controls, reference: keys of the optimizer and others of train.py by dotted names (epochs), a number or a pick
+             ("@R"); `measure`: in place of the claim's. What is not named is as in the other arms, or has its default.
+gates        what must hold before there is a verdict, by GATES
+n, seeds     number that was planned, [first, last] (left out: every seed)
+family       name, tests, correction (holm), level: of the confirmatory tests; left out: descriptive. Only a file in the plan's list of
+             hashes is confirmatory.
+needs        methods that may not exist yet: the claim is open while one does not
+later        true: added after the plan. paper: where (as above) that a run must have to speak about the source's own setting
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.known import BY_FINGERPRINT
+from data.settings import AugmentationConfig
+from sam.config import ConfigError, Settings, check_number, key
+from sam.optimizers.settings import METHODS, OptimizerConfig
+from sam.schema import check_setting, from_dict, schema
+from sam.settings import TrainConfig
+from sam.tables.columns import check_measure
+from sam.tables.conditions import RunRow, data_label, may_vary
+
+KINDS = ("difference", "log_contrast", "no_gain", "retained_fraction", "equivalence", "tolerance", "correlation", "descriptive")
+MARGINLESS = ("retained_fraction", "descriptive")
+PICK = re.compile(r"@(\w+)")
+Arm = Mapping[str, Any]
+GATES: dict[str, tuple[str, ...]] = {  # gate -> the keys that it needs
+    "training_accuracy": ("arm", "measure", "at_least"),  # in the mean, in percent
+    "pick_inside_grid": ("pick",),
+    "positive_control": ("treatment", "control", "above"),  # mean difference of the claim's measure
+    "rising_limb": ("treatment", "control", "at_least"),
+    "precision": ("is",),
+    "diverged": ("at_most",),  # runs of the claim's arms
+}
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A pick by name: the value of `key` that validation picks among the runs of `match`, divided by `part`; `changed`: how the condition
+    of the tuning runs differs from the claim's."""
+
+    match: Arm
+    key: str = "optimizer.rho"
+    part: float = 1.0
+    changed: Mapping[str, Any] = field(default_factory=dict)
+
+
+_SAM: Arm = {"method": "sam", "ascent_steps": 1, "radius": "fixed"}
+PICKS = {
+    **{name: Tuned(_SAM, part=part) for name, part in (("R", 1), ("R_half", 2), ("R_sqrt3", 3**0.5), ("R_third", 3), ("R_twice", 0.5))},
+    "alpha": Tuned({"method": "xsam", "rho": "@R"}, "optimizer.alpha"),
+    "R3": Tuned(_SAM, changed={"dataset.val_size": 10_000}),
+}
+
+
+def _images(run: RunRow) -> str:
+    plain = replace(run.config.dataset, label_noise=0.0, train_size=None, sample="fixed")
+    known = BY_FINGERPRINT.get(run.data_fingerprint)
+    return known.name if known else data_label(plain, run.data_fingerprint)
+
+
+def _augmentation(a: AugmentationConfig) -> str:
+    crop = f"crop {a.crop_padding} ({a.padding_mode})" if a.crop_padding else ""
+    more = ["flip" * a.flip, a.policy if a.policy != "none" else "", f"cutout {a.cutout}" if a.cutout else ""]
+    return ", ".join(filter(None, [crop, *more])) or "none"
+
+
+WHERE: dict[str, Callable[[RunRow], Any]] = {
+    "model": lambda run: run.config.model.label,
+    "data": _images,
+    "train_size": lambda run: run.record.get("data", {}).get("train_images", run.config.dataset.train_size),
+    "sample": lambda run: run.config.dataset.sample,
+    "val_size": lambda run: run.config.dataset.val_size,
+    "augmentation": lambda run: _augmentation(run.config.augmentation),
+    "init_from": lambda run: run.started_from,
+}
+
+
+@dataclass(frozen=True)
+class SettingConfig(Settings, prefix="setting."):
+    name: str = key("", "in the ledger")
+    stage: int | None = key(None, "of a plan")
+    where: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MeasureConfig(Settings, prefix="measure."):
+    name: str = key("", "as in docs/measures.md")
+    unit: str = key("", "of the effect")
+    transform: str = key("none", "of the values", among=("none", "log"))
+
+
+@dataclass(frozen=True)
+class ArmsConfig(Settings, prefix="arms."):
+    treatment: dict[str, Any] = field(default_factory=dict)
+    controls: list[dict[str, Any]] = key([])
+    reference: dict[str, Any] | None = None
+
+    @property
+    def named(self) -> dict[str, Arm]:
+        """Arms by where they stand in the file."""
+        listed = {f"controls[{i}]": arm for i, arm in enumerate(self.controls)}
+        return {"treatment": self.treatment} | listed | ({"reference": self.reference} if self.reference else {})
+
+
+@dataclass(frozen=True)
+class FamilyConfig(Settings, prefix="family."):
+    name: str = key("", "of the tests that are corrected together")
+    tests: int = key(1, "how many were planned", low=1)
+    correction: str = key("holm", among=("holm",))
+    level: float = key(0.05, above=0, high=0.5)
+
+
+@dataclass(frozen=True)
+class Claim(Settings):
+    """One document; its keys are told at the head of this file."""
+
+    id: str = key("")
+    statement: str = key("")
+    stance: str = key("ours", among=("states", "implies", "ours"))
+    source: str = key("")
+    setting: SettingConfig = key(SettingConfig)
+    measure: MeasureConfig = key(MeasureConfig)
+    kind: str = key("descriptive", among=KINDS)
+    direction: str = key("higher", among=("higher", "lower"))
+    margin: float | None = None
+    supported_above: float = 0.5
+    contradicted_below: float = 0.25
+    combine: str = key("mean", among=("mean", "least_favourable"))
+    arms: ArmsConfig = key(ArmsConfig)
+    gates: list[dict[str, Any]] = key([])
+    n: int = key(3, low=2)
+    seeds: list[int] = key([], low=0)
+    family: FamilyConfig | None = None
+    against: str = key("")
+    given: str = key("train_loss")
+    axes: list[str] = key([])
+    later: bool = False
+    needs: list[str] = key([])
+    paper: dict[str, Any] = field(default_factory=dict)
+
+    def relate(self) -> None:
+        for name, value in (("id", self.id), ("statement", self.statement), ("source", self.source), ("measure.name", self.measure.name)):
+            if not value:
+                raise ConfigError(f"{name}: is missing or empty; a claim needs it.")
+        if (self.margin is None) != (self.kind in MARGINLESS) or (self.kind != "tolerance" and (self.margin or 1) <= 0):
+            raise ConfigError(f"margin={self.margin}: kind={self.kind} needs {'null' if self.kind in MARGINLESS else 'a number > 0'}.")
+        if self.seeds and (len(self.seeds) != 2 or self.seeds[0] > self.seeds[1]):
+            raise ConfigError(f"seeds={self.seeds}: must hold the first and the last seed.")
+        alone, correlation = self.kind == "tolerance", self.kind == "correlation"
+        if not (self.arms.controls or alone or correlation) or (self.kind == "retained_fraction" and self.arms.reference is None):
+            raise ConfigError(f"arms: kind={self.kind} needs controls{' and a reference' if self.kind == 'retained_fraction' else ''}.")
+        if correlation and not (self.against and self.axes):
+            raise ConfigError("against, axes: kind=correlation needs a measure to correlate with, and the axes to do it in.")
+        check_measure(PICK.sub("1", self.measure.name), "measure.name")
+        for name in (self.against, self.given) if correlation else ():
+            check_measure(name, "against, given")
+        for at, arm in self.arms.named.items():
+            if arm.get("method") in METHODS or arm.get("method") not in self.needs:
+                check_arm(arm, f"arms.{at}", empty=correlation)
+        for i, gate in enumerate(self.gates):
+            check_gate(gate, f"gates[{i}]")
+        for at, where in (("setting.where", self.setting.where), ("paper", self.paper)):
+            if unknown := [name for name in where if name not in WHERE and not may_vary(name)]:
+                raise ConfigError(f"{at}.{unknown[0]}: unknown key; known here: {', '.join(WHERE)}, and keys of train.py such as epochs.")
+
+    @property
+    def picks(self) -> list[str]:
+        """Names of the picks that it stands on."""
+        return list(dict.fromkeys(PICK.findall(repr((self.measure.name, self.arms, self.gates)))))
+
+
+def check_arm(arm: Any, label: str, empty: bool = False) -> None:
+    """Refuse keys that no run of the arm's method has, and values that they cannot hold. Raises ConfigError that names `label`."""
+    if not isinstance(arm, dict) or (not empty and arm.get("method") not in METHODS):
+        method = arm.get("method") if isinstance(arm, dict) else arm
+        raise ConfigError(f"{label}.method={method}: must be one of {', '.join(METHODS)}.")
+    known = [f.name for f in fields(METHODS[arm["method"]].keys or OptimizerConfig)] if "method" in arm else list(schema(OptimizerConfig))
+    for name, value in arm.items():
+        if name == "measure":
+            check_measure(PICK.sub("1", str(value)), f"{label}.measure")
+        elif name not in known and not may_vary(name):
+            raise ConfigError(f"{label}.{name}: unknown key; known here: measure, {', '.join(known)}, and keys of train.py such as epochs.")
+        elif not PICK.fullmatch(str(value)):
+            check_setting(TrainConfig, f"optimizer.{name}" if name in known else name, value, f"{label}.{name}")
+
+
+def check_gate(gate: Mapping[str, Any], label: str) -> None:
+    """Refuse a gate of another name, or with other keys, than GATES has. Raises ConfigError that names `label`."""
+    needs = GATES.get(str(gate.get("gate")))
+    if needs is None:
+        raise ConfigError(f"{label}.gate={gate.get('gate')}: must be one of {', '.join(GATES)}.")
+    if set(gate) != {"gate", *needs}:
+        raise ConfigError(f"{label}: the gate {gate['gate']} holds {', '.join(needs)}, not {', '.join(sorted(set(gate) - {'gate'}))}.")
+    for name in needs:
+        if name in ("arm", "treatment", "control"):
+            check_arm(gate[name], f"{label}.{name}")
+        elif name in ("at_least", "above", "at_most"):
+            check_number(f"{label}.{name}", gate[name])
+        elif name == "measure":
+            check_measure(PICK.sub("1", gate[name]), f"{label}.{name}")
+
+
+def read(path: Path, given: Iterable[str] = ()) -> Claim:
+    """Read and check a document. given: names of picks beside PICKS. Raises ConfigError that names the file."""
+    try:
+        claim = from_dict(Claim, yaml.safe_load(path.read_text(encoding="utf-8")))
+        if unknown := [name for name in claim.picks if name not in PICKS and name not in given]:
+            raise ConfigError(
+                f"@{unknown[0]}: is no pick; there are {', '.join(dict.fromkeys([*PICKS, *given]))}, and picks={{NAME: VALUE}}."
+            )
+    except (OSError, UnicodeError, yaml.YAMLError, ConfigError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    return claim

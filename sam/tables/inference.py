@@ -1,0 +1,146 @@
+"""Tests of the ledger: an effect with its p value and its interval at any level; Fieller's ratio; Holm's intervals; tau within axes.
+
+Simultaneous intervals are the intersection of two regions. The first says what Holm's step-down says (after Strassburger & Bretz 2008 and
+Guilbaud 2008, for two-sided tests): with r of m tests rejected, a rejected parameter lies on the side of its null value on which its
+estimate lies, and any other in its 1 - level / (m - r) interval, which holds the null value. The second are Bonferroni's intervals, of
+1 - level / m, by which a rejected parameter has two ends; they can never move one across its null value. Each region holds all parameters
+with 1 - level, both together with at least 1 - 2 level. Whether a test is rejected, and on which side, is read from the first region alone,
+and so is whether what is not rejected ends below a margin. That the sides are covered has a proof for independent tests (Shaffer 1980);
+for tests that share arms it is simulated (results/claims).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from sam.tables.statistics import Paired, holm
+
+Ends = tuple[float, float]  # of a confidence set; low > high: all numbers but those between them (Fieller's complement)
+NOWHERE: Ends = (-math.inf, math.inf)
+DRAWS = 2000  # of a bootstrap
+
+
+@dataclass(frozen=True)
+class Effect:
+    """An estimate of n units, its two-sided p value against `null` (None: no test is possible), and alpha -> its 1 - alpha interval."""
+
+    estimate: float | None
+    n: int
+    null: float
+    p: float | None
+    at: Callable[[float], Ends] = lambda alpha: NOWHERE
+
+
+@dataclass(frozen=True)
+class Simultaneous:
+    """side: 1 above the null value, -1 below it, 0 not told from it; p_holm: adjusted for all tests, also those that were not run."""
+
+    low: float
+    high: float
+    side: int
+    p_holm: float
+
+
+def of_mean(d: Paired, null: float = 0.0) -> Effect:
+    """Student's t of paired differences."""
+    if d.mean is None or not d.std:
+        return Effect(d.mean, d.n, null, None)
+    mean, error, df = d.mean, d.std / math.sqrt(d.n), d.n - 1
+    half = lambda alpha: float(stdtrit(df, 1 - alpha / 2)) * error
+    return Effect(mean, d.n, null, _p(mean - null, error, df), lambda alpha: (mean - half(alpha), mean + half(alpha)))
+
+
+def _p(distance: float, error: float, df: int) -> float:
+    return float(2 * stdtr(df, -abs(distance) / error))
+
+
+def of_ratio(y: Sequence[float], x: Sequence[float], null: float) -> Effect:
+    """mean(y) / mean(x) of paired samples, by Fieller (1954): the test of a ratio r is Student's t of y - r x."""
+    n, mean = len(y), (float(np.mean(y)), float(np.mean(x)))
+    estimate = mean[0] / mean[1] if mean[1] else None
+    rest = np.asarray(y) - null * np.asarray(x)
+    error = float(np.std(rest, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    if not error:
+        return Effect(estimate, n, null, None)
+    return Effect(estimate, n, null, _p(float(np.mean(rest)), error, n - 1), lambda alpha: fieller(mean, np.cov([y, x]) / n, n - 1, alpha))
+
+
+def fieller(means: Ends, covariance: np.ndarray, df: float, alpha: float) -> Ends:
+    """The 1 - alpha set of means[0] / means[1], whose estimates have this covariance: an interval; if the denominator is not told from 0,
+    the complement of one (low > high) or all numbers."""
+    q = float(stdtrit(df, 1 - alpha / 2)) ** 2
+    a, b, c = means[1] ** 2 - q * covariance[1, 1], means[0] * means[1] - q * covariance[0, 1], means[0] ** 2 - q * covariance[0, 0]
+    root = b * b - a * c  # a r^2 - 2 b r + c <= 0
+    if a == 0 or (a < 0 and root <= 0):
+        return NOWHERE
+    half = math.sqrt(max(root, 0.0))
+    return (b - half) / a, (b + half) / a
+
+
+def simultaneous(effects: Sequence[Effect], tests: int, level: float) -> list[Simultaneous]:
+    """Holm's decisions and the intervals that match them. tests: in the family; those that are no effect here were not run: p = 1."""
+    m = max(tests, len(effects))
+    p_values = [1.0 if effect.p is None else effect.p for effect in effects]
+    adjusted = [p or 0.0 for p in holm([*p_values, *[1.0] * (m - len(effects))])]
+    order = sorted(range(len(effects)), key=lambda i: p_values[i])
+    rejected = {i: level / (m - rank) for rank, i in enumerate(order) if adjusted[i] <= level}  # test -> the level of its step
+    found = []
+    for i, effect in enumerate(effects):
+        low, high = effect.at(rejected.get(i, level / max(m - len(rejected), 1)))
+        side = int(low > effect.null) - int(high < effect.null) if i in rejected and low <= high else 0
+        if side:
+            low, high = outer if (outer := effect.at(level / m))[0] <= outer[1] else NOWHERE
+            low, high = (max(low, effect.null), high) if side > 0 else (low, min(high, effect.null))
+        found.append(Simultaneous(low, high, side, adjusted[i]))
+    return found
+
+
+def over_seeds_and_images(arms: np.ndarray, estimate: Callable[[np.ndarray], np.ndarray], images: int | None) -> Ends | None:
+    """95% percentile interval of an estimate from the arms' means (arms x draws -> draws), seeds drawn again for all arms together; arms: a
+    row of values by seed each. images: number of test images behind each accuracy in percent, which adds an arm's binomial error, the same
+    for all its seeds: per-image outcomes are not recorded, so that arms count as erring on unrelated images, which is too wide. None below
+    three seeds."""
+    count, n = arms.shape
+    if n < 3:
+        return None
+    draw, share = np.random.default_rng(0), np.clip(arms.mean(axis=1) / 100, 0, 1)
+    means = arms[:, draw.integers(n, size=(DRAWS, n))].mean(axis=2)
+    if images:
+        means += 100 * (draw.binomial(images, share, (DRAWS, count)) / images - share).T
+    low, high = np.quantile(estimate(means), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def partial_tau(x: np.ndarray, y: np.ndarray, z: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b of x and y, partial on z (Kendall 1942), over the pairs (n x n, true or false): a number a row of `weights` (how
+    often each of the n points counts). NaN where it does not exist; a constant z takes nothing away."""
+    signs = [np.sign(np.subtract.outer(v, v)) * pairs for v in (x, y, z)]
+    total = lambda i, j: ((weights @ (signs[i] * signs[j])) * weights).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tau = lambda i, j: total(i, j) / np.sqrt(total(i, i) * total(j, j))
+        xy, xz, yz = tau(0, 1), np.nan_to_num(tau(0, 2)), np.nan_to_num(tau(1, 2))
+        return np.asarray((xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2)))
+
+
+def of_tau(settings: Sequence[Mapping[str, Any]], axes: Sequence[str], x: np.ndarray, y: np.ndarray, z: np.ndarray, sign: int) -> Effect:
+    """Mean over the axes of `partial_tau` over the pairs of settings that differ in that axis alone (times sign), with a bootstrap over
+    settings; an axis without such a pair is left out."""
+    n = len(settings)
+    words = [{name: repr(value) for name, value in setting.items()} for setting in settings]
+    without = {axis: [repr(sorted((k, v) for k, v in own.items() if k != axis)) for own in words] for axis in axes}
+    pairs = {axis: np.array([[a == b and i != j for j, b in enumerate(of)] for i, a in enumerate(of)]) for axis, of in without.items()}
+    draw = np.random.default_rng(0)
+    weights = np.vstack([np.ones(n), draw.multinomial(n, np.full(n, 1 / n), DRAWS)]) if n else np.ones((1, 0))
+    each = [sign * partial_tau(x, y, z, of, weights) for of in pairs.values() if of.any()]
+    exists = np.isfinite(each)
+    if not each or not exists[:, 0].any():
+        return Effect(None, n, 0.0, None)
+    values = np.where(exists, each, 0).sum(axis=0) / np.maximum(exists.sum(axis=0), 1)
+    drawn = values[1:][exists[:, 1:].any(axis=0)]
+    p = min(1.0, 2 * (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (len(drawn) + 1))
+    ends = lambda alpha: (float(np.quantile(drawn, alpha / 2)), float(np.quantile(drawn, 1 - alpha / 2)))
+    return Effect(float(values[0]), n, 0.0, p, ends)

@@ -1,0 +1,165 @@
+"""The ledger: one line a claim and setting, from the documents and the runs, as blocks of cells."""
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from data.settings import DATASETS
+from sam.config import ConfigError
+from sam.optimizers.settings import METHODS
+from sam.tables import claims
+from sam.tables.cells import EMPTY, Block, Cell
+from sam.tables.claims import WHERE, Arm, Claim
+from sam.tables.conditions import RunRow, value_text
+from sam.tables.inference import Ends
+from sam.tables.statistics import Summary, is_finite, rounded, summarize
+from sam.tables.verdicts import ADDED, CHANGED, PLANNED, Judged, judge
+
+TABLE = "Claims"
+BRIEF = (0, 2, 3, 4, 5)  # claim, setting, effect, n and verdict fit into 80 columns
+HEADER = ("Claim", "Source", "Here", "Effect in the claimed direction", "n", "Verdict here", "The paper's setting")
+NOTES = (
+    "Effect [simultaneous interval]: at a round bracket stands the value that Holm's test excludes, the other end is Bonferroni's. What is"
+    " supported, opposite or contradicted is read from Holm's region, which holds all effects together with 95%; both with at least 90%.",
+    "Drawn: 95% interval of a bootstrap over seeds and test images together, for each effect by itself. Outcomes by image are not recorded:"
+    " each arm's binomial error is added as if arms erred on unrelated images, which is too wide. No accuracy: over seeds alone.",
+    "Supported: the interval lies above 0 (real, below the margin: and ends below it). Opposite: below 0. Contradicted: it holds 0 and ends"
+    " below the margin. Out of domain: a gate does not hold. A large p alone contradicts nothing.",
+)
+ROOT = Path(__file__).parents[2]
+CLAIMS, HASHES = ROOT / "conf" / "claim", ROOT / "results" / "campaign" / "claims.sha256"  # the project's own, and its plan
+BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
+
+
+def documents(folder: Path, hashes: Path | None, given: Mapping[str, float]) -> list[tuple[Claim, str]]:
+    """The claims of a folder, each with its origin: as planned, changed since, or added. hashes: the plan's list (sha256sum); None: no
+    plan. Raises ConfigError."""
+    files = sorted(folder.glob("*.yaml"))
+    if not files:
+        raise ConfigError(f"claims={folder}: holds no claim (*.yaml).")
+    lines = hashes.read_text(encoding="utf-8").splitlines() if hashes else []
+    planned = {Path(name).name: digest for digest, name in (line.split(maxsplit=1) for line in lines if line.strip())}
+    found = []
+    for path in files:
+        same = planned.get(path.name) == hashlib.sha256(path.read_bytes()).hexdigest()
+        found.append((claims.read(path, given), PLANNED if same else CHANGED if path.name in planned else ADDED))
+    return found
+
+
+def timed(run: RunRow) -> RunRow:
+    """With `epoch_seconds`, the median over epochs of the training alone: a number of the machine, which no table shows."""
+    times = [seconds for row in run.epochs if is_finite(seconds := row.get("train_seconds"))]
+    return replace(run, measures=run.measures | ({"epoch_seconds": median(times)} if times else {}))
+
+
+def own_documents() -> list[tuple[Claim, str]]:
+    """The project's own claims, where its folder is there."""
+    return documents(CLAIMS, HASHES if HASHES.is_file() else None, {}) if CLAIMS.is_dir() else []
+
+
+def of_runs(found: Sequence[tuple[Claim, str]], runs: Sequence[RunRow]) -> list[Block]:
+    """The ledger of the claims that have runs among these."""
+    return build([case for case in judge(found, list(map(timed, runs)), {}) if any(row.ran for row in case.rows.values())])
+
+
+def build(judged: Sequence[Judged]) -> list[Block]:
+    """The confirmatory claims, family by family, then all others."""
+    blocks = []
+    for family in dict.fromkeys(case.claim.family if case.confirmatory else None for case in judged):
+        own = [case for case in judged if (case.claim.family if case.confirmatory else None) == family]
+        said = f"confirmatory, family {family.name}: Holm over {family.tests} tests at {family.level:.0%}" if family else ""
+        title = f"{TABLE}, {said or 'descriptive: each by itself, in no family of tests'}"
+        ordered = sorted(own, key=lambda case: (int("0" + re.split(r"\D", case.claim.id)[0]), case.claim.id))  # "2" before "12b"
+        counted = Counter(case.verdict.partition(":")[0] for case in own)
+        found = ", ".join(f"{count} {word}" for word, count in counted.most_common())
+        finding = f"{'Confirmatory' if family else 'Descriptive'} claims: {found}."
+        notes = (*NOTES, "A test of the family that was not run counts as p = 1.") if family else NOTES
+        blocks.append(Block(TABLE, title, 1, HEADER, tuple(map(_row, ordered)), notes, finding=finding, about=TABLE, brief=BRIEF))
+    return sorted(blocks, key=lambda block: "descriptive" in block.title)
+
+
+def _row(case: Judged) -> tuple[Cell, ...]:
+    claim = case.claim
+    controls = " and ".join(map(_arm, [*claim.arms.controls, *([claim.arms.reference] if claim.arms.reference else [])]))
+    arms = _arm(claim.arms.treatment) + (f" against {controls}" if controls else "")
+    origin = (ADDED,) if case.origin == ADDED else ()
+    behind = {run.folder: case.values.get(arm, {}).get(run.config.seed) for arm, row in case.rows.items() for run in row.runs}
+    effect = case.effect
+    summary = Summary(effect.n, effect.estimate, None, *_interval(case)) if effect and effect.n else None
+    return (
+        Cell("label", (claim.id, claim.statement, arms, *origin)),
+        Cell("value", (claim.stance, claim.source), HEADER[1]),
+        Cell("value", (case.place, *_here(case)), HEADER[2]),
+        Cell("value", _effect(case), HEADER[3], summary, folders=tuple(behind), numbers=tuple(behind.values())),
+        Cell("value", (f"{effect.n if effect else 0}/{claim.n}",), HEADER[4]),
+        Cell("value", (case.verdict,), HEADER[5], best=case.verdict.startswith(("supported", "contradicted", "opposite"))),
+        Cell("value", (case.in_paper,), HEADER[6]),
+    )
+
+
+def _arm(arm: Arm) -> str:
+    """ "SAM (ascent_steps 1, rho @R)"."""
+    method = "all runs" if "method" not in arm else METHODS[arm["method"]].label if arm["method"] in METHODS else arm["method"]
+    rest = ", ".join(f"{name} {value_text(value)}" for name, value in arm.items() if name != "method")
+    return f"{method} ({rest})" if rest else method
+
+
+def _here(case: Judged) -> tuple[str, ...]:
+    """Network, parameters, images, pixels, epochs, final training loss of the treatment."""
+    if case.base is None:
+        return ()
+    runs = case.rows["treatment"].runs or case.base.runs
+    first, images = runs[0], WHERE["data"](runs[0])
+    size = next((row.about.image_size for row in DATASETS.values() if row.about and images.startswith(row.label)), None)
+    pixels = images.partition(" at ")[2].partition(" (")[0] or (f"{size} x {size}" if size else "")
+    train, count = WHERE["train_size"](first), first.record.get("parameters")
+    loss = summarize(run.measures.get("train_loss", (run.record.get("final") or {}).get("train_loss")) for run in runs).mean
+    parts = [WHERE["model"](first), f"{count:,} parameters" if count else "", f"{train:,} images" if train else "", pixels]
+    return tuple(filter(None, [*parts, f"{first.config.epochs} epochs", f"training loss {loss:.2g}" if is_finite(loss) else ""]))
+
+
+def _interval(case: Judged) -> Ends | tuple[None, None]:
+    return (case.interval.low, case.interval.high) if case.interval and case.verdict != CHANGED else (None, None)
+
+
+def _effect(case: Judged) -> tuple[str, ...]:
+    effect, unit = case.effect, case.claim.measure.unit
+    if effect is None or effect.estimate is None:
+        return EMPTY
+    low, high = _interval(case)
+    ends = "" if low is None or high is None or case.interval is None else _ends((low, high), effect.null if case.interval.side else None)
+    drawn = (f"drawn {_ends(case.drawn)}",) if case.drawn else ()
+    return (f"{rounded(effect.estimate, 2, sign=True)} {ends}".rstrip(), *((unit,) if unit else ()), *drawn)
+
+
+def _ends(ends: Ends, excluded: float | None = None) -> str:
+    text = [("∞" if end > 0 else "-∞") if math.isinf(end) else rounded(end, 2, sign=True) for end in ends]
+    left, right = "(" if ends[0] in (excluded, -math.inf) else "[", ")" if ends[1] in (excluded, math.inf) else "]"
+    return f"{left}{text[0]}, {text[1]}{right}" if ends[0] <= ends[1] else f"all but ({text[1]}, {text[0]})"
+
+
+def data(case: Judged) -> dict[str, Any]:
+    """A line of the ledger for programs."""
+    claim, effect, interval = case.claim, case.effect, case.interval
+    low, high = _interval(case)
+    finite = lambda end: end if is_finite(end) else None
+    return {
+        **{name: getattr(claim, name) for name in ("id", "statement", "stance", "source", "kind", "direction", "margin")},
+        **{"setting": case.place, "origin": case.origin, "confirmatory": case.confirmatory, "here": list(_here(case))},
+        **{"effect": effect and effect.estimate, "unit": claim.measure.unit, "n": effect.n if effect else 0, "planned": claim.n},
+        **{"p": effect and effect.p, "p_holm": interval and interval.p_holm, "low": finite(low), "high": finite(high)},
+        **{"drawn": case.drawn, "verdict": case.verdict, "paper": case.in_paper},
+    }
+
+
+def placed(text: str, table: str) -> str:
+    """A page with the table between its markers. Raises ConfigError where they are missing."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ConfigError(f"readme: must hold {BEGIN} and, below it, {END}, each once.")
+    return f"{text.partition(BEGIN)[0]}{BEGIN}\n\n{table.strip()}\n\n{END}{text.partition(END)[2]}"

@@ -1,0 +1,286 @@
+"""The rule: a claim and runs in, one verdict out for each setting that holds its arms. Gates come before verdicts, and p > 0.05 alone
+contradicts nothing; docs/claims.md tells the rule."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from data.settings import DATASETS
+from sam.optimizers.settings import OptimizerConfig
+from sam.schema import defaults, flat, to_dict
+from sam.tables import picks
+from sam.tables.claims import PICK, PICKS, WHERE, Arm, Claim, Tuned
+from sam.tables.conditions import Condition, RunRow, TableRow, conditions, grouped, split_match, table_row, value_text, varying
+from sam.tables.inference import Effect, Ends, Simultaneous, of_mean, of_ratio, of_tau, over_seeds_and_images, simultaneous
+from sam.tables.settings import RowConfig
+from sam.tables.statistics import is_finite, paired_difference, summarize
+
+MEANS = ("training_accuracy", "positive_control", "rising_limb")  # gates that compare a mean with a number
+PLANNED, CHANGED, ADDED = "", "changed after the plan", "added after the plan"
+ACCURACY = "test_accuracy[bn=recalibrated]"  # of gates that compare arms, where the claim's measure is no accuracy
+WHOLE = ["CIFAR-10", "CIFAR-100", "CIFAR-10, 90 of 60,000 images JPEG-decoded"]
+PAPER: Mapping[str, Any] = {"model": "WRN-28-10", "data": WHOLE, "train_size": 50_000, "epochs": 200}  # for claims that name no setting
+
+
+class Stop(Exception):
+    """There is no verdict; the message says why: "open: ..." or "out of domain: ..."."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim in one setting.
+
+    place        label of the setting; base: the condition of its treatment, None where nothing ran.
+    rows, values arms by name, with their runs, and seed -> value of each; stopped: why there is no verdict, or "".
+    effect       in the claimed direction; interval: the simultaneous one, in a family; drawn: of the bootstrap.
+    """
+
+    claim: Claim
+    origin: str
+    place: str
+    base: Condition | None = None
+    rows: Mapping[str, TableRow] = field(default_factory=dict)
+    values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    stopped: str = ""
+    effect: Effect | None = None
+    drawn: Ends | None = None
+    interval: Simultaneous | None = None
+
+    @property
+    def confirmatory(self) -> bool:
+        return self.claim.family is not None and self.origin != ADDED
+
+    @property
+    def verdict(self) -> str:
+        if self.origin == CHANGED:
+            return CHANGED
+        return rule(self.claim, self.effect, self.interval) if self.effect and self.interval else self.stopped
+
+    @property
+    def in_paper(self) -> str:
+        run = self.base.runs[0] if self.base else None
+        return self.verdict if run is not None and holds(self.claim.paper or PAPER, run) else "open"
+
+
+def rule(claim: Claim, effect: Effect, i: Simultaneous) -> str:
+    """The verdict of an effect in the claimed direction, and its interval."""
+    margin, kind = claim.margin or 0.0, claim.kind
+    if kind == "descriptive":
+        return "descriptive: no verdict"
+    if kind in ("no_gain", "tolerance", "equivalence"):  # of equivalence the nearer end decides
+        inside = {"no_gain": -1, "tolerance": 1, "equivalence": -1 if effect.null > 0 else 1}[kind]
+        return {inside: "supported", -inside: "contradicted", 0: "undecided"}[i.side]
+    if kind == "retained_fraction":
+        return "supported" if i.side > 0 else "contradicted" if i.side < 0 and i.high < claim.contradicted_below else "undecided"
+    if i.side:
+        return ("supported: real, below the margin" if i.high < margin else "supported") if i.side > 0 else "opposite"
+    return "contradicted" if i.high < margin else "undecided"
+
+
+def judge(claims: Sequence[tuple[Claim, str]], runs: Sequence[RunRow], given: Mapping[str, float]) -> list[Judged]:
+    """Judge every claim (with its origin) in each setting. The tests of a family are corrected together, every other stands alone. given:
+    picks by name."""
+    every = conditions(runs)
+    cases = [case for claim, origin in claims for case in _cases(claim, origin, every, given)]
+    families = grouped(enumerate(cases), lambda case: case[1].claim.family if case[1].confirmatory else case[0])
+    for family, members in families.items():
+        tested = [(i, case) for i, case in members if case.effect is not None and not case.stopped and case.origin != CHANGED]
+        tests, level = (1, 0.05) if isinstance(family, int) or family is None else (family.tests, family.level)
+        intervals = simultaneous([case.effect for _, case in tested if case.effect], tests, level)
+        for (i, case), interval in zip(tested, intervals, strict=True):
+            cases[i] = replace(case, interval=interval)
+    return cases
+
+
+def holds(where: Mapping[str, Any], run: RunRow) -> bool:
+    """True if the run has every value of `where`, or one of its list."""
+    config = flat(to_dict(run.config))
+    have = lambda name: value_text(WHERE[name](run) if name in WHERE else config.get(name))
+    return all(have(name) in list(map(value_text, v if isinstance(v, list) else [v])) for name, v in where.items())
+
+
+def _cases(claim: Claim, origin: str, every: Sequence[Condition], given: Mapping[str, float]) -> list[Judged]:
+    """The claim in each of its settings, not judged yet; where nothing ran, once, with the reason. every: condition of the runs."""
+    first, last = claim.seeds or (0, math.inf)
+    found = [replace(c, runs=tuple(run for run in c.runs if first <= run.config.seed <= last)) for c in every]
+    found = [c for c in found if c.runs]
+    where, name = claim.setting.where, claim.setting.name
+    if claim.kind == "correlation":
+        chosen = [run for c in found for run in c.runs if holds(where, run) and _matches(claim.arms.treatment, run.config.optimizer)]
+        tasks = grouped(chosen, lambda run: (WHERE["model"](run), WHERE["data"](run), run.data_fingerprint, run.init_from))
+        return [_correlation(claim, origin, name or ", ".join(at[:2]), own) for at, own in tasks.items()] or [_nothing(claim, origin)]
+    sheets = [Sheet(claim, c, found, every, given) for c in found if holds(where, c.runs[0])]
+    # What names its setting shows each arm that has run there; what does not is judged where all of its arms have.
+    there = [sheet for sheet in sheets if (any if where else all)(row.ran for row in sheet.arms.values())]
+    if len(there) > 1 and claim.family is not None and origin != ADDED:
+        labels = "; ".join(sheet.base.label for sheet in there)
+        return [_nothing(claim, origin, f"open: its setting is found {len(there)} times ({labels})")]
+    if not there:
+        sheets = [Sheet(claim, c, found, every, given) for c in every if holds(where, c.runs[0])]
+        unpicked = [pick for pick in claim.picks if pick not in given and all(sheet.pick(pick)[0] is None for sheet in sheets)]
+        return [_nothing(claim, origin, f"open: {unpicked[0]} is not picked yet" if unpicked else "open")]
+    return [sheet.judged(origin, name or sheet.base.label) for sheet in there]
+
+
+def _nothing(claim: Claim, origin: str, why: str = "open") -> Judged:
+    return Judged(claim, origin, claim.setting.name or "any", stopped=why)
+
+
+def _matches(arm: Arm, o: OptimizerConfig) -> bool:
+    """As `conditions.row_matches`, with numbers alike to six digits, which is what names and picks hold."""
+    return all(hasattr(o, k) and (k not in o.used_keys or value_text(getattr(o, k)) == value_text(v)) for k, v in arm.items())
+
+
+class Sheet:
+    """A claim at one condition: its arms, picks and gates. found: conditions of the claim's seeds; every: of all, tuning runs included."""
+
+    def __init__(self, claim: Claim, base: Condition, found: Sequence[Condition], every: Sequence[Condition], given: Mapping[str, float]):
+        self.claim, self.base, self.found, self.every = claim, base, found, every
+        self.picked: dict[str, tuple[float | None, bool]] = {name: (value, False) for name, value in given.items()}
+        self.arms = {name: self.arm(arm) for name, arm in claim.arms.named.items()}
+
+    def pick(self, name: str) -> tuple[float | None, bool]:
+        """A pick by name, and whether it is the largest value of its grid; None where a setting is missing, or not measured alike."""
+        if name not in self.picked:
+            self.picked[name] = self._pick(PICKS[name])
+        return self.picked[name]
+
+    def _pick(self, tuned: Tuned) -> tuple[float | None, bool]:
+        """From the condition's runs with other seeds than the claim's."""
+        first, last = self.claim.seeds or (math.inf, -math.inf)
+        runs = [run for run in self.runs(self.every, tuned.match, tuned.changed) if not first <= run.config.seed <= last]
+        value = lambda run: getattr(run.config.optimizer, tuned.key.removeprefix("optimizer."))
+        rows: dict[picks.Values, TableRow]
+        rows = {(at,): table_row("", RowConfig(), own) for at, own in grouped(runs, value).items() if at is not None}
+        finished = [run for row in rows.values() for run in row.finished.values()]
+        recalibrated = f"val_accuracy{picks.RECALIBRATED}"
+        measure = recalibrated if all(is_finite(run.measures.get(recalibrated)) for run in finished) else "val_accuracy"
+        scores = picks.scores(rows, measure)
+        if len(scores) < max(2, len(rows)) or len({frozenset(of) for of in scores.values()}) > 1:
+            return None, False
+        (at,) = picks.pick(scores, (tuned.key,))
+        return float(f"{at / tuned.part:.6g}"), at == max(scores)[0]
+
+    def filled(self, value: Any) -> Any:
+        """The value with its picks filled in."""
+        whole = PICK.fullmatch(str(value))
+        return self.pick(whole[1])[0] if whole else PICK.sub(lambda m: f"{self.pick(m[1])[0]:g}", value) if "@" in str(value) else value
+
+    def runs(self, among: Sequence[Condition], arm: Arm, changed: Mapping[str, Any]) -> list[RunRow]:
+        """The runs that have an arm's values, at this condition but for what the arm says of it; none while a pick of it is open."""
+        match, of_condition = split_match(RowConfig(match={name: self.filled(value) for name, value in arm.items() if name != "measure"}))
+        if any(match[name] is None for name in match if PICK.fullmatch(str(arm[name]))):
+            return []
+        wanted = {**self.base.key, **of_condition, **changed}
+        return [run for c in among if c.key == wanted for run in c.runs if _matches(match, run.config.optimizer)]
+
+    def arm(self, arm: Arm) -> TableRow:
+        """The runs of an arm; a key that it does not name, and in which they differ, has its default."""
+        runs = self.runs(self.found, arm, {})
+        own, plain = [run.own for run in runs], {f"optimizer.{name}": value for name, value in defaults(OptimizerConfig).items()}
+        free = [name for name in varying(own) if name in plain and name.removeprefix("optimizer.") not in arm]
+        runs = [run for run, has in zip(runs, own, strict=True) if all(has.get(name, plain[name]) == plain[name] for name in free)]
+        return table_row("", RowConfig(), runs) if runs else TableRow("", RowConfig(), self.base.config.optimizer, {}, {})
+
+    def values(self, arm: Arm, row: TableRow, measure: str, log: bool = False) -> dict[int, float]:
+        """Seed -> value; a diverged run has the accuracy of a guess, and no other value. Raises Stop if the measure is missing."""
+        measure = self.filled(arm.get("measure", measure))
+        raw = {seed: value for seed, value in row.values(measure, 1.0).items() if is_finite(value)}
+        if row.finished and not raw:
+            raise Stop(f"open: not measured ({measure})")
+        if log and min(raw.values(), default=1.0) <= 0:
+            raise Stop(f"out of domain: {measure} is not positive, and has no logarithm")
+        raw |= {seed: picks.chance(run) for seed, run in row.diverged.items()} if "accuracy" in measure else {}
+        return {seed: math.log(value) if log else value for seed, value in raw.items()}
+
+    def compared(self, gate: Mapping[str, Any]) -> float:
+        """Mean of the gate's arm, or of its treatment minus its control over common seeds. Raises Stop where runs are missing."""
+        measure = gate.get("measure") or (self.claim.measure.name if "accuracy" in self.claim.measure.name else ACCURACY)
+        arms = [gate[name] for name in ("arm", "treatment", "control") if name in gate]
+        found = [self.values(arm, self.arm(arm), measure) for arm in arms]
+        common = set.intersection(*map(set, found))
+        if len(common) < self.claim.n:
+            raise Stop(f"open: {gate['gate']} has {len(common)} of {self.claim.n} runs of {' and '.join(arm['method'] for arm in arms)}")
+        means = [math.fsum(of[seed] for seed in common) / len(common) for of in found]
+        return means[0] - sum(means[1:])
+
+    def gates(self, *kinds: str) -> None:
+        """Raises Stop at the first gate of these kinds that does not hold."""
+        runs = [run for row in self.arms.values() for run in row.shown]
+        for gate in (gate for gate in self.claim.gates if gate["gate"] in kinds):
+            kind, told = gate["gate"], ""
+            if kind == "diverged" and (lost := sum(not run.is_finished for run in runs)) > gate["at_most"]:
+                told = f"{lost} of {len(runs)} runs diverged"
+            elif kind == "precision" and (other := {run.config.precision for run in runs} - {gate["is"]}):
+                told = f"precision {', '.join(sorted(other))}, not {gate['is']}"
+            elif kind == "pick_inside_grid" and self.pick(gate["pick"])[1]:
+                told = f"{gate['pick']} = {self.pick(gate['pick'])[0]:g} is the largest value of its grid"
+            elif kind in MEANS:
+                mean, word = self.compared(gate), "above" if "above" in gate else "at_least"
+                if mean < gate[word] or (mean == gate[word] and word == "above"):
+                    told = f"{kind} is {mean:.2f}, not {word.replace('_', ' ')} {gate[word]:g}"
+            if told:
+                raise Stop(f"out of domain: {told}")
+
+    def judged(self, origin: str, place: str) -> Judged:
+        """The claim here, without its interval."""
+        case, measure = Judged(self.claim, origin, place, self.base, self.arms), self.claim.measure
+        try:
+            for name in self.claim.picks:
+                if self.pick(name)[0] is None:
+                    raise Stop(f"open: {name} is not picked yet")
+            self.gates("diverged", "precision", "pick_inside_grid")
+            arms = self.claim.arms.named
+            values = {name: self.values(arms[name], row, measure.name, measure.transform == "log") for name, row in self.arms.items()}
+            case = replace(case, values=values)
+            seeds = sorted(set.intersection(*map(set, values.values())))
+            if seeds:
+                shown = {name: [of[seed] for seed in seeds] for name, of in values.items()}
+                effect, estimate = effect_of(self.claim, shown)
+                images = _test_images(self.base.runs[0]) if "accuracy" in measure.name else None
+                case = replace(case, effect=effect, drawn=over_seeds_and_images(np.array(list(shown.values())), estimate, images))
+            if len(seeds) < self.claim.n:
+                raise Stop(f"open: {len(seeds)} of {self.claim.n}")
+            self.gates(*MEANS)
+        except Stop as stop:
+            case = replace(case, stopped=str(stop))
+        return case
+
+
+def _test_images(run: RunRow) -> int | None:
+    """Number of a known data set's test images."""
+    return next((row.about.test_size for row in DATASETS.values() if row.about and WHERE["data"](run).startswith(row.label)), None)
+
+
+def effect_of(claim: Claim, arms: Mapping[str, Sequence[float]]) -> tuple[Effect, Callable[[np.ndarray], np.ndarray]]:
+    """The effect in the claimed direction, and how it follows from the arms' means (for a bootstrap). arms: name -> a value a seed, the
+    treatment first."""
+    sign, margin = (1 if claim.direction == "higher" else -1), claim.margin or 0.0
+    matrix, controls = np.array(list(arms.values())), [i for i, name in enumerate(arms) if name.startswith("controls")]
+    base = lambda m, own: m[own].mean(axis=0) if own else np.zeros(m.shape[1])
+    if claim.kind == "retained_fraction":
+        gains = lambda m: (m[0] - base(m, controls), m[-1] - base(m, controls))
+        return of_ratio(*gains(matrix), claim.supported_above), lambda m: np.divide(*gains(m))
+    against = [[i] for i in controls] if claim.combine == "least_favourable" else [controls]
+    paired = [paired_difference(dict(enumerate(sign * matrix[0])), dict(enumerate(sign * base(matrix, own)))) for own in against]
+    null = {"no_gain": margin, "tolerance": sign * margin, "equivalence": math.copysign(margin, paired[0].mean or 0.0)}.get(claim.kind, 0.0)
+    least = min(paired, key=lambda d: (d.mean or 0.0) * math.sqrt(d.n) / d.std if d.std else math.copysign(math.inf, d.mean or 0.0))
+    return of_mean(least, null), lambda m: np.min([sign * (m[0] - base(m, own)) for own in against], axis=0)
+
+
+def _correlation(claim: Claim, origin: str, place: str, runs: Sequence[RunRow]) -> Judged:
+    """Tau over the settings among these runs, each the mean of its finished ones."""
+    rows = [table_row("", RowConfig(), own) for own in grouped(runs, lambda run: run.setting).values()]
+    names = (claim.measure.name, claim.against, claim.given)
+    means = [[summarize(row.values(name, 1.0).values()).mean for name in names] for row in rows]
+    kept = [(row, of) for row, of in zip(rows, means, strict=True) if None not in of]
+    case = Judged(claim, origin, place, Condition(place, runs[0].config, tuple(runs)), {"treatment": table_row("", RowConfig(), runs)})
+    missing = [name for i, name in enumerate(names) if all(of[i] is None for of in means)]
+    if missing or not kept:
+        return replace(case, stopped=f"open: not measured ({', '.join(missing or names)})")
+    x, y, z = np.array([of for _, of in kept], dtype=float).T
+    effect = of_tau([row.shown[0].own for row, _ in kept], claim.axes, x, y, z, 1 if claim.direction == "higher" else -1)
+    return replace(case, effect=effect, stopped=f"open: {len(kept)} of {claim.n} settings" if len(kept) < claim.n else "")

@@ -1,0 +1,55 @@
+"""scripts/claims.py: the ledger of committed rows, of one's own documents, and of a page between its markers."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sam.tables import ledger
+from sam.tables.claims import read
+from scripts import claims
+
+ROOT = Path(__file__).parents[2]
+ROWS = ROOT / "results" / "campaign" / "rows"
+
+
+def test_the_committed_rows_give_the_ledger_in_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"a\n{ledger.BEGIN}\n{ledger.END}\nb\n")
+    assert claims.main([f"rows={ROWS}", f"out={tmp_path / 'out'}", f"readme={page}"]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80 and "Holm over 10 tests at 5%" in printed
+    lines = json.loads((tmp_path / "out" / "ledger.json").read_text())
+    planned = {line["id"] for line in lines if line["confirmatory"]}
+    assert planned == {"2", "2-resnet20", "3", "3-resnet20", "4", "5", "6a", "6b", "7", "12b"}
+    assert page.read_text().startswith(f"a\n{ledger.BEGIN}\n\n### Claims, confirmatory") and page.read_text().endswith(f"{ledger.END}\nb\n")
+    assert (tmp_path / "out" / "ledger.md").read_text().strip() in page.read_text()
+    assert all((tmp_path / "out" / f"ledger.{suffix}").stat().st_size for suffix in ("csv", "tex"))
+
+
+def test_own_documents_and_the_one_that_the_docs_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "claims.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(block)
+    assert read(tmp_path / "mine.yaml").seeds == [0, 4]
+    assert claims.main([f"rows={ROWS}", f"claims={tmp_path}"]) == 0
+    assert "descriptive" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "give runs_dir=FOLDER or rows=FOLDER"),
+        (["runs_dir=a", "rows=b"], "give runs_dir=FOLDER or rows=FOLDER"),
+        (["rows=nowhere"], "rows=nowhere: unpack=nowhere: there is no such folder"),
+        (["runs_dir=nowhere"], "runs_dir=nowhere: holds no finished run"),
+        (["rows=x", "picks={R: wide}"], "picks={R: wide}: must hold names and numbers"),
+        (["rows=x", "picks=0.2"], "picks=0.2: must hold names and numbers"),
+        (["rows=x", "claims=nowhere"], "claims=nowhere: holds no claim"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_one_sentence(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert claims.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {told}") and error.count("\n") == 1
