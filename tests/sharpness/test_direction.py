@@ -44,7 +44,7 @@ def ascent(h: np.ndarray, g: np.ndarray, rho: float, steps: int) -> tuple[np.nda
 def test_rises_shares_and_cosines_are_those_of_the_quadratic(steps: int, reach: float) -> None:
     h, g, w = convex()
     rho, radius = 0.4, 0.4 * reach
-    values = one_batch(h, g, w, [rho], reach=[reach], ascent_steps=[steps], angles=3600, rings=1)
+    values = one_batch(h, g, w, [rho], reach=[reach], ascent_steps=[steps], angles=720, rings=1)
     where = f"rho=0.4,reach={reach:g},k={steps}"
     best = trust_region(h, g, radius)
     assert values[f"direction_best[rho=0.4,reach={reach:g}]"] == pytest.approx(best, rel=1e-6)
@@ -65,9 +65,10 @@ def test_rises_shares_and_cosines_are_those_of_the_quadratic(steps: int, reach: 
     assert values[f"direction_psi[rho=0.4,k={steps}]"] == pytest.approx(psi, rel=1e-6)
     assert values[f"direction_alpha[{where}]"] == star
     for v, u in expected.items():
-        assert values[f"direction_rise[v={v},{where}]"] == pytest.approx(rise(h, g, radius * u), rel=1e-6), v
-        assert values[f"direction_share[v={v},{where}]"] == pytest.approx(rise(h, g, radius * u) / best, rel=1e-6), v
-        assert values[f"direction_cosine[v={v},{where}]"] == pytest.approx(u @ point, abs=2e-3), v
+        near = 1e-4 if v == "plane" else 1e-6  # half a degree between its angles
+        assert values[f"direction_rise[v={v},{where}]"] == pytest.approx(rise(h, g, radius * u), rel=near), v
+        assert values[f"direction_share[v={v},{where}]"] == pytest.approx(rise(h, g, radius * u) / best, rel=near), v
+        assert values[f"direction_cosine[v={v},{where}]"] == pytest.approx(u @ point, abs=5e-3), v
     arc, plane = (values[f"direction_rise[v={v},{where}]"] for v in ("arc", "plane"))
     assert values[f"direction_rise[v=g{steps},{where}]"] <= arc <= plane <= best * (1 + 1e-9)  # type: ignore[operator]
     low_share = values[f"direction_share[v=random,{where}]"] < 0.5  # type: ignore[operator]
