@@ -23,7 +23,7 @@ def convex(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def one_batch(h: np.ndarray, g: np.ndarray, w: np.ndarray, rho: list[float], **settings: object) -> Measures:
-    own = DirectionConfig(**({"steps": 100, "alphas": list(FINE)} | settings))  # type: ignore[arg-type]
+    own = DirectionConfig(**({"steps": 60, "alphas": list(FINE)} | settings))  # type: ignore[arg-type]
     return measure("direction", quadratic(h, g, w, n=1, rho=rho, direction=own))
 
 
@@ -44,7 +44,7 @@ def ascent(h: np.ndarray, g: np.ndarray, rho: float, steps: int) -> tuple[np.nda
 def test_rises_shares_and_cosines_are_those_of_the_quadratic(steps: int, reach: float) -> None:
     h, g, w = convex()
     rho, radius = 0.4, 0.4 * reach
-    values = one_batch(h, g, w, [rho], reach=[reach], ascent_steps=[steps], angles=720, rings=1)
+    values = one_batch(h, g, w, [rho], reach=[reach], ascent_steps=[steps], angles=360, rings=1)
     where = f"rho=0.4,reach={reach:g},k={steps}"
     best = trust_region(h, g, radius)
     assert values[f"direction_best[rho=0.4,reach={reach:g}]"] == pytest.approx(best, rel=1e-6)
@@ -60,15 +60,15 @@ def test_rises_shares_and_cosines_are_those_of_the_quadratic(steps: int, reach: 
     psi = math.atan2(unit(end) @ second, unit(end) @ first)
     at = lambda angle: radius * (math.cos(angle) * first + math.sin(angle) * second)
     star = max(FINE, key=lambda alpha: rise(h, g, at(alpha * psi)))
-    round_ = max(np.linspace(0, 2 * math.pi, 7201), key=lambda angle: rise(h, g, at(angle)))
+    round_ = max(np.linspace(0, 2 * math.pi, 1441), key=lambda angle: rise(h, g, at(angle)))
     expected = {"g0": unit(g), f"g{steps}": unit(end), "arc": at(star * psi) / radius, "plane": at(round_) / radius}
     assert values[f"direction_psi[rho=0.4,k={steps}]"] == pytest.approx(psi, rel=1e-6)
     assert values[f"direction_alpha[{where}]"] == star
     for v, u in expected.items():
-        near = 1e-4 if v == "plane" else 1e-6  # half a degree between its angles
+        near = 3e-4 if v == "plane" else 1e-6  # a degree between its angles
         assert values[f"direction_rise[v={v},{where}]"] == pytest.approx(rise(h, g, radius * u), rel=near), v
         assert values[f"direction_share[v={v},{where}]"] == pytest.approx(rise(h, g, radius * u) / best, rel=near), v
-        assert values[f"direction_cosine[v={v},{where}]"] == pytest.approx(u @ point, abs=5e-3), v
+        assert values[f"direction_cosine[v={v},{where}]"] == pytest.approx(u @ point, abs=2e-2), v
     arc, plane = (values[f"direction_rise[v={v},{where}]"] for v in ("arc", "plane"))
     assert values[f"direction_rise[v=g{steps},{where}]"] <= arc <= plane <= best * (1 + 1e-9)  # type: ignore[operator]
     low_share = values[f"direction_share[v=random,{where}]"] < 0.5  # type: ignore[operator]
@@ -159,8 +159,8 @@ def test_where_the_gradient_is_zero_nothing_is_said_but_of_random_directions() -
 
 @pytest.mark.parametrize("batchnorm", ["eval", "train"])
 def test_the_rules_of_measuring(batchnorm: str) -> None:
-    own = DirectionConfig(batches=2, reach=[0.5, 2.0], ascent_steps=[1, 2], alphas=[0.0, 1.0], angles=4, steps=3, batchnorm=batchnorm)
-    options = {"rho": [0.5, 0.05], "m": 5, "direction": own}
+    own = DirectionConfig(batches=2, reach=[2.0], ascent_steps=[2], alphas=[0.0, 1.0], angles=4, rings=1, steps=2, batchnorm=batchnorm)
+    options = {"rho": [0.5], "m": 5, "direction": own}
     hold_the_rules("direction", **options)
     fails_cleanly("direction", **options)
 
