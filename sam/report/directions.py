@@ -2,7 +2,8 @@
 alpha, and what share of the best rise each direction gets; with what an exact quadratic would give."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sam.report.looks import Look, Style
 from sam.report.panels import Axis, Panel, Series, averaged, panel
@@ -45,18 +46,19 @@ def directions(condition: Condition, of: Sequence[Look]) -> list[Panel]:
     known = {run.folder: curves(run.measures) for look in of for run in look.row.finished.values()}
     keys = {key[2:]: None for found in known.values() for key in found}
     made = list[Panel]()
+
+    def mean(look: Look, style: Style, *key: Any) -> Series:
+        return averaged(style, [found[key] for run in look.row.finished.values() if key in (found := known[run.folder])])
+
     for rho, k, said in keys:
         words = f", ρ {rho}{f', k = {k}' if k > 1 else ''}{', train-mode BatchNorm' if said else ''}"
-        mean: Callable[[Look, Style, tuple[str, str]], Series] = lambda look, style, what, key=(rho, k, said): averaged(
-            style, [known[run.folder][(*what, *key)] for run in look.row.finished.values() if (*what, *key) in known[run.folder]]
-        )
         for kind, axis in (("wins", Axis(f"Batches on which g_{k} rises above g_0 (share)", low=-0.05, high=1.05)), ("alpha", Axis("α*"))):
-            drawn = [mean(look, look.style, (kind, "")) for look in of]
+            drawn = [mean(look, look.style, kind, "", rho, k, said) for look in of]
             reaches = sorted({x for one in drawn for x in one.x if x is not None})
             null = exact(kind, k, reaches) if reaches else []
             made += panel(condition.label, f"{axis.label.partition(' (')[0]} over the radius{words}", X, axis, [*drawn, *null])
         for look in of:
-            drawn = [mean(look, style, ("share", way)) for way, style in WAYS.items()]
+            drawn = [mean(look, style, "share", way, rho, k, said) for way, style in WAYS.items()]
             axis = Axis("Share of the best rise met in the ball", high=1.05)
             made += panel(condition.label, f"Share of the best rise{words}, {look.style.label}", X, axis, drawn)
     return made

@@ -2,6 +2,7 @@
 for the gradient's direction."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ ROUND: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def realized(start: Vector, direction: Vector, rho: float, rounded: list[bool], to: str) -> tuple[float, float]:
+def realized(start: Vector, direction: Vector, rho: float, *, rounded: list[bool], to: str) -> tuple[float, float]:
     """Return (length over rho, cosine to `direction`, which has norm 1) of Q(w + rho direction) - Q(w). Where `rounded` is false a tensor
     is not touched by Q. The cosine is 0 where nothing is left."""
     left = []
@@ -41,16 +42,16 @@ def realized(start: Vector, direction: Vector, rho: float, rounded: list[bool], 
     return length / rho, vectors.dot(left, direction).item() / length if length > 0 else 0.0
 
 
-def readable(cosine_at: Callable[[float], float], least: float) -> float | None:
-    """Return the smallest rho of a logarithmic grid at which the cosine is at least `least`, by bisection: the cosine rises with rho, as
-    steps of the format's spacing become small beside it. None if it is not at the grid's end."""
+def readable(at: Callable[[float], tuple[float, float]], least: float) -> float | None:
+    """Return the smallest rho of a logarithmic grid at which the cosine, at(rho)[1], is at least `least`, by bisection: it rises with rho,
+    as steps of the format's spacing become small beside it. None if it is not at the grid's end."""
     grid = [10 ** (DECADES.start + k / A_DECADE) for k in range(A_DECADE * (len(DECADES) - 1) + 1)]
     low, high = -1, len(grid) - 1
-    if not cosine_at(grid[high]) >= least:
+    if not at(grid[high])[1] >= least:
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if cosine_at(grid[middle]) >= least else (middle, high)
+        low, high = (low, middle) if at(grid[middle])[1] >= least else (middle, high)
     return grid[high]
 
 
@@ -71,9 +72,9 @@ def measure(context: Context) -> Result:
     for along, direction in ways.items():
         defined = unit_(direction) is not None
         for to in settings.formats:
-            at = lambda rho, to=to, direction=direction: realized(start, direction, rho, rounded, to)
+            at = partial(realized, start, direction, rounded=rounded, to=to)
             subset = settings.subset if along == "gradient" else None
-            edge = readable(lambda rho, at=at: at(rho)[1], settings.cosine) if defined else None
+            edge = readable(at, settings.cosine) if defined else None
             values |= named(context.suffix(subset, to=to, along=along), rounding_readable=edge)
             for rho in context.config.rho:
                 length, cosine = at(rho) if defined else (None, None)

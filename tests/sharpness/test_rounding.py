@@ -44,7 +44,7 @@ def test_length_and_cosine_are_those_of_the_difference_of_rounded_weights() -> N
     norm = math.sqrt(sum(float(x.double().square().sum()) for x in u))
     u = [x / norm for x in u]
     for rho in (1e-3, 0.1, 10.0):
-        length, cosine = realized(start, u, rho, [True, False], "bf16")
+        length, cosine = realized(start, u, rho, rounded=[True, False], to="bf16")
         before, after = (nearest(x.double().numpy(), *FORMATS["bf16"]) for x in (start[0], start[0] + rho * u[0]))
         left = np.concatenate(
             [(after - before).ravel(), rho * u[1].double().numpy()]
@@ -57,15 +57,15 @@ def test_length_and_cosine_are_those_of_the_difference_of_rounded_weights() -> N
 def test_a_step_below_the_spacing_is_gone() -> None:
     """1 + 1e-4 is 1 in bf16."""
     u = [torch.full((4,), 0.5)]
-    assert realized([torch.ones(4)], u, 2e-4, [True], "bf16") == (0.0, 0.0)
-    assert realized([torch.ones(4)], u, 1.0, [True], "bf16")[1] == pytest.approx(1)
+    assert realized([torch.ones(4)], u, 2e-4, rounded=[True], to="bf16") == (0.0, 0.0)
+    assert realized([torch.ones(4)], u, 1.0, rounded=[True], to="bf16")[1] == pytest.approx(1)
 
 
 def test_readable_is_the_first_of_the_grid() -> None:
     for edge in (1e-5, 3.3e-3, 0.77, 999.0):
-        found = readable(lambda rho, edge=edge: float(rho >= edge), 0.9)
+        found = readable(lambda rho, edge=edge: (1.0, float(rho >= edge)), 0.9)
         assert found is not None and edge * (1 - 1e-9) <= found < edge * 10 ** (1 / 20) * (1 + 1e-9)
-    assert readable(lambda rho: 0.0, 0.9) is None and readable(lambda rho: math.nan, 0.9) is None
+    assert readable(lambda rho: (1.0, 0.0), 0.9) is None and readable(lambda rho: (1.0, math.nan), 0.9) is None
 
 
 def test_it_is_where_the_cosine_passes_the_bound_in_a_network() -> None:
@@ -89,7 +89,10 @@ def test_at_small_rho_the_cosine_goes_with_its_root() -> None:
     u = [u[0] / u[0].norm()]
     rho = 0.05
     predicted = rho / math.sqrt(2**-7 * rho * float(u[0].abs().sum()))  # the spacing between 1 and 2
-    assert realized(start, u, rho, [True], "bf16") == (pytest.approx(1 / predicted, rel=0.02), pytest.approx(predicted, rel=0.15))
+    assert realized(start, u, rho, rounded=[True], to="bf16") == (
+        pytest.approx(1 / predicted, rel=0.02),
+        pytest.approx(predicted, rel=0.15),
+    )
 
 
 def test_the_rules_of_measuring() -> None:
