@@ -20,7 +20,7 @@ def compact(block: Block, width: int = 80, marks: bool = False) -> Block:
     marks: in place of a tested difference "†" at a value that differs at the level of the test.
     """
     if block.brief:
-        first = lambda row: tuple(replace(row[i], parts=row[i].parts[:1]) for i in block.brief)
+        first = lambda row: tuple(replace(row[i], parts=row[i].parts[:1], best=False) for i in block.brief)
         return replace(block, header=tuple(block.header[i] for i in block.brief), rows=tuple(map(first, block.rows)), notes=())
     ran = [row for row in block.rows if any(cell.folders for cell in row)] or list(block.rows)
     counts = Counter(cell.summary.n for row in ran for cell in row if cell.summary is not None and cell.summary.n)

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +15,10 @@ from sam.optimizers.settings import METHODS
 from sam.tables import claims
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.claims import WHERE, Arm, Claim
-from sam.tables.conditions import RunRow, value_text
+from sam.tables.conditions import RunRow, grouped, value_text
 from sam.tables.inference import Ends
 from sam.tables.statistics import Summary, is_finite, rounded, summarize
-from sam.tables.verdicts import ADDED, CHANGED, PLANNED, Judged, judge
+from sam.tables.verdicts import ADDED, CHANGED, PLANNED, UNPLANNED, Judged, judge
 
 TABLE = "Claims"
 BRIEF = (0, 2, 3, 4, 5)  # claim, setting, effect, n and verdict fit into 80 columns
@@ -48,14 +47,14 @@ def documents(folder: Path, hashes: Path | None, given: Mapping[str, float]) -> 
     found = []
     for path in files:
         same = planned.get(path.name) == hashlib.sha256(path.read_bytes()).hexdigest()
-        found.append((claims.read(path, given), PLANNED if same else CHANGED if path.name in planned else ADDED))
+        found.append((claims.read(path, given), PLANNED if same else CHANGED if path.name in planned else ADDED if hashes else UNPLANNED))
     return found
 
 
 def timed(run: RunRow) -> RunRow:
     """With `epoch_seconds`, the median over epochs of the training alone: a number of the machine, which no table shows."""
     times = [seconds for row in run.epochs if is_finite(seconds := row.get("train_seconds"))]
-    return replace(run, measures=run.measures | ({"epoch_seconds": median(times)} if times else {}))
+    return replace(run, measures={**run.measures, "epoch_seconds": median(times)}) if times else run
 
 
 def own_documents() -> list[tuple[Claim, str]]:
@@ -76,8 +75,8 @@ def build(judged: Sequence[Judged]) -> list[Block]:
         said = f"confirmatory, family {family.name}: Holm over {family.tests} tests at {family.level:.0%}" if family else ""
         title = f"{TABLE}, {said or 'descriptive: each by itself, in no family of tests'}"
         ordered = sorted(own, key=lambda case: (int("0" + re.split(r"\D", case.claim.id)[0]), case.claim.id))  # "2" before "12b"
-        counted = Counter(case.verdict.partition(":")[0] for case in own)
-        found = ", ".join(f"{count} {word}" for word, count in counted.most_common())
+        by_word = grouped(ordered, lambda case: case.verdict.partition(":")[0])
+        found = ", ".join(f"{len(cases)} {word} ({', '.join(case.claim.id for case in cases)})" for word, cases in by_word.items())
         finding = f"{'Confirmatory' if family else 'Descriptive'} claims: {found}."
         notes = (*NOTES, "A test of the family that was not run counts as p = 1.") if family else NOTES
         blocks.append(Block(TABLE, title, 1, HEADER, tuple(map(_row, ordered)), notes, finding=finding, about=TABLE, brief=BRIEF))
@@ -88,7 +87,7 @@ def _row(case: Judged) -> tuple[Cell, ...]:
     claim = case.claim
     controls = " and ".join(map(_arm, [*claim.arms.controls, *([claim.arms.reference] if claim.arms.reference else [])]))
     arms = _arm(claim.arms.treatment) + (f" against {controls}" if controls else "")
-    origin = (ADDED,) if case.origin == ADDED else ()
+    origin = (case.origin,) if case.origin in (ADDED, UNPLANNED) else ()
     behind = {run.folder: case.values.get(arm, {}).get(run.config.seed) for arm, row in case.rows.items() for run in row.runs}
     effect = case.effect
     summary = Summary(effect.n, effect.estimate, None, *_interval(case)) if effect and effect.n else None
@@ -111,7 +110,7 @@ def _arm(arm: Arm) -> str:
 
 
 def _here(case: Judged) -> tuple[str, ...]:
-    """Network, parameters, images, pixels, epochs, final training loss of the treatment."""
+    """Network, parameters, images, pixels, epochs, final training loss of the treatment, picks."""
     if case.base is None:
         return ()
     runs = case.rows["treatment"].runs or case.base.runs
@@ -121,7 +120,8 @@ def _here(case: Judged) -> tuple[str, ...]:
     train, count = WHERE["train_size"](first), first.record.get("parameters")
     loss = summarize(run.measures.get("train_loss", (run.record.get("final") or {}).get("train_loss")) for run in runs).mean
     parts = [WHERE["model"](first), f"{count:,} parameters" if count else "", f"{train:,} images" if train else "", pixels]
-    return tuple(filter(None, [*parts, f"{first.config.epochs} epochs", f"training loss {loss:.2g}" if is_finite(loss) else ""]))
+    parts += [f"{first.config.epochs} epochs", f"training loss {loss:.2g}" if is_finite(loss) else ""]
+    return tuple(filter(None, [*parts, *(f"{name} = {value:g}" for name, value in case.picked.items() if value is not None)]))
 
 
 def _interval(case: Judged) -> Ends | tuple[None, None]:
@@ -129,7 +129,7 @@ def _interval(case: Judged) -> Ends | tuple[None, None]:
 
 
 def _effect(case: Judged) -> tuple[str, ...]:
-    effect, unit = case.effect, case.claim.measure.unit
+    effect, unit = case.effect, "" if case.claim.kind in ("retained_fraction", "correlation") else case.claim.measure.unit
     if effect is None or effect.estimate is None:
         return EMPTY
     low, high = _interval(case)

@@ -19,7 +19,7 @@ from sam.tables.settings import RowConfig
 from sam.tables.statistics import is_finite, paired_difference, summarize
 
 MEANS = ("training_accuracy", "positive_control", "rising_limb")  # gates that compare a mean with a number
-PLANNED, CHANGED, ADDED = "", "changed after the plan", "added after the plan"
+PLANNED, CHANGED, ADDED, UNPLANNED = "", "changed after the plan", "added after the plan", "in no plan"
 ACCURACY = "test_accuracy[bn=recalibrated]"  # of gates that compare arms, where the claim's measure is no accuracy
 WHOLE = ["CIFAR-10", "CIFAR-100", "CIFAR-10, 90 of 60,000 images JPEG-decoded"]
 PAPER: Mapping[str, Any] = {"model": "WRN-28-10", "data": WHOLE, "train_size": 50_000, "epochs": 200}  # for claims that name no setting
@@ -34,7 +34,8 @@ class Judged:
     """A claim in one setting.
 
     place        label of the setting; base: the condition of its treatment, None where nothing ran.
-    rows, values arms by name, with their runs, and seed -> value of each; stopped: why there is no verdict, or "".
+    picked       the picks that it stands on; stopped: why there is no verdict, or "".
+    rows, values arms by name, with their runs, and seed -> value of each.
     effect       in the claimed direction; interval: the simultaneous one, in a family; drawn: of the bootstrap.
     """
 
@@ -42,6 +43,7 @@ class Judged:
     origin: str
     place: str
     base: Condition | None = None
+    picked: Mapping[str, float | None] = field(default_factory=dict)
     rows: Mapping[str, TableRow] = field(default_factory=dict)
     values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     stopped: str = ""
@@ -51,7 +53,7 @@ class Judged:
 
     @property
     def confirmatory(self) -> bool:
-        return self.claim.family is not None and self.origin != ADDED
+        return self.claim.family is not None and self.origin in (PLANNED, CHANGED)
 
     @property
     def verdict(self) -> str:
@@ -115,7 +117,7 @@ def _cases(claim: Claim, origin: str, every: Sequence[Condition], given: Mapping
     sheets = [Sheet(claim, c, found, every, given) for c in found if holds(where, c.runs[0])]
     # What names its setting shows each arm that has run there; what does not is judged where all of its arms have.
     there = [sheet for sheet in sheets if (any if where else all)(row.ran for row in sheet.arms.values())]
-    if len(there) > 1 and claim.family is not None and origin != ADDED:
+    if len(there) > 1 and claim.family is not None and origin in (PLANNED, CHANGED):
         labels = "; ".join(sheet.base.label for sheet in there)
         return [_nothing(claim, origin, f"open: its setting is found {len(there)} times ({labels})")]
     if not there:
@@ -227,11 +229,11 @@ class Sheet:
 
     def judged(self, origin: str, place: str) -> Judged:
         """The claim here, without its interval."""
-        case, measure = Judged(self.claim, origin, place, self.base, self.arms), self.claim.measure
+        picked = {name: self.pick(name)[0] for name in self.claim.picks}
+        case, measure = Judged(self.claim, origin, place, self.base, picked, self.arms), self.claim.measure
         try:
-            for name in self.claim.picks:
-                if self.pick(name)[0] is None:
-                    raise Stop(f"open: {name} is not picked yet")
+            if unpicked := [name for name, value in picked.items() if value is None]:
+                raise Stop(f"open: {unpicked[0]} is not picked yet")
             self.gates("diverged", "precision", "pick_inside_grid")
             arms = self.claim.arms.named
             values = {name: self.values(arms[name], row, measure.name, measure.transform == "log") for name, row in self.arms.items()}
@@ -245,6 +247,8 @@ class Sheet:
             if len(seeds) < self.claim.n:
                 raise Stop(f"open: {len(seeds)} of {self.claim.n}")
             self.gates(*MEANS)
+            if self.claim.kind == "retained_fraction" and not gained(self.claim, shown):
+                raise Stop("out of domain: the reference gains nothing over the control")
         except Stop as stop:
             case = replace(case, stopped=str(stop))
         return case
@@ -255,6 +259,12 @@ def _test_images(run: RunRow) -> int | None:
     return next((row.about.test_size for row in DATASETS.values() if row.about and WHERE["data"](run).startswith(row.label)), None)
 
 
+def gained(claim: Claim, arms: Mapping[str, Sequence[float]]) -> bool:
+    """True if the reference lies on the claimed side of the controls: of a loss nothing can be retained."""
+    gain = np.mean(arms["reference"]) - np.mean([of for name, of in arms.items() if name.startswith("controls")])
+    return bool(gain > 0 if claim.direction == "higher" else gain < 0)
+
+
 def effect_of(claim: Claim, arms: Mapping[str, Sequence[float]]) -> tuple[Effect, Callable[[np.ndarray], np.ndarray]]:
     """The effect in the claimed direction, and how it follows from the arms' means (for a bootstrap). arms: name -> a value a seed, the
     treatment first."""
@@ -263,7 +273,8 @@ def effect_of(claim: Claim, arms: Mapping[str, Sequence[float]]) -> tuple[Effect
     base = lambda m, own: m[own].mean(axis=0) if own else np.zeros(m.shape[1])
     if claim.kind == "retained_fraction":
         gains = lambda m: (m[0] - base(m, controls), m[-1] - base(m, controls))
-        return of_ratio(*gains(matrix), claim.supported_above), lambda m: np.divide(*gains(m))
+        ratio = lambda y, x: np.divide(y, x, out=np.full_like(y, np.inf), where=x != 0)
+        return of_ratio(*gains(matrix), claim.supported_above), lambda m: ratio(*gains(m))
     against = [[i] for i in controls] if claim.combine == "least_favourable" else [controls]
     paired = [paired_difference(dict(enumerate(sign * matrix[0])), dict(enumerate(sign * base(matrix, own)))) for own in against]
     null = {"no_gain": margin, "tolerance": sign * margin, "equivalence": math.copysign(margin, paired[0].mean or 0.0)}.get(claim.kind, 0.0)
@@ -277,7 +288,8 @@ def _correlation(claim: Claim, origin: str, place: str, runs: Sequence[RunRow]) 
     names = (claim.measure.name, claim.against, claim.given)
     means = [[summarize(row.values(name, 1.0).values()).mean for name in names] for row in rows]
     kept = [(row, of) for row, of in zip(rows, means, strict=True) if None not in of]
-    case = Judged(claim, origin, place, Condition(place, runs[0].config, tuple(runs)), {"treatment": table_row("", RowConfig(), runs)})
+    base, shown = Condition(place, runs[0].config, tuple(runs)), {"treatment": table_row("", RowConfig(), runs)}
+    case = Judged(claim, origin, place, base, rows=shown)
     missing = [name for i, name in enumerate(names) if all(of[i] is None for of in means)]
     if missing or not kept:
         return replace(case, stopped=f"open: not measured ({', '.join(missing or names)})")

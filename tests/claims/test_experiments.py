@@ -34,6 +34,7 @@ SMALL += ("batch_size=48", "threads=1", "device=cpu", "optimizer.alpha_grid=[0,1
 QUICK = ("threads=1", "device=cpu", "sharpness.maximum.steps=2", "sharpness.interior.steps=2", "sharpness.interior.batches=2")
 QUICK += ("sharpness.hessian.steps=4", "sharpness.hessian.eigenvalues=1", "sharpness.hessian.probes=3", "sharpness.adaptive.steps=2")
 QUICK += ("sharpness.interior.points=3", "sharpness.interior.restarts=0", "sharpness.maximum.restarts=0", "sharpness.adaptive.restarts=0")
+QUICK += tuple(f"sharpness.adaptive.{radii}=[]" for radii in ("worst_linf", "average_l2", "average_linf"))
 CASES = {  # of an experiment: the first seeds of its claims, what this edition leaves of its grid, and the claims that this much fills
     "claims_mechanism": (1000, ("optimizer=sgd,rand_sam,sam,xsam",), {"0", "2-tuned-sgd", "3", "4", "7-interior", "12a"}),
     "claim_grid": (2000, ("optimizer.rho=0.3", "dataset.label_noise=0.2"), {"1"}),
@@ -56,16 +57,17 @@ def hydra() -> Iterator[Any]:
 def commands_of(name: str) -> list[list[str]]:
     """The commands of an experiment's header, each as words."""
     header = (ROOT / f"conf/experiment/{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
-    return [shlex.split(match[1], comments=True) for line in header.splitlines() if (match := re.match(r"#\s+(?:Command:\s+)?python (\S+\.py .*)", line))]
+    found = (re.match(r"#\s+(?:Command:\s+)?python (\S+\.py .*)", line) for line in header.splitlines())
+    return [shlex.split(match[1], comments=True) for match in found if match]
 
 
 def planned(hydra: Any, name: str, runs: Path) -> list[TrainConfig]:
-    """What the experiment runs in this edition: one epoch, the first two seeds."""
+    """What the experiment runs in this edition: one epoch, the first two seeds (where settings are compared, not runs: one)."""
     first, left, _ = CASES[name]
     given = [f"experiment={name}", *SMALL, *left, "epochs=1", f"seed={first}", f"runs_dir={runs}"]
     whole = hydra.compose_config("train", given, RunMode.MULTIRUN, False)
     configs = [compose(point) for point in points(whole, hydra.config_loader)]
-    return [replace(config, seed=seed) for config in configs for seed in (first, first + 1)]
+    return [replace(config, seed=seed) for config in configs for seed in range(first, first + (1 if name == "claim_correlation" else 2))]
 
 
 def smaller(path: Path, to: Path) -> None:

@@ -34,6 +34,7 @@ def test_own_documents_and_the_one_that_the_docs_show(tmp_path: Path, capsys: py
     assert read(tmp_path / "mine.yaml").seeds == [0, 4]
     assert claims.main([f"rows={ROWS}", f"claims={tmp_path}"]) == 0
     assert "descriptive" in capsys.readouterr().out
+    assert ledger.documents(tmp_path, None, {})[0][1] == "in no plan"
 
 
 @pytest.mark.parametrize(

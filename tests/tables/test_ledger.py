@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from data.settings import DatasetConfig
+from data.settings import AugmentationConfig, DatasetConfig
 from models.settings import ModelConfig
 from sam.config import ConfigError
 from sam.optimizers.settings import OptimizerConfig
@@ -24,7 +24,7 @@ from sam.tables import ledger, render
 from sam.tables.claims import Claim, read
 from sam.tables.conditions import RunRow, conditions
 from sam.tables.latex import latex_full
-from sam.tables.verdicts import ADDED, CHANGED, PLANNED, Judged, Sheet, judge
+from sam.tables.verdicts import ADDED, CHANGED, PLANNED, Judged, Sheet, holds, judge
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = ROOT / "conf" / "claim"
@@ -110,7 +110,8 @@ def verdict(name: str, runs: Sequence[RunRow], given: Mapping[str, float] | None
 
 
 def all_ten(runs: Sequence[RunRow]) -> dict[str, Judged]:
-    return {case.claim.id: case for case in judge(ledger.documents(CLAIMS, ROOT / "results/campaign/claims.sha256", {}), runs, {})}
+    every = ledger.documents(CLAIMS, ROOT / "results/campaign/claims.sha256", {})
+    return {case.claim.id: case for case in judge([one for one in every if one[1] == PLANNED], runs, {})}
 
 
 def test_planted_effects_are_found_in_the_whole_family() -> None:
@@ -268,12 +269,13 @@ def test_the_picks_are_those_of_the_campaigns_program(monkeypatch: pytest.Monkey
 
 def copied(folder: Path) -> tuple[Path, Path]:
     """The ten files, one of them edited, one added; and the plan's hashes."""
-    for path in CLAIMS.glob("*.yaml"):
-        (folder / path.name).write_bytes(path.read_bytes())
+    hashes = ROOT / "results" / "campaign" / "claims.sha256"
+    for name in hashes.read_text(encoding="utf-8").split()[1::2]:
+        (folder / Path(name).name).write_bytes((ROOT / name).read_bytes())
     text = (CLAIMS / "equal_compute.yaml").read_text()
     (folder / "equal_compute.yaml").write_text(text.replace("margin: 0.5", "margin: 0.4"))
     (folder / "later.yaml").write_text(text.replace('id: "2"', 'id: "2b"\nlater: true'))
-    return folder, ROOT / "results" / "campaign" / "claims.sha256"
+    return folder, hashes
 
 
 def test_an_edited_claim_has_no_verdict_and_an_added_one_is_descriptive(tmp_path: Path) -> None:
@@ -306,6 +308,20 @@ def test_a_claim_without_a_setting_is_judged_in_each_condition_that_holds_its_ar
     assert twice[0].verdict.startswith("open: its setting is found 2 times")
 
 
+def test_the_respectable_setting_is_recognised() -> None:
+    """Each value of the resnet20 claims' `where`, from a run of conf/experiment/campaign_resnet20.yaml."""
+    dataset = DatasetConfig.of(name="cifar10", path="datasets/cifar10-32.npz")
+    crops = AugmentationConfig(crop_padding=4, padding_mode="zeros", flip=True)
+    config = TrainConfig(model=ModelConfig.of(name="resnet20"), dataset=dataset, augmentation=crops, epochs=2, batch_size=128)
+    record = {"data": {"train_images": 50_000}}
+    row = replace(run(3000, 91.0, method="sgd"), config=config, data_fingerprint="b15454854329bdde", record=record)
+    row = replace(row, init_from="x", started_from="resnet20-12fca82f.th")
+    where = load("equal_compute_resnet20")[0][0].setting.where
+    assert holds(where, row) and not holds(where, run(3000, 91.0, method="sgd"))
+    assert not holds(where, replace(row, config=replace(config, augmentation=replace(crops, flip=False))))
+    assert holds({"epochs": [1, 2]}, row) and not holds({"epochs": [1, 3]}, row)
+
+
 def test_the_papers_setting_stays_open_unless_the_runs_are_in_it() -> None:
     assert {case.in_paper for case in all_ten(campaign()).values()} == {"open"}
     runs = campaign("sgd sgd2 sam")
@@ -332,6 +348,13 @@ def test_the_kinds_of_later_claims() -> None:
     assert of(own("descriptive", margin=None)) == "descriptive: no verdict"
     within = {"treatment": ARMS["sam"] | {"measure": "train_accuracy"}, "controls": [ARMS["sam"]]}
     assert of(own("difference", arms=within)) == "supported"  # two measures of the same runs
+
+
+def test_nothing_is_retained_of_a_loss() -> None:
+    """Without the gate of a positive control: 50.5 of 50 against 49 of 50 would be a ratio of -0.5, "contradicted"."""
+    runs = campaign("sgd sam rand", sam=49.0, rand=50.5)
+    assert verdict("random_keeps_gain", runs, gates=[]) == "out of domain: the reference gains nothing over the control"
+    assert verdict("random_keeps_gain", campaign("sgd sam rand"), gates=[]) == "supported"
 
 
 def test_a_correlation_counts_settings_and_takes_the_training_loss_away() -> None:
@@ -405,7 +428,7 @@ def test_the_ledger_prints_everywhere_and_survives_hostile_text() -> None:
     assert max(map(len, text.splitlines())) <= 80 and "\x1b" not in text and "supported" in text
     page, tex = render.markdown(blocks), latex_full(blocks)
     assert "<script>" not in page and "\\input{" not in tex
-    assert "77,850 parameters<br>4,000 images<br>16 x 16<br>40 epochs<br>training loss 0.01" in page
+    assert "77,850 parameters<br>4,000 images<br>16 x 16<br>40 epochs<br>training loss 0.01<br>R = 0.2" in page
     assert "+2.50" in render.csv(blocks)
     line = json.loads(json.dumps(ledger.data(judged[0])))
     assert line["verdict"] == "supported" and line["planned"] == 20 and line["low"] > 0
