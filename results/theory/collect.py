@@ -6,6 +6,7 @@ python results/theory/collect.py planes OUT "plane_xsam[rho=0.5,subset=512]" "SA
 """
 
 import csv
+import itertools
 import json
 import re
 import sys
@@ -70,17 +71,20 @@ def direction(found: list[Net], out: Path) -> list[Panel]:
     """Wins and alpha* of all nets at every rho; shares of each net; of several epochs, the share along g_1 over training."""
     last = {(name, run): measures for name, run, _, measures in found}
     names = list(dict.fromkeys(name for name, _ in last))
-    styles = {name: Style(name, i % 13, i % 4, i % 8) for i, name in enumerate(names)}
+    colours = [c for c in range(13) if c != 7]  # 7 is the exact quadratic's
+    styles = {name: Style(name, colours[i % 12], i % 4, i % 8) for i, name in enumerate(names)}
     known = {key: curves(measures) for key, measures in last.items()}
     made = []
     rhos = sorted({key[2] for one in known.values() for key in one if key[3] == 1}, key=float)
     for rho in rhos:
         own = [name for name in names if any(("wins", "", rho, 1, "") in known[key] for key in known if key[0] == name)]
-        for kind, y in (("wins", Axis("Batches on which g_1 rises above g_0 (share)", low=-0.05, high=1.05)), ("alpha", Axis("α*"))):
-            lines = [averaged(styles[n], [known[key][kind, "", rho, 1, ""] for key in known if key[0] == n]) for n in own]
+        kinds = {"CIFAR-10": [n for n in own if "digits" not in n], "digits": [n for n in own if "digits" in n]}
+        for (what, of), kind in itertools.product(kinds.items(), ("wins", "alpha")):
+            y = Axis("α*") if kind == "alpha" else Axis("Batches on which g_1 rises above g_0 (share)", low=-0.05, high=1.05)
+            lines = [averaged(styles[n], [known[key][kind, "", rho, 1, ""] for key in known if key[0] == n]) for n in of]
             reaches = sorted({x for one in lines for x in one.x if x is not None})
-            title = f"{'g_1 above g_0' if kind == 'wins' else 'alpha star'}, rho {rho}"
-            made.append(panel(title, X, y, [*lines, *exact(kind, 1, reaches)]))
+            title = f"{'g_1 above g_0' if kind == 'wins' else 'alpha star'}, rho {rho}, {what}"
+            made += [panel(title, X, y, [*lines, *exact(kind, 1, reaches)])] if reaches else []
         for n in own:
             lines = [averaged(style, [known[key]["share", way, rho, 1, ""] for key in known if key[0] == n]) for way, style in WAYS.items()]
             axis = Axis("Share of the best rise met in the ball", high=1.05, low=-0.05)

@@ -261,10 +261,9 @@ def _notes_on_rounding(run: RunRow) -> list[str]:
     found = [value for name, value in run.measures.items() if name.startswith(f"rounding_readable[to={to},along={along}")]
     said = f"{method} at rho {o.rho:g} in {FORMATS[to]}: rounding the weights perturbs them too,"
     if found and (found[0] is None or o.rho < found[0]):
-        edge = "at every rho that was tried" if found[0] is None else f"and below rho {found[0]:.2g}, by these trained weights,"
-        return [
-            f"{said} {edge} it turns the perturbation by more than was asked (docs/measures.md, rounding); the row is not interpretable."
-        ]
+        edge = "and at every rho" if found[0] is None else f"and below rho {found[0]:.2g}, measured at the trained weights,"
+        rest = "the row is not interpretable" if along == "random" else "the row is of another one, whose part along the gradient is kept"
+        return [f"{said} {edge} turns the perturbation too far (rounding in docs/measures.md); {rest}."]
     if not found and o.method == "rand_sam" and to != "tf32":
         return [f"{said} at a small rho by more than the method does; the row is not interpretable."]
     return []
