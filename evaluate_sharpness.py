@@ -14,6 +14,7 @@ The parts are for several processes at once (-m 'part=range(8)' with hydra/launc
 from the plain command.
 """
 
+import gc
 import os
 import shutil
 import sys
@@ -48,9 +49,12 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
         summary, problems = measure_part(config)
         print(summary)
         return problems
+    gc.disable()
     from sam.evaluation.evaluate import evaluate
     from sam.tables import render
 
+    gc.freeze()  # what was imported lives as long as the process: no collection need look at it
+    gc.enable()
     evaluation = evaluate(config)
     print(render.terminal(evaluation.blocks, width=max(80, shutil.get_terminal_size().columns)))
     if evaluation.commands:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import ModelError
-from models.settings import INITS, SHORTCUTS
+from models.settings import INITS, NORMS, SHORTCUTS
 
 DENSE_LAYERS, GROWTH = (6, 12, 24, 16), 32  # of DenseNet-121: layers of each block, channels that each of them adds
 VGG_STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))  # channels of the 3x3 convolutions, one tuple for each max-pool
@@ -30,14 +30,19 @@ class WideResNet(nn.Module):
               for 10 classes and 36,536,884 for 100. (Many ports build one block more per group, which is WRN-34-10.)
               zero_pad: average pool by the stride and zero channels (google-research/sam): 36,220,634 and 36,278,324 parameters. Its
               stride-2 convolutions keep PyTorch's symmetric padding, where JAX's SAME pads only below and to the right.
+    norm      batch | group | none: `make_norm`.
     """
 
-    def __init__(self, depth: int, width: int, classes: int, channels: int = 3, dropout: float = 0.0, shortcut: str = "conv") -> None:
+    def __init__(
+        self, depth: int, width: int, classes: int, channels: int = 3, dropout: float = 0.0, shortcut: str = "conv", norm: str = "batch"
+    ) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
             raise ModelError(f"WideResNet depth {depth}: must be 6n + 4: 10, 16, 22, 28, 34, 40, ...")
         if shortcut not in SHORTCUTS:
             raise ModelError(f"WideResNet shortcut {shortcut}: must be one of {', '.join(SHORTCUTS)}.")
+        if norm not in NORMS:
+            raise ModelError(f"WideResNet norm {norm}: must be one of {', '.join(NORMS)}.")
         self.stem = conv3x3(channels, 16)
         blocks: list[nn.Module] = []
         inputs = 16
@@ -46,10 +51,10 @@ class WideResNet(nn.Module):
                 stride = first_stride if index == 0 else 1
                 # The published network shares the activation wherever the channels change, Foret's in the very first block only.
                 shared = inputs != outputs if shortcut == "conv" else not blocks
-                blocks.append(WideBlock(inputs, outputs, stride, dropout, make_shortcut(shortcut, inputs, outputs, stride), shared))
+                blocks.append(WideBlock(inputs, outputs, stride, dropout, make_shortcut(shortcut, inputs, outputs, stride), shared, norm))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.BatchNorm2d(inputs)
+        self.norm = make_norm(norm, inputs)
         self.head = nn.Linear(inputs, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,11 +66,11 @@ class WideBlock(nn.Module):
     """BN-ReLU-conv3x3-(dropout)-BN-ReLU-conv3x3 plus a shortcut: (batch, inputs, s, s) -> (batch, outputs, s / stride, s / stride). shared:
     the shortcut starts from the block's first activation rather than from its raw input."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float, shortcut: nn.Module, shared: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float, shortcut: nn.Module, shared: bool, norm: str) -> None:
         super().__init__()
-        self.norm1, self.conv1 = nn.BatchNorm2d(inputs), conv3x3(inputs, outputs, stride)
+        self.norm1, self.conv1 = make_norm(norm, inputs), conv3x3(inputs, outputs, stride)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.norm2, self.conv2 = nn.BatchNorm2d(outputs), conv3x3(outputs, outputs)
+        self.norm2, self.conv2 = make_norm(norm, outputs), conv3x3(outputs, outputs)
         self.shortcut, self.shared = shortcut, shared
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,6 +78,13 @@ class WideBlock(nn.Module):
         branch = self.dropout(self.conv1(active))
         branch = self.conv2(F.relu(self.norm2(branch)))
         return branch + self.shortcut(active if self.shared else x)
+
+
+def make_norm(kind: str, channels: int) -> nn.Module:
+    """batch: BatchNorm; group: GroupNorm over groups of 8 channels, which sees one image at a time; none: the identity."""
+    if kind == "none":
+        return nn.Identity()
+    return nn.GroupNorm(channels // 8, channels) if kind == "group" else nn.BatchNorm2d(channels)
 
 
 def make_shortcut(kind: str, inputs: int, outputs: int, stride: int) -> nn.Module:

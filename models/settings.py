@@ -8,6 +8,7 @@ from sam.registry import Registry
 MODELS = Registry("model", by="name")
 INITS = ("fan_out", "foret", "torch")  # `models.networks.initialise` has their definitions
 SHORTCUTS = ("conv", "zero_pad")
+NORMS = {"batch": "", "group": ", GroupNorm", "none": ", no norm"}  # of the WideResNet, and what its label adds
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class WideResNetConfig(DropoutConfig):
     depth: int = key(28, "of the WideResNet: 6n + 4")
     width: int = key(10, "of the WideResNet", low=1)
     shortcut: str = key("conv", "of the WideResNet where widths change", among=SHORTCUTS)
+    norm: str = key("batch", "of the WideResNet; group: 8 channels each; none: nothing in its place", among=NORMS, late=True)
 
     def relate(self) -> None:
         if not 10 <= self.depth <= 10_000 or (self.depth - 4) % 6:
@@ -50,7 +52,7 @@ class WideResNetConfig(DropoutConfig):
 
     @property
     def label(self) -> str:
-        return f"WRN-{self.depth}-{self.width}"
+        return f"WRN-{self.depth}-{self.width}{NORMS[self.norm]}"
 
 
 @dataclass(frozen=True)

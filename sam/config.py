@@ -39,7 +39,7 @@ def key(default: Any, about: str = "", *, late: bool = False, distinct: bool = F
 
 def check_value(f: Field[Any], label: str, value: Any) -> None:
     """Raise `ConfigError`, which calls the key `label`, unless this field may hold `value`."""
-    if value is f.default and not isinstance(value, list):  # what a field starts with is allowed
+    if type(value) is type(f.default) and value == f.default:  # what a field starts with is allowed
         return
     limits, items = f.metadata.get("limits", {}), value if isinstance(value, list | tuple) else [value]
     numeric = "limits" in f.metadata and _NUMBERS.search(str(f.type))  # as it is written: "float | None"

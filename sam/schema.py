@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field
 from typing import Any, TypeVar
 
-from sam.config import ConfigError, Settings, check_value, key
+from sam.config import ConfigError, check_value, key
 
 T = TypeVar("T")
 
@@ -43,11 +43,16 @@ def defaults(cls: Any) -> dict[str, Any]:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A group of settings as plain dictionaries and lists; of a class with rows, the keys of its own row alone."""
-    values = dataclasses.asdict(config)
-    for f in dataclasses.fields(config):
-        if isinstance(getattr(config, f.name), Settings):
-            values[f.name] = to_dict(getattr(config, f.name))
+    values = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
     return values | values.pop("sections", {})
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return type(value)(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def row_settings(config: Any) -> dict[str, Any]:
@@ -95,6 +100,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
 
 
 def _build(hint: Any, value: Any, label: str) -> Any:
+    if type(value) is hint:
+        return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _build(next(a for a in args if a is not type(None)), value, label)

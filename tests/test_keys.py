@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sam.runs.help import COMMANDS, keys
+from sam.optimizers.settings import METHODS
+from sam.runs.help import COMMANDS, keys, methods
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,6 +26,13 @@ def test_docs_keys_is_what_the_script_prints() -> None:
     assert printed(str(ROOT / "scripts" / "keys.py")) == (ROOT / "docs" / "keys.md").read_text("utf-8"), (
         "python scripts/keys.py > docs/keys.md"
     )
+
+
+def test_docs_methods_has_the_table_and_a_section_for_every_method() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    assert methods() in page, "python scripts/methods.py"
+    headings = " ".join(line for line in page.splitlines() if line.startswith("## "))
+    assert not [row.label for row in METHODS.values() if not row.is_foreign and row.label not in headings]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

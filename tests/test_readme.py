@@ -21,7 +21,7 @@ import data
 from sam.evaluation.settings import EvaluateConfig
 from sam.runs import identity
 from sam.runs.hydra_schema import register, resolve
-from sam.runs.sweep import compose, points
+from sam.runs.sweep import points
 from sam.schema import to_dict
 from sam.settings import TrainConfig
 from sam.training import cost
@@ -42,6 +42,7 @@ TRIED_ELSEWHERE = (
     "scripts/time_limit.py",
     "scripts/rows.py",
     "scripts/claims.py",
+    "scripts/theory.py",
 )  # tests/runs, tests/scripts, tests/evaluation
 SCRIPTS = ("train.py", "evaluate_sharpness.py", "scripts/prepare_data.py", *PLANNERS, *TRIED_ELSEWHERE)
 
@@ -103,6 +104,10 @@ def sweep_points(overrides: Sequence[str], name: str = "train") -> list[list[str
     return points(whole, made.config_loader)  # type: ignore[arg-type]
 
 
+def compose(point: Sequence[str]) -> TrainConfig:
+    return resolve(TrainConfig, GlobalHydra.instance().config_loader().load_configuration("train", list(point), RunMode.RUN))
+
+
 @cache
 def composed(point: tuple[str, ...]) -> TrainConfig:
     return compose(point)
@@ -151,7 +156,8 @@ def test_train_commands_are_valid(command: Command) -> None:
         if config.dataset.path:
             continue  # the user's own file
         cost.check(config)
-        small = replace(config, epochs=1, batch_size=32, m=None, seed=0, dataset=replace(config.dataset, train_size=64), device="cpu")
+        few = replace(config.dataset, train_size=64)
+        small = replace(config, epochs=1, batch_size=32, m=None, seed=0, dataset=few, keep_checkpoints=[], device="cpu")
         if config.dataset.name == "digits" and identity.run_fingerprint(small) not in trained:
             trained.add(identity.run_fingerprint(small))
             trainer = Trainer(small, data.load(**to_dict(small.dataset)), torch.device("cpu"))

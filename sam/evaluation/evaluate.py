@@ -29,7 +29,7 @@ from sam.tables import ledger, picks, render, sweep
 from sam.tables import table as tables
 from sam.tables.cells import Block
 from sam.tables.columns import filled
-from sam.tables.conditions import RunRow, check_select, conditions, selected
+from sam.tables.conditions import RunRow, check_select, selected
 from sam.tables.latex import latex, latex_full
 from sam.tables.settings import TableConfig
 from sam.tables.statistics import is_finite
@@ -83,7 +83,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         else:
             write_atomic(out / name, content)
             files.append(out / name)
-    mirror_sharpness(config.tracking, ((Path(run.folder), run.record, run.measures) for run in runs if run.is_finished))
+    found = lambda run: {name: value for name, value in run.measures.items() if name not in ("backwards", "seconds")}  # W&B has these
+    mirror_sharpness(config.tracking, ((Path(run.folder), run.record, found(run)) for run in runs if run.is_finished))
     return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files, commands)
 
 
@@ -193,6 +194,8 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
     for name in ("eps_over_rho", "cos_g_eps"):  # of the perturbations met in training; a method without any has no such column
         if curve := [row[name] for row in epochs if name in row]:
             values |= {name: curve[-1], f"mean_{name}": math.fsum(curve) / len(curve)}  # epochs have as many steps each
+    paid = {"backwards": (record.get("cost") or {}).get("backwards"), "seconds": record.get("seconds")}
+    values |= {name: value for name, value in paid.items() if value is not None}
     config, finished = records.run_config(record), record["status"] == records.FINISHED
     files = {"Checkpoint": records.CHECKPOINT, "Measures": records.MEASURES}
     return RunRow(
@@ -225,11 +228,11 @@ def _files(
     for name, made in blocks.items():
         yield from ((f"{name}{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
         yield f"{name}.tex", latex(made, name) if made else None
-    panels = figures.every(conditions(runs), along)
-    yield from ((f"figures/{name}", content) for name, content in drawing.files(panels, out / "figures"))
+    gallery = figures.gallery(runs, along)
+    yield from ((f"figures/{name}", content) for name, content in drawing.files(figures.every(gallery), out / "figures"))
     every = [block for made in blocks.values() for block in made]
     yield RUNS, runs_csv(runs)
-    yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems, along)
+    yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems, gallery)
 
 
 FORMATS = {".md": render.markdown, ".csv": render.csv, "_full.tex": latex_full}

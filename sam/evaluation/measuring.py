@@ -1,6 +1,7 @@
 """Measure finished runs and their kept checkpoints: each notion once, its row stored beside the run."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -90,6 +91,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
     """Read stored rows and measure what they lack. Rows by run folder, and with config.kept by file of a kept checkpoint too."""
     rows: dict[Path, Result] = {}
     pending: list[_Pending] = []
+    wanted = functools.cache(functools.partial(storing.wanted, config.sharpness))
     for folder, record in done:
         try:
             run, files = records.run_config(record), kept_files(folder, record) if config.kept else {}
@@ -107,7 +109,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
                     continue
                 found = data.file_fingerprint(file, "checkpoint") if file.is_file() else ""
                 known = str(sha256 or found)[:16]
-                keys = storing.keys(known, record["data"]["fingerprint"], config.sharpness, splits, run.loss)
+                keys = storing.keys_of(wanted(splits, run.loss), known, record["data"]["fingerprint"])
                 have = stored if found == known or not there else {}  # loading it will name the problem
                 lacking = _Pending(folder, record, run, file, epoch, {notion: key for notion, key in keys.items() if key not in have})
                 rows[lacking.source] = merge(have[key] for key in keys.values() if key in have)

@@ -22,9 +22,17 @@ def keys(
 ) -> dict[Notion, str]:
     """Notion (or part of one) -> key of its row, a hash of the checkpoint's bytes, the data, and every setting that affects its numbers.
     splits: the evaluation sets that exist; loss: what the model was trained with. Raises DataError."""
-    origin = {"checkpoint": checkpoint_hash, "data": data_fingerprint, **more}
-    rows = [row for name in sharpness.chosen for row in Notion(name).rows(sharpness, splits)]
-    return {row: identity.fingerprint({"notion": row.name, **origin, "settings": row.settings(sharpness, loss)}) for row in rows}
+    return keys_of(wanted(sharpness, splits, loss), checkpoint_hash, data_fingerprint, **more)
+
+
+def wanted(sharpness: SharpnessConfig, splits: Collection[str], loss: str) -> dict[Notion, dict[str, object]]:
+    """Notion (or part of one) -> every setting that affects its numbers, the same for all checkpoints. Raises DataError."""
+    return {row: row.settings(sharpness, loss) for name in sharpness.chosen for row in Notion(name).rows(sharpness, splits)}
+
+
+def keys_of(rows: Mapping[Notion, Mapping[str, object]], checkpoint: str, data: str, **more: object) -> dict[Notion, str]:
+    origin = {"checkpoint": checkpoint, "data": data, **more}
+    return {row: identity.fingerprint({"notion": row.name, **origin, "settings": settings}) for row, settings in rows.items()}
 
 
 def measure(context: Context, missing: Mapping[Notion, str], path: Path, note: Callable[[str], None], run: str | None = None) -> Result:

@@ -6,7 +6,7 @@ loss = optimizer.step(closure)  # closure(backward=True) computes the loss, back
 
 import inspect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -97,8 +97,12 @@ class Method(Verbs):
     def decide(self) -> None:
         """Called once a step, after all passes (XSAM picks alpha)."""
 
+    def settle(self) -> None:
+        """Called once a step, after the update: `bad` tells whether it was skipped (F-SAM renews its mean gradient)."""
+
     defer = False  # hold the directions of all groups until `decide`
-    repeats = True  # the next step launches the same kernels as the last one, so that a captured graph may be replayed
+    repeats = True  # the next step launches the same kernels as the last one of its `phase`, so that a captured graph may be replayed
+    phase: Hashable = None  # of the next step: steps of another phase launch other kernels (late-phase SAM's two)
     generators: Sequence[torch.Generator] = ()  # the method's own random streams that steps draw from
 
     @classmethod
@@ -192,6 +196,7 @@ class Method(Verbs):
         length = self._known[1] if self._known and self._known[0] is gradients else vectors.norm(present)
         self.bad = update(self.base, present, [length, *itertools.chain(*self._climbed)], self.grad_clip, self.scaling)
         self.skipped += self.bad
+        self.settle()
         if self.scaling is not None:
             self.scaling.update(self.bad)
             if self.passes:

@@ -45,6 +45,10 @@ class OptimizerConfig(Settings, prefix="optimizer.", rows=METHODS):
         """Forwards and backwards a step; a mean, where steps differ."""
         return 1
 
+    def passes_in(self, steps: int) -> int:
+        """Forwards and backwards of a run of so many steps."""
+        return round(self.passes * steps)
+
     def probes(self, steps_per_epoch: int, epochs: int) -> int:
         """Forwards of the whole run beside those of its passes."""
         return 0
@@ -55,7 +59,9 @@ class PerturbingConfig(OptimizerConfig):
     """norm_only: normalisation parameters; weights_only: tensors with two or more dimensions. layer, filter: each tensor (each output
     filter) gets an equal share of the length."""
 
-    rho: float = key(0.05, "radius of the perturbation (Euclidean norm over all perturbed parameters)", low=0)
+    rho: float = key(
+        0.05, "radius of the perturbation: its norm over all perturbed parameters (of ASAM, USAM, RWP: docs/methods.md)", low=0
+    )
     perturb: str = key("all", "which parameters", among=("all", "no_norm", "norm_only", "weights_only"))
     norm_scope: str = key("global", "what shares one norm; the whole has norm rho in any case", among=("global", "layer", "filter"))
 
@@ -114,10 +120,116 @@ class XSAMConfig(MultiStepConfig):
         return searches * len(self.alpha_grid) if self.alpha is None else 0
 
 
+@dataclass(frozen=True)
+class TwicePassingConfig(PerturbingConfig):
+    """One pass at w and one at w + eps in each step."""
+
+    @property
+    def passes(self) -> float:
+        return 2
+
+
+@dataclass(frozen=True)
+class ASAMConfig(TwicePassingConfig):
+    asam_eta: float = key(0.01, "of ASAM: added to |w| in the scale of the perturbation", low=0, late=True)
+    asam_biases: bool = key(False, "of ASAM: scale the perturbation of biases (and shifts) by |w| too", late=True)
+
+
+@dataclass(frozen=True)
+class MixedConfig(PerturbingConfig):
+    perturbed_weight: float = key(1.0, "a: descend with (1 - a) grad L(w) + a grad L(w + eps)", low=0, late=True)
+
+
+@dataclass(frozen=True)
+class WeightedConfig(TwicePassingConfig, MixedConfig):
+    normalized: bool = key(True, "false: the perturbation is rho g, not rho g/||g|| (USAM)", late=True)
+
+    @property
+    def idle(self) -> tuple[str, ...]:  # type: ignore[override]
+        return super().idle + (() if self.normalized else ("norm_scope",))
+
+
+@dataclass(frozen=True)
+class GSAMConfig(TwicePassingConfig):
+    gsam_alpha: float = key(0.4, "of GSAM: how much of the orthogonal part of grad L(w) is subtracted", low=0, late=True)
+    gsam_floor: float = key(1.0, "of GSAM: share of rho that is left at a learning rate of 0; 1: rho is constant", low=0, high=1, late=True)
+
+
+@dataclass(frozen=True)
+class FriendlyConfig(TwicePassingConfig):
+    fsam_sigma: float = key(1.0, "of Friendly-SAM: how much of the mean gradient is taken off", low=0, late=True)
+    fsam_lambda: float = key(0.6, "of Friendly-SAM: decay of the mean gradient", low=0, high=1, late=True)
+
+
+@dataclass(frozen=True)
+class VaSSOConfig(TwicePassingConfig):
+    vasso_theta: float = key(0.9, "of VaSSO: weight of the newest gradient in the direction", low=0, high=1, late=True)
+
+
+@dataclass(frozen=True)
+class MomentumConfig(PerturbingConfig):
+    def relate(self) -> None:
+        super().relate()
+        if self.momentum == 0 and self.base == "sgd":
+            raise ConfigError("optimizer.momentum=0 with optimizer.method=momentum_sam: must be > 0, it perturbs against the momentum.")
+
+
+@dataclass(frozen=True)
+class LateConfig(SAMConfig):
+    start: float = key(0.875, "of late-phase SAM: share of the steps before SAM's first one", low=0, high=1, late=True)
+
+    def first_step(self, steps: int) -> int:
+        """The number of steps before SAM's first one."""
+        return round(self.start * steps)
+
+    @property
+    def passes(self) -> float:
+        return 1 + (1 - self.start) * self.ascent_steps
+
+    def passes_in(self, steps: int) -> int:
+        return steps + (steps - self.first_step(steps)) * self.ascent_steps
+
+
+@dataclass(frozen=True)
+class RWPConfig(MixedConfig):
+    rwp_eta: float = key(0.0, "of RWP: how much smaller the noise is where gradients were large (ARWP); 0: not at all", low=0, late=True)
+    rwp_beta: float = key(0.99, "of ARWP: decay of the squared gradients", low=0, high=1, late=True)
+
+    @property
+    def idle(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (*super().idle, "norm_scope", *(() if self.rwp_eta else ("rwp_beta",)))
+
+    @property
+    def passes(self) -> float:
+        return 1 if self.perturbed_weight == 1 else 2
+
+
+@dataclass(frozen=True)
+class LookSAMConfig(PerturbingConfig):
+    looksam_interval: int = key(5, "of LookSAM: steps from one of SAM's to the next", low=1, late=True)
+    looksam_alpha: float = key(0.7, "of LookSAM: length, in that of the gradient, of what the steps in between add", low=0, late=True)
+
+    @property
+    def passes(self) -> float:
+        return 1 + 1 / self.looksam_interval
+
+    def passes_in(self, steps: int) -> int:
+        return steps + math.ceil(steps / self.looksam_interval)
+
+
 METHODS.add("sgd", "sam.optimizers.sam:SGD", label="SGD")
 METHODS.add("rand_sam", "sam.optimizers.sam:RandSAM", DrawnRadiusConfig, label="Rand-SAM")
 METHODS.add("sam", "sam.optimizers.sam:SAM", SAMConfig, label="SAM")
 METHODS.add("xsam", "sam.optimizers.xsam:XSAM", XSAMConfig, label="XSAM")
+METHODS.add("asam", "sam.optimizers.asam:ASAM", ASAMConfig, label="ASAM")
+METHODS.add("weighted_sam", "sam.optimizers.weighted:WeightedSAM", WeightedConfig, label="Weighted SAM")
+METHODS.add("gsam", "sam.optimizers.gsam:GSAM", GSAMConfig, label="GSAM")
+METHODS.add("friendly_sam", "sam.optimizers.friendly:FriendlySAM", FriendlyConfig, label="Friendly-SAM")
+METHODS.add("momentum_sam", "sam.optimizers.momentum:MomentumSAM", MomentumConfig, label="Momentum-SAM")
+METHODS.add("late_sam", "sam.optimizers.late:LateSAM", LateConfig, label="Late-phase SAM")
+METHODS.add("rwp", "sam.optimizers.rwp:RWP", RWPConfig, label="RWP")
+METHODS.add("looksam", "sam.optimizers.looksam:LookSAM", LookSAMConfig, label="LookSAM")
+METHODS.add("vasso", "sam.optimizers.vasso:VaSSO", VaSSOConfig, label="VaSSO")
 
 # Arguments of constructors whose keys have other names.
 _STEPS = {"steps": "ascent_steps", "search_interval": "ascent_steps"}

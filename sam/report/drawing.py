@@ -47,15 +47,26 @@ STYLE: Any = SIZES | {
     **{f"{axis}tick.{key}": value for axis in "xy" for key, value in (("color", SOFT), ("major.size", 0), ("major.pad", 3))},
     **{"axes.spines.top": False, "axes.spines.right": False},
 }
-# fontTools cuts each PDF's font to size; reading its ligatures and kerning, which a PDF has no use for, would take most of the time.
-subset.Options._drop_tables_default = [*subset.Options._drop_tables_default, "GDEF", "GPOS", "GSUB"]
+
+
+def _without_layout(*given: Any, _load: Any = subset.load_font, **more: Any) -> Any:
+    """fontTools' font, to be cut to a PDF's size, without ligatures and kerning, which a PDF has no use for: parsing them takes longest."""
+    font = _load(*given, **more)
+    for tag in {"GDEF", "GPOS", "GSUB", "kern"} & set(font.keys()):
+        del font[tag]
+    return font
+
+
+subset.load_font = _without_layout
 
 
 @functools.cache
-def _canvas() -> tuple[Figure, Any, Any]:
-    """One figure with axes and a colour bar, for every panel in turn: making axes takes longer than drawing them."""
+def _canvas() -> tuple[Any, Any, Any]:
+    """One figure with axes and a colour bar, for every panel in turn: making axes takes longer than drawing them. `figure.panel`: the one
+    that they hold."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(dpi=INCH)
+        figure: Any = Figure(dpi=INCH)
+        figure.panel = None
         axes, bar = figure.add_axes((0, 0, 1, 1)), figure.add_axes((0, 0, 1, 1))
     bar.yaxis.tick_right()
     bar.set_xticks([])
@@ -65,27 +76,35 @@ def _canvas() -> tuple[Figure, Any, Any]:
 
 def draw(panel: Panel, form: str) -> bytes:
     """The panel as "svg" (a page has its legend beside it), "pdf" or "png"; the same panel gives the same bytes."""
-    figure, axes, bar = _canvas()
-    for artist in [*axes.lines, *axes.patches, *axes.collections, *axes.texts, *bar.collections, *figure.legends]:
-        artist.remove()
-    bar.set_visible(panel.z is not None)
+    figure = _canvas()[0]
     with matplotlib.rc_context(STYLE):
-        axes.set(xscale="log" if panel.x.log else "linear", yscale="log" if panel.y.log else "linear", xlim=(1, 2), ylim=(1, 2))
+        if figure.panel is not panel:
+            _plot(panel)
         _lay_out(panel, [] if form == "svg" else list(counts([panel])))
-        axes.relim()
-        axes.set_autoscale_on(True)
-        for series in panel.series:
-            look = {"color": COLOURS[series.style.colour], "linestyle": LINES[series.style.dash]}
-            DRAWN[series.kind](axes, series, panel, look)
-        if panel.z is not None:
-            _draw_bar(bar, panel.z)
-        _scale(axes, "x", panel.x)
-        _scale(axes, "y", panel.y)
         figure.patch.set(visible=form == "png", facecolor=WHITE)
         picture = io.BytesIO()
         dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Comment": MADE.decode() + stamp(panel)}}[form]
         figure.savefig(picture, format=form, dpi=200 if form == "png" else INCH, metadata=dates)
     return picture.getvalue()
+
+
+def _plot(panel: Panel) -> None:
+    figure, axes, bar = _canvas()
+    figure.panel = None
+    for artist in [*axes.lines, *axes.patches, *axes.collections, *axes.texts, *bar.collections]:
+        artist.remove()
+    bar.set_visible(panel.z is not None)
+    axes.set(xscale="log" if panel.x.log else "linear", yscale="log" if panel.y.log else "linear", xlim=(1, 2), ylim=(1, 2))
+    axes.relim()
+    axes.set_autoscale_on(True)
+    for series in panel.series:
+        look = {"color": COLOURS[series.style.colour], "linestyle": LINES[series.style.dash]}
+        DRAWN[series.kind](axes, series, panel, look)
+    if panel.z is not None:
+        _draw_bar(bar, panel.z)
+    _scale(axes, "x", panel.x)
+    _scale(axes, "y", panel.y)
+    figure.panel = panel
 
 
 def _lay_out(panel: Panel, legend: Sequence[Style]) -> None:
@@ -109,6 +128,8 @@ def _lay_out(panel: Panel, legend: Sequence[Style]) -> None:
     axes.yaxis.set_label_coords(0.04 / WIDTH, 1 - 0.03 / height, transform=figure.transFigure)
     if panel.y.names:
         axes.set_yticks(range(len(names)), names)
+    for old in list(figure.legends):
+        old.remove()
     if legend:
         looks: list[Any] = [{"color": COLOURS[s.colour], "linestyle": LINES[s.dash], "marker": MARKERS[s.marker]} for s in legend]
         handles = [Line2D([], [], **look, linewidth=1.1, markersize=4) for look in looks]
@@ -262,7 +283,12 @@ def svg(panel: Panel, prefix: str) -> Html:
     """Inline <svg> without style attributes or blocks; its ids begin with `prefix`, its colours are the page's variables, and what links to
     a run has a title."""
     words = f"<title>{text(printable(panel.title))}</title><desc>{text(printable(panel.words))}</desc>"
-    return _inline(draw(panel, "svg").decode(), prefix, "chart", words)
+    return _inline(_source(panel), prefix, "chart", words)
+
+
+@functools.lru_cache(1024)
+def _source(panel: Panel) -> str:
+    return draw(panel, "svg").decode()
 
 
 def _inline(source: str, prefix: str, class_: str, words: str = "") -> Html:
@@ -331,6 +357,7 @@ def files(panels: Iterable[Panel], folder: Path) -> Iterator[tuple[str, bytes | 
         names.add(name)
         there = folder / f"{name}.png"
         if not (there.is_file() and stamp(panel).encode() in there.read_bytes() and all(there.with_suffix(s).is_file() for s in ENDINGS)):
+            _source(panel)  # for the page, while the axes hold this panel
             yield from ((f"{name}{end}", draw(panel, end[1:]) if end != ".csv" else panel_csv(panel).encode()) for end in ENDINGS)
     for old in sorted(folder.glob("*.png")):
         if old.stem not in names and MADE in old.read_bytes():

@@ -13,7 +13,7 @@ from sam.report.looks import MARKERS, Look, Style, looks, method_name
 from sam.report.panels import Axis, Panel, Series, Values, averaged, in_words, label, names_of, panel, spread, stem, wide
 from sam.report.planes import landscapes
 from sam.schema import to_dict
-from sam.tables.conditions import Condition, RunRow, baseline_for
+from sam.tables.conditions import Condition, RunRow, baseline_for, conditions
 from sam.tables.statistics import is_finite, paired_difference, summarize
 from sam.text import counted
 
@@ -42,6 +42,20 @@ SPLIT = "Density"  # has a panel a method, logarithmic, cut six decades below th
 Anchors = Mapping[str, str]  # folder of a run -> id of its entry in the page
 Kept = Mapping[str, Mapping[int, Mapping[str, float | None]]]  # folder of a run -> epoch -> measures of the checkpoint kept there
 Section = tuple[str, list[Panel], str, bool]  # heading, panels, caption, folded away
+Gallery = list[tuple[Condition, list[Section]]]
+
+
+def anchors_of(runs: Iterable[RunRow]) -> dict[str, str]:
+    return {run.folder: f"run-{i}" for i, run in enumerate(runs, 1)}
+
+
+def gallery(runs: Sequence[RunRow], kept: Kept) -> Gallery:
+    """Every condition's figures: first the finding, then all others. The only condition's name is left out of the panels' names."""
+    anchors, found = anchors_of(runs), conditions(runs)
+    where = f"{stem(found[0].label)}-" if len(found) == 1 else ""
+    named = lambda panels: [replace(panel, name=panel.name.removeprefix(where)) for panel in panels]
+    made = [(c, [("The finding", opening(c, anchors), OPENING, False), *sections(c, anchors, kept)]) for c in found]
+    return [(c, [(heading, named(panels), caption, folded) for heading, panels, caption, folded in own]) for c, own in made]
 
 
 def opening(condition: Condition, anchors: Anchors) -> list[Panel]:
@@ -82,12 +96,10 @@ def sections(condition: Condition, anchors: Anchors, kept: Kept) -> list[Section
     return [(heading, panels, caption + _lost(panels), folded) for heading, panels, caption, folded in made if panels]
 
 
-def every(found: Sequence[Condition], kept: Kept) -> Iterator[Panel]:
-    """All panels but those folded away, each once. The only condition's name is left out of theirs."""
-    for condition in found:
-        panels = [*opening(condition, {}), *(p for _, own, _, folded in sections(condition, {}, kept) if not folded for p in own)]
-        where = f"{stem(condition.label)}-" if len(found) == 1 else ""
-        yield from (replace(panel, name=panel.name.removeprefix(where)) for panel in {panel.name: panel for panel in panels}.values())
+def every(found: Gallery) -> Iterator[Panel]:
+    """All panels but those folded away, each once."""
+    for _, own in found:
+        yield from {panel.name: panel for _, panels, _, folded in own if not folded for panel in panels}.values()
 
 
 def shown(condition: Condition) -> tuple[list[Look], str]:

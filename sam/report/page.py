@@ -14,11 +14,11 @@ from typing import Any
 
 from sam.optimizers.settings import METHODS
 from sam.report import drawing, figures, html_tables
-from sam.report.figures import Anchors, Kept
+from sam.report.figures import Gallery, Section
 from sam.report.html import Html, el, join, text
 from sam.sharpness.settings import SharpnessConfig
 from sam.tables.cells import Block
-from sam.tables.conditions import Condition, RunRow, conditions, data_label
+from sam.tables.conditions import Condition, RunRow, data_label
 from sam.text import counted
 
 FEW = 4  # conditions whose figures stand open, entries of an open group of the contents, clauses of a finding
@@ -125,25 +125,24 @@ def entry(run: RunRow, anchor: str) -> Html:
     return el("details", el("summary", line), _pairs(pairs), table if numbers else None, id=anchor, class_="run")
 
 
-def drawn(condition: Condition, anchors: Anchors, kept: Kept, at: str) -> Iterator[tuple[str, Html, bool]]:
-    """(heading, figure, whether it is folded) of everything that the condition has data for; the first opens the page."""
-    first = ("The finding", figures.opening(condition, anchors), figures.OPENING, False)
-    for i, (heading, panels, caption, folded) in enumerate([first, *figures.sections(condition, anchors, kept)]):
+def drawn(sections: Sequence[Section], at: str) -> Iterator[tuple[str, Html, bool]]:
+    """(heading, figure, whether it is folded) of each section."""
+    for i, (heading, panels, caption, folded) in enumerate(sections):
         charts = [el("div", el("h4", p.title), drawing.svg(p, f"{at}-{i}-{j}"), class_="panel") for j, p in enumerate(panels)]
         below = drawing.legend(panels), el("figcaption", caption)
         yield heading, el("figure", el("div", *charts, class_="charts"), *below) if panels else Html(""), folded
 
 
-def _pictures(found: Sequence[Condition], anchors: Anchors, kept: Kept) -> tuple[Html, Part]:
+def _pictures(found: Gallery) -> tuple[Html, Part]:
     """The figures that open the page, and the part with all others; where conditions are many, each figure is folded."""
     first, rest, names = list[Html](), list[Html](), list[tuple[str, str]]()
-    for i, condition in enumerate(found, 1):
+    for i, (condition, sections) in enumerate(found, 1):
         where = f", {condition.label}" if len(found) > 1 else ""
         made = [
             el("details", el("summary", name, where), picture, class_="more")
             if folded or len(found) > FEW
             else el("section", el("h3", name, where), picture)
-            for name, picture, folded in drawn(condition, anchors, kept, f"figures-{i}")
+            for name, picture, folded in drawn(sections, f"figures-{i}")
             if picture
         ]
         first += made[:1]
@@ -182,16 +181,17 @@ def report(
     sharpness: SharpnessConfig,
     command: str,
     problems: Sequence[str] = (),
-    kept: Kept | None = None,
+    gallery: Gallery | None = None,
 ) -> str:
-    """Make the page; the same input gives the same text. sharpness, command: how the runs were measured, and how to do so again."""
-    anchors = {run.folder: f"run-{i}" for i, run in enumerate(runs, 1)}
+    """Make the page; the same input gives the same text. sharpness, command: how the runs were measured, and how to do so again. gallery:
+    the runs' figures, made here if there is none."""
+    anchors, gallery = figures.anchors_of(runs), figures.gallery(runs, {}) if gallery is None else gallery
+    found = [condition for condition, _ in gallery]
     links = {folder: el("a", Path(folder).name or folder, href=f"#{at}") for folder, at in anchors.items()}
     every = {f"table-{i}": block for i, block in enumerate(blocks, 1)}
     notes = {note: i for i, note in enumerate(dict.fromkeys(n for b in blocks for n in html_tables.noted(b)), 1)}
     trace = html_tables.Trace({run.folder: run for run in runs}, links, notes)
-    found = conditions(runs)
-    first, others = _pictures(found, anchors, kept or {})
+    first, others = _pictures(gallery)
     entries = [el("section", el("h3", c.label), *(entry(run, anchors[run.folder]) for run in c.runs)) for c in found]
     hint = "Click a number to see the runs behind it, a run to see its command, and a column's header to sort by it (by the mean)."
     parts = [

@@ -1,12 +1,14 @@
-"""Every key with its default, what it may be, and what it means: for `--help`, and for docs/keys.md."""
+"""Every key with its default, what it may be, and what it means: for `--help`, and for docs/keys.md and docs/methods.md."""
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 from sam.evaluation.settings import EvaluateConfig
+from sam.optimizers.settings import METHODS, OptimizerConfig
 from sam.registry import OPTIONS
 from sam.runs.command import hydra_value
 from sam.schema import default_of, schema
@@ -70,4 +72,18 @@ def markdown() -> str:
         for row in keys(cls):
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (f"`{row[0]}`", row[1] and f"`{row[1]}`", *row[2:])) + " |")
         lines.append("")
+    return "\n".join(lines)
+
+
+def methods() -> str:
+    """The table of docs/methods.md: every method, the keys that it reads beside the base optimizer's, its passes, its options."""
+    common, chosen = {f.name for f in dataclasses.fields(OptimizerConfig)}, dict[str, list[str]]()
+    for path in sorted((ROOT / "conf" / "optimizer").glob("*.yaml")):
+        (method,) = re.findall(r"^method: (\w+)", path.read_text("utf-8"), re.MULTILINE)
+        chosen.setdefault(method, []).append(f"`{path.stem}`")
+    lines = ["| method | `optimizer=` | keys of `optimizer` | forwards and backwards a step |", "| --- | --- | --- | --- |"]
+    for name, row in METHODS.items():
+        config = OptimizerConfig.of(method=name)
+        own = ", ".join(f"`{f.name}`" for f in dataclasses.fields(config) if f.name not in common)
+        lines.append(f"| {row.label} (`{name}`) | {', '.join(chosen.get(name, []))} | {own} | {config.passes:g} |")
     return "\n".join(lines)

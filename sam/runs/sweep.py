@@ -19,15 +19,16 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sam.config import ConfigError
 from sam.core.files import DamagedError
 from sam.registry import names_plugins, plugin_arguments
 from sam.runs import ending, identity, progress, records
+from sam.runs.compose import compose
 from sam.runs.distributed import launched, with_replicas
-from sam.runs.hydra_schema import check_size, register, resolve
+from sam.runs.hydra_schema import check_size, register
 from sam.settings import TrainConfig
 from sam.text import counted, sentence
 from sam.training import cost
@@ -48,23 +49,11 @@ def points(sweep: DictConfig, loader: ConfigLoader | None = None) -> list[list[s
     if sweeper.max_batch_size is not None and sweeper.max_batch_size < 1:
         raise ConfigError(f"hydra.sweeper.max_batch_size={sweeper.max_batch_size}: must be a whole number >= 1, or null.")
     parser = OverridesParser.create(loader or GlobalHydra.instance().config_loader())  # glob() asks the loader for a group's options
-    given = [*sweeper._parse_config(), *sweep.hydra.overrides.task]
+    task: Any = OmegaConf.to_container(sweep.hydra.overrides.task)  # a reference such as ${seed} is one of the point
+    given = [*sweeper._parse_config(), *task]
     check_size(given)
     overrides = parser.parse_overrides(given)
     return [point for batch in sweeper.split_arguments(overrides, sweeper.max_batch_size) for point in batch]
-
-
-def compose(point: Sequence[str], sweep: DictConfig | None = None, loader: ConfigLoader | None = None) -> TrainConfig:
-    """Compose and check one point (of a composed sweep). Raises Hydra's, OmegaConf's or our own error."""
-    loader = loader or GlobalHydra.instance().config_loader()
-    if sweep is None:
-        composed = loader.load_configuration("train", list(point), RunMode.RUN)
-    else:
-        composed = loader.load_sweep_config(sweep, list(point))
-        if composed.hydra.sweeper.params != sweep.hydra.sweeper.params:
-            raise ConfigError(f"{' '.join(point)}: holds a grid of its own, which a sweep would not run; start it alone, with -m.")
-    config = resolve(TrainConfig, composed)
-    return with_replicas(config) if launched().size > 1 else config
 
 
 _checked: dict[tuple[str, ...], TrainConfig] = {}
@@ -72,7 +61,7 @@ _checked: dict[tuple[str, ...], TrainConfig] = {}
 
 def checked(point: Sequence[str], sweep: DictConfig) -> TrainConfig:
     """`compose`, or the result of this sweep's preflight."""
-    return _checked.get(tuple(point)) or compose(point, sweep)
+    return _checked.get(tuple(point)) or next(compose([point], sweep))
 
 
 def opened(arguments: Sequence[str], name: str) -> tuple[Hydra, str, list[str], list[str]]:
@@ -108,7 +97,8 @@ def planned(arguments: Sequence[str]) -> list[tuple[list[str], TrainConfig]]:
     alone = [*options, *(line for line in sweep.hydra.overrides.hydra if not line.startswith(many))]
     # Of one point, the experiment's grid goes: train.py refuses to run it without -m.
     rest = ["hydra.sweeper.params=null"] if sweep.hydra.sweeper.params else []
-    return [([*alone, *point, *rest], compose(point, sweep, loader)) for point in points(sweep, loader)]
+    lines = points(sweep, loader)
+    return [([*alone, *point, *rest], config) for point, config in zip(lines, compose(lines, sweep, loader), strict=True)]
 
 
 def check(plans: Sequence[TrainConfig]) -> list[cost.Cost]:
@@ -138,7 +128,7 @@ class Preflight(Callback):
             here = config.hydra.launcher._target_.endswith(("BasicLauncher", "LocalLauncher"))  # runs are done on this machine
             str(config.hydra.sweep.dir)  # resolved first, as Hydra does: a ${now:} in it is then the same in the points
             lines = points(config)
-            plans = [compose(point, config) for point in lines]
+            plans = list(compose(lines, config))
             _checked.clear()
             _checked.update(zip(map(tuple, lines), plans, strict=True))
             plans = [with_replicas(plan) for plan in plans] if here else plans

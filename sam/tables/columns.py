@@ -19,7 +19,7 @@ from sam.tables.statistics import is_finite, summarize, summary_parts
 # no numbers. The first lines hold what only the training saw.
 _NAMES = f"""
 last5_test_loss last5_test_accuracy last5_val_loss last5_val_accuracy best_test_accuracy best_val_accuracy best_val_loss
-gap_running gap_perturbed epoch_seconds
+gap_running gap_perturbed epoch_seconds backwards seconds
 eps_over_rho mean_eps_over_rho cos_g_eps mean_cos_g_eps
 gap error_gap test_loss_channel ece weight_norm cos_random_level corruption_kinds
 test_loss test_accuracy val_loss val_accuracy [bn?=train|recalibrated]

@@ -66,6 +66,10 @@ class RunRow:
         return settings(self.config) | {"init_from": self.init_from, "data": self.data_fingerprint}
 
     @functools.cached_property
+    def condition_key(self) -> str:
+        return json.dumps(self.condition, sort_keys=True)
+
+    @functools.cached_property
     def own(self) -> dict[str, Any]:
         """`own_settings`, with the files by their bytes."""
         return own_settings(self.config, self.condition)
@@ -193,7 +197,7 @@ def conditions(runs: Sequence[RunRow]) -> list[Condition]:
     for run in runs:
         if run.status not in ("finished", "diverged"):
             raise ValueError(f"{run.folder}: status {run.status}: only finished and diverged runs belong in a table.")
-    members = grouped(runs, lambda run: json.dumps(run.condition, sort_keys=True))
+    members = grouped(runs, lambda run: run.condition_key)
     labelled = [(condition_label(own[0]), json.loads(key), own) for key, own in members.items()]
     found = []
     for label, key, own in labelled:

@@ -41,5 +41,5 @@ def check(config: TrainConfig) -> data.Description:
 def cost(config: TrainConfig, description: data.Description) -> Cost:
     per_epoch = description.train_size / config.batch_size
     steps = math.floor(per_epoch) if config.drop_last else math.ceil(per_epoch)
-    passes = round(config.optimizer.passes * steps * config.epochs)
+    passes = config.optimizer.passes_in(steps * config.epochs)
     return Cost(passes + config.optimizer.probes(steps, config.epochs), passes)

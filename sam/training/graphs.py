@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -82,10 +82,10 @@ class CudaGraphs:
 
 
 class GraphedSteps(Steps):
-    """Steps as CUDA graphs: one for every batch size, with and without diagnostics; the same arithmetic in the same order. A graph repeats
-    what was launched, at the same addresses: the weights stay where they are; the batch, the learning rate and XSAM's alpha are written to
-    where the graph reads them; random streams are registered with it. Steps in which the host decides (XSAM's searches), and the first
-    `WARM` of each kind, run eagerly, on the stream of the capture."""
+    """Steps as CUDA graphs: one for every batch size and phase of the method, with and without diagnostics; the same arithmetic in the
+    same order. A graph repeats what was launched, at the same addresses: the weights stay where they are; the batch, the learning rate and
+    XSAM's alpha are written to where the graph reads them; random streams are registered with it. Steps in which the host decides (XSAM's
+    searches), and the first `WARM` of each kind, run eagerly, on the stream of the capture."""
 
     def __init__(self, optimizer: Method, objective: Objective, graphs: CudaGraphs) -> None:
         super().__init__(optimizer, objective)
@@ -94,11 +94,11 @@ class GraphedSteps(Steps):
         self.forget()
 
     def forget(self) -> None:
-        self._seen: dict[tuple[int, bool], int] = {}
-        self._captured: dict[tuple[int, bool], Callable[[Tensor, Tensor], None]] = {}
+        self._seen: dict[Hashable, int] = {}
+        self._captured: dict[Hashable, Callable[[Tensor, Tensor], None]] = {}
 
     def __call__(self, images: Tensor, labels: Tensor, rate: float, diagnose: bool) -> None:
-        kind = (len(labels), diagnose)
+        kind = (len(labels), diagnose, self.optimizer.phase)
         seen = self._seen.get(kind, 0)
         if not self.optimizer.repeats or seen < WARM:
             self._seen[kind] = seen + self.optimizer.repeats

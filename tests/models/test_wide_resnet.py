@@ -144,3 +144,35 @@ def test_dropout_acts_in_training_only() -> None:
 def test_refusals(options: dict, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         WideResNet(**{"depth": 10, "width": 1, "classes": 10, **options})
+
+
+# ---------------------------------------------------------------------------------------------------------- other normalisation
+
+
+@pytest.mark.parametrize(("norm", "layers", "count"), [("batch", 7, 77_850), ("group", 7, 77_850), ("none", 0, 77_850 - 2 * 240)])
+def test_what_stands_for_batch_norm(norm: str, layers: int, count: int) -> None:
+    """In WRN-10-1: norms of 16, 16, 16, 32, 32, 64 and 64 channels, with a weight and a bias each."""
+    model = build("wide_resnet", classes=10, channels=3, image_size=8, depth=10, width=1, norm=norm)
+    kinds = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)]
+    assert len(kinds) == layers and all(isinstance(m, nn.GroupNorm) == (norm == "group") for m in kinds)
+    assert parameters(model) == count
+
+
+def test_group_norm_standardises_eight_channels_of_one_image() -> None:
+    layer = build("wide_resnet", classes=10, channels=3, image_size=8, depth=10, width=1, norm="group").blocks[1].norm1
+    x = torch.randn(3, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    parts = x.reshape(3, 2, -1)
+    expected = (parts - parts.mean(2, keepdim=True)) / (parts.var(2, correction=0, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(layer(x), expected.view_as(x))
+
+
+def test_without_batch_norm_an_image_is_alone_in_its_batch() -> None:
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for norm in ("group", "none"):
+        model = build("wide_resnet", classes=10, channels=3, image_size=8, depth=10, width=1, norm=norm)  # in training mode
+        torch.testing.assert_close(model(x)[:1], model(x[:1]))
+
+
+def test_an_unknown_norm_is_refused() -> None:
+    with pytest.raises(ModelError, match="norm layer: must be one of batch, group, none"):
+        on_meta(depth=10, width=1, classes=10, norm="layer")

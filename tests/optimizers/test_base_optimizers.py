@@ -60,6 +60,7 @@ def test_adamw_by_hand(rho: float, mode: str) -> None:
         assert torch.equal(found, trained(20, method="sgd", **keys))
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_takes_it(method: str) -> None:
     one, again, other = (trained(5, method=method, base=base, lr=0.01) for base in ("adamw", "adamw", "sgd"))
@@ -72,3 +73,5 @@ def test_what_cannot_go_together_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"cuda_graph=true with optimizer.base=adamw"):
         from_dict(TrainConfig, {"optimizer": {"base": "adamw"}, "cuda_graph": True})
     OptimizerConfig.of(base="adamw", momentum=0.0)  # which it does not read
+    with pytest.raises(ConfigError, match=r"optimizer.momentum=0 with optimizer.method=momentum_sam"):
+        OptimizerConfig.of(method="momentum_sam", momentum=0.0, nesterov=False)

@@ -9,6 +9,10 @@ from torch import Tensor, nn
 
 from sam.config import ConfigError
 from sam.core.passes import Passes
+from sam.optimizers.asam import ASAM
+from sam.optimizers.gsam import GSAM
+from sam.optimizers.looksam import LookSAM
+from sam.optimizers.rwp import RWP
 from sam.optimizers.sam import SAM, RandSAM
 from sam.optimizers.settings import METHODS as REGISTRY
 from sam.optimizers.xsam import XSAM
@@ -28,6 +32,10 @@ SETTINGS = [
     *((XSAM, "alpha", value) for value in (NAN, "1")),
     *((XSAM, "alphas", value) for value in ([], [0.5, NAN], None, 0.5)),
     *((XSAM, "search_interval", value) for value in (0, -3, 2.5, None)),
+    *((ASAM, "asam_eta", value) for value in (-1, NAN, None)),
+    *((GSAM, "gsam_floor", value) for value in (-0.1, 1.1)),
+    *((LookSAM, "looksam_interval", value) for value in (0, 2.5)),
+    *((RWP, "rwp_beta", value) for value in (-0.1, 1.1, "1")),
 ]
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from optimizer_oracles import Bowl, Net, batch, flat, net_closure, sam_gradient, same
-from registered import registered
+from registered import of, registered
 from torch import nn
 
 from sam.core.passes import Passes
 from sam.optimizers.build import build, parameter_groups
+from sam.optimizers.late import LateSAM
 from sam.optimizers.sam import SAM, SGD, RandSAM
 from sam.optimizers.settings import OptimizerConfig
 from sam.optimizers.xsam import XSAM
@@ -24,6 +25,9 @@ METHODS = {
     "sam_drawn": lambda base, **k: SAM(base, rho=0.1, radius="uniform", generator=torch.Generator().manual_seed(3), **k),
     "xsam": lambda base, **k: XSAM(base, rho=0.1, steps=2, search_interval=4, **k),  # alpha found in step 5 is used in 6 to 8
     "xsam_constant": lambda base, **k: XSAM(base, rho=0.1, alpha=1.5, **k),
+    "late_sam": lambda base, **k: LateSAM(base, rho=0.1, first=7, **k),  # its first step is the second run's second
+    "rwp": of(method="rwp", rho=0.1, rwp_eta=0.1, perturbed_weight=0.5),
+    "looksam": of(method="looksam", rho=0.1, looksam_interval=4),  # g_v of step 5 is used in 6 to 8
 }
 
 

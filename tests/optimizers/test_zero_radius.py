@@ -16,6 +16,9 @@ METHODS = {
     "xsam_k1": of(method="xsam", rho=0.0, alpha_grid=[0.0, 0.5, 1.0, 1.5]),
     "xsam_k3": of(method="xsam", rho=0.0, ascent_steps=3, alpha_refresh=0.5),  # of 4 steps
     "xsam_alpha_0.3": of(method="xsam", rho=0.0, alpha=0.3),
+    "late_sam": of(method="late_sam", rho=0.0, start=0.5),
+    "looksam": of(method="looksam", rho=0.0, looksam_interval=4),
+    "arwp": of(method="rwp", rho=0.0, rwp_eta=0.1, perturbed_weight=0.5),
 }
 BASE = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
 

@@ -20,6 +20,9 @@ from models import networks as nets
 from sam.core.passes import Passes
 from sam.core.replicas import ALONE, ReplicaError, Replicas
 from sam.optimizers.base import Method
+from sam.optimizers.friendly import FriendlySAM
+from sam.optimizers.looksam import LookSAM
+from sam.optimizers.rwp import RWP
 from sam.optimizers.sam import SAM, SGD, RandSAM
 from sam.optimizers.xsam import XSAM
 from sam.schema import from_dict, to_dict
@@ -44,6 +47,9 @@ METHODS: dict[str, tuple[type[Method], dict[str, Any]]] = {
     "sam mean": (SAM, {"steps": 3, "descent_gradient": "mean"}),
     "xsam": (XSAM, {"alphas": GRID}),
     "xsam twice": (XSAM, {"alphas": GRID, "steps": 2, "search_interval": 2}),
+    "friendly_sam": (FriendlySAM, {}),
+    "looksam": (LookSAM, {"looksam_interval": 2}),
+    "rwp": (RWP, {"rwp_eta": 0.5, "perturbed_weight": 0.5}),
 }
 TRAINERS: dict[str, dict[str, Any]] = {
     "groups": {"m": 10, "optimizer": {"method": "xsam"}},
@@ -64,7 +70,7 @@ def network(batchnorm: bool) -> nn.Module:
 
 def method(name: str, model: nn.Module, replicas: Replicas, grouped: bool) -> Method:
     cls, options = METHODS[name]
-    if cls is RandSAM:
+    if cls in (RandSAM, RWP):
         options = options | {"generator": torch.Generator().manual_seed(5)}
     base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, fused=True)
     passes = Passes(model, replicas)

@@ -83,8 +83,7 @@ def test_methods_that_are_not_known_here_have_looks_of_their_own(monkeypatch: py
     colours, dashes, markers = zip(*(found[name] for name in ("SGD", "Zeta (rho 0.05)", "Beta")), strict=True)
     assert len(set(colours)) == len(set(dashes)) == 3 and max(colours) < len(COLOURS) and max(markers) < len(MARKERS) == 12
     assert styles(new[:1])["Beta N=3"][0] == found["Beta N=3"][0]
-    (condition,) = conditions(runs_of(0, [*new, *METHODS], 2))
-    for panel in figures.every([condition], {}):
+    for panel in panels_of(runs_of(0, [*new, *METHODS], 2)):
         assert drawing.draw(panel, "svg")
 
 
@@ -99,7 +98,7 @@ def by_title(panels: list[Panel], words: str) -> Panel:
 
 
 def panels_of(rows: list[RunRow], kept: figures.Kept | None = None) -> list[Panel]:
-    return list(figures.every([one(rows)], kept or {}))
+    return list(figures.every(figures.gallery(rows, kept or {})))
 
 
 # ---------------------------------------------------------------------------------------------------------------- panel data

@@ -12,14 +12,14 @@ import pytest
 from sam.evaluation.settings import EvaluateConfig
 from sam.optimizers.settings import OptimizerConfig
 from sam.report import html_tables
-from sam.report.figures import every
+from sam.report.figures import every, gallery
 from sam.report.html import Html, el
 from sam.report.page import report
 from sam.runs.command import train_command
 from sam.sharpness.settings import SharpnessConfig
 from sam.tables import render
 from sam.tables.cells import Block
-from sam.tables.conditions import RunRow, conditions
+from sam.tables.conditions import RunRow
 from sam.tables.settings import RowConfig
 from sam.tables.table import build
 
@@ -323,7 +323,7 @@ def test_only_losses_are_called_nats() -> None:
     names = {"n_step": True, "maximum_ascent": True, "n_step_length": False, "n_step_cosine": False, "alpha_star": False, "psi": False}
     for name, nats in names.items():
         measured = replace(made_up.runs()[0], measures={"gap": 0.1, f"{name}[rho=0.05]": 1.0})
-        axes = [p.x.label for p in every(conditions([measured]), {}) if "gap" in p.title]
+        axes = [p.x.label for p in every(gallery([measured], {})) if "gap" in p.title]
         assert len(axes) == 1 and axes[0].endswith(" (nats)") == nats
 
 

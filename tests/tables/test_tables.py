@@ -57,7 +57,7 @@ def run(config: TrainConfig = DEMO, seed: int = 0, accuracy: float = 97.0, *, lo
         fingerprint="f00",
         data_fingerprint=extra.pop("data", "d1"),
         data_notes=("8 x 8 pictures",),
-        init_from=extra.pop("start", None),
+        init_from=extra.pop("origin", None),
         started_from=started_from(config),
     )
 
@@ -177,7 +177,7 @@ def test_learning_rate_noise_precision_and_data_make_blocks_seeds_and_devices_do
 def test_weights_to_start_from_make_blocks_by_content_not_by_path() -> None:
     here, moved = replace(DEMO, init_from="a/w.th"), replace(DEMO, init_from="b/w.th")
     ours = replace(WRN, init_from="runs/digits-wrn-s0/checkpoint.pt")
-    runs = [run(), run(here, start="h1"), run(moved, seed=1, start="h1"), run(here, start="h2"), run(ours, start="h3")]
+    runs = [run(), run(here, origin="h1"), run(moved, seed=1, origin="h1"), run(here, origin="h2"), run(ours, origin="h3")]
     found = {condition.label: len(condition.runs) for condition in conditions(runs)}
     assert found == {
         "digits demo": 1,

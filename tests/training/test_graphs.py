@@ -74,6 +74,7 @@ class Recorded:
         optimizer, recorder = self.trainer.optimizer, Recorder()
         kept: list[Tensor] = [*self.trainer.model.state_dict().values(), optimizer.skipped]
         kept += [t for state in optimizer.state.values() for t in state.values()]
+        kept += [t for t in tree_leaves(optimizer.method_state()) if isinstance(t, Tensor) and t.dtype != torch.uint8]  # but for streams
         if optimizer.scaling is not None:
             kept += [optimizer.scaling.value, optimizer.scaling.streak]
         values = [t.clone() for t in kept]
@@ -126,10 +127,25 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("sam_mean", {"micro_batch": 3}),
     ("sgd", {"label_smoothing": 0.1, "schedule": "wrn_step", "warmup_epochs": 1}),
     ("xsam_constant", {"optimizer": {"weight_decay_mode": "loss", "grad_clip": 1.0, "norm_scope": "layer"}}),
+    ("gsam", {"optimizer": {"gsam_floor": 0.2}}),
+    ("friendly_sam", {"precision": "fp16"}),
+    ("late_sam", {"optimizer": {"start": 0.5}}),
+    ("rwp", {"optimizer": {"rwp_eta": 0.1, "perturbed_weight": 0.5}}),
+    ("looksam", {"optimizer": {"looksam_interval": 2}}),
+    ("momentum_sam", {}),
 ]
 
 
-@pytest.mark.parametrize(("method", "changes"), CASES, ids=str, indirect=["method"])
+# Of methods that keep something between steps, or whose steps differ.
+LATER = ("gsam", "friendly_sam", "late_sam", "rwp", "looksam", "momentum_sam")
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [pytest.param(*case, marks=pytest.mark.slow if case[0] in LATER else ()) for case in CASES],
+    ids=str,
+    indirect=["method"],
+)
 def test_recorded_steps_are_the_eager_ones(method: dict[str, Any], changes: dict[str, Any], tiny: Tiny, trainer: Make) -> None:
     """Bitwise: weights, statistics, momentum, XSAM's alpha, the records. Every epoch has another rate, every step another batch."""
     config = tiny(**LONG, **changes | {"optimizer": method | changes.get("optimizer", {})})

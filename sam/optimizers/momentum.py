@@ -1,0 +1,27 @@
+"""Momentum-SAM (Becker et al. 2024, arXiv 2401.12033): perturb against the momentum, at the cost of SGD."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sam.optimizers.base import Closure, Gradients, Method
+
+
+class MomentumSAM(Method):
+    """eps = -rho v/||v|| with v the base optimizer's momentum (SGD's buffer, AdamW's first moment); descend with grad L(w + eps): one
+    forward and one backward. No perturbation before there is a momentum. The loss that `step` returns is the one at w + eps: this method
+    never evaluates at w."""
+
+    def __init__(self, base: torch.optim.Optimizer, *, rho: float = 0.05, **common: Any) -> None:
+        super().__init__(base, rho=rho, **common)
+
+    def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
+        states = [self.base.state.get(p, {}) for p in self.parameters]
+        momenta = [state.get("momentum_buffer", state.get("exp_avg")) for state in states]
+        against: Gradients = [None if v is None else -v for v in momenta]
+        climb = self.ascent()
+        climb.climb(self.perturbed(against))
+        loss, gradient = self.evaluate(closure, climb.points)
+        self.record_first(gradient)
+        return loss, gradient

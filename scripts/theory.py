@@ -1,0 +1,108 @@
+"""What is proved about SAM near minimisers (Wen, Ma & Li 2023), shown: on toys, and on small networks of which all is known exactly.
+
+    python scripts/theory.py experiment=wen_toy
+    python scripts/theory.py experiment=wen_network
+    python scripts/theory.py experiment=wen_network inputs=gaussian samples=8 out=runs/theory/gaussian   # any plain key of conf/theory
+    python scripts/theory.py experiment=wen_network part=0.01 starts=2 out=/tmp/short                    # a hundredth of the steps
+
+out      folder of CSV files and figures (runs/theory/EXPERIMENT)
+workers  processes (2)
+
+The documents conf/theory/EXPERIMENT.yaml say what is claimed, what it costs, and what would confirm or refute it. docs/theory.md explains.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import yaml
+from arguments import ROOT, parse, script
+
+import data
+from sam.core.files import write_atomic
+from sam.report.drawing import files
+from sam.report.panels import Panel
+from sam.runs.progress import Progress
+from sam.schema import from_dict
+from sam.theory import figures
+from sam.theory.settings import NetworkConfig, ToyConfig
+
+EXPERIMENTS: dict[str, Any] = {"wen_toy": ToyConfig, "wen_network": NetworkConfig}
+Rows = Sequence[Mapping[str, Any]]
+
+
+def work(config: Any, job: str, seed: int) -> list[Any]:
+    """One job, on one thread: the walk of an arm, or a table."""
+    import torch
+
+    torch.set_num_threads(1)
+    if job in config.arms:
+        from sam.theory import network, toys
+
+        return toys.toy_trajectory(config, job) if isinstance(config, ToyConfig) else network.branch(config, job, seed)
+    from sam.theory import limits, toys
+
+    return toys.cycles() if job == "cycles" else limits.table()
+
+
+def done(config: Any, workers: int) -> dict[tuple[str, int], list[Any]]:
+    """All jobs by (name, starting point), `workers` at a time."""
+    starts = range(config.starts) if isinstance(config, NetworkConfig) else [0]
+    tables = ["limits", "cycles"] * isinstance(config, ToyConfig)
+    jobs = sorted(((name, seed) for name in (*config.arms, *tables) for seed in starts), key=lambda job: job[0] not in config.arms)
+    progress, found = Progress(len(jobs), "theory"), {}
+    if workers == 1:
+        for job in jobs:
+            found[job] = work(config, *job)
+            progress.advance(1)
+        return found
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting = {pool.submit(work, config, *job): job for job in jobs}
+        for future in as_completed(waiting):
+            found[waiting[future]] = future.result()
+            progress.advance(1)
+    return {job: found[job] for job in jobs}
+
+
+def text(rows: Rows) -> str:
+    """Rows as CSV, with the columns of the first; numbers at full precision."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+@script
+def main(arguments: list[str]) -> int:
+    given, _ = parse({"experiment": tuple(EXPERIMENTS)}, [a for a in arguments if a.startswith("experiment=")])
+    name = given["experiment"]
+    document = yaml.safe_load((ROOT / "conf" / "theory" / f"{name}.yaml").read_text(encoding="utf-8"))
+    keys = {key: value for key, value in document.items() if key != "arms"} | {"part": 1.0, "out": f"runs/theory/{name}", "workers": 2}
+    values, _ = parse({"experiment": tuple(EXPERIMENTS), **keys}, arguments)
+    out, workers, _ = (values.pop(key) for key in ("out", "workers", "experiment"))
+    config = from_dict(EXPERIMENTS[name], document | values)
+    data.usable_folder(out, "out")
+    folder = Path(out)
+    found = done(config, workers)
+    tables: dict[str, Rows] = {job: rows for (job, _), rows in found.items() if job not in config.arms}
+    walks = {job: rows for job, rows in found.items() if job[0] in config.arms}
+    tables["trajectories"] = [{"arm": arm, "start": seed, **row} for (arm, seed), rows in walks.items() for row in rows]
+    panels: list[Panel] = figures.of_toy(walks) if isinstance(config, ToyConfig) else figures.of_network(config, walks)
+    if isinstance(config, NetworkConfig):
+        tables |= {"effects": figures.effects(walks), "contrasts": figures.contrasts(walks)}
+    write = lambda file, content: write_atomic(folder / file, content)
+    for table, rows in tables.items():
+        write(f"{table}.csv", text(rows))
+    for file, content in files(panels, folder):
+        write(file, content) if content is not None else (folder / file).unlink()
+    said = partial(print, sep="")
+    for row in tables.get("contrasts") or figures.ends(walks):
+        said(*(f"{key} {value:.4g}  " if isinstance(value, float) else f"{value}  " for key, value in row.items()))
+    print(f"Written: {folder}")
+    return 0

@@ -1,0 +1,73 @@
+"""A sweep's points as composed one after the other, against Hydra's composition of each."""
+
+from collections.abc import Sequence
+
+import pytest
+from hydra.core.config_loader import ConfigLoader
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from sam.runs.compose import compose
+from sam.runs.hydra_schema import resolve
+from sam.runs.sweep import opened, points
+from sam.settings import TrainConfig
+
+
+class Counting:
+    """Hydra's loader, with the number of points that it composed."""
+
+    def __init__(self, loader: ConfigLoader) -> None:
+        self.loader, self.points = loader, 0
+
+    def load_sweep_config(self, *given: object) -> DictConfig:
+        self.points += 1
+        return self.loader.load_sweep_config(*given)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.loader, name)
+
+
+def swept(*arguments: str) -> tuple[DictConfig, Counting, list[list[str]]]:
+    hydra, name, overrides, _ = opened(arguments, "train")
+    sweep = hydra.compose_config(name, overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    return sweep, Counting(hydra.config_loader), points(sweep, hydra.config_loader)
+
+
+def by_hydra(line: Sequence[str], sweep: DictConfig, counting: Counting) -> TrainConfig:
+    return resolve(TrainConfig, counting.loader.load_sweep_config(sweep, list(line)))
+
+
+DIGITS = "dataset=digits"
+SWEEPS = {  # arguments: how many points Hydra composes
+    ("experiment=demo",): 7,
+    ("experiment=table2",): 4,
+    ("experiment=rho_sweep",): 5,
+    (DIGITS, "optimizer=sgd,sam", "protocol=demo,xsam", "seed=1,2", "model=wrn_10_1", "epochs=3"): 4,
+    ("dataset=digits,cifar10", "optimizer=xsam", "optimizer.alpha=null,1.0", "optimizer.rho=5,0.1", "optimizer.alpha_grid=[0.5,1]"): 2,
+    ("tracking.notes=a,'1',null,1.5,true,'b c'", "seed=0"): 1,
+    ("seed=1,2", "epochs=${seed}", "batch_size=8,64"): 1,  # a fixed reference is followed
+    ("epochs=${seed},3", "seed=1,2"): 2,
+    ("seed=1,2", "runs_dir=${oc.env:HOME}"): 2,
+    ("keep_checkpoints=[1],[1,2]", "seed=1,2"): 2,
+    ("++optimizer.rho=0.3", "optimizer.rho=0.1,0.2"): 2,  # of two overrides of one key the order counts
+    ("optimizer.rho=0.1,0.2", "++seed=3,4", "~augmentation", "+tracking.tags=[a]"): 2,
+}
+
+
+@pytest.mark.parametrize("arguments", SWEEPS, ids=" ".join)
+def test_points_are_as_hydra_composes_them(arguments: tuple[str, ...]) -> None:
+    sweep, loader, lines = swept(*arguments)
+    found = list(compose(lines, sweep, loader))  # type: ignore[arg-type]
+    assert loader.points == SWEEPS[arguments]
+    chosen = range(0, len(lines), 1 + len(lines) // 3)  # of large sweeps a sample
+    assert [found[i] for i in chosen] == [by_hydra(lines[i], sweep, loader) for i in chosen]
+
+
+@pytest.mark.parametrize("wrong", ["epochs=2,x", "optimizer.rho=0.1,-1", "optimizer.lr=0.1,sam", "seed=1,2.5"])
+def test_a_wrong_value_is_refused_in_the_words_of_hydra_s_composition(wrong: str) -> None:
+    sweep, loader, lines = swept(wrong)
+    with pytest.raises(Exception) as quick:
+        list(compose(lines, sweep, loader))  # type: ignore[arg-type]
+    with pytest.raises(quick.type) as slow:
+        by_hydra(lines[1], sweep, loader)
+    assert str(quick.value) == str(slow.value)

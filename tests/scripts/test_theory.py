@@ -1,0 +1,35 @@
+"""The experiments as a user starts them, in an edition of seconds; what is wrong is one sentence."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import theory
+
+
+def test_a_short_edition_writes_tables_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["part=0.001", "records=2", "starts=2", "samples=4", "hidden=4", "inputs=gaussian", "workers=1"]
+    assert theory.main(["experiment=wen_network", *short, f"out={tmp_path / 'out'}"]) == 0
+    out = tmp_path / "out"
+    rows = list(csv.DictReader((out / "trajectories.csv").open()))
+    assert len(rows) == 5 * 2 * 3 and {row["arm"] for row in rows} == {"GD", "SGD, batch 1", "SAM", "SAM, batch 1", "GD on L^Asc"}
+    assert len(list(csv.DictReader((out / "effects.csv").open()))) == 10
+    assert {row["n"] for row in csv.DictReader((out / "contrasts.csv").open())} == {"2"}
+    for name in ("contrasts-between-methods", "lambda1-under-sam-beside-the-sam-edge-of-stability"):
+        assert all((out / f"{name}{end}").stat().st_size > 0 for end in (".png", ".pdf", ".csv"))
+    assert "Δ log λ1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["experiment=wen_wrn"], "must be one of wen_toy, wen_network"),
+        (["experiment=wen_network", "samples=100"], "samples=100"),
+        (["experiment=wen_network", "lr=0.1"], "unknown argument"),
+        (["experiment=wen_toy", "part=2"], "part=2"),
+        (["experiment=wen_toy", "out=/dev/null"], "out=/dev/null"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert theory.main(arguments) == 2
+    assert said in capsys.readouterr().err
