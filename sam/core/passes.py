@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from sam.core import seeds, vectors
 from sam.core.replicas import ALONE, Replicas, join_statistics
 
+NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _STOCHASTIC_NAMES = ("DropPath", "StochasticDepth", "DropBlock2d")
+
+
+def norm_parameters(model: nn.Module) -> set[int]:
+    """Return the id of every parameter of a normalisation layer."""
+    return {id(p) for m in model.modules() if isinstance(m, NORM_LAYERS) for p in m.parameters(recurse=False)}
 
 
 def running_buffers(modules: Iterable[nn.Module]) -> list[Tensor]:

@@ -6,17 +6,15 @@ from torch import Generator, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from sam.core.device import LossScale
-from sam.core.passes import Passes
+from sam.core.passes import Passes, norm_parameters
 from sam.core.replicas import ALONE, Replicas
 from sam.optimizers.base import Method
 from sam.optimizers.settings import METHODS, OptimizerConfig
 
-_NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Trainable parameters grouped by (perturbed or not, decayed or not), in the model's order within a group."""
-    of_norms = {id(p) for m in model.modules() if isinstance(m, _NORM_LAYERS) for p in m.parameters(recurse=False)}
+    of_norms = norm_parameters(model)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for p in (p for p in model.parameters() if p.requires_grad):
         in_norm, is_weight = id(p) in of_norms, p.ndim > 1

@@ -100,6 +100,8 @@ def _plot(panel: Panel) -> None:
     for series in panel.series:
         look = {"color": COLOURS[series.style.colour], "linestyle": LINES[series.style.dash]}
         DRAWN[series.kind](axes, series, panel, look)
+    if panel.z is not None:
+        _draw_bar(bar, panel.z)
     _scale(axes, "x", panel.x)
     _scale(axes, "y", panel.y)
     figure.panel = panel
@@ -179,20 +181,33 @@ def _draw_level(axes: Any, series: Series, panel: Panel, look: Look) -> None:
 
 def _draw_surface(axes: Any, series: Series, panel: Panel, look: Look) -> None:
     """Filled contours on the panel's common colours, and contour lines at even steps within the surface's own range."""
-    assert panel.z is not None and panel.z.low is not None and panel.z.high is not None
+    assert panel.z is not None
     xs, ys = sorted(set(series.x)), sorted(set(series.y))  # type: ignore[type-var]
     order = np.lexsort(_numbers(series.x, series.y))
     z = np.ma.masked_invalid(_numbers(series.z)[0][order].reshape(len(ys), len(xs)))
-    space, bar = np.geomspace if panel.z.log else np.linspace, _canvas()[2]
-    levels = space(panel.z.low, panel.z.high, LEVELS)
-    bar.set_yscale("log" if panel.z.log else "linear")
-    for where, place in ((axes, (xs, ys, z)), (bar, ([0, 1], levels, np.stack([levels, levels], 1)))):
-        filled = where.contourf(*place, levels, norm=LogNorm() if panel.z.log else None, cmap="viridis")
-        filled.set(edgecolor="face", linewidth=0.4)  # closes the seams between neighbours
+    _fill(axes, panel.z, xs, ys, z)
     if z.count() and z.min() < z.max():
-        own = space(z.min(), z.max(), CONTOURS + 2)[1:-1]
+        own = _steps(panel.z, z.min(), z.max(), CONTOURS + 2)[1:-1]
         axes.contour(xs, ys, z, own, colors=WHITE, linewidths=0.5, alpha=0.6)
-    _scale(bar, "y", panel.z)
+
+
+def _steps(z: Axis, low: float, high: float, number: int) -> Any:
+    return (np.geomspace if z.log else np.linspace)(low, high, number)
+
+
+def _fill(axes: Any, z: Axis, xs: Any, ys: Any, values: Any) -> None:
+    assert z.low is not None and z.high is not None
+    norm = LogNorm() if z.log else None
+    filled = axes.contourf(xs, ys, values, _steps(z, z.low, z.high, LEVELS), norm=norm, cmap="viridis")
+    filled.set(edgecolor="face", linewidth=0.4)  # closes the seams between neighbours
+
+
+def _draw_bar(bar: Any, z: Axis) -> None:
+    assert z.low is not None and z.high is not None
+    levels = _steps(z, z.low, z.high, LEVELS)
+    bar.set_yscale("log" if z.log else "linear")
+    _fill(bar, z, [0, 1], levels, np.stack([levels, levels], 1))
+    _scale(bar, "y", z)
 
 
 def _draw_named(axes: Any, series: Series, panel: Panel, look: Look) -> None:
@@ -224,6 +239,37 @@ def _scale(axes: Any, which: str, axis: Axis) -> None:
     subs = (1, 2, 5) if reach < 40 else (1, 3) if reach < 300 else (1,)
     line.set_major_locator(LogLocator(subs=subs, numticks=7) if reach > 5 else MaxNLocator(5, integer=axis.whole, steps=[1, 2, 2.5, 5, 10]))
     line.set_major_formatter("{x:g}")
+
+
+SIDE = 1.75  # inches a side of a map on a sheet
+
+
+def sheet(panels: Sequence[Panel], names: Sequence[str], form: str) -> bytes:
+    """Maps on one colour scale side by side, under their names, as one figure for a page's width: "pdf" or "png"."""
+    left, right, top, low = 0.45, 0.5, 0.2, 0.4
+    width, height = left + len(panels) * (SIDE + 0.1) + right, low + SIDE + top
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((width, height), dpi=INCH, facecolor=WHITE)
+        for i, (panel, name) in enumerate(zip(panels, names, strict=True)):
+            axes = figure.add_axes(((left + i * (SIDE + 0.1)) / width, low / height, SIDE / width, SIDE / height))
+            for series in panel.series:
+                DRAWN[series.kind](axes, series, panel, {})
+            axes.set_title(printable(name), fontsize=8, pad=3)
+            _scale(axes, "x", panel.x)
+            _scale(axes, "y", panel.y)
+            axes.tick_params(labelleft=i == 0)
+        assert panels[0].z is not None
+        bar = figure.add_axes((1 - 0.44 / width, low / height, 0.07 / width, SIDE / height))
+        bar.set(xticks=[])
+        bar.yaxis.tick_right()
+        bar.spines[:].set_visible(False)
+        _draw_bar(bar, panels[0].z)
+        figure.supxlabel(printable(panels[0].x.label), fontsize=8, y=0.01)
+        figure.supylabel(printable(panels[0].y.label), fontsize=7, x=0.005)
+        picture = io.BytesIO()
+        dates = {"pdf": {"CreationDate": None}, "png": {"Comment": None}}[form]
+        figure.savefig(picture, format=form, dpi=200, metadata=dates)
+    return picture.getvalue()
 
 
 # ------------------------------------------------------------------------------------------------------------- SVG in the page

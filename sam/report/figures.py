@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from sam.optimizers.settings import METHODS
+from sam.report import directions
 from sam.report.looks import MARKERS, Look, Style, looks, method_name
 from sam.report.panels import Axis, Panel, Series, Values, averaged, in_words, label, names_of, panel, spread, stem, wide
 from sam.report.planes import landscapes
@@ -89,6 +90,7 @@ def sections(condition: Condition, anchors: Anchors, kept: Kept) -> list[Section
         ("XSAM's α", alphas, f"At α = 1 XSAM's step is SAM's. {BAND}{note}", False),
         *((heading, series_curves(curves, condition, of, *own), caption + note, False) for *own, heading, caption in SERIES),
         ("Loss over planes", *landscapes(condition, of), False),
+        ("Where the gradient at the ascent point leads", directions.directions(condition, of), directions.CAPTION, False),
         ("Other measures taken at a radius", others, f"{POINT} {BAND}{note}", True),
     ]
     return [(heading, panels, caption + _lost(panels), folded) for heading, panels, caption, folded in made if panels]
@@ -241,6 +243,7 @@ def along(condition: Condition, kept: Kept) -> list[Panel]:
     known = [replace(run, measures=measures) for run in condition.runs for measures in kept.get(run.folder, {}).values()]
     radii = [name for names in families(known).values() for name in names.values()][:1]
     names = [*first_named(known, "eigenvalue", "k=1"), *first_named(known, "trace"), *first_named(known, "cos_gradient_top"), *radii]
+    names += [name for kind in ("share", "alpha", "wins") for name in first_named(known, f"direction_{kind}", "v=g1" * (kind == "share"))]
     rows: Callable[[RunRow], list[Any]] = lambda run: [
         {"epoch": epoch, **measures} for epoch, measures in sorted(kept.get(run.folder, {}).items())
     ]
@@ -273,8 +276,8 @@ def series_curves(curves: Curves, condition: Condition, of: Sequence[Look], colu
 # ------------------------------------------------------------------------------------------------------------ radii and gap
 
 _AT_RADIUS = re.compile(r"(\w+)\[rho=([^,\]]+),?([^\]]*)\]")
-# How sure a measure is, which is no measure of its own; and the loss after the ascent, which is sharpness plus L(w).
-_SIDE = re.compile(r"_(stderr|spread|residual|std|draws)$|^ascent_loss$")
+# How sure a measure is, which is no measure of its own; the loss after the ascent, which is sharpness plus L(w); what has its own figures.
+_SIDE = re.compile(r"_(stderr|spread|residual|std|draws)$|^ascent_loss$|^direction_")
 FIRST = "sharpness[bn=eval,batch=all]"
 
 

@@ -136,6 +136,9 @@ _BASES = {
     "n_step_gain": "share that {n}-step ascent adds to one step's",
     "interior_ray": "share of batches with an interior maximum on the ascent ray",
     "interior_ball": "share of batches with an interior maximum in the ball",
+    "direction_share": "share of the best rise along {v}",
+    "direction_wins": "share of batches on which g_k rises above g_0",
+    "direction_alpha": "α* of single batches",
     "eigenvalue": "λ{k} of the Hessian",
     "train_loss": "training loss L(w)",
     "val_accuracy": "validation accuracy",
@@ -152,7 +155,7 @@ _BASES = {
 }
 _PARTS = {  # "": a default that goes without saying
     **{"bn=eval": "", "batch=all": "", "bn": "{}-mode BatchNorm", "batch": "batches of {}", "rho": "ρ {}", "subset": "{} images"},
-    **{"rule": "{} rule", "norm": "{} norm", "logits": "{} logits", "n": "N = {}", "k": "k = {}"},
+    **{"rule": "{} rule", "norm": "{} norm", "logits": "{} logits", "n": "N = {}", "k": "k = {}", "reach": "radius {} ρ"},
 }
 
 

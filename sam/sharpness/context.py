@@ -58,6 +58,11 @@ class Sizes:
         """Return the number of training images of a notion with this `subset`."""
         return self.train if subset is None else min(subset, self.train)
 
+    def batches(self, settings: Any, m: int) -> tuple[int, int]:
+        """Return how many batches a notion with the keys batches and batch_size takes, and the images of each."""
+        size = min(settings.batch_size or self.batch or m, self.train)
+        return min(settings.batches, self.train // size), size
+
 
 @dataclass(frozen=True)
 class Split:
@@ -140,6 +145,15 @@ class Context:
         statistics = self._recalibrated() if batchnorm == "recalibrated" else None
         mode = "train" if batchnorm == "train" else "eval"
         return DatasetLoss(self.model, part.inputs, part.labels, batchnorm=mode, statistics=statistics, **usual | other)
+
+    def training_batches(self, settings: Any, name: str) -> list[DatasetLoss]:
+        """L over each of `settings.batches` training batches, drawn without repetition from the random stream `name`, with BatchNorm in
+        `settings.batchnorm`: eval | train (each batch's own statistics)."""
+        count, size = self.sizes.batches(settings, self.config.m)
+        order = torch.randperm(self.sizes.train, generator=self.generator(name))[: count * size].view(count, size).to(self.device)
+        own = {"batch_size": size} if settings.batchnorm == "train" else {}
+        parts = (Split(self.train.inputs[index], self.train.labels[index]) for index in order)
+        return [self.loss(part, batchnorm=settings.batchnorm, **own) for part in parts]
 
     def suffix(self, subset: int | None, **parts: object) -> str:
         """Return the suffix of a measure's name, with the subset last where it is smaller than the training set."""

@@ -8,7 +8,7 @@ import torch
 from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness.average import mean_and_stderr
-from sam.sharpness.context import Context, Result, Sizes, Split, named, suffix
+from sam.sharpness.context import Context, Result, Sizes, named, suffix
 from sam.sharpness.dataset_loss import DatasetLoss
 from sam.sharpness.projected_ascent import Ball, Search, ascents
 from sam.sharpness.settings import InteriorConfig, SharpnessConfig
@@ -21,14 +21,8 @@ def _search(settings: InteriorConfig) -> Search:
     return Search(settings.steps, settings.momentum, settings.restarts, draws=0)
 
 
-def _batches(sizes: Sizes, config: SharpnessConfig) -> tuple[int, int]:
-    """Return how many batches there are, and the images of each."""
-    size = min(config.interior.batch_size or sizes.batch or config.m, sizes.train)
-    return min(config.interior.batches, sizes.train // size), size
-
-
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
-    count, size = _batches(sizes, config)
+    count, size = sizes.batches(config.interior, config.m)
     return count * size * (3 + len(config.rho) * (2 * (2 * config.interior.points - 1) + _search(config.interior).cost))
 
 
@@ -54,13 +48,11 @@ def along_ray(loss: DatasetLoss, start: Vector, direction: Vector, base: float, 
     return max(met, key=lambda share: met[share]) if all(map(math.isfinite, met.values())) else None
 
 
-def _places(context: Context, index: torch.Tensor, number: int) -> list[tuple[float | None, float | None]]:
+def _places(context: Context, loss: DatasetLoss, number: int) -> list[tuple[float | None, float | None]]:
     """Of one batch, for every radius: `along_ray` of its gradient, and of the best point that ascents in the ball found (0: w itself; a
     step with momentum ends inside the ball, so that the point alone would not tell)."""
     config, settings = context.config, context.config.interior
-    part = Split(context.train.inputs[index], context.train.labels[index])
-    own = {"batch_size": len(index)} if settings.batchnorm == "train" else {}
-    loss, stream = context.loss(part, batchnorm=settings.batchnorm, **own), lambda name: context.generator(f"interior {number} {name}")
+    stream = lambda name: context.generator(f"interior {number} {name}")
     with loss.measuring(), torch.no_grad():
         start = [p.clone() for p in loss.points]
         value, gradient = loss.value_and_gradient()
@@ -79,11 +71,10 @@ def measure(context: Context) -> Result:
     """The share of training batches whose largest loss lies at ||eps|| < 0.99 rho, and the mean of ||eps|| / rho: on the ray from w along
     the batch's gradient, and on the ray through the best point of restarted projected ascent in the ball. Peak: 11 vectors of D."""
     config, mode = context.config, context.config.interior.batchnorm
-    count, size = _batches(context.sizes, config)
-    order = torch.randperm(context.sizes.train, generator=context.generator("interior"))[: count * size]
-    places = [_places(context, index.to(context.device), number) for number, index in enumerate(order.view(count, size))]
+    losses = context.training_batches(config.interior, "interior")
+    places, count = [_places(context, loss, number) for number, loss in enumerate(losses)], len(losses)
     said = {"bn": mode} if mode != "eval" else {}
-    values = named(suffix(**said), interior_batches=count, interior_batch_size=size)
+    values = named(suffix(**said), interior_batches=count, interior_batch_size=len(losses[0].labels))
     for rho, of_rho in zip(config.rho, zip(*places, strict=True), strict=True):
         for kind, found in zip(("ray", "ball"), zip(*of_rho, strict=True), strict=True):
             lengths = [x for x in found if x is not None]

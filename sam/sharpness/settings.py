@@ -101,6 +101,23 @@ class InteriorConfig(Settings, prefix="sharpness.interior."):
 
 
 @dataclass(frozen=True)
+class DirectionConfig(Settings, prefix="sharpness.direction."):
+    """Where the gradient at the ascent point leads, and XSAM's search (Chen & Zhou 2026), batch by batch."""
+
+    batches: int = key(10, "training batches, as in interior", low=1)
+    batch_size: int | None = key(None, "images of each, as in interior", low=2)
+    reach: list[float] = key([1.0, 2.0], "radii R of the ball, in units of rho", above=0, distinct=True, some="reach")
+    ascent_steps: list[int] = key([1], "steps to the ascent point, split", low=1, some="number")
+    alphas: list[float] = key(list(DEFAULT_ALPHAS), "candidates of XSAM's search", some="candidate alpha")
+    angles: int = key(36, "of the polar scan of the plane", low=4, high=10_000)
+    rings: int = key(2, "of the polar scan: radii R / rings, ..., R", low=1, high=1000)
+    steps: int = key(10, "of an ascent in the ball, as in maximum", low=1)
+    restarts: int = key(1, "as in maximum", low=0)
+    momentum: float = key(0.25, "as in maximum", low=0, high=0.9)
+    batchnorm: str = key("eval", "running statistics, or each batch's own", among=("eval", "train"))
+
+
+@dataclass(frozen=True)
 class AdaptiveConfig(Settings, prefix="sharpness.adaptive."):
     """Adaptive sharpness (Kwon et al. 2021; Andriushchenko et al. 2023): radii are relative to |w|; any list of them may be empty."""
 
@@ -156,6 +173,15 @@ class SpectrumConfig(Settings, prefix="sharpness.spectrum."):
 
 
 @dataclass(frozen=True)
+class RoundingConfig(Settings, prefix="sharpness.rounding."):
+    """The perturbation that a forward in a coarser number format sees."""
+
+    formats: list[str] = key(["bf16", "fp16", "tf32"], "of the weights", among=("bf16", "fp16", "tf32"))
+    cosine: float = key(0.9, "to the perturbation that was meant, from which on its rho can be read", above=0, high=0.999)
+    subset: int | None = key(512, "images for the gradient; null: all", low=1)
+
+
+@dataclass(frozen=True)
 class LandscapeConfig(Settings, prefix="sharpness.landscape."):
     """Loss along lines and over planes through w."""
 
@@ -192,10 +218,12 @@ NOTIONS.add("n_step", "sam.sharpness.n_step", NStepConfig, reads=("rho", "n_step
 NOTIONS.add("average", "sam.sharpness.average", AverageConfig, reads=("rho", "seed", "average"))
 NOTIONS.add("maximum", "sam.sharpness.maximum", MaximumConfig, reads=("rho", "seed", "maximum"))
 NOTIONS.add("interior", "sam.sharpness.interior", InteriorConfig, reads=("rho", "m", "seed", "interior"))
+NOTIONS.add("direction", "sam.sharpness.direction", DirectionConfig, reads=("rho", "m", "seed", "direction"))
 NOTIONS.add("adaptive", "sam.sharpness.adaptive", AdaptiveConfig, reads=("seed", "adaptive"))
 NOTIONS.add("keskar", "sam.sharpness.keskar", KeskarConfig, reads=("seed", "keskar"))
 NOTIONS.add("hessian", "sam.sharpness.hessian", HessianConfig, reads=("rho", "seed", "hessian"))
 NOTIONS.add("spectrum", "sam.sharpness.spectrum", SpectrumConfig, reads=("seed", "spectrum"))
 NOTIONS.add("landscape", "sam.sharpness.landscape", LandscapeConfig, reads=("rho", "seed", "landscape"))
+NOTIONS.add("rounding", "sam.sharpness.rounding", RoundingConfig, reads=("rho", "seed", "rounding"))
 NOTIONS.add("corruption", "sam.sharpness.corruption", CorruptionConfig, reads=("corruption",))
 NOTIONS.add("outcomes", "sam.sharpness.outcomes", OutcomesConfig, reads=("m", "outcomes"))

@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from data import known
+from sam.optimizers.settings import METHODS
 from sam.settings import TrainConfig
 from sam.tables.cells import Block, Cell
 from sam.tables.columns import Column
 from sam.tables.comparisons import tost_text
-from sam.tables.conditions import Condition, TableRow, value_text
+from sam.tables.conditions import Condition, RunRow, TableRow, value_text
 from sam.tables.published import Published, citations
 from sam.tables.settings import ColumnConfig, TableConfig
 from sam.tables.statistics import MIN_RUNS, MIN_SEEDS, Paired, decimals, fixed, p_short, rounded
@@ -43,7 +44,7 @@ def footnotes(
         notes.append("Accuracy is that of the final epoch.")
     if "gap" in measures:
         notes += _notes_on_gap(condition)
-    notes += [note for run in used for note in _notes_on_method(run.config)]
+    notes += [note for run in used for note in (*_notes_on_rounding(run), *_notes_on_method(run.config))]
     notes += citations(shown)
     prints = dict.fromkeys(run.data_fingerprint or "unknown" for run in used)
     notes.append(f"Data fingerprint: {', '.join(prints)}.")
@@ -247,13 +248,29 @@ def _notes_on_gap(condition: Condition) -> list[str]:
     return notes
 
 
+FORMATS = {"bf16": "bf16 autocast", "fp16": "fp16 autocast", "tf32": "tf32"}
+
+
+def _notes_on_rounding(run: RunRow) -> list[str]:
+    """Warn of a perturbation that the run's number format does not resolve: by the readable rho, where the notion `rounding` found it for
+    the trained weights; else by rule, of Rand-SAM in 16 bits."""
+    o, method, to = run.config.optimizer, METHODS[run.config.optimizer.method].label, run.config.precision
+    if to not in FORMATS or "rho" not in o.used_keys:
+        return []
+    along = "random" if o.method == "rand_sam" else "gradient"
+    found = [value for name, value in run.measures.items() if name.startswith(f"rounding_readable[to={to},along={along}")]
+    said = f"{method} at rho {o.rho:g} in {FORMATS[to]}: rounding the weights perturbs them too,"
+    if found and (found[0] is None or o.rho < found[0]):
+        edge = "and at every rho" if found[0] is None else f"and below rho {found[0]:.2g}, measured at the trained weights,"
+        rest = "the row is not interpretable" if along == "random" else "the row is of another one, whose part along the gradient is kept"
+        return [f"{said} {edge} turns the perturbation too far (rounding in docs/measures.md); {rest}."]
+    if not found and o.method == "rand_sam" and to != "tf32":
+        return [f"{said} at a small rho by more than the method does; the row is not interpretable."]
+    return []
+
+
 def _notes_on_method(config: TrainConfig) -> list[str]:
-    o, notes = config.optimizer, []
-    if o.method == "rand_sam" and config.precision in ("bf16", "fp16"):
-        notes.append(
-            f"Rand-SAM at rho {o.rho:g} in {config.precision} autocast: rounding the weights perturbs them too, at a small rho "
-            "by more than the method does; the row is not interpretable."
-        )
+    o, notes = config.optimizer, list[str]()
     if o.method == "xsam" and o.weight_decay_mode == "loss" and o.weight_decay:
         notes.append(
             "XSAM with weight decay in the loss is not the released algorithm: there decay stays in SGD, and neither the perturbation nor"

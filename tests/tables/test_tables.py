@@ -301,13 +301,32 @@ def test_table3_picks_the_data_set_and_says_what_was_copied() -> None:
 def test_a_random_direction_under_16_bit_autocast_is_said_not_to_be_interpretable() -> None:
     def noted(precision: str, **optimizer: Any) -> list[str]:
         blocks = build(load("measures"), [run(replace(DEMO, precision=precision), **optimizer)], [0.05])
-        return [note for block in blocks for note in block.notes if "not interpretable" in note]
+        return [note for block in blocks for note in block.notes if "rounding the weights" in note]
 
     for precision in ("bf16", "fp16"):
         (note,) = noted(precision, method="rand_sam")
         assert note.startswith(f"Rand-SAM at rho 0.05 in {precision} autocast:")
         assert not noted(precision, method="sam")
     assert not noted("fp32", method="rand_sam") and not noted("tf32", method="rand_sam")
+
+
+def test_where_rounding_was_measured_the_warning_goes_by_the_readable_rho() -> None:
+    def noted(precision: str, found: dict[str, float | None], **optimizer: Any) -> list[str]:
+        made = run(replace(DEMO, precision=precision), **optimizer)
+        (block,) = build(load("measures"), [replace(made, measures={**made.measures, **found})], [0.05])
+        return [note for note in block.notes if "rounding the weights" in note]
+
+    random, gradient = "rounding_readable[to=bf16,along=random]", "rounding_readable[to=bf16,along=gradient,subset=512]"
+    both: dict[str, float | None] = {random: 0.4, gradient: 0.03}
+    (note,) = noted("bf16", both, method="rand_sam")
+    assert note.startswith("Rand-SAM at rho 0.05 in bf16 autocast: ") and "below rho 0.4" in note and "not interpretable" in note
+    assert not noted("bf16", both, method="rand_sam", rho=0.4) and not noted("bf16", both, method="sam")
+    (note,) = noted("bf16", both, method="sam", rho=0.02)
+    assert note.startswith("SAM at rho 0.02 in bf16 autocast: ") and "below rho 0.03" in note
+    assert len(noted("bf16", {random: None}, method="rand_sam", rho=3.0)) == 1  # readable at no rho
+    assert not noted("fp32", both, method="rand_sam") and not noted("bf16", both, method="sgd")
+    assert len(noted("tf32", {"rounding_readable[to=tf32,along=random]": 0.06}, method="rand_sam")) == 1
+    assert len(noted("fp16", both, method="rand_sam")) == 1  # another format was measured: the rule stands
 
 
 def test_every_table_says_by_what_recipe_its_rows_were_trained() -> None:
