@@ -138,8 +138,8 @@ def test_the_bootstrap_is_of_seeds_and_of_images() -> None:
 
 
 def test_images_that_all_runs_share_cancel_in_a_difference() -> None:
-    """Outcomes right[arm, seed, image] = [u_image < p_arm]: the arms differ on 2% of the images alone, whatever the seed, and the variance of
-    the difference is that of its mean over images; as unrelated errors they would have counted sixteen times that."""
+    """Outcomes right[arm, seed, image] = [u_image < p_arm]: the arms differ on 2% of the images alone, whatever the seed, and the variance
+    of the difference is that of its mean over images; as unrelated errors they would have counted sixteen times that."""
     draw = np.random.default_rng(1)
     u, share = draw.random(4000), (0.70, 0.68)
     right = np.array([[u < p] * 5 for p in share])
