@@ -6,8 +6,8 @@
     python scripts/claims.py runs_dir=runs/mine 'picks={R: 0.2}'       # a pick that is not made from tuning runs
     python scripts/claims.py rows=results/campaign/rows out=ledger readme=README.md
 
-out: a folder for ledger.md, .csv, .tex and .json. readme: a page whose table between two markers is written anew. hashes: the plan's list
-of hashes; only a claim in it is confirmatory, and one that was edited since has no verdict. Nothing is measured.
+out: a folder for ledger.md, .csv, .tex and .json. readme: a page whose short ledger, between two markers, is written anew. hashes: the
+plan's list of hashes; only a claim in it is confirmatory, and one that was edited since has no verdict. Nothing is measured.
 """
 
 import json
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
         write_atomic(Path(own["out"]) / f"ledger.{suffix}", content)
     if own["readme"]:
         page = Path(own["readme"])
-        write_atomic(page, ledger.placed(page.read_text(encoding="utf-8"), render.markdown(blocks)))
+        write_atomic(page, ledger.placed(page.read_text(encoding="utf-8"), render.markdown([ledger.short(judged)])))
     if problems:
         print(f"{counted(len(problems), 'run')} left out: {problems[0]}", file=sys.stderr)
     return 0

@@ -75,13 +75,32 @@ def build(judged: Sequence[Judged]) -> list[Block]:
         own = [case for case in judged if (case.claim.family if case.confirmatory else None) == family]
         said = f"confirmatory, family {family.name}: Holm over {family.tests} tests at {family.level:.0%}" if family else ""
         title = f"{TABLE}, {said or 'descriptive: each by itself, in no family of tests'}"
-        ordered = sorted(own, key=lambda case: (int("0" + re.split(r"\D", case.claim.id)[0]), case.claim.id))  # "2" before "12b"
+        ordered = sorted(own, key=lambda case: _in_order(case.claim.id))
         by_word = grouped(ordered, lambda case: case.verdict.partition(":")[0])
         found = ", ".join(f"{len(cases)} {word} ({', '.join(case.claim.id for case in cases)})" for word, cases in by_word.items())
         finding = f"{'Confirmatory' if family else 'Descriptive'} claims: {found}."
         notes = (*NOTES, "A test of the family that was not run counts as p = 1.") if family else NOTES
         blocks.append(Block(TABLE, title, 1, HEADER, tuple(map(_row, ordered)), notes, finding=finding, about=TABLE, brief=BRIEF))
     return sorted(blocks, key=lambda block: "descriptive" in block.title)
+
+
+def short(judged: Sequence[Judged]) -> Block:
+    """The ledger of a README, one line a claim: the planned ones, and of all others those with an effect."""
+    shown = [case for case in judged if case.confirmatory or case.effect]
+    left = sorted({case.claim.id for case in judged} - {case.claim.id for case in shown}, key=_in_order)
+    rows = []
+    for case in sorted(shown, key=lambda case: (not case.confirmatory, _in_order(case.claim.id))):
+        label, source, *cells = _row(case)
+        claim = replace(label, parts=(f"{case.claim.id}. {case.claim.statement}",))
+        told = replace(source, parts=(f"{case.claim.stance}: {re.split(r' [(]|; ', case.claim.source)[0]}",))
+        rows.append((claim, told, *(replace(cell, parts=(", ".join(cell.parts),)) for cell in cells)))
+    notes = ("From claim to verdict: docs/claims.md.", *([f"Added after the plan, and open: {', '.join(left)}."] if left else []))
+    return Block(TABLE, "The planned claims", 1, HEADER, tuple(rows), notes, about=TABLE)
+
+
+def _in_order(name: str) -> tuple[int, str]:
+    """ "2" before "12b"."""
+    return int("0" + re.split(r"\D", name)[0]), name
 
 
 def _row(case: Judged) -> tuple[Cell, ...]:

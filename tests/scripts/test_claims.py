@@ -23,9 +23,18 @@ def test_the_committed_rows_give_the_ledger_in_every_form(tmp_path: Path, capsys
     lines = json.loads((tmp_path / "out" / "ledger.json").read_text())
     planned = {line["id"] for line in lines if line["confirmatory"]}
     assert planned == {"2", "2-resnet20", "3", "3-resnet20", "4", "5", "6a", "6b", "7", "12b"}
-    assert page.read_text().startswith(f"a\n{ledger.BEGIN}\n\n### Claims, confirmatory") and page.read_text().endswith(f"{ledger.END}\nb\n")
-    assert (tmp_path / "out" / "ledger.md").read_text().strip() in page.read_text()
+    assert page.read_text().startswith(f"a\n{ledger.BEGIN}\n\n### The planned claims") and page.read_text().endswith(f"{ledger.END}\nb\n")
+    assert all(f"\n| {name}. " in page.read_text() for name in planned)
     assert all((tmp_path / "out" / f"ledger.{suffix}").stat().st_size for suffix in ("csv", "tex"))
+
+
+def test_the_readme_and_the_committed_ledger_are_what_the_committed_rows_give(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text((ROOT / "README.md").read_text())
+    assert claims.main([f"rows={ROWS}", f"out={tmp_path}", f"readme={page}"]) == 0
+    assert page.read_text() == (ROOT / "README.md").read_text()
+    for file in (ROOT / "results" / "campaign" / "ledger").iterdir():
+        assert file.read_text() == (tmp_path / file.name).read_text(), file.name
 
 
 def test_own_documents_and_the_one_that_the_docs_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
