@@ -199,6 +199,13 @@ class LandscapeConfig(Settings, prefix="sharpness.landscape."):
 
 
 @dataclass(frozen=True)
+class OutcomesConfig(Settings, prefix="sharpness.outcomes."):
+    """Which test images are right, for a bootstrap over images."""
+
+    batchnorm: list[str] = key(["eval", "recalibrated"], "as sharpness.batchnorm", among=("eval", "recalibrated"))
+
+
+@dataclass(frozen=True)
 class CorruptionConfig(Settings, prefix="sharpness.corruption."):
     """Accuracy on corrupted test images."""
 
@@ -219,3 +226,4 @@ NOTIONS.add("spectrum", "sam.sharpness.spectrum", SpectrumConfig, reads=("seed",
 NOTIONS.add("landscape", "sam.sharpness.landscape", LandscapeConfig, reads=("rho", "seed", "landscape"))
 NOTIONS.add("rounding", "sam.sharpness.rounding", RoundingConfig, reads=("rho", "seed", "rounding"))
 NOTIONS.add("corruption", "sam.sharpness.corruption", CorruptionConfig, reads=("corruption",))
+NOTIONS.add("outcomes", "sam.sharpness.outcomes", OutcomesConfig, reads=("m", "outcomes"))

@@ -99,18 +99,34 @@ def simultaneous(effects: Sequence[Effect], tests: int, level: float) -> list[Si
     return found
 
 
-def over_seeds_and_images(arms: np.ndarray, estimate: Callable[[np.ndarray], np.ndarray], images: int | None) -> Ends | None:
+def unpacked(series: Mapping[str, Sequence[float | None]]) -> np.ndarray:
+    """Outcomes of the test images, (n,) true or false, from words of `sam.sharpness.outcomes`."""
+    words = zip(series["images"], series["right"], strict=True)
+    return np.array([int(right or 0) >> k & 1 for images, right in words for k in range(int(images or 0))], dtype=bool)
+
+
+def over_seeds_and_images(
+    arms: np.ndarray, estimate: Callable[[np.ndarray], np.ndarray], images: int | None, right: np.ndarray | None = None
+) -> Ends | None:
     """95% percentile interval of an estimate from the arms' means (arms x draws -> draws), seeds drawn again for all arms together; arms: a
-    row of values by seed each. images: number of test images behind each accuracy in percent, which adds an arm's binomial error, the same
-    for all its seeds: per-image outcomes are not recorded, so that arms count as erring on unrelated images, which is too wide. None below
-    three seeds."""
+    row of values by seed each. right: which images each run got right (arms x seeds x images), and these are drawn again too, for all runs
+    together. Without them, images: number of test images behind each accuracy in percent, which adds an arm's binomial error, the same for
+    all its seeds, as if arms erred on unrelated images: too wide. None below three seeds."""
     count, n = arms.shape
     if n < 3:
         return None
-    draw, share = np.random.default_rng(0), np.clip(arms.mean(axis=1) / 100, 0, 1)
-    means = arms[:, draw.integers(n, size=(DRAWS, n))].mean(axis=2)
-    if images:
-        means += 100 * (draw.binomial(images, share, (DRAWS, count)) / images - share).T
+    draw = np.random.default_rng(0)
+    seeds = draw.integers(n, size=(DRAWS, n))
+    if right is None:
+        share = np.clip(arms.mean(axis=1) / 100, 0, 1)
+        means = arms[:, seeds].mean(axis=2)
+        means += 100 * (draw.binomial(images, share, (DRAWS, count)) / images - share).T if images else 0
+    else:
+        size, means = right.shape[2], np.empty((count, DRAWS))
+        flat = right.reshape(count * n, size).astype(np.float32)
+        for k, own in enumerate(seeds):
+            often = np.bincount(draw.integers(size, size=size), minlength=size).astype(np.float32)
+            means[:, k] = 100 * (flat @ often).reshape(count, n)[:, own].mean(axis=1) / size
     low, high = np.quantile(estimate(means), [0.025, 0.975])
     return float(low), float(high)
 

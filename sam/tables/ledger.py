@@ -26,8 +26,9 @@ HEADER = ("Claim", "Source", "Here", "Effect in the claimed direction", "n", "Ve
 NOTES = (
     "Effect [simultaneous interval]: at a round bracket stands the value that Holm's test excludes, the other end is Bonferroni's. What is"
     " supported, opposite or contradicted is read from Holm's region, which holds all effects together with 95%; both with at least 90%.",
-    "Drawn: 95% interval of a bootstrap over seeds and test images together, for each effect by itself. Outcomes by image are not recorded:"
-    " each arm's binomial error is added as if arms erred on unrelated images, which is too wide. No accuracy: over seeds alone.",
+    "Drawn: 95% interval of a bootstrap over seeds and test images together, for each effect by itself. Where the notion outcomes was not"
+    " measured for all of its runs, each arm's binomial error is added as if arms erred on unrelated images, which is too wide. No"
+    " accuracy: over seeds alone.",
     "Supported: the interval lies above 0 (real, below the margin: and ends below it). Opposite: below 0. Contradicted: it holds 0 and ends"
     " below the margin. Out of domain: a gate does not hold. A large p alone contradicts nothing.",
 )

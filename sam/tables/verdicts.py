@@ -14,7 +14,7 @@ from sam.schema import defaults, flat, to_dict
 from sam.tables import picks
 from sam.tables.claims import PICK, PICKS, WHERE, Arm, Claim, Tuned
 from sam.tables.conditions import Condition, RunRow, TableRow, conditions, grouped, split_match, table_row, value_text, varying
-from sam.tables.inference import Effect, Ends, Simultaneous, of_mean, of_ratio, of_tau, over_seeds_and_images, simultaneous
+from sam.tables.inference import Effect, Ends, Simultaneous, of_mean, of_ratio, of_tau, over_seeds_and_images, simultaneous, unpacked
 from sam.tables.settings import RowConfig
 from sam.tables.statistics import is_finite, paired_difference, summarize
 
@@ -227,6 +227,14 @@ class Sheet:
             if told:
                 raise Stop(f"out of domain: {told}")
 
+    def right(self, seeds: Sequence[int]) -> np.ndarray | None:
+        """Which test images the runs behind accuracies got right (arms x seeds x images); None where one has no outcomes."""
+        name = self.claim.measure.name
+        series = name.replace("test_accuracy", "outcomes") if name.startswith("test_accuracy") else ""
+        runs = [row.finished.get(seed) for row in self.arms.values() for seed in seeds]
+        words = [run.series[series] for run in runs if run is not None and series in run.series]
+        return np.array([unpacked(word) for word in words]).reshape(len(self.arms), len(seeds), -1) if len(words) == len(runs) else None
+
     def judged(self, origin: str, place: str) -> Judged:
         """The claim here, without its interval."""
         picked = {name: self.pick(name)[0] for name in self.claim.picks}
@@ -243,7 +251,8 @@ class Sheet:
                 shown = {name: [of[seed] for seed in seeds] for name, of in values.items()}
                 effect, estimate = effect_of(self.claim, shown)
                 images = _test_images(self.base.runs[0]) if "accuracy" in measure.name else None
-                case = replace(case, effect=effect, drawn=over_seeds_and_images(np.array(list(shown.values())), estimate, images))
+                drawn = over_seeds_and_images(np.array(list(shown.values())), estimate, images, self.right(seeds))
+                case = replace(case, effect=effect, drawn=drawn)
             if len(seeds) < self.claim.n:
                 raise Stop(f"open: {len(seeds)} of {self.claim.n}")
             self.gates(*MEANS)

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import itertools
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from scipy.special import ndtri
 
-from sam.tables.inference import Effect, fieller, of_mean, of_ratio, of_tau, over_seeds_and_images, partial_tau, simultaneous
+from sam.sharpness.outcomes import packed
+from sam.tables.inference import Effect, fieller, of_mean, of_ratio, of_tau, over_seeds_and_images, partial_tau, simultaneous, unpacked
 from sam.tables.statistics import holm, paired_difference
 
 SETS = {"interval": (3.0, 2.0), "complement": (3.0, 0.2), "line": (0.1, 0.1)}
@@ -132,6 +135,29 @@ def test_the_bootstrap_is_of_seeds_and_of_images() -> None:
     assert seeds[1] - seeds[0] == pytest.approx(2 * 1.96 * error, rel=0.1)
     images = 2 * 55 * 45 / 10_000  # two arms' binomial variance, in squared points
     assert both[1] - both[0] == pytest.approx(2 * 1.96 * math.sqrt(error**2 + images), rel=0.1)
+
+
+def test_images_that_all_runs_share_cancel_in_a_difference() -> None:
+    """Outcomes right[arm, seed, image] = [u_image < p_arm]: the arms differ on 2% of the images alone, whatever the seed, and the variance
+    of the difference is that of its mean over images; as unrelated errors they would have counted sixteen times that."""
+    draw = np.random.default_rng(1)
+    u, share = draw.random(4000), (0.70, 0.68)
+    right = np.array([[u < p] * 5 for p in share])
+    low, high = over_seeds_and_images(100 * right.mean(axis=2), lambda m: m[0] - m[1], 4000, right) or (0, 0)
+    each = 100.0 * (right[0, 0].astype(float) - right[1, 0])
+    assert low == pytest.approx(each.mean() - 1.96 * each.std() / math.sqrt(4000), abs=0.06)
+    assert high == pytest.approx(each.mean() + 1.96 * each.std() / math.sqrt(4000), abs=0.06)
+    seeds = np.array([u < p for p in (0.6, 0.65, 0.7, 0.75, 0.8)])  # one arm, seeds that differ: their spread counts as well
+    low, high = over_seeds_and_images(100 * seeds.mean(axis=1)[None], lambda m: m[0], 4000, seeds[None]) or (0, 0)
+    of_seeds, of_images = np.var(100 * seeds.mean(axis=1)) / 5, np.var(100 * seeds.mean(axis=0)) / 4000
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(of_seeds + of_images), rel=0.1)
+
+
+def test_outcomes_come_back_from_their_words() -> None:
+    for count in (1, 47, 48, 49, 500):
+        right = torch.rand(count, generator=torch.Generator().manual_seed(count)) < 0.7
+        words = json.loads(json.dumps(packed(right)), parse_int=float)  # as a file of rows is read
+        assert unpacked(words).tolist() == right.tolist()
 
 
 def test_tau_is_scipys_and_partial_tau_kendalls_formula() -> None:
