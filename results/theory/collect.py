@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sam.report import drawing
+from sam.report import drawing, sheets
 from sam.report.directions import WAYS, X, curves, exact
 from sam.report.looks import Style
 from sam.report.panels import Axis, Panel, Series, averaged, panel_csv, stem, wide
@@ -143,7 +143,7 @@ def planes(name: str, arguments: list[str], out: Path) -> None:
     for one in panels:
         (out / f"{one.name}.csv").write_text(panel_csv(one))
     for form in ("pdf", "png"):
-        (out / f"loss-planes.{form}").write_bytes(drawing.sheet(panels, [label for label, _ in maps], form))
+        (out / f"loss-planes.{form}").write_bytes(sheets.sheet(panels, [label for label, _ in maps], form))
 
 
 if __name__ == "__main__":

@@ -101,9 +101,9 @@ def _plot(panel: Panel) -> None:
         look = {"color": COLOURS[series.style.colour], "linestyle": LINES[series.style.dash]}
         DRAWN[series.kind](axes, series, panel, look)
     if panel.z is not None:
-        _draw_bar(bar, panel.z)
-    _scale(axes, "x", panel.x)
-    _scale(axes, "y", panel.y)
+        draw_bar(bar, panel.z)
+    scale(axes, "x", panel.x)
+    scale(axes, "y", panel.y)
     figure.panel = panel
 
 
@@ -202,12 +202,12 @@ def _fill(axes: Any, z: Axis, xs: Any, ys: Any, values: Any) -> None:
     filled.set(edgecolor="face", linewidth=0.4)  # closes the seams between neighbours
 
 
-def _draw_bar(bar: Any, z: Axis) -> None:
+def draw_bar(bar: Any, z: Axis) -> None:
     assert z.low is not None and z.high is not None
     levels = _steps(z, z.low, z.high, LEVELS)
     bar.set_yscale("log" if z.log else "linear")
     _fill(bar, z, [0, 1], levels, np.stack([levels, levels], 1))
-    _scale(bar, "y", z)
+    scale(bar, "y", z)
 
 
 def _draw_named(axes: Any, series: Series, panel: Panel, look: Look) -> None:
@@ -227,7 +227,7 @@ DRAWN: dict[str, Draw] = {
 }
 
 
-def _scale(axes: Any, which: str, axis: Axis) -> None:
+def scale(axes: Any, which: str, axis: Axis) -> None:
     """Set limits and about five ticks with plain numbers (matplotlib's own overlap within a decade)."""
     line, limit = getattr(axes, f"{which}axis"), getattr(axes, f"set_{which}lim")
     line.set_minor_locator(NullLocator())
@@ -239,37 +239,6 @@ def _scale(axes: Any, which: str, axis: Axis) -> None:
     subs = (1, 2, 5) if reach < 40 else (1, 3) if reach < 300 else (1,)
     line.set_major_locator(LogLocator(subs=subs, numticks=7) if reach > 5 else MaxNLocator(5, integer=axis.whole, steps=[1, 2, 2.5, 5, 10]))
     line.set_major_formatter("{x:g}")
-
-
-SIDE = 1.75  # inches a side of a map on a sheet
-
-
-def sheet(panels: Sequence[Panel], names: Sequence[str], form: str) -> bytes:
-    """Maps on one colour scale side by side, under their names, as one figure for a page's width: "pdf" or "png"."""
-    left, right, top, low = 0.45, 0.5, 0.2, 0.4
-    width, height = left + len(panels) * (SIDE + 0.1) + right, low + SIDE + top
-    with matplotlib.rc_context(STYLE):
-        figure = Figure((width, height), dpi=INCH, facecolor=WHITE)
-        for i, (panel, name) in enumerate(zip(panels, names, strict=True)):
-            axes = figure.add_axes(((left + i * (SIDE + 0.1)) / width, low / height, SIDE / width, SIDE / height))
-            for series in panel.series:
-                DRAWN[series.kind](axes, series, panel, {})
-            axes.set_title(printable(name), fontsize=8, pad=3)
-            _scale(axes, "x", panel.x)
-            _scale(axes, "y", panel.y)
-            axes.tick_params(labelleft=i == 0)
-        assert panels[0].z is not None
-        bar = figure.add_axes((1 - 0.44 / width, low / height, 0.07 / width, SIDE / height))
-        bar.set(xticks=[])
-        bar.yaxis.tick_right()
-        bar.spines[:].set_visible(False)
-        _draw_bar(bar, panels[0].z)
-        figure.supxlabel(printable(panels[0].x.label), fontsize=8, y=0.01)
-        figure.supylabel(printable(panels[0].y.label), fontsize=7, x=0.005)
-        picture = io.BytesIO()
-        dates = {"pdf": {"CreationDate": None}, "png": {"Comment": None}}[form]
-        figure.savefig(picture, format=form, dpi=200, metadata=dates)
-    return picture.getvalue()
 
 
 # ------------------------------------------------------------------------------------------------------------- SVG in the page

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from made_up import runs
 
-from sam.report import drawing, planes
+from sam.report import planes, sheets
 from sam.report.directions import curves, directions
 from sam.report.looks import looks
 from sam.report.panels import Axis, Panel, panel_csv
@@ -52,6 +52,6 @@ def test_maps_side_by_side_are_one_figure() -> None:
     one = planes.plane_of(series, "plane_xsam[rho=0.5]")
     panel = Panel("name", "title", "words", Axis("x"), Axis("y"), one, Axis("Loss", log=True, low=1.0, high=9.0))
     for form, start in (("pdf", b"%PDF"), ("png", b"\x89PNG")):
-        picture = drawing.sheet([panel, panel, panel], ["SAM", "N = 5 <&>", "$x$"], form)
-        assert picture.startswith(start) and picture == drawing.sheet([panel, panel, panel], ["SAM", "N = 5 <&>", "$x$"], form)
+        picture = sheets.sheet([panel, panel, panel], ["SAM", "N = 5 <&>", "$x$"], form)
+        assert picture.startswith(start) and picture == sheets.sheet([panel, panel, panel], ["SAM", "N = 5 <&>", "$x$"], form)
     assert panel_csv(panel).count("\n") == 1 + 9 + 4 + 3
