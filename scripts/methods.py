@@ -14,7 +14,7 @@ from sam.runs.help import ROOT, methods
 def main(arguments: list[str]) -> int:
     parse({}, arguments)
     page = ROOT / "docs" / "methods.md"
-    page.write_text(
-        re.sub(r"^\| method .*?(?=\n\n)", lambda _: methods(), page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL), "utf-8"
-    )
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"^\| method .*?(?=\n\n)", lambda _: methods(), text, flags=re.MULTILINE | re.DOTALL)
+    page.write_text(text, encoding="utf-8")
     return 0
