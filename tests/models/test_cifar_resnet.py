@@ -110,6 +110,7 @@ def test_logits_equal_the_equations(depth: int, channels: int, size: int, train:
     torch.testing.assert_close(model(x), written_out(x, state, depth, train), rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_channels_last_and_tracing_change_nothing() -> None:
     model = build("resnet20", classes=10, channels=3, image_size=8).eval()
     x = torch.randn(2, 3, 8, 8)

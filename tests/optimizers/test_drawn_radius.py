@@ -64,7 +64,7 @@ def test_rand_sam() -> None:
 @pytest.mark.parametrize("scope", ["global", "layer", "filter"])
 @pytest.mark.parametrize("cls", [SAM, RandSAM])
 def test_lengths_are_uniform(cls, scope: str) -> None:
-    """1500 steps that do not move: ||eps|| / rho against U[0, 1], and each step's is drawn anew."""
+    """600 steps that do not move: ||eps|| / rho against U[0, 1], and each step's is drawn anew."""
     bowl = Bowl()
     parameters = bowl.parameters()
     seen, evaluate = [], bowl.closure(parameters)
@@ -74,11 +74,11 @@ def test_lengths_are_uniform(cls, scope: str) -> None:
         return evaluate(backward)
 
     optimizer = cls(torch.optim.SGD(parameters, lr=0.0), rho=RHO, radius="uniform", generator=stream(), norm_scope=scope)
-    for _ in range(1500):
+    for _ in range(600):
         optimizer.step(closure)
     lengths = np.array(seen[1::2] if cls is SAM else seen) / RHO
     assert stats.kstest(lengths, "uniform").pvalue > 1e-3 and lengths.max() <= 1
-    assert abs(np.corrcoef(lengths[1:], lengths[:-1])[0, 1]) < 4 / 1500**0.5
+    assert abs(np.corrcoef(lengths[1:], lengths[:-1])[0, 1]) < 4 / 600**0.5
 
 
 def test_all_groups_of_samples_share_it() -> None:

@@ -52,6 +52,7 @@ def test_length_in_float32_on_a_net() -> None:
     assert optimizer.stats["eps_over_rho"].item() == pytest.approx(1, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_isotropic() -> None:
     """Mean 0 and covariance rho^2 I / D over 4000 draws: every entry's z-score, against the largest of as many normals at level 1e-3.
 

@@ -92,6 +92,7 @@ def test_full_batch_sam_minimises_the_top_eigenvalue() -> None:
     assert abs(x[2]) / np.linalg.norm(x[2:]) > 0.999  # aligned with the top eigenvector
 
 
+@pytest.mark.slow
 def test_full_batch_sam_drifts_at_the_rate_of_the_flow() -> None:
     """dX/dt = -eta rho^2/2 grad F1 a step: x1 halves ... as exp(-eta rho^2 t), x2 six times faster. Leading order in rho."""
     toy, lr, rho = Toy((0.5, 0.02, 0.01, 0.0)), 0.01, 0.05
@@ -102,6 +103,7 @@ def test_full_batch_sam_drifts_at_the_rate_of_the_flow() -> None:
     assert math.log(begin[1] / end[1]) == pytest.approx(6 * lr * rho**2 * 3000, rel=0.1)
 
 
+@pytest.mark.slow
 def test_n_steps_drift_as_one_does() -> None:
     ends = []
     for n in (1, 2, 3):
@@ -120,6 +122,7 @@ def test_1_sam_minimises_the_trace() -> None:
     assert x[0] == pytest.approx(0.8, abs=0.06)  # SAM on both terms would have moved it to 0.8 exp(-1) = 0.29
 
 
+@pytest.mark.slow
 def test_rand_sam_minimises_the_trace() -> None:
     """Average direction: the drift is -eta rho^2/(2D) grad(F1 + F2), D = 4, slower by 4 than 1-SAM's."""
     toy, lr, rho = Toy((0.8, 0.5, 0.01, 0.01)), 0.05, 0.2

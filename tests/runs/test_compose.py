@@ -54,7 +54,10 @@ SWEEPS = {  # arguments: how many points Hydra composes
 }
 
 
-@pytest.mark.parametrize("arguments", SWEEPS, ids=" ".join)
+LARGE = [("experiment=demo",), ("experiment=rho_sweep",)]
+
+
+@pytest.mark.parametrize("arguments", [pytest.param(a, marks=[pytest.mark.slow] * (a in LARGE)) for a in SWEEPS], ids=" ".join)
 def test_points_are_as_hydra_composes_them(arguments: tuple[str, ...]) -> None:
     sweep, loader, lines = swept(*arguments)
     found = list(compose(lines, sweep, loader))  # type: ignore[arg-type]

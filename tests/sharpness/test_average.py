@@ -47,6 +47,7 @@ class Bowl(nn.Module):
         return torch.stack([torch.zeros_like(q), q])[None]
 
 
+@pytest.mark.slow
 def test_the_error_bar_is_calibrated() -> None:
     """z over 200 seeds has mean 0 and, with 25 pairs, a standard deviation of sqrt(24 / 22) = 1.04."""
     diagonal, scores = [5.0, 3.0, 1.0, 0.5, 0.0, -1.0, -2.0, 2.0], []

@@ -68,6 +68,7 @@ def test_the_residual_says_when_there_were_too_few_steps() -> None:
         assert float((spectrum - found[f"eigenvalue[k={k}]"]).abs().min()) <= residual  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_it_agrees_with_curvlinops() -> None:
     curvlinops = pytest.importorskip("curvlinops")
     linalg = pytest.importorskip("scipy.sparse.linalg")

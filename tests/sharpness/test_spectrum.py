@@ -62,6 +62,7 @@ def test_the_moments_are_within_their_sampling_error() -> None:
     assert list(probes.values()) == pytest.approx([1.0] * 20, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_standard_error_of_the_mean_is_calibrated() -> None:
     h, scores = matrix(VALUES), []
     for seed in range(40):
@@ -100,6 +101,7 @@ def test_too_few_points_for_the_width_show_in_the_mass() -> None:
     assert abs(on(torch.diag(VALUES), points=20, width=0.001)[0].values["spectrum_mass"] - 1) > 0.1  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_the_ends_and_the_share_of_outliers_are_seen() -> None:
     result, _, _ = on(matrix(VALUES), probes=30, steps=40)
     assert result.values["spectrum_largest"] == pytest.approx(15, rel=1e-6)

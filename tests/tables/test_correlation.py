@@ -89,6 +89,7 @@ def test_interval_between_methods_covers(groups: int) -> None:
     assert np.mean([r.ci_low <= truth <= r.ci_high for r in kept]) > 0.93  # type: ignore[operator]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_interval_within_methods_covers_zero_however_much_of_a_seed_the_methods_share(seeds: int, share: float) -> None:

@@ -160,6 +160,7 @@ def test_nothing_is_corrected_and_nothing_found_where_nothing_was_named() -> Non
     assert any(note.startswith("No test was named in advance") for note in block.notes) and " is above " not in block.verdict
 
 
+@pytest.mark.slow
 def test_a_null_table_finds_something_in_five_of_a_hundred() -> None:
     """Every row is SGD with other noise, seeds share a large effect: Holm keeps the chance of any finding at 5%, and p is uniform.
 

@@ -136,13 +136,14 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-# Of methods that keep something between steps, or whose steps differ.
+# Of methods that keep something between steps, or whose steps differ; and the longest two.
 LATER = ("gsam", "friendly_sam", "late_sam", "rwp", "looksam", "momentum_sam")
+LONGEST = ({"m": 4}, {"micro_batch": 3})
 
 
 @pytest.mark.parametrize(
     ("method", "changes"),
-    [pytest.param(*case, marks=pytest.mark.slow if case[0] in LATER else ()) for case in CASES],
+    [pytest.param(*case, marks=pytest.mark.slow if case[0] in LATER or case[1] in LONGEST else ()) for case in CASES],
     ids=str,
     indirect=["method"],
 )
