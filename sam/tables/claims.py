@@ -22,6 +22,8 @@ n, seeds     number that was planned, [first, last] (left out: every seed)
 family       name, tests, correction (holm), level: of the confirmatory tests; left out: descriptive. Only a file in the plan's list of
              hashes is confirmatory.
 needs        methods that may not exist yet: the claim is open while one does not
+effects      tables of effects (CSV files below the repository) in place of runs, each a setting: a row an arm and starting point, columns
+             arm, start and the measures. Arms are then {arm: its name}, and measure.name is a column; the starting point is the unit
 later        true: added after the plan. paper: where (as above) that a run must have to speak about the source's own setting
 """
 
@@ -159,6 +161,7 @@ class Claim(Settings):
     axes: list[str] = key([])
     later: bool = False
     needs: list[str] = key([])
+    effects: list[str] = key([])
     paper: dict[str, Any] = field(default_factory=dict)
 
     def relate(self) -> None:
@@ -174,11 +177,14 @@ class Claim(Settings):
             raise ConfigError(f"arms: kind={self.kind} needs controls{' and a reference' if self.kind == 'retained_fraction' else ''}.")
         if correlation and not (self.against and self.axes):
             raise ConfigError("against, axes: kind=correlation needs a measure to correlate with, and the axes to do it in.")
-        check_measure(PICK.sub("1", self.measure.name), "measure.name")
+        if not self.effects:
+            check_measure(PICK.sub("1", self.measure.name), "measure.name")
         for name in (self.against, self.given) if correlation else ():
             check_measure(name, "against, given")
         for at, arm in self.arms.named.items():
-            if arm.get("method") in METHODS or arm.get("method") not in self.needs:
+            if self.effects and list(arm) != ["arm"]:
+                raise ConfigError(f"arms.{at}={arm}: must be {{arm: NAME}}, a name in the tables of effects.")
+            if not self.effects and (arm.get("method") in METHODS or arm.get("method") not in self.needs):
                 check_arm(arm, f"arms.{at}", empty=correlation)
         for i, gate in enumerate(self.gates):
             check_gate(gate, f"gates[{i}]")

@@ -95,7 +95,7 @@ def short(judged: Sequence[Judged]) -> Block:
         told = replace(source, parts=(f"{case.claim.stance}: {re.split(r' [(]|; ', case.claim.source)[0]}",))
         rows.append((claim, told, *(replace(cell, parts=(", ".join(cell.parts),)) for cell in cells)))
     notes = ("From claim to verdict: docs/claims.md.", *([f"Added after the plan, and open: {', '.join(left)}."] if left else []))
-    return Block(TABLE, "The planned claims", 1, HEADER, tuple(rows), notes, about=TABLE)
+    return Block(TABLE, "Planned claims, and others that have a result", 1, HEADER, tuple(rows), notes, about=TABLE)
 
 
 def _in_order(name: str) -> tuple[int, str]:
@@ -124,8 +124,10 @@ def _row(case: Judged) -> tuple[Cell, ...]:
 
 def _arm(arm: Arm) -> str:
     """ "SAM (ascent_steps 1, rho @R)"."""
-    method = "all runs" if "method" not in arm else METHODS[arm["method"]].label if arm["method"] in METHODS else arm["method"]
-    rest = ", ".join(f"{name} {value_text(value)}" for name, value in arm.items() if name != "method")
+    method = (
+        arm.get("arm", "all runs") if "method" not in arm else METHODS[arm["method"]].label if arm["method"] in METHODS else arm["method"]
+    )
+    rest = ", ".join(f"{name} {value_text(value)}" for name, value in arm.items() if name not in ("method", "arm"))
     return f"{method} ({rest})" if rest else method
 
 

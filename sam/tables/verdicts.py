@@ -1,9 +1,11 @@
 """The rule: a claim and runs in, one verdict out for each setting that holds its arms. Gates come before verdicts, and p > 0.05 alone
 contradicts nothing; docs/claims.md tells the rule."""
 
+import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from sam.tables.statistics import is_finite, paired_difference, summarize
 
 MEANS = ("training_accuracy", "positive_control", "rising_limb")  # gates that compare a mean with a number
 PLANNED, CHANGED, ADDED, UNPLANNED = "", "changed after the plan", "added after the plan", "in no plan"
+ROOT = Path(__file__).resolve().parents[2]
 ACCURACY = "test_accuracy[bn=recalibrated]"  # of gates that compare arms, where the claim's measure is no accuracy
 WHOLE = ["CIFAR-10", "CIFAR-100", "CIFAR-10, 90 of 60,000 images JPEG-decoded"]
 PAPER: Mapping[str, Any] = {"model": "WRN-28-10", "data": WHOLE, "train_size": 50_000, "epochs": 200}  # for claims that name no setting
@@ -106,6 +109,8 @@ def holds(where: Mapping[str, Any], run: RunRow) -> bool:
 
 def _cases(claim: Claim, origin: str, every: Sequence[Condition], given: Mapping[str, float]) -> list[Judged]:
     """The claim in each of its settings, not judged yet; where nothing ran, once, with the reason. every: condition of the runs."""
+    if claim.effects:
+        return [_of_effects(claim, origin, ROOT / file) for file in claim.effects]
     first, last = claim.seeds or (0, math.inf)
     found = [replace(c, runs=tuple(run for run in c.runs if first <= run.config.seed <= last)) for c in every]
     found = [c for c in found if c.runs]
@@ -289,6 +294,26 @@ def effect_of(claim: Claim, arms: Mapping[str, Sequence[float]]) -> tuple[Effect
     null = {"no_gain": margin, "tolerance": sign * margin, "equivalence": math.copysign(margin, paired[0].mean or 0.0)}.get(claim.kind, 0.0)
     least = min(paired, key=lambda d: (d.mean or 0.0) * math.sqrt(d.n) / d.std if d.std else math.copysign(math.inf, d.mean or 0.0))
     return of_mean(least, null), lambda m: np.min([sign * (m[0] - base(m, own)) for own in against], axis=0)
+
+
+def _of_effects(claim: Claim, origin: str, file: Path) -> Judged:
+    """From a table of effects, over the starting points that have a finite value in every arm."""
+    case = Judged(claim, origin, file.parent.name)
+    if not file.is_file():
+        return replace(case, stopped="open")
+    with file.open(encoding="utf-8", newline="") as lines:
+        table = list(csv.DictReader(lines))
+    number = lambda row: float(row.get(claim.measure.name) or math.nan)
+    every = {name: {int(row["start"]): number(row) for row in table if row["arm"] == arm["arm"]} for name, arm in claim.arms.named.items()}
+    values = {name: {start: value for start, value in of.items() if is_finite(value)} for name, of in every.items()}
+    starts = sorted(set.intersection(*map(set, values.values())))
+    if not starts:
+        return replace(case, stopped=f"open: not measured ({claim.measure.name})")
+    shown = {name: [of[start] for start in starts] for name, of in values.items()}
+    effect, estimate = effect_of(claim, shown)
+    drawn = over_seeds_and_images(np.array(list(shown.values())), estimate, None)
+    stopped = f"open: {len(starts)} of {claim.n}" if len(starts) < claim.n else ""
+    return replace(case, values=values, effect=effect, drawn=drawn, stopped=stopped)
 
 
 def _correlation(claim: Claim, origin: str, place: str, runs: Sequence[RunRow]) -> Judged:

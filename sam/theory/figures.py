@@ -54,6 +54,7 @@ def effects(walks: Walks) -> list[Row]:
     for (arm, start), rows in walks.items():
         late = rows[-max(1, (len(rows) - 1) // LATE) :]
         change = {name: math.fsum(math.log(row[name] / rows[0][name]) for row in late) / len(late) for name in EIGENVALUES}
+        change["trace_over_top"] = change["trace"] - change["top"]
         means = {name: math.fsum(row[name] for row in rows[1:]) / (len(rows) - 1) for name in COSINES}
         found.append({"arm": arm, "start": start, **change, **means, "random_level": rows[0]["random_level"], "loss": late[-1]["loss"]})
     return found

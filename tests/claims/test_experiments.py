@@ -110,7 +110,7 @@ def test_each_claim_has_an_experiment() -> None:
         assert all(f"# {word}" in header for word in (*WORDS, "Expect:")), name
         assert ["scripts/claims.py"] in [line[:1] for line in commands_of(name)]
     first = {seed for seed, _, _ in CASES.values()} | {8000}  # 12c's, timed alone
-    assert all(claims.read(path).seeds[0] in first for path in LATER)
+    assert all(claim.seeds[0] in first for path in LATER if not (claim := claims.read(path)).effects)
 
 
 @pytest.mark.parametrize("path", LATER, ids=lambda path: path.stem)
@@ -119,7 +119,7 @@ def test_a_later_claim_says_all_that_a_planned_one_does(path: Path) -> None:
     assert claim.later and claim.family is None and claim.source and claim.statement.endswith(".")
     assert all(f"# {word}" in header for word in WORDS)
     trains = "no training" not in header  # what is measured alone is measured in fp32, whatever it was trained in
-    assert {gate["gate"] for gate in claim.gates} >= {"diverged", *(["precision"] if trains else [])}
+    assert claim.effects or {gate["gate"] for gate in claim.gates} >= {"diverged", *(["precision"] if trains else [])}
     if claim.kind == "retained_fraction":  # it presupposes SAM's gain
         assert "positive_control" in {gate["gate"] for gate in claim.gates}
 

@@ -23,7 +23,7 @@ def test_the_committed_rows_give_the_ledger_in_every_form(tmp_path: Path, capsys
     lines = json.loads((tmp_path / "out" / "ledger.json").read_text())
     planned = {line["id"] for line in lines if line["confirmatory"]}
     assert planned == {"2", "2-resnet20", "3", "3-resnet20", "4", "5", "6a", "6b", "7", "12b"}
-    assert page.read_text().startswith(f"a\n{ledger.BEGIN}\n\n### The planned claims") and page.read_text().endswith(f"{ledger.END}\nb\n")
+    assert page.read_text().startswith(f"a\n{ledger.BEGIN}\n\n### Planned claims") and page.read_text().endswith(f"{ledger.END}\nb\n")
     assert all(f"\n| {name}. " in page.read_text() for name in planned)
     assert all((tmp_path / "out" / f"ledger.{suffix}").stat().st_size for suffix in ("csv", "tex"))
 

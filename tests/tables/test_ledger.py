@@ -449,3 +449,37 @@ def test_a_page_holds_the_table_between_its_markers() -> None:
     assert placed == f"before\n{ledger.BEGIN}\n\n| new |\n\n{ledger.END}\nafter\n" == ledger.placed(placed, "| new |")
     with pytest.raises(ConfigError, match="readme: must hold"):
         ledger.placed("no markers", "")
+
+
+def of_effects(values: Mapping[str, Sequence[float | str]], folder: Path, **keys: Any) -> Judged:
+    """A claim "A is above B" judged from a table of effects, a starting point a column."""
+    (folder / "walks").mkdir(exist_ok=True)
+    file = folder / "walks" / "effects.csv"
+    lines = [f'"{arm}",{start},{value}' for arm, row in values.items() for start, value in enumerate(row)]
+    file.write_text("\n".join(["arm,start,top", *lines]) + "\n")
+    document = {"id": "x", "statement": "A is above B.", "source": "ours", "kind": "difference", "margin": 1.0, "n": 5, "later": True}
+    arms = {"treatment": {"arm": "A, batch 1"}, "controls": [{"arm": "B"}]}
+    claim = from_dict(Claim, document | {"effects": [str(file)], "measure": {"name": "top"}, "arms": arms} | keys)
+    (case,) = judge([(claim, ADDED)], [], {})
+    return case
+
+
+def test_a_table_of_effects_is_judged_over_its_starting_points(tmp_path: Path) -> None:
+    b = [1.0, 2.0, 3.0, 4.0, 5.0]
+    above = of_effects({"A, batch 1": [x + d for x, d in zip(b, (1.9, 2.0, 2.1, 2.0, 2.0), strict=True)], "B": b}, tmp_path)
+    assert above.verdict == "supported" and above.place == "walks" and above.effect is not None
+    assert above.effect.estimate == pytest.approx(2.0) and not above.confirmatory and above.in_paper == "open"
+    assert ledger.build([above])[0].rows[0][0].parts[2] == "A, batch 1 against B"
+    assert of_effects({"A, batch 1": b, "B": [x + 2 + x / 100 for x in b]}, tmp_path).verdict == "opposite"
+    assert (
+        of_effects({"A, batch 1": b, "B": [x + e for x, e in zip(b, (0.1, -0.1, 0, 0.1, -0.1), strict=True)]}, tmp_path).verdict
+        == "contradicted"
+    )
+    lost = of_effects({"A, batch 1": [*b[:4], "nan"], "B": b}, tmp_path)
+    assert (
+        lost.verdict == "open: 4 of 5" and lost.effect is not None and lost.effect.n == 4
+    )  # a start without a value in an arm is left out
+    assert of_effects({"A, batch 1": b, "B": b}, tmp_path, measure={"name": "other"}).verdict == "open: not measured (other)"
+    assert of_effects({"A, batch 1": b, "B": b}, tmp_path, effects=["nowhere/effects.csv"]).verdict == "open"
+    with pytest.raises(ConfigError, match=r"arms.treatment=.*must be {arm: NAME}"):
+        of_effects({}, tmp_path, arms={"treatment": {"method": "sam"}, "controls": [{"arm": "B"}]})
