@@ -178,15 +178,15 @@ def main(arguments: list[str]) -> int:
         "out": str,
     }
     own, overrides = parse(keys, arguments, hydra=True)
+    points = {
+        identity.setting(config): (point, config) for point, config in reversed(sweep.planned([*without(overrides, "seed"), "seed=0"]))
+    }
+    lines, one = map(list, zip(*reversed(points.values()), strict=True))
     if own["hours"] is None:
         raise ConfigError("hours: is missing; how long may the grid train, for example hours=8.")
     if own["spread"] and own["runs"]:
         raise ConfigError(f"spread={own['spread']:g}, runs={own['runs']}: are two answers to one question; give one of them.")
     spread = spread_of(own["runs"]) if own["runs"] else own["spread"]
-    points = {
-        identity.setting(config): (point, config) for point, config in reversed(sweep.planned([*without(overrides, "seed"), "seed=0"]))
-    }
-    lines, one = map(list, zip(*reversed(points.values()), strict=True))
     budget, tests = own["hours"] * 3600 * own["processes"], own["tests"] or max(1, len(one) - 1)
     found = rates(one, own["rates"], own["steps"])
 

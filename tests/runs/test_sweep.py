@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from sam.config import ConfigError
 from sam.runs import sweep
-from sam.runs.hydra_schema import register
+from sam.runs.hydra_schema import register, resolve
 from sam.settings import TrackingConfig
 
 DIGITS = ["dataset=digits", "model=wrn_10_1"]
@@ -33,7 +33,7 @@ def hydra() -> Iterator[tuple[Hydra, DictConfig]]:
     ("arguments", "number"),
     [
         (["optimizer=glob([xsam,sam])", "optimizer.rho=0.05,0.1"], 4),
-        (["optimizer=glob(*,exclude=sam*)", "seed=range(2)"], 6),
+        (["optimizer=glob(*s*,exclude=*sam*)", "seed=range(2)"], 4),
         (["seed=choice(1,2,3)", "+protocol.notes=[]"], 3),
         (["seed=shuffle(range(0,6,2))"], 3),
         (["hydra.sweeper.max_batch_size=2", "seed=1,2,3"], 3),
@@ -51,7 +51,7 @@ def test_a_plan_takes_what_train_takes(arguments: list[str], number: int, tmp_pa
     for line, config in plans:  # each line alone is its point
         made, name, overrides, _ = sweep.opened(line, "train")
         whole = made.compose_config(name, overrides, run_mode=RunMode.RUN, with_log_configuration=False)
-        assert sweep.resolve(type(config), whole) == config and not whole.hydra.sweeper.params
+        assert resolve(type(config), whole) == config and not whole.hydra.sweeper.params
         assert config.epochs == (3 if "mine" in " ".join(arguments) else config.epochs)
     sweep.check([config for _, config in plans])
     assert sweep.unfinished([config for _, config in plans]) == list(range(number))

@@ -10,7 +10,7 @@ from arguments import parse, script
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py") if path.name != "arguments.py")
-SWEEPS = ("grid.py", "status.py")  # hand on what they do not know
+SWEEPS = ("grid.py", "plan.py", "status.py")  # hand on what they do not know
 KEYS = {"n": 3, "rate": 0.5, "name": "x", "dry": False, "size": int, "kind": ("all", "some")}
 
 
