@@ -8,7 +8,7 @@ RUN     = $(VENV)/bin/python
 # convolutions), the third those of MKL (products of matrices, float64 convolutions, eigenvalues). What they do not reach: float16 and
 # bfloat16 convolutions. torch.compile's own code cannot be built in this mode (at::vec is not declared), so its tests are left out.
 OLD     = ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE
-NUMBERS = $(addprefix tests/,core data models optimizers sharpness training) --ignore=tests/training/test_compiling.py
+NUMBERS = $(addprefix tests/,core data models optimizers sharpness theory training) --ignore=tests/training/test_compiling.py
 
 .PHONY: demo test test-all lint setup
 
