@@ -113,6 +113,7 @@ def test_n_steps_drift_as_one_does() -> None:
     np.testing.assert_allclose(ends[1:], [ends[0]] * 2, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_1_sam_minimises_the_trace() -> None:
     """Theorem 5.3: with one sample a step the drift is that of F1 + F2, towards (4/5, 1/7) and not towards (0, 0)."""
     toy, lr, rho = Toy((0.8, 0.5, 0.01, 0.01)), 0.02, 0.1

@@ -153,6 +153,7 @@ def test_row_11_v0_is_the_net_displacement_not_the_first_gradient(rule: str) -> 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.5, 1.0, 2.0, None])
+@pytest.mark.slow
 def test_row_17_degenerate_planes_act_as_sam(alpha: float | None, dtype: torch.dtype) -> None:
     """Parallel (linear loss), antiparallel (a hill that the ascent steps over), one scalar parameter: v(alpha) = g/||g||. 50 seeds.
 

@@ -270,6 +270,7 @@ def test_a_short_table_stands_above_its_folded_full_one(monkeypatch: pytest.Monk
     assert first not in list(folded.all("table")) and f"{block.rows[0][3].parts[1]}" in folded.text
 
 
+@pytest.mark.slow
 def test_contents_name_every_part_and_fold_what_is_many(tree: Node) -> None:
     (nav,) = tree.all("nav")
     assert [n.text for n in nav.all("a")][:3] == ["Problems", "What was found", "Table 2 layout"]

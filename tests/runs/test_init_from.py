@@ -108,6 +108,7 @@ def test_a_file_that_does_not_fit_is_refused_in_one_sentence(tiny: Tiny, tmp_pat
     assert not list(tmp_path.rglob("run.json"))
 
 
+@pytest.mark.slow
 def test_a_trained_run_is_measured_when_the_file_has_gone(tiny: Tiny, weights: dict[str, Tensor], tmp_path: Path) -> None:
     """Its record has the hash: runs that started alike stand together, wherever their files lay."""
     shutil.copy(tmp_path / "w.th", tmp_path / "w2.th")

@@ -168,6 +168,7 @@ def on_network(subset: int | None = None, **options: Any) -> tuple[Result, list[
     return Notion("spectrum").measure(Context(network(), data, None, config, progress=done.append)), done, config, data
 
 
+@pytest.mark.slow
 def test_on_a_network_the_moments_are_those_of_the_dense_hessian() -> None:
     result, _, _, data = on_network(probes=40, steps=12)
     _, h = dense(network(), data)

@@ -99,6 +99,7 @@ def test_a_wrong_reference_is_refused_before_columns_are_left_out() -> None:
         check(replace(TABLE, rows=[RowConfig("SAM", {"metod": "sam"})]))
 
 
+@pytest.mark.slow
 def test_the_shipped_table_of_notions_names_what_the_notions_measure() -> None:
     """All measured on a small net, with the settings as they are: every column finds its measure, at both radii."""
     import torch

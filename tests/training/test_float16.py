@@ -66,6 +66,7 @@ def in_float64(made: Trainer, noise: int | None) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.slow
 def test_float16_is_as_near_float64_as_its_roundings_allow(tiny: Tiny, trainer: Make, steps: int) -> None:
     """The epoch in float64 is the reference, and what DRAWS such epochs with random roundings do to each number gives its tolerance: their
     deviations have the size of float16's own, in whatever order a processor adds. Five times their root mean square: were they normal, one
