@@ -73,6 +73,7 @@ _SAM: Arm = {"method": "sam", "ascent_steps": 1, "radius": "fixed"}
 PICKS = {
     **{name: Tuned(_SAM, part=part) for name, part in (("R", 1), ("R_half", 2), ("R_sqrt3", 3**0.5), ("R_third", 3), ("R_twice", 0.5))},
     "alpha": Tuned({"method": "xsam", "rho": "@R"}, "optimizer.alpha"),
+    "rho_rand": Tuned({"method": "rand_sam", "radius": "fixed"}),
     "R3": Tuned(_SAM, changed={"dataset.val_size": 10_000}),
 }
 
