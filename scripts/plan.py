@@ -28,7 +28,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from arguments import parse, script
 
@@ -150,10 +149,6 @@ def spread_of(runs_dir: str) -> float:
     return math.sqrt(squares / free)
 
 
-def fitting(seconds_a_seed: float, budget: float) -> int:
-    return math.floor(budget / seconds_a_seed + 1e-9)
-
-
 def choose(seeds: Mapping[float, int]) -> float | None:
     """The largest share of the epochs that leaves enough seeds, else the one with most; None if not one seed of any fits."""
     enough = [share for share, n in seeds.items() if n >= ENOUGH]
@@ -167,20 +162,10 @@ def without(given: Sequence[str], *keys: str) -> list[str]:
 
 @script
 def main(arguments: list[str]) -> int:
-    keys: dict[str, Any] = {
-        "hours": float,
-        "processes": 1,
-        "spread": float,
-        "runs": str,
-        "rates": str,
-        "steps": 8,
-        "tests": int,
-        "out": str,
-    }
+    keys = {"hours": float, "processes": 1, "spread": float, "runs": str, "rates": str, "steps": 8, "tests": int, "out": str}
     own, overrides = parse(keys, arguments, hydra=True)
-    points = {
-        identity.setting(config): (point, config) for point, config in reversed(sweep.planned([*without(overrides, "seed"), "seed=0"]))
-    }
+    planned_points = sweep.planned([*without(overrides, "seed"), "seed=0"])
+    points = {identity.setting(config): (point, config) for point, config in reversed(planned_points)}
     lines, one = map(list, zip(*reversed(points.values()), strict=True))
     if own["hours"] is None:
         raise ConfigError("hours: is missing; how long may the grid train, for example hours=8.")
@@ -205,7 +190,7 @@ def main(arguments: list[str]) -> int:
     for share in shares:
         cut = [replace(config, epochs=max(1, round(config.epochs * share))) for config in one]
         seconds = sum(seconds_of(config, found[rate_key(config)]) for config in cut)
-        n = seeds[share] = fitting(seconds, budget)
+        n = seeds[share] = math.floor(budget / seconds + 1e-9)
         least = smallest_detectable(spread or 1.0, n, LEVEL / tests, POWER)
         epochs = ", ".join(map(str, sorted({config.epochs for config in cut})))
         print(f"  {epochs:>10} {seconds / 3600 / own['processes']:>13.3g} {n:>15}   {'none' if least is None else f'{least:.3g}'}")
@@ -216,8 +201,7 @@ def main(arguments: list[str]) -> int:
     )
     print(f"\nPower 80%, level 5% over {counted(tests, 'test')} (Holm's strictest); {told}.")
 
-    chosen = choose(seeds)
-    if chosen is None:
+    if (chosen := choose(seeds)) is None:
         print(f"Not one seed fits into hours={own['hours']:g}.", file=sys.stderr)
         return 1
     shorter = [f"epochs={round(min(planned) * chosen)}"] if chosen < 1 else []

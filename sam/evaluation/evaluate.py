@@ -24,7 +24,7 @@ from sam.runs.command import evaluate_command, hydra_value, train_command
 from sam.runs.tracking import mirror_sharpness
 from sam.settings import TrainConfig
 from sam.sharpness.context import Measures, Result
-from sam.sharpness.n_step import shares
+from sam.sharpness.derived import derived
 from sam.tables import ledger, picks, render, sweep
 from sam.tables import table as tables
 from sam.tables.cells import Block
@@ -186,11 +186,7 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
     for name, column in (("gap_running", "train_loss"), ("gap_perturbed", "perturbed_loss")) if "test_loss_channel" in values else ():
         test, met = values["test_loss_channel"], number(record["final"].get(column))
         values[name] = None if test is None or met is None else test - met
-    for name in [name for name in values if name.startswith(("eigenvalue[k=1]", "eigenvalue[k=1,"))]:
-        where = "" if name.endswith("[k=1]") else name.replace("eigenvalue[k=1,", "[")
-        top, loss = values[name], values.get(f"train_loss{where}")  # on the same images
-        values[f"lambda1_over_loss{where}"] = top / loss if top is not None and loss else None
-    values |= shares(values)
+    values |= derived(values)
     for name in ("eps_over_rho", "cos_g_eps"):  # of the perturbations met in training; a method without any has no such column
         if curve := [row[name] for row in epochs if name in row]:
             values |= {name: curve[-1], f"mean_{name}": math.fsum(curve) / len(curve)}  # epochs have as many steps each

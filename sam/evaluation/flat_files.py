@@ -7,6 +7,7 @@ from typing import Any
 from sam.evaluation.measuring import Run, kept_files
 from sam.runs import records
 from sam.sharpness.context import Measures, Result
+from sam.sharpness.derived import derived
 from sam.tables.conditions import RunRow, is_number, own_settings, value_text, varying
 from sam.tables.render import csv_text, inert
 from sam.tables.sweep import METHOD
@@ -36,7 +37,8 @@ def measured_epochs(done: Sequence[Run], rows: Mapping[Path, Result]) -> dict[st
         sources = {**kept_files(folder, record)}
         if record["status"] == records.FINISHED:
             sources[records.run_config(record).epochs] = folder
-        found[str(folder)] = {epoch: dict(rows[source].values) for epoch, source in sources.items() if epoch is not None and source in rows}
+        own = {epoch: rows[source].values for epoch, source in sources.items() if epoch is not None and source in rows}
+        found[str(folder)] = {epoch: values | derived(values) for epoch, values in own.items()}
     return found
 
 

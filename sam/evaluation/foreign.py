@@ -16,7 +16,7 @@ from sam.runs.progress import progress_for
 from sam.schema import row_settings, to_dict
 from sam.settings import TrainConfig
 from sam.sharpness.context import Result, Sizes, context_of, merge, work
-from sam.sharpness.n_step import shares
+from sam.sharpness.derived import derived
 from sam.tables.conditions import data_label
 from sam.training import weights
 from sam.training.loop import build_model
@@ -57,7 +57,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
         with number_format("fp32", config.threads), progress_for(total, f"measuring {path.name}") as progress:
             context = context_of(model.to(device), images.to(device), config.sharpness, loss_name=config.loss, progress=progress.advance)
             found = merge([found, storing.measure(context, missing, file, progress.note)])
-    found.values.update(shares(found.values))
+    found.values.update(derived(found.values))
     mean, std = (", ".join(f"{value:.4f}" for value in values.tolist()) for values in (images.mean, images.std))
     notes += [
         *images.notes,

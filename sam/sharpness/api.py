@@ -14,7 +14,7 @@ from sam.config import ConfigError
 from sam.core.criteria import CRITERIA
 from sam.schema import from_dict
 from sam.sharpness.context import Context, Result, Series, Split, context_of, measure
-from sam.sharpness.n_step import shares
+from sam.sharpness.derived import derived
 from sam.sharpness.settings import SharpnessConfig
 
 PIECE = 500  # samples of a torch Dataset read at a time
@@ -98,7 +98,7 @@ def evaluate(
         context = Context(model, split(train, "train"), held_out, config, prepare=prepare, progress=progress, loss_name=loss)
     _check_outputs(context)
     result = measure(context)
-    result.values.update(shares(result.values))
+    result.values.update(derived(result.values))
     return Measurements(result)
 
 

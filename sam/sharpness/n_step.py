@@ -1,7 +1,6 @@
 """N-step sharpness: the loss at the end of N gradient ascent steps (Tiwary & Aananth 2024, Eqs. 5-6; Kim et al. 2023)."""
 
 import math
-import re
 
 import torch
 
@@ -55,21 +54,3 @@ def measure(context: Context) -> Result:
                         rise = loss.value().loss - value.loss
                     values |= named(where, n_step=rise, n_step_length=length, n_step_cosine=cosine)
     return Result(values)
-
-
-_N_STEP = re.compile(r"n_step(\[rho=[^,]+),n=(\d+)(,rule=\w+)((?:,subset=\d+)?\])")
-
-
-def shares(values: Measures) -> Measures:
-    """How much of the ball's maximum do N steps find? Each N-step rise over the largest rise that `maximum` met at this radius on the same
-    images; and what it has more than one step's, over the same, where N = 1 was measured too. Nothing where a part is missing."""
-    found = Measures()
-    for name, rise in values.items():
-        if parts := _N_STEP.fullmatch(name):
-            radius, steps, rule, images = parts.groups()
-            most, one = values.get(f"maximum{radius}{images}"), values.get(f"n_step{radius},n=1{rule}{images}")
-            if most:
-                found[name.replace("n_step", "n_step_share")] = None if rise is None else rise / most
-                if steps != "1" and one is not None:
-                    found[name.replace("n_step", "n_step_gain")] = None if rise is None else (rise - one) / most
-    return found

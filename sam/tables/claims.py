@@ -21,7 +21,6 @@ gates        what must hold before there is a verdict, by GATES
 n, seeds     number that was planned, [first, last] (left out: every seed)
 family       name, tests, correction (holm), level: of the confirmatory tests; left out: descriptive. Only a file in the plan's list of
              hashes is confirmatory.
-needs        methods that may not exist yet: the claim is open while one does not
 effects      tables of effects (CSV files below the repository) in place of runs, each a setting: a row an arm and starting point, columns
              arm, start and the measures. Arms are then {arm: its name}, and measure.name is a column; the starting point is the unit
 later        true: added after the plan. paper: where (as above) that a run must have to speak about the source's own setting
@@ -161,7 +160,6 @@ class Claim(Settings):
     given: str = key("train_loss")
     axes: list[str] = key([])
     later: bool = False
-    needs: list[str] = key([])
     effects: list[str] = key([])
     paper: dict[str, Any] = field(default_factory=dict)
 
@@ -185,7 +183,7 @@ class Claim(Settings):
         for at, arm in self.arms.named.items():
             if self.effects and list(arm) != ["arm"]:
                 raise ConfigError(f"arms.{at}={arm}: must be {{arm: NAME}}, a name in the tables of effects.")
-            if not self.effects and (arm.get("method") in METHODS or arm.get("method") not in self.needs):
+            if not self.effects:
                 check_arm(arm, f"arms.{at}", empty=correlation)
         for i, gate in enumerate(self.gates):
             check_gate(gate, f"gates[{i}]")

@@ -91,10 +91,13 @@ def short(judged: Sequence[Judged]) -> Block:
     rows = []
     for case in sorted(shown, key=lambda case: (not case.confirmatory, _in_order(case.claim.id))):
         label, source, *cells = _row(case)
-        claim = replace(label, parts=(f"{case.claim.id}. {case.claim.statement}",))
+        claim = replace(label, parts=(f"{case.claim.id}. {case.claim.statement}{'' if case.confirmatory else f' ({case.origin})'}",))
         told = replace(source, parts=(f"{case.claim.stance}: {re.split(r' [(]|; ', case.claim.source)[0]}",))
         rows.append((claim, told, *(replace(cell, parts=(", ".join(cell.parts),)) for cell in cells)))
-    notes = ("From claim to verdict: docs/claims.md.", *([f"Added after the plan, and open: {', '.join(left)}."] if left else []))
+    notes = (
+        "Holm's correction over the planned ones; every other stands alone, at 95%. From claim to verdict: docs/claims.md.",
+        *([f"Added after the plan, and open: {', '.join(left)}."] if left else []),
+    )
     return Block(TABLE, "Planned claims, and others that have a result", 1, HEADER, tuple(rows), notes, about=TABLE)
 
 
@@ -124,9 +127,7 @@ def _row(case: Judged) -> tuple[Cell, ...]:
 
 def _arm(arm: Arm) -> str:
     """ "SAM (ascent_steps 1, rho @R)"."""
-    method = (
-        arm.get("arm", "all runs") if "method" not in arm else METHODS[arm["method"]].label if arm["method"] in METHODS else arm["method"]
-    )
+    method = METHODS[arm["method"]].label if "method" in arm else arm.get("arm", "all runs")
     rest = ", ".join(f"{name} {value_text(value)}" for name, value in arm.items() if name not in ("method", "arm"))
     return f"{method} ({rest})" if rest else method
 

@@ -78,6 +78,14 @@ def test_every_epoch_is_a_line_and_no_table_knows(trained: Path, tmp_path: Path)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps and lines(runs) == found
 
 
+def test_what_follows_from_measures_follows_at_every_epoch() -> None:
+    """A share of the ball's maximum, and lambda_1 over the loss, at a kept checkpoint as at the final one."""
+    folder, record = Path("run"), {"status": records.FINISHED, "config": to_dict(TrainConfig(epochs=3))}
+    values = {"n_step[rho=1,n=5,rule=split]": 1.0, "maximum[rho=1]": 4.0, "eigenvalue[k=1]": 6.0, "train_loss": 2.0}
+    (epochs,) = measured_epochs([(folder, record)], {folder: Result(values)}).values()
+    assert epochs == {3: values | {"n_step_share[rho=1,n=5,rule=split]": 0.25, "lambda1_over_loss": 3.0}}
+
+
 def test_another_runs_final_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
     runs = Path(shutil.copytree(trained, tmp_path / "runs"))
     sam_run, sgd_run = sorted(path.parent for path in runs.glob("*/run.json"))

@@ -12,7 +12,7 @@ import sam.sharpness
 from sam.config import ConfigError
 from sam.sharpness import interior
 from sam.sharpness.context import Context, Measures, Sizes, Split
-from sam.sharpness.n_step import shares
+from sam.sharpness.derived import derived
 from sam.sharpness.settings import InteriorConfig, MaximumConfig, NStepConfig, SharpnessConfig
 
 PLACES = ("ray", "ball")
@@ -140,13 +140,13 @@ def test_the_share_of_n_steps_is_their_rise_over_the_maximum() -> None:
         "maximum[rho=0.1,subset=9]": 8.0,
         "maximum[rho=0.2,subset=9]": 9.0,
     }
-    assert shares(measured) == {
+    assert derived(measured) == {
         "n_step_share[rho=0.1,n=1,rule=split,subset=9]": 0.25,
         "n_step_share[rho=0.1,n=5,rule=split,subset=9]": 0.375,
         "n_step_gain[rho=0.1,n=5,rule=split,subset=9]": 0.125,
         "n_step_share[rho=0.2,n=5,rule=split,subset=9]": None,
     }
-    assert shares({"n_step[rho=1,n=1,rule=split]": 0.0, "maximum[rho=1]": 0.0}) == {}  # nothing rises: no share of it
+    assert derived({"n_step[rho=1,n=1,rule=split]": 0.0, "maximum[rho=1]": 0.0}) == {}  # nothing rises: no share of it
 
 
 def test_on_a_linear_loss_one_step_finds_all_there_is() -> None:
