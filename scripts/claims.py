@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     hashes = Path(own["hashes"]) if own["hashes"] else ledger.HASHES if folder.resolve() == ledger.CLAIMS else None
     documents, problems = ledger.documents(folder, hashes, given), list[str]()
     runs = unpacked(own["rows"], problems) if own["rows"] else stored_runs(EvaluateConfig(runs_dir=own["runs_dir"]), problems)
-    judged = judge(documents, [ledger.timed(run) for run in runs], given)
+    judged = judge(documents, runs, given)
     blocks = ledger.build(judged)
     print(render.terminal(blocks))
     files = {"md": render.markdown(blocks), "csv": render.csv(blocks), "tex": latex_full(blocks)}

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from sam.config import ConfigError
@@ -83,7 +84,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         else:
             write_atomic(out / name, content)
             files.append(out / name)
-    found = lambda run: {name: value for name, value in run.measures.items() if name not in ("backwards", "seconds")}  # W&B has these
+    found = lambda run: {name: value for name, value in run.measures.items() if name not in PAID}  # W&B has these
     mirror_sharpness(config.tracking, ((Path(run.folder), run.record, found(run)) for run in runs if run.is_finished))
     return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files, commands)
 
@@ -191,7 +192,8 @@ def _row(folder: Path, record: dict[str, Any], measured: Result) -> RunRow:
         if curve := [row[name] for row in epochs if name in row]:
             values |= {name: curve[-1], f"mean_{name}": math.fsum(curve) / len(curve)}  # epochs have as many steps each
     paid = {"backwards": (record.get("cost") or {}).get("backwards"), "seconds": record.get("seconds")}
-    values |= {name: value for name, value in paid.items() if value is not None}
+    paid["epoch_seconds"] = median(times) if (times := [row["train_seconds"] for row in epochs if row.get("train_seconds")]) else None
+    values |= {name: value for name, value in paid.items() if value is not None}  # of the training alone: the median over epochs
     config, finished = records.run_config(record), record["status"] == records.FINISHED
     files = {"Checkpoint": records.CHECKPOINT, "Measures": records.MEASURES}
     return RunRow(
@@ -232,4 +234,5 @@ def _files(
 
 
 FORMATS = {".md": render.markdown, ".csv": render.csv, "_full.tex": latex_full}
+PAID = ("backwards", "seconds", "epoch_seconds")
 KEPT, RUNS, SWEEP, CLAIMS, FINAL = "kept.csv", "runs.csv", "sweep", "claims", "final_runs.sh"

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from data.settings import DATASETS
@@ -52,12 +51,6 @@ def documents(folder: Path, hashes: Path | None, given: Mapping[str, float]) -> 
     return found
 
 
-def timed(run: RunRow) -> RunRow:
-    """With `epoch_seconds`, the median over epochs of the training alone: a number of the machine, which no table shows."""
-    times = [seconds for row in run.epochs if is_finite(seconds := row.get("train_seconds"))]
-    return replace(run, measures={**run.measures, "epoch_seconds": median(times)}) if times else run
-
-
 def own_documents() -> list[tuple[Claim, str]]:
     """The project's own claims, where its folder is there."""
     return documents(CLAIMS, HASHES if HASHES.is_file() else None, {}) if CLAIMS.is_dir() else []
@@ -65,7 +58,7 @@ def own_documents() -> list[tuple[Claim, str]]:
 
 def of_runs(found: Sequence[tuple[Claim, str]], runs: Sequence[RunRow]) -> list[Block]:
     """The ledger of the claims that have runs among these."""
-    return build([case for case in judge(found, list(map(timed, runs)), {}) if any(row.ran for row in case.rows.values())])
+    return build([case for case in judge(found, runs, {}) if any(row.ran for row in case.rows.values())])
 
 
 def build(judged: Sequence[Judged]) -> list[Block]:

@@ -95,7 +95,7 @@ def test_its_runs_measured_as_its_header_says_reach_the_ledger(name: str, hydra:
             whole = hydra.compose_config("evaluate", [*given, *QUICK, f"runs_dir={runs}"], RunMode.RUN, False)
             measure_runs(list(records.find_runs(runs)), resolve(EvaluateConfig, whole), problems)
     picks = {"R": 0.3, "alpha": 1.5}
-    rows = [ledger.timed(row) for row in stored_runs(EvaluateConfig(runs_dir=str(runs)), problems)]
+    rows = stored_runs(EvaluateConfig(runs_dir=str(runs)), problems)
     judged = judge(ledger.documents(own, None, picks), rows, picks)
     assert problems == [] and {case.claim.id for case in judged} == {claims.read(path).id for path in mine}
     said = {case.claim.id: case.verdict for case in judged}

@@ -45,6 +45,11 @@ def test_the_perturbations_of_training(tmp_path: Path) -> None:
     assert found["gap_running"] == pytest.approx(0.4) and found["gap_perturbed"] == pytest.approx(0.2)
 
 
+def test_an_epoch_takes_the_median_of_its_training(tmp_path: Path) -> None:
+    found = row_of(tmp_path, "sgd", [{"epoch": i, "train_seconds": s, "seconds": 100.0 * i} for i, s in enumerate([9.0, 2.0, 3.0], 1)])
+    assert found["epoch_seconds"] == 3.0
+
+
 def test_what_was_not_met_is_not_there(tmp_path: Path) -> None:
     """So that a table says "not measured": SGD perturbs nothing, and a run need not evaluate the test set while training."""
     found = row_of(tmp_path, "sgd", [{"epoch": 1}], last5=None)
