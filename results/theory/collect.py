@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from sam.report import drawing, sheets
 from sam.report.directions import WAYS, X, curves, exact
 from sam.report.looks import Style

@@ -36,7 +36,7 @@ THEME = {INK: "text", SOFT: "soft", GRID: "grid", PAGE: "page"} | {colour.lower(
 Look = dict[str, Any]  # colour and dash, as matplotlib wants them
 INCH, WIDTH, HEIGHT = 72, 3.25, 2.2  # points; a paper's column, and the height without a legend or a list of names
 LEVELS, CONTOURS = 24, 8
-BESIDE = {"w": (-9, -11), "ascent point": (5, -11), "α*": (5, 5)}  # where a named point's name stands, in points from it
+BESIDE = {"w": (-9, -11), "ascent point": (-14, -12), "α*": (5, 5)}  # where a named point's name stands, in points from it
 
 
 SIZES = {"font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7}
