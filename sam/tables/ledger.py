@@ -17,7 +17,7 @@ from sam.tables.claims import WHERE, Arm, Claim
 from sam.tables.conditions import RunRow, grouped, value_text
 from sam.tables.inference import Ends
 from sam.tables.statistics import Summary, is_finite, rounded, summarize
-from sam.tables.verdicts import ADDED, CHANGED, PLANNED, UNPLANNED, Judged, judge
+from sam.tables.verdicts import ADDED, CHANGED, PLANNED, ROOT, UNPLANNED, Judged, judge
 
 TABLE = "Claims"
 BRIEF = (0, 2, 3, 4, 5)  # claim, setting, effect, n and verdict fit into 80 columns
@@ -31,7 +31,6 @@ NOTES = (
     "Supported: the interval lies above 0 (real, below the margin: and ends below it). Opposite: below 0. Contradicted: it holds 0 and ends"
     " below the margin. Out of domain: a gate does not hold. A large p alone contradicts nothing.",
 )
-ROOT = Path(__file__).parents[2]
 CLAIMS, HASHES = ROOT / "conf" / "claim", ROOT / "results" / "campaign" / "claims.sha256"  # the project's own, and its plan
 BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
 
