@@ -6,20 +6,30 @@
 #
 # It runs from the root of a checkout at the campaign's tag, with cifar10-16.npz, cifar10-32.npz, cifar100-16.npz and resnet20-12fca82f.th in
 # datasets/, two processes of one thread each. SIGTERM and Ctrl-C end it cleanly. PYTHON: the interpreter. ROWS: the branch whose
-# committed rows are unpacked first, so that what they hold is neither trained nor measured again.
+# committed rows are unpacked first, so that what they hold is neither trained nor measured again. PROCESSES: how many at a time; the sweeps
+# up to the next measuring are then one queue (one_queue.py), for a machine with many cores or a GPU that the runs share (amendment 3).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS=1
 python=${PYTHON:-.venv/bin/python}
 here=results/campaign
 
-train() { "$python" train.py -m experiment=campaign "$@"; }
-resnet() { "$python" train.py -m experiment=campaign_resnet20 "$@"; }
+waiting="" # sweeps of the queue, a line each
+
+train() { sweep experiment=campaign "$@"; }
+resnet() { sweep experiment=campaign_resnet20 "$@"; }
+sweep() {
+    if [ -n "${PROCESSES:-}" ]; then waiting+="$*"$'\n'; else "$python" train.py -m "$@"; fi
+}
 measure() { # measure FOLDER ARGUMENTS: a sweep's own tables come later, from the committed rows
     local folder=$1
     shift
+    if [ -n "$waiting" ]; then
+        "$python" $here/one_queue.py "$PROCESSES" <<<"$waiting"
+        waiting=""
+    fi
     # Exit code 1: something was left out, a run of a later grid that was preempted, say; the picks refuse where a row of theirs is missing.
-    "$python" evaluate_sharpness.py "runs_dir=runs/$folder" table=none threads=1 processes=2 "$@" || [ $? -eq 1 ]
+    "$python" evaluate_sharpness.py "runs_dir=runs/$folder" table=none threads=1 "processes=${PROCESSES:-2}" "$@" || [ $? -eq 1 ]
 }
 pick() { "$python" "$here/picks.py" "$@"; }
 picked() { # sets the plan's names (lr, decay, R, R_half, ...); the campaign stops where a grid must be extended first
