@@ -1,5 +1,5 @@
-"""Train the runs of several sweeps in one queue, the costliest first, so that a machine with many cores, or a GPU that they share, is
-never idle for a sweep's last run. Each line of standard input holds the arguments of one `train.py -m`; what is finished is skipped.
+"""Train the runs of several sweeps in one queue, seed by seed, the costliest first, so that a machine with many cores, or a GPU that they
+share, never waits for a sweep's last run. A line of standard input holds the arguments of one `train.py -m`; what is finished is skipped.
 
     PROCESSES=15 bash results/campaign/campaign.sh stage3      # is the one that calls it
 """
@@ -10,15 +10,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from sam.runs import progress, sweep  # noqa: E402
-from sam.runs.run import run  # noqa: E402
-from sam.runs.workers import run_all  # noqa: E402
+from sam.runs import progress, sweep
+from sam.runs.run import run
+from sam.runs.workers import run_all
 
 
 def main(processes: int) -> int:
     plans = [config for line in sys.stdin if line.strip() for _, config in sweep.planned(shlex.split(line))]
     costs = sweep.check(plans)
-    todo = sorted(sweep.unfinished(plans), key=lambda i: -costs[i].backwards)
+    todo = sorted(sweep.unfinished(plans), key=lambda i: (plans[i].seed, -costs[i].backwards))
     print(f"{len(plans)} runs, {len(todo)} to do", flush=True)
     progress.share(progress.Progress(sum(costs[i].backwards for i in todo), "queue"))
     problems = [text for text in run_all(run, [plans[i] for i in todo], processes) if text]
