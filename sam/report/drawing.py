@@ -6,6 +6,7 @@ The page admits no style from outside its own sheet and has two themes, so its S
 import functools
 import hashlib
 import io
+import itertools
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -318,11 +319,9 @@ ENDINGS, MADE = (".csv", ".pdf", ".png"), b"sharpness figure "  # the PNG is wri
 
 def files(panels: Iterable[Panel], folder: Path) -> Iterator[tuple[str, bytes | None]]:
     """Name and content of NAME.csv, NAME.pdf and NAME.png of each panel that is not in the folder already; None: remove this file."""
-    names = set()
-    for panel in panels:
-        name = panel.name
-        while name in names:  # another one's name, once cleaned
-            name += "-2"
+    names = set[str]()
+    for panel in panels:  # a number where the name is another one's, once cleaned
+        name = next(name for k in itertools.count(1) if (name := panel.name if k == 1 else f"{panel.name}-{k}") not in names)
         names.add(name)
         there = folder / f"{name}.png"
         if not (there.is_file() and stamp(panel).encode() in there.read_bytes() and all(there.with_suffix(s).is_file() for s in ENDINGS)):

@@ -1,33 +1,29 @@
 """Which figures a condition has, as panels: the finding, results over what was swept, curves over training and over kept checkpoints,
 measures over radii and against the gap, series of the notions. `drawing` makes pictures of them."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from sam.optimizers.settings import METHODS
 from sam.report import directions
 from sam.report.looks import MARKERS, Look, Style, looks, method_name
-from sam.report.panels import Axis, Panel, Series, Values, averaged, in_words, label, names_of, panel, spread, stem, wide
+from sam.report.panels import Axis, Panel, Series, Values, averaged, families, first_named, in_words, label, names_of, panel, stem, wide
 from sam.report.planes import landscapes
-from sam.schema import to_dict
+from sam.report.swept import BANDED, CUT, KEYS, Anchors, points, swept, swept_key
 from sam.tables.conditions import Condition, RunRow, baseline_for, conditions
 from sam.tables.statistics import is_finite, paired_difference, summarize
 from sam.text import counted
 
-BANDED = 5  # seeds: of fewer, a sweep shows each
 CROWD = 8  # settings: of more, curves show the best of each method
-PAPERS_RHO = 0.05
 BAND = "Lines: mean over the finished seeds; bands: ± one sample standard deviation (both of logarithms, where the axis is logarithmic)."
 EACH = f"{BAND} Where seeds were measured at different places, each is a thin line."
 POINT = "A point is a run and leads to it."
 OPENING = "Differences are of final test accuracy over common seeds, with the 95% interval of their mean (none for a single seed)."
 SWEPT = (
     f"{BAND} Fewer than {BANDED} seeds: each, a line through their means, and bands from the least to the largest. Level: without this key."
+    f" Differences are of common seeds; an axis that ends at {-CUT} points is cut there."
 )
-KEYS = {"rho": "the ρ of training", "ascent_steps": "the number of ascent steps"}
 TRAINING = {  # column of metrics.csv -> axis
     **{"test_accuracy": "Test accuracy (%)", "val_accuracy": "Validation accuracy (%)"},
     **{"train_loss": "Training loss (nats)", "test_loss": "Test loss (nats)"},
@@ -39,7 +35,6 @@ SERIES = (  # columns, axes, heading, caption
 )
 SPLIT = "Density"  # has a panel a method, logarithmic, cut six decades below the peak
 
-Anchors = Mapping[str, str]  # folder of a run -> id of its entry in the page
 Kept = Mapping[str, Mapping[int, Mapping[str, float | None]]]  # folder of a run -> epoch -> measures of the checkpoint kept there
 Section = tuple[str, list[Panel], str, bool]  # heading, panels, caption, folded away
 Gallery = list[tuple[Condition, list[Section]]]
@@ -50,12 +45,20 @@ def anchors_of(runs: Iterable[RunRow]) -> dict[str, str]:
 
 
 def gallery(runs: Sequence[RunRow], kept: Kept) -> Gallery:
-    """Every condition's figures: first the finding, then all others. The only condition's name is left out of the panels' names."""
+    """Every condition's figures: first the finding, then all others. Names of panels begin with the condition's, if there are several:
+    with what tells it from the others, if the names, once cut, would be the same."""
     anchors, found = anchors_of(runs), conditions(runs)
-    where = f"{stem(found[0].label)}-" if len(found) == 1 else ""
-    named = lambda panels: [replace(panel, name=panel.name.removeprefix(where)) for panel in panels]
     made = [(c, [("The finding", opening(c, anchors), OPENING, False), *sections(c, anchors, kept)]) for c in found]
-    return [(c, [(heading, named(panels), caption, folded) for heading, panels, caption, folded in own]) for c, own in made]
+    begins = [stem(c.label) for c in found]
+    shared = set.intersection(*(set(c.label.split(", ")) for c in found)) if found else set()
+    apart = [stem(*(part for part in c.label.split(", ") if part not in shared)) for c in found]
+    named = begins if len(set(begins)) == len(found) else apart
+    prefixes = ["" if len(found) == 1 else f"{name}-" for name in named]
+    rename = lambda panels, begin, name: [replace(panel, name=name + panel.name.removeprefix(f"{begin}-")) for panel in panels]
+    return [
+        (c, [(heading, rename(panels, begin, name), caption, folded) for heading, panels, caption, folded in own])
+        for (c, own), begin, name in zip(made, begins, prefixes, strict=True)
+    ]
 
 
 def opening(condition: Condition, anchors: Anchors) -> list[Panel]:
@@ -134,65 +137,6 @@ def differences(condition: Condition) -> list[Panel]:
     zero = [Series(Style(""), "mark", [0.0], [None])] if baselines else []
     y, title = Axis("", names=tuple(style.label for style, _ in found)), "Difference in test accuracy from SGD"
     return panel(condition.label, title if baselines else "Test accuracy by method", x, y, [*zero, *dots])
-
-
-# ------------------------------------------------------------------------------------------------------- over a swept key
-
-
-def swept_key(condition: Condition) -> str:
-    """The numeric key with most values within a method, the number of steps after all others; "" if none has two."""
-    values: dict[tuple[str, str], set[float]] = {}
-    for optimizer in (look.row.optimizer for look in looks(condition) if look.row.finished):
-        for key in optimizer.used_keys:
-            if isinstance(value := getattr(optimizer, key), (int, float)) and not isinstance(value, bool):
-                values.setdefault((key, optimizer.method), set()).add(value)
-    most = {key: max(len(v) for (other, _), v in values.items() if other == key) for key, _ in values}
-    return max((k for k in most if most[k] > 1), key=lambda k: (k != "ascent_steps", most[k], k == "rho"), default="")
-
-
-def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
-    """Accuracies, sharpness, λ1 and L(w) over the swept key, a line a method; methods without the key are levels."""
-    key, groups = swept_key(condition), dict[str, list[Look]]()
-    for look in looks(condition) if key else ():
-        if look.row.finished:
-            has = key in look.row.optimizer.used_keys
-            groups.setdefault(repr([item for item in to_dict(look.row.optimizer).items() if not has or item[0] != key]), []).append(look)
-    places = [float(getattr(o.row.optimizer, key)) for of in groups.values() for o in of if key in o.row.optimizer.used_keys]
-    marked = key == "rho" and min(places) <= PAPERS_RHO <= max(places)
-    papers = [Series(Style(""), "mark", [PAPERS_RHO], [None], names=["papers' ρ"])] if marked else []
-    radii = [name for names in families(condition.runs).values() for name in names.values()]
-    whole, panels = key == "ascent_steps", list[Panel]()
-    x = Axis(label(KEYS.get(key, key)), log=not whole and wide(places, 3.9), whole=whole)
-    for name in ("test_accuracy", "val_accuracy", *radii[:1], *first_named(condition.runs, "eigenvalue", "k=1"), "train_loss"):
-        values = [run.measures.get(name) for run in condition.runs if run.is_finished]
-        y = Axis(label(name), log=not name.endswith("accuracy") and wide(values, 10))
-        drawn = [s for of in groups.values() for s in _over_key(of, key, name, y.log, anchors)]
-        panels += panel(condition.label, f"{label(name, '')} over {KEYS.get(key, key)}", x, y, [*drawn, *papers])
-    return panels
-
-
-def _over_key(of: Sequence[Look], key: str, name: str, log: bool, anchors: Anchors) -> list[Series]:
-    """A line through the means with its band, or with single seeds; a level for a method without the key."""
-    style, seeds = of[0].style, max(len(look.row.finished) for look in of)
-    if key not in of[0].row.optimizer.used_keys:
-        mean, low, high = spread((run.measures.get(name) for run in of[0].row.finished.values()), log, seeds < BANDED)
-        return [Series(style, "level", [None], [mean], [low], [high], n=seeds)]
-    inside = re.search(r"\((.*)\)$", style.label)
-    rest = [part for part in (inside[1].split(", ") if inside else []) if not part.startswith(f"{key} ")]
-    method = METHODS[of[0].row.optimizer.method].label if key == "ascent_steps" else method_name(of[0].row.optimizer)
-    style = replace(style, label=method + (f" ({', '.join(rest)})" if rest else ""))
-    found = [(float(getattr(o.row.optimizer, key)), run.measures.get(name), run) for o in of for run in o.row.finished.values()]
-    line = averaged(style, [([at], [value]) for at, value, _ in found], log)
-    return [line] if seeds >= BANDED else [replace(line, kind="thin", low=(), high=(), n=0), _points(style, found, anchors)]
-
-
-def _points(style: Style, found: Iterable[tuple[float | None, float | None, RunRow]], anchors: Anchors, diverged: int = 0) -> Series:
-    """A point a run, with its name and the link to it."""
-    good = [(x, y, run) for x, y, run in found if is_finite(x) and is_finite(y)]
-    names = [f"{style.label}, seed {run.config.seed}: {x:.4g}, {y:.4g}" for x, y, run in good]
-    links = [f"#{anchors.get(run.folder, '')}" for *_, run in good]
-    x, y = [x for x, *_ in good], [y for _, y, _ in good]
-    return Series(style, "points", x, y, names=names, links=links, n=len(good), diverged=diverged)
 
 
 # ------------------------------------------------------------------------------------------------------------------ curves
@@ -275,28 +219,6 @@ def series_curves(curves: Curves, condition: Condition, of: Sequence[Look], colu
 
 # ------------------------------------------------------------------------------------------------------------ radii and gap
 
-_AT_RADIUS = re.compile(r"(\w+)\[rho=([^,\]]+),?([^\]]*)\]")
-# How sure a measure is, which is no measure of its own; the loss after the ascent, which is sharpness plus L(w); what has its own figures.
-_SIDE = re.compile(r"_(stderr|spread|residual|std|draws)$|^ascent_loss$|^direction_")
-FIRST = "sharpness[bn=eval,batch=all]"
-
-
-def families(runs: Iterable[RunRow]) -> dict[str, dict[float, str]]:
-    """Measures taken at radii, the primary sharpness first: name without the radius -> radius -> measure."""
-    found: dict[str, dict[float, str]] = {FIRST: {}}
-    for run in runs:
-        for name, value in run.measures.items():
-            match = _AT_RADIUS.fullmatch(name)
-            if match and is_finite(value) and not _SIDE.search(match[1]):
-                found.setdefault(match[1] + (f"[{match[3]}]" if match[3] else ""), {})[float(match[2])] = name
-    return {family: dict(sorted(names.items())) for family, names in found.items() if names}
-
-
-def first_named(runs: Iterable[RunRow], base: str, part: str = "") -> list[str]:
-    """The first measure with this name before its brackets, and this part in them; empty if there is none."""
-    known = dict.fromkeys(name for run in runs for name, value in run.measures.items() if is_finite(value))
-    return [name for name in known if name.partition("[")[0] == base and (not part or part in re.split(r"[\[\],]", name))][:1]
-
 
 def against_gap(condition: Condition, anchors: Anchors, names: Mapping[float, str]) -> list[Panel]:
     """Scatter of a measure against the gap at each radius, a linked point a finished run; in a crowd, a look a method."""
@@ -306,8 +228,8 @@ def against_gap(condition: Condition, anchors: Anchors, names: Mapping[float, st
         for look in of:
             style, own = look.style, look.row.optimizer
             style = replace(style, label=method_name(own), dash=0, marker=style.colour % len(MARKERS)) if len(of) > CROWD else style
-            points = [(run.measures.get(name), run.measures.get("gap"), run) for run in look.row.finished.values()]
-            drawn.append(_points(style, points, anchors, len(look.row.diverged)))
+            pairs = [(run.measures.get(name), run.measures.get("gap"), run) for run in look.row.finished.values()]
+            drawn.append(points(style, pairs, anchors, len(look.row.diverged)))
         x = Axis(label(name), log=wide((v for one in drawn for v in one.x), 10))
         panels += panel(condition.label, f"{label(name, '')}, against the generalisation gap", x, Axis(label("gap")), drawn)
     return panels

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sam.report.looks import Style
-from sam.tables.conditions import Condition
+from sam.tables.conditions import Condition, RunRow
 from sam.tables.render import inert
 from sam.tables.statistics import is_finite, summarize
 from sam.text import printable
@@ -128,6 +128,29 @@ def names_of(condition: Condition, *columns: str) -> list[str]:
     return [name for name, series in found.items() if set(columns) <= set(series)]
 
 
+_AT_RADIUS = re.compile(r"(\w+)\[rho=([^,\]]+),?([^\]]*)\]")
+# How sure a measure is, which is no measure of its own; the loss after the ascent, which is sharpness plus L(w); what has its own figures.
+_SIDE = re.compile(r"_(stderr|spread|residual|std|draws)$|^ascent_loss$|^direction_")
+FIRST = "sharpness[bn=eval,batch=all]"
+
+
+def families(runs: Iterable[RunRow]) -> dict[str, dict[float, str]]:
+    """Measures taken at radii, the primary sharpness first: name without the radius -> radius -> measure."""
+    found: dict[str, dict[float, str]] = {FIRST: {}}
+    for run in runs:
+        for name, value in run.measures.items():
+            match = _AT_RADIUS.fullmatch(name)
+            if match and is_finite(value) and not _SIDE.search(match[1]):
+                found.setdefault(match[1] + (f"[{match[3]}]" if match[3] else ""), {})[float(match[2])] = name
+    return {family: dict(sorted(names.items())) for family, names in found.items() if names}
+
+
+def first_named(runs: Iterable[RunRow], base: str, part: str = "") -> list[str]:
+    """The first measure with this name before its brackets, and this part in them; empty if there is none."""
+    known = dict.fromkeys(name for run in runs for name, value in run.measures.items() if is_finite(value))
+    return [name for name in known if name.partition("[")[0] == base and (not part or part in re.split(r"[\[\],]", name))][:1]
+
+
 # -------------------------------------------------------------------------------------------------------------------- words
 
 _BASES = {
@@ -155,6 +178,7 @@ _BASES = {
 }
 _PARTS = {  # "": a default that goes without saying
     **{"bn=eval": "", "batch=all": "", "bn": "{}-mode BatchNorm", "batch": "batches of {}", "rho": "ρ {}", "subset": "{} images"},
+    "bn=recalibrated": "BatchNorm recalibrated",
     **{"rule": "{} rule", "norm": "{} norm", "logits": "{} logits", "n": "N = {}", "k": "k = {}", "reach": "radius {} ρ"},
 }
 

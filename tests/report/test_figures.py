@@ -142,6 +142,38 @@ def test_a_sweep_has_a_line_a_method_bands_or_single_seeds_a_level_and_the_paper
     assert {"Training loss L(w) over the ρ of training", "Sharpness, ρ 0.05 over the ρ of training"} <= {p.title for p in panels_of(rows)}
 
 
+@pytest.mark.parametrize("measure", ["test_accuracy", "val_accuracy[bn=recalibrated]"])
+def test_a_sweep_shows_differences_from_sgd_over_common_seeds(measure: str) -> None:
+    rows = [replace(row, measures={**row.measures, measure: row.measures["test_accuracy"]}) for row in sweep(2)]
+    rows = [row for row in rows if (row.config.optimizer.method, row.config.seed) != ("sgd", 1)]  # seed 1 has no partner
+    rows += [replace(made_up.run(OptimizerConfig.of(rho=0.9), 0, 40.0), measures={measure: 40.0})]
+    panel = by_title(panels_of(rows), "minus SGD's over the ρ of training")
+    level, line, points = panel.series[:3]
+    assert panel.y.label == f"{'Validation' if 'val' in measure else 'Test'} accuracy minus SGD's (points)" and panel.y.low == -10
+    assert (level.kind, list(level.y)) == ("level", [0.0]) and list(line.x) == [0.02, 0.1, 0.2, 0.5, 0.9]
+    assert line.y == pytest.approx([10 * 0.02, 1.0, 2.0, 5.0, -50.0]) and points.n == 5
+    alone = [row for row in rows if row.config.optimizer.method != "sgd"]
+    assert not any("minus" in panel.title for panel in panels_of(alone))
+
+
+def test_conditions_whose_names_are_the_same_once_cut_are_named_by_what_differs() -> None:
+    rows = [
+        replace(
+            row,
+            config=replace(
+                row.config, optimizer=replace(row.config.optimizer, lr=lr), protocol=replace(row.config.protocol, name=58 * "x")
+            ),
+        )
+        for lr in (0.1, 0.2)
+        for row in sweep(2)
+    ]
+    names = [panel.name for panel in figures.every(figures.gallery(rows, {}))]
+    assert len(set(names)) == len(names) and {name.partition("-test")[0] for name in names if "test-accuracy-over" in name} == {
+        "optimizer.lr-0.1",
+        "optimizer.lr-0.2",
+    }
+
+
 def test_the_papers_radius_is_marked_only_where_it_is_in_range() -> None:
     rows = [row for row in sweep(2) if getattr(row.config.optimizer, "rho", 1) > 0.02]
     assert all(series.kind != "mark" for series in by_title(panels_of(rows), "Test accuracy over the ρ").series)
