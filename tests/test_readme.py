@@ -39,7 +39,6 @@ TRIED_ELSEWHERE = (
     "scripts/doctor.py",
     "scripts/dashboard.py",
     "scripts/benchmark.py",
-    "scripts/time_limit.py",
     "scripts/rows.py",
     "scripts/claims.py",
     "scripts/theory.py",
@@ -78,7 +77,7 @@ def shown() -> list[Command]:
             match = re.match(r"(?:#\s*(?:Command:)?)?\s*(python \S+\.py\b.*)", line)
             if match:
                 found.append(Command(str(path.relative_to(ROOT)), match[1]))
-    found += [Command(limited.where, limited.text.partition(" -- ")[2]) for limited in found if " -- " in limited.text]
+    found += [Command(limited.where, limited.text[limited.text.index("python ") :]) for limited in found if limited.words[:1] == ["timeout"]]
     return [command for command in found if command.words and "plugins=" not in command.text.lower()]
 
 
