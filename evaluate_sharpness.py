@@ -55,8 +55,8 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
 
     gc.freeze()  # what was imported lives as long as the process: no collection need look at it
     gc.enable()
-    evaluation = evaluate(config)
-    print(render.terminal(evaluation.blocks, width=max(80, shutil.get_terminal_size().columns)))
+    width = max(80, shutil.get_terminal_size().columns)
+    evaluation = evaluate(config, lambda blocks: print(render.terminal(blocks, width=width), flush=True))
     if evaluation.commands:
         print("Final runs with the picked values, on all training images:", *map(printable, evaluation.commands), sep="\n  ")
     if evaluation.hidden and config.tables:

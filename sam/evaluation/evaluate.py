@@ -5,7 +5,8 @@ import itertools
 import math
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -17,11 +18,9 @@ from sam.evaluation import storing
 from sam.evaluation.flat_files import measured_epochs, runs_csv, trajectories
 from sam.evaluation.measuring import Run, measure_runs, part_of
 from sam.evaluation.settings import EvaluateConfig
-from sam.report import drawing, figures
-from sam.report.figures import Kept
-from sam.report.page import report
 from sam.runs import records
 from sam.runs.command import evaluate_command, hydra_value, train_command
+from sam.runs.progress import progress_for
 from sam.runs.tracking import mirror_sharpness
 from sam.settings import TrainConfig
 from sam.sharpness.context import Measures, Result
@@ -64,8 +63,9 @@ def measure_part(config: EvaluateConfig) -> tuple[str, list[str]]:
     return f"part {config.part} of {config.parts} (from 0): {done} of {len(runs)} runs are measured.", problems
 
 
-def evaluate(config: EvaluateConfig) -> Evaluation:
-    """Measure what is not measured yet, build the tables and write them. Raises ConfigError if there is no finished run."""
+def evaluate(config: EvaluateConfig, show: Callable[[list[Block]], None] = lambda _: None) -> Evaluation:
+    """Measure what is not measured yet, build the tables and write them; then, after `show` had them, draw the figures and the page. Raises
+    ConfigError if there is no finished run."""
     problems: list[str] = []
     _check(config.tables)
     claims = ledger.own_documents()
@@ -77,16 +77,13 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     blocks[CLAIMS] = ledger.of_runs(claims, runs)
     kept = measured_epochs(done, rows) if config.kept else None
     whole = {FINAL: "".join(f"{line}\n" for line in commands) or None} | ({} if kept is None else {KEPT: trajectories(done, kept)})
-    files = []
-    for name, content in itertools.chain(_files(blocks, runs, config, kept or {}, problems, out), whole.items()):
-        if content is None:
-            (out / name).unlink(missing_ok=True)
-        else:
-            write_atomic(out / name, content)
-            files.append(out / name)
+    every = [block for group in blocks.values() for block in group]
+    files = _write(out, itertools.chain(_tables(blocks, runs), whole.items()))
+    show(every)
+    files += _write(out, _pictures(every, runs, config, kept or {}, problems, out))
     found = lambda run: {name: value for name, value in run.measures.items() if name not in PAID}  # W&B has these
     mirror_sharpness(config.tracking, ((Path(run.folder), run.record, found(run)) for run in runs if run.is_finished))
-    return Evaluation(runs, [b for group in blocks.values() for b in group], problems, files, commands)
+    return Evaluation(runs, every, problems, files, commands)
 
 
 def _blocks(config: EvaluateConfig, runs: Sequence[RunRow]) -> tuple[dict[str, list[Block]], list[str]]:
@@ -219,18 +216,37 @@ def started_from(config: TrainConfig) -> str | None:
     return (file.parent.name if file.name == records.CHECKPOINT else "") or file.name or None
 
 
-def _files(
-    blocks: Mapping[str, list[Block]], runs: Sequence[RunRow], config: EvaluateConfig, along: Kept, problems: Sequence[str], out: Path
-) -> Iterator[tuple[str, str | bytes | None]]:
-    """Name and content of every file: tables in each format, runs.csv, figures and page. None: remove what an earlier call wrote."""
+def _write(out: Path, files: Iterable[tuple[str, str | bytes | None]]) -> list[Path]:
+    """Write what has content, and return where; remove what has none, which an earlier call wrote."""
+    written = []
+    for name, content in files:
+        if content is None:
+            (out / name).unlink(missing_ok=True)
+        else:
+            write_atomic(out / name, content)
+            written.append(out / name)
+    return written
+
+
+def _tables(blocks: Mapping[str, list[Block]], runs: Sequence[RunRow]) -> Iterator[tuple[str, str | None]]:
     for name, made in blocks.items():
         yield from ((f"{name}{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
         yield f"{name}.tex", latex(made, name) if made else None
-    gallery = figures.gallery(runs, along)
-    yield from ((f"figures/{name}", content) for name, content in drawing.files(figures.every(gallery), out / "figures"))
-    every = [block for made in blocks.values() for block in made]
     yield RUNS, runs_csv(runs)
-    yield "report.html", report(runs, every, config.sharpness, evaluate_command(config), problems, gallery)
+
+
+def _pictures(
+    blocks: list[Block], runs: Sequence[RunRow], config: EvaluateConfig, along: Mapping[str, Any], problems: Sequence[str], out: Path
+) -> Iterator[tuple[str, str | bytes | None]]:
+    from sam.report import drawing, figures, page  # import matplotlib, when the tables are there already
+
+    gallery = figures.gallery(runs, along)
+    panels = list(figures.every(gallery))
+    with progress_for(len(panels) + 1, "figures and report", quiet=not sys.stderr.isatty()) as shown:
+        for name, content in drawing.files(panels, out / "figures"):
+            yield f"figures/{name}", content
+            shown.advance(1 / len(drawing.ENDINGS))
+    yield "report.html", page.report(runs, blocks, config.sharpness, evaluate_command(config), problems, gallery)
 
 
 FORMATS = {".md": render.markdown, ".csv": render.csv, "_full.tex": latex_full}
