@@ -2,7 +2,7 @@
 # The campaign of PLAN.md, from beginning to end, with one command that skips what is finished and continues what is not:
 #
 #   nice -n 19 bash results/campaign/campaign.sh            # all stages in the plan's order
-#   nice -n 19 bash results/campaign/campaign.sh stage1     # one of them: stage0 stage1 stage3 stage2 stage4 stage3_more stage5
+#   nice -n 19 bash results/campaign/campaign.sh stage1     # one of them: stage0 stage1 stage1_more stage3 stage2 ...
 #
 # It runs from the root of a checkout at the campaign's tag, with cifar10-16.npz, cifar10-32.npz, cifar100-16.npz and resnet20-12fca82f.th in
 # datasets/, two processes of one thread each. SIGTERM and Ctrl-C end it cleanly. PYTHON: the interpreter. ROWS: the branch whose
@@ -111,6 +111,16 @@ stage1() {
         sharpness.hessian.subset=512 sharpness.maximum.subset=512 sharpness.adaptive.subset=512
 }
 
+stage1_more() { # what the claims added after the plan ask of stage 1's networks: measures alone (amendment 5)
+    picked sam
+    local sams="select={optimizer.method: sam, optimizer.ascent_steps: 1, optimizer.rho: $R, optimizer.radius: fixed}"
+    local ten='seeds=[1000,1001,1002,1003,1004,1005,1006,1007,1008,1009]'
+    measure campaign/stage1 'sharpness.notions=[outcomes]' 'sharpness.batchnorm=[eval,recalibrated]'
+    measure campaign/stage1 "$ten" "$sams" 'sharpness.notions=[n_step,maximum,interior,direction]' "sharpness.rho=[$R]" \
+        'sharpness.n_step.steps=[1,2,3,5]' sharpness.n_step.subset=512 sharpness.maximum.subset=512
+    measure campaign/stage1 "$ten" "$sams" 'sharpness.notions=[rounding]' 'sharpness.rho=[0.05]'
+}
+
 stage2() {
     picked all
     local out=runs_dir=runs/campaign/stage2 base="optimizer.lr=$lr optimizer.weight_decay=$decay" size arms
@@ -171,7 +181,7 @@ stage5() {
 }
 
 "$python" scripts/rows.py unpack=$here/rows branch="${ROWS:-main}" runs_dir=runs/campaign
-for stage in "${@:-stage0 stage1 stage3 stage2 stage4 stage3_more stage5}"; do
+for stage in "${@:-stage0 stage1 stage1_more stage3 stage2 stage4 stage3_more stage5}"; do
     for one in $stage; do
         echo "== $one"
         "$one"
