@@ -4,6 +4,8 @@
     python scripts/theory.py experiment=wen_network
     python scripts/theory.py experiment=wen_network inputs=gaussian samples=8 out=runs/theory/gaussian   # any plain key of conf/theory
     python scripts/theory.py experiment=wen_network part=0.01 starts=2 out=/tmp/short                    # a hundredth of the steps
+    python scripts/theory.py experiment=xsam_direction                                  # trains, measures and draws
+    python scripts/theory.py experiment=rounding epochs=1 'sharpness.rho=[0.02]'        # words of train.py, of evaluate_sharpness.py
 
 out      folder of CSV files and figures (runs/theory/EXPERIMENT)
 workers  processes (2)
@@ -13,6 +15,8 @@ The documents conf/theory/EXPERIMENT.yaml say what is claimed, what it costs, an
 
 import csv
 import io
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -33,7 +37,17 @@ from sam.theory import figures
 from sam.theory.settings import NetworkConfig, ToyConfig
 
 EXPERIMENTS: dict[str, Any] = {"wen_toy": ToyConfig, "wen_network": NetworkConfig}
+TRAINED = {"xsam_direction": ("kept=true",), "rounding": ()}  # experiment of train.py -> words for evaluate_sharpness.py
 Rows = Sequence[Mapping[str, Any]]
+
+
+def trained(name: str, words: Sequence[str]) -> int:
+    """Train an experiment and measure it; the exit code of what failed, or 0."""
+    measuring = [word for word in words if word.startswith("sharpness.")]
+    folder = next((word for word in words if word.startswith("runs_dir=")), f"runs_dir=runs/{name}")
+    train = ["train.py", "-m", f"experiment={name}", *(word for word in words if word not in measuring)]
+    steps = (train, ["evaluate_sharpness.py", folder, f"notions={name}", *TRAINED[name], *measuring])
+    return next((code for step in steps if (code := subprocess.call([sys.executable, str(ROOT / step[0]), *step[1:]]))), 0)
 
 
 def work(config: Any, job: str, seed: int) -> list[Any]:
@@ -80,8 +94,10 @@ def text(rows: Rows) -> str:
 
 @script
 def main(arguments: list[str]) -> int:
-    given, _ = parse({"experiment": tuple(EXPERIMENTS)}, [a for a in arguments if a.startswith("experiment=")])
+    given, _ = parse({"experiment": (*EXPERIMENTS, *TRAINED)}, [a for a in arguments if a.startswith("experiment=")])
     name = given["experiment"]
+    if name in TRAINED:
+        return trained(name, [a for a in arguments if not a.startswith("experiment=")])
     document = yaml.safe_load((ROOT / "conf" / "theory" / f"{name}.yaml").read_text(encoding="utf-8"))
     keys = {key: value for key, value in document.items() if key != "arms"} | {"part": 1.0, "out": f"runs/theory/{name}", "workers": 2}
     values, _ = parse({"experiment": tuple(EXPERIMENTS), **keys}, arguments)

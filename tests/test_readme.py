@@ -77,7 +77,8 @@ def shown() -> list[Command]:
             match = re.match(r"(?:#\s*(?:Command:)?)?\s*(python \S+\.py\b.*)", line)
             if match:
                 found.append(Command(str(path.relative_to(ROOT)), match[1]))
-    found += [Command(limited.where, limited.text[limited.text.index("python ") :]) for limited in found if limited.words[:1] == ["timeout"]]
+    limited = [command for command in found if command.words[:1] == ["timeout"]]
+    found += [Command(one.where, one.text[one.text.index("python ") :]) for one in limited]
     return [command for command in found if command.words and "plugins=" not in command.text.lower()]
 
 

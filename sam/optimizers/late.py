@@ -1,5 +1,6 @@
-"""Late-phase SAM (Zhou et al. 2024, arXiv 2410.10373): the base optimizer first, SAM at the end of training."""
+"""Late-phase SAM (Zhou et al. 2024, arXiv 2410.10373): the base optimizer first, SAM at the end of training, or in any part of it."""
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
@@ -11,19 +12,20 @@ from sam.optimizers.sam import SAM
 
 
 class LateSAM(SAM):
-    """The base optimizer's own steps, then SAM's, with all that SAM reads. `first`: the number of steps before SAM's first one."""
+    """The base optimizer's own steps, but SAM's, with all that SAM reads, from step `first` (counted from 0) to before step `end`."""
 
-    def __init__(self, base: Optimizer, *, rho: float = 0.05, first: int = 0, **common: Any) -> None:
+    def __init__(self, base: Optimizer, *, rho: float = 0.05, first: int = 0, end: float = math.inf, **common: Any) -> None:
         super().__init__(base, rho=rho, **common)
-        self.first = first
+        self.first, self.end = first, end
 
     @classmethod
     def options(cls, config: Any, **run: Any) -> dict[str, Any]:
-        return {"first": config.first_step(run["total_steps"])} | super().options(config, **run)
+        first, end = config.phase(run["total_steps"])
+        return {"first": first, "end": end} | super().options(config, **run)
 
     @property
     def phase(self) -> Hashable:  # type: ignore[override]
-        return self.steps_taken >= self.first
+        return self.first <= self.steps_taken < self.end
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         if self.phase:

@@ -177,17 +177,24 @@ class MomentumConfig(PerturbingConfig):
 @dataclass(frozen=True)
 class LateConfig(SAMConfig):
     start: float = key(0.875, "of late-phase SAM: share of the steps before SAM's first one", low=0, high=1, late=True)
+    stop: float = key(1.0, "of late-phase SAM: share of the steps at SAM's last one; the rest is plain again", low=0, high=1, late=True)
 
-    def first_step(self, steps: int) -> int:
-        """The number of steps before SAM's first one."""
-        return round(self.start * steps)
+    def relate(self) -> None:
+        super().relate()
+        if self.stop < self.start:
+            raise ConfigError(f"optimizer.stop={self.stop}: must not be smaller than optimizer.start={self.start}.")
+
+    def phase(self, steps: int) -> tuple[int, int]:
+        """SAM's first step, and the first one after its last, counted from 0."""
+        return round(self.start * steps), round(self.stop * steps)
 
     @property
     def passes(self) -> float:
-        return 1 + (1 - self.start) * self.ascent_steps
+        return 1 + (self.stop - self.start) * self.ascent_steps
 
     def passes_in(self, steps: int) -> int:
-        return steps + (steps - self.first_step(steps)) * self.ascent_steps
+        first, end = self.phase(steps)
+        return steps + (end - first) * self.ascent_steps
 
 
 @dataclass(frozen=True)

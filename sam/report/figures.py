@@ -47,18 +47,16 @@ def anchors_of(runs: Iterable[RunRow]) -> dict[str, str]:
 def gallery(runs: Sequence[RunRow], kept: Kept) -> Gallery:
     """Every condition's figures: first the finding, then all others. Names of panels begin with the condition's, if there are several:
     with what tells it from the others, if the names, once cut, would be the same."""
-    anchors, found = anchors_of(runs), conditions(runs)
-    made = [(c, [("The finding", opening(c, anchors), OPENING, False), *sections(c, anchors, kept)]) for c in found]
-    begins = [stem(c.label) for c in found]
-    shared = set.intersection(*(set(c.label.split(", ")) for c in found)) if found else set()
-    apart = [stem(*(part for part in c.label.split(", ") if part not in shared)) for c in found]
-    named = begins if len(set(begins)) == len(found) else apart
-    prefixes = ["" if len(found) == 1 else f"{name}-" for name in named]
-    rename = lambda panels, begin, name: [replace(panel, name=name + panel.name.removeprefix(f"{begin}-")) for panel in panels]
-    return [
-        (c, [(heading, rename(panels, begin, name), caption, folded) for heading, panels, caption, folded in own])
-        for (c, own), begin, name in zip(made, begins, prefixes, strict=True)
-    ]
+    anchors, found, made = anchors_of(runs), conditions(runs), Gallery()
+    parts = [c.label.split(", ") for c in found]
+    alike = len({stem(c.label) for c in found}) < len(found)
+    for c, own in zip(found, parts, strict=True):
+        told = [part for part in own if not (alike and all(part in other for other in parts))]
+        begin, name = f"{stem(c.label)}-", f"{stem(', '.join(told))}-" * (len(found) > 1)
+        every = [("The finding", opening(c, anchors), OPENING, False), *sections(c, anchors, kept)]
+        named = [[replace(panel, name=name + panel.name.removeprefix(begin)) for panel in panels] for _, panels, *_ in every]
+        made.append((c, [(heading, panels, *rest) for (heading, _, *rest), panels in zip(every, named, strict=True)]))  # type: ignore[misc]
+    return made
 
 
 def opening(condition: Condition, anchors: Anchors) -> list[Panel]:
@@ -96,7 +94,9 @@ def sections(condition: Condition, anchors: Anchors, kept: Kept) -> list[Section
         ("Where the gradient at the ascent point leads", directions.directions(condition, of), directions.CAPTION, False),
         ("Other measures taken at a radius", others, f"{POINT} {BAND}{note}", True),
     ]
-    return [(heading, panels, caption + _lost(panels), folded) for heading, panels, caption, folded in made if panels]
+    lost = lambda panels: sum(series.lost for panel in panels for series in panel.series)
+    said = lambda n: f" {n} value{'s that are' if n > 1 else ' that is'} not finite: in no mean." if n else ""
+    return [(heading, panels, caption + said(lost(panels)), folded) for heading, panels, caption, folded in made if panels]
 
 
 def every(found: Gallery) -> Iterator[Panel]:
@@ -115,11 +115,6 @@ def shown(condition: Condition) -> tuple[list[Look], str]:
     ordered = sorted(of, key=lambda look: summarize(look.row.values(name, 1.0).values()).mean or 0.0)
     best = {method_name(look.row.optimizer): look for look in ordered}.values()
     return [look for look in of if look in best], f" Of each method, the setting with the best mean {in_words(name)}."
-
-
-def _lost(panels: Iterable[Panel]) -> str:
-    lost = sum(series.lost for panel in panels for series in panel.series)
-    return f" {lost} value{'s that are' if lost > 1 else ' that is'} not finite: in no mean." if lost else ""
 
 
 def differences(condition: Condition) -> list[Panel]:

@@ -49,12 +49,12 @@ def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
     for name in (*accuracies, *others):
         values = [run.measures.get(name) for run in condition.runs if run.is_finished]
         y = Axis(label(name), log=name not in accuracies and wide(values, 10))
-        drawn = [s for of in groups.values() for s in _over_key(of, key, partial(_of, name), y.log, anchors)]
+        drawn = [s for of in groups.values() for s in _over_key(of, key, partial(_values, name, None), y.log, anchors)]
         panels += panel(condition.label, f"{label(name, '')} {over}", x, y, [*drawn, *papers])
     base = [of[0] for of in groups.values() if of[0].row.optimizer.method == "sgd"]
     for name in [name for name in accuracies if base and any(is_finite(run.measures.get(name)) for run in condition.runs)][-1:]:
         tuned = [of for of in groups.values() if of[0] not in base]
-        drawn = [s for of in tuned for s in _over_key(of, key, partial(_minus, name, base[0]), False, anchors)]
+        drawn = [s for of in tuned for s in _over_key(of, key, partial(_values, name, base[0]), False, anchors)]
         low = min((v for one in drawn for v in one.y if v is not None), default=0.0)
         y = Axis(f"{label(name.partition('[')[0], '')} minus SGD's (points)", low=-CUT if low < -CUT else None)
         level = Series(base[0].style, "level", [None], [0.0], [None], [None])
@@ -62,14 +62,10 @@ def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
     return panels
 
 
-def _of(name: str, look: Look) -> dict[int, float | None]:
-    return {seed: run.measures.get(name) for seed, run in look.row.finished.items()}
-
-
-def _minus(name: str, base: Look, look: Look) -> dict[int, float | None]:
-    """Differences over common seeds."""
-    own, other = _of(name, look), _of(name, base)
-    return {seed: v - w for seed, v in own.items() if is_finite(v) and is_finite(w := other.get(seed))}
+def _values(name: str, base: Look | None, look: Look) -> dict[int, float | None]:
+    """A measure by seed, or how far it lies above the base's of the same seed."""
+    own, other = ({seed: run.measures.get(name) for seed, run in one.row.finished.items()} for one in (look, base or look))
+    return {seed: v - w for seed, v in own.items() if is_finite(v) and is_finite(w := other.get(seed))} if base else own
 
 
 def _over_key(

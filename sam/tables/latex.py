@@ -41,7 +41,8 @@ def _environment(block: Block, label: str) -> str:
         every = widths(small)
         header = [_stack(wrapped(small.header[i], every[i])) for i in columns]
         lines += [rf"\begin{{tabular}}{{@{{}}{'l' * len(columns)}@{{}}}}", r"\toprule", _row(header), r"\midrule"]
-        lines += [_row([_bold(row[i]) for i in columns]) for row in small.rows]
+        bold = lambda cell: rf"\textbf{{{escape_latex(cell.text)}}}" if cell.best else escape_latex(cell.text)
+        lines += [_row([bold(row[i]) for i in columns]) for row in small.rows]
         lines += [r"\bottomrule", r"\end{tabular}", r"\par\smallskip"]
     lines += [r"\begin{minipage}{\linewidth}\footnotesize", *map(escape_latex, small.notes), r"\end{minipage}"]
     return "\n".join([*lines, rf"\end{{table{star}}}"]) + "\n"
@@ -49,10 +50,6 @@ def _environment(block: Block, label: str) -> str:
 
 def _row(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
-
-
-def _bold(cell: Cell) -> str:
-    return rf"\textbf{{{escape_latex(cell.text)}}}" if cell.best else escape_latex(cell.text)
 
 
 def _stack(lines: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ CONFIGS = {
     "xsam_constant": {"method": "xsam", "alpha": 1.5},
     "m_rwp": {"method": "rwp", "perturbed_weight": 0.5},
     "late_n3": {"method": "late_sam", "ascent_steps": 3, "start": 0.6},  # round(0.6 * 8) = 5 plain steps
+    "early_sam": {"method": "late_sam", "start": 0.0, "stop": 0.3},  # round(0.3 * 8) = 2 steps of SAM
     "looksam_k3": {"method": "looksam", "looksam_interval": 3},  # looks in steps 0, 3, 6
 }
 # per step; probes per search, searches in two epochs of 4 steps
@@ -43,6 +44,7 @@ COSTS = {
     "rwp": (1, 0, 0),
     "late_sam": (9 / 8, 0, 0),  # start 0.875: the last step of eight
     "late_n3": ((5 + 3 * 4) / 8, 0, 0),
+    "early_sam": ((2 * 2 + 6) / 8, 0, 0),
     "looksam": (10 / 8, 0, 0),  # looks in steps 0 and 5
     "looksam_k3": (11 / 8, 0, 0),
 }

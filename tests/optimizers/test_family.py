@@ -132,13 +132,13 @@ def momentum(s: Setting) -> Any:
     return step
 
 
-def late(first: int, steps: int) -> Oracle:
+def late(first: int, steps: int, end: float = math.inf) -> Oracle:
     """Zhou et al. 2024: SGD's steps, then SAM's (here of `steps` ascents)."""
 
     def make(s: Setting) -> Any:
         def step(grad: Gradient, w: Array) -> tuple[Array, Array]:
             there = w
-            for _ in range(steps if s.step >= first else 0):
+            for _ in range(steps if first <= s.step < end else 0):
                 there = there + s.rho / steps * unit(grad(there) * s.moved)
             return grad(there), w
 
@@ -213,6 +213,7 @@ CASES: dict[str, tuple[dict[str, Any], Oracle]] = {
     "friendly_half": ({"method": "friendly_sam", "fsam_sigma": 0.5, "fsam_lambda": 0.95}, friendly(0.5, 0.95)),
     "momentum_sam": ({"method": "momentum_sam"}, momentum),
     "late_sam": ({"method": "late_sam", "start": 0.5}, late(12, 1)),
+    "early_sam": ({"method": "late_sam", "start": 0.1, "stop": 0.5}, late(2, 1, 12)),
     "late_n2": ({"method": "late_sam", "start": 0.26, "ascent_steps": 2}, late(6, 2)),
     "rwp": ({"method": "rwp"}, rwp(1.0, 0.0, 0.0)),
     "m_rwp": ({"method": "rwp", "perturbed_weight": 0.5}, rwp(0.5, 0.0, 0.0)),

@@ -20,6 +20,18 @@ def test_a_short_edition_writes_tables_and_figures(tmp_path: Path, capsys: pytes
     assert "Δ log λ1" in capsys.readouterr().out
 
 
+def test_what_is_trained_first_is_one_command_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[list[str]] = []
+    monkeypatch.setattr(theory.subprocess, "call", lambda words: said.append([Path(words[1]).name, *words[2:]]) or len(said) - 1)
+    assert theory.main(["experiment=xsam_direction", "epochs=2", "runs_dir=/tmp/r", "sharpness.rho=[0.1]"]) == 1  # that of the measuring
+    assert said == [
+        ["train.py", "-m", "experiment=xsam_direction", "epochs=2", "runs_dir=/tmp/r"],
+        ["evaluate_sharpness.py", "runs_dir=/tmp/r", "notions=xsam_direction", "kept=true", "sharpness.rho=[0.1]"],
+    ]
+    monkeypatch.setattr(theory.subprocess, "call", lambda words: said.append(words) or 3)
+    assert theory.main(["experiment=rounding"]) == 3 and len(said) == 3  # nothing is measured where training failed
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
