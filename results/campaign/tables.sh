@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Tables, figures and verdicts from the committed rows, without checkpoints or images: bash results/campaign/tables.sh
+# PYTHON: the interpreter. Bytes repeat with the same versions of torch, NumPy and matplotlib.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-.venv/bin/python} here=results/campaign runs=runs/campaign_rows
+
+"$python" scripts/rows.py unpack=$here/rows runs_dir=$runs
+tables() { # tables STAGE ARGUMENTS: what is shown of a stage; exit code 1: some run has no checkpoint to measure more, as none has here
+    local stage=$1
+    shift
+    [ -d "$runs/$stage" ] || return 0
+    "$python" evaluate_sharpness.py "runs_dir=$runs/$stage" "out=$here/$stage" 'sharpness.batchnorm=[eval,recalibrated]' "$@" 2>/dev/null ||
+        [ $? -eq 1 ]
+}
+tables stage0 table=sweep 'sharpness.notions=[gap]' 'sharpness.gap.splits=[val]'
+tables stage3_tuning table=sweep 'sharpness.notions=[gap]' 'sharpness.gap.splits=[val]'
+tables stage3 'sharpness.notions=[gap,ascent]' 'sharpness.rho=[0.05,0.1]' sharpness.ascent.subset=5000
+"$python" scripts/claims.py rows=$here/rows readme=README.md out=$here/ledger
