@@ -97,13 +97,14 @@ def grids(runs: Sequence[RunRow], config: SweepConfig) -> list[Grid]:
         task, rest = ({name: value for name, value in members[0][3].items() if is_task(name) == wanted} for wanted in (True, False))
         keys = [name for name in varies if len({repr(numbers.get(name)) for numbers, _ in points}) > 1]
         found.append((rest, Grid(label, task, tuple(sorted(keys, key=lambda name: name != RHO)), points)))
-    return [replace(grid, label=_labelled(grid.label, rest, [r for r, g in found if g.label == grid.label])) for rest, grid in found]
+    return [replace(grid, label=_labelled(grid, rest, [r for r, g in found if g.label == grid.label])) for rest, grid in found]
 
 
-def _labelled(label: str, words: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
-    """The label with the settings that tell it from others of the same label; one that is a number in this grid is "set"."""
-    texts = [f"{name_of(name)} {value_text(words[name]) if name in words else 'set'}" for name in varying(alike)]
-    return f"{label} ({', '.join(texts)})" if texts else label
+def _labelled(grid: Grid, words: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
+    """The label with the settings that tell it from others of the same label; one of several numbers in this grid is "set"."""
+    fixed = {**grid.points[0][0], **dict.fromkeys(grid.keys, "set"), **words}
+    texts = [f"{name_of(name)} {value_text(fixed[name]) if name in fixed else 'set'}" for name in varying(alike)]
+    return f"{grid.label} ({', '.join(texts)})" if texts else grid.label
 
 
 @dataclass(frozen=True)

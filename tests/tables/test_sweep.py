@@ -99,6 +99,8 @@ def test_each_method_has_the_columns_that_it_was_swept_over() -> None:
     assert radii.title.startswith("Test accuracy (%) by rho") and {row[0].text for row in radii.rows} == {"SAM N=1", "XSAM (alpha null)"}
     assert {row[0].text for row in lrs.rows} == {"SGD (weight_decay 0.0005)", "SGD (weight_decay 0.002)"} and lrs.header[1] == "lr 0.1"
     assert cells(alphas) == {("XSAM (alpha set)", "alpha 0.5"): 75.5, ("XSAM (alpha set)", "alpha 2"): 77.0}
+    one = [run(70.0 + seed, seed=seed, method="xsam", alpha=alpha) for alpha in (None, 0.0) for seed in (0, 1)]  # a single number is named
+    assert {row[0].text for row in built(one)[0].rows} == {"XSAM (alpha null)", "XSAM (alpha 0)"}
 
 
 def test_tasks_are_never_mixed_and_without_a_swept_number_they_are_the_columns() -> None:
