@@ -29,8 +29,8 @@ FILES = sorted((ROOT / "conf/claim").glob("*.yaml"))
 LATER = [path for path in FILES if "\nlater: true\n" in path.read_text(encoding="utf-8")]
 WORDS = ("Claim", "Command:", "Cost:", "Confirms:", "Refutes:")
 # A CPU's edition of any of them, as docs/experiments.md shows it, but with fewer images and candidates.
-SMALL = ("dataset=digits", "dataset.path=null", "dataset.sample=fixed", "dataset.val_size=null", "dataset.train_size=96", "model=wrn_10_1")
-SMALL += ("batch_size=48", "threads=1", "device=cpu", "optimizer.alpha_grid=[0,1,2]")
+SMALL = ("dataset=digits", "dataset.path=null", "dataset.sample=fixed", "dataset.val_size=null", "dataset.train_size=48", "model=wrn_10_1")
+SMALL += ("batch_size=24", "threads=1", "device=cpu", "optimizer.alpha_grid=[0,1,2]")
 QUICK = ("threads=1", "device=cpu", "sharpness.maximum.steps=2", "sharpness.interior.steps=2", "sharpness.interior.batches=2")
 QUICK += ("sharpness.hessian.steps=4", "sharpness.hessian.eigenvalues=1", "sharpness.hessian.probes=3", "sharpness.adaptive.steps=2")
 QUICK += ("sharpness.interior.points=3", "sharpness.interior.restarts=0", "sharpness.maximum.restarts=0", "sharpness.adaptive.restarts=0")
@@ -40,7 +40,7 @@ CASES = {  # of an experiment: the first seeds of its claims, what this edition 
     "claim_grid": (2000, ("optimizer.rho=0.3", "dataset.label_noise=0.2"), {"1"}),
     "claim_correlation": (
         6000,
-        ("batch_size=48", "optimizer.lr=0.05,0.1", "optimizer.rho=0.05,0.2"),
+        ("batch_size=24", "optimizer.lr=0.05,0.1", "optimizer.rho=0.05,0.2", "optimizer.weight_decay=0.0005"),
         {"13", "13-maximum", "13-adaptive", "13-eigenvalue"},
     ),
     "claim_sensitivity": (7000, ("optimizer=sam", "augmentation=basic", "augmentation.crop_padding=1"), {"17-decay", "17-batchnorm"}),
@@ -71,9 +71,9 @@ def planned(hydra: Any, name: str, runs: Path) -> list[TrainConfig]:
 
 
 def smaller(path: Path, to: Path) -> None:
-    """Copy a claim as of this edition: two seeds, any setting, all 96 images, one epoch."""
+    """Copy a claim as of this edition: two seeds, any setting, all 48 images, one epoch."""
     claim: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8").replace(",subset=512", "").replace("epochs: 40", "epochs: 1"))
-    claim["setting"]["where"], claim["n"] = {}, 8 if claim["kind"] == "correlation" else 2
+    claim["setting"]["where"], claim["n"] = {}, 4 if claim["kind"] == "correlation" else 2
     claim.pop("family", None)
     (to / path.name).write_text(yaml.safe_dump(claim), encoding="utf-8")
 
