@@ -3,7 +3,7 @@
 # PYTHON: the interpreter. Bytes repeat with the same versions of torch, NumPy and matplotlib.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-python=${PYTHON:-.venv/bin/python} here=results/campaign runs=runs/campaign_rows
+python=${PYTHON:-.venv/bin/python} here=results/campaign runs=runs/campaign
 
 "$python" scripts/rows.py unpack=$here/rows runs_dir=$runs
 tables() { # tables STAGE ARGUMENTS: what is shown of a stage; exit code 1: some run has no checkpoint to measure more, as none has here
@@ -16,4 +16,8 @@ tables() { # tables STAGE ARGUMENTS: what is shown of a stage; exit code 1: some
 tables stage0 table=sweep 'sharpness.notions=[gap]' 'sharpness.gap.splits=[val]'
 tables stage3_tuning table=sweep 'sharpness.notions=[gap]' 'sharpness.gap.splits=[val]'
 tables stage3 'sharpness.notions=[gap,ascent]' 'sharpness.rho=[0.05,0.1]' sharpness.ascent.subset=5000
+radii=() # of stages whose tuning is done
+if eval "$("$python" $here/picks.py sam 2>/dev/null)" && [ -n "${R:-}" ]; then radii+=("stage1=$R" "stage4=$R"); fi
+if eval "$("$python" $here/picks.py resnet20 2>/dev/null)" && [ -n "${R3:-}" ]; then radii+=("stage3=$R3"); fi
+"$python" $here/beside.py $runs docs/beside-the-papers.md "${radii[@]}"
 "$python" scripts/claims.py rows=$here/rows readme=README.md out=$here/ledger

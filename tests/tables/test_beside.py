@@ -1,0 +1,62 @@
+"""The page that sets the campaign beside the papers: which runs it compares, and when it says that signs agree."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import made_up
+import pytest
+
+from sam.optimizers.settings import OptimizerConfig
+from sam.tables.conditions import RunRow
+
+PATH = Path(__file__).resolve().parents[2] / "results/campaign/beside.py"
+
+
+@pytest.fixture(scope="module")
+def beside() -> Any:
+    spec = importlib.util.spec_from_file_location("campaign_beside", PATH)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(accuracy: float, seed: int, sharp: float = 1.0, epochs: int = 40, **keys: Any) -> RunRow:
+    row = made_up.run(OptimizerConfig.of(**keys), seed, accuracy, epochs=epochs)
+    return replace(row, measures={"test_accuracy[bn=recalibrated]": accuracy, "sharpness[rho=0.2,bn=eval,batch=all]": sharp, "gap": 0.1})
+
+
+def rows(gain: float) -> list[RunRow]:
+    """SGD, SAM a `gain` above it, and what must not be taken for them: another radius, another length, a drawn radius."""
+    found = [run(50.0 + seed, seed, method="sgd") for seed in range(4)]
+    found += [run(50.0 + gain + seed + 0.02 * seed, seed, sharp=0.5, rho=0.2) for seed in range(4)]
+    found += [run(99.0, s, method="sgd", epochs=80) for s in range(4)] + [run(10.0, s, rho=0.1) for s in range(4)]
+    return found + [run(10.0, s, rho=0.2, radius="uniform") for s in range(4)]
+
+
+@pytest.mark.parametrize(("gain", "sign"), [(2.0, 1), (-2.0, -1), (0.0, 0)])
+def test_a_sign_counts_where_the_interval_leaves_zero(beside: Any, gain: float, sign: int) -> None:
+    found = rows(gain) if gain else [*rows(0.0)[:4], *(run(50.0 + s + (-1) ** s, s, rho=0.2) for s in range(4))]
+    text, n, own = beside.ours(found, beside.sam(), [beside.SGD], beside.ACCURACY, 0.2)
+    assert (n, own) == (4, sign) and (gain == 0 or text.startswith(f"{gain + 0.03:+.2f} ["))
+
+
+def test_the_mean_of_several_arms_in_logarithms(beside: Any) -> None:
+    found = [run(50.0, s, sharp=0.5, rho=0.2) for s in range(2)]
+    found += [run(50.0, s, sharp=float(n), rho=0.2, ascent_steps=n) for s in range(2) for n in (2, 3, 5)]
+    text, n, own = beside.ours(found, beside.sam(), [beside.sam(k) for k in (2, 3, 5)], "sharpness", 0.2)
+    assert text == "-1.83" and (n, own) == (2, 0)  # log 0.5 - (log 30) / 3; two seeds have no interval
+    assert beside.ours(found, beside.RAND, [beside.SGD], beside.ACCURACY, 0.2) == ("–", 0, 0)
+
+
+def test_the_printed_values_are_those_of_the_source(beside: Any) -> None:
+    theirs = {name: beside.printed(*published, log=measure == "sharpness") for name, _, _, measure, *published in beside.ROWS}
+    assert theirs["SAM minus SGD, accuracy"] == ("+0.8 (Foret et al. 2021, Table 1: 97.3 against 96.5)", 1)
+    assert {name: sign for name, (_, sign) in theirs.items() if sign < 0}.keys() == {
+        "Rand-SAM minus SAM, accuracy",
+        "Rand-SAM minus SAM, accuracy, CIFAR-100",
+        "N = 1 minus N = 2, 3, 5, log sharpness",
+        "N = 5 minus N = 1, generalisation gap",
+    }
