@@ -1,7 +1,6 @@
 """What is proved about SAM near minimisers (Wen, Ma & Li 2023), shown: on toys, and on small networks of which all is known exactly.
 
     python scripts/theory.py experiment=wen_toy
-    python scripts/theory.py experiment=wen_network
     python scripts/theory.py experiment=wen_network inputs=gaussian samples=8 out=runs/theory/gaussian   # any plain key of conf/theory
     python scripts/theory.py experiment=wen_network part=0.01 starts=2 out=/tmp/short                    # a hundredth of the steps
     python scripts/theory.py experiment=xsam_direction                                  # trains, measures and draws

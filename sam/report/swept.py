@@ -39,8 +39,8 @@ def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
             has = key in look.row.optimizer.used_keys
             groups.setdefault(repr([item for item in to_dict(look.row.optimizer).items() if not has or item[0] != key]), []).append(look)
     places = [float(getattr(o.row.optimizer, key)) for of in groups.values() for o in of if key in o.row.optimizer.used_keys]
-    marked = key == "rho" and min(places) <= PAPERS_RHO <= max(places)
-    papers = [Series(Style(""), "mark", [PAPERS_RHO], [None], names=["papers' ρ"])] if marked else []
+    mark = Series(Style(""), "mark", [PAPERS_RHO], [None], names=["papers' ρ"])
+    papers = [mark] if key == "rho" and min(places) <= PAPERS_RHO <= max(places) else []
     radii = [name for names in families(condition.runs).values() for name in names.values()]
     whole, panels = key == "ascent_steps", list[Panel]()
     x, over = Axis(label(KEYS.get(key, key)), log=not whole and wide(places, 3.9), whole=whole), f"over {KEYS.get(key, key)}"
@@ -53,8 +53,8 @@ def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
         panels += panel(condition.label, f"{label(name, '')} {over}", x, y, [*drawn, *papers])
     base = [of[0] for of in groups.values() if of[0].row.optimizer.method == "sgd"]
     for name in [name for name in accuracies if base and any(is_finite(run.measures.get(name)) for run in condition.runs)][-1:]:
-        tuned = [of for of in groups.values() if of[0] not in base]
-        drawn = [s for of in tuned for s in _over_key(of, key, partial(_values, name, base[0]), False, anchors)]
+        less = partial(_values, name, base[0])
+        drawn = [s for of in groups.values() if of[0] not in base for s in _over_key(of, key, less, False, anchors)]
         low = min((v for one in drawn for v in one.y if v is not None), default=0.0)
         y = Axis(f"{label(name.partition('[')[0], '')} minus SGD's (points)", low=-CUT if low < -CUT else None)
         level = Series(base[0].style, "level", [None], [0.0], [None], [None])

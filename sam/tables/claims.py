@@ -60,12 +60,13 @@ GATES: dict[str, tuple[str, ...]] = {  # gate -> the keys that it needs
 @dataclass(frozen=True)
 class Tuned:
     """A pick by name: the value of `key` that validation picks among the runs of `match`, divided by `part`; `changed`: how the condition
-    of the tuning runs differs from the claim's."""
+    of the tuning runs differs from the claim's; `rise`: the radius at which random directions raise the loss as the picked ascent does."""
 
     match: Arm
     key: str = "optimizer.rho"
     part: float = 1.0
     changed: Mapping[str, Any] = field(default_factory=dict)
+    rise: bool = False
 
 
 _SAM: Arm = {"method": "sam", "ascent_steps": 1, "radius": "fixed"}
@@ -73,6 +74,7 @@ PICKS = {
     **{name: Tuned(_SAM, part=part) for name, part in (("R", 1), ("R_half", 2), ("R_sqrt3", 3**0.5), ("R_third", 3), ("R_twice", 0.5))},
     "alpha": Tuned({"method": "xsam", "rho": "@R"}, "optimizer.alpha"),
     "rho_rand": Tuned({"method": "rand_sam", "radius": "fixed"}),
+    "rho_rise": Tuned(_SAM, rise=True),
     "R3": Tuned(_SAM, changed={"dataset.val_size": 10_000}),
 }
 

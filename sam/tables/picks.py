@@ -35,13 +35,9 @@ def pick(scores: Scores, keys: Sequence[str]) -> Values:
     best = max(sorted(scores), key=lambda values: mean(scores[values].values()))
     if len(keys) != 1 or keys[0] not in _FIRST:
         return best
-    near = [values for values in scores if values == best or _within(scores[best], scores[values])]
+    behind = {values: [scores[best][seed] - own[seed] for seed in scores[best] if seed in own] for values, own in scores.items()}
+    near = [v for v, by in behind.items() if v == best or (len(by) > 1 and mean(by) <= stdev(by) / math.sqrt(len(by)))]
     return min(near, key=lambda values: _FIRST[keys[0]](values[0]))
-
-
-def _within(best: Mapping[int, float], other: Mapping[int, float]) -> bool:
-    behind = [best[seed] - other[seed] for seed in best if seed in other]
-    return len(behind) > 1 and mean(behind) <= stdev(behind) / math.sqrt(len(behind))
 
 
 def nested(validation: Scores, keys: Sequence[str]) -> dict[int, Values]:

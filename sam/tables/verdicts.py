@@ -3,6 +3,7 @@ contradicts nothing; docs/claims.md tells the rule."""
 
 import csv
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from sam.tables.statistics import is_finite, paired_difference, summarize
 MEANS = ("training_accuracy", "positive_control", "rising_limb")  # gates that compare a mean with a number
 PLANNED, CHANGED, ADDED, UNPLANNED = "", "changed after the plan", "added after the plan", "in no plan"
 ROOT = Path(__file__).resolve().parents[2]
+_AVERAGE = re.compile(r"average\[rho=([^,\]]+)\]")  # over the whole set
 ACCURACY = "test_accuracy[bn=recalibrated]"  # of gates that compare arms, where the claim's measure is no accuracy
 WHOLE = ["CIFAR-10", "CIFAR-100", "CIFAR-10, 90 of 60,000 images JPEG-decoded"]
 PAPER: Mapping[str, Any] = {"model": "WRN-28-10", "data": WHOLE, "train_size": 50_000, "epochs": 200}  # for claims that name no setting
@@ -152,13 +154,28 @@ class Sheet:
     def pick(self, name: str) -> tuple[float | None, bool]:
         """A pick by name, and whether it is the largest value of its grid; None where a setting is missing, or not measured alike."""
         if name not in self.picked:
-            self.picked[name] = self._pick(PICKS[name])
+            self.picked[name] = self._rise(PICKS[name]) if PICKS[name].rise else self._pick(PICKS[name])
         return self.picked[name]
 
-    def _pick(self, tuned: Tuned) -> tuple[float | None, bool]:
-        """From the condition's runs with other seeds than the claim's."""
+    def _tuning(self, tuned: Tuned) -> list[RunRow]:
+        """The condition's runs with other seeds than the claim's."""
         first, last = self.claim.seeds or (math.inf, -math.inf)
-        runs = [run for run in self.runs(self.every, tuned.match, tuned.changed) if not first <= run.config.seed <= last]
+        return [run for run in self.runs(self.every, tuned.match, tuned.changed) if not first <= run.config.seed <= last]
+
+    def _rise(self, tuned: Tuned) -> tuple[float | None, bool]:
+        """By the mean rises around the picked tuning runs, interpolated in the logarithms; None where no two radii enclose the ascent's."""
+        r, edge = self._pick(tuned)
+        own = [run.measures for run in self._tuning(tuned) if r is not None and value_text(run.own["optimizer.rho"]) == value_text(r)]
+        mean = {name: float(np.mean([m[name] for m in own])) for name in own[0] if all(is_finite(m.get(name)) for m in own)} if own else {}  # type: ignore[misc]
+        radii = sorted((float(found[1]), mean[found[0]]) for found in map(_AVERAGE.fullmatch, mean) if found and mean[found[0]] > 0)
+        rise, heights = mean.get(f"sharpness[rho={r},bn=eval,batch=all]", 0.0), [height for _, height in radii]
+        if not radii or heights != sorted(heights) or not heights[0] <= rise <= heights[-1]:
+            return None, False
+        at = np.interp(math.log(rise), np.log(heights), np.log([radius for radius, _ in radii]))
+        return float(f"{math.exp(at):.3g}"), edge
+
+    def _pick(self, tuned: Tuned) -> tuple[float | None, bool]:
+        runs = self._tuning(tuned)
         value = lambda run: getattr(run.config.optimizer, tuned.key.removeprefix("optimizer."))
         rows: dict[picks.Values, TableRow]
         rows = {(at,): table_row("", RowConfig(), own) for at, own in grouped(runs, value).items() if at is not None}

@@ -267,6 +267,33 @@ def test_the_picks_are_those_of_the_campaigns_program(monkeypatch: pytest.Monkey
     assert Sheet(load("boundary")[0][0], waiting[0], waiting, waiting, {}).pick("R") == (None, False)
 
 
+def test_the_radius_of_the_same_rise_is_the_campaigns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around SAM(R)'s tuning runs random directions raise the loss by 1e-3 r^2 (and a half more around the other seed's)."""
+    radii, grow = (1, 2, 4, 8, 16, 32, 64), {900: 1.0, 901: 1.5}
+    rises = lambda s, rise: (
+        {f"average[rho={r}]": grow[s] * 1e-3 * r**2 for r in radii} | {f"sharpness[rho={R:g},bn=eval,batch=all]": grow[s] * rise}
+    )
+
+    def tuned(rise: float) -> list[RunRow]:
+        at_r = lambda r: r.config.optimizer.method == "sam" and r.config.optimizer.rho == R
+        return [replace(r, measures=r.measures | rises(r.config.seed, rise)) if at_r(r) else r for r in tuning()]
+
+    def picked(runs: list[RunRow]) -> tuple[float | None, bool]:
+        every = conditions(runs)
+        return Sheet(load("random_same_rise")[0][0], every[0], every, every, {}).pick("rho_rise")
+
+    assert picked(tuned(0.036)) == (6.0, False) and picked(tuned(1e-4)) == (None, False) == picked(tuning())
+    path = ROOT / "results" / "campaign" / "picks.py"
+    spec = importlib.util.spec_from_file_location("campaign_rise", path)
+    assert spec is not None and spec.loader is not None
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    monkeypatch.setattr(program, "sam", lambda: {"R": R})
+    monkeypatch.setattr(program, "folders", lambda: [900, 901])
+    monkeypatch.setattr(program, "values_of", lambda seed: rises(seed, 0.05))
+    assert program.rise()["rho_rise"] == picked(tuned(0.05))[0] == 7.07
+
+
 def copied(folder: Path) -> tuple[Path, Path]:
     """The ten files, one of them edited, one added; and the plan's hashes."""
     hashes = ROOT / "results" / "campaign" / "claims.sha256"
