@@ -116,8 +116,9 @@ stage1_more() { # what the claims added after the plan ask of stage 1's networks
     local sams="select={optimizer.method: sam, optimizer.ascent_steps: 1, optimizer.rho: $R, optimizer.radius: fixed}"
     local ten='seeds=[1000,1001,1002,1003,1004,1005,1006,1007,1008,1009]'
     measure campaign/stage1 'sharpness.notions=[outcomes]' 'sharpness.batchnorm=[eval,recalibrated]'
-    measure campaign/stage1 "$ten" "$sams" 'sharpness.notions=[n_step,maximum,interior,direction]' "sharpness.rho=[$R]" \
-        'sharpness.n_step.steps=[1,2,3,5]' sharpness.n_step.subset=512 sharpness.maximum.subset=512 'sharpness.direction.ascent_steps=[1,5]'
+    measure campaign/stage1 "$ten" "$sams" kept=true 'sharpness.notions=[n_step,maximum,interior]' "sharpness.rho=[$R]" \
+        'sharpness.n_step.steps=[1,2,3,5]' sharpness.n_step.subset=512 sharpness.maximum.subset=512
+    measure campaign/stage1 "$ten" "$sams" 'sharpness.notions=[direction]' "sharpness.rho=[$R]" 'sharpness.direction.ascent_steps=[1,5]'
     measure campaign/stage1 "$ten" "$sams" 'sharpness.notions=[rounding]' 'sharpness.rho=[0.05]'
 }
 
