@@ -42,14 +42,12 @@ class ZSharp(Method):
     percentile: share of each layer's components that f leaves out; 0 is SAM.
     """
 
+    own = ("percentile",)
+
     def __init__(self, base: torch.optim.Optimizer, *, rho: float = 0.05, percentile: float = 0.95, **common: Any) -> None:
         check_arguments(type(self), percentile=percentile)
         super().__init__(base, rho=rho, **common)
         self.percentile = percentile
-
-    @classmethod
-    def options(cls, config: Any, **run: Any) -> dict[str, Any]:
-        return {"percentile": config.percentile}
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()

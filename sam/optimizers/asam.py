@@ -18,16 +18,14 @@ class ASAM(Method):
                   code. Without `passes`, whose model names them, all parameters are scaled.
     """
 
+    own = ("asam_eta", "asam_biases")
+
     def __init__(
         self, base: torch.optim.Optimizer, *, rho: float = 0.5, asam_eta: float = 0.01, asam_biases: bool = False, **common: Any
     ) -> None:
         check_arguments(type(self), asam_eta=asam_eta)
         super().__init__(base, rho=rho, **common)
         self.eta, self.biases = asam_eta, asam_biases
-
-    @classmethod
-    def options(cls, config: Any, **run: Any) -> dict[str, Any]:
-        return {"asam_eta": config.asam_eta, "asam_biases": config.asam_biases}
 
     def scales(self) -> list[Tensor | None]:
         """T of each perturbed parameter; None for 1."""

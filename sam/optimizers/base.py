@@ -104,12 +104,13 @@ class Method(Verbs):
     repeats = True  # the next step launches the same kernels as the last one of its `phase`, so that a captured graph may be replayed
     phase: Hashable = None  # of the next step: steps of another phase launch other kernels (late-phase SAM's two)
     generators: Sequence[torch.Generator] = ()  # the method's own random streams that steps draw from
+    own: tuple[str, ...] = ()  # keys of its settings that its constructor takes by the same names
 
     @classmethod
     def options(cls, config: Any, *, steps_per_epoch: int, total_steps: int, generator: torch.Generator) -> dict[str, Any]:
-        """Constructor arguments beside the common ones. config: the method's own settings; total_steps: of the whole run; generator: the
+        """Constructor arguments beside the common ones: `own`. config: the method's settings; total_steps: of the whole run; generator: the
         method's own random stream."""
-        return {}
+        return {name: getattr(config, name) for name in cls.own}
 
     def report(self) -> dict[str, Any]:
         """Host-side numbers for an epoch's record (alpha, the last search's probe losses)."""

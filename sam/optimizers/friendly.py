@@ -17,14 +17,12 @@ class FriendlySAM(MeanGradientSAM):
     fsam_sigma, fsam_lambda:  sigma and lambda.
     """
 
+    own = ("fsam_sigma", "fsam_lambda")
+
     def __init__(self, base: Optimizer, *, rho: float = 0.05, fsam_sigma: float = 1.0, fsam_lambda: float = 0.6, **common: Any) -> None:
         check_arguments(type(self), fsam_sigma=fsam_sigma, fsam_lambda=fsam_lambda)
         super().__init__(base, rho=rho, **common)
         self.sigma, self.decay = fsam_sigma, fsam_lambda
-
-    @classmethod
-    def options(cls, config: Any, **run: Any) -> dict[str, Any]:
-        return {"fsam_sigma": config.fsam_sigma, "fsam_lambda": config.fsam_lambda}
 
     def direction(self, gradient: Vector) -> Vector:
         return vectors.plus(gradient, self.kept, torch.full_like(self.empty, -self.sigma, dtype=torch.float64) * self.scale)

@@ -19,6 +19,8 @@ class GSAM(Method):
     Unperturbed parameters descend with their part of g_p.
     """
 
+    own = ("gsam_alpha", "gsam_floor")
+
     def __init__(
         self, base: torch.optim.Optimizer, *, rho: float = 0.05, gsam_alpha: float = 0.4, gsam_floor: float = 1.0, **common: Any
     ) -> None:
@@ -26,10 +28,6 @@ class GSAM(Method):
         super().__init__(base, rho=rho, **common)
         self.alpha, self.floor = gsam_alpha, gsam_floor
         self.peak = max(float(group["lr"]) for group in base.param_groups)
-
-    @classmethod
-    def options(cls, config: Any, **run: Any) -> dict[str, Any]:
-        return {"gsam_alpha": config.gsam_alpha, "gsam_floor": config.gsam_floor}
 
     def begin(self) -> None:
         if self.floor < 1 and self.peak:

@@ -19,16 +19,14 @@ class LookSAM(Remembering):
     """Every k-th step, from the first on: SAM's, and g_v = the part of its gradient g_s that is orthogonal to g is kept. In between descend
     with g + alpha ||g||/||g_v|| g_v, one forward and backward. Norms are over all perturbed parameters; the others descend with g there."""
 
+    own = ("looksam_interval", "looksam_alpha")
+
     def __init__(
         self, base: torch.optim.Optimizer, *, rho: float = 0.05, looksam_interval: int = 5, looksam_alpha: float = 0.7, **common: Any
     ) -> None:
         check_arguments(type(self), looksam_interval=looksam_interval, looksam_alpha=looksam_alpha)
         super().__init__(base, rho=rho, **common)
         self.interval, self.alpha = looksam_interval, looksam_alpha
-
-    @classmethod
-    def options(cls, config: Any, **run: Any) -> dict[str, Any]:
-        return {"looksam_interval": config.looksam_interval, "looksam_alpha": config.looksam_alpha}
 
     @property
     def phase(self) -> Hashable:  # type: ignore[override]
@@ -59,5 +57,4 @@ class LookSAM(Remembering):
         here, there = noted[: len(noted) // 2], noted[len(noted) // 2 :]
         along = vectors.dot(here, there) / vectors.dot(here, here).clamp(min=vectors.TINY**2)
         found, length = vectors.plus(there, here, -along), vectors.dot(there, there)
-        keep = (vectors.dot(found, found) > FLAT * length).to(found[0].dtype)
-        return list(torch._foreach_mul(found, keep))
+        return list(torch._foreach_mul(found, (vectors.dot(found, found) > FLAT * length).to(found[0].dtype)))

@@ -7,7 +7,6 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from sam.core import vectors
-from sam.core.vectors import Vector
 from sam.optimizers.base import Closure, Gradients
 from sam.optimizers.memory import Remembering
 from sam.optimizers.settings import check_arguments
@@ -20,12 +19,12 @@ class RWP(Remembering):
 
     perturbed_weight:    a; at 1 one forward and backward, at w + eps, whose loss is then the one returned; else two (m-RWP, m-ARWP).
     rwp_eta, rwp_beta:   eta (0: no F, RWP) and beta.
-    generator:           the method's own random stream.
     """
 
+    own = ("perturbed_weight", "rwp_eta", "rwp_beta")
+
     def __init__(self, base: Optimizer, *, rho: float = 0.01, generator: Generator | None = None, **keys: Any) -> None:
-        own = {"perturbed_weight": 1.0, "rwp_eta": 0.0, "rwp_beta": 0.99}
-        own = {name: keys.pop(name, value) for name, value in own.items()}
+        own = {name: keys.pop(name, default) for name, default in zip(self.own, (1.0, 0.0, 0.99), strict=True)}
         check_arguments(type(self), **own)
         super().__init__(base, rho=rho, **keys)
         self.weight, self.eta, self.beta = own.values()
@@ -34,9 +33,9 @@ class RWP(Remembering):
 
     @classmethod
     def options(cls, config: Any, **run: Any) -> dict[str, Any]:
-        return {name: getattr(config, name) for name in ("perturbed_weight", "rwp_eta", "rwp_beta")} | {"generator": run["generator"]}
+        return {"generator": run["generator"]} | super().options(config, **run)
 
-    def noise(self) -> Vector:
+    def noise(self) -> vectors.Vector:
         drawn = vectors.normal_like(self.points, self.generators[0])
         for z, w, f in zip(drawn, self.points, self.kept, strict=True):
             rows = tuple(range(1, w.ndim))
@@ -50,16 +49,12 @@ class RWP(Remembering):
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()
         here = None if self.weight == 1 else self.evaluate(ascent)
-        if here is not None:
-            self.record_first(here[1])
         climb.climb(self.noise(), self.points[0].new_ones(()))
         loss, there = self.evaluate(closure, climb.points)
+        self.record_first(there if here is None else here[1])
         if self.notes:
             self.note(self.perturbed(there))
-        if here is not None:
-            return here[0], mixed(here[1], there, self.weight)
-        self.record_first(there)
-        return loss, there
+        return (loss, there) if here is None else (here[0], mixed(here[1], there, self.weight))
 
-    def renewed(self, noted: Vector) -> Vector:
+    def renewed(self, noted: vectors.Vector) -> vectors.Vector:
         return [self.beta * f + g * g for f, g in zip(self.kept, noted, strict=True)]

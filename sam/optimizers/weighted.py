@@ -17,6 +17,8 @@ class WeightedSAM(Method):
     normalized:        whether g is divided by its norm.
     """
 
+    own = ("perturbed_weight", "normalized")
+
     def __init__(
         self, base: torch.optim.Optimizer, *, rho: float = 0.05, perturbed_weight: float = 1.0, normalized: bool = True, **common: Any
     ) -> None:
@@ -25,10 +27,6 @@ class WeightedSAM(Method):
         self.weight, self.normalized = perturbed_weight, normalized
         if not normalized:
             self.norm_scope = "global"
-
-    @classmethod
-    def options(cls, config: Any, **run: Any) -> dict[str, Any]:
-        return {"perturbed_weight": config.perturbed_weight, "normalized": config.normalized}
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()
