@@ -9,7 +9,7 @@ from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.statistics import p_short
 
 GAP = 2  # spaces between two columns
-_NOTHING = ("–", "baseline", "not run", "not measured")
+_NOTHING = ("–", "baseline", "not run", "not measured", "no common seed")
 
 
 def compact(block: Block, width: int = 80, marks: bool = False) -> Block:

@@ -11,6 +11,9 @@ from typing import Any
 from sam.tables.cells import Block, Cell, Correlation
 from sam.tables.compact import GAP, compact, widths, wrapped
 from sam.tables.statistics import MIN_RUNS, RankCorrelation, fixed, interval
+from sam.text import counted
+
+PIVOTS = ("Sweep", "Picked")  # tables of a sweep
 
 CORRELATION_HEADER = ("Rank correlation", "all runs", "within methods", "between methods")
 
@@ -57,8 +60,13 @@ def panels(block: Block, width: int) -> list[list[int]]:
 
 
 def terminal(blocks: Sequence[Block], width: int = 80) -> str:
-    """The compact form of the blocks as plain text, at most `width` characters wide (as long as the row labels and one column fit)."""
-    return "\n".join(_terminal_block(compact(block, width), width) for block in blocks)
+    """The compact form of the blocks as plain text, at most `width` characters wide (as long as the row labels and one column fit). Beside
+    the pivots of a sweep, which show every run, layouts with a single row are left to the files: they compare nothing."""
+    ran = lambda block: sum(any(cell.folders for cell in row) for row in block.rows)
+    pivots = [block for block in blocks if block.table in PIVOTS]
+    alone = [b for b in blocks if pivots and b.table not in PIVOTS and not b.brief and ran(b) == 1]
+    text = "\n".join(_terminal_block(compact(block, width), width) for block in blocks if not any(block is other for other in alone))
+    return text + (f"\n{counted(len(alone), 'table')} of a single row: in the files alone.\n" if alone else "")
 
 
 def _terminal_block(block: Block, width: int) -> str:

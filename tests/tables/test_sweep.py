@@ -11,7 +11,7 @@ from sam.config import ConfigError
 from sam.optimizers.settings import METHODS, OptimizerConfig
 from sam.schema import from_dict
 from sam.settings import TrainConfig
-from sam.tables import sweep, table
+from sam.tables import render, sweep, table
 from sam.tables.cells import Block
 from sam.tables.conditions import RunRow, check_select, selected
 from sam.tables.settings import SweepConfig
@@ -168,3 +168,16 @@ def test_select() -> None:
     ):
         with pytest.raises(ConfigError, match=rf"^select\.{next(iter(wrong))}.*{words}"):
             check_select(wrong)
+
+
+def test_beside_pivots_the_terminal_leaves_out_layouts_that_compare_nothing() -> None:
+    """SGD tuned over lr and decay, and SAM at one of them: a layout is a condition's, and most conditions hold SGD alone."""
+    runs = [
+        run(50 + 10 * lr + 100 * d + s, s, method="sgd", lr=lr, weight_decay=d) for lr in (0.1, 0.2) for d in (5e-4, 2e-3) for s in (0, 1)
+    ]
+    runs += [run(60 + r + s, s, rho=r, lr=0.2, weight_decay=2e-3) for r in (0.1, 0.2) for s in (0, 1)]
+    layouts = table.build(made_up.load("table3"), runs, [0.05], [])
+    text = render.terminal([*built(runs), *layouts])
+    assert len(layouts) == 4 and text.count("Table 3 layout") == 1 and "3 tables of a single row: in the files alone." in text
+    assert render.terminal(layouts).count("Table 3 layout") == 4  # without pivots nothing else shows these runs
+    assert render.markdown(layouts).count("Table 3 layout") == 4
