@@ -9,6 +9,7 @@ from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.statistics import p_short
 
 GAP = 2  # spaces between two columns
+LONGEST = 48  # characters of a cell of a brief table
 _NOTHING = ("–", "baseline", "not run", "not measured", "no common seed")
 
 
@@ -20,7 +21,8 @@ def compact(block: Block, width: int = 80, marks: bool = False) -> Block:
     marks: in place of a tested difference "†" at a value that differs at the level of the test.
     """
     if block.brief:
-        first = lambda row: tuple(replace(row[i], parts=row[i].parts[:1], best=False) for i in block.brief)
+        cut = lambda cell: tuple(textwrap.shorten(part, LONGEST, placeholder=" …") for part in cell.parts[:1])
+        first = lambda row: tuple(replace(row[i], parts=cut(row[i]), best=False) for i in block.brief)
         return replace(block, header=tuple(block.header[i] for i in block.brief), rows=tuple(map(first, block.rows)), notes=())
     ran = [row for row in block.rows if any(cell.folders for cell in row)] or list(block.rows)
     counts = Counter(cell.summary.n for row in ran for cell in row if cell.summary is not None and cell.summary.n)
