@@ -1,6 +1,6 @@
 """Ours beside the papers: what they print about a pair of methods, and what the campaign's rows say of the same pair.
 
-    python results/campaign/beside.py runs/campaign_rows docs/beside-the-papers.md stage1=0.2 stage3=0.1  # STAGE=its R
+    python results/campaign/beside.py runs/campaign docs/beside-the-papers.md stage1=0.2 stage3=0.1  # STAGE=its R
 
 Signs alone are compared, and a sign of ours counts where the 95% interval over seeds (Student's t on the paired differences) excludes 0.
 """
@@ -56,8 +56,10 @@ def of_arm(runs: list[RunRow], arm: Arm, r: float) -> dict[int, RunRow]:
 
 
 def value(run: RunRow, measure: str, r: float) -> float | None:
+    """In points; the gap times 1000, as printed; sharpness at radius R as a logarithm."""
     if measure != "sharpness":
-        return run.measures.get(measure)
+        found = run.measures.get(measure)
+        return 1000 * found if measure == "gap" and found is not None else found
     name = next((n for n in run.measures if n.startswith(f"sharpness[rho={r:g},bn=eval,batch=all")), "")
     found = run.measures.get(name)
     return math.log(found) if is_finite(found) and found > 0 else None
@@ -94,6 +96,7 @@ def page(folder: Path, radii: Mapping[str, float]) -> str:
         "`bash results/campaign/tables.sh` wrote this page from the campaign's [rows](../results/campaign/rows) and from the printed",
         "values. Only signs are compared, and a sign of ours counts where the 95% interval over paired seeds excludes 0. No setting of",
         f"ours is a paper's, so that no row reproduces or refutes one: theirs are {PAPER}, and stay open.",
+        "A sign of theirs is that of the values as printed, whatever their spread.",
         "",
         "| difference | printed | ours | setting | n | signs |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -105,7 +108,7 @@ def page(folder: Path, radii: Mapping[str, float]) -> str:
             if n and (stage == "stage4") is ("CIFAR-100" in name):
                 said = "theirs is 0" if not sign else "not told from 0" if not own else "agree" if own == sign else "differ"
                 lines.append(f"| {name} | {theirs} | {text} | {stage}, R = {radii[stage]:g} | {n} | {said} |")
-    lines += ["", "Accuracies in points, gaps in nats (theirs x 1000), sharpness L^Asc - L at radius R in logarithms. The settings:", ""]
+    lines += ["", "Accuracies in points, gaps in nats x 1000, sharpness L^Asc - L at radius R in logarithms. The settings:", ""]
     lines += [f"- {stage}: {SETTINGS[stage]}." for stage in stages]
     return "\n".join(lines) + "\n"
 

@@ -9,7 +9,7 @@ from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.statistics import p_short
 
 GAP = 2  # spaces between two columns
-LONGEST = 48  # characters of a cell of a brief table
+LONGEST = 44  # characters of a cell's line
 _NOTHING = ("–", "baseline", "not run", "not measured", "no common seed")
 
 
@@ -21,8 +21,7 @@ def compact(block: Block, width: int = 80, marks: bool = False) -> Block:
     marks: in place of a tested difference "†" at a value that differs at the level of the test.
     """
     if block.brief:
-        cut = lambda cell: tuple(textwrap.shorten(part, LONGEST, placeholder=" …") for part in cell.parts[:1])
-        first = lambda row: tuple(replace(row[i], parts=cut(row[i]), best=False) for i in block.brief)
+        first = lambda row: tuple(replace(row[i], parts=row[i].parts[:1], best=False) for i in block.brief)
         return replace(block, header=tuple(block.header[i] for i in block.brief), rows=tuple(map(first, block.rows)), notes=())
     ran = [row for row in block.rows if any(cell.folders for cell in row)] or list(block.rows)
     counts = Counter(cell.summary.n for row in ran for cell in row if cell.summary is not None and cell.summary.n)
@@ -73,8 +72,8 @@ def _short(cell: Cell, told: tuple[int, int], marked: Sequence[Cell]) -> Cell:
     return replace(cell, parts=(text,))
 
 
-def wrapped(header: str, width: int) -> list[str]:
-    """Lines of a header, in which a radius stays with its number."""
+def wrapped(header: str, width: int = LONGEST) -> list[str]:
+    """Lines of a header or a cell, in which a radius stays with its number."""
     lines = textwrap.wrap(_glued(header), width, break_on_hyphens=False) or [""]
     return [line.replace("\xa0", " ") for line in lines]
 
@@ -84,10 +83,10 @@ def _glued(header: str) -> str:
 
 
 def widths(block: Block) -> list[int]:
-    """Width of every column: of its longest cell, a word or a quarter of its header; one more for the mark of a best cell."""
+    """Width of every column: of its longest line, a word or a quarter of its header; one more for the mark of a best cell."""
     sizes = [len(header) // 4 for header in block.header]
     words = [_glued(header).split(" ") for header in block.header]
-    texts = [[row[i].text + "*" * row[i].best for row in block.rows] for i in range(len(sizes))]
+    texts = [[line for row in block.rows for line in wrapped(row[i].text + "*" * row[i].best)] for i in range(len(sizes))]
     return [max([1, size, *map(len, [*column, *above])]) for size, column, above in zip(sizes, texts, words, strict=True)]
 
 

@@ -41,7 +41,7 @@ def _environment(block: Block, label: str) -> str:
         every = widths(small)
         header = [_stack(wrapped(small.header[i], every[i])) for i in columns]
         lines += [rf"\begin{{tabular}}{{@{{}}{'l' * len(columns)}@{{}}}}", r"\toprule", _row(header), r"\midrule"]
-        bold = lambda cell: rf"\textbf{{{escape_latex(cell.text)}}}" if cell.best else escape_latex(cell.text)
+        bold = lambda cell: rf"\textbf{{{_stack(wrapped(cell.text))}}}" if cell.best else _stack(wrapped(cell.text))
         lines += [_row([bold(row[i]) for i in columns]) for row in small.rows]
         lines += [r"\bottomrule", r"\end{tabular}", r"\par\smallskip"]
     lines += [r"\begin{minipage}{\linewidth}\footnotesize", *map(escape_latex, small.notes), r"\end{minipage}"]

@@ -168,7 +168,7 @@ class Sheet:
         own = [run.measures for run in self._tuning(tuned) if r is not None and value_text(run.own["optimizer.rho"]) == value_text(r)]
         mean = {name: float(np.mean([m[name] for m in own])) for name in own[0] if all(is_finite(m.get(name)) for m in own)} if own else {}  # type: ignore[misc]
         radii = sorted((float(found[1]), mean[found[0]]) for found in map(_AVERAGE.fullmatch, mean) if found and mean[found[0]] > 0)
-        rise, heights = mean.get(f"sharpness[rho={r},bn=eval,batch=all]", 0.0), [height for _, height in radii]
+        rise, heights = mean.get(f"sharpness[rho={value_text(r)},bn=eval,batch=all]", 0.0), [height for _, height in radii]
         if not radii or heights != sorted(heights) or not heights[0] <= rise <= heights[-1]:
             return None, False
         at = np.interp(math.log(rise), np.log(heights), np.log([radius for radius, _ in radii]))

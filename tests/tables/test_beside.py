@@ -51,6 +51,11 @@ def test_the_mean_of_several_arms_in_logarithms(beside: Any) -> None:
     assert beside.ours(found, beside.RAND, [beside.SGD], beside.ACCURACY, 0.2) == ("–", 0, 0)
 
 
+def test_the_gap_is_in_the_papers_unit(beside: Any) -> None:
+    found = [replace(run(50.0, s, rho=0.2, ascent_steps=n), measures={"gap": 0.1 + 0.004 * (n == 5)}) for s in range(2) for n in (1, 5)]
+    assert beside.ours(found, beside.sam(5), [beside.sam()], "gap", 0.2)[0] == "+4.00"
+
+
 def test_the_printed_values_are_those_of_the_source(beside: Any) -> None:
     theirs = {name: beside.printed(*published, log=measure == "sharpness") for name, _, _, measure, *published in beside.ROWS}
     assert theirs["SAM minus SGD, accuracy"] == ("+0.8 (Foret et al. 2021, Table 1: 97.3 against 96.5)", 1)

@@ -283,6 +283,9 @@ def test_the_radius_of_the_same_rise_is_the_campaigns(monkeypatch: pytest.Monkey
         return Sheet(load("random_same_rise")[0][0], every[0], every, every, {}).pick("rho_rise")
 
     assert picked(tuned(0.036)) == (6.0, False) and picked(tuned(1e-4)) == (None, False) == picked(tuning())
+    whole = [run(s, None, val=60.0 - 9 * abs(rho - 1) + s / 1000, method="sam", rho=rho) for s in (900, 901) for rho in (0.5, 1.0, 2.0)]
+    around = {"average[rho=2]": 4e-3, "average[rho=8]": 64e-3, "sharpness[rho=1,bn=eval,batch=all]": 16e-3}  # names hold 1, not 1.0
+    assert picked([replace(r, measures=r.measures | around) for r in whole]) == (4.0, False)
     path = ROOT / "results" / "campaign" / "picks.py"
     spec = importlib.util.spec_from_file_location("campaign_rise", path)
     assert spec is not None and spec.loader is not None

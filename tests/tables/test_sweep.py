@@ -181,3 +181,15 @@ def test_beside_pivots_the_terminal_leaves_out_layouts_that_compare_nothing() ->
     assert len(layouts) == 4 and text.count("Table 3 layout") == 1 and "3 tables of a single row: in the files alone." in text
     assert render.terminal(layouts).count("Table 3 layout") == 4  # without pivots nothing else shows these runs
     assert render.markdown(layouts).count("Table 3 layout") == 4
+
+
+def test_a_long_label_goes_over_several_lines_and_loses_nothing() -> None:
+    """Two searches of XSAM told apart by their candidates."""
+    many = [round(0.1 * i, 1) for i in range(31)]
+    runs = [
+        run(90 + r + s, s, method="xsam", rho=r, alpha_grid=grid) for grid in ([0.0, 1.0, 2.0], many) for r in (0.1, 0.2) for s in (0, 1)
+    ]
+    blocks = built(runs)
+    text = render.terminal(blocks)
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(f"{alpha:g}" in text for alpha in many) and "XSAM (alpha_grid [0, 1, 2]) " in text
