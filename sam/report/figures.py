@@ -19,7 +19,7 @@ CROWD = 8  # settings: of more, curves show the best of each method
 BAND = "Lines: mean over the finished seeds; bands: ± one sample standard deviation (both of logarithms, where the axis is logarithmic)."
 EACH = f"{BAND} Where seeds were measured at different places, each is a thin line."
 POINT = "A point is a run and leads to it."
-OPENING = "Differences are of final test accuracy over common seeds, with the 95% interval of their mean (none for a single seed)."
+OPENING = "Differences are over common seeds; whiskers: the 95% interval of their mean (none for a single seed)."
 SWEPT = (
     f"{BAND} Fewer than {BANDED} seeds: each, a line through their means, and bands from the least to the largest. Level: without this key."
     f" Differences are of common seeds; an axis that ends at {-CUT} points is cut there."
@@ -60,10 +60,10 @@ def gallery(runs: Sequence[RunRow], kept: Kept) -> Gallery:
 
 
 def opening(condition: Condition, anchors: Anchors) -> list[Panel]:
-    """What was found: differences from the baseline, and accuracy over what was swept, else sharpness against the gap."""
+    """What was found: differences from the baseline, and accuracy over what was swept, else sharpness against gap, of several settings."""
     first = next(iter(families(condition.runs).values()), {})
     beside = swept(condition, anchors) if _leads(condition) else against_gap(condition, anchors, first)
-    return [*differences(condition), *beside[:1]]
+    return [*differences(condition), *beside[: len(shown(condition)[0]) > 1]]
 
 
 def _leads(condition: Condition) -> bool:
@@ -86,7 +86,7 @@ def sections(condition: Condition, anchors: Anchors, kept: Kept) -> list[Section
         (f"Results over {KEYS.get(key := swept_key(condition), key)}", swept(condition, anchors)[_leads(condition) :], SWEPT, False),
         ("Over training", training, BAND + note + (cut if any(p.y.low is not None for p in training) else ""), False),
         ("Along the kept checkpoints", along(condition, kept), BAND + note, False),
-        ("Sharpness against gap", scatter[not _leads(condition) :], POINT + hidden, False),
+        ("Sharpness against gap", scatter[len(of) > 1 and not _leads(condition) :], POINT + hidden, False),
         ("Sharpness over the measured ρ", [p for family in found[:1] for p in over_radii(curves, *family)], BAND + note, False),
         ("XSAM's α", alphas, f"At α = 1 XSAM's step is SAM's. {BAND}{note}", False),
         *((heading, series_curves(curves, condition, of, *own), caption + note, False) for *own, heading, caption in SERIES),

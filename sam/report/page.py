@@ -134,20 +134,22 @@ def drawn(sections: Sequence[Section], at: str) -> Iterator[tuple[str, Html, boo
 
 
 def _pictures(found: Gallery) -> tuple[Html, Part]:
-    """The figures that open the page, and the part with all others; where conditions are many, each figure is folded."""
+    """The figures that open the page, those of conditions with a finding (of all, if none has one), and the part with all others."""
     first, rest, names = list[Html](), list[Html](), list[tuple[str, str]]()
+    nothing = not any(sections[0][1] for _, sections in found)
+    opens = [nothing or bool(sections[0][1]) for _, sections in found]
     for i, (condition, sections) in enumerate(found, 1):
         where = f", {condition.label}" if len(found) > 1 else ""
         made = [
             el("details", el("summary", name, where), picture, class_="more")
-            if folded or len(found) > FEW
+            if folded or sum(opens) > FEW
             else el("section", el("h3", name, where), picture)
             for name, picture, folded in drawn(sections, f"figures-{i}")
             if picture
         ]
-        first += made[:1]
-        if made[1:]:
-            rest.append(el("section", *made[1:], id=f"figures-{i}"))
+        first += made[: opens[i - 1]]
+        if made := made[opens[i - 1] :]:
+            rest.append(el("section", *made, id=f"figures-{i}"))
             names.append((f"figures-{i}", condition.label))
     return el("div", *first, class_="openings"), ("Figures", names, el("section", el("h2", "Figures"), *rest) if rest else Html(""))
 

@@ -53,12 +53,13 @@ def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
         panels += panel(condition.label, f"{label(name, '')} {over}", x, y, [*drawn, *papers])
     base = [of[0] for of in groups.values() if of[0].row.optimizer.method == "sgd"]
     for name in [name for name in accuracies if base and any(is_finite(run.measures.get(name)) for run in condition.runs)][-1:]:
-        less = partial(_values, name, base[0])
-        drawn = [s for of in groups.values() if of[0] not in base for s in _over_key(of, key, less, False, anchors)]
+        other = [of for of in groups.values() if of[0] not in base]
+        drawn = [s for of in other for s in _over_key(of, key, partial(_values, name, base[0]), False, anchors)]
         low = min((v for one in drawn for v in one.y if v is not None), default=0.0)
         y = Axis(f"{label(name.partition('[')[0], '')} minus SGD's (points)", low=-CUT if low < -CUT else None)
         level = Series(base[0].style, "level", [None], [0.0], [None], [None])
-        panels += panel(condition.label, f"{label(name, '')}, minus SGD's {over}", x, y, [level, *drawn, *papers] if drawn else [])
+        differences = panel(condition.label, f"{label(name, '')}, minus SGD's {over}", x, y, [level, *drawn, *papers])
+        panels = [*differences, *panels] if drawn else panels  # the finding: it opens the report
     return panels
 
 

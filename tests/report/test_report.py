@@ -225,6 +225,22 @@ def test_it_opens_with_what_each_table_found_and_a_figure() -> None:
     assert list(opening.all("figure")) and "No table states a finding" in made(*table3(finding="")).text
 
 
+def test_conditions_that_found_nothing_do_not_crowd_the_opening() -> None:
+    """SGD tuned over six learning rates, the other methods run at one of them: its finding stands open, the rest is below."""
+    tuned = [
+        made_up.run(OptimizerConfig.of(method="sgd", lr=lr), seed, 90.0 + seed) for lr in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6) for seed in (0, 1)
+    ]
+    swept = [made_up.run(OptimizerConfig.of(lr=0.3, rho=rho), seed, 91.0 + rho) for rho in (0.1, 0.4) for seed in (0, 1)]
+    shown = made(runs=[*tuned, *swept])
+    (opening,) = shown.all("div", class_="openings")
+    (heading,) = opening.all("h3")
+    assert heading.text.startswith("The finding") and "0.3" in heading.text and not list(opening.all("details"))
+    assert [h.text for h in opening.all("h4")][-1] == "Test accuracy, minus SGD's over the ρ of training"
+    assert len(list(shown.all("summary"))) > 6  # the others are there, folded or not, after the tables
+    (alone,) = made(runs=tuned).all("div", class_="openings")
+    assert len(list(alone.all("details"))) == 6  # where nobody found anything, all open it
+
+
 def test_every_note_stands_once_and_leads_there_and_back(tree: Node) -> None:
     blocks = {node.attributes["id"]: node for node in tree.all("section", class_="block")}
     notes = {f"#{n.attributes['id']}": n for n in next(tree.all("ol", class_="notes")).all("li")}
