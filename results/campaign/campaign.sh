@@ -7,7 +7,8 @@
 # It runs from the root of a checkout at the campaign's tag, with cifar10-16.npz, cifar10-32.npz, cifar100-16.npz and resnet20-12fca82f.th in
 # datasets/, two processes of one thread each. SIGTERM and Ctrl-C end it cleanly. PYTHON: the interpreter. ROWS: the branch whose
 # committed rows are unpacked first, so that what they hold is neither trained nor measured again. PROCESSES: how many at a time; the sweeps
-# up to the next measuring are then one queue (one_queue.py), for a machine with many cores or a GPU that the runs share (amendment 3).
+# up to the next measuring are then one queue (one_queue.py), for a machine with many cores or a GPU that the runs share (amendment 3);
+# CUDA_GRAPHS=1 launches their steps as CUDA graphs (amendment 7).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS=1
@@ -21,13 +22,15 @@ resnet() { sweep experiment=campaign_resnet20 "$@"; }
 sweep() {
     if [ -n "${PROCESSES:-}" ]; then waiting+="$*"$'\n'; else "$python" train.py -m "$@"; fi
 }
+train_waiting() {
+    local sweeps=$waiting
+    waiting=""
+    [ -z "$sweeps" ] || "$python" $here/one_queue.py "$PROCESSES" <<<"$sweeps"
+}
 measure() { # measure FOLDER ARGUMENTS: a sweep's own tables come later, from the committed rows
     local folder=$1
     shift
-    if [ -n "$waiting" ]; then
-        "$python" $here/one_queue.py "$PROCESSES" <<<"$waiting"
-        waiting=""
-    fi
+    train_waiting
     # Exit code 1: something was left out, a run of a later grid that was preempted, say; the picks refuse where a row of theirs is missing.
     "$python" evaluate_sharpness.py "runs_dir=runs/$folder" table=none threads=1 "processes=${PROCESSES:-2}" "$@" || [ $? -eq 1 ]
 }
@@ -88,22 +91,23 @@ usual() { # usual FOLDER: losses and accuracies with both kinds of statistics, t
         sharpness.average.subset=512
 }
 
-stage1() {
+stage1_arms() { # stage1_arms SEEDS [FURTHER ARGUMENTS]
     picked all
-    local out=runs_dir=runs/campaign/stage1 base="optimizer.lr=$lr optimizer.weight_decay=$decay" first seeds
+    local arms="runs_dir=runs/campaign/stage1 seed=$1 optimizer.lr=$lr optimizer.weight_decay=$decay ${2:-}"
+    train $arms optimizer=sgd
+    train $arms optimizer=sgd epochs=80
+    train $arms optimizer=sam "optimizer.rho=$R,$R_half,$R_sqrt3,$R_twice"
+    train $arms optimizer=sam,rand_sam optimizer.radius=uniform "optimizer.rho=$R"
+    train $arms optimizer=rand_sam "optimizer.rho=$R,$rho_rand,$rho_rise"
+    train $arms optimizer=sam_n2,sam_n3,sam_n5 "optimizer.rho=$R"
+    train $arms optimizer=xsam "optimizer.rho=$R" "optimizer.alpha=null,0,$alpha"
+    train $arms optimizer=sam_n5 "optimizer.rho=$rho_sam_n5"
+    train $arms optimizer=xsam "optimizer.rho=$rho_xsam"
+}
+stage1() {
+    local first
     for first in 1000 1005 1010 1015; do
-        seeds="seed=range($first,$((first + 5)))"
-        [ "$first" -lt 1010 ] && base="$base keep_checkpoints=[1,5,10,20,30,40]"
-        [ "$first" -eq 1010 ] && base="${base%% keep_checkpoints=*}"
-        train $out "$seeds" $base optimizer=sgd
-        train $out "$seeds" $base optimizer=sgd epochs=80
-        train $out "$seeds" $base optimizer=sam "optimizer.rho=$R,$R_half,$R_sqrt3,$R_twice"
-        train $out "$seeds" $base optimizer=sam,rand_sam optimizer.radius=uniform "optimizer.rho=$R"
-        train $out "$seeds" $base optimizer=rand_sam "optimizer.rho=$R,$rho_rand,$rho_rise"
-        train $out "$seeds" $base optimizer=sam_n2,sam_n3,sam_n5 "optimizer.rho=$R"
-        train $out "$seeds" $base optimizer=xsam "optimizer.rho=$R" "optimizer.alpha=null,0,$alpha"
-        train $out "$seeds" $base optimizer=sam_n5 "optimizer.rho=$rho_sam_n5"
-        train $out "$seeds" $base optimizer=xsam "optimizer.rho=$rho_xsam"
+        stage1_arms "range($first,$((first + 5)))" "$([ "$first" -ge 1010 ] || echo "keep_checkpoints=[1,5,10,20,30,40]")"
         usual campaign/stage1
     done
     measure campaign/stage1 'seeds=[1000,1001,1002,1003,1004,1005,1006,1007,1008,1009]' kept=true notions=quick \
@@ -122,6 +126,12 @@ stage1_more() { # what the claims added after the plan ask of stage 1's networks
     measure campaign/stage1 "$ten" "$sams" 'sharpness.notions=[rounding]' 'sharpness.rho=[0.05]'
 }
 
+stage1_gpu() { stage1_arms "range(1010,1014)"; } # amendment 7
+stage1_gpu_measured() {
+    usual campaign/stage1
+    measure campaign/stage1 'sharpness.notions=[outcomes]' 'sharpness.batchnorm=[eval,recalibrated]'
+}
+
 stage2() {
     picked all
     local out=runs_dir=runs/campaign/stage2 base="optimizer.lr=$lr optimizer.weight_decay=$decay" size arms
@@ -138,9 +148,10 @@ stage2() {
 stage3() {
     resnet runs_dir=runs/campaign/stage3_tuning seed=990,991 dataset.val_size=10000 optimizer=sam optimizer.rho=0.02,0.05,0.1,0.2,0.4
     measure campaign/stage3_tuning 'sharpness.notions=[gap]' 'sharpness.batchnorm=[eval,recalibrated]' 'sharpness.gap.splits=[val]'
-    stage3_seeds "range(3000,3005)"
+    stage3_arms "range(3000,3005)"
+    stage3_measured
 }
-stage3_seeds() {
+stage3_arms() {
     picked resnet20
     local out=runs_dir=runs/campaign/stage3 seeds="seed=$1"
     resnet $out "$seeds" optimizer=sgd
@@ -148,13 +159,19 @@ stage3_seeds() {
     resnet $out "$seeds" optimizer=sam "optimizer.rho=$R3,0.05"
     resnet $out "$seeds" optimizer=rand_sam "optimizer.rho=$R3"
     resnet $out "$seeds" optimizer=xsam "optimizer.rho=$R3" optimizer.alpha=null,0
+}
+stage3_measured() {
     measure campaign/stage3 'sharpness.notions=[gap,ascent]' 'sharpness.batchnorm=[eval,recalibrated]' "sharpness.rho=[$(pick radii3)]" \
         sharpness.ascent.subset=5000
 }
-stage3_more() {
+stage3_whole() { # all ten seeds and N = 5 of five, as one queue of a GPU (amendment 7); stage3_measured measures them
     picked resnet20
     resnet runs_dir=runs/campaign/stage3 "seed=range(3000,3005)" optimizer=sam_n5 "optimizer.rho=$R3"
-    stage3_seeds "range(3005,3010)"
+    stage3_arms "range(3000,3010)"
+}
+stage3_more() {
+    stage3_whole
+    stage3_measured
     resnet runs_dir=runs/campaign/stage3_resnet32 "seed=range(3000,3005)" model=resnet32 init_from=datasets/resnet32-d509ac18.th \
         optimizer=sgd
     resnet runs_dir=runs/campaign/stage3_resnet32 "seed=range(3000,3005)" model=resnet32 init_from=datasets/resnet32-d509ac18.th \
@@ -188,3 +205,4 @@ for stage in "${@:-stage0 stage1 stage1_more stage3 stage2 stage4 stage3_more st
         "$one"
     done
 done
+train_waiting
