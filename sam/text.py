@@ -1,4 +1,8 @@
-"""Text for people: one printable line, an error in one sentence, a number with its noun."""
+"""Text: for people one printable line, an error in one sentence, a number with its noun; for programs lines of CSV."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def printable(text: object) -> str:
@@ -11,6 +15,15 @@ def sentence(error: object, longest: int = 2000) -> str:
     """An error as one line of at most `longest` characters, whatever file or argument it quotes."""
     line = " ".join(printable(error).split())
     return line if len(line) <= longest else f"{line[:longest]} ..."
+
+
+def csv_text(lines: Sequence[Mapping[str, object]], header: Iterable[str] = ()) -> str:
+    """Lines as CSV; the columns are those of `header`, else as they first appear. What a line lacks, and None, is an empty cell."""
+    out, columns = io.StringIO(), list(header) or list(dict.fromkeys(name for line in lines for name in line))
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
 
 
 def counted(number: float, what: str) -> str:

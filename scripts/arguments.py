@@ -39,6 +39,10 @@ def script(main: Main) -> Main:
             hydras = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")  # not imported by every script
             if not hydras and not isinstance(error, (ValueError, OSError)):
                 raise
+            if hydras:
+                from sam.runs.hydra_schema import in_our_words
+
+                error = ValueError(in_our_words(error))
             print(f"error: {sentence(error)}", file=sys.stderr)
             return 2
 

@@ -12,8 +12,6 @@ workers  processes (2)
 The documents conf/theory/EXPERIMENT.yaml say what is claimed, what it costs, and what would confirm or refute it. docs/theory.md explains.
 """
 
-import csv
-import io
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,6 +30,7 @@ from sam.report.drawing import files
 from sam.report.panels import Panel
 from sam.runs.progress import Progress
 from sam.schema import from_dict
+from sam.text import csv_text
 from sam.theory import figures
 from sam.theory.settings import NetworkConfig, ToyConfig
 
@@ -82,15 +81,6 @@ def done(config: Any, workers: int) -> dict[tuple[str, int], list[Any]]:
     return {job: found[job] for job in jobs}
 
 
-def text(rows: Rows) -> str:
-    """Rows as CSV, with the columns of the first; numbers at full precision."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
-
-
 @script
 def main(arguments: list[str]) -> int:
     given, _ = parse({"experiment": (*EXPERIMENTS, *TRAINED)}, [a for a in arguments if a.startswith("experiment=")])
@@ -113,7 +103,7 @@ def main(arguments: list[str]) -> int:
         tables |= {"effects": figures.effects(walks), "contrasts": figures.contrasts(walks)}
     write = lambda file, content: write_atomic(folder / file, content)
     for table, rows in tables.items():
-        write(f"{table}.csv", text(rows))
+        write(f"{table}.csv", csv_text(rows))
     for file, content in files(panels, folder):
         write(file, content) if content is not None else (folder / file).unlink()
     said = partial(print, sep="")

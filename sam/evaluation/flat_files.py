@@ -9,9 +9,9 @@ from sam.runs import records
 from sam.sharpness.context import Measures, Result
 from sam.sharpness.derived import derived
 from sam.tables.conditions import RunRow, is_number, own_settings, value_text, varying
-from sam.tables.render import csv_text, inert
+from sam.tables.render import inert
 from sam.tables.sweep import METHOD
-from sam.text import printable
+from sam.text import csv_text, printable
 
 
 def run_lines(runs: Sequence[RunRow]) -> list[dict[str, Any]]:
@@ -56,8 +56,7 @@ def trajectories(done: Sequence[Run], kept: Mapping[str, Mapping[int, Measures]]
 
 def _written(lines: Sequence[Mapping[str, Any]]) -> str:
     """Lines as CSV: numbers at full precision, no value as an empty cell, text without formulas or control characters."""
-    header = dict.fromkeys(name for line in lines for name in line)
-    return csv_text(header, ({name: _cell(value) for name, value in line.items()} for line in lines))
+    return csv_text([{name: _cell(value) for name, value in line.items()} for line in lines])
 
 
 def _cell(value: Any) -> object:

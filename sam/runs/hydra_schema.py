@@ -1,8 +1,10 @@
-"""Hydra's side of the schemas: register them, and turn a composed config into one."""
+"""Hydra's side of the schemas: register them, turn a composed config into one, and say what Hydra refuses in our words."""
 
 import dataclasses
+import difflib
 import math
 import os
+import re
 import sys
 import types
 import typing
@@ -13,13 +15,14 @@ from typing import Any, TypeVar
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sam.config import ConfigError
 from sam.evaluation.settings import EvaluateConfig
 from sam.registry import OPTIONS, load_plugins, loaded
-from sam.schema import from_dict, schema
+from sam.schema import defaults, flat, from_dict, schema
 from sam.settings import TrainConfig
 from sam.text import sentence
 
@@ -84,6 +87,27 @@ def check_size(overrides: Iterable[str]) -> None:
             raise ConfigError(f"{override.input_line}: makes {points:,.0f} points; a sweep holds {MOST_POINTS:,} at most, cut it up.")
 
 
+# What OmegaConf says of a value of the wrong kind -> how it must be.
+_KINDS = {"to Float": "a number", "to Integer": "a whole number", "valid bool": "true or false", "to string": "text"}
+_KINDS |= {"ListConfig": "a list", "is not Optional": "set, not null"}
+
+
+def in_our_words(error: Exception) -> str:
+    """What a user set wrong, by key, value and what is allowed, where Hydra or OmegaConf refuses it; any other error as it is."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={option}: must be one of {', '.join(error.options)}."
+    if unknown := re.match(r"Could not override '([^']+)'\.(?:\s+To append to your config use \+(\S+))?", str(error)):
+        known = {name for cls in (TrainConfig, EvaluateConfig) for name in (*schema(cls), *flat(defaults(cls)))}
+        near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(unknown[1], known, 1))
+        return f"{unknown[2] or unknown[1]}: unknown key{near or '.'} --help lists all keys."
+    cause = str(error.__cause__ or "")
+    kind = next((kind for said, kind in _KINDS.items() if said in cause), None)
+    if kind and (merged := re.match("Error merging override (.+)", str(error))):
+        return f"{merged[1]}: must be {kind}."
+    return f"{error}: {cause}" if isinstance(error.__cause__, OmegaConfBaseException) else str(error)
+
+
 def start(main: Callable[[], None]) -> None:
     """Run a function that Hydra has decorated. What keeps Hydra from composing or launching is one sentence, and exit code 1: a file of
     settings may be broken in any way. A run has told its ValueError itself; only what else it raises has a traceback."""
@@ -111,9 +135,8 @@ def start(main: Callable[[], None]) -> None:
         if before == "1" or (job is not None and not isinstance(error, ValueError)):
             raise
         if job is None:
-            cause = f": {error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
             where = f"{file}: " if file and file not in str(error) else ""
-            print(f"error: {sentence(f'{where}{str(error) or type(error).__name__}{cause}')}", file=sys.stderr)
+            print(f"error: {sentence(f'{where}{in_our_words(error) or type(error).__name__}')}", file=sys.stderr)
         raise SystemExit(1) from None
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before

@@ -21,7 +21,7 @@ from sam.registry import plugins
 from sam.runs.identity import fingerprint, identity, run_fingerprint, run_folder
 from sam.schema import defaults, flat, from_dict
 from sam.settings import TrainConfig
-from sam.text import printable
+from sam.text import csv_text, printable
 
 RUN, METRICS, CHECKPOINT, MEASURES = "run.json", "metrics.csv", "checkpoint.pt", "sharpness.json"
 PREVIOUS = "checkpoint.previous.pt"  # kept while a run is under way, in case the newest turns out damaged
@@ -155,13 +155,8 @@ def _config(settings: str) -> TrainConfig:
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     """Columns in the order in which they first appear; lists are joined by ';'. Returns the SHA-256 of the file."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: ";".join(map(repr, v)) if isinstance(v, list) else "" if v is None else v for k, v in row.items()})
-    content = buffer.getvalue().encode()
+    lines = [{name: ";".join(map(repr, value)) if isinstance(value, list) else value for name, value in row.items()} for row in rows]
+    content = csv_text(lines).encode()
     write_atomic(folder / METRICS, content)
     return hashlib.sha256(content).hexdigest()
 

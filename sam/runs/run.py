@@ -11,7 +11,7 @@ from sam.core.device import number_format
 from sam.core.replicas import ReplicaError, Replicas
 from sam.runs import checkpoint, distributed, identity, lock, records
 from sam.runs.progress import Progress, finished_in_sweep, in_sweep, progress_for
-from sam.runs.session import Session, WorkerSession, faster_here
+from sam.runs.session import Session, WorkerSession
 from sam.runs.signals import watching
 from sam.schema import to_dict
 from sam.settings import TrainConfig
@@ -50,10 +50,9 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
             tell(record=record)
             return record
         device = distributed.take_device(config)
-        expected = cost.cost(config, description)
         with (
             number_format(config.precision, config.threads),
-            progress_for(expected.backwards, identity.short_name(config)) as progress,
+            progress_for(cost.cost(config, description).backwards, identity.short_name(config)) as progress,
             lock.hold(folder, progress.say) as check_lock,
             watching() as interrupts,
         ):
@@ -69,8 +68,6 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
             trainer = Trainer(config, images, device, replicas)
             for note in trainer.notes:
                 progress.say(f"init_from={config.init_from}: {note}")
-            if hint := faster_here(trainer, expected.backwards):
-                progress.say(hint)
             kept = [path.name for path in checkpoint.kept(folder).values()]
             recorded = [records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS, *kept] if force else []
             checkpoint.tidy(folder, *recorded)  # only now, when nothing in the settings and data can stop the run any more

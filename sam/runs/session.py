@@ -241,16 +241,6 @@ def _now() -> str:
     return datetime.now().astimezone().isoformat()
 
 
-def faster_here(trainer: Trainer, backwards: int) -> str | None:
-    """A hint at bf16 before a long fp32 run on a processor that computes in it. Never a silent switch: it is another run."""
-    parameters = sum(p.numel() for p in trainer.model.parameters())
-    long = backwards * trainer.config.batch_size * parameters > 3e11  # half an hour of WRN-16-4 on one core
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    if trainer.device.type != "cpu" or trainer.config.precision != "fp32" or not long or not supported():
-        return None
-    return "hint: this processor has bf16 instructions; precision=bf16 (autocast, fp32 weights) would be 2 to 3 times faster here."
-
-
 def _git(*arguments: str) -> str | None:
     try:
         command = ["git", "-C", str(ROOT), *arguments]

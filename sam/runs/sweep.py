@@ -28,7 +28,7 @@ from sam.registry import names_plugins, plugin_arguments
 from sam.runs import ending, identity, progress, records
 from sam.runs.compose import compose
 from sam.runs.distributed import launched, with_replicas
-from sam.runs.hydra_schema import check_size, register
+from sam.runs.hydra_schema import check_size, in_our_words, register
 from sam.settings import TrainConfig
 from sam.text import counted, sentence
 from sam.training import cost
@@ -135,7 +135,7 @@ class Preflight(Callback):
             statuses, pending = _print_plan(plans, here=here)
             ending.begin(plans, statuses.count(records.FINISHED), waits=config.hydra.launcher.get("wait", True))
         except (ValueError, HydraException, OmegaConfBaseException) as error:
-            refuse(error)
+            refuse(in_our_words(error))
         except Exception as error:
             traceback.print_exc()
             refuse(f"the sweep could not be planned ({type(error).__name__})", 1)

@@ -235,9 +235,8 @@ def read(path: Path, given: Iterable[str] = ()) -> Claim:
     try:
         claim = from_dict(Claim, yaml.safe_load(path.read_text(encoding="utf-8")))
         if unknown := [name for name in claim.picks if name not in PICKS and name not in given]:
-            raise ConfigError(
-                f"@{unknown[0]}: is no pick; there are {', '.join(dict.fromkeys([*PICKS, *given]))}, and picks={{NAME: VALUE}}."
-            )
+            known = ", ".join(dict.fromkeys([*PICKS, *given]))
+            raise ConfigError(f"@{unknown[0]}: is no pick; there are {known}, and picks={{NAME: VALUE}}.")
     except (OSError, UnicodeError, yaml.YAMLError, ConfigError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     return claim

@@ -124,13 +124,17 @@ def check_columns(table: TableConfig) -> None:
 
 
 def available(column: ColumnConfig, names: Collection[str]) -> list[ColumnConfig]:
-    """One column per subset size for which this measure exists at any radius: the full set ("all") first, then by size."""
+    """One column per subset size for which this measure exists at any radius: the full set ("all") first, then by size. Where a measure of
+    the full set was taken on subsets alone, these are shown, and the header says so."""
     at_any_radius = lambda measure: re.escape(measure).replace(re.escape("{rho}"), r"[^,\]]+")
+    sized = lambda measure: at_any_radius(measure).replace(re.escape("{subset}"), r"(\d+)")
+    sizes = lambda measure: sorted({match[1] for name in names if (match := re.fullmatch(sized(measure), name))}, key=int)
     whole = re.sub(rf"\[{re.escape(SUBSET)}\]$|,{re.escape(SUBSET)}(?=\]$)", "", column.measure)  # a name without it: all images
     found = ["all"] if any(re.fullmatch(at_any_radius(whole), name) for name in names) else []
     if "{subset}" in column.measure:
-        sized = at_any_radius(column.measure).replace(re.escape("{subset}"), r"(\d+)")
-        found += sorted({match[1] for name in names if (match := re.fullmatch(sized, name))}, key=int)
+        found += sizes(column.measure)
+    elif not found and (some := sizes(part := f"{whole.removesuffix(']')}{',' if '[' in whole else '['}{SUBSET}]")):
+        column, found = replace(column, measure=part, header=f"{column.header}, {{subset}} images"), some
     if not found and column.optional:
         return []
     measures = {subset: whole if subset == "all" else column.measure.replace("{subset}", subset) for subset in found or ["all"]}
@@ -173,7 +177,8 @@ class Column:
 
     def published(self, row: TableRow, condition: Condition) -> list[Published]:
         ids = row.spec.published.get(self.config.key, [])
-        here = (self.rho is None or math.isclose(self.rho, PUBLISHED_RHO)) and all(run.genuine for run in row.runs or condition.runs)
+        whole = "subset=" not in self.measure and all(run.genuine for run in row.runs or condition.runs)
+        here = whole and (self.rho is None or math.isclose(self.rho, PUBLISHED_RHO))
         config = row.config if row.changed else replace(condition.config, optimizer=row.optimizer)
         return [p for p in lookup(ids) if here and config is not None and matches(p, config)]
 

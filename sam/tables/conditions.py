@@ -142,9 +142,7 @@ def check_select(select: Mapping[str, Any]) -> None:
     for name, wanted in flat(dict(select)).items():
         if name not in known:
             near = difflib.get_close_matches(name, known, 3) or ["seed", "optimizer.method", "optimizer.rho"]
-            raise ConfigError(
-                f"select.{name}: unknown key; known are those of train.py by their full names, for example {', '.join(near)}."
-            )
+            raise ConfigError(f"select.{name}: unknown key; known are those of train.py by their full names, such as {', '.join(near)}.")
         for value in wanted if isinstance(wanted, list) else [wanted]:
             check_setting(TrainConfig, name, value, f"select.{name}")
 
@@ -256,10 +254,8 @@ def check_match(spec: RowConfig) -> None:
     from_dict(OptimizerConfig, of_optimizer, f"rows: {spec.label}.match.")
     for key, value in of_condition.items():
         if not (may_vary(key) or key.removeprefix("optimizer.") in of_optimizer):
-            raise ConfigError(
-                f"rows: {spec.label}.match.{key}: unknown key; known here: {', '.join(schema(OptimizerConfig))}, and what else tells the "
-                "blocks of a table apart, such as epochs or dataset.train_size."
-            )
+            known = f"{', '.join(schema(OptimizerConfig))}, and what else tells blocks apart, such as epochs or dataset.train_size"
+            raise ConfigError(f"rows: {spec.label}.match.{key}: unknown key; known here: {known}.")
         check_setting(TrainConfig, key, value, f"rows: {spec.label}.match.{key}")
 
 

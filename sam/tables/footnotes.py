@@ -102,8 +102,8 @@ def _notes_on_numbers(rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]])
     if single:
         notes.append(f"{', '.join(single)}: one seed: no spread can be given.")
     for row, cell in cells:
-        if cell.paired is not None and cell.paired.n < len(row.finished):
-            common = ", ".join(map(str, cell.paired.seeds)) or "none"
+        if cell.paired is not None and 0 < cell.paired.n < len(row.finished):  # without one the cell says so itself
+            common = ", ".join(map(str, cell.paired.seeds))
             notes.append(f"{cell.column}, {row.label} against {cell.baseline}: common seeds {common} (n = {cell.paired.n}).")
     if any(row.diverged for row in rows):
         notes.append("Diverged runs are counted, and are in no mean, interval or difference: the numbers of that row are of the survivors.")

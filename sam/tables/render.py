@@ -1,17 +1,15 @@
 """Print blocks as text: the compact form for a terminal, all content as Markdown and CSV. LaTeX is in `sam.tables.latex`."""
 
-import csv as csv_module
-import io
 import itertools
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sam.tables.cells import Block, Cell, Correlation
 from sam.tables.compact import GAP, compact, widths, wrapped
 from sam.tables.statistics import MIN_RUNS, RankCorrelation, fixed, interval
-from sam.text import counted
+from sam.text import counted, csv_text
 
 PIVOTS = ("Sweep", "Picked")  # tables of a sweep
 
@@ -157,16 +155,7 @@ def csv(blocks: Sequence[Block]) -> str:
         single = [(name, [text]) for name, text in (("finding", block.finding), ("verdict", block.verdict)) if text]
         for column, texts in (*single, ("note", block.notes)):
             lines += [block_keys | {"column": column, "text": inert(text)} for text in texts]
-    return csv_text(CSV_HEADER, lines)
-
-
-def csv_text(header: Iterable[str], lines: Iterable[Mapping[str, object]]) -> str:
-    """What a line lacks, and None, is an empty cell."""
-    out = io.StringIO()
-    writer = csv_module.DictWriter(out, list(header), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
+    return csv_text(lines, CSV_HEADER)
 
 
 def inert(text: str) -> str:

@@ -52,6 +52,20 @@ def test_a_column_finds_its_measure_on_whatever_subset_it_was_taken() -> None:
     assert columns(run(**every)) == {"Gap": "gap"} | expected
 
 
+def test_a_measure_of_all_images_taken_on_some_alone_is_shown_as_that() -> None:
+    plain = ColumnConfig("sharpness", "Sharpness (ρ {rho})", "sharpness[rho={rho},bn=eval,batch=all]", each_rho=True)
+    table, some = replace(TABLE, columns=[plain], correlations=[]), {"sharpness[rho=0.05,bn=eval,batch=all,subset=99]": 1.0}
+    cases: list[tuple[dict[str, float], str]] = [
+        (some, ", 99 images"),
+        ({}, ""),
+        (some | {"sharpness[rho=0.5,bn=eval,batch=all]": 2.0}, ""),
+    ]
+    for measures, added in cases:
+        made = filled(table, AT, [run(**measures)])
+        assert made is not None and [column.header for column in made.columns] == [f"Sharpness (ρ {{rho}}){added}"]
+        assert ("subset=99" in made.columns[0].measure) == bool(added)
+
+
 def test_two_subsets_are_two_columns_and_never_one_mean() -> None:
     runs = [
         run(0, **{"eigenvalue[k=1,subset=1024]": 1.0}),

@@ -1,6 +1,5 @@
 """torch.compile agrees with eager within a stated bound, moves with the weights, and leaves names and evaluation alone."""
 
-import dataclasses
 import shutil
 from collections.abc import Callable
 
@@ -10,7 +9,6 @@ from torch import nn
 
 from data.image_data import ImageData
 from sam.config import ConfigError
-from sam.runs import session
 from sam.runs.identity import run_fingerprint
 from sam.settings import TrainConfig
 from sam.training import graphs, loop
@@ -73,18 +71,3 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tiny: Ti
         graphs.compiled(torch.nn.Linear(2, 2), "default", torch.device("cpu"))
     with pytest.raises(ConfigError, match="compile=fast: must be one of none, default, max-autotune-no-cudagraphs"):
         tiny(compile="fast")
-
-
-@pytest.mark.parametrize("supported", [True, False])
-def test_a_long_fp32_run_on_a_bf16_processor_gets_a_hint(
-    supported: bool, tiny: Tiny, trainer: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported, raising=False)
-    made = trainer(tiny())
-    assert ("precision=bf16" in (session.faster_here(made, 10**9) or "")) == supported
-    assert session.faster_here(made, 100) is None
-    made.config = dataclasses.replace(made.config, precision="bf16")
-    assert session.faster_here(made, 10**9) is None
-    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
-    made.config = dataclasses.replace(made.config, precision="fp32")
-    assert session.faster_here(made, 10**9) is None

@@ -1,0 +1,40 @@
+"""What Hydra and OmegaConf refuse, said by key, value and what is allowed."""
+
+import pytest
+from hydra.errors import HydraException
+
+from sam.runs import sweep
+from sam.runs.hydra_schema import in_our_words
+
+LIST = "--help lists all keys."
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("optimizer.roh=0.1", f"optimizer.roh=0.1: unknown key; did you mean optimizer.rho? {LIST}"),
+        ("optimzer=sam", f"optimzer=sam: unknown key; did you mean optimizer? {LIST}"),
+        ("zzz=1", f"zzz=1: unknown key. {LIST}"),
+        ("optimizer.rho=small", "optimizer.rho=small: must be a number."),
+        ("seed=1.5", "seed=1.5: must be a whole number."),
+        ("force=perhaps", "force=perhaps: must be true or false."),
+        ("keep_checkpoints=3", "keep_checkpoints=3: must be a list."),
+        ("epochs=null", "epochs=null: must be set, not null."),
+        ("protocol.name=[1]", "protocol.name=[1]: must be text."),
+    ],
+)
+def test_a_refused_override_is_one_sentence(argument: str, says: str) -> None:
+    with pytest.raises(HydraException) as refused:
+        sweep.planned([argument])
+    assert in_our_words(refused.value) == says
+
+
+def test_an_unknown_option_names_all_that_there_are() -> None:
+    with pytest.raises(HydraException) as refused:
+        sweep.planned(["optimizer=smam"])
+    said = in_our_words(refused.value)
+    assert said.startswith("optimizer=smam: must be one of asam, ") and said.endswith(", xsam.") and "search path" not in said
+
+
+def test_any_other_error_stays_as_it_is() -> None:
+    assert in_our_words(ValueError("lr=-1: must be >= 0.")) == "lr=-1: must be >= 0."
