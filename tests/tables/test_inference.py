@@ -45,6 +45,13 @@ def test_fiellers_interval_is_his_formula() -> None:
     assert found == pytest.approx(expected, rel=1e-6)
 
 
+def test_fiellers_interval_is_that_of_another_program() -> None:
+    """The example of DC-Stats (github.com/DCPROGS/DCSTATS, tests/test_fieller.py): 14 +- 3 over 7 +- 2, independent, 10 degrees of freedom;
+    its limits are Student's t at 5% on each side."""
+    low, high = fieller((14.0, 7.0), np.diag([9.0, 4.0]), 10, 0.10)
+    assert (low, high) == pytest.approx((1.051413, 4.414296), rel=1e-6)
+
+
 @pytest.mark.parametrize("shape", SETS)
 def test_fiellers_set_holds_the_ratios_that_the_paired_t_test_keeps(shape: str) -> None:
     """The definition of the set, on a grid; the denominator is told from 0 in the first case alone."""
