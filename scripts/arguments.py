@@ -7,6 +7,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,8 @@ def script(main: Main) -> Main:
             hydras = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")  # not imported by every script
             if not hydras and not isinstance(error, (ValueError, OSError)):
                 raise
-            if hydras:
-                from sam.runs.hydra_schema import in_our_words
-
-                error = ValueError(in_our_words(error))
-            print(f"error: {sentence(error)}", file=sys.stderr)
+            said = import_module("sam.runs.hydra_schema").in_our_words(error) if hydras else error
+            print(f"error: {sentence(said)}", file=sys.stderr)
             return 2
 
     if main.__module__ == "__main__":

@@ -4,7 +4,6 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,20 +76,23 @@ def build(judged: Sequence[Judged]) -> list[Block]:
 
 
 def short(judged: Sequence[Judged]) -> Block:
-    """The ledger of a README, one line a claim: the planned ones, and of all others those with an effect."""
-    shown = [case for case in judged if case.confirmatory or case.effect]
+    """The ledger of a README, one row a claim with a line for each setting: the planned ones, and of all others those with an effect."""
+    by = lambda case: (not case.confirmatory, _in_order(case.claim.id))
+    shown = sorted((case for case in judged if case.confirmatory or case.effect), key=by)
     left = sorted({case.claim.id for case in judged} - {case.claim.id for case in shown}, key=_in_order)
-    rows = []
-    for case in sorted(shown, key=lambda case: (not case.confirmatory, _in_order(case.claim.id))):
-        label, source, *cells = _row(case)
-        claim = replace(label, parts=(f"{case.claim.id}. {case.claim.statement}{'' if case.confirmatory else f' ({case.origin})'}",))
-        told = replace(source, parts=(f"{case.claim.stance}: {re.split(r' [(]|; ', case.claim.source)[0]}",))
-        rows.append((claim, told, *(replace(cell, parts=(", ".join(cell.parts),)) for cell in cells)))
-    notes = (
-        "Holm's correction over the planned ones; every other stands alone, at 95%. From claim to verdict: docs/claims.md.",
-        *([f"Added after the plan, and open: {', '.join(left)}."] if left else []),
-    )
-    return Block(TABLE, "Planned claims, and others that have a result", 1, HEADER, tuple(rows), notes, about=TABLE)
+    rows, here = [], dict[str, dict[str, None]]()
+    for (name, origin), cases in grouped(shown, lambda case: (case.claim.id, "" if case.confirmatory else f" ({case.origin})")).items():
+        claim, lines = cases[0].claim, list[tuple[str, ...]]()
+        for case in cases:
+            here.setdefault(case.place, {}).update(dict.fromkeys(part for part in _here(case) if "loss" not in part))
+            lines.append((case.place, *(", ".join(cell.parts) for cell in _row(case)[3:5]), case.verdict.partition(" (")[0]))
+        texts = [(f"{name}. {claim.statement}{origin}",), (f"{claim.stance}: {re.split(r' [(]|; ', claim.source)[0]}",)]
+        rows.append(tuple(Cell("value", parts) for parts in (*texts, *zip(*lines, strict=True))))
+    notes = [f"{place}: {', '.join(parts)}." for place, parts in here.items() if parts]
+    notes.append("Holm's correction over the planned ones; every other stands alone, at 95%. From claim to verdict: docs/claims.md.")
+    notes += [f"Added after the plan, and open: {', '.join(left)}."] if left else []
+    header = (*HEADER[:2], "Setting", *HEADER[3:6])
+    return Block(TABLE, "Planned claims, and others that have a result", 1, header, tuple(rows), tuple(notes), about=TABLE)
 
 
 def _in_order(name: str) -> tuple[int, str]:
