@@ -34,15 +34,14 @@ def main(composed: DictConfig) -> None:
     single = info.mode == RunMode.RUN
     if single and info.sweeper.params:  # an experiment's grid: without -m, Hydra would run one of its points and say nothing
         command = shlex.join(["python", "train.py", "-m", *info.overrides.task])
-        name = dict(info.runtime.choices).get("experiment")
-        print(f"error: experiment={name} is a grid of runs; start it with: {command}", file=sys.stderr)
+        print(f"error: experiment={info.runtime.choices['experiment']} is a grid of runs; start it with: {command}", file=sys.stderr)
         raise SystemExit(2)
     try:
         config = resolve(TrainConfig, composed)
         from sam.runs import ending, identity
 
         if single:
-            ending.begin([config])
+            ending.begin([config], given=info.overrides.task)
         from sam.runs.run import run  # torch is imported only now: --help and --cfg stay quick
 
         record = run(config)

@@ -32,12 +32,8 @@ def workspace(project: str, entity: str, name: str, group: str) -> Any:
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as ws
 
-    over_seeds: dict[str, Any] = {
-        "groupby": panels.Config("series"),
-        "groupby_aggfunc": "mean",
-        "groupby_rangefunc": "stddev",
-        "max_runs_to_show": MOST_RUNS,
-    }
+    over_seeds: dict[str, Any] = {"groupby": panels.Config("series"), "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
+    over_seeds["max_runs_to_show"] = MOST_RUNS
     final, sharpness, gap = map(panels.SummaryMetric, (FINAL, SHARPNESS, GAP))
     scatter: Any = functools.partial(panels.ScatterPlot, legend_template="${config:series}")
 

@@ -70,14 +70,8 @@ def command(path: Path, length: int, own: dict[str, Any], replicas: int = 1, pro
     words = [f"PROGRAM={program}"] * bool(program) + [f"RUNS_PER_TASK={per_task}"] * (per_task > 1)
     words += ["sbatch", f"--array=0-{tasks - 1}{throttle}"]
     words += ["--nodes=1", f"--ntasks={replicas}", f"--gpus-per-node={replicas}"] if replicas > 1 else []
-    words += [
-        *own["sbatch"],
-        f"--chdir={Path.cwd()}",
-        f"--output={path.parent}/%A_%a.out",
-        str(ROOT / "scripts" / "slurm_array.sh"),
-        str(path),
-    ]
-    return shlex.join(words)
+    words += [*own["sbatch"], f"--chdir={Path.cwd()}", f"--output={path.parent}/%A_%a.out"]
+    return shlex.join([*words, str(ROOT / "scripts" / "slurm_array.sh"), str(path)])
 
 
 @script

@@ -1,8 +1,9 @@
 """What a command says when its training has ended, however it did: the runs counted, and the commands that come next."""
 
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,11 @@ class _UnderWay:
 _under_way: _UnderWay | None = None
 
 
-def begin(plans: Sequence[TrainConfig], before: int | None = None, *, waits: bool = True) -> None:
-    """Note what this command is about to train."""
+def begin(plans: Sequence[TrainConfig], before: int | None = None, *, waits: bool = True, given: Iterable[str] = ()) -> None:
+    """Note what this command is about to train, and say which of the `given` overrides no run reads."""
     global _under_way
+    for line in identity.unread(plans, given) if not launched().rank else ():
+        print(f"note: {printable(line)}: no run here reads this key.", file=sys.stderr)
     _under_way = _UnderWay(plans, before, waits, time.monotonic())
 
 

@@ -89,7 +89,7 @@ def check_size(overrides: Iterable[str]) -> None:
 
 # What OmegaConf says of a value of the wrong kind -> how it must be.
 _KINDS = {"to Float": "a number", "to Integer": "a whole number", "valid bool": "true or false", "to string": "text"}
-_KINDS |= {"ListConfig": "a list", "is not Optional": "set, not null"}
+_KINDS |= {"ListConfig": "a list, such as {}=[{}]", "is not Optional": "set, not null"}
 
 
 def in_our_words(error: Exception) -> str:
@@ -101,11 +101,10 @@ def in_our_words(error: Exception) -> str:
         known = {name for cls in (TrainConfig, EvaluateConfig) for name in (*schema(cls), *flat(defaults(cls)))}
         near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(unknown[1], known, 1))
         return f"{unknown[2] or unknown[1]}: unknown key{near or '.'} --help lists all keys."
-    cause = str(error.__cause__ or "")
-    kind = next((kind for said, kind in _KINDS.items() if said in cause), None)
-    if kind and (merged := re.match("Error merging override (.+)", str(error))):
-        return f"{merged[1]}: must be {kind}."
-    return f"{error}: {cause}" if isinstance(error.__cause__, OmegaConfBaseException) else str(error)
+    kind = next((kind for said, kind in _KINDS.items() if said in str(error.__cause__)), None)
+    if kind and (merged := re.match("Error merging override (.+?)=(.*)", str(error))):
+        return f"{merged[1]}={merged[2]}: must be {kind.format(*merged.groups())}."
+    return f"{error}: {error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else str(error)
 
 
 def start(main: Callable[[], None]) -> None:

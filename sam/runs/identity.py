@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,13 @@ def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[
 def fingerprint(values: dict[str, Any]) -> str:
     """16 hexadecimal digits of the SHA-256 of a canonical form."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def unread(configs: Iterable[TrainConfig], overrides: Iterable[str]) -> list[str]:
+    """The overrides that set a key of the method or of the model which none of these runs reads."""
+    read = {f"{group}.{key}" for config in configs for group in ("optimizer", "model") for key in getattr(config, group).used_keys}
+    keys = {line: line.lstrip("+").partition("=")[0] for line in overrides}
+    return [line for line, key in keys.items() if key.startswith(("optimizer.", "model.")) and key not in read]
 
 
 def run_fingerprint(config: TrainConfig) -> str:

@@ -133,7 +133,8 @@ class Preflight(Callback):
             _checked.update(zip(map(tuple, lines), plans, strict=True))
             plans = [with_replicas(plan) for plan in plans] if here else plans
             statuses, pending = _print_plan(plans, here=here)
-            ending.begin(plans, statuses.count(records.FINISHED), waits=config.hydra.launcher.get("wait", True))
+            waits, given = config.hydra.launcher.get("wait", True), config.hydra.overrides.task
+            ending.begin(plans, statuses.count(records.FINISHED), waits=waits, given=given)
         except (ValueError, HydraException, OmegaConfBaseException) as error:
             refuse(in_our_words(error))
         except Exception as error:

@@ -123,3 +123,13 @@ def test_a_damaged_neighbour_keeps_nobody_from_running(tiny: Tiny, content: byte
         (neighbour / "run.json").write_bytes(content)
     assert records.another(config) is None
     assert run(config)["status"] == "finished"
+
+
+def test_a_key_that_no_run_reads_is_told_once(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    sgd, sam = (tiny(epochs=1, optimizer={"method": method}) for method in ("sgd", "sam"))
+    given = ["optimizer.rho=0.1", "optimizer.alpha=0.5,1", "+model.timm_name=x", "epochs=1", "optimizer.step_rule=project"]
+    told = lambda plans: (ending.begin(plans, given=given), capsys.readouterr().err)[1]
+    unread = "".join(f"note: {line}: no run here reads this key.\n" for line in (given[1], given[2], given[4]))
+    assert told([sgd, sam]) == unread  # step_rule: with one step there is nothing to choose
+    assert told([sgd]) == f"note: {given[0]}: no run here reads this key.\n{unread}"
+    assert told([tiny(optimizer={"method": "xsam"})]) == "".join(line for line in unread.splitlines(keepends=True) if "alpha" not in line)

@@ -18,7 +18,7 @@ LIST = "--help lists all keys."
         ("optimizer.rho=small", "optimizer.rho=small: must be a number."),
         ("seed=1.5", "seed=1.5: must be a whole number."),
         ("force=perhaps", "force=perhaps: must be true or false."),
-        ("keep_checkpoints=3", "keep_checkpoints=3: must be a list."),
+        ("keep_checkpoints=3", "keep_checkpoints=3: must be a list, such as keep_checkpoints=[3]."),
         ("epochs=null", "epochs=null: must be set, not null."),
         ("protocol.name=[1]", "protocol.name=[1]: must be text."),
     ],
