@@ -14,10 +14,14 @@ tables() { # tables STAGE ARGUMENTS: what is shown of a stage; exit code 1: some
         [ $? -eq 1 ]
 }
 tables stage0 table=sweep 'sharpness.notions=[gap]' 'sharpness.gap.splits=[val]'
+for stage in stage1 stage2 stage4; do
+    tables $stage 'sharpness.notions=[gap,ascent,average]' 'sharpness.rho=[0.05,0.5]' sharpness.average.subset=512
+done
 tables stage3_tuning table=sweep 'sharpness.notions=[gap]' 'sharpness.gap.splits=[val]'
 tables stage3 'sharpness.notions=[gap,ascent]' 'sharpness.rho=[0.05,0.1]' sharpness.ascent.subset=5000
 radii=() # of stages whose tuning is done
 if eval "$("$python" $here/picks.py sam 2>/dev/null)" && [ -n "${R:-}" ]; then radii+=("stage1=$R" "stage4=$R"); fi
 if eval "$("$python" $here/picks.py resnet20 2>/dev/null)" && [ -n "${R3:-}" ]; then radii+=("stage3=$R3"); fi
+if eval "$("$python" $here/picks.py sgd 2>/dev/null)" && [ -n "${lr:-}" ]; then "$python" $here/opening.py $runs $here/opening "$lr" "$decay"; fi
 "$python" $here/beside.py $runs docs/beside-the-papers.md "${radii[@]}"
 "$python" scripts/claims.py rows=$here/rows readme=README.md out=$here/ledger
