@@ -37,7 +37,7 @@ def hydra() -> Iterator[tuple[Hydra, DictConfig]]:
         (["seed=choice(1,2,3)", "+protocol.notes=[]"], 3),
         (["seed=shuffle(range(0,6,2))"], 3),
         (["hydra.sweeper.max_batch_size=2", "seed=1,2,3"], 3),
-        (["experiment=demo", "optimizer=sgd", "seed=7"], 2),
+        (["experiment=demo", "optimizer=sgd", "seed=7,8"], 2),
         (["runs_dir=A,B"], 2),
         (["--config-name=mine", "--config-dir=FOLDER"], 2),
         (["--config-name", "mine", "-cd", "FOLDER", "-m", "seed=5"], 1),
