@@ -65,8 +65,8 @@ def fingerprint(values: dict[str, Any]) -> str:
 def unread(configs: Iterable[TrainConfig], overrides: Iterable[str]) -> list[str]:
     """The overrides that set a key of the method or of the model which none of these runs reads."""
     read = {f"{group}.{key}" for config in configs for group in ("optimizer", "model") for key in getattr(config, group).used_keys}
-    keys = {line: line.lstrip("+").partition("=")[0] for line in overrides}
-    return [line for line, key in keys.items() if key.startswith(("optimizer.", "model.")) and key not in read]
+    key = lambda line: line.lstrip("+").partition("=")[0]
+    return [line for line in overrides if key(line).startswith(("optimizer.", "model.")) and key(line) not in read]
 
 
 def run_fingerprint(config: TrainConfig) -> str:

@@ -76,9 +76,9 @@ def build(judged: Sequence[Judged]) -> list[Block]:
 
 
 def short(judged: Sequence[Judged]) -> Block:
-    """The ledger of a README, one row a claim with a line for each setting: the planned ones, and of all others those with an effect."""
+    """The ledger of a README, one row a claim with a line for each setting: the planned ones, and of all others those judged."""
     by = lambda case: (not case.confirmatory, _in_order(case.claim.id))
-    shown = sorted((case for case in judged if case.confirmatory or case.effect), key=by)
+    shown = sorted((case for case in judged if case.confirmatory or case.interval), key=by)
     left = sorted({case.claim.id for case in judged} - {case.claim.id for case in shown}, key=_in_order)
     rows, here = [], dict[str, dict[str, None]]()
     for (name, origin), cases in grouped(shown, lambda case: (case.claim.id, "" if case.confirmatory else f" ({case.origin})")).items():
