@@ -1,7 +1,6 @@
 """Measure every finished run below a folder, and print the tables; or measure one checkpoint, anybody's.
 
     python evaluate_sharpness.py runs_dir=runs/demo                                # every table
-    python evaluate_sharpness.py runs_dir=runs/demo table=table2                   # one of them
     python evaluate_sharpness.py runs_dir=runs/demo 'sharpness.rho=[0.05,0.5]'     # sharpness at two radii
     python evaluate_sharpness.py checkpoint=weights.pt model=resnet18 dataset=cifar10 'sharpness.notions=[all]'
     python evaluate_sharpness.py checkpoint=weights.safetensors model=timm model.timm_name=resnet18 dataset=cifar100

@@ -5,7 +5,6 @@
     python train.py -m optimizer=sgd,sam,rand_sam,xsam 'seed=range(3)' dataset=cifar100
     python train.py -m experiment=table2                      # the whole grid of a table; also table3, demo
     torchrun --nproc-per-node=4 train.py                      # one run on four GPUs
-    python train.py --cfg job                                 # the composed configuration, without running it
 
 A run is its configuration: the same command again continues an unfinished run and skips a finished one. A run's folder below `runs_dir`
 holds run.json, metrics.csv and checkpoint.pt; `evaluate_sharpness.py` measures them and makes the tables.

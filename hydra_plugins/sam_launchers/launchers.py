@@ -1,8 +1,5 @@
 """Launchers of sweeps: several runs at a time on this machine, or one SLURM job array. Hydra finds plugins only below `hydra_plugins`, a
-namespace package: no __init__.py may lie beside this folder.
-
-    python train.py -m experiment=demo hydra/launcher=local hydra.launcher.processes=4
-    python train.py -m experiment=table2 hydra/launcher=slurm hydra.launcher.timeout_min=600 hydra.launcher.wait=false
+namespace package: no __init__.py may lie beside this folder. docs/sweeps.md and docs/cluster.md show their use.
 """
 
 import shlex

@@ -6,19 +6,16 @@ cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python} here=results/campaign runs=runs/campaign
 
 "$python" scripts/rows.py unpack=$here/rows runs_dir=$runs
-tables() { # tables STAGE ARGUMENTS: what is shown of a stage; exit code 1: some run has no checkpoint to measure more, as none has here
+tables() { # tables STAGE ARGUMENTS: what is shown of a stage, of all that was measured of it
     local stage=$1
     shift
     [ -d "$runs/$stage" ] || return 0
-    "$python" evaluate_sharpness.py "runs_dir=$runs/$stage" "out=$here/$stage" 'sharpness.batchnorm=[eval,recalibrated]' "$@" 2>/dev/null ||
-        [ $? -eq 1 ]
+    "$python" evaluate_sharpness.py "runs_dir=$runs/$stage" "out=$here/$stage" stored=true "$@"
 }
-tables stage0 table=sweep 'sharpness.notions=[gap]' 'sharpness.gap.splits=[val]'
-for stage in stage1 stage2 stage4; do
-    tables $stage 'sharpness.notions=[gap,ascent,average]' 'sharpness.rho=[0.05,0.5]' sharpness.average.subset=512
-done
-tables stage3_tuning table=sweep 'sharpness.notions=[gap]' 'sharpness.gap.splits=[val]'
-tables stage3 'sharpness.notions=[gap,ascent]' 'sharpness.rho=[0.05,0.1]' sharpness.ascent.subset=5000
+tables stage0 table=sweep
+for stage in stage1 stage2 stage4; do tables $stage 'sharpness.rho=[0.05,0.5]'; done
+tables stage3_tuning table=sweep
+tables stage3 'sharpness.rho=[0.05,0.1]'
 radii=() # of stages whose tuning is done
 if eval "$("$python" $here/picks.py sam 2>/dev/null)" && [ -n "${R:-}" ]; then radii+=("stage1=$R" "stage4=$R"); fi
 if eval "$("$python" $here/picks.py resnet20 2>/dev/null)" && [ -n "${R3:-}" ]; then radii+=("stage3=$R3"); fi

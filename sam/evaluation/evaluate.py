@@ -70,8 +70,9 @@ def evaluate(config: EvaluateConfig, show: Callable[[list[Block]], None] = lambd
     _check(config.tables)
     claims = ledger.own_documents()
     done = _finished(config, problems)
-    rows = measure_runs(done, config, problems)
-    runs = _rows([run for run in done if run[0] in rows], lambda folder, _: rows[folder], problems)
+    rows = {} if config.stored else measure_runs(done, config, problems)
+    measured = storing.of_final if config.stored else lambda folder, _: rows[folder]
+    runs = _rows([run for run in done if config.stored or run[0] in rows], measured, problems)
     out = Path(config.out) if config.out else Path(config.runs_dir) / "tables"
     blocks, commands = _blocks(config, runs)
     blocks[CLAIMS] = ledger.of_runs(claims, runs)

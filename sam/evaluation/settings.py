@@ -39,6 +39,7 @@ class EvaluateConfig(Settings):
     processes: int = key(1, "checkpoints measured at a time, each in a process of its own", low=1)
     part: int | None = key(None, "measure only the part-th (from 0) of `parts` equal shares of the runs, and make no tables")
     parts: int = key(1, "how many shares", low=1, high=10_000)
+    stored: bool = key(False, "measure nothing: tables of every row that is stored beside the runs, as of unpacked ones (scripts/rows.py)")
     kept: bool = key(False, "measure kept checkpoints (keep_checkpoints) too; what was found along the epochs goes to kept.csv")
     device: str = key("auto", "auto | cpu | cuda | cuda:N")
     threads: int | None = key(None, "of the CPU; null: torch's choice", low=1, high=4096)
@@ -58,12 +59,14 @@ class EvaluateConfig(Settings):
             one = f"checkpoint={self.checkpoint}"
             if missing := [name for name in ("model", "dataset") if getattr(self, name) is None]:
                 raise ConfigError(f"{one}: needs {missing[0]}=... too, as in: model=resnet18 dataset=cifar10.")
-            for_runs = ("runs_dir", "data_path", "data_root", "seeds", "select", "processes", "part", "parts", "kept")
+            for_runs = ("runs_dir", "data_path", "data_root", "seeds", "select", "processes", "part", "parts", "stored", "kept")
             if changed := [name for name in for_runs if getattr(self, name) != getattr(type(self), name)]:  # its default
                 raise ConfigError(f"{one}: is one file, and {changed[0]}=... is for the runs below runs_dir; leave it out.")
             for name, value in (("mean", self.mean), ("std", self.std)):
                 if value is not None and getattr(self.dataset, name) is not None:
                     raise ConfigError(f"{name}={value}: is short for dataset.{name}, which is given too; leave one of them out.")
+        if self.stored and (other := [name for name in ("kept", "force", "part") if getattr(self, name) not in (None, False)]):
+            raise ConfigError(f"stored=true: measures nothing, and {other[0]}=... asks for it; leave one of them out.")
         if self.part is None and self.parts > 1:
             every = f"-m 'part=range({self.parts})'"
             raise ConfigError(f"parts={self.parts}: needs part=K too, from 0 to {self.parts - 1}; all of them: {every}.")

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from sam.config import ConfigError
 from sam.evaluation.evaluate import evaluate
 from sam.evaluation.settings import EvaluateConfig
 from sam.sharpness.settings import SharpnessConfig
@@ -44,6 +47,22 @@ def test_rows_outlive_their_checkpoints(swept: Any, command: Run, tmp_path: Path
     assert command("scripts/rows.py", f"unpack={folder}", f"pack={folder}").code == 2
     again = command("scripts/rows.py", f"unpack={folder}", f"runs_dir={bare}")  # what is there is left alone
     assert again.code == 0 and "0 of 8" in again.out
+
+
+def test_stored_rows_make_tables_whatever_was_asked_for_when_they_were_measured(swept: Any, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(swept.runs, runs, ignore=shutil.ignore_patterns("sharpness.json", "tables"))
+    gap = {run.folder: run.measures["gap"] for run in measured(runs, "gap").runs}
+    one = SharpnessConfig.of(notions=["ascent"], batchnorm=["eval"], rho=[0.3])
+    evaluate(EvaluateConfig(runs_dir=str(runs), sharpness=one, seeds=[0], threads=1, device="cpu"))
+    for file in runs.rglob("checkpoint.pt"):
+        file.unlink()
+    found = evaluate(EvaluateConfig(runs_dir=str(runs), seeds=[0], stored=True))
+    assert not found.problems and len(found.runs) == 4
+    for run in found.runs:
+        assert run.measures["gap"] == gap[run.folder] and "sharpness[rho=0.3,bn=eval,batch=all]" in run.measures
+    with pytest.raises(ConfigError, match="stored=true: measures nothing, and kept="):
+        EvaluateConfig(stored=True, kept=True)
 
 
 def test_a_record_without_the_hash_needs_its_checkpoint(swept: Any, tmp_path: Path) -> None:
