@@ -162,9 +162,9 @@ class Column:
             return Cell("value", ("not run",), self.header)
         values = self.values(row)
         summary = summarize(values.values(), interval_scale(self.measure), top=100 * self.config.scale)
-        parts = summary_parts(summary, self.config.digits)
-        if summary.n == 0 and any(self.measure in run.measures for run in row.finished.values()):
-            parts = ("no finite value",)  # it was measured: undefined, or not finite
+        lost = [self.measure in run.measures for seed, run in row.finished.items() if not is_finite(values[seed])]  # was it measured
+        parts = ("no finite value",) if summary.n == 0 and any(lost) else summary_parts(summary, self.config.digits)
+        parts = parts if any(lost) else tuple(part.replace("without a finite value", "not measured") for part in parts)
         if row.diverged:
             epochs = [r.diverged_epoch for r in row.diverged.values()]
             when = ", ".join("unknown" if e is None else str(e) for e in epochs)

@@ -66,6 +66,13 @@ def test_a_measure_of_all_images_taken_on_some_alone_is_shown_as_that() -> None:
         assert ("subset=99" in made.columns[0].measure) == bool(added)
 
 
+def test_a_seed_that_was_not_measured_is_told_from_one_without_a_finite_value() -> None:
+    table = replace(TABLE, columns=[ColumnConfig("trace", "Trace", "trace")], correlations=[])
+    for second, said in (({}, "1 not measured"), ({"trace": None}, "1 without a finite value")):
+        (block,) = build(table, [run(0, trace=1.0), run(1, **second)], [])
+        assert block.rows[0][-1].parts == ("1.00", "n = 1", said)
+
+
 def test_two_subsets_are_two_columns_and_never_one_mean() -> None:
     runs = [
         run(0, **{"eigenvalue[k=1,subset=1024]": 1.0}),
