@@ -153,7 +153,8 @@ def by_task(found: Sequence[Grid]) -> list[list[Grid]]:
 
 
 def task_label(run: RunRow, task: Mapping[str, Any]) -> str:
-    return ", ".join(filter(None, (condition_label(run), at_text(task))))
+    label = condition_label(run)  # which may name the epochs
+    return ", ".join(filter(None, (label, at_text({n: v for n, v in task.items() if n != "epochs" or f"{v} epoch" not in label}))))
 
 
 def _block(pivot: Pivot, column: Column, task: Mapping[str, Any], value: Any) -> Block | None:
