@@ -1,5 +1,6 @@
 """Made-up runs with everything that a report can show, for its tests."""
 
+import importlib.util
 import math
 import random
 from dataclasses import replace
@@ -22,7 +23,8 @@ from sam.tables.conditions import RunRow
 from sam.tables.settings import TableConfig
 from sam.tables.table import build
 
-CONF = Path(__file__).parents[2] / "conf" / "table"
+ROOT = Path(__file__).resolve().parents[2]
+CONF = ROOT / "conf" / "table"
 RHOS = [0.05, 0.5]
 BASE = TrainConfig(
     model=ModelConfig.of(depth=10, width=1),
@@ -109,6 +111,15 @@ ENVIRONMENT = {
     "command": "python train.py -m experiment=demo",
 }
 RECORD = {"environment": ENVIRONMENT, "started": "2026-01-02T03:04:05+00:00", "ended": "2026-01-02T04:05:06+00:00"}
+
+
+def program(name: str) -> Any:
+    """A program of results/, by its path there, as a module."""
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_").removesuffix(".py"), ROOT / "results" / name)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def load(name: str) -> TableConfig:

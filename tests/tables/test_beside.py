@@ -1,8 +1,6 @@
 """The page that sets the campaign beside the papers: which runs it compares, and when it says that signs agree."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import made_up
@@ -11,16 +9,10 @@ import pytest
 from sam.optimizers.settings import OptimizerConfig
 from sam.tables.conditions import RunRow
 
-PATH = Path(__file__).resolve().parents[2] / "results/campaign/beside.py"
-
 
 @pytest.fixture(scope="module")
 def beside() -> Any:
-    spec = importlib.util.spec_from_file_location("campaign_beside", PATH)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return made_up.program("campaign/beside.py")
 
 
 def run(accuracy: float, seed: int, sharp: float = 1.0, epochs: int = 40, **keys: Any) -> RunRow:

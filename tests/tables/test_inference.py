@@ -1,14 +1,13 @@
 """Intervals of the ledger against scipy, closed forms and published examples; Holm's regions by simulation."""
 
 import csv
-import importlib.util
 import itertools
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+import made_up
 import numpy as np
 import pytest
 import torch
@@ -210,12 +209,7 @@ def test_tau_within_axes_compares_settings_that_differ_in_one_axis() -> None:
 
 @pytest.fixture(scope="module")
 def simulation() -> Any:
-    path = Path(__file__).parents[2] / "results" / "claims" / "false_verdicts.py"
-    spec = importlib.util.spec_from_file_location("false_verdicts", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return made_up.program("claims/false_verdicts.py")
 
 
 def test_no_kind_of_claim_is_wrong_much_more_often_than_its_level(simulation: Any) -> None:

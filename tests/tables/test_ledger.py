@@ -1,6 +1,5 @@
 """Planted effects, nulls, underpowered tables and closed gates through the whole ledger: each verdict for the right reason."""
 
-import importlib.util
 import json
 import math
 import random
@@ -9,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import made_up
 import pytest
 import yaml
 
@@ -241,11 +241,7 @@ def test_what_was_not_run_counts_as_one_in_holms_family() -> None:
 
 def test_the_picks_are_those_of_the_campaigns_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule itself is compared in test_picks.py; here the names, the parts of R, the tuning runs that count, and the edge."""
-    path = ROOT / "results" / "campaign" / "picks.py"
-    spec = importlib.util.spec_from_file_location("campaign_names", path)
-    assert spec is not None and spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
+    program = made_up.program("campaign/picks.py")
     runs = tuning(best=0.3, alpha=1.25)
     noise = [run(s, None, val=70.0, method="sam", rho=0.8, radius="uniform") for s in (900, 901)]  # another arm's tuning
     final = [run(1000, None, val=99.0, method="sam", rho=0.05)]  # a seed of the claim's
@@ -286,11 +282,7 @@ def test_the_radius_of_the_same_rise_is_the_campaigns(monkeypatch: pytest.Monkey
     whole = [run(s, None, val=60.0 - 9 * abs(rho - 1) + s / 1000, method="sam", rho=rho) for s in (900, 901) for rho in (0.5, 1.0, 2.0)]
     around = {"average[rho=2]": 4e-3, "average[rho=8]": 64e-3, "sharpness[rho=1,bn=eval,batch=all]": 16e-3}  # names hold 1, not 1.0
     assert picked([replace(r, measures=r.measures | around) for r in whole]) == (4.0, False)
-    path = ROOT / "results" / "campaign" / "picks.py"
-    spec = importlib.util.spec_from_file_location("campaign_rise", path)
-    assert spec is not None and spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
+    program = made_up.program("campaign/picks.py")
     monkeypatch.setattr(program, "sam", lambda: {"R": R})
     monkeypatch.setattr(program, "folders", lambda: [900, 901])
     monkeypatch.setattr(program, "values_of", lambda seed: rises(seed, 0.05))

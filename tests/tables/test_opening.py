@@ -1,8 +1,6 @@
-"""The README's opening figure: which runs are a point of it, and what that point says."""
+"""What the campaign's README shows of stage 1: the points of its opening figure, and its table of arms."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import made_up
@@ -11,16 +9,10 @@ import pytest
 from sam.optimizers.settings import OptimizerConfig
 from sam.tables.conditions import RunRow
 
-PATH = Path(__file__).resolve().parents[2] / "results/campaign/opening.py"
-
 
 @pytest.fixture(scope="module")
 def opening() -> Any:
-    spec = importlib.util.spec_from_file_location("campaign_opening", PATH)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return made_up.program("campaign/opening.py")
 
 
 def run(accuracy: float, seed: int = 0, epochs: int = 40, **keys: Any) -> RunRow:
@@ -47,3 +39,27 @@ def test_a_point_is_the_mean_difference_at_equal_seeds_or_the_mean_itself(openin
     assert (point["epochs"], point["mean"], point["low"], point["high"]) == (80, 1.0, 1.0, 1.0)
     (point,) = opening.points(found, "loss", 1000.0, "SAM N=1", False)
     assert point["n"] == 4 and point["mean"] == pytest.approx(1000 * (1 + 10 + 100 + 1000) / 4)
+
+
+def test_the_table_of_arms_and_its_differences() -> None:
+    arms = made_up.program("campaign/arms.py")
+    keys = [
+        {"method": "sam", "ascent_steps": 5, "rho": 0.05},
+        {"method": "xsam", "rho": 0.1, "alpha": 0.0},
+        {"method": "rand_sam", "radius": "uniform"},
+    ]
+    assert [arms.name_of(run(1.0, **one)) for one in keys] == ["SAM, N = 5 at 0.05", "XSAM at 0.1, alpha 0", "Rand-SAM at U[0, 0.05]"]
+    made: dict[str, list[RunRow]] = {"SGD": [], "SAM at 0.05": [], "SAM, N = 5 at 0.05": []}
+    for name, gain in zip(made, (0.0, 1.0, 3.0), strict=True):
+        for seed in range(3):
+            row = {arms.ACCURACY: 50.0 + seed + gain + 0.1 * seed * gain, arms.LOSS: 0.5, arms.SHARPNESS: 0.01 * (1 + gain)}
+            made[name].append(replace(run(1.0, seed), measures=row))
+    _, _, sgd, sam, many, _, told = arms.lines(made)
+    assert sgd == "| SGD | 3 | 51.00 |  | 0.5000 | 10.00 |" and sam.startswith("| SAM at 0.05 | 3 | 52.10 | +1.10 [+0.85, +1.35] |")
+    assert many.startswith("| SAM, N = 5 at 0.05 | 3 | 54.30 | +3.30 [+2.55, +4.05] |")  # half widths: 4.303 sd / sqrt 3, sd 0.1 and 0.3
+    assert told == "- SAM, N = 5 at 0.05 minus N = 1: accuracy +2.20 [+1.70, +2.70] points; log(L^Asc - L) +0.69 [+0.69, +0.69]."
+
+
+def test_the_readmes_table_is_the_one_made_of_the_rows() -> None:
+    made, page = ((made_up.ROOT / "results/campaign" / name).read_text("utf-8") for name in ("stage1/arms.md", "README.md"))
+    assert made.partition("\n\n")[0] in page

@@ -1,10 +1,8 @@
 """Picks on validation, against numpy and against the campaign's own program; nested by seed; what is said of them."""
 
-import importlib.util
 import random
 import shlex
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import made_up
@@ -28,12 +26,7 @@ def planted(draw: random.Random, keys: int = 1, seeds: int = 2, digits: int = 1)
 
 @pytest.fixture(scope="module")
 def campaign() -> Any:
-    path = Path(__file__).parents[2] / "results" / "campaign" / "picks.py"
-    spec = importlib.util.spec_from_file_location("campaign_picks", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return made_up.program("campaign/picks.py")
 
 
 def test_the_rule_is_the_campaigns(campaign: Any) -> None:
