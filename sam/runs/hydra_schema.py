@@ -100,7 +100,7 @@ def in_our_words(error: Exception) -> str:
     if unknown := re.match(r"Could not override '([^']+)'\.(?:\s+To append to your config use \+(\S+))?", str(error)):
         known = {name for cls in (TrainConfig, EvaluateConfig) for name in (*schema(cls), *flat(defaults(cls)))}
         near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(unknown[1], known, 1))
-        return f"{unknown[2] or unknown[1]}: unknown key{near or '.'} --help lists all keys."
+        return f"{unknown[2] or unknown[1]}: unknown key{near or '.'} --help lists all keys, --cfg hydra Hydra's own."
     kind = next((kind for said, kind in _KINDS.items() if said in str(error.__cause__)), None)
     if kind and (merged := re.match("Error merging override (.+?)=(.*)", str(error))):
         return f"{merged[1]}={merged[2]}: must be {kind.format(*merged.groups())}."

@@ -6,7 +6,7 @@ from hydra.errors import HydraException
 from sam.runs import sweep
 from sam.runs.hydra_schema import in_our_words
 
-LIST = "--help lists all keys."
+LIST = "--help lists all keys, --cfg hydra Hydra's own."
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ LIST = "--help lists all keys."
         ("optimizer.roh=0.1", f"optimizer.roh=0.1: unknown key; did you mean optimizer.rho? {LIST}"),
         ("optimzer=sam", f"optimzer=sam: unknown key; did you mean optimizer? {LIST}"),
         ("zzz=1", f"zzz=1: unknown key. {LIST}"),
+        ("hydra.launcher.procesess=4", f"hydra.launcher.procesess=4: unknown key. {LIST}"),
         ("optimizer.rho=small", "optimizer.rho=small: must be a number."),
         ("seed=1.5", "seed=1.5: must be a whole number."),
         ("force=perhaps", "force=perhaps: must be true or false."),
