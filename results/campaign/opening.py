@@ -101,7 +101,8 @@ def main(runs: Path, out: Path, lr: float, decay: float) -> None:
                 drawn(axes, points(final, measure, factor, name, False), name, rows, title)
             for point in points(final, measure, factor, "SGD", False):
                 rows.append({"panel": title} | point)
-                axes.axhline(point["mean"], color=SOFT if point["epochs"] > 40 else INK, ls="--" if point["epochs"] > 40 else "-", lw=0.8)
+                longer = point["epochs"] > min(epochs for _, _, epochs in final)
+                axes.axhline(point["mean"], color=SOFT if longer else INK, ls="--" if longer else "-", lw=0.8)
             axes.set(xscale="log", yscale="log", xlabel="ρ of training")
             for which in "xy":
                 scale(axes, which, Axis("", log=True))

@@ -1,0 +1,85 @@
+"""Stage 1, arm by arm: accuracy with its paired difference from SGD, training loss and sharpness; and N steps against one.
+
+    python results/campaign/arms.py runs/campaign/stage1 results/campaign/stage1/arms.md
+
+Test accuracy with BatchNorm recalibrated; L(w) and L^Asc - L at rho 0.05 on all training images, running statistics. Means over seeds; in
+brackets the 95% interval of a mean difference over common seeds (Student's t). No correction: it describes.
+"""
+
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import mean
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from sam.core.files import write_atomic
+from sam.evaluation.evaluate import stored_runs
+from sam.evaluation.settings import EvaluateConfig
+from sam.optimizers.settings import METHODS
+from sam.tables.conditions import RunRow, grouped
+from sam.tables.statistics import is_finite, paired_difference
+
+ACCURACY, LOSS, SHARPNESS = "test_accuracy[bn=recalibrated]", "train_loss", "sharpness[rho=0.05,bn=eval,batch=all]"
+SGD, ONE = "SGD", "SAM at 0.05"
+Arms = Mapping[str, list[RunRow]]
+
+
+def name_of(run: RunRow) -> str:
+    """ "SAM, N = 5 at 0.05", "Rand-SAM at U[0, 0.05]", "XSAM at 0.05, alpha searched"."""
+    o = run.config.optimizer
+    if o.method == "sgd":
+        return SGD if run.config.epochs == 40 else f"SGD, {run.config.epochs} epochs"
+    steps, rho = getattr(o, "ascent_steps", 1), getattr(o, "rho", 0.0)
+    radius = f"U[0, {rho:g}]" if getattr(o, "radius", "fixed") == "uniform" else f"{rho:g}"
+    alpha = getattr(o, "alpha", None)
+    searched = "" if o.method != "xsam" else ", alpha searched" if alpha is None else f", alpha {alpha:g}"
+    return f"{METHODS[o.method].label}{f', N = {steps}' if steps > 1 else ''} at {radius}{searched}"
+
+
+def values(runs: list[RunRow], measure: str, log: bool = False) -> dict[int, float]:
+    found = {run.config.seed: run.measures.get(measure) for run in runs}
+    return {seed: math.log(value) if log else value for seed, value in found.items() if is_finite(value)}
+
+
+def difference(runs: list[RunRow], base: list[RunRow], measure: str, log: bool = False) -> str:
+    """ "+0.08 [-0.45, +0.61]"; without the interval below three common seeds, and "" without any."""
+    d = paired_difference(values(runs, measure, log), values(base, measure, log))
+    if d.mean is None:
+        return ""
+    return f"{d.mean:+.2f}" + (f" [{d.ci_low:+.2f}, {d.ci_high:+.2f}]" if d.ci_low is not None and d.ci_high is not None else "")
+
+
+def lines(arms: Arms) -> Iterator[str]:
+    yield "| arm | n | accuracy (%) | minus SGD [95%] | L(w) | L^Asc - L at ρ 0.05, ×10³ |"
+    yield "|---|---|---|---|---|---|"
+    for name, runs in arms.items():
+        accuracy, losses, sharp = (values(runs, measure) for measure in (ACCURACY, LOSS, SHARPNESS))
+        if accuracy and losses and sharp:
+            versus = "" if name == SGD else difference(runs, arms[SGD], ACCURACY)
+            numbers = f"{mean(accuracy.values()):.2f} | {versus} | {mean(losses.values()):.4f} | {1000 * mean(sharp.values()):.2f}"
+            yield f"| {name} | {len(accuracy)} | {numbers} |"
+    yield ""
+    for name, runs in arms.items():
+        if name.startswith("SAM, N"):
+            accuracy_, sharp_ = difference(runs, arms[ONE], ACCURACY), difference(runs, arms[ONE], SHARPNESS, log=True)
+            yield f"- {name} minus N = 1: accuracy {accuracy_} points; log(L^Asc - L) {sharp_}."
+
+
+def main(folder: Path, out: Path) -> None:
+    runs = [run for run in stored_runs(EvaluateConfig(runs_dir=str(folder)), []) if run.is_finished]
+    order = {method: place for place, method in enumerate(METHODS)}
+    of = lambda run: run.config.optimizer
+    key = lambda run: (
+        order[of(run).method],
+        getattr(of(run), "ascent_steps", 1),
+        run.config.epochs,
+        getattr(of(run), "rho", 0.0),
+        name_of(run),
+    )
+    write_atomic(out, "\n".join(lines(grouped(sorted(runs, key=key), name_of))) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
