@@ -9,9 +9,10 @@
 # committed rows are unpacked first, so that what they hold is neither trained nor measured again. PROCESSES: how many at a time; the sweeps
 # up to the next measuring are then one queue (one_queue.py), for a machine with many cores or a GPU that the runs share (amendment 3);
 # CUDA_GRAPHS=1 launches their steps as CUDA graphs (amendment 7).
+# All processors compute in AVX2, so that a seed's runs have the same digits on whichever machine they are trained (amendment 10).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-export OMP_NUM_THREADS=1
+export OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 python=${PYTHON:-.venv/bin/python}
 here=results/campaign
 

@@ -250,10 +250,12 @@ def _git(*arguments: str) -> str | None:
 
 
 def _processor() -> str:
+    """Name and instruction set: one name ("AMD EPYC") stands for processors whose sums differ in their last digits."""
+    name = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return platform.processor() or platform.machine()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def environment(device: torch.device) -> dict[str, Any]:
