@@ -2,7 +2,7 @@
 # The campaign of PLAN.md, from beginning to end, with one command that skips what is finished and continues what is not:
 #
 #   nice -n 19 bash results/campaign/campaign.sh            # all stages in the plan's order
-#   nice -n 19 bash results/campaign/campaign.sh stage1     # one of them: stage0 stage1 stage1_more stage3 stage2 ...
+#   nice -n 19 bash results/campaign/campaign.sh stage1     # one of them: stage0 stage1 stage3 stage2 ...
 #
 # It runs from the root of a checkout at the campaign's tag, with cifar10-16.npz, cifar10-32.npz, cifar100-16.npz and resnet20-12fca82f.th in
 # datasets/, two processes of one thread each. SIGTERM and Ctrl-C end it cleanly. PYTHON: the interpreter. ROWS: the branch whose
@@ -86,9 +86,9 @@ extend() { # extend PICK TRAINING...: by the plan's further values, where the pi
     measure campaign/stage0 'sharpness.notions=[gap]' 'sharpness.batchnorm=[eval,recalibrated]' 'sharpness.gap.splits=[val]'
 }
 
-usual() { # usual FOLDER: losses and accuracies with both kinds of statistics, the sharpness with running ones
-    measure "$1" 'sharpness.notions=[gap]' 'sharpness.batchnorm=[eval,recalibrated]'
-    measure "$1" 'sharpness.notions=[ascent,average]' 'sharpness.batchnorm=[eval]' "sharpness.rho=[$(pick radii)]" \
+usual() { # usual FOLDER [SEEDS]: losses and accuracies with both kinds of statistics, the sharpness with running ones
+    measure "$@" 'sharpness.notions=[gap]' 'sharpness.batchnorm=[eval,recalibrated]'
+    measure "$@" 'sharpness.notions=[ascent,average]' 'sharpness.batchnorm=[eval]' "sharpness.rho=[$(pick radii)]" \
         sharpness.average.subset=512
 }
 
@@ -105,28 +105,44 @@ stage1_arms() { # stage1_arms SEEDS [FURTHER ARGUMENTS]
     train $arms optimizer=sam_n5 "optimizer.rho=$rho_sam_n5"
     train $arms optimizer=xsam "optimizer.rho=$rho_xsam"
 }
-stage1() {
-    local first
-    for first in 1000 1005 1010 1015; do
-        stage1_arms "range($first,$((first + 5)))" "$([ "$first" -ge 1010 ] || echo "keep_checkpoints=[1,5,10,20,30,40]")"
-        usual campaign/stage1
+stage1() { # two seeds at a time, measured before the next are trained: weights may not outlive a sitting (amendment 11)
+    local first seeds
+    stage1_seeds 1000,1001,1002,1003,1004
+    for first in 1005 1007 1009 1011 1013; do
+        seeds=$first,$((first + 1))
+        stage1_seeds "$seeds" "keep_checkpoints=[1,5,10,20,30,40]"
+        stage1_more "$seeds"
     done
-    local which
-    for which in 'seeds=[1000,1001,1002] kept=true' 'seeds=[1003,1004,1005,1006,1007,1008,1009]'; do # amendment 9
-        measure campaign/stage1 $which notions=quick 'sharpness.notions=[gap,ascent,hessian,maximum,adaptive]' 'sharpness.batchnorm=[eval]' \
-            "sharpness.rho=[$(pick radii)]" sharpness.hessian.subset=512 sharpness.maximum.subset=512 sharpness.adaptive.subset=512
-    done
+    stage1_seeds 1015,1016
+    stage1_seeds 1017,1018,1019
 }
-
-stage1_more() { # what the claims added after the plan ask of stage 1's networks: measures alone (amendment 5)
-    picked sam
-    local sams="select={optimizer.method: sam, optimizer.ascent_steps: 1, optimizer.rho: $R, optimizer.radius: fixed}"
-    local ten='seeds=[1000,1001,1002,1003,1004,1005,1006,1007,1008,1009]'
-    measure campaign/stage1 'sharpness.notions=[outcomes]' 'sharpness.batchnorm=[eval,recalibrated]'
-    measure campaign/stage1 "$ten" "$sams" kept=true 'sharpness.notions=[n_step,maximum,interior]' "sharpness.rho=[$R]" \
-        'sharpness.n_step.steps=[1,2,3,5]' sharpness.n_step.subset=512 sharpness.maximum.subset=512
-    measure campaign/stage1 "$ten" "$sams" 'sharpness.notions=[direction]' "sharpness.rho=[$R]" 'sharpness.direction.ascent_steps=[1,5]'
-    measure campaign/stage1 "$ten" "$sams" 'sharpness.notions=[rounding]' 'sharpness.rho=[0.05]'
+stage1_seeds() {
+    stage1_arms "$@"
+    usual campaign/stage1 "seeds=[$1]"
+    measure campaign/stage1 "seeds=[$1]" 'sharpness.notions=[outcomes]' 'sharpness.batchnorm=[eval,recalibrated]'
+}
+stage1_more() { # what the claims added after the plan ask of SAM's networks (amendment 5), and what is shown over training
+    local seeds="seeds=[$1]" radii
+    local sam="optimizer.method: sam, optimizer.rho: $R, optimizer.radius: fixed"
+    measure campaign/stage1 "$seeds" "select={$sam, optimizer.ascent_steps: 1}" kept=true 'sharpness.notions=[n_step,maximum,interior]' \
+        "sharpness.rho=[$R]" 'sharpness.n_step.steps=[1,2,3,5]' sharpness.n_step.subset=512 sharpness.maximum.subset=512
+    measure campaign/stage1 "$seeds" "select={$sam, optimizer.ascent_steps: 1}" 'sharpness.notions=[direction]' "sharpness.rho=[$R]" \
+        'sharpness.direction.ascent_steps=[1,5]'
+    measure campaign/stage1 "$seeds" "select={$sam, optimizer.ascent_steps: 1}" 'sharpness.notions=[rounding]' 'sharpness.rho=[0.05]'
+    radii=$(pick radii)
+    case $1 in
+    1005,1006)
+        measure campaign/stage1 "$seeds" kept=true 'sharpness.notions=[gap,ascent]' 'sharpness.batchnorm=[eval]' "sharpness.rho=[$radii]"
+        curvature "$seeds" kept=true "select={optimizer.method: sgd, epochs: 40}"
+        curvature "$seeds" kept=true "select={$sam, optimizer.ascent_steps: [1, 5]}"
+        curvature "$seeds"
+        ;;
+    1007,1008) curvature "$seeds" ;;
+    esac
+}
+curvature() {
+    measure campaign/stage1 "$@" notions=quick 'sharpness.notions=[hessian,maximum,adaptive]' 'sharpness.batchnorm=[eval]' \
+        "sharpness.rho=[$radii]" sharpness.hessian.subset=512 sharpness.maximum.subset=512 sharpness.adaptive.subset=512
 }
 
 stage1_gpu() { stage1_arms "range(1010,1014)"; } # amendment 7
@@ -202,7 +218,7 @@ stage5() {
 }
 
 "$python" scripts/rows.py unpack=$here/rows branch="${ROWS:-main}" runs_dir=runs/campaign
-for stage in "${@:-stage0 stage1 stage1_more stage3 stage2 stage4 stage3_more stage5}"; do
+for stage in "${@:-stage0 stage1 stage3 stage2 stage4 stage3_more stage5}"; do
     for one in $stage; do
         echo "== $one"
         "$one"
