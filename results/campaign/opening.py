@@ -89,10 +89,10 @@ def main(runs: Path, out: Path, lr: float, decay: float) -> None:
             top.axhspan(point["low"], point["high"], color=SOFT, alpha=0.15, lw=0)
             top.axhline(point["mean"], color=SOFT, ls="--", lw=0.8, label="SGD, twice the epochs")
         top.axhline(0.0, color=INK, lw=0.8)
-        top.set(xscale="log", ylim=(CUT - 0.3, None))
+        top.set(xscale="log", ylim=(CUT - 0.3, 4.3))
         scale(top, "x", Axis("ρ", log=True))
         seeds = max((point["n"] for point in rows if "seed" not in point), default=0)
-        said = f"open: validation, a tuning seed each; filled: test, {seeds} seeds, 95% intervals"
+        said = f"open: validation, a tuning seed each; filled: test, {seeds} seeds, 95% intervals; at {CUT:g}: below it"
         top.set_title(f"{ABOVE} (points) over ρ; {said}", loc="left", fontsize=7)
         figure.legend(*top.get_legend_handles_labels(), loc="upper center", ncols=5, borderaxespad=0.2)
         for at, (title, measure, factor) in enumerate(BELOW):
@@ -121,7 +121,7 @@ def drawn(axes: Any, line: Iterator[Line], name: str, rows: list[Line], panel: s
     found = list(line)
     rows += [{"panel": panel} | point for point in found]
     x = [point["rho"] * (0.88 + 0.08 * METHODS.index(name)) for point in found]
-    y, low, high = ([point[key] for point in found] for key in ("mean", "low", "high"))
+    y, low, high = ([max(point[key], CUT) for point in found] for key in ("mean", "low", "high"))
     errors = [[a - b for a, b in zip(y, low, strict=True)], [b - a for a, b in zip(y, high, strict=True)]]
     axes.errorbar(x, y, errors, **look(name), ms=4.5, lw=0, elinewidth=1.1, label=name)
 
