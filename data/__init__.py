@@ -131,3 +131,9 @@ def host_memory() -> int:
     with suppress(OSError, ValueError):  # no such file, or "max" in it
         sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
     return min(sizes)
+
+
+def enough_memory(what: str, size: int) -> None:
+    """Raise `DataError`, which names `what`, unless this machine has memory for `size` bytes."""
+    if size > host_memory():
+        raise DataError(f"{what}: unpacks to {size:,} bytes; this machine has {host_memory():,} of memory.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data import DataError, host_memory, npz, regular_file
+from data import DataError, enough_memory, npz, regular_file
 from data.downsample import called_source, save
 
 HELD_OUT = ("test", "val", "valid", "validation")  # the test set: the first that is there
@@ -35,12 +35,7 @@ def convert(source: str, out: str, size: int | None = None) -> None:
                 images = _resized(images, size)
             npz.checked_shape(source, f"{split}_images", images.shape, images.dtype)
             arrays |= {f"{split}_images": images, f"{split}_labels": labels.astype(np.int64)}
-
-    def check(file: Path) -> None:
-        with called_source(source, str(file)):
-            npz.describe(str(file), "arrays", None)
-
-    save(out, arrays, check)
+    save(source, out, arrays)
 
 
 def _readable(read: Callable[[Any], Any], path: Path | str, content: Any = None) -> Any:
@@ -52,11 +47,6 @@ def _readable(read: Callable[[Any], Any], path: Path | str, content: Any = None)
     except Exception as error:
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise DataError(f"source={path}: cannot be read ({reason}).") from error
-
-
-def _enough_memory(what: object, size: int) -> None:
-    if size > host_memory():
-        raise DataError(f"source={what}: unpacks to {size:,} bytes; this machine has {host_memory():,} of memory.")
 
 
 def _held_out(folder: Path, pattern: str) -> list[Path]:
@@ -75,7 +65,7 @@ def _npy(folder: Path, size: int | None) -> Iterator[Split]:
     for y in (folder / "y_train.npy", *_held_out(folder, "y_{}.npy")):
         read = lambda path: np.lib.format.open_memmap(path, mode="r")  # which takes no pickled objects, and nothing that is cut short
         images, labels = (_readable(read, path) for path in (y.with_name(f"x{y.name[1:]}"), y))
-        _enough_memory(y.parent, images.nbytes)
+        enough_memory(f"source={y.parent}", images.nbytes)
         yield np.array(images), np.array(labels)
 
 
@@ -87,7 +77,7 @@ def _mat(folder: Path, size: int | None) -> Iterator[Split]:
         shapes = {name: shape for name, shape, _ in _readable(matlab.whosmat, path)}
         if {"X", "y"} - shapes.keys() or len(shapes["X"]) != 4:
             raise DataError(f"source={path}: must hold X (h, w, c, n) and y (n, 1), as SVHN's files do; it holds {shapes}.")
-        _enough_memory(path, int(np.prod(shapes["X"], dtype=float)))
+        enough_memory(f"source={path}", int(np.prod(shapes["X"], dtype=float)))
         values = _readable(lambda path: matlab.loadmat(path, variable_names=["X", "y"]), path)
         yield np.ascontiguousarray(values["X"].transpose(3, 0, 1, 2)), _readable(lambda y: y % 10, path, values["y"])
 
@@ -125,7 +115,8 @@ def _parquet(folder: Path, size: int | None) -> Iterator[Split]:
         labels: list[int] = []
         for path in paths:
             file = _readable(parquet.ParquetFile, path)
-            _enough_memory(path, sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups)))
+            groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+            enough_memory(f"source={path}", sum(group.total_byte_size for group in groups))
             columns = {field.name: str(field.type) for field in file.schema_arrow}
             image = [name for name, kind in columns.items() if kind.startswith("struct<") and "bytes: " in kind]
             label = [name for name in ("label", "labels", "fine_label") if columns.get(name, "").lstrip("u").startswith("int")]
@@ -163,7 +154,7 @@ def _decoded(splits: Sequence[tuple[list[Encoded], np.ndarray]], size: int | Non
             raise DataError(f"source={name}: is of {width}x{height} {other}; give size=PIXELS to make all images squares of that size.")
     side = size or first
     mode = "L" if all(mode in ("1", "L") for *_, mode in headers) else "RGB"
-    _enough_memory("the images", len(headers) * side**2 * len(mode))
+    enough_memory("source=the images", len(headers) * side**2 * len(mode))
     for files, labels in splits:
         images = np.empty((len(files), side, side, len(mode)), np.uint8)
         for place, (name, file) in enumerate(files):
@@ -176,10 +167,8 @@ def _opened(name: str, content: bytes | None, use: Callable[[Any], Any]) -> Any:
     from PIL import Image
 
     def read(file: Any) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
-                return use(image)
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning), Image.open(file, formats=FORMATS) as image:
+            return use(image)
 
     return _readable(read, name, None if content is None else io.BytesIO(content))
 
@@ -195,6 +184,6 @@ def _resized(images: np.ndarray, size: int) -> np.ndarray:
     from PIL import Image
 
     images = images.reshape(*images.shape[:3], -1)
-    _enough_memory("the images", len(images) * size**2 * images.shape[-1])
+    enough_memory("source=the images", len(images) * size**2 * images.shape[-1])
     planes = ((_square(Image.fromarray(plane), size) for plane in np.moveaxis(image, -1, 0)) for image in images)
     return np.stack([np.concatenate(list(image), axis=-1) for image in planes])

@@ -2,10 +2,9 @@
 
 import contextlib
 import filecmp
-import itertools
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ def downsample(source: str, size: int, out: str) -> None:
         if size < 1 or side % size:
             raise DataError(f"size={size}: must divide {side}, the size of the images in {source} (with {side} they stay as they are).")
         arrays = npz.read(source)
-    save(out, arrays | {key: block_means(images, size) for key, images in arrays.items() if key.endswith("images")})
+    save(source, out, arrays | {key: block_means(images, size) for key, images in arrays.items() if key.endswith("images")})
 
 
 @contextlib.contextmanager
@@ -35,13 +34,15 @@ def called_source(source: str, path: str) -> Iterator[None]:
         raise DataError(str(error).replace(f"dataset.path={path}", f"source={source}", 1)) from error
 
 
-def save(out: str, arrays: Mapping[str, np.ndarray], check: Callable[[Path], object] = lambda file: None) -> None:
-    """Write the file `out` (see `write`), once `check` has accepted it. An existing file with other contents is kept: DataError."""
+def save(source: str, out: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write the file `out` (see `write`). DataError for arrays, from `source`, that no run could use; and where a file with other contents
+    is there, which is kept."""
     target = Path(out).expanduser()
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         write(temporary, arrays)
-        check(temporary)
+        with called_source(source, str(temporary)):
+            npz.describe(str(temporary), "arrays", None)
         if target.exists() and not filecmp.cmp(temporary, target, shallow=False):
             raise DataError(f"out={out}: is there already, with other contents; choose another name, or remove it.")
         temporary.replace(target)
@@ -56,14 +57,12 @@ def block_means(images: np.ndarray, size: int) -> np.ndarray:
     """Average non-overlapping square blocks, rounded to the nearest integer, ties up: (n, h, h, c) uint8 -> (n, size, size, c) uint8. In
     integers, (sum + k // 2) // k over the k pixels of a block: no floating-point arithmetic that could differ between machines."""
     side = images.shape[1] // size
-    small = np.empty((len(images), size, size, images.shape[-1]), np.uint8)
-    for start in range(0, len(images), _BLOCK):
-        part = images[start : start + _BLOCK]
-        sums = np.full((len(part), *small.shape[1:]), side**2 // 2, np.uint32)
-        for row, column in itertools.product(range(side), repeat=2):
-            sums += part[:, row::side, column::side]
-        small[start : start + _BLOCK] = sums // side**2
-    return small
+
+    def means(part: np.ndarray) -> np.ndarray:
+        sums = part.reshape(-1, size, side, size, side, part.shape[-1]).sum(axis=(2, 4), dtype=np.uint32)
+        return ((sums + side**2 // 2) // side**2).astype(np.uint8)
+
+    return np.concatenate([means(part) for part in np.array_split(images, -(-len(images) // _BLOCK))])
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

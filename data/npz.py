@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 
-from data import DataError, Description, host_memory, regular_file
+from data import DataError, Description, enough_memory, regular_file
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -31,8 +31,7 @@ def describe(path: str, name: str, expected: Description | None) -> Description:
                 images, count = shapes[f"{split}_images"], shapes[f"{split}_labels"][0]
                 if images[0] != count:
                     raise DataError(f"dataset.path={path}: {split}_images holds {images[0]} images but {split}_labels {count} labels.")
-            if total > host_memory():  # a small file may unpack to any size
-                raise DataError(f"dataset.path={path}: unpacks to {total:,} bytes; this machine has {host_memory():,} of memory.")
+            enough_memory(f"dataset.path={path}", total)  # a small file may unpack to any size
             for key in ("train_labels", "test_labels"):
                 with archive.open(f"{key}.npy") as file:
                     labels[key] = np.lib.format.read_array(file, allow_pickle=False)
