@@ -166,10 +166,9 @@ def _cifar_missing(name: str, root: str, source: Any, cause: str) -> str:
 
     sums = {**dict(source.train_list + source.test_list), source.meta["filename"]: source.meta["md5"]}
     folder = Path(root).expanduser() / source.base_folder
-    damaged = [file for file, md5 in sums.items() if (folder / file).exists() and not check_integrity(str(folder / file), md5)]
     missing = [file for file in sums if not (folder / file).exists()]
-    parts = [f"{', '.join(missing)} missing"] if missing else []
-    parts += [f"{', '.join(damaged)} damaged (MD5 differs)"] if damaged else []
-    state = "; ".join(parts) or "the files are there but cannot be read"
+    damaged = [file for file, md5 in sums.items() if file not in missing and not check_integrity(str(folder / file), md5)]
+    found = [f"{', '.join(files)} {how}" for files, how in ((missing, "missing"), (damaged, "damaged (MD5 differs)")) if files]
+    state = "; ".join(found) or "the files are there but cannot be read"
     cure = f"run `python scripts/prepare_data.py dataset={name} root={root}` on a machine with a network and copy the folder here"
     return f"dataset={name}: {folder} must hold {', '.join(sums)} ({state}; {cause}); {cure}, or give dataset.path=FILE.npz."
