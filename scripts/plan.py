@@ -24,7 +24,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +43,7 @@ from sam.training import cost
 WARM = 2  # steps before the clock counts: the first allocates, and searches
 ENOUGH = 5  # seeds that a plan should have before it is given more epochs
 LEVEL, POWER = 0.05, 0.8
-SHARES = (1.0, 0.5, 0.25)  # of the planned epochs
+SHARES = (1.0, 0.5, 0.25)  # of the planned epochs, from large to small
 
 
 class _Timed(Exception):
@@ -149,13 +149,6 @@ def spread_of(runs_dir: str) -> float:
     return math.sqrt(squares / free)
 
 
-def choose(seeds: Mapping[float, int]) -> float | None:
-    """The largest share of the epochs that leaves enough seeds, else the one with most; None if not one seed of any fits."""
-    enough = [share for share, n in seeds.items() if n >= ENOUGH]
-    best = max(enough, default=max(seeds, key=lambda share: (seeds[share], share)))
-    return best if seeds[best] else None
-
-
 def without(given: Sequence[str], *keys: str) -> list[str]:
     return [word for word in given if word.partition("=")[0] not in keys]
 
@@ -194,14 +187,13 @@ def main(arguments: list[str]) -> int:
         least = smallest_detectable(spread or 1.0, n, LEVEL / tests, POWER)
         epochs = ", ".join(map(str, sorted({config.epochs for config in cut})))
         print(f"  {epochs:>10} {seconds / 3600 / own['processes']:>13.3g} {n:>15}   {'none' if least is None else f'{least:.3g}'}")
-    told = (
-        f"spread {spread:.3g} points, {'from ' + own['runs'] if own['runs'] else 'given'}"
-        if spread
-        else "spread unknown: give spread= or runs="
-    )
+    source = f"from {own['runs']}" if own["runs"] else "given"
+    told = f"spread {spread:.3g} points, {source}" if spread else "spread unknown: give spread= or runs="
     print(f"\nPower 80%, level 5% over {counted(tests, 'test')} (Holm's strictest); {told}.")
 
-    if (chosen := choose(seeds)) is None:
+    # The largest share of the epochs that leaves enough seeds, else the one with most.
+    chosen = next((share for share, n in seeds.items() if n >= ENOUGH), max(seeds, key=seeds.__getitem__))
+    if not seeds[chosen]:
         print(f"Not one seed fits into hours={own['hours']:g}.", file=sys.stderr)
         return 1
     shorter = [f"epochs={round(min(planned) * chosen)}"] if chosen < 1 else []

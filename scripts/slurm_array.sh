@@ -43,11 +43,9 @@ script=$(scontrol --oneliner show job "$task" | sed -n 's/.* Command=\(.*slurm_a
 root=$(cd "$(dirname "$script")/.." && pwd) || die "cannot tell where this script was submitted from ('$script')."
 program=${PROGRAM:-train.py}
 [[ $program == /* ]] || program=$root/$program
-python=${PYTHON:-}
-if [[ -z $python ]]; then
-    python=python3
-    [[ -x $root/.venv/bin/python ]] && python=$root/.venv/bin/python
-fi
+python=python3
+[[ -x $root/.venv/bin/python ]] && python=$root/.venv/bin/python
+python=${PYTHON:-$python}
 
 per_task=${RUNS_PER_TASK:-1}
 processes=${SLURM_NTASKS:-1}
