@@ -35,7 +35,7 @@ def describe(**settings: Any) -> Description:
     if s.path:
         from data import npz
 
-        full = npz.describe(s.path, s.name, full)
+        full = npz.describe(s.path, f"dataset.path={s.path}", s.name, full)
     train, val = split_sizes(full.train_size, s.train_size, s.val_fraction, s.val_size)
     for key, values in (("mean", s.mean), ("std", s.std)):
         if values is not None and len(values) != full.channels:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data import DataError, enough_memory, npz, regular_file
-from data.downsample import called_source, save
+from data.downsample import save
 
 HELD_OUT = ("test", "val", "valid", "validation")  # the test set: the first that is there
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
@@ -27,14 +27,13 @@ def convert(source: str, out: str, size: int | None = None) -> None:
         kinds = "train/CLASS/IMAGE, train_32x32.mat, x_train.npy and y_train.npy, or train*.parquet"
         raise DataError(f"source={source}: must be a folder that holds {kinds}, and the same for test; or an .npz file.")
     arrays: dict[str, np.ndarray] = {}
-    with called_source(source, source):
-        for split, (images, labels) in zip(("train", "test"), reader(folder, size), strict=True):
-            labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
-            npz.checked_shape(source, f"{split}_labels", labels.shape, labels.dtype)
-            if size and images.dtype == np.uint8 and images.ndim in (3, 4) and 0 not in images.shape:
-                images = _resized(images, size)
-            npz.checked_shape(source, f"{split}_images", images.shape, images.dtype)
-            arrays |= {f"{split}_images": images, f"{split}_labels": labels.astype(np.int64)}
+    for split, (images, labels) in zip(("train", "test"), reader(folder, size), strict=True):
+        labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
+        npz.checked_shape(f"source={source}", f"{split}_labels", labels.shape, labels.dtype)
+        if size and images.dtype == np.uint8 and images.ndim in (3, 4) and 0 not in images.shape:
+            images = _resized(images, size)
+        npz.checked_shape(f"source={source}", f"{split}_images", images.shape, images.dtype)
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels.astype(np.int64)}
     save(source, out, arrays)
 
 

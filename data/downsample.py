@@ -4,7 +4,7 @@ import contextlib
 import filecmp
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +17,11 @@ _BLOCK = 1000  # images downsampled at a time: the sums take four bytes a pixel
 def downsample(source: str, size: int, out: str) -> None:
     """Read the .npz file `source`, shrink its images to `size` pixels a side (see `block_means`) and write them to the file `out`, with
     the labels and, where `source` has both, train_exact and test_exact. DataError, as from `save`."""
-    with called_source(source, source):
-        side = npz.describe(source, "arrays", None).image_size
-        if size < 1 or side % size:
-            raise DataError(f"size={size}: must divide {side}, the size of the images in {source} (with {side} they stay as they are).")
-        arrays = npz.read(source)
+    side = npz.describe(source, f"source={source}").image_size
+    if size < 1 or side % size:
+        raise DataError(f"size={size}: must divide {side}, the size of the images in {source} (with {side} they stay as they are).")
+    arrays = npz.read(source, f"source={source}")
     save(source, out, arrays | {key: block_means(images, size) for key, images in arrays.items() if key.endswith("images")})
-
-
-@contextlib.contextmanager
-def called_source(source: str, path: str) -> Iterator[None]:
-    """Let errors name source=..., as the user did, where they would name dataset.path=PATH."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(str(error).replace(f"dataset.path={path}", f"source={source}", 1)) from error
 
 
 def save(source: str, out: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -41,8 +31,7 @@ def save(source: str, out: str, arrays: Mapping[str, np.ndarray]) -> None:
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         write(temporary, arrays)
-        with called_source(source, str(temporary)):
-            npz.describe(str(temporary), "arrays", None)
+        npz.describe(str(temporary), f"source={source}")
         if target.exists() and not filecmp.cmp(temporary, target, shallow=False):
             raise DataError(f"out={out}: is there already, with other contents; choose another name, or remove it.")
         temporary.replace(target)

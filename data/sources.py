@@ -67,7 +67,7 @@ def digits(name: str, root: str, download: bool) -> RawData:
 
 
 def arrays(name: str, path: str) -> RawData:
-    arrays = npz.read(path)
+    arrays = npz.read(path, f"dataset.path={path}")
     notes: tuple[str, ...] = ()
     if "train_exact" in arrays:
         exact = np.concatenate([arrays.pop("train_exact"), arrays.pop("test_exact")])
