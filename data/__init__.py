@@ -75,7 +75,7 @@ def load(*, seed: int | None = None, **settings: Any) -> "ImageData":
         raise DataError("dataset.sample=seed: needs the seed of a run, and there is none here; must be fixed.")
     from data import image_data, known, sources
 
-    raw = sources.read(s.name, s.path, s.root, s.download)
+    raw = sources.arrays(s.name, s.path) if s.path else DATASETS[s.name].load()(s.name, s.root, s.download)
     raw = replace(raw, **{key: values for key, values in (("mean", s.mean), ("std", s.std)) if values is not None})  # type: ignore[arg-type]
     images = image_data.build(raw, wanted.train_size, wanted.val_size, s.label_noise, seed if s.sample == "seed" else None)
     if known.is_genuine(s.name, s.path, images.fingerprint):

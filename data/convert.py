@@ -15,7 +15,7 @@ HELD_OUT = ("test", "val", "valid", "validation")  # the test set: the first tha
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # none of those for which PIL starts another program
 Split = tuple[np.ndarray, np.ndarray]  # images (n, h, w, c) or (n, h, w) uint8, labels (n,) integers
-Encoded = tuple[str, bytes | None]  # an image: its file's name, or what a message calls it and the bytes
+Encoded = tuple[str, bytes | None, int]  # an image: its file's name, or what a message calls it and the bytes; its label
 
 
 def convert(source: str, out: str, size: int | None = None) -> None:
@@ -84,21 +84,19 @@ def _mat(folder: Path, size: int | None) -> Iterator[Split]:
 def _image_folder(folder: Path, size: int | None) -> Iterator[Split]:
     """train/CLASS/IMAGE and test/CLASS/IMAGE, as torchvision's ImageFolder reads them: classes are numbered by their names."""
     classes: list[str] = []
-    splits: list[tuple[list[Encoded], np.ndarray]] = []
+    splits: list[list[Encoded]] = []
     for split in (folder / "train", *_held_out(folder, "{}/")):
         names = sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
         classes = classes or names
         if unknown := set(names) - set(classes):
             raise DataError(f"source={split}: class {min(unknown)} is not in train.")
-        files: list[Encoded] = []
-        labels: list[int] = []
+        encoded: list[Encoded] = []
         for name in names:
             found = sorted(path for path in (split / name).rglob("[!.]*") if path.suffix.lower() in ENDINGS)
             if not found and not splits:
                 raise DataError(f"source={split / name}: holds no image ({', '.join(ENDINGS)}).")
-            files += [(str(path), None) for path in found]
-            labels += len(found) * [classes.index(name)]
-        splits.append((files, np.array(labels, np.int64)))
+            encoded += [(str(path), None, classes.index(name)) for path in found]
+        splits.append(encoded)
     yield from _decoded(splits, size)
 
 
@@ -111,7 +109,6 @@ def _parquet(folder: Path, size: int | None) -> Iterator[Split]:
     splits = []
     for paths in (sorted(folder.glob("**/train*.parquet")), _held_out(folder, "**/{}*.parquet")):
         encoded: list[Encoded] = []
-        labels: list[int] = []
         for path in paths:
             file = _readable(parquet.ParquetFile, path)
             groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
@@ -124,10 +121,9 @@ def _parquet(folder: Path, size: int | None) -> Iterator[Split]:
             table = _readable(file.read, path, [*image, *label[:1]])
             for shown, number in zip(*(table[name].to_pylist() for name in (image[0], label[0])), strict=True):
                 if number is None or not shown or shown["bytes"] is None:
-                    raise DataError(f"source={path}: image {len(labels)} has no bytes, or no label.")
-                encoded.append((f"{path}, image {len(labels)}", shown["bytes"]))
-                labels.append(number)
-        splits.append((encoded, np.array(labels, np.int64)))
+                    raise DataError(f"source={path}: image {len(encoded)} has no bytes, or no label.")
+                encoded.append((f"{path}, image {len(encoded)}", shown["bytes"], number))
+        splits.append(encoded)
     yield from _decoded(splits, size)
 
 
@@ -141,9 +137,9 @@ READERS: dict[str, Callable[[Path, int | None], Iterator[Split]]] = {
 # --------------------------------------------------------------------------------------------------------------- images
 
 
-def _decoded(splits: Sequence[tuple[list[Encoded], np.ndarray]], size: int | None) -> Iterator[Split]:
+def _decoded(splits: Sequence[list[Encoded]], size: int | None) -> Iterator[Split]:
     """Decode files: to one channel if all are grey, else to three. Their sizes are looked at first, before any is decoded."""
-    headers = [(name, *_opened(name, file, lambda image: (*image.size, image.mode))) for files, _ in splits for name, file in files]
+    headers = [(name, *_opened(name, file, lambda image: (*image.size, image.mode))) for split in splits for name, file, _ in split]
     first = headers[0][1] if headers else 1
     for name, width, height, mode in headers:
         if mode.startswith(("I", "F")):
@@ -154,11 +150,11 @@ def _decoded(splits: Sequence[tuple[list[Encoded], np.ndarray]], size: int | Non
     side = size or first
     mode = "L" if all(mode in ("1", "L") for *_, mode in headers) else "RGB"
     enough_memory("source=the images", len(headers) * side**2 * len(mode))
-    for files, labels in splits:
-        images = np.empty((len(files), side, side, len(mode)), np.uint8)
-        for place, (name, file) in enumerate(files):
+    for split in splits:
+        images = np.empty((len(split), side, side, len(mode)), np.uint8)
+        for place, (name, file, _) in enumerate(split):
             images[place] = _opened(name, file, lambda image: _square(image.convert(mode), side))
-        yield images, labels
+        yield images, np.array([label for *_, label in split], np.int64)
 
 
 def _opened(name: str, content: bytes | None, use: Callable[[Any], Any]) -> Any:

@@ -47,13 +47,6 @@ def fingerprint(raw: RawData) -> str:
     return digest.hexdigest()[:16]
 
 
-def read(name: str, path: str | None, root: str, download: bool) -> RawData:
-    """Read one data set, of which `describe` has checked the settings and the file. Raises `DataError`."""
-    if path:
-        return arrays(name, path)
-    return DATASETS[name].load()(name, root, download)  # type: ignore[no-any-return]
-
-
 def digits(name: str, root: str, download: bool) -> RawData:
     """1,797 scans of 8 x 8 pixels, 0 to 16 as they come; shuffled once, because the file is ordered by writer."""
     from sklearn.datasets import load_digits
@@ -67,6 +60,7 @@ def digits(name: str, root: str, download: bool) -> RawData:
 
 
 def arrays(name: str, path: str) -> RawData:
+    """The data set `name` from a file that `describe` has checked. Raises `DataError`."""
     arrays = npz.read(path, f"dataset.path={path}")
     notes: tuple[str, ...] = ()
     if "train_exact" in arrays:

@@ -24,7 +24,7 @@ from data import DataError
 from data.convert import convert
 from data.downsample import downsample
 from data.known import notes
-from data.sources import fetch_cifar, fingerprint, read
+from data.sources import arrays, fetch_cifar, fingerprint
 from sam.text import sentence
 
 SHRINKING = {"source": "source=FILE.npz", "size": "size=PIXELS", "out": "out=FILE.npz"}
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
                 convert(source, out, size)
             else:
                 downsample(source, size, out)
-            raw = read("arrays", out, "", False)
+            raw = arrays("arrays", out)
             train, test, side, data = len(raw.train_labels), len(raw.test_labels), raw.train_images.shape[1], fingerprint(raw)
             sha256 = hashlib.sha256(Path(out).expanduser().read_bytes()).hexdigest()
             print(f"{out}: {train:,} training and {test:,} test images of {side} x {side} pixels (SHA-256 {sha256}).")
