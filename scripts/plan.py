@@ -24,8 +24,8 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,14 +69,7 @@ def seconds_per_pass(config: TrainConfig, steps: int, progress: Progress) -> flo
     device = pick_device(config.device)
     with number_format(config.precision, config.threads):
         trainer = Trainer(config, data.load(**to_dict(config.dataset), seed=config.seed), device)
-        seen, seconds, passes = 0, 0.0, 0.0
-        began, before = time.perf_counter(), 0.0
-
-        @contextmanager
-        def evaluating() -> Iterator[None]:
-            nonlocal began
-            yield
-            began = time.perf_counter()
+        seen, seconds, passes, began, before = 0, 0.0, 0.0, 0.0, 0.0
 
         def after_step() -> None:
             nonlocal seen, seconds, passes, began, before
@@ -93,7 +86,8 @@ def seconds_per_pass(config: TrainConfig, steps: int, progress: Progress) -> flo
 
         with suppress(_Timed):
             while True:
-                trainer.run_epoch(lambda _: None, after_step, evaluating)
+                began = time.perf_counter()
+                trainer.run_epoch(lambda _: None, after_step)
     return seconds / passes
 
 

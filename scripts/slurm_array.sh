@@ -82,8 +82,7 @@ done
 
 again=0 failed=0
 for step in "${steps[@]}"; do
-    wait "$step"
-    while kill -0 "$step" 2>/dev/null; do # a trap ends a wait early
+    while kill -0 "$step" 2>/dev/null; do # again and again: a trap ends a wait early
         wait "$step"
     done
     wait "$step" # of a process that has ended this gives the exit code once more, whatever a trap left before
