@@ -94,9 +94,8 @@ def cifar(name: str, root: str, download: bool) -> RawData:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # progress bars
         train, test = fetch_cifar(name, root, download)
     mean, std = map(np.array, CIFAR_STATISTICS[name])
-    images = [np.ascontiguousarray(part.data) for part in (train, test)]
-    labels = [np.array(part.targets, dtype=np.int64) for part in (train, test)]
-    return RawData(images[0], labels[0], images[1], labels[1], DATASETS[name].about.classes, mean, std, (known.BY_SOURCE[name],))
+    splits = [(np.ascontiguousarray(part.data), np.array(part.targets, dtype=np.int64)) for part in (train, test)]
+    return RawData(*splits[0], *splits[1], DATASETS[name].about.classes, mean, std, (known.BY_SOURCE[name],))
 
 
 def fetch_cifar(name: str, root: str, download: bool) -> tuple[Any, Any]:
