@@ -35,7 +35,7 @@ def describe(**settings: Any) -> Description:
     if s.path:
         from data import npz
 
-        full = npz.describe(s.path, s.name, full)
+        full = npz.describe(s.path, f"dataset.path={s.path}", s.name, full)
     train, val = split_sizes(full.train_size, s.train_size, s.val_fraction, s.val_size)
     for key, values in (("mean", s.mean), ("std", s.std)):
         if values is not None and len(values) != full.channels:
@@ -75,7 +75,7 @@ def load(*, seed: int | None = None, **settings: Any) -> "ImageData":
         raise DataError("dataset.sample=seed: needs the seed of a run, and there is none here; must be fixed.")
     from data import image_data, known, sources
 
-    raw = sources.read(s.name, s.path, s.root, s.download)
+    raw = sources.arrays(s.name, s.path) if s.path else DATASETS[s.name].load()(s.name, s.root, s.download)
     raw = replace(raw, **{key: values for key, values in (("mean", s.mean), ("std", s.std)) if values is not None})  # type: ignore[arg-type]
     images = image_data.build(raw, wanted.train_size, wanted.val_size, s.label_noise, seed if s.sample == "seed" else None)
     if known.is_genuine(s.name, s.path, images.fingerprint):
@@ -131,3 +131,9 @@ def host_memory() -> int:
     with suppress(OSError, ValueError):  # no such file, or "max" in it
         sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
     return min(sizes)
+
+
+def enough_memory(what: str, size: int) -> None:
+    """Raise `DataError`, which names `what`, unless this machine has memory for `size` bytes."""
+    if size > host_memory():
+        raise DataError(f"{what}: unpacks to {size:,} bytes; this machine has {host_memory():,} of memory.")

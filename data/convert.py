@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from data import DataError, host_memory, npz, regular_file
-from data.downsample import called_source, save
+from data import DataError, enough_memory, npz, regular_file
+from data.downsample import save
 
 HELD_OUT = ("test", "val", "valid", "validation")  # the test set: the first that is there
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # none of those for which PIL starts another program
 Split = tuple[np.ndarray, np.ndarray]  # images (n, h, w, c) or (n, h, w) uint8, labels (n,) integers
-Encoded = tuple[str, bytes | None]  # an image: its file's name, or what a message calls it and the bytes
+Encoded = tuple[str, bytes | None, int]  # an image: its file's name, or what a message calls it and the bytes; its label
 
 
 def convert(source: str, out: str, size: int | None = None) -> None:
@@ -27,20 +27,14 @@ def convert(source: str, out: str, size: int | None = None) -> None:
         kinds = "train/CLASS/IMAGE, train_32x32.mat, x_train.npy and y_train.npy, or train*.parquet"
         raise DataError(f"source={source}: must be a folder that holds {kinds}, and the same for test; or an .npz file.")
     arrays: dict[str, np.ndarray] = {}
-    with called_source(source, source):
-        for split, (images, labels) in zip(("train", "test"), reader(folder, size), strict=True):
-            labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
-            npz.checked_shape(source, f"{split}_labels", labels.shape, labels.dtype)
-            if size and images.dtype == np.uint8 and images.ndim in (3, 4) and 0 not in images.shape:
-                images = _resized(images, size)
-            npz.checked_shape(source, f"{split}_images", images.shape, images.dtype)
-            arrays |= {f"{split}_images": images, f"{split}_labels": labels.astype(np.int64)}
-
-    def check(file: Path) -> None:
-        with called_source(source, str(file)):
-            npz.describe(str(file), "arrays", None)
-
-    save(out, arrays, check)
+    for split, (images, labels) in zip(("train", "test"), reader(folder, size), strict=True):
+        labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
+        npz.checked_shape(f"source={source}", f"{split}_labels", labels.shape, labels.dtype)
+        if size and images.dtype == np.uint8 and images.ndim in (3, 4) and 0 not in images.shape:
+            images = _resized(images, size)
+        npz.checked_shape(f"source={source}", f"{split}_images", images.shape, images.dtype)
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels.astype(np.int64)}
+    save(source, out, arrays)
 
 
 def _readable(read: Callable[[Any], Any], path: Path | str, content: Any = None) -> Any:
@@ -52,11 +46,6 @@ def _readable(read: Callable[[Any], Any], path: Path | str, content: Any = None)
     except Exception as error:
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise DataError(f"source={path}: cannot be read ({reason}).") from error
-
-
-def _enough_memory(what: object, size: int) -> None:
-    if size > host_memory():
-        raise DataError(f"source={what}: unpacks to {size:,} bytes; this machine has {host_memory():,} of memory.")
 
 
 def _held_out(folder: Path, pattern: str) -> list[Path]:
@@ -75,7 +64,7 @@ def _npy(folder: Path, size: int | None) -> Iterator[Split]:
     for y in (folder / "y_train.npy", *_held_out(folder, "y_{}.npy")):
         read = lambda path: np.lib.format.open_memmap(path, mode="r")  # which takes no pickled objects, and nothing that is cut short
         images, labels = (_readable(read, path) for path in (y.with_name(f"x{y.name[1:]}"), y))
-        _enough_memory(y.parent, images.nbytes)
+        enough_memory(f"source={y.parent}", images.nbytes)
         yield np.array(images), np.array(labels)
 
 
@@ -87,7 +76,7 @@ def _mat(folder: Path, size: int | None) -> Iterator[Split]:
         shapes = {name: shape for name, shape, _ in _readable(matlab.whosmat, path)}
         if {"X", "y"} - shapes.keys() or len(shapes["X"]) != 4:
             raise DataError(f"source={path}: must hold X (h, w, c, n) and y (n, 1), as SVHN's files do; it holds {shapes}.")
-        _enough_memory(path, int(np.prod(shapes["X"], dtype=float)))
+        enough_memory(f"source={path}", int(np.prod(shapes["X"], dtype=float)))
         values = _readable(lambda path: matlab.loadmat(path, variable_names=["X", "y"]), path)
         yield np.ascontiguousarray(values["X"].transpose(3, 0, 1, 2)), _readable(lambda y: y % 10, path, values["y"])
 
@@ -95,21 +84,19 @@ def _mat(folder: Path, size: int | None) -> Iterator[Split]:
 def _image_folder(folder: Path, size: int | None) -> Iterator[Split]:
     """train/CLASS/IMAGE and test/CLASS/IMAGE, as torchvision's ImageFolder reads them: classes are numbered by their names."""
     classes: list[str] = []
-    splits: list[tuple[list[Encoded], np.ndarray]] = []
+    splits: list[list[Encoded]] = []
     for split in (folder / "train", *_held_out(folder, "{}/")):
         names = sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
         classes = classes or names
         if unknown := set(names) - set(classes):
             raise DataError(f"source={split}: class {min(unknown)} is not in train.")
-        files: list[Encoded] = []
-        labels: list[int] = []
+        encoded: list[Encoded] = []
         for name in names:
             found = sorted(path for path in (split / name).rglob("[!.]*") if path.suffix.lower() in ENDINGS)
             if not found and not splits:
                 raise DataError(f"source={split / name}: holds no image ({', '.join(ENDINGS)}).")
-            files += [(str(path), None) for path in found]
-            labels += len(found) * [classes.index(name)]
-        splits.append((files, np.array(labels, np.int64)))
+            encoded += [(str(path), None, classes.index(name)) for path in found]
+        splits.append(encoded)
     yield from _decoded(splits, size)
 
 
@@ -122,10 +109,10 @@ def _parquet(folder: Path, size: int | None) -> Iterator[Split]:
     splits = []
     for paths in (sorted(folder.glob("**/train*.parquet")), _held_out(folder, "**/{}*.parquet")):
         encoded: list[Encoded] = []
-        labels: list[int] = []
         for path in paths:
             file = _readable(parquet.ParquetFile, path)
-            _enough_memory(path, sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups)))
+            groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+            enough_memory(f"source={path}", sum(group.total_byte_size for group in groups))
             columns = {field.name: str(field.type) for field in file.schema_arrow}
             image = [name for name, kind in columns.items() if kind.startswith("struct<") and "bytes: " in kind]
             label = [name for name in ("label", "labels", "fine_label") if columns.get(name, "").lstrip("u").startswith("int")]
@@ -134,10 +121,9 @@ def _parquet(folder: Path, size: int | None) -> Iterator[Split]:
             table = _readable(file.read, path, [*image, *label[:1]])
             for shown, number in zip(*(table[name].to_pylist() for name in (image[0], label[0])), strict=True):
                 if number is None or not shown or shown["bytes"] is None:
-                    raise DataError(f"source={path}: image {len(labels)} has no bytes, or no label.")
-                encoded.append((f"{path}, image {len(labels)}", shown["bytes"]))
-                labels.append(number)
-        splits.append((encoded, np.array(labels, np.int64)))
+                    raise DataError(f"source={path}: image {len(encoded)} has no bytes, or no label.")
+                encoded.append((f"{path}, image {len(encoded)}", shown["bytes"], number))
+        splits.append(encoded)
     yield from _decoded(splits, size)
 
 
@@ -151,9 +137,9 @@ READERS: dict[str, Callable[[Path, int | None], Iterator[Split]]] = {
 # --------------------------------------------------------------------------------------------------------------- images
 
 
-def _decoded(splits: Sequence[tuple[list[Encoded], np.ndarray]], size: int | None) -> Iterator[Split]:
+def _decoded(splits: Sequence[list[Encoded]], size: int | None) -> Iterator[Split]:
     """Decode files: to one channel if all are grey, else to three. Their sizes are looked at first, before any is decoded."""
-    headers = [(name, *_opened(name, file, lambda image: (*image.size, image.mode))) for files, _ in splits for name, file in files]
+    headers = [(name, *_opened(name, file, lambda image: (*image.size, image.mode))) for split in splits for name, file, _ in split]
     first = headers[0][1] if headers else 1
     for name, width, height, mode in headers:
         if mode.startswith(("I", "F")):
@@ -163,12 +149,12 @@ def _decoded(splits: Sequence[tuple[list[Encoded], np.ndarray]], size: int | Non
             raise DataError(f"source={name}: is of {width}x{height} {other}; give size=PIXELS to make all images squares of that size.")
     side = size or first
     mode = "L" if all(mode in ("1", "L") for *_, mode in headers) else "RGB"
-    _enough_memory("the images", len(headers) * side**2 * len(mode))
-    for files, labels in splits:
-        images = np.empty((len(files), side, side, len(mode)), np.uint8)
-        for place, (name, file) in enumerate(files):
+    enough_memory("source=the images", len(headers) * side**2 * len(mode))
+    for split in splits:
+        images = np.empty((len(split), side, side, len(mode)), np.uint8)
+        for place, (name, file, _) in enumerate(split):
             images[place] = _opened(name, file, lambda image: _square(image.convert(mode), side))
-        yield images, labels
+        yield images, np.array([label for *_, label in split], np.int64)
 
 
 def _opened(name: str, content: bytes | None, use: Callable[[Any], Any]) -> Any:
@@ -176,10 +162,8 @@ def _opened(name: str, content: bytes | None, use: Callable[[Any], Any]) -> Any:
     from PIL import Image
 
     def read(file: Any) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
-                return use(image)
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning), Image.open(file, formats=FORMATS) as image:
+            return use(image)
 
     return _readable(read, name, None if content is None else io.BytesIO(content))
 
@@ -195,6 +179,6 @@ def _resized(images: np.ndarray, size: int) -> np.ndarray:
     from PIL import Image
 
     images = images.reshape(*images.shape[:3], -1)
-    _enough_memory("the images", len(images) * size**2 * images.shape[-1])
+    enough_memory("source=the images", len(images) * size**2 * images.shape[-1])
     planes = ((_square(Image.fromarray(plane), size) for plane in np.moveaxis(image, -1, 0)) for image in images)
     return np.stack([np.concatenate(list(image), axis=-1) for image in planes])

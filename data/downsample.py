@@ -2,10 +2,9 @@
 
 import contextlib
 import filecmp
-import itertools
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,30 +17,21 @@ _BLOCK = 1000  # images downsampled at a time: the sums take four bytes a pixel
 def downsample(source: str, size: int, out: str) -> None:
     """Read the .npz file `source`, shrink its images to `size` pixels a side (see `block_means`) and write them to the file `out`, with
     the labels and, where `source` has both, train_exact and test_exact. DataError, as from `save`."""
-    with called_source(source, source):
-        side = npz.describe(source, "arrays", None).image_size
-        if size < 1 or side % size:
-            raise DataError(f"size={size}: must divide {side}, the size of the images in {source} (with {side} they stay as they are).")
-        arrays = npz.read(source)
-    save(out, arrays | {key: block_means(images, size) for key, images in arrays.items() if key.endswith("images")})
+    side = npz.describe(source, f"source={source}").image_size
+    if size < 1 or side % size:
+        raise DataError(f"size={size}: must divide {side}, the size of the images in {source} (with {side} they stay as they are).")
+    arrays = npz.read(source, f"source={source}")
+    save(source, out, arrays | {key: block_means(images, size) for key, images in arrays.items() if key.endswith("images")})
 
 
-@contextlib.contextmanager
-def called_source(source: str, path: str) -> Iterator[None]:
-    """Let errors name source=..., as the user did, where they would name dataset.path=PATH."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(str(error).replace(f"dataset.path={path}", f"source={source}", 1)) from error
-
-
-def save(out: str, arrays: Mapping[str, np.ndarray], check: Callable[[Path], object] = lambda file: None) -> None:
-    """Write the file `out` (see `write`), once `check` has accepted it. An existing file with other contents is kept: DataError."""
+def save(source: str, out: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write the file `out` (see `write`). DataError for arrays, from `source`, that no run could use; and where a file with other contents
+    is there, which is kept."""
     target = Path(out).expanduser()
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         write(temporary, arrays)
-        check(temporary)
+        npz.describe(str(temporary), f"source={source}")
         if target.exists() and not filecmp.cmp(temporary, target, shallow=False):
             raise DataError(f"out={out}: is there already, with other contents; choose another name, or remove it.")
         temporary.replace(target)
@@ -56,14 +46,12 @@ def block_means(images: np.ndarray, size: int) -> np.ndarray:
     """Average non-overlapping square blocks, rounded to the nearest integer, ties up: (n, h, h, c) uint8 -> (n, size, size, c) uint8. In
     integers, (sum + k // 2) // k over the k pixels of a block: no floating-point arithmetic that could differ between machines."""
     side = images.shape[1] // size
-    small = np.empty((len(images), size, size, images.shape[-1]), np.uint8)
-    for start in range(0, len(images), _BLOCK):
-        part = images[start : start + _BLOCK]
-        sums = np.full((len(part), *small.shape[1:]), side**2 // 2, np.uint32)
-        for row, column in itertools.product(range(side), repeat=2):
-            sums += part[:, row::side, column::side]
-        small[start : start + _BLOCK] = sums // side**2
-    return small
+
+    def means(part: np.ndarray) -> np.ndarray:
+        sums = part.reshape(-1, size, side, size, side, part.shape[-1]).sum(axis=(2, 4), dtype=np.uint32)
+        return ((sums + side**2 // 2) // side**2).astype(np.uint8)
+
+    return np.concatenate([means(part) for part in np.array_split(images, -(-len(images) // _BLOCK))])
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

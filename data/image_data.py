@@ -22,7 +22,7 @@ class ImageData:
     """A data set, split. n, v, t: training, validation (may be 0) and test images.
 
     train_images (n, c, h, w), val_images (v, c, h, w), test_images (t, c, h, w): uint8, stored channels last.
-    train_labels (n,), val_labels (v,), test_labels (t,): int64; only train_labels carry the label noise, clean_train_labels (n,) do not.
+    train_labels (n,), val_labels (v,), test_labels (t,): int64; only train_labels carry the label noise.
     mean, std (c,): float32, of all training images scaled to [0, 1], or what was asked for instead.
     fingerprint: 16 hex digits over shapes and bytes of the whole data set, before any split or noise.
     notes: footnotes of every result measured on these images.
@@ -30,7 +30,6 @@ class ImageData:
 
     train_images: Tensor
     train_labels: Tensor
-    clean_train_labels: Tensor
     val_images: Tensor
     val_labels: Tensor
     test_images: Tensor
@@ -68,12 +67,10 @@ def build(raw: RawData, train_size: int, val_size: int, label_noise: float, seed
     if seed is not None:
         left, noise = _stream(seed, "sample").permutation(left), _stream(seed, "noise")
     kept = np.sort(left[:train_size])
-    clean = raw.train_labels[kept]
     whole = fingerprint(raw)
     return ImageData(
         train_images=_image_tensor(raw.train_images if len(kept) == len(order) else raw.train_images[kept]),
-        train_labels=torch.from_numpy(corrupt_labels(clean, raw.classes, label_noise, noise)),
-        clean_train_labels=torch.from_numpy(clean),
+        train_labels=torch.from_numpy(corrupt_labels(raw.train_labels[kept], raw.classes, label_noise, noise)),
         val_images=_image_tensor(raw.train_images[held_out]),
         val_labels=torch.from_numpy(raw.train_labels[held_out]),
         test_images=_image_tensor(raw.test_images),

@@ -47,13 +47,6 @@ def fingerprint(raw: RawData) -> str:
     return digest.hexdigest()[:16]
 
 
-def read(name: str, path: str | None, root: str, download: bool) -> RawData:
-    """Read one data set, of which `describe` has checked the settings and the file. Raises `DataError`."""
-    if path:
-        return arrays(name, path)
-    return DATASETS[name].load()(name, root, download)  # type: ignore[no-any-return]
-
-
 def digits(name: str, root: str, download: bool) -> RawData:
     """1,797 scans of 8 x 8 pixels, 0 to 16 as they come; shuffled once, because the file is ordered by writer."""
     from sklearn.datasets import load_digits
@@ -67,7 +60,8 @@ def digits(name: str, root: str, download: bool) -> RawData:
 
 
 def arrays(name: str, path: str) -> RawData:
-    arrays = npz.read(path)
+    """The data set `name` from a file that `describe` has checked. Raises `DataError`."""
+    arrays = npz.read(path, f"dataset.path={path}")
     notes: tuple[str, ...] = ()
     if "train_exact" in arrays:
         exact = np.concatenate([arrays.pop("train_exact"), arrays.pop("test_exact")])
@@ -100,9 +94,8 @@ def cifar(name: str, root: str, download: bool) -> RawData:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # progress bars
         train, test = fetch_cifar(name, root, download)
     mean, std = map(np.array, CIFAR_STATISTICS[name])
-    images = [np.ascontiguousarray(part.data) for part in (train, test)]
-    labels = [np.array(part.targets, dtype=np.int64) for part in (train, test)]
-    return RawData(images[0], labels[0], images[1], labels[1], DATASETS[name].about.classes, mean, std, (known.BY_SOURCE[name],))
+    splits = [(np.ascontiguousarray(part.data), np.array(part.targets, dtype=np.int64)) for part in (train, test)]
+    return RawData(*splits[0], *splits[1], DATASETS[name].about.classes, mean, std, (known.BY_SOURCE[name],))
 
 
 def fetch_cifar(name: str, root: str, download: bool) -> tuple[Any, Any]:
@@ -166,10 +159,9 @@ def _cifar_missing(name: str, root: str, source: Any, cause: str) -> str:
 
     sums = {**dict(source.train_list + source.test_list), source.meta["filename"]: source.meta["md5"]}
     folder = Path(root).expanduser() / source.base_folder
-    damaged = [file for file, md5 in sums.items() if (folder / file).exists() and not check_integrity(str(folder / file), md5)]
     missing = [file for file in sums if not (folder / file).exists()]
-    parts = [f"{', '.join(missing)} missing"] if missing else []
-    parts += [f"{', '.join(damaged)} damaged (MD5 differs)"] if damaged else []
-    state = "; ".join(parts) or "the files are there but cannot be read"
+    damaged = [file for file, md5 in sums.items() if file not in missing and not check_integrity(str(folder / file), md5)]
+    found = [f"{', '.join(files)} {how}" for files, how in ((missing, "missing"), (damaged, "damaged (MD5 differs)")) if files]
+    state = "; ".join(found) or "the files are there but cannot be read"
     cure = f"run `python scripts/prepare_data.py dataset={name} root={root}` on a machine with a network and copy the folder here"
     return f"dataset={name}: {folder} must hold {', '.join(sums)} ({state}; {cause}); {cure}, or give dataset.path=FILE.npz."

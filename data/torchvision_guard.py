@@ -1,5 +1,6 @@
 """Let torchvision's CUDA wheel be imported next to a torch built for the CPU."""
 
+import functools
 import importlib.util
 import re
 import sys
@@ -8,23 +9,20 @@ from pathlib import Path
 import torch
 from torch import library
 
-_declared: library.Library | None = None  # the names vanish with the object
 
-
-def ensure() -> None:
+@functools.cache  # keeps the library: the names vanish with it
+def ensure() -> library.Library | None:
     """Make torchvision (and timm, which imports it) importable; call before the first import. Calling again is free. Without CUDA libraries
     the CUDA wheel's operators cannot load; torchvision then describes two missing ones to torch, which raises RuntimeError. This declares
     their names without an implementation; nothing here calls them."""
-    global _declared
-    if _declared is not None or torch.version.cuda is not None or "torchvision" in sys.modules:
-        return
-    spec = importlib.util.find_spec("torchvision")
+    spec = None if torch.version.cuda is not None or "torchvision" in sys.modules else importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
-        return
+        return None
     package = Path(spec.origin).parent
     if "+cu" not in (package / "version.py").read_text("utf-8"):
-        return
+        return None
     described = (package / "_meta_registrations.py").read_text("utf-8")
-    _declared = library.Library("torchvision", "FRAGMENT")
+    declared = library.Library("torchvision", "FRAGMENT")
     for operator in re.findall(r'^@\S+register_fake\("torchvision::(\w+)"\)', described, re.MULTILINE):
-        _declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return declared

@@ -63,7 +63,7 @@ def write(lines: Sequence[str], folder: Path, per_list: int) -> list[tuple[Path,
     return [(path, len(chunk)) for path, chunk in lists.items()]
 
 
-def command(path: Path, length: int, own: dict[str, Any], replicas: int = 1, program: str | None = None) -> str:
+def command(path: Path, length: int, own: dict[str, Any], replicas: int, program: str | None) -> str:
     """The command that submits a list. The tasks run where the sweep was composed, so that relative paths in it keep their meaning."""
     per_task, tasks = own["runs_per_task"], -(-length // own["runs_per_task"])
     throttle = f"%{own['throttle']}" if own["throttle"] else ""
@@ -76,9 +76,9 @@ def command(path: Path, length: int, own: dict[str, Any], replicas: int = 1, pro
 
 @script
 def main(arguments: list[str]) -> int:
-    own, overrides = parse({"throttle": int, "max_array": 1000, "runs_per_task": 1, "sbatch": str}, arguments, hydra=True)
+    own, overrides = parse({"throttle": int, "max_array": 1000, "runs_per_task": 1, "sbatch": ""}, arguments, hydra=True)
     program, what, replicas = None, "runs", 1
-    own["sbatch"] = sbatch_options(own["sbatch"] or "")  # before anything is written
+    own["sbatch"] = sbatch_options(own["sbatch"])  # before anything is written
     if overrides[:1] == ["evaluate"]:
         program, what = "evaluate_sharpness.py", "shares"
         hydra, name, given, options = sweep.opened(overrides[1:], "evaluate")

@@ -24,8 +24,8 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +43,7 @@ from sam.training import cost
 WARM = 2  # steps before the clock counts: the first allocates, and searches
 ENOUGH = 5  # seeds that a plan should have before it is given more epochs
 LEVEL, POWER = 0.05, 0.8
-SHARES = (1.0, 0.5, 0.25)  # of the planned epochs
+SHARES = (1.0, 0.5, 0.25)  # of the planned epochs, from large to small
 
 
 class _Timed(Exception):
@@ -69,14 +69,7 @@ def seconds_per_pass(config: TrainConfig, steps: int, progress: Progress) -> flo
     device = pick_device(config.device)
     with number_format(config.precision, config.threads):
         trainer = Trainer(config, data.load(**to_dict(config.dataset), seed=config.seed), device)
-        seen, seconds, passes = 0, 0.0, 0.0
-        began, before = time.perf_counter(), 0.0
-
-        @contextmanager
-        def evaluating() -> Iterator[None]:
-            nonlocal began
-            yield
-            began = time.perf_counter()
+        seen, seconds, passes, began, before = 0, 0.0, 0.0, 0.0, 0.0
 
         def after_step() -> None:
             nonlocal seen, seconds, passes, began, before
@@ -93,7 +86,8 @@ def seconds_per_pass(config: TrainConfig, steps: int, progress: Progress) -> flo
 
         with suppress(_Timed):
             while True:
-                trainer.run_epoch(lambda _: None, after_step, evaluating)
+                began = time.perf_counter()
+                trainer.run_epoch(lambda _: None, after_step)
     return seconds / passes
 
 
@@ -149,13 +143,6 @@ def spread_of(runs_dir: str) -> float:
     return math.sqrt(squares / free)
 
 
-def choose(seeds: Mapping[float, int]) -> float | None:
-    """The largest share of the epochs that leaves enough seeds, else the one with most; None if not one seed of any fits."""
-    enough = [share for share, n in seeds.items() if n >= ENOUGH]
-    best = max(enough, default=max(seeds, key=lambda share: (seeds[share], share)))
-    return best if seeds[best] else None
-
-
 def without(given: Sequence[str], *keys: str) -> list[str]:
     return [word for word in given if word.partition("=")[0] not in keys]
 
@@ -194,14 +181,13 @@ def main(arguments: list[str]) -> int:
         least = smallest_detectable(spread or 1.0, n, LEVEL / tests, POWER)
         epochs = ", ".join(map(str, sorted({config.epochs for config in cut})))
         print(f"  {epochs:>10} {seconds / 3600 / own['processes']:>13.3g} {n:>15}   {'none' if least is None else f'{least:.3g}'}")
-    told = (
-        f"spread {spread:.3g} points, {'from ' + own['runs'] if own['runs'] else 'given'}"
-        if spread
-        else "spread unknown: give spread= or runs="
-    )
+    source = f"from {own['runs']}" if own["runs"] else "given"
+    told = f"spread {spread:.3g} points, {source}" if spread else "spread unknown: give spread= or runs="
     print(f"\nPower 80%, level 5% over {counted(tests, 'test')} (Holm's strictest); {told}.")
 
-    if (chosen := choose(seeds)) is None:
+    # The largest share of the epochs that leaves enough seeds, else the one with most.
+    chosen = next((share for share, n in seeds.items() if n >= ENOUGH), max(seeds, key=seeds.__getitem__))
+    if not seeds[chosen]:
         print(f"Not one seed fits into hours={own['hours']:g}.", file=sys.stderr)
         return 1
     shorter = [f"epochs={round(min(planned) * chosen)}"] if chosen < 1 else []

@@ -24,7 +24,7 @@ from data import DataError
 from data.convert import convert
 from data.downsample import downsample
 from data.known import notes
-from data.sources import fetch_cifar, fingerprint, read
+from data.sources import arrays, fetch_cifar, fingerprint
 from sam.text import sentence
 
 SHRINKING = {"source": "source=FILE.npz", "size": "size=PIXELS", "out": "out=FILE.npz"}
@@ -35,24 +35,24 @@ CHOICES = {"all": ("cifar10", "cifar100"), "cifar10": ("cifar10",), "cifar100": 
 def main(arguments: list[str]) -> int:
     """Exit status: 0; 1 if the images cannot be had, 2 for wrong arguments, each after one sentence."""
     options, _ = parse({"dataset": tuple(CHOICES), "root": "datasets", "source": str, "size": int, "out": str}, arguments)
-    folder = options["source"] is not None and os.path.isdir(os.path.expanduser(options["source"]))
-    given, missing = ([key for key in SHRINKING if (options[key] is not None) == there] for there in (True, False))
-    missing = [key for key in missing if key != "size" or not folder]
+    source, size, out = (options[key] for key in SHRINKING)
+    folder = source is not None and os.path.isdir(os.path.expanduser(source))
+    given = [key for key in SHRINKING if options[key] is not None]
+    missing = [key for key in SHRINKING if key not in given and not (folder and key == "size")]
     if given and missing:
         raise DataError(f"{given[0]}={options[given[0]]}: needs {' and '.join(SHRINKING[key] for key in missing)} too.")
     try:
         if given:
-            path = options["out"]
             if folder:
-                convert(options["source"], path, options["size"])
+                convert(source, out, size)
             else:
-                downsample(options["source"], options["size"], path)
-            raw = read("arrays", path, "", False)
+                downsample(source, size, out)
+            raw = arrays("arrays", out)
             train, test, side, data = len(raw.train_labels), len(raw.test_labels), raw.train_images.shape[1], fingerprint(raw)
-            sha256 = hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
-            print(f"{path}: {train:,} training and {test:,} test images of {side} x {side} pixels (SHA-256 {sha256}).")
+            sha256 = hashlib.sha256(Path(out).expanduser().read_bytes()).hexdigest()
+            print(f"{out}: {train:,} training and {test:,} test images of {side} x {side} pixels (SHA-256 {sha256}).")
             print(f"Data fingerprint {data}: {notes(data, ['a data set without a name here'])[0]}.")
-            print(f"Train on them with dataset=arrays dataset.path={path}.")
+            print(f"Train on them with dataset=arrays dataset.path={out}.")
             return 0
         for name in CHOICES[options["dataset"]]:
             train, test = fetch_cifar(name, options["root"], download=True)

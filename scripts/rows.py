@@ -73,17 +73,15 @@ def pack(folder: str, runs_dir: Path) -> str:
 
 
 def unpack(folder: str, runs_dir: Path, branch: str | None) -> str:
-    new = 0
     if branch is None and not os.path.isdir(folder):
         raise ValueError(f"unpack={folder}: there is no such folder.")
     usable_folder(runs_dir, "runs_dir")
     runs = packed(folder, branch)
-    for name, texts in runs.items():
-        if not (runs_dir / name).exists():
-            new += 1
-            for file in (f for f in reversed(FILES) if f in texts):  # the record last: a folder without it is no run yet
-                write_atomic(runs_dir / name / file, texts[file])
-    return f"{runs_dir}: {new} of {len(runs)} packed runs unpacked; the others were there."
+    new = [name for name in runs if not (runs_dir / name).exists()]
+    for name in new:
+        for file in (f for f in reversed(FILES) if f in runs[name]):  # the record last: a folder without it is no run yet
+            write_atomic(runs_dir / name / file, runs[name][file])
+    return f"{runs_dir}: {len(new)} of {len(runs)} packed runs unpacked; the others were there."
 
 
 @script

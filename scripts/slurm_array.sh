@@ -43,11 +43,9 @@ script=$(scontrol --oneliner show job "$task" | sed -n 's/.* Command=\(.*slurm_a
 root=$(cd "$(dirname "$script")/.." && pwd) || die "cannot tell where this script was submitted from ('$script')."
 program=${PROGRAM:-train.py}
 [[ $program == /* ]] || program=$root/$program
-python=${PYTHON:-}
-if [[ -z $python ]]; then
-    python=python3
-    [[ -x $root/.venv/bin/python ]] && python=$root/.venv/bin/python
-fi
+python=python3
+[[ -x $root/.venv/bin/python ]] && python=$root/.venv/bin/python
+python=${PYTHON:-$python}
 
 per_task=${RUNS_PER_TASK:-1}
 processes=${SLURM_NTASKS:-1}
@@ -84,8 +82,7 @@ done
 
 again=0 failed=0
 for step in "${steps[@]}"; do
-    wait "$step"
-    while kill -0 "$step" 2>/dev/null; do # a trap ends a wait early
+    while kill -0 "$step" 2>/dev/null; do # again and again: a trap ends a wait early
         wait "$step"
     done
     wait "$step" # of a process that has ended this gives the exit code once more, whatever a trap left before

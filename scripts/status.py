@@ -64,21 +64,15 @@ def state(folder: Path, record: dict[str, Any] | None) -> tuple[str, str]:
         return status, f"{measured_on} accuracy {accuracy:.2f}%"
     if status == records.DIVERGED:
         return status, f"in epoch {record['diverged_epoch']}"
-    holder = lock.owner(folder)
+    epochs, holder = records.run_config(record).epochs, lock.owner(folder)
+    left = f", about {clock((epochs - len(rows)) * rows[-1]['seconds'] / len(rows))} of work left" if rows else ""
+    progress = f"epoch {len(rows)} of {epochs}{left}"
     if holder is not None and lock.is_alive(holder):
-        return "running", f"{_progress(record, rows)} on {holder['host']}" + (f", job {holder['job']}" if holder["job"] else "")
+        return "running", f"{progress} on {holder['host']}" + (f", job {holder['job']}" if holder["job"] else "")
     if status == records.RUNNING:  # no process is at it, and none said goodbye: killed
-        return records.PREEMPTED, f"{_progress(record, rows)}; its process is gone"
+        return records.PREEMPTED, f"{progress}; its process is gone"
     reason = str(record.get("error") or "")
-    return status, reason if status == records.FAILED else f"{_progress(record, rows)}; {reason}"
-
-
-def _progress(record: dict[str, Any], rows: Sequence[dict[str, float]]) -> str:
-    epochs = records.run_config(record).epochs
-    if not rows:
-        return f"epoch 0 of {epochs}"
-    left = (epochs - len(rows)) * rows[-1]["seconds"] / len(rows)
-    return f"epoch {len(rows)} of {epochs}, about {clock(left)} of work left"
+    return status, reason if status == records.FAILED else f"{progress}; {reason}"
 
 
 @script

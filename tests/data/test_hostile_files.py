@@ -147,9 +147,10 @@ def test_a_file_is_checked_by_its_headers_before_it_is_unpacked(name: str, tmp_p
 def test_images_that_do_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = packed(tmp_path / "a.npz", {})
     assert describe(name="arrays", path=path).train_size == 20
-    monkeypatch.setattr("data.npz.host_memory", lambda: 5000)
+    monkeypatch.setattr("data.host_memory", lambda: 5000)
     with pytest.raises(DataError, match=r"unpacks to 8,000 bytes; this machine has 5,000"):
         describe(name="arrays", path=path)
+    monkeypatch.undo()
     assert data.host_memory() > 10**8
 
 

@@ -11,7 +11,7 @@ import pytest
 from data import DataError, describe, known, load
 from data.downsample import downsample
 from data.known import BY_FINGERPRINT, Known
-from data.sources import fingerprint, read
+from data.sources import arrays, fingerprint
 from sam.runs import progress
 from sam.runs.run import run
 from sam.schema import from_dict
@@ -31,7 +31,7 @@ def test_the_real_files(name: str, tmp_path: Path) -> None:
     if folder is None:
         pytest.skip("SAM_CIFAR_NPZ names no folder with cifar10.npz and cifar100.npz")
     whole, file, small = FILES[name]
-    assert fingerprint(read(name, f"{folder}/{name}.npz", "", False)) == whole
+    assert fingerprint(arrays(name, f"{folder}/{name}.npz")) == whole
     out = tmp_path / "small.npz"
     downsample(f"{folder}/{name}.npz", 16, str(out))
     assert hashlib.sha256(out.read_bytes()).hexdigest() == file

@@ -154,7 +154,7 @@ def image_data() -> ImageData:
     (train, labels), (test, test_labels) = images(27), images(7)
     empty = torch.zeros(0, 1, 6, 6, dtype=torch.uint8)
     return ImageData(
-        train, labels, labels, empty, empty[:, 0, 0, 0].long(), test, test_labels, torch.tensor([0.5]), torch.tensor([0.3]), 3, "", (), 0.0
+        train, labels, empty, empty[:, 0, 0, 0].long(), test, test_labels, torch.tensor([0.5]), torch.tensor([0.3]), 3, "", (), 0.0
     )  # fmt: skip
 
 

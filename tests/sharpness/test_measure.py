@@ -41,9 +41,9 @@ def image_data() -> ImageData:
         return torch.randint(256, (n, 1, 6, 6), dtype=torch.uint8, generator=generator), torch.randint(4, (n,), generator=generator)
 
     (train, labels), (test, test_labels) = images(26), images(15)
-    clean, empty = (labels + 1) % 4, torch.zeros(0, 1, 6, 6, dtype=torch.uint8)
+    empty = torch.zeros(0, 1, 6, 6, dtype=torch.uint8)
     mean, std = torch.tensor([MEAN]), torch.tensor([STD])
-    return ImageData(train, labels, clean, empty, empty[:, 0, 0, 0].long(), test, test_labels, mean, std, 4, "", (), NOISE)
+    return ImageData(train, labels, empty, empty[:, 0, 0, 0].long(), test, test_labels, mean, std, 4, "", (), NOISE)
 
 
 def measure(
