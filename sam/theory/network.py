@@ -74,8 +74,13 @@ class Regression:
 def shift(weights: Vector, direction: Tensor, factor: float) -> None:
     """weights <- weights + factor * direction (D,), in place."""
     with torch.no_grad():
-        pieces = direction.split([w.numel() for w in weights])
-        vectors.add_(weights, [piece.view_as(w) for piece, w in zip(pieces, weights, strict=True)], factor)
+        vectors.add_(weights, shaped(direction, weights), factor)
+
+
+def shaped(vector: Tensor, weights: Vector) -> Vector:
+    """A vector (D,) as tensors like the weights."""
+    pieces = vector.split([w.numel() for w in weights])
+    return [piece.view_as(w) for piece, w in zip(pieces, weights, strict=True)]
 
 
 def starting_point(config: NetworkConfig, seed: int) -> tuple[Regression, Vector]:
