@@ -15,43 +15,37 @@ from sam.tables.published import Published, lookup, matches
 from sam.tables.settings import ColumnConfig, TableConfig
 from sam.tables.statistics import is_finite, summarize, summary_parts
 
-# A line: names, then in brackets the keys that follow each of them, in this order. "?": it may be missing; "=": its values, where they are
-# no numbers. The first lines hold what only the training saw.
-_NAMES = f"""
+# A line: names ("*": and NAME_stderr, its standard error), then in brackets the keys that follow each of them, in this order. "?": it may
+# be missing; "=": its values, where they are no numbers. The first lines hold what only the training saw.
+_LINES = f"""
 last5_test_loss last5_test_accuracy last5_val_loss last5_val_accuracy best_test_accuracy best_val_accuracy best_val_loss
 gap_running gap_perturbed epoch_seconds backwards seconds
 eps_over_rho mean_eps_over_rho cos_g_eps mean_cos_g_eps
 gap error_gap test_loss_channel ece weight_norm cos_random_level corruption_kinds
 test_loss test_accuracy val_loss val_accuracy [bn?=train|recalibrated]
 train_loss train_accuracy grad_norm [bn?=train|recalibrated,subset?]
-sharpness ascent_loss sharpness_stderr [rho,bn=eval|train|recalibrated,batch=all|m,subset?]
-first_order second_order limit_worst limit_ascent limit_average limit_average_stderr average average_stderr [rho,subset?]
+sharpness* ascent_loss [rho,bn=eval|train|recalibrated,batch=all|m,subset?]
+first_order second_order limit_worst limit_ascent limit_average* average* [rho,subset?]
 maximum maximum_ascent maximum_spread psi alpha_star alpha_star_rise [rho,subset?]
-interior_batches interior_batch_size [bn?=train]
-interior_ray interior_ray_stderr interior_ray_length interior_ray_length_stderr [rho,bn?=train]
-interior_ball interior_ball_stderr interior_ball_length interior_ball_length_stderr [rho,bn?=train]
+interior_batches interior_batch_size direction_batches direction_batch_size direction_loss* [bn?=train]
+interior_ray* interior_ray_length* interior_ball* interior_ball_length* [rho,bn?=train]
 n_step n_step_length n_step_cosine n_step_share n_step_gain [rho,n,rule={"|".join(STEP_RULES)},subset?]
-adaptive_worst adaptive_worst_ascent adaptive_worst_spread [rho,norm=l2|linf,logits=plain|normalized,subset?]
-adaptive_average adaptive_average_stderr [rho,norm=l2|linf,logits=plain|normalized,subset?]
-direction_batches direction_batch_size direction_loss direction_loss_stderr [bn?=train]
-direction_best direction_best_stderr [rho,reach,bn?=train]
-direction_psi direction_psi_stderr [rho,k,bn?=train]
-direction_wins direction_wins_stderr direction_alpha direction_alpha_stderr direction_alpha_std [rho,reach,k,bn?=train]
-direction_edge direction_edge_stderr [rho,reach,k,bn?=train]
-direction_rise direction_rise_stderr direction_share direction_share_stderr [v=g\\d+|arc|plane|random,rho,reach,k,bn?=train]
-direction_cosine direction_cosine_stderr direction_low direction_low_stderr [v=g\\d+|arc|plane|random,rho,reach,k,bn?=train]
-direction_transfer direction_transfer_stderr [v=g\\d+|arc|plane|random,rho,reach,k,bn?=train]
+adaptive_worst adaptive_worst_ascent adaptive_worst_spread adaptive_average* [rho,norm=l2|linf,logits=plain|normalized,subset?]
+direction_best* [rho,reach,bn?=train]
+direction_psi* [rho,k,bn?=train]
+direction_wins* direction_alpha* direction_alpha_std direction_edge* [rho,reach,k,bn?=train]
+direction_rise* direction_share* direction_cosine* direction_low* direction_transfer* [v=g\\d+|arc|plane|random,rho,reach,k,bn?=train]
 rounding_readable [to=bf16|fp16|tf32,along=gradient|random,subset?]
 rounding_length rounding_cosine [to=bf16|fp16|tf32,along=gradient|random,rho,subset?]
 keskar keskar_lbfgsb keskar_sign keskar_spread [epsilon,subset?]
 eigenvalue eigenvalue_residual landscape_eigenvalue landscape_eigenvalue_residual [k,subset?]
-eigenvalue_min eigenvalue_min_residual lambda1_over_loss lanczos_products trace trace_stderr [subset?]
+eigenvalue_min eigenvalue_min_residual lambda1_over_loss lanczos_products trace* [subset?]
 cos_gradient_top gradient_top_share curvature_gradient [subset?]
-spectrum_mean spectrum_mean_stderr spectrum_second_moment spectrum_second_moment_stderr [subset?]
-spectrum_smallest spectrum_largest spectrum_probes spectrum_width spectrum_mass [subset?]
+spectrum_mean* spectrum_second_moment* spectrum_smallest spectrum_largest spectrum_probes spectrum_width spectrum_mass [subset?]
 corruption_accuracy corruption_loss [kind?=\\w+]
 """
 _VALUE = r"[\d.e+-]+|{\w+}"  # a number, or "{rho}" and "{subset}", which stand for some
+_NAMES = re.sub(r"(\w+)\*", r"\1 \1_stderr", _LINES)
 _KEYS = {name: line.partition(" [")[2].rstrip("]") for line in _NAMES.split("\n") for name in line.partition(" [")[0].split()}
 
 
