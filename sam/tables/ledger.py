@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.settings import DATASETS
 from sam.config import ConfigError
 from sam.optimizers.settings import METHODS
-from sam.tables import claims
+from sam.tables import claims, picks
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.claims import WHERE, Arm, Claim
 from sam.tables.conditions import RunRow, grouped, value_text
@@ -62,8 +61,7 @@ def of_runs(found: Sequence[tuple[Claim, str]], runs: Sequence[RunRow]) -> list[
 def build(judged: Sequence[Judged]) -> list[Block]:
     """The confirmatory claims, family by family, then all others."""
     blocks = []
-    for family in dict.fromkeys(case.claim.family if case.confirmatory else None for case in judged):
-        own = [case for case in judged if (case.claim.family if case.confirmatory else None) == family]
+    for family, own in grouped(judged, lambda case: case.claim.family if case.confirmatory else None).items():
         said = f"confirmatory, family {family.name}: Holm over {family.tests} tests at {family.level:.0%}" if family else ""
         title = f"{TABLE}, {said or 'descriptive: each by itself, in no family of tests'}"
         ordered = sorted(own, key=lambda case: _in_order(case.claim.id))
@@ -132,8 +130,8 @@ def _here(case: Judged) -> tuple[str, ...]:
         return ()
     runs = case.rows["treatment"].runs or case.base.runs
     first, images = runs[0], WHERE["data"](runs[0])
-    size = next((row.about.image_size for row in DATASETS.values() if row.about and images.startswith(row.label)), None)
-    pixels = images.partition(" at ")[2].partition(" (")[0] or (f"{size} x {size}" if size else "")
+    about = picks.about(images)
+    pixels = images.partition(" at ")[2].partition(" (")[0] or (f"{about.image_size} x {about.image_size}" if about else "")
     train, count = WHERE["train_size"](first), first.record.get("parameters")
     loss = summarize(run.measures.get("train_loss", (run.record.get("final") or {}).get("train_loss")) for run in runs).mean
     parts = [WHERE["model"](first), f"{count:,} parameters" if count else "", f"{train:,} images" if train else "", pixels]

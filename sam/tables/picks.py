@@ -1,13 +1,13 @@
 """What each method of a sweep would pick on the validation images, and what that gives on the test images."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
 from data.known import BY_FINGERPRINT
-from data.settings import DATASETS
+from data.settings import DATASETS, Description
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.columns import Column
 from sam.tables.conditions import RunRow, TableRow
@@ -57,11 +57,23 @@ def scores(rows: Mapping[Values, TableRow], measure: str) -> dict[Values, dict[i
     return found
 
 
+def about(name: str) -> Description | None:
+    """What is known of the data set whose label this text begins with: the longest one, CIFAR-100 before CIFAR-10."""
+    like = [row for row in DATASETS.values() if row.about and name.startswith(row.label)]
+    return max(like, key=lambda row: len(row.label)).about if like else None
+
+
 def chance(run: RunRow) -> float:
     """Accuracy of a guess, in percent; 0 if the number of classes is not known. Images from a file are known by their fingerprint."""
-    name = BY_FINGERPRINT[run.data_fingerprint].name if run.data_fingerprint in BY_FINGERPRINT else ""
-    like = sorted((row for row in DATASETS.values() if name.startswith(row.label)), key=lambda row: len(row.label), reverse=True)
-    return next((100 / row.about.classes for row in (DATASETS[run.config.dataset.name], *like) if row.about), 0.0)
+    known = BY_FINGERPRINT.get(run.data_fingerprint)
+    found = DATASETS[run.config.dataset.name].about or (about(known.name) if known else None)
+    return 100 / found.classes if found else 0.0
+
+
+def recalibrated(measure: str, rows: Iterable[TableRow]) -> str:
+    """The measure with BatchNorm recalibrated, if every finished run has it."""
+    finished, better = [run for row in rows for run in row.finished.values()], measure + RECALIBRATED
+    return better if finished and all(is_finite(run.measures.get(better)) for run in finished) else measure
 
 
 @dataclass(frozen=True)
@@ -88,13 +100,12 @@ def build(runs: Sequence[RunRow], command: Command | None = None) -> tuple[list[
 
 def _measures(own: Sequence[Grid]) -> tuple[str, str]:
     """(measure to pick on, measure of the result): validation accuracy, BatchNorm recalibrated if every finished run was measured so."""
-    finished = [run for grid in own for row in grid.rows().values() for run in row.finished.values()]
-    have = lambda name, of=all: bool(finished) and of(is_finite(run.measures.get(name)) for run in finished)
-    for suffix in (RECALIBRATED, ""):
-        if have(f"val_accuracy{suffix}"):
-            return f"val_accuracy{suffix}", f"test_accuracy{suffix}" if have(f"test_accuracy{suffix}") else "test_accuracy"
-    test = f"test_accuracy{RECALIBRATED if have(f'test_accuracy{RECALIBRATED}') else ''}"
-    return ("val_accuracy" if have("val_accuracy", any) else test), test
+    rows = [row for grid in own for row in grid.rows().values()]
+    validation, test = (recalibrated(f"{split}_accuracy", rows) for split in ("val", "test"))
+    have = [is_finite(run.measures.get(validation)) for row in rows for run in row.finished.values()]
+    if validation == "val_accuracy" and have and all(have):
+        return validation, "test_accuracy"  # both with the statistics of the training
+    return (validation if any(have) else test), test
 
 
 def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, list[str]]:
