@@ -9,7 +9,7 @@ from typing import Any
 from data.known import BY_FINGERPRINT
 from data.settings import DATASETS, Description
 from sam.tables.cells import EMPTY, Block, Cell
-from sam.tables.columns import Column
+from sam.tables.columns import Column, expand
 from sam.tables.conditions import RunRow, TableRow
 from sam.tables.settings import ColumnConfig, SweepConfig
 from sam.tables.statistics import is_finite, summarize, summary_parts
@@ -111,10 +111,11 @@ def _measures(own: Sequence[Grid]) -> tuple[str, str]:
 def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, list[str]]:
     judge, result = _measures(own)
     validated, said = judge.startswith("val"), ", BatchNorm recalibrated" if judge.endswith(RECALIBRATED) else ""
-    on = [_column(f"Validation accuracy (%){said}", judge)] if validated else []
-    shown = _column(f"Test accuracy (%){'' if validated else f', {OPTIMISTIC}'}", result)
-    header = ("Method", "Picked", *(column.header for column in (*on, shown)), "Test accuracy (%), nested by seed")
-    picked = [one for grid in own if (one := _picked(grid, judge, (*on, shown), header[-1], result)) is not None]
+    shown = {f"Validation accuracy (%){said}": judge} if validated else {}
+    shown[f"Test accuracy (%){'' if validated else f', {OPTIMISTIC}'}"] = result
+    columns = expand([ColumnConfig(key="accuracy", header=header, measure=measure) for header, measure in shown.items()], [])
+    header = ("Method", "Picked", *shown, "Test accuracy (%), nested by seed")
+    picked = [one for grid in own if (one := _picked(grid, judge, columns, header[-1], result)) is not None]
     if not picked:
         return None, []
     best = max(picked, key=lambda one: one.score)
@@ -127,14 +128,14 @@ def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, 
     if validated and command is not None:
         for one in picked:  # those without a pick too: what they are compared with
             commands.append(command(one.row.shown[0], sorted({run.config.seed for run in one.row.runs})))
-    notes = [
+    notes = (
         f"Picked: per method the best mean {'validation' if validated else 'test'} accuracy{said} of the final epoch. Over rho alone the"
         " smallest rho within one standard error of the best (over alpha the one nearest 1), that of the differences paired by seed; over"
         f" several numbers the best mean. A diverged run counts as {guess} where a value is picked, and in the nested accuracy; elsewhere"
         " it is in no mean.",
         "Nested by seed: each seed's values are picked on the other seeds, and its own test accuracy counts; ± over seeds.",
         *(() if validated else ("No validation images were held out: dataset.val_fraction=0.1 holds out a tenth of the training images.",)),
-    ]
+    )
     about = task_label(first, own[0].task)
     block = Block(
         table="Picked",
@@ -143,14 +144,10 @@ def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, 
         labels=1,
         header=header,
         rows=tuple((Cell("label", (one.grid.label,)), *one.cells) for one in picked),
-        notes=tuple(notes),
+        notes=notes,
         finding=f"Best: {best.grid.label}{where}, {text} ({'picked on validation' if validated else OPTIMISTIC}).",
     )
     return block, commands
-
-
-def _column(header: str, measure: str) -> Column:
-    return Column(ColumnConfig(key="accuracy", header=header, measure=measure), None, header, measure)
 
 
 def _picked(grid: Grid, judge: str, columns: Sequence[Column], header: str, result: str) -> Picked | None:

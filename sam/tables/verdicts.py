@@ -116,25 +116,22 @@ def _cases(claim: Claim, origin: str, every: Sequence[Condition], given: Mapping
     found = [replace(c, runs=tuple(run for run in c.runs if first <= run.config.seed <= last)) for c in every]
     found = [c for c in found if c.runs]
     where, name = claim.setting.where, claim.setting.name
+    nothing = lambda why: [Judged(claim, origin, name or "any", stopped=why)]
     if claim.kind == "correlation":
         chosen = [run for c in found for run in c.runs if holds(where, run) and _matches(claim.arms.treatment, run.config.optimizer)]
         tasks = grouped(chosen, lambda run: (WHERE["model"](run), WHERE["data"](run), run.data_fingerprint, run.init_from))
-        return [_correlation(claim, origin, name or ", ".join(at[:2]), own) for at, own in tasks.items()] or [_nothing(claim, origin)]
+        return [_correlation(claim, origin, name or ", ".join(at[:2]), own) for at, own in tasks.items()] or nothing("open")
     sheets = [Sheet(claim, c, found, every, given) for c in found if holds(where, c.runs[0])]
     # What names its setting shows each arm that has run there; what does not is judged where all of its arms have.
     there = [sheet for sheet in sheets if (any if where else all)(row.ran for row in sheet.arms.values())]
     if len(there) > 1 and claim.family is not None and origin in (PLANNED, CHANGED):
         labels = "; ".join(sheet.base.label for sheet in there)
-        return [_nothing(claim, origin, f"open: its setting is found {len(there)} times ({labels})")]
+        return nothing(f"open: its setting is found {len(there)} times ({labels})")
     if not there:
         sheets = [Sheet(claim, c, found, every, given) for c in every if holds(where, c.runs[0])]
         unpicked = [pick for pick in claim.picks if pick not in given and all(sheet.pick(pick)[0] is None for sheet in sheets)]
-        return [_nothing(claim, origin, f"open: {unpicked[0]} is not picked yet" if unpicked else "open")]
+        return nothing(f"open: {unpicked[0]} is not picked yet" if unpicked else "open")
     return [sheet.judged(origin, name or sheet.base.label) for sheet in there]
-
-
-def _nothing(claim: Claim, origin: str, why: str = "open") -> Judged:
-    return Judged(claim, origin, claim.setting.name or "any", stopped=why)
 
 
 def _matches(arm: Arm, o: OptimizerConfig) -> bool:
