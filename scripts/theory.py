@@ -21,6 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from arguments import ROOT, parse, script
 
@@ -30,7 +31,7 @@ from sam.report.drawing import files
 from sam.runs.progress import Progress
 from sam.schema import from_dict
 from sam.text import csv_text
-from sam.theory import figures
+from sam.theory import figures, limits, network, toys
 from sam.theory.settings import NetworkConfig, TheoryConfig
 
 EXPERIMENTS: dict[str, Any] = {"wen_toy": TheoryConfig, "wen_network": NetworkConfig}
@@ -49,16 +50,10 @@ def trained(name: str, words: Sequence[str]) -> int:
 
 def work(config: Any, job: str, seed: int) -> list[Any]:
     """One job, on one thread: the walk of an arm, or a table."""
-    import torch
-
     torch.set_num_threads(1)
-    if job in config.arms:
-        from sam.theory import network, toys
-
-        return network.branch(config, job, seed) if isinstance(config, NetworkConfig) else toys.toy_trajectory(config, job)
-    from sam.theory import limits, toys
-
-    return toys.cycles() if job == "cycles" else limits.table()
+    if job not in config.arms:
+        return toys.cycles() if job == "cycles" else limits.table()
+    return network.branch(config, job, seed) if isinstance(config, NetworkConfig) else toys.toy_trajectory(config, job)
 
 
 def done(config: Any, workers: int) -> dict[tuple[str, int], list[Any]]:
@@ -100,7 +95,8 @@ def main(arguments: list[str]) -> int:
         write(f"{table}.csv", csv_text(rows))
     for file, content in files(panels, folder):
         write(file, content) if content is not None else (folder / file).unlink()
-    for row in tables.get("contrasts") or figures.ends(walks):
+    ends = [{"arm": arm, "start": seed, **rows[-1]} for (arm, seed), rows in walks.items()]
+    for row in tables.get("contrasts") or ends:
         print(*(f"{key} {value:.4g}  " if isinstance(value, float) else f"{value}  " for key, value in row.items()), sep="")
     print(f"Written: {folder}")
     return 0

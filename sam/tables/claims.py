@@ -117,8 +117,6 @@ class FamilyConfig(Settings, prefix="family."):
 
 @dataclass(frozen=True)
 class Claim(Settings):
-    """One document."""
-
     id: str = key("")
     statement: str = key("")
     stance: str = key("ours", "what the source does with the sentence", among=("states", "implies", "ours"))

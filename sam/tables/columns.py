@@ -120,15 +120,15 @@ def check_columns(table: TableConfig) -> None:
 def available(column: ColumnConfig, names: Collection[str]) -> list[ColumnConfig]:
     """One column per subset size for which this measure exists at any radius: the full set ("all") first, then by size. Where a measure of
     the full set was taken on subsets alone, these are shown, and the header says so."""
-    at_any_radius = lambda measure: re.escape(measure).replace(re.escape("{rho}"), r"[^,\]]+")
-    sized = lambda measure: at_any_radius(measure).replace(re.escape("{subset}"), r"(\d+)")
-    sizes = lambda measure: sorted({match[1] for name in names if (match := re.fullmatch(sized(measure), name))}, key=int)
+    pattern = lambda measure: re.escape(measure).replace(re.escape("{rho}"), r"[^,\]]+").replace(re.escape("{subset}"), r"(\d+)")
+    having = lambda measure: [match for name in names if (match := re.fullmatch(pattern(measure), name))]
     whole = re.sub(rf"\[{re.escape(SUBSET)}\]$|,{re.escape(SUBSET)}(?=\]$)", "", column.measure)  # a name without it: all images
-    found = ["all"] if any(re.fullmatch(at_any_radius(whole), name) for name in names) else []
+    part = f"{whole.removesuffix(']')}{',' if '[' in whole else '['}{SUBSET}]"
+    found, sizes = ["all"] if having(whole) else [], sorted({match[1] for match in having(part)}, key=int)
     if "{subset}" in column.measure:
-        found += sizes(column.measure)
-    elif not found and (some := sizes(part := f"{whole.removesuffix(']')}{',' if '[' in whole else '['}{SUBSET}]")):
-        column, found = replace(column, measure=part, header=f"{column.header}, {{subset}} images"), some
+        found += sizes
+    elif not found and sizes:
+        column, found = replace(column, measure=part, header=f"{column.header}, {{subset}} images"), sizes
     if not found and column.optional:
         return []
     measures = {subset: whole if subset == "all" else column.measure.replace("{subset}", subset) for subset in found or ["all"]}

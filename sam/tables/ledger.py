@@ -105,7 +105,8 @@ def _row(case: Judged) -> tuple[Cell, ...]:
     origin = (case.origin,) if case.origin in (ADDED, UNPLANNED) else ()
     behind = {run.folder: case.values.get(arm, {}).get(run.config.seed) for arm, row in case.rows.items() for run in row.runs}
     effect = case.effect
-    summary = Summary(effect.n, effect.estimate, None, *_interval(case)) if effect and effect.n else None
+    low, high = (case.interval.low, case.interval.high) if case.interval else (None, None)
+    summary = Summary(effect.n, effect.estimate, None, low, high) if effect and effect.n else None
     return (
         Cell("label", (claim.id, claim.statement, arms, *origin)),
         Cell("value", (claim.stance, claim.source), HEADER[1]),
@@ -139,16 +140,11 @@ def _here(case: Judged) -> tuple[str, ...]:
     return tuple(filter(None, [*parts, *(f"{name} = {value:g}" for name, value in case.picked.items() if value is not None)]))
 
 
-def _interval(case: Judged) -> Ends | tuple[None, None]:
-    return (case.interval.low, case.interval.high) if case.interval and case.verdict != CHANGED else (None, None)
-
-
 def _effect(case: Judged) -> tuple[str, ...]:
-    effect, unit = case.effect, "" if case.claim.kind in ("retained_fraction", "correlation") else case.claim.measure.unit
+    effect, i, unit = case.effect, case.interval, "" if case.claim.kind in ("retained_fraction", "correlation") else case.claim.measure.unit
     if effect is None or effect.estimate is None:
         return EMPTY
-    low, high = _interval(case)
-    ends = "" if low is None or high is None or case.interval is None else _ends((low, high), effect.null if case.interval.side else None)
+    ends = _ends((i.low, i.high), effect.null if i.side else None) if i else ""
     drawn = (f"drawn {_ends(case.drawn)}",) if case.drawn else ()
     return (f"{rounded(effect.estimate, 2, sign=True)} {ends}".rstrip(), *((unit,) if unit else ()), *drawn)
 
@@ -162,13 +158,13 @@ def _ends(ends: Ends, excluded: float | None = None) -> str:
 def data(case: Judged) -> dict[str, Any]:
     """A line of the ledger for programs."""
     claim, effect, interval = case.claim, case.effect, case.interval
-    low, high = _interval(case)
     finite = lambda end: end if is_finite(end) else None
     return {
         **{name: getattr(claim, name) for name in ("id", "statement", "stance", "source", "kind", "direction", "margin")},
         **{"setting": case.place, "origin": case.origin, "confirmatory": case.confirmatory, "here": list(_here(case))},
         **{"effect": effect and effect.estimate, "unit": claim.measure.unit, "n": effect.n if effect else 0, "planned": claim.n},
-        **{"p": effect and effect.p, "p_holm": interval and interval.p_holm, "low": finite(low), "high": finite(high)},
+        **{"p": effect and effect.p, "p_holm": interval and interval.p_holm, "low": interval and finite(interval.low)},
+        **{"high": interval and finite(interval.high)},
         **{"drawn": case.drawn, "verdict": case.verdict, "paper": case.in_paper},
     }
 

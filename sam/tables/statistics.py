@@ -4,8 +4,7 @@ An interval is Student's t of the seeds' values on a scale: as they are, their l
 (logit); its ends are transformed back. On another scale it is the interval of the back-transformed mean, near the median, which lies within
 the bounds of the measure and not in the middle of the interval.
 
-Rank correlations are of all runs, within methods, and between methods (a row here is a method in one setting). They may differ in sign
-(Simpson's paradox): two measures can rise together from method to method and say nothing about seeds.
+Rank correlations are of all runs, within rows (a method in one setting), and between them: they may differ in sign (Simpson's paradox).
 """
 
 import math

@@ -43,11 +43,6 @@ DIFFERENCES: tuple[tuple[str, str, str, str, str, Callable[[Row], float]], ...] 
 )
 
 
-def ends(walks: Walks) -> list[Row]:
-    """The last record of every walk."""
-    return [{"arm": arm, "start": start, **rows[-1]} for (arm, start), rows in walks.items()]
-
-
 def effects(walks: Walks) -> list[Row]:
     """Of each walk: change of the logarithm of each eigenvalue from the start to the end, and the mean |cos| on the way."""
     found = []
