@@ -87,14 +87,13 @@ class Picked:
     score: float
 
 
-def build(runs: Sequence[RunRow], command: Command | None = None) -> tuple[list[Block], list[str]]:
+def build(runs: Sequence[RunRow], command: Command) -> tuple[list[Block], list[str]]:
     """One block for each task in which something was swept; and the command lines of the final runs with the picked values."""
     blocks, commands = list[Block](), list[str]()
     for own in by_task(grids(runs, SweepConfig())):
         if any(grid.keys and not any(map(is_task, grid.keys)) for grid in own):
-            block, lines = _block(own, command)
-            blocks += [block] if block else []
-            commands += lines
+            made, lines = _block(own, command)
+            blocks, commands = blocks + made, commands + lines
     return blocks, commands
 
 
@@ -108,7 +107,7 @@ def _measures(own: Sequence[Grid]) -> tuple[str, str]:
     return (validation if any(have) else test), test
 
 
-def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, list[str]]:
+def _block(own: Sequence[Grid], command: Command) -> tuple[list[Block], list[str]]:
     judge, result = _measures(own)
     validated, said = judge.startswith("val"), ", BatchNorm recalibrated" if judge.endswith(RECALIBRATED) else ""
     shown = {f"Validation accuracy (%){said}": judge} if validated else {}
@@ -117,17 +116,15 @@ def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, 
     header = ("Method", "Picked", *shown, "Test accuracy (%), nested by seed")
     picked = [one for grid in own if (one := _picked(grid, judge, columns, header[-1], result)) is not None]
     if not picked:
-        return None, []
+        return [], []
     best = max(picked, key=lambda one: one.score)
     where = f" at {at_text(best.at)}" if best.at else ""
     reached = best.cells[-2].summary
     text = f"{summary_parts(reached, 2)[0]}%" if reached is not None and reached.n else f"validation accuracy {best.score:.2f}%"
     first = own[0].points[0][1][0]
     guess = f"chance ({chance(first):g}%)" if chance(first) else "0%"
-    commands = []
-    if validated and command is not None:
-        for one in picked:  # those without a pick too: what they are compared with
-            commands.append(command(one.row.shown[0], sorted({run.config.seed for run in one.row.runs})))
+    final = picked if validated else []  # those without a pick too: what they are compared with
+    commands = [command(one.row.shown[0], sorted({run.config.seed for run in one.row.runs})) for one in final]
     notes = (
         f"Picked: per method the best mean {'validation' if validated else 'test'} accuracy{said} of the final epoch. Over rho alone the"
         " smallest rho within one standard error of the best (over alpha the one nearest 1), that of the differences paired by seed; over"
@@ -147,7 +144,7 @@ def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, 
         notes=notes,
         finding=f"Best: {best.grid.label}{where}, {text} ({'picked on validation' if validated else OPTIMISTIC}).",
     )
-    return block, commands
+    return [block], commands
 
 
 def _picked(grid: Grid, judge: str, columns: Sequence[Column], header: str, result: str) -> Picked | None:

@@ -263,7 +263,7 @@ class Sheet:
             seeds, shown = _in_common(values)
             if seeds:
                 about = picks.about(WHERE["data"](self.base.runs[0])) if "accuracy" in measure.name else None
-                case = _with_effect(case, shown, about and about.test_size, self.right(seeds))
+                case = _with_effect(case, shown, about.test_size if about else None, self.right(seeds))
             if len(seeds) < self.claim.n:
                 raise Stop(f"open: {len(seeds)} of {self.claim.n}")
             self.gates(*MEANS)
