@@ -100,7 +100,7 @@ def _in_order(name: str) -> tuple[int, str]:
 
 def _row(case: Judged) -> tuple[Cell, ...]:
     claim = case.claim
-    controls = " and ".join(map(_arm, [*claim.arms.controls, *([claim.arms.reference] if claim.arms.reference else [])]))
+    controls = " and ".join(_arm(arm) for name, arm in claim.arms.named.items() if name != "treatment")
     arms = _arm(claim.arms.treatment) + (f" against {controls}" if controls else "")
     origin = (case.origin,) if case.origin in (ADDED, UNPLANNED) else ()
     behind = {run.folder: case.values.get(arm, {}).get(run.config.seed) for arm, row in case.rows.items() for run in row.runs}
@@ -164,8 +164,7 @@ def data(case: Judged) -> dict[str, Any]:
         **{"setting": case.place, "origin": case.origin, "confirmatory": case.confirmatory, "here": list(_here(case))},
         **{"effect": effect and effect.estimate, "unit": claim.measure.unit, "n": effect.n if effect else 0, "planned": claim.n},
         **{"p": effect and effect.p, "p_holm": interval and interval.p_holm, "low": interval and finite(interval.low)},
-        **{"high": interval and finite(interval.high)},
-        **{"drawn": case.drawn, "verdict": case.verdict, "paper": case.in_paper},
+        **{"high": interval and finite(interval.high), "drawn": case.drawn, "verdict": case.verdict, "paper": case.in_paper},
     }
 
 
