@@ -162,8 +162,7 @@ class Column:
         if row.diverged:
             epochs = [r.diverged_epoch for r in row.diverged.values()]
             when = ", ".join("unknown" if e is None else str(e) for e in epochs)
-            total = len(row.diverged) + len(row.finished)
-            parts += (f"{len(row.diverged)} of {total} diverged", f"(epoch{'s' if len(epochs) > 1 else ''} {when})")
+            parts += (f"{len(row.diverged)} of {len(row.shown)} diverged", f"(epoch{'s' if len(epochs) > 1 else ''} {when})")
         seeds = tuple(s for s, v in values.items() if is_finite(v))
         folders = tuple(run.folder for run in row.shown)
         numbers = tuple(values.get(run.config.seed) for run in row.shown)
