@@ -15,26 +15,26 @@ The documents conf/theory/EXPERIMENT.yaml say what is claimed, what it costs, an
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from arguments import ROOT, parse, script
 
 import data
 from sam.core.files import write_atomic
 from sam.report.drawing import files
-from sam.report.panels import Panel
 from sam.runs.progress import Progress
 from sam.schema import from_dict
 from sam.text import csv_text
-from sam.theory import figures
-from sam.theory.settings import NetworkConfig, ToyConfig
+from sam.theory import figures, limits, network, toys
+from sam.theory.settings import NetworkConfig, TheoryConfig
 
-EXPERIMENTS: dict[str, Any] = {"wen_toy": ToyConfig, "wen_network": NetworkConfig}
+EXPERIMENTS: dict[str, Any] = {"wen_toy": TheoryConfig, "wen_network": NetworkConfig}
 TRAINED = {"xsam_direction": ("kept=true",), "rounding": ()}  # experiment of train.py -> words for evaluate_sharpness.py
 Rows = Sequence[Mapping[str, Any]]
 
@@ -50,35 +50,24 @@ def trained(name: str, words: Sequence[str]) -> int:
 
 def work(config: Any, job: str, seed: int) -> list[Any]:
     """One job, on one thread: the walk of an arm, or a table."""
-    import torch
-
     torch.set_num_threads(1)
-    if job in config.arms:
-        from sam.theory import network, toys
-
-        return toys.toy_trajectory(config, job) if isinstance(config, ToyConfig) else network.branch(config, job, seed)
-    from sam.theory import limits, toys
-
-    return toys.cycles() if job == "cycles" else limits.table()
+    if job not in config.arms:
+        return toys.cycles() if job == "cycles" else limits.table()
+    return network.branch(config, job, seed) if isinstance(config, NetworkConfig) else toys.toy_trajectory(config, job)
 
 
 def done(config: Any, workers: int) -> dict[tuple[str, int], list[Any]]:
     """All jobs by (name, starting point), `workers` at a time."""
     starts = range(config.starts) if isinstance(config, NetworkConfig) else [0]
-    tables = ["limits", "cycles"] * isinstance(config, ToyConfig)
+    tables = ["limits", "cycles"] * (not isinstance(config, NetworkConfig))
     jobs = sorted(((name, seed) for name in (*config.arms, *tables) for seed in starts), key=lambda job: job[0] not in config.arms)
     progress, found = Progress(len(jobs), "theory"), {}
-    if workers == 1:
-        for job in jobs:
-            found[job] = work(config, *job)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:  # it starts no process until it is used
+        results = (map if workers == 1 else pool.map)(partial(work, config), *zip(*jobs, strict=True))
+        for job, rows in zip(jobs, results, strict=True):
+            found[job] = rows
             progress.advance(1)
-        return found
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(work, config, *job): job for job in jobs}
-        for future in as_completed(waiting):
-            found[waiting[future]] = future.result()
-            progress.advance(1)
-    return {job: found[job] for job in jobs}
+    return found
 
 
 @script
@@ -98,7 +87,7 @@ def main(arguments: list[str]) -> int:
     tables: dict[str, Rows] = {job: rows for (job, _), rows in found.items() if job not in config.arms}
     walks = {job: rows for job, rows in found.items() if job[0] in config.arms}
     tables["trajectories"] = [{"arm": arm, "start": seed, **row} for (arm, seed), rows in walks.items() for row in rows]
-    panels: list[Panel] = figures.of_toy(walks) if isinstance(config, ToyConfig) else figures.of_network(config, walks)
+    panels = figures.of_network(config, walks) if isinstance(config, NetworkConfig) else figures.of_toy(walks)
     if isinstance(config, NetworkConfig):
         tables |= {"effects": figures.effects(walks), "contrasts": figures.contrasts(walks)}
     write = lambda file, content: write_atomic(folder / file, content)
@@ -106,8 +95,8 @@ def main(arguments: list[str]) -> int:
         write(f"{table}.csv", csv_text(rows))
     for file, content in files(panels, folder):
         write(file, content) if content is not None else (folder / file).unlink()
-    said = partial(print, sep="")
-    for row in tables.get("contrasts") or figures.ends(walks):
-        said(*(f"{key} {value:.4g}  " if isinstance(value, float) else f"{value}  " for key, value in row.items()))
+    ends = [{"arm": arm, "start": seed, **rows[-1]} for (arm, seed), rows in walks.items()]
+    for row in tables.get("contrasts") or ends:
+        print(*(f"{key} {value:.4g}  " if isinstance(value, float) else f"{value}  " for key, value in row.items()), sep="")
     print(f"Written: {folder}")
     return 0

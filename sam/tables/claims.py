@@ -1,29 +1,7 @@
 """Claims as documents: a YAML file each, typed, checked when it is read, without expressions. `sam.tables.verdicts` judges them.
 
-id, statement, source; stance       states | implies | ours: what the source does with the sentence
-setting      name; stage (of a plan); where: what its runs have in common (WHERE, or a key of train.py by its dotted name, such as epochs,
-             batch_size, dataset.label_noise). An empty `where`: judged in each condition that holds runs of its arms.
-measure      name (docs/measures.md; in it "@R" stands for a pick), unit, transform: none | log
-kind         difference        treatment - mean of the controls, paired by seed; combine: least_favourable: from each control alone, and the
-                               less favourable counts
-             log_contrast      the same of logarithms (transform: log)
-             no_gain           the same; supported where it ends below the margin
-             retained_fraction (treatment - control) / (reference - control): supported_above, contradicted_below
-             equivalence       the difference lies within +- margin
-             tolerance         treatment - mean of the controls (of none: treatment alone) lies on the claimed side of the margin
-             correlation       Kendall's tau of `measure` with `against` over settings (means over seeds), within each of `axes`, partial on
-                               `given`; treatment: which runs ({}: all); n counts settings
-             descriptive       the difference, without a verdict
-direction    higher | lower: the side on which the effect is claimed. margin: the smallest that matters, in the unit (of logarithms: nats)
-arms         treatment, controls, reference: keys of the optimizer and others of train.py by dotted names (epochs), a number or a pick
-             ("@R"); `measure`: in place of the claim's. What is not named is as in the other arms, or has its default.
-gates        what must hold before there is a verdict, by GATES
-n, seeds     number that was planned, [first, last] (left out: every seed)
-family       name, tests, correction (holm), level: of the confirmatory tests; left out: descriptive. Only a file in the plan's list of
-             hashes is confirmatory.
-effects      tables of effects (CSV files below the repository) in place of runs, each a setting: a row an arm and starting point, columns
-             arm, start and the measures. Arms are then {arm: its name}, and measure.name is a column; the starting point is the unit
-later        true: added after the plan. paper: where (as above) that a run must have to speak about the source's own setting
+docs/claims.md tells what the kinds, arms, gates and picks are, and how a document is written; `Claim` lists its keys. An arm holds keys of
+the optimizer, and others of train.py by dotted names (epochs): a number or a pick ("@R"); `measure` is in place of the claim's.
 """
 
 import re
@@ -106,14 +84,14 @@ WHERE: dict[str, Callable[[RunRow], Any]] = {
 class SettingConfig(Settings, prefix="setting."):
     name: str = key("", "in the ledger")
     stage: int | None = key(None, "of a plan")
-    where: dict[str, Any] = field(default_factory=dict)
+    where: dict[str, Any] = field(default_factory=dict)  # of WHERE, or dotted names of train.py -> value, or list of them; {}: anywhere
 
 
 @dataclass(frozen=True)
 class MeasureConfig(Settings, prefix="measure."):
-    name: str = key("", "as in docs/measures.md")
+    name: str = key("", "as in docs/measures.md, with @R for a pick")
     unit: str = key("", "of the effect")
-    transform: str = key("none", "of the values", among=("none", "log"))
+    transform: str = key("none", "of the values; a log_contrast needs log", among=("none", "log"))
 
 
 @dataclass(frozen=True)
@@ -139,31 +117,29 @@ class FamilyConfig(Settings, prefix="family."):
 
 @dataclass(frozen=True)
 class Claim(Settings):
-    """One document; its keys are told at the head of this file."""
-
     id: str = key("")
     statement: str = key("")
-    stance: str = key("ours", among=("states", "implies", "ours"))
+    stance: str = key("ours", "what the source does with the sentence", among=("states", "implies", "ours"))
     source: str = key("")
     setting: SettingConfig = key(SettingConfig)
     measure: MeasureConfig = key(MeasureConfig)
     kind: str = key("descriptive", among=KINDS)
-    direction: str = key("higher", among=("higher", "lower"))
-    margin: float | None = None
+    direction: str = key("higher", "the side on which the effect is claimed", among=("higher", "lower"))
+    margin: float | None = None  # the smallest effect that matters, in the measure's unit (of logarithms: nats)
     supported_above: float = 0.5
     contradicted_below: float = 0.25
     combine: str = key("mean", among=("mean", "least_favourable"))
     arms: ArmsConfig = key(ArmsConfig)
     gates: list[dict[str, Any]] = key([])
-    n: int = key(3, low=2)
-    seeds: list[int] = key([], low=0)
-    family: FamilyConfig | None = None
-    against: str = key("")
-    given: str = key("train_loss")
-    axes: list[str] = key([])
-    later: bool = False
-    effects: list[str] = key([])
-    paper: dict[str, Any] = field(default_factory=dict)
+    n: int = key(3, "how many seeds (settings of a correlation) were planned", low=2)
+    seeds: list[int] = key([], "the first and the last; none: every seed", low=0)
+    family: FamilyConfig | None = None  # of the confirmatory tests, if the file is in the plan's list of hashes; None: descriptive
+    against: str = key("", "of a correlation: the other measure")
+    given: str = key("train_loss", "and the one that is held constant")
+    axes: list[str] = key([], "and the settings that are varied one at a time")
+    later: bool = False  # added after the plan
+    effects: list[str] = key([], "tables in place of runs (CSV files below the repository), each a setting")
+    paper: dict[str, Any] = field(default_factory=dict)  # as setting.where: what a run must have to speak of the source's own setting
 
     def relate(self) -> None:
         for name, value in (("id", self.id), ("statement", self.statement), ("source", self.source), ("measure.name", self.measure.name)):

@@ -15,43 +15,37 @@ from sam.tables.published import Published, lookup, matches
 from sam.tables.settings import ColumnConfig, TableConfig
 from sam.tables.statistics import is_finite, summarize, summary_parts
 
-# A line: names, then in brackets the keys that follow each of them, in this order. "?": it may be missing; "=": its values, where they are
-# no numbers. The first lines hold what only the training saw.
-_NAMES = f"""
+# A line: names ("*": and NAME_stderr, its standard error), then in brackets the keys that follow each of them, in this order. "?": it may
+# be missing; "=": its values, where they are no numbers. The first lines hold what only the training saw.
+_LINES = f"""
 last5_test_loss last5_test_accuracy last5_val_loss last5_val_accuracy best_test_accuracy best_val_accuracy best_val_loss
 gap_running gap_perturbed epoch_seconds backwards seconds
 eps_over_rho mean_eps_over_rho cos_g_eps mean_cos_g_eps
 gap error_gap test_loss_channel ece weight_norm cos_random_level corruption_kinds
 test_loss test_accuracy val_loss val_accuracy [bn?=train|recalibrated]
 train_loss train_accuracy grad_norm [bn?=train|recalibrated,subset?]
-sharpness ascent_loss sharpness_stderr [rho,bn=eval|train|recalibrated,batch=all|m,subset?]
-first_order second_order limit_worst limit_ascent limit_average limit_average_stderr average average_stderr [rho,subset?]
+sharpness* ascent_loss [rho,bn=eval|train|recalibrated,batch=all|m,subset?]
+first_order second_order limit_worst limit_ascent limit_average* average* [rho,subset?]
 maximum maximum_ascent maximum_spread psi alpha_star alpha_star_rise [rho,subset?]
-interior_batches interior_batch_size [bn?=train]
-interior_ray interior_ray_stderr interior_ray_length interior_ray_length_stderr [rho,bn?=train]
-interior_ball interior_ball_stderr interior_ball_length interior_ball_length_stderr [rho,bn?=train]
+interior_batches interior_batch_size direction_batches direction_batch_size direction_loss* [bn?=train]
+interior_ray* interior_ray_length* interior_ball* interior_ball_length* [rho,bn?=train]
 n_step n_step_length n_step_cosine n_step_share n_step_gain [rho,n,rule={"|".join(STEP_RULES)},subset?]
-adaptive_worst adaptive_worst_ascent adaptive_worst_spread [rho,norm=l2|linf,logits=plain|normalized,subset?]
-adaptive_average adaptive_average_stderr [rho,norm=l2|linf,logits=plain|normalized,subset?]
-direction_batches direction_batch_size direction_loss direction_loss_stderr [bn?=train]
-direction_best direction_best_stderr [rho,reach,bn?=train]
-direction_psi direction_psi_stderr [rho,k,bn?=train]
-direction_wins direction_wins_stderr direction_alpha direction_alpha_stderr direction_alpha_std [rho,reach,k,bn?=train]
-direction_edge direction_edge_stderr [rho,reach,k,bn?=train]
-direction_rise direction_rise_stderr direction_share direction_share_stderr [v=g\\d+|arc|plane|random,rho,reach,k,bn?=train]
-direction_cosine direction_cosine_stderr direction_low direction_low_stderr [v=g\\d+|arc|plane|random,rho,reach,k,bn?=train]
-direction_transfer direction_transfer_stderr [v=g\\d+|arc|plane|random,rho,reach,k,bn?=train]
+adaptive_worst adaptive_worst_ascent adaptive_worst_spread adaptive_average* [rho,norm=l2|linf,logits=plain|normalized,subset?]
+direction_best* [rho,reach,bn?=train]
+direction_psi* [rho,k,bn?=train]
+direction_wins* direction_alpha* direction_alpha_std direction_edge* [rho,reach,k,bn?=train]
+direction_rise* direction_share* direction_cosine* direction_low* direction_transfer* [v=g\\d+|arc|plane|random,rho,reach,k,bn?=train]
 rounding_readable [to=bf16|fp16|tf32,along=gradient|random,subset?]
 rounding_length rounding_cosine [to=bf16|fp16|tf32,along=gradient|random,rho,subset?]
 keskar keskar_lbfgsb keskar_sign keskar_spread [epsilon,subset?]
 eigenvalue eigenvalue_residual landscape_eigenvalue landscape_eigenvalue_residual [k,subset?]
-eigenvalue_min eigenvalue_min_residual lambda1_over_loss lanczos_products trace trace_stderr [subset?]
+eigenvalue_min eigenvalue_min_residual lambda1_over_loss lanczos_products trace* [subset?]
 cos_gradient_top gradient_top_share curvature_gradient [subset?]
-spectrum_mean spectrum_mean_stderr spectrum_second_moment spectrum_second_moment_stderr [subset?]
-spectrum_smallest spectrum_largest spectrum_probes spectrum_width spectrum_mass [subset?]
+spectrum_mean* spectrum_second_moment* spectrum_smallest spectrum_largest spectrum_probes spectrum_width spectrum_mass [subset?]
 corruption_accuracy corruption_loss [kind?=\\w+]
 """
 _VALUE = r"[\d.e+-]+|{\w+}"  # a number, or "{rho}" and "{subset}", which stand for some
+_NAMES = re.sub(r"(\w+)\*", r"\1 \1_stderr", _LINES)
 _KEYS = {name: line.partition(" [")[2].rstrip("]") for line in _NAMES.split("\n") for name in line.partition(" [")[0].split()}
 
 
@@ -126,15 +120,15 @@ def check_columns(table: TableConfig) -> None:
 def available(column: ColumnConfig, names: Collection[str]) -> list[ColumnConfig]:
     """One column per subset size for which this measure exists at any radius: the full set ("all") first, then by size. Where a measure of
     the full set was taken on subsets alone, these are shown, and the header says so."""
-    at_any_radius = lambda measure: re.escape(measure).replace(re.escape("{rho}"), r"[^,\]]+")
-    sized = lambda measure: at_any_radius(measure).replace(re.escape("{subset}"), r"(\d+)")
-    sizes = lambda measure: sorted({match[1] for name in names if (match := re.fullmatch(sized(measure), name))}, key=int)
+    pattern = lambda measure: re.escape(measure).replace(re.escape("{rho}"), r"[^,\]]+").replace(re.escape("{subset}"), r"(\d+)")
+    having = lambda measure: [match for name in names if (match := re.fullmatch(pattern(measure), name))]
     whole = re.sub(rf"\[{re.escape(SUBSET)}\]$|,{re.escape(SUBSET)}(?=\]$)", "", column.measure)  # a name without it: all images
-    found = ["all"] if any(re.fullmatch(at_any_radius(whole), name) for name in names) else []
+    part = f"{whole.removesuffix(']')}{',' if '[' in whole else '['}{SUBSET}]"
+    found, sizes = ["all"] if having(whole) else [], sorted({match[1] for match in having(part)}, key=int)
     if "{subset}" in column.measure:
-        found += sizes(column.measure)
-    elif not found and (some := sizes(part := f"{whole.removesuffix(']')}{',' if '[' in whole else '['}{SUBSET}]")):
-        column, found = replace(column, measure=part, header=f"{column.header}, {{subset}} images"), some
+        found += sizes
+    elif not found and sizes:
+        column, found = replace(column, measure=part, header=f"{column.header}, {{subset}} images"), sizes
     if not found and column.optional:
         return []
     measures = {subset: whole if subset == "all" else column.measure.replace("{subset}", subset) for subset in found or ["all"]}
@@ -168,8 +162,7 @@ class Column:
         if row.diverged:
             epochs = [r.diverged_epoch for r in row.diverged.values()]
             when = ", ".join("unknown" if e is None else str(e) for e in epochs)
-            total = len(row.diverged) + len(row.finished)
-            parts += (f"{len(row.diverged)} of {total} diverged", f"(epoch{'s' if len(epochs) > 1 else ''} {when})")
+            parts += (f"{len(row.diverged)} of {len(row.shown)} diverged", f"(epoch{'s' if len(epochs) > 1 else ''} {when})")
         seeds = tuple(s for s, v in values.items() if is_finite(v))
         folders = tuple(run.folder for run in row.shown)
         numbers = tuple(values.get(run.config.seed) for run in row.shown)

@@ -1,7 +1,7 @@
 """Compare every row with the baseline row, and correlate columns by rank."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from sam.tables import statistics as stats
 from sam.tables.cells import EMPTY, Cell, Comparison, Correlation
@@ -11,46 +11,34 @@ from sam.tables.settings import TableConfig
 from sam.tables.statistics import Equivalence, Paired, fixed, is_finite, p_text
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """A row and its baseline row, compared in one column."""
-
-    column: Column
-    row: TableRow
-    base: TableRow
-    paired: Paired
-
-
 def differences(table: TableConfig, columns: Sequence[Column], rows: Sequence[TableRow]) -> list[tuple[Column, list[Cell]]]:
     """One cell per row for every column with `compare`. Holm's family: all primary differences of the block that have a p value."""
     baselines = [row for row in rows if row.spec.label == table.baseline]
     compared = [column for column in columns if column.config.compare and baselines]
-    pairs = {(c.header, i): _pair(c, row, baselines) for c in compared for i, row in enumerate(rows)}
+    bases = {i: baseline_for(row, baselines) for i, row in enumerate(rows) if row.ran and row.spec.label != table.baseline}
+    against = {i: base for i, base in bases.items() if base is not None and base.ran}
+    paired = {(c.header, i): stats.paired_difference(c.values(rows[i]), c.values(base)) for c in compared for i, base in against.items()}
     named = [column.header for column in compared if column.config.key == table.primary]
-    primary = {key: pair for key, pair in pairs.items() if isinstance(pair, _Pair) and key[0] in named and not pair.row.extra}
-    corrected = dict(zip(primary, stats.holm([pair.paired.p for pair in primary.values()]), strict=True))
+    p_values = {(header, i): d.p for (header, i), d in paired.items() if header in named and not rows[i].extra}
+    corrected = dict(zip(p_values, stats.holm([*p_values.values()]), strict=True))
     tests = sum(p is not None for p in corrected.values())
-    several = len(baselines) > 1
-    family = lambda key: (tests if key in primary else None, corrected.get(key))
-    cells = {key: pair if isinstance(pair, Cell) else _cell(table, pair, *family(key), several) for key, pair in pairs.items()}
-    return [(column, [cells[column.header, i] for i in range(len(rows))]) for column in compared]
+
+    def cell(column: Column, i: int) -> Cell:
+        if i not in against:
+            return Cell("difference", ("baseline",) if rows[i].spec.label == table.baseline else EMPTY, column.header)
+        family = (tests if (column.header, i) in corrected else None, corrected.get((column.header, i)))
+        made = _cell(table, column, rows[i], against[i], paired[column.header, i], *family)
+        return made if len(baselines) == 1 else replace(made, parts=(*made.parts, f"vs {made.baseline}"))
+
+    return [(column, [cell(column, i) for i in range(len(rows))]) for column in compared]
 
 
-def _pair(column: Column, row: TableRow, baselines: Sequence[TableRow]) -> _Pair | Cell:
-    """Pair a row with its baseline; a cell to print if there is nothing to compare."""
-    if any(row is other for other in baselines):
-        return Cell("difference", ("baseline",), column.header)
-    base = baseline_for(row, baselines)
-    if base is None or not base.ran or not row.ran:
-        return Cell("difference", EMPTY, column.header)
-    return _Pair(column, row, base, stats.paired_difference(column.values(row), column.values(base)))
-
-
-def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | None, several: bool) -> Cell:
-    """Test one difference and print it. tests: size of Holm's family, None if not in it; several: print the baseline's name."""
-    paired, digits = pair.paired, pair.column.config.digits
-    level = table.alpha / (tests or 1)
-    margin = pair.column.config.margin if pair.row.spec.equivalence else None
+def _cell(
+    table: TableConfig, column: Column, row: TableRow, base: TableRow, paired: Paired, tests: int | None, p_holm: float | None
+) -> Cell:
+    """Test one difference and print it. tests: size of Holm's family, None if not in it."""
+    digits, level = column.config.digits, table.alpha / (tests or 1)
+    margin = column.config.margin if row.spec.equivalence else None
     detectable = stats.smallest_detectable(paired.std, paired.n, level, table.power)
     comparison = Comparison(
         primary=tests is not None,
@@ -60,7 +48,7 @@ def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | No
         level=None if detectable is None else level,
         power=table.power,
         detectable=detectable,
-        welch=stats.welch(pair.column.values(pair.row).values(), pair.column.values(pair.base).values()),
+        welch=stats.welch(column.values(row).values(), column.values(base).values()),
         equivalence=None if margin is None else stats.equivalence(paired, margin, table.alpha),
     )
     parts = stats.paired_parts(paired, digits, p_holm)
@@ -73,10 +61,7 @@ def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | No
         within = f"within ±{fixed(comparison.equivalence.margin, digits)}"
         parts += ("equivalent", within) if comparison.equivalence.shown else (f"equivalence {within}", "not established")
         parts += (tost_text(comparison.equivalence),)
-    if several:
-        parts += (f"vs {pair.base.label}",)
-    column, baseline = pair.column.header, pair.base.label
-    return Cell("difference", parts, column, paired=paired, comparison=comparison, baseline=baseline, seeds=paired.seeds)
+    return Cell("difference", parts, column.header, paired=paired, comparison=comparison, baseline=base.label, seeds=paired.seeds)
 
 
 def best(cells: Sequence[Cell], measure: str) -> list[Cell]:
@@ -108,7 +93,8 @@ def correlations(table: TableConfig, columns: Sequence[Column], rows: Sequence[T
     for wanted in table.correlations:
         xs, ys = ([c for c in columns if c.config.key == key] for key in (wanted.x, wanted.y))
         for x, y in ((x, y) for x in xs for y in ys if None in (x.rho, y.rho) or x.rho == y.rho):
-            pairs = {str(i): _both(x, y, row, own[i]) for i, row in enumerate(rows)}
+            every = [stats.finite_pairs(x.values(row), y.values(row)) for row in rows]
+            pairs = {str(i): {seed: pair for seed, pair in both.items() if seed in own[i]} for i, both in enumerate(every)}
             found.append(Correlation(x.header, y.header, stats.across(pairs), stats.within(pairs), stats.between(pairs)))
     return tuple(found)
 
@@ -121,8 +107,3 @@ def _own_seeds(rows: Sequence[TableRow]) -> list[set[int]]:
         own.append({seed for seed, run in row.finished.items() if run.folder not in taken})
         taken |= {run.folder for run in row.finished.values()}
     return own
-
-
-def _both(x: Column, y: Column, row: TableRow, seeds: Collection[int]) -> dict[int, tuple[float, float]]:
-    a, b = x.values(row), y.values(row)
-    return {seed: (u, v) for seed in a if seed in seeds and is_finite(u := a[seed]) and is_finite(v := b[seed])}

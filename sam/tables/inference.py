@@ -1,12 +1,9 @@
 """Tests of the ledger: an effect with its p value and its interval at any level; Fieller's ratio; Holm's intervals; tau within axes.
 
-Simultaneous intervals are the intersection of two regions. The first says what Holm's step-down says (after Strassburger & Bretz 2008 and
-Guilbaud 2008, for two-sided tests): with r of m tests rejected, a rejected parameter lies on the side of its null value on which its
-estimate lies, and any other in its 1 - level / (m - r) interval, which holds the null value. The second are Bonferroni's intervals, of
-1 - level / m, by which a rejected parameter has two ends; they can never move one across its null value. Each region holds all parameters
-with 1 - level, both together with at least 1 - 2 level. Whether a test is rejected, and on which side, is read from the first region alone,
-and so is whether what is not rejected ends below a margin. That the sides are covered has a proof for independent tests (Shaffer 1980);
-for tests that share arms it is simulated (results/claims).
+Simultaneous intervals are the intersection of two regions, each of which holds all parameters with 1 - level (docs/claims.md): Holm's, for
+two-sided tests after Strassburger & Bretz 2008 and Guilbaud 2008, and Bonferroni's, which can never move an end across the null value.
+Whether a test is rejected, on which side, and whether what is not rejected ends below a margin is read from Holm's alone. That the sides
+are covered has a proof for independent tests (Shaffer 1980); for tests that share arms it is simulated (results/claims).
 """
 
 import math

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.settings import DATASETS
 from sam.config import ConfigError
 from sam.optimizers.settings import METHODS
-from sam.tables import claims
+from sam.tables import claims, picks
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.claims import WHERE, Arm, Claim
 from sam.tables.conditions import RunRow, grouped, value_text
@@ -62,8 +61,7 @@ def of_runs(found: Sequence[tuple[Claim, str]], runs: Sequence[RunRow]) -> list[
 def build(judged: Sequence[Judged]) -> list[Block]:
     """The confirmatory claims, family by family, then all others."""
     blocks = []
-    for family in dict.fromkeys(case.claim.family if case.confirmatory else None for case in judged):
-        own = [case for case in judged if (case.claim.family if case.confirmatory else None) == family]
+    for family, own in grouped(judged, lambda case: case.claim.family if case.confirmatory else None).items():
         said = f"confirmatory, family {family.name}: Holm over {family.tests} tests at {family.level:.0%}" if family else ""
         title = f"{TABLE}, {said or 'descriptive: each by itself, in no family of tests'}"
         ordered = sorted(own, key=lambda case: _in_order(case.claim.id))
@@ -102,12 +100,13 @@ def _in_order(name: str) -> tuple[int, str]:
 
 def _row(case: Judged) -> tuple[Cell, ...]:
     claim = case.claim
-    controls = " and ".join(map(_arm, [*claim.arms.controls, *([claim.arms.reference] if claim.arms.reference else [])]))
+    controls = " and ".join(_arm(arm) for name, arm in claim.arms.named.items() if name != "treatment")
     arms = _arm(claim.arms.treatment) + (f" against {controls}" if controls else "")
     origin = (case.origin,) if case.origin in (ADDED, UNPLANNED) else ()
     behind = {run.folder: case.values.get(arm, {}).get(run.config.seed) for arm, row in case.rows.items() for run in row.runs}
     effect = case.effect
-    summary = Summary(effect.n, effect.estimate, None, *_interval(case)) if effect and effect.n else None
+    low, high = (case.interval.low, case.interval.high) if case.interval else (None, None)
+    summary = Summary(effect.n, effect.estimate, None, low, high) if effect and effect.n else None
     return (
         Cell("label", (claim.id, claim.statement, arms, *origin)),
         Cell("value", (claim.stance, claim.source), HEADER[1]),
@@ -132,8 +131,8 @@ def _here(case: Judged) -> tuple[str, ...]:
         return ()
     runs = case.rows["treatment"].runs or case.base.runs
     first, images = runs[0], WHERE["data"](runs[0])
-    size = next((row.about.image_size for row in DATASETS.values() if row.about and images.startswith(row.label)), None)
-    pixels = images.partition(" at ")[2].partition(" (")[0] or (f"{size} x {size}" if size else "")
+    about = picks.about(images)
+    pixels = images.partition(" at ")[2].partition(" (")[0] or (f"{about.image_size} x {about.image_size}" if about else "")
     train, count = WHERE["train_size"](first), first.record.get("parameters")
     loss = summarize(run.measures.get("train_loss", (run.record.get("final") or {}).get("train_loss")) for run in runs).mean
     parts = [WHERE["model"](first), f"{count:,} parameters" if count else "", f"{train:,} images" if train else "", pixels]
@@ -141,16 +140,11 @@ def _here(case: Judged) -> tuple[str, ...]:
     return tuple(filter(None, [*parts, *(f"{name} = {value:g}" for name, value in case.picked.items() if value is not None)]))
 
 
-def _interval(case: Judged) -> Ends | tuple[None, None]:
-    return (case.interval.low, case.interval.high) if case.interval and case.verdict != CHANGED else (None, None)
-
-
 def _effect(case: Judged) -> tuple[str, ...]:
-    effect, unit = case.effect, "" if case.claim.kind in ("retained_fraction", "correlation") else case.claim.measure.unit
+    effect, i, unit = case.effect, case.interval, "" if case.claim.kind in ("retained_fraction", "correlation") else case.claim.measure.unit
     if effect is None or effect.estimate is None:
         return EMPTY
-    low, high = _interval(case)
-    ends = "" if low is None or high is None or case.interval is None else _ends((low, high), effect.null if case.interval.side else None)
+    ends = _ends((i.low, i.high), effect.null if i.side else None) if i else ""
     drawn = (f"drawn {_ends(case.drawn)}",) if case.drawn else ()
     return (f"{rounded(effect.estimate, 2, sign=True)} {ends}".rstrip(), *((unit,) if unit else ()), *drawn)
 
@@ -164,14 +158,13 @@ def _ends(ends: Ends, excluded: float | None = None) -> str:
 def data(case: Judged) -> dict[str, Any]:
     """A line of the ledger for programs."""
     claim, effect, interval = case.claim, case.effect, case.interval
-    low, high = _interval(case)
     finite = lambda end: end if is_finite(end) else None
     return {
         **{name: getattr(claim, name) for name in ("id", "statement", "stance", "source", "kind", "direction", "margin")},
         **{"setting": case.place, "origin": case.origin, "confirmatory": case.confirmatory, "here": list(_here(case))},
         **{"effect": effect and effect.estimate, "unit": claim.measure.unit, "n": effect.n if effect else 0, "planned": claim.n},
-        **{"p": effect and effect.p, "p_holm": interval and interval.p_holm, "low": finite(low), "high": finite(high)},
-        **{"drawn": case.drawn, "verdict": case.verdict, "paper": case.in_paper},
+        **{"p": effect and effect.p, "p_holm": interval and interval.p_holm, "low": interval and finite(interval.low)},
+        **{"high": interval and finite(interval.high), "drawn": case.drawn, "verdict": case.verdict, "paper": case.in_paper},
     }
 
 

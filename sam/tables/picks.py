@@ -1,15 +1,15 @@
 """What each method of a sweep would pick on the validation images, and what that gives on the test images."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
 from data.known import BY_FINGERPRINT
-from data.settings import DATASETS
+from data.settings import DATASETS, Description
 from sam.tables.cells import EMPTY, Block, Cell
-from sam.tables.columns import Column
+from sam.tables.columns import Column, expand
 from sam.tables.conditions import RunRow, TableRow
 from sam.tables.settings import ColumnConfig, SweepConfig
 from sam.tables.statistics import is_finite, summarize, summary_parts
@@ -57,11 +57,23 @@ def scores(rows: Mapping[Values, TableRow], measure: str) -> dict[Values, dict[i
     return found
 
 
+def about(name: str) -> Description | None:
+    """What is known of the data set whose label this text begins with: the longest one, CIFAR-100 before CIFAR-10."""
+    like = [row for row in DATASETS.values() if row.about and name.startswith(row.label)]
+    return max(like, key=lambda row: len(row.label)).about if like else None
+
+
 def chance(run: RunRow) -> float:
     """Accuracy of a guess, in percent; 0 if the number of classes is not known. Images from a file are known by their fingerprint."""
-    name = BY_FINGERPRINT[run.data_fingerprint].name if run.data_fingerprint in BY_FINGERPRINT else ""
-    like = sorted((row for row in DATASETS.values() if name.startswith(row.label)), key=lambda row: len(row.label), reverse=True)
-    return next((100 / row.about.classes for row in (DATASETS[run.config.dataset.name], *like) if row.about), 0.0)
+    known = BY_FINGERPRINT.get(run.data_fingerprint)
+    found = DATASETS[run.config.dataset.name].about or (about(known.name) if known else None)
+    return 100 / found.classes if found else 0.0
+
+
+def recalibrated(measure: str, rows: Iterable[TableRow]) -> str:
+    """The measure with BatchNorm recalibrated, if every finished run has it."""
+    finished, better = [run for row in rows for run in row.finished.values()], measure + RECALIBRATED
+    return better if finished and all(is_finite(run.measures.get(better)) for run in finished) else measure
 
 
 @dataclass(frozen=True)
@@ -75,55 +87,52 @@ class Picked:
     score: float
 
 
-def build(runs: Sequence[RunRow], command: Command | None = None) -> tuple[list[Block], list[str]]:
+def build(runs: Sequence[RunRow], command: Command) -> tuple[list[Block], list[str]]:
     """One block for each task in which something was swept; and the command lines of the final runs with the picked values."""
     blocks, commands = list[Block](), list[str]()
     for own in by_task(grids(runs, SweepConfig())):
         if any(grid.keys and not any(map(is_task, grid.keys)) for grid in own):
-            block, lines = _block(own, command)
-            blocks += [block] if block else []
-            commands += lines
+            made, lines = _block(own, command)
+            blocks, commands = blocks + made, commands + lines
     return blocks, commands
 
 
 def _measures(own: Sequence[Grid]) -> tuple[str, str]:
     """(measure to pick on, measure of the result): validation accuracy, BatchNorm recalibrated if every finished run was measured so."""
-    finished = [run for grid in own for row in grid.rows().values() for run in row.finished.values()]
-    have = lambda name, of=all: bool(finished) and of(is_finite(run.measures.get(name)) for run in finished)
-    for suffix in (RECALIBRATED, ""):
-        if have(f"val_accuracy{suffix}"):
-            return f"val_accuracy{suffix}", f"test_accuracy{suffix}" if have(f"test_accuracy{suffix}") else "test_accuracy"
-    test = f"test_accuracy{RECALIBRATED if have(f'test_accuracy{RECALIBRATED}') else ''}"
-    return ("val_accuracy" if have("val_accuracy", any) else test), test
+    rows = [row for grid in own for row in grid.rows().values()]
+    validation, test = (recalibrated(f"{split}_accuracy", rows) for split in ("val", "test"))
+    have = [is_finite(run.measures.get(validation)) for row in rows for run in row.finished.values()]
+    if validation == "val_accuracy" and have and all(have):
+        return validation, "test_accuracy"  # both with the statistics of the training
+    return (validation if any(have) else test), test
 
 
-def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, list[str]]:
+def _block(own: Sequence[Grid], command: Command) -> tuple[list[Block], list[str]]:
     judge, result = _measures(own)
     validated, said = judge.startswith("val"), ", BatchNorm recalibrated" if judge.endswith(RECALIBRATED) else ""
-    on = [_column(f"Validation accuracy (%){said}", judge)] if validated else []
-    shown = _column(f"Test accuracy (%){'' if validated else f', {OPTIMISTIC}'}", result)
-    header = ("Method", "Picked", *(column.header for column in (*on, shown)), "Test accuracy (%), nested by seed")
-    picked = [one for grid in own if (one := _picked(grid, judge, (*on, shown), header[-1], result)) is not None]
+    shown = {f"Validation accuracy (%){said}": judge} if validated else {}
+    shown[f"Test accuracy (%){'' if validated else f', {OPTIMISTIC}'}"] = result
+    columns = expand([ColumnConfig(key="accuracy", header=header, measure=measure) for header, measure in shown.items()], [])
+    header = ("Method", "Picked", *shown, "Test accuracy (%), nested by seed")
+    picked = [one for grid in own if (one := _picked(grid, judge, columns, header[-1], result)) is not None]
     if not picked:
-        return None, []
+        return [], []
     best = max(picked, key=lambda one: one.score)
     where = f" at {at_text(best.at)}" if best.at else ""
     reached = best.cells[-2].summary
     text = f"{summary_parts(reached, 2)[0]}%" if reached is not None and reached.n else f"validation accuracy {best.score:.2f}%"
     first = own[0].points[0][1][0]
     guess = f"chance ({chance(first):g}%)" if chance(first) else "0%"
-    commands = []
-    if validated and command is not None:
-        for one in picked:  # those without a pick too: what they are compared with
-            commands.append(command(one.row.shown[0], sorted({run.config.seed for run in one.row.runs})))
-    notes = [
+    final = picked if validated else []  # those without a pick too: what they are compared with
+    commands = [command(one.row.shown[0], sorted({run.config.seed for run in one.row.runs})) for one in final]
+    notes = (
         f"Picked: per method the best mean {'validation' if validated else 'test'} accuracy{said} of the final epoch. Over rho alone the"
         " smallest rho within one standard error of the best (over alpha the one nearest 1), that of the differences paired by seed; over"
         f" several numbers the best mean. A diverged run counts as {guess} where a value is picked, and in the nested accuracy; elsewhere"
         " it is in no mean.",
         "Nested by seed: each seed's values are picked on the other seeds, and its own test accuracy counts; ± over seeds.",
         *(() if validated else ("No validation images were held out: dataset.val_fraction=0.1 holds out a tenth of the training images.",)),
-    ]
+    )
     about = task_label(first, own[0].task)
     block = Block(
         table="Picked",
@@ -132,14 +141,10 @@ def _block(own: Sequence[Grid], command: Command | None) -> tuple[Block | None, 
         labels=1,
         header=header,
         rows=tuple((Cell("label", (one.grid.label,)), *one.cells) for one in picked),
-        notes=tuple(notes),
+        notes=notes,
         finding=f"Best: {best.grid.label}{where}, {text} ({'picked on validation' if validated else OPTIMISTIC}).",
     )
-    return block, commands
-
-
-def _column(header: str, measure: str) -> Column:
-    return Column(ColumnConfig(key="accuracy", header=header, measure=measure), None, header, measure)
+    return [block], commands
 
 
 def _picked(grid: Grid, judge: str, columns: Sequence[Column], header: str, result: str) -> Picked | None:

@@ -4,8 +4,7 @@ An interval is Student's t of the seeds' values on a scale: as they are, their l
 (logit); its ends are transformed back. On another scale it is the interval of the back-transformed mean, near the median, which lies within
 the bounds of the measure and not in the middle of the interval.
 
-Rank correlations are of all runs, within methods, and between methods (a row here is a method in one setting). They may differ in sign
-(Simpson's paradox): two measures can rise together from method to method and say nothing about seeds.
+Rank correlations are of all runs, within rows (a method in one setting), and between them: they may differ in sign (Simpson's paradox).
 """
 
 import math
@@ -97,12 +96,15 @@ def interval_of(values: Sequence[float], scale: str, top: float) -> tuple[float,
     return low, high
 
 
+def finite_pairs(a: Mapping[int, float | None], b: Mapping[int, float | None]) -> dict[int, tuple[float, float]]:
+    """Seed -> both values, where both are finite."""
+    return {seed: (float(x), float(y)) for seed in sorted(a.keys() & b.keys()) if is_finite(x := a[seed]) and is_finite(y := b[seed])}
+
+
 def paired_difference(a: Mapping[int, float | None], b: Mapping[int, float | None]) -> Paired:
     """a - b, each a map from seed to value. Seeds that only one of them has are not counted."""
-    common = sorted(a.keys() & b.keys())
-    pairs = {seed: (float(x), float(y)) for seed in common if is_finite(x := a[seed]) and is_finite(y := b[seed])}
-    differences = [x - y for x, y in pairs.values()]
-    excluded = len(common) - len(pairs)
+    pairs = finite_pairs(a, b)
+    differences, excluded = [x - y for x, y in pairs.values()], len(a.keys() & b.keys()) - len(pairs)
     if len(pairs) >= 2:
         # 97.1 - 97.0 and 96.4 - 96.3 differ in the last bits: differences that agree to the rounding of the inputs are equal.
         rounding = 4 * np.finfo(float).eps * max(abs(v) for pair in pairs.values() for v in pair)
@@ -243,13 +245,6 @@ def smallest_detectable(std: float | None, n: int, alpha: float, power: float) -
     return shift * std / math.sqrt(n) if math.isfinite(shift) else None
 
 
-def ranks(values: Sequence[float]) -> np.ndarray:
-    """Ranks 1 .. n; tied values share the average of theirs."""
-    _, inverse, counts = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
-
-
 def _all_rho(rows: Pairs) -> float | None:
     points = [point for seeds in rows.values() for point in seeds.values()]
     return _within_rho({"": dict(enumerate(points))})
@@ -257,24 +252,14 @@ def _all_rho(rows: Pairs) -> float | None:
 
 def _within_rho(rows: Pairs) -> float | None:
     """The blocked Spearman coefficient (Taylor 1987, Biometrics 43): without ties, the mean of the rows' with weights n (n² - 1)."""
+    from scipy.stats import rankdata  # tied values share the average of their ranks
+
     members = [list(seeds.values()) for seeds in rows.values() if seeds]
     if not members:
         return None
-    x, y = (np.concatenate([ranks([point[k] for point in row]) - (len(row) + 1) / 2 for row in members]) for k in (0, 1))
+    x, y = (np.concatenate([rankdata([point[k] for point in row]) - (len(row) + 1) / 2 for row in members]) for k in (0, 1))
     size = math.sqrt(float(x @ x) * float(y @ y))
     return None if size == 0 else max(-1.0, min(1.0, float(x @ y) / size))
-
-
-def _fisher(rho: float | None, n: int, error: float | None, quantile: float = Z) -> RankCorrelation:
-    if rho is None or error is None or abs(rho) > 1 - 1e-12:
-        return RankCorrelation(rho, None, None, n)
-    z, half = math.atanh(rho), quantile * error
-    return RankCorrelation(rho, math.tanh(z - half), math.tanh(z + half), n)
-
-
-def _bonett_wright(rho: float, free: int) -> float | None:
-    """Standard error of Fisher's z of a Spearman coefficient (Bonett & Wright 2000): sqrt((1 + rho²/2) / (n - 3)), free = n - 3."""
-    return math.sqrt((1 + rho**2 / 2) / free) if free > 0 else None
 
 
 def _jackknife(statistic: Callable[[Pairs], float | None], rows: Pairs) -> float | None:
@@ -292,25 +277,27 @@ def _jackknife(statistic: Callable[[Pairs], float | None], rows: Pairs) -> float
     return float(stdtrit(n - 1, 0.975)) * math.sqrt((n - 1) / n * float(np.sum((np.array(left) - np.mean(left)) ** 2)))
 
 
-def _over_seeds(statistic: Callable[[Pairs], float | None], rows: Pairs, free: int) -> RankCorrelation:
-    """Take the wider interval of two: runs independent (Bonett & Wright), or seeds independent (jackknife), since methods share them."""
+def _coefficient(statistic: Callable[[Pairs], float | None], rows: Pairs, lost: int, over_seeds: bool = True) -> RankCorrelation:
+    """A coefficient and its interval, symmetric on Fisher's scale: with the standard error of Bonett & Wright 2000 for independent points,
+    sqrt((1 + rho²/2) / (n - lost)), lost = 3; over_seeds: the wider of it and the jackknife's, since methods share their seeds."""
     n = sum(map(len, rows.values()))
     rho = statistic(rows) if n >= MIN_POINTS else None
-    if rho is None:
-        return RankCorrelation(None, None, None, n)
-    one, other = _bonett_wright(rho, free), _jackknife(statistic, rows)
-    return _fisher(rho, n, None if one is None or other is None else max(Z * one, other), 1.0)
+    jackknife = _jackknife(statistic, rows) if over_seeds else 0.0
+    if rho is None or jackknife is None or n <= lost or abs(rho) > 1 - 1e-12:
+        return RankCorrelation(rho, None, None, n)
+    z, half = math.atanh(rho), max(Z * math.sqrt((1 + rho**2 / 2) / (n - lost)), jackknife)
+    return RankCorrelation(rho, math.tanh(z - half), math.tanh(z + half), n)
 
 
 def across(rows: Pairs) -> RankCorrelation:
     """Spearman's coefficient over all runs, whatever their row; interval over new seeds of the same rows."""
-    return _over_seeds(_all_rho, rows, sum(map(len, rows.values())) - 3)
+    return _coefficient(_all_rho, rows, 3)
 
 
 def within(rows: Pairs) -> RankCorrelation:
     """Coefficient of the ranks within each row of several runs, each costing a degree of freedom; interval over new seeds of the rows."""
     kept = {name: seeds for name, seeds in rows.items() if len(seeds) > 1}
-    return _over_seeds(_within_rho, kept, sum(len(seeds) - 1 for seeds in kept.values()) - 2)
+    return _coefficient(_within_rho, kept, len(kept) + 2)
 
 
 def between(rows: Pairs) -> RankCorrelation:
@@ -318,6 +305,4 @@ def between(rows: Pairs) -> RankCorrelation:
     whose coverage is checked at 6 and 10 rows; with four it spans nearly everything."""
     mean = lambda seeds, k: math.fsum(point[k] for point in seeds.values()) / len(seeds)
     means = {"": {i: (mean(seeds, 0), mean(seeds, 1)) for i, seeds in enumerate(rows.values()) if seeds}}
-    n = len(means[""])
-    rho = _all_rho(means) if n >= MIN_POINTS else None
-    return _fisher(rho, n, None if rho is None else _bonett_wright(rho, n - 3))
+    return _coefficient(_all_rho, means, 3, over_seeds=False)

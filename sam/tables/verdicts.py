@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from data.settings import DATASETS
 from sam.optimizers.settings import OptimizerConfig
 from sam.schema import defaults, flat, to_dict
 from sam.tables import picks
@@ -117,25 +116,22 @@ def _cases(claim: Claim, origin: str, every: Sequence[Condition], given: Mapping
     found = [replace(c, runs=tuple(run for run in c.runs if first <= run.config.seed <= last)) for c in every]
     found = [c for c in found if c.runs]
     where, name = claim.setting.where, claim.setting.name
+    nothing = lambda why: [Judged(claim, origin, name or "any", stopped=why)]
     if claim.kind == "correlation":
         chosen = [run for c in found for run in c.runs if holds(where, run) and _matches(claim.arms.treatment, run.config.optimizer)]
         tasks = grouped(chosen, lambda run: (WHERE["model"](run), WHERE["data"](run), run.data_fingerprint, run.init_from))
-        return [_correlation(claim, origin, name or ", ".join(at[:2]), own) for at, own in tasks.items()] or [_nothing(claim, origin)]
+        return [_correlation(claim, origin, name or ", ".join(at[:2]), own) for at, own in tasks.items()] or nothing("open")
     sheets = [Sheet(claim, c, found, every, given) for c in found if holds(where, c.runs[0])]
     # What names its setting shows each arm that has run there; what does not is judged where all of its arms have.
     there = [sheet for sheet in sheets if (any if where else all)(row.ran for row in sheet.arms.values())]
     if len(there) > 1 and claim.family is not None and origin in (PLANNED, CHANGED):
         labels = "; ".join(sheet.base.label for sheet in there)
-        return [_nothing(claim, origin, f"open: its setting is found {len(there)} times ({labels})")]
+        return nothing(f"open: its setting is found {len(there)} times ({labels})")
     if not there:
         sheets = [Sheet(claim, c, found, every, given) for c in every if holds(where, c.runs[0])]
         unpicked = [pick for pick in claim.picks if pick not in given and all(sheet.pick(pick)[0] is None for sheet in sheets)]
-        return [_nothing(claim, origin, f"open: {unpicked[0]} is not picked yet" if unpicked else "open")]
+        return nothing(f"open: {unpicked[0]} is not picked yet" if unpicked else "open")
     return [sheet.judged(origin, name or sheet.base.label) for sheet in there]
-
-
-def _nothing(claim: Claim, origin: str, why: str = "open") -> Judged:
-    return Judged(claim, origin, claim.setting.name or "any", stopped=why)
 
 
 def _matches(arm: Arm, o: OptimizerConfig) -> bool:
@@ -179,10 +175,7 @@ class Sheet:
         value = lambda run: getattr(run.config.optimizer, tuned.key.removeprefix("optimizer."))
         rows: dict[picks.Values, TableRow]
         rows = {(at,): table_row("", RowConfig(), own) for at, own in grouped(runs, value).items() if at is not None}
-        finished = [run for row in rows.values() for run in row.finished.values()]
-        recalibrated = f"val_accuracy{picks.RECALIBRATED}"
-        measure = recalibrated if all(is_finite(run.measures.get(recalibrated)) for run in finished) else "val_accuracy"
-        scores = picks.scores(rows, measure)
+        scores = picks.scores(rows, picks.recalibrated("val_accuracy", rows.values()))
         if len(scores) < max(2, len(rows)) or len({frozenset(of) for of in scores.values()}) > 1:
             return None, False
         (at,) = picks.pick(scores, (tuned.key,))
@@ -224,11 +217,10 @@ class Sheet:
         """Mean of the gate's arm, or of its treatment minus its control over common seeds. Raises Stop where runs are missing."""
         measure = gate.get("measure") or (self.claim.measure.name if "accuracy" in self.claim.measure.name else ACCURACY)
         arms = [gate[name] for name in ("arm", "treatment", "control") if name in gate]
-        found = [self.values(arm, self.arm(arm), measure) for arm in arms]
-        common = set.intersection(*map(set, found))
-        if len(common) < self.claim.n:
-            raise Stop(f"open: {gate['gate']} has {len(common)} of {self.claim.n} runs of {' and '.join(arm['method'] for arm in arms)}")
-        means = [math.fsum(of[seed] for seed in common) / len(common) for of in found]
+        seeds, shown = _in_common({str(i): self.values(arm, self.arm(arm), measure) for i, arm in enumerate(arms)})
+        if len(seeds) < self.claim.n:
+            raise Stop(f"open: {gate['gate']} has {len(seeds)} of {self.claim.n} runs of {' and '.join(arm['method'] for arm in arms)}")
+        means = [math.fsum(of) / len(seeds) for of in shown.values()]
         return means[0] - sum(means[1:])
 
     def gates(self, *kinds: str) -> None:
@@ -268,13 +260,10 @@ class Sheet:
             arms = self.claim.arms.named
             values = {name: self.values(arms[name], row, measure.name, measure.transform == "log") for name, row in self.arms.items()}
             case = replace(case, values=values)
-            seeds = sorted(set.intersection(*map(set, values.values())))
+            seeds, shown = _in_common(values)
             if seeds:
-                shown = {name: [of[seed] for seed in seeds] for name, of in values.items()}
-                effect, estimate = effect_of(self.claim, shown)
-                images = _test_images(self.base.runs[0]) if "accuracy" in measure.name else None
-                drawn = over_seeds_and_images(np.array(list(shown.values())), estimate, images, self.right(seeds))
-                case = replace(case, effect=effect, drawn=drawn)
+                about = picks.about(WHERE["data"](self.base.runs[0])) if "accuracy" in measure.name else None
+                case = _with_effect(case, shown, about.test_size if about else None, self.right(seeds))
             if len(seeds) < self.claim.n:
                 raise Stop(f"open: {len(seeds)} of {self.claim.n}")
             self.gates(*MEANS)
@@ -285,9 +274,15 @@ class Sheet:
         return case
 
 
-def _test_images(run: RunRow) -> int | None:
-    """Number of a known data set's test images."""
-    return next((row.about.test_size for row in DATASETS.values() if row.about and WHERE["data"](run).startswith(row.label)), None)
+def _in_common(values: Mapping[str, Mapping[int, float]]) -> tuple[list[int], dict[str, list[float]]]:
+    """The seeds (starting points) that every arm has, and each arm's values at them."""
+    seeds = sorted(set.intersection(*map(set, values.values())))
+    return seeds, {name: [of[seed] for seed in seeds] for name, of in values.items()}
+
+
+def _with_effect(case: Judged, shown: Mapping[str, Sequence[float]], images: int | None = None, right: np.ndarray | None = None) -> Judged:
+    effect, estimate = effect_of(case.claim, shown)
+    return replace(case, effect=effect, drawn=over_seeds_and_images(np.array(list(shown.values())), estimate, images, right))
 
 
 def gained(claim: Claim, arms: Mapping[str, Sequence[float]]) -> bool:
@@ -323,14 +318,11 @@ def _of_effects(claim: Claim, origin: str, file: Path) -> Judged:
     number = lambda row: float(row.get(claim.measure.name) or math.nan)
     every = {name: {int(row["start"]): number(row) for row in table if row["arm"] == arm["arm"]} for name, arm in claim.arms.named.items()}
     values = {name: {start: value for start, value in of.items() if is_finite(value)} for name, of in every.items()}
-    starts = sorted(set.intersection(*map(set, values.values())))
+    starts, shown = _in_common(values)
     if not starts:
         return replace(case, stopped=f"open: not measured ({claim.measure.name})")
-    shown = {name: [of[start] for start in starts] for name, of in values.items()}
-    effect, estimate = effect_of(claim, shown)
-    drawn = over_seeds_and_images(np.array(list(shown.values())), estimate, None)
     stopped = f"open: {len(starts)} of {claim.n}" if len(starts) < claim.n else ""
-    return replace(case, values=values, effect=effect, drawn=drawn, stopped=stopped)
+    return _with_effect(replace(case, values=values, stopped=stopped), shown)
 
 
 def _correlation(claim: Claim, origin: str, place: str, runs: Sequence[RunRow]) -> Judged:

@@ -43,11 +43,6 @@ DIFFERENCES: tuple[tuple[str, str, str, str, str, Callable[[Row], float]], ...] 
 )
 
 
-def ends(walks: Walks) -> list[Row]:
-    """The last record of every walk."""
-    return [{"arm": arm, "start": start, **rows[-1]} for (arm, start), rows in walks.items()]
-
-
 def effects(walks: Walks) -> list[Row]:
     """Of each walk: change of the logarithm of each eigenvalue from the start to the end, and the mean |cos| on the way."""
     found = []
@@ -99,37 +94,31 @@ def smooth(values: Sequence[float], width: int = 9) -> list[float]:
 
 
 def of_network(config: NetworkConfig, walks: Walks) -> list[Panel]:
-    """Eigenvalues relative to the start, alignment, loss, λ1 beside the SAM edge, and the contrasts."""
+    """Eigenvalues relative to the start, alignment, loss, λ1 beside the SAM edge, and the contrasts; the folder says which network."""
     arms, panels = dict.fromkeys(arm for arm, _ in walks), list[Panel]()
     lines = lambda value, log: [
         averaged(LOOKS[arm], [(part(rows), value(rows)) for (own, _), rows in walks.items() if own == arm], log) for arm in arms
     ]
-    where = ""  # the folder says which network
     for name, words in EIGENVALUES.items():
         relative = lines(lambda rows, name=name: [row[name] / rows[0][name] for row in rows], False)
-        panels += panel(where, f"{words} relative to the starting point", PART, Axis(f"{words} / its start"), relative)
+        panels += panel("", f"{words} relative to the starting point", PART, Axis(f"{words} / its start"), relative)
     (level,) = {rows[0]["random_level"] for rows in walks.values()}
     random = Series(Style("random direction", 8, 2, 8), "level", [None], [level], [None], [None])
     cosines = lines(lambda rows: smooth([row["cosine"] for row in rows], 5), False)
-    panels += panel(where, "Alignment of the gradient with the top eigenvector", PART, Axis("|cos|", low=0, high=1.05), [*cosines, random])
+    panels += panel("", "Alignment of the gradient with the top eigenvector", PART, Axis("|cos|", low=0, high=1.05), [*cosines, random])
     losses = lines(lambda rows: [row["loss"] for row in rows], True)
-    panels += panel(where, "Training loss", PART, Axis("Loss", log=True, low=1e-12), losses)
+    panels += panel("", "Training loss", PART, Axis("Loss", log=True, low=1e-12), losses)
     arm, paths = config.arms.get("SAM"), [rows for (name, _), rows in walks.items() if name == "SAM"]
     if arm is not None:
         edges = [(part(rows), [sam_edge(row["grad_norm"], arm.lr, arm.rho) for row in rows]) for rows in paths]
         tops = [(part(rows), [row["top"] for row in rows]) for rows in paths]
         drawn = [averaged(LOOKS["SAM"], tops), averaged(Style("the edge, from the gradient's norm", 8, 1, 8), edges)]
-        panels += panel(where, "λ1 under SAM beside the SAM edge of stability", PART, Axis("λ1"), drawn)
+        panels += panel("", "λ1 under SAM beside the SAM edge of stability", PART, Axis("λ1"), drawn)
     shown = [row for row in contrasts(walks) if row["claim"].isdigit() and row["mean"] is not None]
     dots = [
         Series(LOOKS[row["difference"].split(" - ")[0]], "whiskers", [row["mean"]], [i], [row["ci_low"]], [row["ci_high"]], n=row["n"])
         for i, row in enumerate(shown)
     ]
     names = Axis("", names=tuple(f"{row['claim']}: {row['effect']}, {row['difference']}" for row in shown))
-    return panels + panel(
-        where,
-        "Contrasts between methods",
-        Axis("Difference over the starting points"),
-        names,
-        [Series(Style(""), "mark", [0.0], [None]), *dots],
-    )
+    zero = Series(Style(""), "mark", [0.0], [None])
+    return panels + panel("", "Contrasts between methods", Axis("Difference over the starting points"), names, [zero, *dots])

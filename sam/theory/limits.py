@@ -1,12 +1,13 @@
 """What the notions of sharpness tend to as rho -> 0 at a minimiser (Wen et al. 2023, Table 1), checked against a dense Hessian."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sam.core.ascent import Ascent
-from sam.theory.network import starting_point
+from sam.theory.network import shaped, starting_point
 from sam.theory.settings import NetworkConfig
 
 Value = Callable[[Tensor], Tensor]  # weights (D,) -> loss
@@ -43,17 +44,15 @@ def average(loss: Value, w: Tensor, rho: float, vectors: Tensor) -> float:
 def table(seed: int = 0, radii: Sequence[float] = RADII) -> list[dict[str, float | str]]:
     """R_rho / rho² beside its limit, for each notion over all samples and in the mean over single samples, at an interpolating point."""
     task, weights = starting_point(SMALL, seed)
-    shapes = [w.shape for w in weights]
     w = torch.cat([p.detach().flatten() for p in weights])
-    losses: list[Value] = []
-    for k in (None, *torch.arange(SMALL.samples)[:, None]):
-        losses.append(
-            lambda x, k=k: task.loss([p.view(s) for p, s in zip(x.split([s.numel() for s in shapes]), shapes, strict=True)], k)  # type: ignore[misc]
-        )
+    loss = lambda k, x: task.loss(shaped(x, weights), k)
+    losses: list[Value] = [partial(loss, k) for k in (None, *torch.arange(SMALL.samples)[:, None])]
     hessians = [torch.func.hessian(loss)(w) for loss in losses]
     pairs = [torch.linalg.eigh(h) for h in hessians]
     size, single = len(w), len(losses) - 1
     basis = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=w.dtype)).Q
+    # Where a search starts: the eigenvectors of the largest non-zero eigenvalues, and three others.
+    ways = lambda i: torch.cat([pairs[i][1][:, -1 if i else -single :].T, basis[:3]])
     trace = hessians[0].trace().item()  # the mean over samples of theirs too
     limits = {
         "worst direction": (worst, pairs[0][0][-1].item() / 2, "λ1/2", trace / 2, "Tr/2"),
@@ -64,12 +63,7 @@ def table(seed: int = 0, radii: Sequence[float] = RADII) -> list[dict[str, float
     for notion, (measure, whole, whole_words, alone, alone_words) in limits.items():
         for batch, limit, words, members in (("all", whole, whole_words, [0]), ("1", alone, alone_words, range(1, single + 1))):
             for rho in radii:
-                found = [measure(losses[i], w, rho, ways(pairs[i][1], 1 if i else single, basis, measure is average)) for i in members]
+                found = [measure(losses[i], w, rho, basis if measure is average else ways(i)) for i in members]
                 ratio = sum(found) / len(found) / rho**2
                 rows.append({"notion": notion, "batch": batch, "rho": rho, "R/rho^2": ratio, "limit": words, "limit_value": limit})
     return [{**row, "relative_error": abs(float(row["R/rho^2"]) / float(row["limit_value"]) - 1)} for row in rows]
-
-
-def ways(vectors: Tensor, rank: int, basis: Tensor, whole: bool) -> Tensor:
-    """The basis (D, D), or the eigenvectors of the `rank` largest eigenvalues and three rows of the basis."""
-    return basis if whole else torch.cat([vectors[:, -rank:].T, basis[:3]])

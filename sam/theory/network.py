@@ -23,25 +23,24 @@ class Regression:
     inputs: Tensor
     targets: Tensor
 
-    def outputs(self, weights: Vector, chosen: Tensor | None = None) -> Tensor:
-        """a' tanh(W x + b) + c, with weights [W, b, a, c]."""
-        w, b, a, c = weights
-        return torch.tanh((self.inputs if chosen is None else self.inputs[chosen]) @ w.T + b) @ a + c
+    def residuals(self, weights: Vector, chosen: Tensor | None = None) -> Tensor:
+        """a' tanh(W x + b) + c - target, with weights [W, b, a, c], of the chosen samples (None: all)."""
+        (w, b, a, c), own = weights, slice(None) if chosen is None else chosen
+        return torch.tanh(self.inputs[own] @ w.T + b) @ a + c - self.targets[own]
 
     def loss(self, weights: Vector, chosen: Tensor | None = None) -> Tensor:
-        targets = self.targets if chosen is None else self.targets[chosen]
-        return (self.outputs(weights, chosen) - targets).square().mean() / 2
+        return self.residuals(weights, chosen).square().mean() / 2
 
     def jacobian(self, weights: Vector) -> Tensor:
-        """(n, D), in the order of the weights."""
-        parts = torch.func.jacrev(lambda *w: self.outputs(list(w)), argnums=tuple(range(len(weights))))(*(w.detach() for w in weights))
+        """Of the outputs, which is that of the residuals: (n, D), in the order of the weights."""
+        parts = torch.func.jacrev(lambda *w: self.residuals(list(w)), argnums=tuple(range(len(weights))))(*(w.detach() for w in weights))
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
     def interpolate(self, weights: Vector, longest: float = 0.5) -> None:
         """Move the weights, in place, to a point of zero loss: Gauss-Newton steps of the least norm, cut at `longest`. ArithmeticError if
         there is none near."""
         for _ in range(200):
-            residuals = self.outputs(weights).detach() - self.targets
+            residuals = self.residuals(weights).detach()
             if residuals.abs().max() < 1e-13:
                 return
             jacobian = self.jacobian(weights)
@@ -59,7 +58,7 @@ class Regression:
         n = len(self.targets)
         jacobian = self.jacobian(weights)
         values, left = torch.linalg.eigh(jacobian @ jacobian.T / n)
-        residuals = self.outputs(weights).detach() - self.targets
+        residuals = self.residuals(weights).detach()
         parts = (values.clamp(min=0) / n).sqrt() * (left.T @ residuals)
         length = parts.norm().item()
         shares = parts.abs() / length
@@ -74,8 +73,13 @@ class Regression:
 def shift(weights: Vector, direction: Tensor, factor: float) -> None:
     """weights <- weights + factor * direction (D,), in place."""
     with torch.no_grad():
-        pieces = direction.split([w.numel() for w in weights])
-        vectors.add_(weights, [piece.view_as(w) for piece, w in zip(pieces, weights, strict=True)], factor)
+        vectors.add_(weights, shaped(direction, weights), factor)
+
+
+def shaped(vector: Tensor, weights: Vector) -> Vector:
+    """A vector (D,) as tensors like the weights."""
+    pieces = vector.split([w.numel() for w in weights])
+    return [piece.view_as(w) for piece, w in zip(pieces, weights, strict=True)]
 
 
 def starting_point(config: NetworkConfig, seed: int) -> tuple[Regression, Vector]:

@@ -21,7 +21,7 @@ class ArmConfig(Settings, prefix="arm."):
 
 @dataclass(frozen=True)
 class TheoryConfig(Settings):
-    """Keys of both experiments."""
+    """Keys of both experiments; the toys have no others."""
 
     arms: dict[str, ArmConfig] = field(default_factory=dict)
     records: int = key(50, "points of a trajectory that are measured, beside the start", low=2)
@@ -33,11 +33,6 @@ class TheoryConfig(Settings):
 
     def steps(self, arm: str) -> int:
         return max(self.records, round(self.part * self.arms[arm].steps))
-
-
-@dataclass(frozen=True)
-class ToyConfig(TheoryConfig):
-    """The toys."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Walks of the product's own optimizers, and of the one that it does not have: gradient descent on L^Asc."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,18 @@ def ascent_gradient(loss: Callable[[Vector], Tensor], weights: Vector, rho: floa
     return [x + rho / length * y for x, y in zip(h, bent, strict=True)]
 
 
+def step(optimizer: Any, loss: Callable[[], Tensor]) -> None:
+    """One step of an optimizer of the product, without its diagnostics."""
+
+    def closure() -> Tensor:
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.diagnose = False
+    optimizer.step(closure)
+
+
 def walk(
     arm: ArmConfig, weights: Vector, loss: Loss, samples: int, generator: torch.Generator, descent: Callable[..., Vector] | None = None
 ) -> Iterator[None]:
@@ -40,17 +53,10 @@ def walk(
             with torch.no_grad():
                 vectors.add_(weights, gradient, -arm.lr)
             yield
-    optimizer: Any = METHODS[arm.method].load()(torch.optim.SGD(weights, lr=arm.lr), rho=arm.rho)
-    optimizer.diagnose = False
+    optimizer = METHODS[arm.method].load()(torch.optim.SGD(weights, lr=arm.lr), rho=arm.rho)
     while True:
         chosen = None if arm.batch is None else torch.randint(samples, (arm.batch,), generator=generator)
-
-        def closure(chosen: Tensor | None = chosen) -> Tensor:
-            value = loss(weights, chosen)
-            value.backward()  # type: ignore[no-untyped-call]
-            return value
-
-        optimizer.step(closure)
+        step(optimizer, partial(loss, weights, chosen))
         yield
 
 

@@ -136,4 +136,4 @@ def test_nothing_is_picked_among_tasks() -> None:
     for data in ({"train_size": 8}, {"label_noise": 0.2}):
         runs = [run(s, 90.0, 80.0) for s in range(2)]
         runs += [replace(r, config=replace(r.config, dataset=replace(r.config.dataset, **data))) for r in runs]
-        assert picks.build(runs) == ([], [])
+        assert picks.build(runs, lambda run, seeds: "") == ([], [])

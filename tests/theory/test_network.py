@@ -12,11 +12,11 @@ from torch import Tensor
 from sam.schema import from_dict
 from sam.theory import figures
 from sam.theory.network import Regression, branch, sam_edge, shift, starting_point
-from sam.theory.settings import NetworkConfig, ToyConfig
+from sam.theory.settings import NetworkConfig, TheoryConfig
 from sam.theory.toys import cycle
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = {"wen_toy": ToyConfig, "wen_network": NetworkConfig}
+DOCUMENTS = {"wen_toy": TheoryConfig, "wen_network": NetworkConfig}
 SMALL = {"samples": 6, "hidden": 4, "inputs": "gaussian"}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from sam.config import ConfigError
 from sam.schema import from_dict
 from sam.theory.limits import table
-from sam.theory.settings import NetworkConfig, ToyConfig
+from sam.theory.settings import NetworkConfig, TheoryConfig
 from sam.theory.toys import ENDS, cycle, heights, toy, toy_ascent_gradient, toy_trajectory
 from sam.theory.walks import ascent_gradient, trajectory
 
@@ -54,7 +54,7 @@ ARMS = {
 
 
 def toy_end(arm: str) -> dict[str, float]:
-    return toy_trajectory(from_dict(ToyConfig, {"arms": {arm: ARMS[arm]}, "records": 2}), arm)[-1]
+    return toy_trajectory(from_dict(TheoryConfig, {"arms": {arm: ARMS[arm]}, "records": 2}), arm)[-1]
 
 
 def test_sam_ends_at_the_least_top_eigenvalue() -> None:
