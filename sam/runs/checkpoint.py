@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from data.image_data import ImageData
 from sam.core.files import ABSENT, DamagedError, StorageError, UnreadableError, check, read_bytes, told, write_atomic
 from sam.runs.records import CHECKPOINT, PREVIOUS
-from sam.settings import TrainConfig
-from sam.training.loop import build_model
-from sam.training.weights import CheckpointError, intact, load_weights
+from sam.training.weights import CheckpointError, intact
 
 FORMAT = 1
 KEPT = "checkpoint.epoch{:04d}.pt"
@@ -29,28 +25,23 @@ class ForeignError(CheckpointError):
     """A checkpoint that may be whole, but is another run's or epoch's, or cannot be read: not to be written over. One sentence."""
 
 
-def save(folder: Path, state: dict[str, Any]) -> str:
-    """Write `state` (plain values and tensors) as the folder's checkpoint, and keep the previous one; returns its SHA-256."""
-    content = _bytes(state)
-    write_atomic(folder / CHECKPOINT, content, keep=folder / PREVIOUS)
+def save(folder: Path, state: dict[str, Any], epoch: int | None = None) -> str:
+    """Write `state` (plain values and tensors) as the folder's checkpoint, and keep the previous one; or as the extra checkpoint of an
+    `epoch`, to be kept. Returns its SHA-256."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    content = buffer.getvalue()
+    if epoch is None:
+        write_atomic(folder / CHECKPOINT, content, keep=folder / PREVIOUS)
+    else:
+        write_atomic(folder / KEPT.format(epoch), content)
     return hashlib.sha256(content).hexdigest()
 
 
-def keep(folder: Path, epoch: int, state: dict[str, Any]) -> None:
-    """Write `state` as the folder's extra checkpoint of `epoch`."""
-    write_atomic(folder / KEPT.format(epoch), _bytes(state))
-
-
 def kept(folder: Path) -> dict[int, Path]:
-    """Files written by `keep`, by epoch, in order; `load(folder, device, path.name)` reads one."""
+    """The extra checkpoints, by epoch, in order; `load(folder, device, path.name)` reads one."""
     found = ((_KEPT.fullmatch(path.name), path) for path in folder.glob("checkpoint.epoch*.pt"))
     return dict(sorted((int(match[1]), path) for match, path in found if match))
-
-
-def _bytes(state: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
-    return buffer.getvalue()
 
 
 def tidy(folder: Path, *names: str) -> None:
@@ -105,10 +96,3 @@ def load(
     except DamagedError as error:
         raise CheckpointError(f"{path}: the checkpoint is not what the run wrote ({told(error)}).") from error
     return state
-
-
-def load_trained(config: TrainConfig, folder: Path, images: ImageData, device: torch.device, weights: dict[str, torch.Tensor]) -> nn.Module:
-    """Build the model of a finished run with its checkpoint's weights. CheckpointError if they do not fit."""
-    model = build_model(config, images).to(device)
-    load_weights(model, weights, folder / CHECKPOINT)
-    return model

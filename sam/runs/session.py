@@ -144,23 +144,26 @@ class Session:
         if self.unsaved:
             self._save()
 
+    def _writes(self) -> bool:
+        """Whether this process writes the run's files. LockedError if another one does by now."""
+        self.check_lock()
+        return True
+
     def _save(self) -> None:
-        self._write(self.trainer.state_dict())
+        state = self.trainer.state_dict()  # all replicas call it
+        if self._writes():
+            self.written = checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **state})
         self.unsaved = False
 
-    def _write(self, state: dict[str, Any]) -> None:
-        self.check_lock()
-        self.written = checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **state})
-
     def _keep_weights(self) -> None:
-        self.check_lock()
-        state = {"fingerprint": self.record["fingerprint"], "epoch": self.trainer.epoch, "model": self.trainer.model.state_dict()}
-        checkpoint.keep(self.folder, self.trainer.epoch, state)
+        if self._writes():
+            state = {"fingerprint": self.record["fingerprint"], "epoch": self.trainer.epoch, "model": self.trainer.model.state_dict()}
+            checkpoint.save(self.folder, state, self.trainer.epoch)
 
     def _record_epoch(self, row: Row) -> None:
-        self.check_lock()
-        self.metrics = records.write_metrics(self.folder, self.trainer.rows)
-        self.progress.note(headline(row, self.trainer.config.epochs), identity.short_name(self.trainer.config))
+        if self._writes():
+            self.metrics = records.write_metrics(self.folder, self.trainer.rows)
+            self.progress.note(headline(row, self.trainer.config.epochs), identity.short_name(self.trainer.config))
 
     def _note_end(self, status: str, reason: str) -> None:
         self.record |= {"status": status, "error": reason, "epochs": self.trainer.epoch, "seconds": self.trainer.seconds}
@@ -209,9 +212,8 @@ class WorkerSession(Session):
             signal.told = True
             raise
 
-    def _record_epoch(self, row: Row) -> None: ...
-    def _write(self, state: dict[str, Any]) -> None: ...
-    def _keep_weights(self) -> None: ...
+    def _writes(self) -> bool:
+        return False
 
 
 def new_record(trainer: Trainer, earlier: dict[str, Any] | None) -> dict[str, Any]:
