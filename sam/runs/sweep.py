@@ -43,17 +43,17 @@ def points(sweep: DictConfig, loader: ConfigLoader | None = None) -> list[list[s
     """The points of a composed sweep, each a list of overrides, as Hydra's sweeper will launch them. ConfigError for another sweeper."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf  # now: Hydra's search for plugins reloads it
 
-    if (other := sweep.hydra.sweeper._target_) != BasicSweeperConf._target_:
-        raise ConfigError(f"hydra/sweeper={other}: may choose its points as it goes, which no plan can check; use basic.")
-    sweeper = BasicSweeper(sweep.hydra.sweeper.max_batch_size, sweep.hydra.sweeper.params)
+    sweeper = sweep.hydra.sweeper
+    if sweeper._target_ != BasicSweeperConf._target_:
+        raise ConfigError(f"hydra/sweeper={sweeper._target_}: may choose its points as it goes, which no plan can check; use basic.")
     if sweeper.max_batch_size is not None and sweeper.max_batch_size < 1:
         raise ConfigError(f"hydra.sweeper.max_batch_size={sweeper.max_batch_size}: must be a whole number >= 1, or null.")
     parser = OverridesParser.create(loader or GlobalHydra.instance().config_loader())  # glob() asks the loader for a group's options
     task: Any = OmegaConf.to_container(sweep.hydra.overrides.task)  # a reference such as ${seed} is one of the point
-    given = [*sweeper._parse_config(), *task]
+    given = [*(f"{key}={values}" for key, values in (sweeper.params or {}).items()), *task]
     check_size(given)
-    overrides = parser.parse_overrides(given)
-    return [point for batch in sweeper.split_arguments(overrides, sweeper.max_batch_size) for point in batch]
+    (every,) = BasicSweeper.split_arguments(parser.parse_overrides(given), None)  # one batch
+    return every
 
 
 _checked: dict[tuple[str, ...], TrainConfig] = {}

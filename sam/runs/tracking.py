@@ -69,8 +69,7 @@ def _varied(optimizer: OptimizerConfig) -> dict[str, float | None]:
 
 def series(optimizer: OptimizerConfig) -> str:
     """What seeds are averaged over, as a legend shows it: "SAM N=3 rho=0.05", "SAM N=1 rho=0.05 uniform"."""
-    n, rho, alpha = _varied(optimizer).values()
-    shown = (("N", n), ("rho", rho), ("alpha", alpha))
+    shown = zip(("N", "rho", "alpha"), _varied(optimizer).values(), strict=True)
     drawn = [optimizer.radius] if getattr(optimizer, "radius", "fixed") != "fixed" else []
     return " ".join([METHODS[optimizer.method].label, *(f"{key}={value:g}" for key, value in shown if value is not None), *drawn])
 
@@ -204,8 +203,8 @@ class WandbTracker(Tracker):
         """Results and measures; a number that run.json holds as "nan" or "inf" is a number again, a word stays one."""
         values = {f"{part}/{key}": value for part in SUMMARIES for key, value in record[part].items()}
         values |= {sharpness_name(key): value for key, value in record.get("sharpness", {}).items()}
-        found = {name: (value, number(value)) for name, value in values.items() if value is not None}
-        self._run.summary.update({"status": record["status"]} | {k: value if n is None else n for k, (value, n) in found.items()})
+        known = {name: value if number(value) is None else number(value) for name, value in values.items() if value is not None}
+        self._run.summary.update({"status": record["status"]} | known)
 
 
 class Apart(Tracker):
