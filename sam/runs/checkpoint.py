@@ -31,10 +31,8 @@ def save(folder: Path, state: dict[str, Any], epoch: int | None = None) -> str:
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
-    if epoch is None:
-        write_atomic(folder / CHECKPOINT, content, keep=folder / PREVIOUS)
-    else:
-        write_atomic(folder / KEPT.format(epoch), content)
+    name, previous = (CHECKPOINT, folder / PREVIOUS) if epoch is None else (KEPT.format(epoch), None)
+    write_atomic(folder / name, content, keep=previous)
     return hashlib.sha256(content).hexdigest()
 
 

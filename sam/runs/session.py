@@ -17,11 +17,10 @@ import torch
 
 from sam.config import ConfigError
 from sam.core.files import StorageError, told
-from sam.runs import checkpoint, identity, records
+from sam.runs import checkpoint, identity, records, tracking
 from sam.runs.lock import LockedError
 from sam.runs.progress import Progress
 from sam.runs.signals import Interrupts, Preempted
-from sam.runs.tracking import make_tracker
 from sam.schema import to_dict
 from sam.training.loop import Trainer
 from sam.training.rows import Row, headline, reached, summary
@@ -69,7 +68,8 @@ class Session:
         self.record = new_record(self.trainer, earlier)
         self._warn_of_another_environment()
         records.write_run(self.folder, self.record)
-        tracker = make_tracker(self.trainer.config, self.record, self.folder)
+        config = self.trainer.config
+        tracker = tracking.Apart(config, self.record, self.folder) if config.tracking.backend == "wandb" else None
         try:
             return self._finish(self._epochs())
         except Preempted as signal:
@@ -89,7 +89,8 @@ class Session:
             self._note_end(records.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
             raise
         finally:
-            tracker.finish(self.record)
+            if tracker is not None:
+                tracker.finish(self.record)
 
     def _epochs(self) -> str:
         """Train the epochs that are left; returns the run's status at their end."""

@@ -84,14 +84,7 @@ def default_group(config: TrainConfig) -> str:
     return f"{config.dataset.label} {config.model.label} {config.protocol.name} {config.epochs} epochs lr {config.optimizer.lr:g}"[:128]
 
 
-class Tracker:
-    """Null tracker; defines the interface."""
-
-    def finish(self, record: dict[str, Any]) -> None:
-        """The run has ended, or is about to be continued by another process: as its record says."""
-
-
-class WandbTracker(Tracker):
+class WandbTracker:
     """Mirror rows and results; the first failure switches it off with one warning. Only rows of metrics.csv after the last epoch that the
     server, or offline the files of earlier sessions, have are logged: a continued run or a server lost for a while leaves no gaps."""
 
@@ -107,6 +100,7 @@ class WandbTracker(Tracker):
             self._guard(self._mirror)
 
     def finish(self, record: dict[str, Any]) -> None:
+        """The run has ended, or is about to be continued by another process: as its record says."""
         if self._run is not None:
             self._guard(lambda: self._finish(record))
         self._run = None
@@ -207,7 +201,7 @@ class WandbTracker(Tracker):
         self._run.summary.update({"status": record["status"]} | known)
 
 
-class Apart(Tracker):
+class Apart:
     """A `WandbTracker` in a separate process, for which nobody waits: it reads the run's files itself, and `finish` takes seconds."""
 
     def __init__(self, config: TrainConfig, record: dict[str, Any], folder: Path, job_type: str = "train") -> None:
@@ -271,10 +265,6 @@ def serve(handle: int) -> None:
         record = line.recv()
     tracker.finish(record)
     line.send("broken" if tracker.broken else "done")
-
-
-def make_tracker(config: TrainConfig, record: dict[str, Any], folder: Path) -> Tracker:
-    return Apart(config, record, folder) if config.tracking.backend == "wandb" else Tracker()
 
 
 def run_id(record: dict[str, Any], folder: Path) -> str:
