@@ -1,9 +1,10 @@
 """Plan a sweep before it starts: compose and check every point; list what will run, what is finished, and what it costs."""
 
 import os
+import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,9 +27,8 @@ from sam.config import ConfigError
 from sam.core.files import DamagedError
 from sam.registry import names_plugins, plugin_arguments
 from sam.runs import ending, identity, progress, records
-from sam.runs.compose import compose
 from sam.runs.distributed import launched, with_replicas
-from sam.runs.hydra_schema import check_size, in_our_words, register
+from sam.runs.hydra_schema import check_size, in_our_words, register, resolve
 from sam.settings import TrainConfig
 from sam.text import counted, sentence
 from sam.training import cost
@@ -54,6 +54,23 @@ def points(sweep: DictConfig, loader: ConfigLoader | None = None) -> list[list[s
     check_size(given)
     (every,) = BasicSweeper.split_arguments(parser.parse_overrides(given), None)  # one batch
     return every
+
+
+def compose(points: Sequence[Sequence[str]], sweep: DictConfig, loader: ConfigLoader | None = None) -> Iterator[TrainConfig]:
+    """Compose and check the points of a composed sweep; those that differ in the seed alone once, as Hydra takes 0.1 s for each. Raises its
+    error, OmegaConf's or our own."""
+    loader, known = loader or GlobalHydra.instance().config_loader(), dict[tuple[str, ...], DictConfig]()
+    for point in points:
+        seeds = [word for word in point if re.match(r"[+~]*seed\b", word)]
+        rest = tuple(word for word in point if word not in seeds)
+        if len(seeds) == 1 and re.fullmatch("seed=[0-9]+", seeds[0]):
+            composed = known[rest] = known.get(rest) or loader.load_sweep_config(sweep, list(point))
+            OmegaConf.update(composed, "seed", int(seeds[0].removeprefix("seed=")))  # what refers to it follows
+        else:
+            composed = loader.load_sweep_config(sweep, list(point))
+        if composed.hydra.sweeper.params != sweep.hydra.sweeper.params:
+            raise ConfigError(f"{' '.join(point)}: holds a grid of its own, which a sweep would not run; start it alone, with -m.")
+        yield resolve(TrainConfig, composed)
 
 
 _checked: dict[tuple[str, ...], TrainConfig] = {}
