@@ -73,14 +73,6 @@ def compose(points: Sequence[Sequence[str]], sweep: DictConfig, loader: ConfigLo
         yield resolve(TrainConfig, composed)
 
 
-_checked: dict[tuple[str, ...], TrainConfig] = {}
-
-
-def checked(point: Sequence[str], sweep: DictConfig) -> TrainConfig:
-    """`compose`, or the result of this sweep's preflight."""
-    return _checked.get(tuple(point)) or next(compose([point], sweep))
-
-
 def opened(arguments: Sequence[str], name: str) -> tuple[Hydra, str, list[str], list[str]]:
     """Open the configuration of `NAME.py ARGUMENTS` for scripts: (Hydra, name of the configuration, overrides, options that chose it)."""
 
@@ -144,11 +136,8 @@ class Preflight(Callback):
         try:
             here = config.hydra.launcher._target_.endswith(("BasicLauncher", "LocalLauncher"))  # runs are done on this machine
             str(config.hydra.sweep.dir)  # resolved first, as Hydra does: a ${now:} in it is then the same in the points
-            lines = points(config)
-            plans = list(compose(lines, config))
-            _checked.clear()
-            _checked.update(zip(map(tuple, lines), plans, strict=True))
-            plans = [with_replicas(plan) for plan in plans] if here else plans
+            composed = compose(points(config), config)
+            plans = list(map(with_replicas, composed) if here else composed)
             statuses, pending = _print_plan(plans, here=here)
             waits, given = config.hydra.launcher.get("wait", True), config.hydra.overrides.task
             ending.begin(plans, statuses.count(records.FINISHED), waits=waits, given=given)
