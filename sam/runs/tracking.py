@@ -304,8 +304,7 @@ def recorded_epoch(folder: Path) -> int:
     for file in sorted(files, key=lambda path: path.parent.name.removeprefix("offline-"), reverse=True):  # the name holds the time
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
         try:
-            lines = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.splitlines()
-            entries = [json.loads(line) for line in lines]
+            entries = map(json.loads, subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.splitlines())
             rows = [entry["history"]["item"] for entry in entries if entry["type"] == "history"]
         except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
             return 0
