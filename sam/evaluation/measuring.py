@@ -19,6 +19,7 @@ from sam.core.files import told
 from sam.evaluation import storing
 from sam.evaluation.settings import EvaluateConfig
 from sam.runs import checkpoint, records
+from sam.runs.checkpoint import load_trained
 from sam.runs.progress import Progress, progress_for, share
 from sam.runs.workers import run_all
 from sam.schema import to_dict
@@ -26,8 +27,6 @@ from sam.settings import TrainConfig
 from sam.sharpness.context import Notion, Result, Sizes, context_of, merge, work
 from sam.sharpness.settings import SharpnessConfig
 from sam.text import counted
-from sam.training.loop import build_model
-from sam.training.weights import load_weights
 
 Run = tuple[Path, dict[str, Any]]
 
@@ -153,8 +152,7 @@ def _measure_here(
             try:
                 state = weights.result()  # first: it needs no data to be damaged
                 images = _load_data(config, run, device)
-                model = build_model(run.config, images).to(device)
-                load_weights(model, state, run.folder / records.CHECKPOINT)
+                model = load_trained(run.config, run.folder, images, device, state)
                 del weights, state  # on the device only the model's own are left
                 trained = {"loss_name": run.config.loss, "optimizer": run.config.optimizer, "batch": run.batch}
                 context = context_of(model, images, config.sharpness, progress=progress.advance, **trained)
