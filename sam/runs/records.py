@@ -196,11 +196,9 @@ def find_runs(runs_dir: Path, damaged: dict[Path, str] | None = None) -> Iterato
     """Yield (folder, record) of every run below `runs_dir`. damaged: gets folder -> problem; without it, the first problem is raised."""
     for folder in run_folders(runs_dir):
         try:
-            record = read_run(folder)
+            if (record := read_run(folder)) is not None:
+                yield folder, record
         except DamagedError as error:
             if damaged is None:
                 raise
             damaged[folder] = str(error)
-        else:
-            if record is not None:
-                yield folder, record
