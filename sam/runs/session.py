@@ -31,12 +31,12 @@ PACKAGES = ("torchvision", "numpy", "hydra-core", "omegaconf", "timm", "wandb")
 
 @dataclass
 class Session:
-    """One process's session of a run. `check_lock` raises LockedError if the run is somebody else's now."""
+    """One process's session of a run. `may_write`: whether it writes the run's files; LockedError if the run is somebody else's now."""
 
     trainer: Trainer
     folder: Path
     progress: Progress
-    check_lock: Callable[[], None]
+    may_write: Callable[[], bool]
     interrupts: Interrupts
     record: dict[str, Any] = field(default_factory=dict)
     written: str | None = None  # SHA-256 of the newest checkpoint, if this process wrote it
@@ -145,24 +145,19 @@ class Session:
         if self.unsaved:
             self._save()
 
-    def _writes(self) -> bool:
-        """Whether this process writes the run's files. LockedError if another one does by now."""
-        self.check_lock()
-        return True
-
     def _save(self) -> None:
         state = self.trainer.state_dict()  # all replicas call it
-        if self._writes():
+        if self.may_write():
             self.written = checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **state})
         self.unsaved = False
 
     def _keep_weights(self) -> None:
-        if self._writes():
+        if self.may_write():
             state = {"fingerprint": self.record["fingerprint"], "epoch": self.trainer.epoch, "model": self.trainer.model.state_dict()}
             checkpoint.save(self.folder, state, self.trainer.epoch)
 
     def _record_epoch(self, row: Row) -> None:
-        if self._writes():
+        if self.may_write():
             self.metrics = records.write_metrics(self.folder, self.trainer.rows)
             self.progress.note(headline(row, self.trainer.config.epochs), identity.short_name(self.trainer.config))
 
@@ -174,7 +169,7 @@ class Session:
 
     def _finish(self, status: str) -> dict[str, Any]:
         trainer, optimizer = self.trainer, self.trainer.optimizer
-        self.check_lock()
+        self.may_write()  # or LockedError
         self.record |= {
             "status": status,
             "error": None,
@@ -212,9 +207,6 @@ class WorkerSession(Session):
             self.trainer.replicas.wait()
             signal.told = True
             raise
-
-    def _writes(self) -> bool:
-        return False
 
 
 def new_record(trainer: Trainer, earlier: dict[str, Any] | None) -> dict[str, Any]:
