@@ -13,7 +13,6 @@ The parts are for several processes at once (-m 'part=range(8)' with hydra/launc
 from the plain command.
 """
 
-import gc
 import os
 import shutil
 import sys
@@ -48,12 +47,9 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
         summary, problems = measure_part(config)
         print(summary)
         return problems
-    gc.disable()
     from sam.evaluation.evaluate import evaluate
     from sam.tables import render
 
-    gc.freeze()  # what was imported lives as long as the process: no collection need look at it
-    gc.enable()
     width = max(80, shutil.get_terminal_size().columns)
     evaluation = evaluate(config, lambda blocks: print(render.terminal(blocks, width=width), flush=True))
     if evaluation.commands:

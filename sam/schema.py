@@ -43,16 +43,7 @@ def defaults(cls: Any) -> dict[str, Any]:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A group of settings as plain dictionaries and lists; of a class with rows, the keys of its own row alone."""
-    values = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    return values | values.pop("sections", {})
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return to_dict(value)
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return type(value)(map(_plain, value)) if isinstance(value, list | tuple) else value
+    return dataclasses.asdict(config, dict_factory=lambda pairs: (values := dict(pairs)) | values.pop("sections", {}))
 
 
 def row_settings(config: Any) -> dict[str, Any]:
@@ -113,10 +104,9 @@ def _build(hint: Any, value: Any, label: str) -> Any:
         return {name: _build(args[1], item, f"{label}.{name}") for name, item in value.items()}
     if hint is float and type(value) is int:
         return float(value)
-    exact = not dataclasses.is_dataclass(hint) and type(value) is not hint
-    if hint is not Any and (exact or not isinstance(value, hint if isinstance(hint, type) else object)):
-        raise ConfigError(f"{label}={value!r}: must be {_KINDS.get(hint, 'a list' if origin is list else 'a mapping')}.")
-    return value
+    if hint is Any or (dataclasses.is_dataclass(hint) and isinstance(value, typing.cast(type, hint))):  # a row's own class, say
+        return value
+    raise ConfigError(f"{label}={value!r}: must be {_KINDS.get(hint, 'a list' if origin is list else 'a mapping')}.")
 
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

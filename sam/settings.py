@@ -102,14 +102,6 @@ class TrainConfig(Settings):
         for name, value in (("m", self.m), ("micro_batch", self.micro_batch)):
             if value is not None and value > self.batch_size:
                 raise ConfigError(f"{name}={value}: must not exceed batch_size={self.batch_size}.")
-        self._relate_replicas()
-        if self.cuda_graph and self.optimizer.base != "sgd":
-            raise ConfigError(f"cuda_graph=true with optimizer.base={self.optimizer.base}: counts its steps on the host; allowed: false.")
-        check_number("warmup_epochs", self.warmup_epochs, low=0, high=self.epochs)
-        if not all(1 <= epoch <= self.epochs for epoch in self.keep_checkpoints):
-            raise ConfigError(f"keep_checkpoints={self.keep_checkpoints}: must hold epochs from 1 to epochs={self.epochs}.")
-
-    def _relate_replicas(self) -> None:
         replicas = self.replicas or 1
         if self.batch_size % replicas:
             raise ConfigError(f"replicas={replicas}: must divide batch_size={self.batch_size}.")
@@ -123,6 +115,11 @@ class TrainConfig(Settings):
         if self.batchnorm == "sync" and (self.m is not None or self.perturbation == "replica" or self.micro_batch is not None):
             needs = "m=null, micro_batch=null and perturbation=synchronised"
             raise ConfigError(f"batchnorm=sync: normalises a whole batch at once, and needs {needs}.")
+        if self.cuda_graph and self.optimizer.base != "sgd":
+            raise ConfigError(f"cuda_graph=true with optimizer.base={self.optimizer.base}: counts its steps on the host; allowed: false.")
+        check_number("warmup_epochs", self.warmup_epochs, low=0, high=self.epochs)
+        if not all(1 <= epoch <= self.epochs for epoch in self.keep_checkpoints):
+            raise ConfigError(f"keep_checkpoints={self.keep_checkpoints}: must hold epochs from 1 to epochs={self.epochs}.")
 
     def evaluated_after(self, epoch: int) -> tuple[str, ...]:
         """Which of "test" and "val" are evaluated after this epoch (from 1)."""

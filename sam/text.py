@@ -11,10 +11,10 @@ def printable(text: object) -> str:
     return line if line.isprintable() else "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in line)
 
 
-def sentence(error: object, longest: int = 2000) -> str:
-    """An error as one line of at most `longest` characters, whatever file or argument it quotes."""
+def sentence(error: object) -> str:
+    """An error as one line of at most 2,000 characters, whatever file or argument it quotes."""
     line = " ".join(printable(error).split())
-    return line if len(line) <= longest else f"{line[:longest]} ..."
+    return line if len(line) <= 2000 else f"{line[:2000]} ..."
 
 
 def csv_text(lines: Sequence[Mapping[str, object]], header: Iterable[str] = ()) -> str:

@@ -55,7 +55,7 @@ class LocalLauncher(Launcher):
                 "would start runs beside each other in every one of them; leave it out, or start one process."
             )
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # Hydra writes its own record of the sweep there
-        plans = [sweep.checked(overrides, self.config) for overrides in job_overrides]
+        plans = list(sweep.compose(job_overrides, self.config))
         chosen = sweep.unfinished(plans)
         problems = zip(chosen, run_all(run, [plans[i] for i in chosen], self.processes), strict=True)
         # Of an error of ours the whole traceback.
@@ -111,7 +111,7 @@ class SamSlurmLauncher(SlurmLauncher):
             )
         chosen = list(range(len(job_overrides)))
         if self.config.hydra.job.name == "train":  # what is unfinished, each identity once
-            chosen = sweep.unfinished([sweep.checked(overrides, self.config) for overrides in job_overrides])
+            chosen = sweep.unfinished(list(sweep.compose(job_overrides, self.config)))
         if not chosen:
             print("every run is finished already: nothing was submitted")
             return sweep.results(job_overrides, {})

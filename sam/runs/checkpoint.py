@@ -29,28 +29,21 @@ class ForeignError(CheckpointError):
     """A checkpoint that may be whole, but is another run's or epoch's, or cannot be read: not to be written over. One sentence."""
 
 
-def save(folder: Path, state: dict[str, Any]) -> str:
-    """Write `state` (plain values and tensors) as the folder's checkpoint, and keep the previous one; returns its SHA-256."""
-    content = _bytes(state)
-    write_atomic(folder / CHECKPOINT, content, keep=folder / PREVIOUS)
+def save(folder: Path, state: dict[str, Any], epoch: int | None = None) -> str:
+    """Write `state` (plain values and tensors) as the folder's checkpoint, and keep the previous one; or as the extra checkpoint of an
+    `epoch`, to be kept. Returns its SHA-256."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    content = buffer.getvalue()
+    name, previous = (CHECKPOINT, folder / PREVIOUS) if epoch is None else (KEPT.format(epoch), None)
+    write_atomic(folder / name, content, keep=previous)
     return hashlib.sha256(content).hexdigest()
 
 
-def keep(folder: Path, epoch: int, state: dict[str, Any]) -> None:
-    """Write `state` as the folder's extra checkpoint of `epoch`."""
-    write_atomic(folder / KEPT.format(epoch), _bytes(state))
-
-
 def kept(folder: Path) -> dict[int, Path]:
-    """Files written by `keep`, by epoch, in order; `load(folder, device, path.name)` reads one."""
+    """The extra checkpoints, by epoch, in order; `load(folder, device, path.name)` reads one."""
     found = ((_KEPT.fullmatch(path.name), path) for path in folder.glob("checkpoint.epoch*.pt"))
     return dict(sorted((int(match[1]), path) for match, path in found if match))
-
-
-def _bytes(state: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
-    return buffer.getvalue()
 
 
 def tidy(folder: Path, *names: str) -> None:

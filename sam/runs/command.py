@@ -50,9 +50,8 @@ def _command(script: str, overrides: Mapping[str, Any], plugins: Iterable[str]) 
 
 
 def _named(values: Mapping[str, Any], base: Mapping[str, Any], unnamed: tuple[str, ...]) -> dict[str, Any]:
-    parents = tuple(f"{key}." for key in unnamed)
-    kept = {k: v for k, v in values.items() if k not in unnamed and not k.startswith(parents)}
-    return {key: value for key, value in kept.items() if key not in base or base[key] != value}
+    left_out = tuple(f"{key}." for key in unnamed)  # themselves, and all in their groups
+    return {k: v for k, v in values.items() if not f"{k}.".startswith(left_out) and (k not in base or base[k] != v)}
 
 
 def hydra_value(value: Any) -> str:

@@ -7,9 +7,8 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sam.config import ConfigError
 from sam.runs.signals import Preempted
@@ -25,8 +24,7 @@ _SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
 PATIENCE = timedelta(minutes=30)  # a peer that has not answered for so long is given up
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(NamedTuple):
     """Rank of this process among those started together, their number, and its rank on its own machine."""
 
     rank: int = 0
@@ -38,8 +36,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
     """Read torchrun's variables, or srun's of the job *step*: a task of an array, a batch script or a shell in a job is one process."""
     for names in (_TORCHRUN, _SRUN):
         if all(name in environment for name in names) and int(environment[names[1]]) > 1:
-            rank, size, local = (int(environment[name]) for name in names)
-            return Launch(rank, size, local)
+            return Launch(*(int(environment[name]) for name in names))
     return Launch()
 
 

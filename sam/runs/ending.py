@@ -5,8 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sam.core.files import DamagedError
 from sam.runs import identity, progress, records
@@ -20,8 +20,7 @@ from sam.text import printable
 MOST_COMMANDS = 3  # where runs lie in many folders
 
 
-@dataclass
-class _UnderWay:
+class _UnderWay(NamedTuple):
     plans: Sequence[TrainConfig]
     before: int | None  # how many were finished; None: a single run, of which its own line tells
     waits: bool  # whether the command waits for the runs

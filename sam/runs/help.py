@@ -36,17 +36,12 @@ def _allowed(f: dataclasses.Field[Any]) -> str:
     return " | ".join(limits["among"]) if "among" in limits else ", ".join(f"{marks[name]} {limit:g}" for name, limit in limits.items())
 
 
-def options(group: str) -> list[str]:
-    """The options of one of Hydra's groups: files of conf/, and rows of plug-ins."""
-    files = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
-    return sorted(files | {name for of, name in OPTIONS if of == group})
-
-
 def groups(command: str) -> dict[str, list[str]]:
-    """Group -> its options, of what this command composes from."""
+    """Group -> its options (files of conf/, rows of plug-ins), of what this command composes from."""
     lines = (ROOT / "conf" / f"{COMMANDS[command].__name__.removesuffix('Config').lower()}.yaml").read_text("utf-8").splitlines()
     names = [line.strip(" -").partition(":")[0] for line in lines if line.startswith("  - ") and ":" in line and "override" not in line]
-    return {name: options(name) for name in names}
+    files = {name: {path.stem for path in (ROOT / "conf" / name).glob("*.yaml")} for name in names}
+    return {name: sorted(files[name] | {option for group, option in OPTIONS if group == name}) for name in names}
 
 
 def help_text(command: str, about: str) -> str:

@@ -39,8 +39,7 @@ def composed_from(hint: Any) -> Any:
     for name, (inner, f) in schema(hint).items():
         kind = composed_from(inner)
         factory: Any = kind if dataclasses.is_dataclass(kind) else f.default_factory
-        default = dataclasses.field(default=f.default) if factory is dataclasses.MISSING else dataclasses.field(default_factory=factory)
-        fields.append((name, kind, default))
+        fields.append((name, kind, dataclasses.field(default=f.default, default_factory=factory)))
     return dataclasses.make_dataclass(hint.__name__, fields)
 
 

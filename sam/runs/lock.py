@@ -69,8 +69,8 @@ def is_alive(holder: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Hold the run's lock; yields a function that raises LockedError if it was lost meanwhile (call it before writing). LockedError if a
+def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Hold the run's lock; yields a function to call before writing: True, or LockedError if the lock was lost meanwhile. LockedError if a
     living process has it; a stale lock is taken over."""
     folder.mkdir(parents=True, exist_ok=True)
     path, token = folder / LOCK, uuid.uuid4().hex
@@ -94,13 +94,14 @@ def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None
 
     is_mine = lambda: (owner(folder) or {}).get("token") == token
 
-    def check_lock() -> None:
+    def may_write() -> bool:
         if not is_mine():
             raise LockedError(f"{folder.name}: the lock was lost to another process; this one stops and writes nothing more.")
+        return True
 
     threading.Thread(target=beat, name="run-lock", daemon=True).start()
     try:
-        yield check_lock
+        yield may_write
     finally:
         stop.set()
         if is_mine():

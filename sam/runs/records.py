@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -145,12 +144,7 @@ def another(config: TrainConfig, planned: Collection[Path] = ()) -> str | None:
 
 
 def run_config(record: Mapping[str, Any]) -> TrainConfig:
-    return _config(json.dumps(record["config"]))
-
-
-@lru_cache(maxsize=4096)  # every run's is asked for several times
-def _config(settings: str) -> TrainConfig:
-    return from_dict(TrainConfig, json.loads(settings))
+    return from_dict(TrainConfig, record["config"])
 
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -202,11 +196,9 @@ def find_runs(runs_dir: Path, damaged: dict[Path, str] | None = None) -> Iterato
     """Yield (folder, record) of every run below `runs_dir`. damaged: gets folder -> problem; without it, the first problem is raised."""
     for folder in run_folders(runs_dir):
         try:
-            record = read_run(folder)
+            if (record := read_run(folder)) is not None:
+                yield folder, record
         except DamagedError as error:
             if damaged is None:
                 raise
             damaged[folder] = str(error)
-        else:
-            if record is not None:
-                yield folder, record

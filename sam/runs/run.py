@@ -53,7 +53,7 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
         with (
             number_format(config.precision, config.threads),
             progress_for(cost.cost(config, description).backwards, identity.short_name(config)) as progress,
-            lock.hold(folder, progress.say) as check_lock,
+            lock.hold(folder, progress.say) as may_write,
             watching() as interrupts,
         ):
             record = records.existing(config)  # another process may have finished it while this one waited for the lock
@@ -71,7 +71,7 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
             kept = [path.name for path in checkpoint.kept(folder).values()]
             recorded = [records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS, *kept] if force else []
             checkpoint.tidy(folder, *recorded)  # only now, when nothing in the settings and data can stop the run any more
-            session = Session(trainer, folder, progress, check_lock, interrupts)
+            session = Session(trainer, folder, progress, may_write, interrupts)
             tell(state=session.resume(None if force else record))
             distributed.refuse_shared_gpus(replicas, device)
             record = session.train(None if force else record)
@@ -92,4 +92,4 @@ def _work(config: TrainConfig, replicas: Replicas) -> dict[str, Any]:
         trainer = Trainer(config, data.load(**to_dict(config.dataset), seed=config.seed), device, replicas)
         if told["state"] is not None:
             trainer.load_state_dict(told["state"])
-        return WorkerSession(trainer, identity.run_folder(config), quiet, lambda: None, interrupts).train(None)
+        return WorkerSession(trainer, identity.run_folder(config), quiet, lambda: False, interrupts).train(None)

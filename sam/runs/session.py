@@ -17,11 +17,10 @@ import torch
 
 from sam.config import ConfigError
 from sam.core.files import StorageError, told
-from sam.runs import checkpoint, identity, records
+from sam.runs import checkpoint, identity, records, tracking
 from sam.runs.lock import LockedError
 from sam.runs.progress import Progress
 from sam.runs.signals import Interrupts, Preempted
-from sam.runs.tracking import make_tracker
 from sam.schema import to_dict
 from sam.training.loop import Trainer
 from sam.training.rows import Row, headline, reached, summary
@@ -32,12 +31,12 @@ PACKAGES = ("torchvision", "numpy", "hydra-core", "omegaconf", "timm", "wandb")
 
 @dataclass
 class Session:
-    """One process's session of a run. `check_lock` raises LockedError if the run is somebody else's now."""
+    """One process's session of a run. `may_write`: whether it writes the run's files; LockedError if the run is somebody else's now."""
 
     trainer: Trainer
     folder: Path
     progress: Progress
-    check_lock: Callable[[], None]
+    may_write: Callable[[], bool]
     interrupts: Interrupts
     record: dict[str, Any] = field(default_factory=dict)
     written: str | None = None  # SHA-256 of the newest checkpoint, if this process wrote it
@@ -69,7 +68,8 @@ class Session:
         self.record = new_record(self.trainer, earlier)
         self._warn_of_another_environment()
         records.write_run(self.folder, self.record)
-        tracker = make_tracker(self.trainer.config, self.record, self.folder)
+        config = self.trainer.config
+        tracker = tracking.Apart(config, self.record, self.folder) if config.tracking.backend == "wandb" else None
         try:
             return self._finish(self._epochs())
         except Preempted as signal:
@@ -89,7 +89,8 @@ class Session:
             self._note_end(records.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
             raise
         finally:
-            tracker.finish(self.record)
+            if tracker is not None:
+                tracker.finish(self.record)
 
     def _epochs(self) -> str:
         """Train the epochs that are left; returns the run's status at their end."""
@@ -145,22 +146,20 @@ class Session:
             self._save()
 
     def _save(self) -> None:
-        self._write(self.trainer.state_dict())
+        state = self.trainer.state_dict()  # all replicas call it
+        if self.may_write():
+            self.written = checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **state})
         self.unsaved = False
 
-    def _write(self, state: dict[str, Any]) -> None:
-        self.check_lock()
-        self.written = checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **state})
-
     def _keep_weights(self) -> None:
-        self.check_lock()
-        state = {"fingerprint": self.record["fingerprint"], "epoch": self.trainer.epoch, "model": self.trainer.model.state_dict()}
-        checkpoint.keep(self.folder, self.trainer.epoch, state)
+        if self.may_write():
+            state = {"fingerprint": self.record["fingerprint"], "epoch": self.trainer.epoch, "model": self.trainer.model.state_dict()}
+            checkpoint.save(self.folder, state, self.trainer.epoch)
 
     def _record_epoch(self, row: Row) -> None:
-        self.check_lock()
-        self.metrics = records.write_metrics(self.folder, self.trainer.rows)
-        self.progress.note(headline(row, self.trainer.config.epochs), identity.short_name(self.trainer.config))
+        if self.may_write():
+            self.metrics = records.write_metrics(self.folder, self.trainer.rows)
+            self.progress.note(headline(row, self.trainer.config.epochs), identity.short_name(self.trainer.config))
 
     def _note_end(self, status: str, reason: str) -> None:
         self.record |= {"status": status, "error": reason, "epochs": self.trainer.epoch, "seconds": self.trainer.seconds}
@@ -170,7 +169,7 @@ class Session:
 
     def _finish(self, status: str) -> dict[str, Any]:
         trainer, optimizer = self.trainer, self.trainer.optimizer
-        self.check_lock()
+        self.may_write()  # or LockedError
         self.record |= {
             "status": status,
             "error": None,
@@ -208,10 +207,6 @@ class WorkerSession(Session):
             self.trainer.replicas.wait()
             signal.told = True
             raise
-
-    def _record_epoch(self, row: Row) -> None: ...
-    def _write(self, state: dict[str, Any]) -> None: ...
-    def _keep_weights(self) -> None: ...
 
 
 def new_record(trainer: Trainer, earlier: dict[str, Any] | None) -> dict[str, Any]:

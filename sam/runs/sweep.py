@@ -1,9 +1,10 @@
 """Plan a sweep before it starts: compose and check every point; list what will run, what is finished, and what it costs."""
 
 import os
+import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,9 +27,8 @@ from sam.config import ConfigError
 from sam.core.files import DamagedError
 from sam.registry import names_plugins, plugin_arguments
 from sam.runs import ending, identity, progress, records
-from sam.runs.compose import compose
 from sam.runs.distributed import launched, with_replicas
-from sam.runs.hydra_schema import check_size, in_our_words, register
+from sam.runs.hydra_schema import check_size, in_our_words, register, resolve
 from sam.settings import TrainConfig
 from sam.text import counted, sentence
 from sam.training import cost
@@ -43,25 +43,34 @@ def points(sweep: DictConfig, loader: ConfigLoader | None = None) -> list[list[s
     """The points of a composed sweep, each a list of overrides, as Hydra's sweeper will launch them. ConfigError for another sweeper."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf  # now: Hydra's search for plugins reloads it
 
-    if (other := sweep.hydra.sweeper._target_) != BasicSweeperConf._target_:
-        raise ConfigError(f"hydra/sweeper={other}: may choose its points as it goes, which no plan can check; use basic.")
-    sweeper = BasicSweeper(sweep.hydra.sweeper.max_batch_size, sweep.hydra.sweeper.params)
+    sweeper = sweep.hydra.sweeper
+    if sweeper._target_ != BasicSweeperConf._target_:
+        raise ConfigError(f"hydra/sweeper={sweeper._target_}: may choose its points as it goes, which no plan can check; use basic.")
     if sweeper.max_batch_size is not None and sweeper.max_batch_size < 1:
         raise ConfigError(f"hydra.sweeper.max_batch_size={sweeper.max_batch_size}: must be a whole number >= 1, or null.")
     parser = OverridesParser.create(loader or GlobalHydra.instance().config_loader())  # glob() asks the loader for a group's options
     task: Any = OmegaConf.to_container(sweep.hydra.overrides.task)  # a reference such as ${seed} is one of the point
-    given = [*sweeper._parse_config(), *task]
+    given = [*(f"{key}={values}" for key, values in (sweeper.params or {}).items()), *task]
     check_size(given)
-    overrides = parser.parse_overrides(given)
-    return [point for batch in sweeper.split_arguments(overrides, sweeper.max_batch_size) for point in batch]
+    (every,) = BasicSweeper.split_arguments(parser.parse_overrides(given), None)  # one batch
+    return every
 
 
-_checked: dict[tuple[str, ...], TrainConfig] = {}
-
-
-def checked(point: Sequence[str], sweep: DictConfig) -> TrainConfig:
-    """`compose`, or the result of this sweep's preflight."""
-    return _checked.get(tuple(point)) or next(compose([point], sweep))
+def compose(points: Sequence[Sequence[str]], sweep: DictConfig, loader: ConfigLoader | None = None) -> Iterator[TrainConfig]:
+    """Compose and check the points of a composed sweep; those that differ in the seed alone once, as Hydra takes 0.1 s for each. Raises its
+    error, OmegaConf's or our own."""
+    loader, known = loader or GlobalHydra.instance().config_loader(), dict[tuple[str, ...], DictConfig]()
+    for point in points:
+        seeds = [word for word in point if re.match(r"[+~]*seed\b", word)]
+        rest = tuple(word for word in point if word not in seeds)
+        if len(seeds) == 1 and re.fullmatch("seed=[0-9]+", seeds[0]):
+            composed = known[rest] = known.get(rest) or loader.load_sweep_config(sweep, list(point))
+            OmegaConf.update(composed, "seed", int(seeds[0].removeprefix("seed=")))  # what refers to it follows
+        else:
+            composed = loader.load_sweep_config(sweep, list(point))
+        if composed.hydra.sweeper.params != sweep.hydra.sweeper.params:
+            raise ConfigError(f"{' '.join(point)}: holds a grid of its own, which a sweep would not run; start it alone, with -m.")
+        yield resolve(TrainConfig, composed)
 
 
 def opened(arguments: Sequence[str], name: str) -> tuple[Hydra, str, list[str], list[str]]:
@@ -127,11 +136,8 @@ class Preflight(Callback):
         try:
             here = config.hydra.launcher._target_.endswith(("BasicLauncher", "LocalLauncher"))  # runs are done on this machine
             str(config.hydra.sweep.dir)  # resolved first, as Hydra does: a ${now:} in it is then the same in the points
-            lines = points(config)
-            plans = list(compose(lines, config))
-            _checked.clear()
-            _checked.update(zip(map(tuple, lines), plans, strict=True))
-            plans = [with_replicas(plan) for plan in plans] if here else plans
+            composed = compose(points(config), config)
+            plans = list(map(with_replicas, composed) if here else composed)
             statuses, pending = _print_plan(plans, here=here)
             waits, given = config.hydra.launcher.get("wait", True), config.hydra.overrides.task
             ending.begin(plans, statuses.count(records.FINISHED), waits=waits, given=given)

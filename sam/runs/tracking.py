@@ -69,8 +69,7 @@ def _varied(optimizer: OptimizerConfig) -> dict[str, float | None]:
 
 def series(optimizer: OptimizerConfig) -> str:
     """What seeds are averaged over, as a legend shows it: "SAM N=3 rho=0.05", "SAM N=1 rho=0.05 uniform"."""
-    n, rho, alpha = _varied(optimizer).values()
-    shown = (("N", n), ("rho", rho), ("alpha", alpha))
+    shown = zip(("N", "rho", "alpha"), _varied(optimizer).values(), strict=True)
     drawn = [optimizer.radius] if getattr(optimizer, "radius", "fixed") != "fixed" else []
     return " ".join([METHODS[optimizer.method].label, *(f"{key}={value:g}" for key, value in shown if value is not None), *drawn])
 
@@ -85,14 +84,7 @@ def default_group(config: TrainConfig) -> str:
     return f"{config.dataset.label} {config.model.label} {config.protocol.name} {config.epochs} epochs lr {config.optimizer.lr:g}"[:128]
 
 
-class Tracker:
-    """Null tracker; defines the interface."""
-
-    def finish(self, record: dict[str, Any]) -> None:
-        """The run has ended, or is about to be continued by another process: as its record says."""
-
-
-class WandbTracker(Tracker):
+class WandbTracker:
     """Mirror rows and results; the first failure switches it off with one warning. Only rows of metrics.csv after the last epoch that the
     server, or offline the files of earlier sessions, have are logged: a continued run or a server lost for a while leaves no gaps."""
 
@@ -108,6 +100,7 @@ class WandbTracker(Tracker):
             self._guard(self._mirror)
 
     def finish(self, record: dict[str, Any]) -> None:
+        """The run has ended, or is about to be continued by another process: as its record says."""
         if self._run is not None:
             self._guard(lambda: self._finish(record))
         self._run = None
@@ -204,11 +197,11 @@ class WandbTracker(Tracker):
         """Results and measures; a number that run.json holds as "nan" or "inf" is a number again, a word stays one."""
         values = {f"{part}/{key}": value for part in SUMMARIES for key, value in record[part].items()}
         values |= {sharpness_name(key): value for key, value in record.get("sharpness", {}).items()}
-        found = {name: (value, number(value)) for name, value in values.items() if value is not None}
-        self._run.summary.update({"status": record["status"]} | {k: value if n is None else n for k, (value, n) in found.items()})
+        known = {name: value if number(value) is None else number(value) for name, value in values.items() if value is not None}
+        self._run.summary.update({"status": record["status"]} | known)
 
 
-class Apart(Tracker):
+class Apart:
     """A `WandbTracker` in a separate process, for which nobody waits: it reads the run's files itself, and `finish` takes seconds."""
 
     def __init__(self, config: TrainConfig, record: dict[str, Any], folder: Path, job_type: str = "train") -> None:
@@ -274,10 +267,6 @@ def serve(handle: int) -> None:
     line.send("broken" if tracker.broken else "done")
 
 
-def make_tracker(config: TrainConfig, record: dict[str, Any], folder: Path) -> Tracker:
-    return Apart(config, record, folder) if config.tracking.backend == "wandb" else Tracker()
-
-
 def run_id(record: dict[str, Any], folder: Path) -> str:
     """The run's id at W&B: the one first given (maybe by a sweep's agent), which W&B's folders hold; else the fingerprint."""
     started = sorted(path.name.removeprefix("offline-").split("-", 2) for path in folder.glob("wandb/*run-*-*"))
@@ -315,8 +304,7 @@ def recorded_epoch(folder: Path) -> int:
     for file in sorted(files, key=lambda path: path.parent.name.removeprefix("offline-"), reverse=True):  # the name holds the time
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
         try:
-            lines = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.splitlines()
-            entries = [json.loads(line) for line in lines]
+            entries = map(json.loads, subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.splitlines())
             rows = [entry["history"]["item"] for entry in entries if entry["type"] == "history"]
         except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
             return 0

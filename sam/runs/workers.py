@@ -15,7 +15,7 @@ from typing import Any
 
 from sam.registry import load_plugins
 from sam.runs import progress
-from sam.runs.signals import BY_HAND, REQUEUE_ME, SAVE_AND_LEAVE, Preempted, handling
+from sam.runs.signals import BY_HAND, REQUEUE_ME, SAVE_AND_LEAVE, Interrupts, Preempted, handling
 
 TELL_EVERY = 0.25  # seconds between two reports of a worker
 LOST = "its process died (out of memory?); the same command continues it from its last checkpoint"
@@ -58,26 +58,17 @@ def _work(parent: Connection, function: Callable[[Any], object]) -> None:
     with suppress(OSError):  # Linux schedules sessions as groups, and a new one at nice 0: ours shall be as nice as its parent
         Path("/proc/self/autogroup").write_text(str(os.nice(0)), encoding="ascii")
     load_plugins()  # before an argument that holds their classes comes
-    told_to_leave: list[int] = []
-    busy = False
-
-    def handle(signum: int, frame: Any) -> None:  # a training run has handlers of its own, once it has something to save
-        told_to_leave.append(signum)
-        if busy:
-            raise KeyboardInterrupt
-
+    interrupts = Interrupts()
+    interrupts.waits = True  # but for a task's own time, in which a training run has handlers of its own as soon as it can save
     for number in SAVE_AND_LEAVE:
-        signal.signal(number, handle)
+        signal.signal(number, interrupts.handle)
     shown = _Told(parent)
     progress.share(shown)
     with suppress(EOFError, BrokenPipeError):  # the parent is gone: what is under way was finished, nothing new begins
-        while not told_to_leave and (argument := parent.recv()) is not None:
+        while interrupts.signum is None and (argument := parent.recv()) is not None:
             try:
-                busy = True
-                try:
+                with interrupts.broken_off():
                     function(argument)
-                finally:
-                    busy = False
                 shown.flush()
                 parent.send(("done", ""))
             except (Preempted, KeyboardInterrupt):

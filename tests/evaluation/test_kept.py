@@ -122,7 +122,7 @@ def test_a_diverged_run_shows_what_it_kept_and_values_that_are_undefined_are_emp
         for folder, config, status in zip(folders, configs, ("finished", "diverged"), strict=True)
     ]
     for folder in folders:
-        checkpoint.keep(folder, 2, {})
+        checkpoint.save(folder, {}, 2)
     values = {"gap": None, "train_loss": 0.5}
     rows = {folder: Result(values) for folder in folders}
     rows |= {folder / "checkpoint.epoch0002.pt": Result({"train_loss": 1.5}) for folder in folders}

@@ -31,7 +31,7 @@ def test_what_is_kept_of_earlier_epochs(tmp_path: Path) -> None:
     """By number, not by name; nothing else in the folder is taken for one; read with the checks of any checkpoint."""
     assert checkpoint.kept(tmp_path / "none") == {}
     for epoch in (10_000, 9999, 5):
-        checkpoint.keep(tmp_path, epoch, STATE | {"epoch": epoch})
+        checkpoint.save(tmp_path, STATE | {"epoch": epoch}, epoch)
     checkpoint.save(tmp_path, STATE)
     for other in ("checkpoint.epoch0007.pt.tmp", "checkpoint.epoch7.pt", "checkpoint.epochlast.pt", "my.checkpoint.epoch0007.pt"):
         (tmp_path / other).touch()

@@ -1,4 +1,4 @@
-"""A sweep's points as composed one after the other, against Hydra's composition of each."""
+"""A sweep's points, of which those that differ in the seed alone are composed once, against Hydra's composition of each."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sam.runs.compose import compose
 from sam.runs.hydra_schema import resolve
-from sam.runs.sweep import opened, points
+from sam.runs.sweep import compose, opened, points
 from sam.settings import TrainConfig
 
 
@@ -41,16 +40,17 @@ DIGITS = "dataset=digits"
 SWEEPS = {  # arguments: how many points Hydra composes
     ("experiment=demo",): 7,
     ("experiment=table2",): 4,
-    ("experiment=rho_sweep",): 5,
+    ("experiment=rho_sweep",): 20,
     (DIGITS, "optimizer=sgd,sam", "protocol=demo,xsam", "seed=1,2", "model=wrn_10_1", "epochs=3"): 4,
-    ("dataset=digits,cifar10", "optimizer=xsam", "optimizer.alpha=null,1.0", "optimizer.rho=5,0.1", "optimizer.alpha_grid=[0.5,1]"): 2,
-    ("tracking.notes=a,'1',null,1.5,true,'b c'", "seed=0"): 1,
-    ("seed=1,2", "epochs=${seed}", "batch_size=8,64"): 1,  # a fixed reference is followed
+    ("dataset=digits,cifar10", "optimizer=xsam", "optimizer.alpha=null,1.0", "optimizer.rho=5,0.1", "optimizer.alpha_grid=[0.5,1]"): 8,
+    ("tracking.notes=a,'1',null,1.5,true,'b c'", "seed=0"): 6,
+    ("seed=1,2", "epochs=${seed}", "batch_size=8,64"): 2,  # a fixed reference is followed
     ("epochs=${seed},3", "seed=1,2"): 2,
-    ("seed=1,2", "runs_dir=${oc.env:HOME}"): 2,
+    ("seed=1,2", "runs_dir=${oc.env:HOME}/${seed}"): 1,
     ("keep_checkpoints=[1],[1,2]", "seed=1,2"): 2,
     ("++optimizer.rho=0.3", "optimizer.rho=0.1,0.2"): 2,  # of two overrides of one key the order counts
-    ("optimizer.rho=0.1,0.2", "++seed=3,4", "~augmentation", "+tracking.tags=[a]"): 2,
+    ("optimizer.rho=0.1,0.2", "++seed=3,4", "~augmentation", "+tracking.tags=[a]"): 4,
+    ("seed=1,2", "++seed=3,4"): 4,  # here, too
 }
 
 

@@ -53,15 +53,15 @@ def test_through_an_interruption(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, lo
     """In epoch 3, before or after its weights were kept: a continued run has those of the epochs that it passed, and makes the others."""
     whole, pieces = (tiny(runs=name, epochs=4, keep_checkpoints=[1, 3]) for name in ("whole", "pieces"))
     run(whole)
-    write = checkpoint.save if lost == "the checkpoint" else checkpoint.keep
+    save = checkpoint.save
 
-    def failing(folder: Path, *what: Any) -> Any:
-        if what[0] == 3 or (isinstance(what[0], dict) and len(what[0]["rows"]) == 3):
+    def failing(folder: Path, state: dict[str, Any], epoch: int | None = None) -> str:
+        if (lost == "the checkpoint" and len(state.get("rows", ())) == 3) or (lost == "the epoch's metrics" and epoch == 3):
             raise Stop
-        return write(folder, *what)
+        return save(folder, state, epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, write.__name__, failing)
+        patch.setattr(checkpoint, "save", failing)
         with pytest.raises(Stop):
             run(pieces)
     first = checkpoint.kept(identity.run_folder(pieces))[1]

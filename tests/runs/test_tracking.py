@@ -13,7 +13,7 @@ from sam.optimizers.settings import OptimizerConfig
 from sam.runs import identity, records, tracking
 from sam.runs.progress import Progress
 from sam.runs.run import run
-from sam.runs.tracking import make_tracker, series, sync_command
+from sam.runs.tracking import series, sync_command
 from sam.settings import TrackingConfig, TrainConfig
 
 Tiny = Callable[..., TrainConfig]
@@ -209,7 +209,7 @@ def test_a_run_about_to_be_continued_says_so_before_it_ends(tiny: Tiny, wandb: C
     calls = wandb()
     config = tiny(tracking={"backend": "wandb"}, epochs=1)
     record = run(config)
-    tracker = make_tracker(config, record, tmp_path)
+    tracker = tracking.Apart(config, record, tmp_path)
     tracker.finish(record | {"status": "preempted"})
     tracker.finish(record | {"status": "preempted"})  # the second time there is nothing to do
     assert calls[-2:] == [("mark_preempting", None), ("finish", 1)]
