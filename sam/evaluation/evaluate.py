@@ -15,7 +15,7 @@ from typing import Any
 from sam.config import ConfigError
 from sam.core.files import number, told, write_atomic
 from sam.evaluation import storing
-from sam.evaluation.flat_files import measured_epochs, runs_csv, trajectories
+from sam.evaluation.flat_files import as_csv, measured_epochs, run_lines, trajectories
 from sam.evaluation.measuring import Run, measure_runs, part_of
 from sam.evaluation.settings import EvaluateConfig
 from sam.runs import records
@@ -233,7 +233,7 @@ def _tables(blocks: Mapping[str, list[Block]], runs: Sequence[RunRow]) -> Iterat
     for name, made in blocks.items():
         yield from ((f"{name}{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
         yield f"{name}.tex", latex(made, name) if made else None
-    yield RUNS, runs_csv(runs)
+    yield RUNS, as_csv(run_lines(runs))
 
 
 def _pictures(
