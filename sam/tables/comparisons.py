@@ -58,7 +58,6 @@ def _cell(table: TableConfig, pair: _Pair, tests: int | None, p_holm: float | No
         p_holm=p_holm,
         alpha=table.alpha,
         level=None if detectable is None else level,
-        power=table.power,
         detectable=detectable,
         welch=stats.welch(pair.column.values(pair.row).values(), pair.column.values(pair.base).values()),
         equivalence=None if margin is None else stats.equivalence(paired, margin, table.alpha),

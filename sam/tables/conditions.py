@@ -237,7 +237,7 @@ class TableRow:
 
     def values(self, measure: str, scale: float) -> dict[int, float | None]:
         """Seed -> measure times scale, of the finished runs."""
-        raw = {seed: run.measures.get(measure) for seed, run in sorted(self.finished.items())}
+        raw = {seed: run.measures.get(measure) for seed, run in self.finished.items()}
         return {seed: None if value is None else value * scale for seed, value in raw.items()}
 
 

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from data import known as known_data
 from sam.config import ConfigError
@@ -107,8 +107,7 @@ def _labelled(grid: Grid, words: Mapping[str, Any], alike: Sequence[Mapping[str,
     return f"{grid.label} ({', '.join(texts)})" if texts else grid.label
 
 
-@dataclass(frozen=True)
-class Pivot:
+class Pivot(NamedTuple):
     """Grids that share their columns. column, block: keys, or None; values: of the block key, one block each."""
 
     column: str | None
@@ -168,16 +167,15 @@ def _block(pivot: Pivot, column: Column, task: Mapping[str, Any], value: Any) ->
         lines.setdefault(label, {})[numbers.get(key)] = table_row(label, RowConfig(label=label), runs)
     places = sorted({at for line in lines.values() for at in line}, key=lambda at: (at is not None, order(at)))
     head = lambda at: f"no {name_of(key)}" if at is None else at_text({key: at})
-    shown = [replace(column, header=head(at)) for at in places] if pivot.column else [column]
-    cells = {label: [_cell(line.get(at), one) for at, one in zip(places, shown, strict=True)] for label, line in lines.items()}
-    whole = [(c.summary, label, c.column) for label, line in cells.items() for c in line if c.summary is not None and not c.diverged]
-    means = [summary.mean for summary, _, _ in whole if summary.mean is not None]
-    if not means:
+    shown = {at: replace(column, header=head(at)) if pivot.column else column for at in places}
+    cell_of = lambda row, one: Cell("value", EMPTY, one.header) if row is None else short(one.value(row))
+    cells = {label: [cell_of(line.get(at), one) for at, one in shown.items()] for label, line in lines.items()}
+    whole = [(c.summary, label, c.column) for label, line in cells.items() for c in line if c.summary and c.summary.n and not c.diverged]
+    if not whole:
         return None
     largest = "accuracy" in column.measure
-    best = (max if largest else min)(means)
-    mark = lambda cell: replace(cell, best=cell.summary is not None and cell.summary.mean == best and not cell.diverged)
-    summary, label, header = next(one for one in whole if one[0].mean == best)
+    summary, label, header = (max if largest else min)(whole, key=lambda one: one[0].mean or 0.0)
+    mark = lambda cell: replace(cell, best=cell.summary is not None and cell.summary.mean == summary.mean and not cell.diverged)
     where = f" at {header}" if pivot.column and len(places) > 1 else ""
     about = task_label(pivot.grids[0].points[0][1][0], {**task, **({pivot.block: value} if pivot.block else {})})
     return Block(
@@ -185,14 +183,10 @@ def _block(pivot: Pivot, column: Column, task: Mapping[str, Any], value: Any) ->
         title=f"{column.header}{f' by {name_of(pivot.column)}' if pivot.column else ''}, {about}",
         about=about,
         labels=1,
-        header=("Method", *(one.header for one in shown)),
+        header=("Method", *(one.header for one in shown.values())),
         rows=tuple((Cell("label", (name,)), *map(mark, line)) for name, line in cells.items()),
         finding=f"{_EXTREME[largest]} {column.header}: {label}{where}, {summary_parts(summary, column.config.digits)[0]}.",
     )
-
-
-def _cell(row: TableRow | None, column: Column) -> Cell:
-    return Cell("value", EMPTY, column.header) if row is None else short(column.value(row))
 
 
 def short(cell: Cell) -> Cell:
