@@ -16,13 +16,12 @@ from sam.text import csv_text, printable
 
 def run_lines(runs: Sequence[RunRow]) -> list[dict[str, Any]]:
     """One line a run: folder, seed, method and every setting that varies, how it ended, what it cost, every measure."""
-    known = [run.own for run in runs]
-    names, lines = dict.fromkeys([METHOD, *varying(known)]), []
-    for run, own in zip(runs, known, strict=True):
+    names, lines = dict.fromkeys([METHOD, *varying([run.own for run in runs])]), []
+    for run in runs:
         cost = run.record.get("cost") or {}
         ended = {"status": run.status, "diverged_epoch": run.diverged_epoch}
         paid = {"forwards": cost.get("forwards"), "backwards": cost.get("backwards"), "seconds": run.record.get("seconds")}
-        lines.append({"folder": run.folder, "seed": run.config.seed, **{n: own.get(n) for n in names}, **ended, **paid, **run.measures})
+        lines.append({"folder": run.folder, "seed": run.config.seed, **{n: run.own.get(n) for n in names}, **ended, **paid, **run.measures})
     return lines
 
 
