@@ -164,10 +164,8 @@ def verdict(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequen
     every = _tested(table, rows, lines)
     tested = [(column, [*filter(None, [_told(told, same, len(rows))]), *rest]) for column, told, same, rest in every]
     found = [f"{column}: {'; '.join(texts)}" for column, texts in tested if texts]
-    parts = [f"Shows: {table.shows}."] if table.shows else []
-    parts += [f"Found: {'; '.join(found)}."] if found else []
-    parts += [f"Does not show: {table.shows_not}."] if table.shows_not else []
-    return " ".join(parts)
+    parts = {"Shows": table.shows, "Found": "; ".join(found), "Does not show": table.shows_not}
+    return " ".join(f"{name}: {text}." for name, text in parts.items() if text)
 
 
 FEW = 3  # clauses of a finding
@@ -182,8 +180,8 @@ def finding(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequen
     first = next((cell.column for line in lines for cell in line if cell.best), "")
     best = [(row.label, cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.best and cell.column == first]
     texts = [f"{label} ({cell.parts[0]}, n {cell.summary.n})" for label, cell in best if cell.summary is not None]
-    ties = ", not told apart" if len(texts) > 1 else ""
-    return f"{first}: best {_be(texts)} {', '.join(texts)}{ties}; nothing was tested." if texts else ""
+    be, ties = ("is", "") if len(texts) == 1 else ("are", ", not told apart")
+    return f"{first}: best {be} {', '.join(texts)}{ties}; nothing was tested." if texts else ""
 
 
 def _told(told: Sequence[str], same: Mapping[str, Sequence[str]], most: int) -> str:
@@ -191,7 +189,7 @@ def _told(told: Sequence[str], same: Mapping[str, Sequence[str]], most: int) -> 
     clauses = [*told[:most], *([f"{len(told) - most} more differ"] if len(told) > most else [])]
     for base, names in same.items():
         listed = f"{len(names)} rows" if len(names) > most else " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-        clauses.append(f"{listed} {_be(names)} not told apart from {base}")
+        clauses.append(f"{listed} {'is' if len(names) == 1 else 'are'} not told apart from {base}")
     return "; ".join(clauses)
 
 
@@ -229,10 +227,6 @@ def _size(d: Paired, base: str, column: ColumnConfig) -> str:
     ends = () if d.ci_low is None or d.ci_high is None else sorted((sign * d.ci_low, sign * d.ci_high))
     interval = f" [{', '.join(fixed(end, digits) for end in ends)}]" if ends else ""
     return f"{'above' if sign > 0 else 'below'} {base} by {rounded(abs(d.mean), digits)}{unit}{interval}"
-
-
-def _be(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
 
 
 def _notes_on_gap(condition: Condition) -> Iterator[str]:

@@ -31,7 +31,6 @@ METHOD, STEPS, RHO = "optimizer.method", "optimizer.ascent_steps", "optimizer.rh
 # What a run is about rather than how it is tuned: nothing is picked among its values, each has pivots of its own.
 _TASK = ("dataset.", "model.", "protocol.", "epochs", "loss", "init_from", "data")
 TITLE = "Sweep"
-_EXTREME = {True: "Largest", False: "Smallest"}
 
 
 def is_task(name: str) -> bool:
@@ -103,8 +102,8 @@ def grids(runs: Sequence[RunRow], config: SweepConfig) -> list[Grid]:
 def _labelled(grid: Grid, words: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
     """The label with the settings that tell it from others of the same label; one of several numbers in this grid is "set"."""
     fixed = {**grid.points[0][0], **dict.fromkeys(grid.keys, "set"), **words}
-    texts = [f"{name_of(name)} {value_text(fixed[name]) if name in fixed else 'set'}" for name in varying(alike)]
-    return f"{grid.label} ({', '.join(texts)})" if texts else grid.label
+    said = at_text({name: fixed.get(name, "set") for name in varying(alike)})
+    return f"{grid.label} ({said})" if said else grid.label
 
 
 class Pivot(NamedTuple):
@@ -173,8 +172,8 @@ def _block(pivot: Pivot, column: Column, task: Mapping[str, Any], value: Any) ->
     whole = [(c.summary, label, c.column) for label, line in cells.items() for c in line if c.summary and c.summary.n and not c.diverged]
     if not whole:
         return None
-    largest = "accuracy" in column.measure
-    summary, label, header = (max if largest else min)(whole, key=lambda one: one[0].mean or 0.0)
+    extreme, word = (max, "Largest") if "accuracy" in column.measure else (min, "Smallest")
+    summary, label, header = extreme(whole, key=lambda one: one[0].mean or 0.0)
     mark = lambda cell: replace(cell, best=cell.summary is not None and cell.summary.mean == summary.mean and not cell.diverged)
     where = f" at {header}" if pivot.column and len(places) > 1 else ""
     about = task_label(pivot.grids[0].points[0][1][0], {**task, **({pivot.block: value} if pivot.block else {})})
@@ -185,7 +184,7 @@ def _block(pivot: Pivot, column: Column, task: Mapping[str, Any], value: Any) ->
         labels=1,
         header=("Method", *(one.header for one in shown.values())),
         rows=tuple((Cell("label", (name,)), *map(mark, line)) for name, line in cells.items()),
-        finding=f"{_EXTREME[largest]} {column.header}: {label}{where}, {summary_parts(summary, column.config.digits)[0]}.",
+        finding=f"{word} {column.header}: {label}{where}, {summary_parts(summary, column.config.digits)[0]}.",
     )
 
 

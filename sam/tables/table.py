@@ -79,12 +79,13 @@ def _rows(table: TableConfig, condition: Condition, found: Sequence[Condition]) 
     plain = {id(run) for spec in table.rows if not split_match(spec)[1] for row in table_rows(spec, condition.runs) for run in row.runs}
     rows = []
     for spec in table.rows:
-        changed = {key: value for key, value in split_match(spec)[1].items() if condition.key[key] != value}
+        named = split_match(spec)[1]
+        changed = {key: value for key, value in named.items() if condition.key[key] != value}
         wanted = {**condition.key, **changed}
-        runs = [run for other in found if other.key == wanted for run in other.runs]
-        rows += [replace(row, changed=changed) for row in table_rows(spec, runs)]
-    repeated = [bool(split_match(row.spec)[1]) and not row.changed and row.ran and {id(run) for run in row.runs} <= plain for row in rows]
-    return [row for row, again in zip(rows, repeated, strict=True) if not again]
+        for row in table_rows(spec, [run for other in found if other.key == wanted for run in other.runs]):
+            repeated = named and not changed and row.ran and {id(run) for run in row.runs} <= plain
+            rows += [] if repeated else [replace(row, changed=changed)]
+    return rows
 
 
 def _worth_a_block(found: Sequence[Condition], rows: Sequence[list[TableRow]]) -> list[tuple[Condition, list[TableRow]]]:
