@@ -161,9 +161,8 @@ _CORRELATIONS = (
 
 def verdict(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> str:
     """What the table can show, what its tests found, and what it does not show, in one line; empty if there is nothing to say."""
-    every = _tested(table, rows, lines)
-    tested = [(column, [*filter(None, [_told(told, same, len(rows))]), *rest]) for column, told, same, rest in every]
-    found = [f"{column}: {'; '.join(texts)}" for column, texts in tested if texts]
+    every = {column: [*_told(told, same, len(rows)), *rest] for column, told, same, rest in _tested(table, rows, lines)}
+    found = [f"{column}: {'; '.join(texts)}" for column, texts in every.items() if texts]
     parts = {"Shows": table.shows, "Found": "; ".join(found), "Does not show": table.shows_not}
     return " ".join(f"{name}: {text}." for name, text in parts.items() if text)
 
@@ -176,7 +175,7 @@ def finding(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequen
     found = [(column, told, same) for column, told, same, _ in _tested(table, rows, lines) if told or same]
     if found:
         named = lambda column: "" if "accuracy" in column.lower() else f"{column}: "
-        return "; ".join(named(column) + _told(told, same, FEW) for column, told, same in found) + "."
+        return "; ".join(named(column) + "; ".join(_told(told, same, FEW)) for column, told, same in found) + "."
     first = next((cell.column for line in lines for cell in line if cell.best), "")
     best = [(row.label, cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.best and cell.column == first]
     texts = [f"{label} ({cell.parts[0]}, n {cell.summary.n})" for label, cell in best if cell.summary is not None]
@@ -184,13 +183,13 @@ def finding(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequen
     return f"{first}: best {be} {', '.join(texts)}{ties}; nothing was tested." if texts else ""
 
 
-def _told(told: Sequence[str], same: Mapping[str, Sequence[str]], most: int) -> str:
-    """What differs and what does not, as one text; of more than `most` clauses or names the number."""
+def _told(told: Sequence[str], same: Mapping[str, Sequence[str]], most: int) -> list[str]:
+    """What differs and what does not, in clauses; of more than `most` clauses or names the number."""
     clauses = [*told[:most], *([f"{len(told) - most} more differ"] if len(told) > most else [])]
     for base, names in same.items():
         listed = f"{len(names)} rows" if len(names) > most else " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
         clauses.append(f"{listed} {'is' if len(names) == 1 else 'are'} not told apart from {base}")
-    return "; ".join(clauses)
+    return clauses
 
 
 def _tested(
