@@ -10,21 +10,8 @@ from sam.config import ConfigError
 from sam.optimizers.settings import METHODS
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.columns import Column, available, expand
-from sam.tables.conditions import (
-    RunRow,
-    TableRow,
-    condition_label,
-    conditions,
-    grouped,
-    is_number,
-    method_name,
-    order,
-    table_row,
-    table_rows,
-    value_text,
-    varying,
-)
-from sam.tables.settings import RowConfig, SweepConfig, TableConfig
+from sam.tables.conditions import RunRow, TableRow, condition_label, grouped, is_number, method_name, order, table_row, value_text, varying
+from sam.tables.settings import RowConfig, SweepConfig
 from sam.tables.statistics import summary_parts
 
 METHOD, STEPS, RHO = "optimizer.method", "optimizer.ascent_steps", "optimizer.rho"
@@ -206,14 +193,3 @@ def _notes(config: SweepConfig, found: Sequence[Grid]) -> tuple[str, ...]:
         *(note for run in runs for note in known_data.notes(run.data_fingerprint, run.data_notes)),
     ]
     return tuple(dict.fromkeys(notes))
-
-
-def needed(tables: Sequence[TableConfig], runs: Sequence[RunRow], lost: Sequence[RunRow]) -> bool:
-    """True if the layouts do not fit the runs: some match no row (`lost`), a row splits by settings, or conditions differ in a number of
-    three or more values, or in two numbers."""
-    found = conditions(runs)
-    if lost or any(len(table_rows(spec, c.runs)) > 1 for table in tables for spec in table.rows for c in found):
-        return True
-    numbers = {name: {value for c in found if is_number(value := c.key[name])} for name in varying([c.key for c in found])}
-    sizes = [len(values) for values in numbers.values() if len(values) > 1]
-    return len(sizes) > 1 or any(size > 2 for size in sizes)
