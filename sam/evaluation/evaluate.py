@@ -7,10 +7,9 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from sam.config import ConfigError
 from sam.core.files import number, told, write_atomic
@@ -35,8 +34,7 @@ from sam.tables.settings import TableConfig
 from sam.tables.statistics import is_finite
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """The rows behind the tables, the tables, one sentence for each run that could not be measured, the files written, and the command
     lines of a sweep's final runs with the picked values."""
 

@@ -1,8 +1,8 @@
 """Measure one checkpoint that no run here made, and store its rows beside it."""
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import data
 import models
@@ -22,8 +22,7 @@ from sam.training import weights
 from sam.training.loop import build_model
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """Measures of a checkpoint, the file that stores them, and notes to print with them."""
 
     found: Result

@@ -4,9 +4,8 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -30,8 +29,7 @@ from sam.text import counted
 Run = tuple[Path, dict[str, Any]]
 
 
-@dataclass
-class _Pending:
+class _Pending(NamedTuple):
     """A checkpoint and the notions not yet measured on it, with the keys of their rows. epoch: None for the final checkpoint."""
 
     folder: Path

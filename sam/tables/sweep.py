@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from data import known as known_data
@@ -24,8 +24,7 @@ def is_task(name: str) -> bool:
     return name.startswith(_TASK)
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(NamedTuple):
     """One method at one task, swept over numbers (words too where they were named as an axis).
 
     label   the method, with the words that tell its grids apart ("XSAM (alpha null)").
@@ -83,7 +82,7 @@ def grids(runs: Sequence[RunRow], config: SweepConfig) -> list[Grid]:
         task, rest = ({name: value for name, value in members[0][3].items() if is_task(name) == wanted} for wanted in (True, False))
         keys = [name for name in varies if len({repr(numbers.get(name)) for numbers, _ in points}) > 1]
         found.append((rest, Grid(label, task, tuple(sorted(keys, key=lambda name: name != RHO)), points)))
-    return [replace(grid, label=_labelled(grid, rest, [r for r, g in found if g.label == grid.label])) for rest, grid in found]
+    return [grid._replace(label=_labelled(grid, rest, [r for r, g in found if g.label == grid.label])) for rest, grid in found]
 
 
 def _labelled(grid: Grid, words: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
