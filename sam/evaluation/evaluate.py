@@ -7,15 +7,14 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from sam.config import ConfigError
 from sam.core.files import number, told, write_atomic
 from sam.evaluation import storing
-from sam.evaluation.flat_files import measured_epochs, runs_csv, trajectories
+from sam.evaluation.flat_files import as_csv, measured_epochs, run_lines, trajectories
 from sam.evaluation.measuring import Run, measure_runs, part_of
 from sam.evaluation.settings import EvaluateConfig
 from sam.runs import records
@@ -29,14 +28,13 @@ from sam.tables import ledger, picks, render, sweep
 from sam.tables import table as tables
 from sam.tables.cells import Block
 from sam.tables.columns import filled
-from sam.tables.conditions import RunRow, check_select, selected
+from sam.tables.conditions import RunRow, check_select, conditions, is_number, selected, table_rows, varying
 from sam.tables.latex import latex, latex_full
 from sam.tables.settings import TableConfig
 from sam.tables.statistics import is_finite
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """The rows behind the tables, the tables, one sentence for each run that could not be measured, the files written, and the command
     lines of a sweep's final runs with the picked values."""
 
@@ -95,13 +93,24 @@ def _blocks(config: EvaluateConfig, runs: Sequence[RunRow]) -> tuple[dict[str, l
     lost = tables.unmatched(chosen, runs)
     blocks, commands = dict[str, list[Block]](), list[str]()
     if config.sweep.show != "never":
-        shown = config.sweep.show == "always" or sweep.needed(chosen, runs, lost)
+        shown = config.sweep.show == "always" or needs_pivots(chosen, runs, lost)
         picked, commands = picks.build(runs, _final_command) if shown else ([], [])
         pivots = sweep.build(config.sweep, runs, config.sharpness.rho) if shown else []
         blocks[SWEEP] = [*pivots[:1], *picked, *pivots[1:]]
     for name, table in wanted.items():
         blocks[name] = [] if table is None else tables.build(table, runs, config.sharpness.rho, lost)
     return blocks, commands
+
+
+def needs_pivots(tables: Sequence[TableConfig], runs: Sequence[RunRow], lost: Sequence[RunRow]) -> bool:
+    """True if the layouts do not fit the runs: some match no row (`lost`), a row splits by settings, or conditions differ in a number of
+    three or more values, or in two numbers."""
+    found = conditions(runs)
+    if lost or any(len(table_rows(spec, c.runs)) > 1 for table in tables for spec in table.rows for c in found):
+        return True
+    numbers = {name: {value for c in found if is_number(value := c.key[name])} for name in varying([c.key for c in found])}
+    sizes = [len(values) for values in numbers.values() if len(values) > 1]
+    return len(sizes) > 1 or any(size > 2 for size in sizes)
 
 
 def _final_command(run: RunRow, seeds: Sequence[int]) -> str:
@@ -233,7 +242,7 @@ def _tables(blocks: Mapping[str, list[Block]], runs: Sequence[RunRow]) -> Iterat
     for name, made in blocks.items():
         yield from ((f"{name}{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
         yield f"{name}.tex", latex(made, name) if made else None
-    yield RUNS, runs_csv(runs)
+    yield RUNS, as_csv(run_lines(runs))
 
 
 def _pictures(

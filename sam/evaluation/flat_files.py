@@ -16,18 +16,13 @@ from sam.text import csv_text, printable
 
 def run_lines(runs: Sequence[RunRow]) -> list[dict[str, Any]]:
     """One line a run: folder, seed, method and every setting that varies, how it ended, what it cost, every measure."""
-    known = [run.own for run in runs]
-    names, lines = dict.fromkeys([METHOD, *varying(known)]), []
-    for run, own in zip(runs, known, strict=True):
+    names, lines = dict.fromkeys([METHOD, *varying([run.own for run in runs])]), []
+    for run in runs:
         cost = run.record.get("cost") or {}
         ended = {"status": run.status, "diverged_epoch": run.diverged_epoch}
         paid = {"forwards": cost.get("forwards"), "backwards": cost.get("backwards"), "seconds": run.record.get("seconds")}
-        lines.append({"folder": run.folder, "seed": run.config.seed, **{n: own.get(n) for n in names}, **ended, **paid, **run.measures})
+        lines.append({"folder": run.folder, "seed": run.config.seed, **{n: run.own.get(n) for n in names}, **ended, **paid, **run.measures})
     return lines
-
-
-def runs_csv(runs: Sequence[RunRow]) -> str:
-    return _written(run_lines(runs))
 
 
 def measured_epochs(done: Sequence[Run], rows: Mapping[Path, Result]) -> dict[str, dict[int, Measures]]:
@@ -51,13 +46,10 @@ def trajectories(done: Sequence[Run], kept: Mapping[str, Mapping[int, Measures]]
     for folder, own in known.items():
         first = {"folder": folder, "seed": configs[folder].seed, **{name: own.get(name) for name in names}}
         lines += [first | {"epoch": epoch} | dict(measures) for epoch, measures in kept[folder].items()]
-    return _written(lines)
+    return as_csv(lines)
 
 
-def _written(lines: Sequence[Mapping[str, Any]]) -> str:
+def as_csv(lines: Sequence[Mapping[str, Any]]) -> str:
     """Lines as CSV: numbers at full precision, no value as an empty cell, text without formulas or control characters."""
-    return csv_text([{name: _cell(value) for name, value in line.items()} for line in lines])
-
-
-def _cell(value: Any) -> object:
-    return value if value is None or is_number(value) else inert(printable(value_text(value)))
+    cell = lambda value: value if value is None or is_number(value) else inert(printable(value_text(value)))
+    return csv_text([{name: cell(value) for name, value in line.items()} for line in lines])

@@ -1,8 +1,8 @@
 """Measure one checkpoint that no run here made, and store its rows beside it."""
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import data
 import models
@@ -22,8 +22,7 @@ from sam.training import weights
 from sam.training.loop import build_model
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """Measures of a checkpoint, the file that stores them, and notes to print with them."""
 
     found: Result
@@ -43,16 +42,16 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
     device = pick_device(config.device)
     images = data.load(**to_dict(dataset))
     what = _subject(config.model, dataset, images) | ({} if config.checkpoint_key is None else {"weights": config.checkpoint_key})
-    sizes = Sizes(len(images.train_labels), len(images.test_labels), val=len(images.val_labels))
+    model = build_model(TrainConfig(model=config.model), images)  # every weight is replaced
+    parameters = sum(p.numel() for p in model.parameters())
+    sizes = Sizes(len(images.train_labels), len(images.test_labels), parameters, len(images.val_labels))
     keys = storing.keys(data.file_fingerprint(path), images.fingerprint, config.sharpness, sizes.splits, config.loss, subject=what)
     file = (Path(config.out) if config.out else path.parent) / f"{path.name}.sharpness.json"
     rows = {} if config.force else storing.stored(file)
     found = merge(rows[key] for key in keys.values() if key in rows)
     missing = {notion: key for notion, key in keys.items() if key not in rows}
-    model = build_model(TrainConfig(model=config.model), images)  # every weight is replaced
     notes = weights.load(model, path, states, wanted=config.checkpoint_key)
     if missing:
-        sizes = dataclasses.replace(sizes, parameters=sum(p.numel() for p in model.parameters()))
         total = work(missing, sizes, config.sharpness)
         with number_format("fp32", config.threads), progress_for(total, f"measuring {path.name}") as progress:
             context = context_of(model.to(device), images.to(device), config.sharpness, loss_name=config.loss, progress=progress.advance)

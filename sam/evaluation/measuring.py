@@ -1,13 +1,11 @@
 """Measure finished runs and their kept checkpoints: each notion once, its row stored beside the run."""
 
 import dataclasses
-import functools
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -31,8 +29,7 @@ from sam.text import counted
 Run = tuple[Path, dict[str, Any]]
 
 
-@dataclass
-class _Pending:
+class _Pending(NamedTuple):
     """A checkpoint and the notions not yet measured on it, with the keys of their rows. epoch: None for the final checkpoint."""
 
     folder: Path
@@ -91,7 +88,6 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
     """Read stored rows and measure what they lack. Rows by run folder, and with config.kept by file of a kept checkpoint too."""
     rows: dict[Path, Result] = {}
     pending: list[_Pending] = []
-    wanted = functools.cache(functools.partial(storing.wanted, config.sharpness))
     for folder, record in done:
         try:
             run, files = records.run_config(record), kept_files(folder, record) if config.kept else {}
@@ -109,7 +105,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
                     continue
                 found = data.file_fingerprint(file, "checkpoint") if file.is_file() else ""
                 known = str(sha256 or found)[:16]
-                keys = storing.keys_of(wanted(splits, run.loss), known, record["data"]["fingerprint"])
+                keys = storing.keys(known, record["data"]["fingerprint"], config.sharpness, splits, run.loss)
                 have = stored if found == known or not there else {}  # loading it will name the problem
                 lacking = _Pending(folder, record, run, file, epoch, {notion: key for notion, key in keys.items() if key not in have})
                 rows[lacking.source] = merge(have[key] for key in keys.values() if key in have)
@@ -136,16 +132,27 @@ def _measure(pending: list[_Pending], config: EvaluateConfig, rows: dict[Path, R
     """Measure what is pending, run by run; every notion is stored as soon as it is known."""
     pending.sort(key=lambda run: json.dumps([to_dict(run.config.dataset), run.data_seed], sort_keys=True))  # each data set is read once
     total = sum(work(run.keys, run.sizes, config.sharpness) for run in pending)
+    outcomes: Sequence[Result | str | None]
     with progress_for(total, f"measuring {counted(len(pending), 'checkpoint')}") as progress:
         if config.processes == 1 or len(pending) == 1:
-            _measure_here(pending, config, rows, problems, progress)
+            outcomes = list(_measured(pending, config, progress))
         else:
-            _measure_side_by_side(pending, config, rows, problems, progress)
+            share(progress)
+            try:
+                outcomes = run_all(measure_one, [(run, config) for run in pending], config.processes)
+            finally:
+                share(None)
+    for run, outcome in zip(pending, outcomes, strict=True):
+        found = _read_back(run) if outcome is None else outcome
+        if isinstance(found, Result):
+            rows[run.source] = merge([rows[run.source], found])
+        else:
+            _without(rows, run)
+            problems.append(found if found.startswith(run.name) else f"{run.name}: {found}")  # a worker's own begins so
 
 
-def _measure_here(
-    pending: Sequence[_Pending], config: EvaluateConfig, rows: dict[Path, Result], problems: list[str], progress: Progress
-) -> None:
+def _measured(pending: Sequence[_Pending], config: EvaluateConfig, progress: Progress) -> Iterator[Result | str]:
+    """What was measured on each checkpoint, or why it could not be."""
     device = pick_device(config.device)
     with number_format("fp32", config.threads):
         for run, weights in _read_ahead(pending):
@@ -157,12 +164,29 @@ def _measure_here(
                 trained = {"loss_name": run.config.loss, "optimizer": run.config.optimizer, "batch": run.batch}
                 context = context_of(model, images, config.sharpness, progress=progress.advance, **trained)
                 note = lambda notion, name=run.name: progress.note(f"{name}: {notion}")
-                found = storing.measure(context, run.keys, run.folder / records.MEASURES, note, run.record["fingerprint"])
-                rows[run.source] = merge([rows[run.source], found])
+                yield storing.measure(context, run.keys, run.folder / records.MEASURES, note, run.record["fingerprint"])
             except Exception as error:  # no run, whatever is wrong with it, keeps another from its table
-                _without(rows, run)
-                problems.append(f"{run.name}: {told(error)}.")
-                progress.say(f"error: {problems[-1]}")
+                problem = f"{run.name}: {told(error)}."
+                progress.say(f"error: {problem}")
+                yield problem
+
+
+def _read_back(run: _Pending) -> Result | str:
+    """What a worker stored, or why it cannot be read."""
+    try:
+        stored = storing.stored(run.folder / records.MEASURES, run.record["fingerprint"])
+        return merge(stored[key] for key in run.keys.values())
+    except Exception as error:  # damaged meanwhile
+        return told(error)
+
+
+def measure_one(task: tuple[_Pending, EvaluateConfig]) -> None:
+    """Measure one checkpoint in a worker process; rows are stored whole, so a signal may end it at any time. Raises ConfigError."""
+    run, config = task
+    with progress_for(1.0, run.name, quiet=True) as progress:
+        (outcome,) = _measured([run], config, progress)
+    if isinstance(outcome, str):
+        raise ConfigError(outcome)
 
 
 def _without(rows: dict[Path, Result], run: _Pending) -> None:
@@ -180,36 +204,6 @@ def _read_ahead(pending: Sequence[_Pending]) -> Iterator[tuple[_Pending, Future[
         for i, run in enumerate(pending):
             ahead += [reader.submit(read, following) for following in pending[i + 1 : i + 2]]
             yield run, ahead.pop(0)
-
-
-def _measure_side_by_side(
-    pending: Sequence[_Pending], config: EvaluateConfig, rows: dict[Path, Result], problems: list[str], progress: Progress
-) -> None:
-    share(progress)
-    try:
-        outcomes = run_all(measure_one, [(run, config) for run in pending], config.processes)
-    finally:
-        share(None)
-    for run, problem in zip(pending, outcomes, strict=True):
-        if problem is None:
-            try:
-                stored = storing.stored(run.folder / records.MEASURES, run.record["fingerprint"])
-                rows[run.source] = merge([rows[run.source], *(stored[key] for key in run.keys.values())])
-            except Exception as error:  # damaged meanwhile
-                problem = told(error)
-        if problem is not None:
-            _without(rows, run)
-            problems.append(problem if problem.startswith(run.name) else f"{run.name}: {problem}")  # it was said already
-
-
-def measure_one(task: tuple[_Pending, EvaluateConfig]) -> None:
-    """Measure one checkpoint in a worker process; rows are stored whole, so a signal may end it at any time. Raises ConfigError."""
-    run, config = task
-    problems: list[str] = []
-    with progress_for(1.0, run.name, quiet=True) as progress:
-        _measure_here([run], config, {run.source: Result()}, problems, progress)
-    if problems:
-        raise ConfigError(problems[0])
 
 
 _data_in_memory: dict[str, ImageData] = {}

@@ -51,17 +51,17 @@ class EvaluateConfig(Settings):
                 raise ConfigError(f"tables.{name}: names its files, and must hold 1 to 100 of A-Z a-z 0-9 _ - alone.")
         if not isinstance(self.select, dict | None):
             raise ConfigError(f"select={self.select}: must hold keys and values, as in: 'select={{optimizer.method: sam, seed: [0,1]}}'.")
+        changed = lambda *names: [name for name in names if getattr(self, name) != getattr(type(self), name)]  # from its default
         if self.checkpoint is None:
-            of_files = ("model", "dataset", "mean", "std", "checkpoint_key", "loss")
-            if given := [name for name in of_files if getattr(self, name) != getattr(type(self), name)]:  # its default
+            if given := changed("model", "dataset", "mean", "std", "checkpoint_key", "loss"):
                 raise ConfigError(f"{given[0]}=...: belongs to checkpoint=FILE; runs below runs_dir bring their own.")
         else:
             one = f"checkpoint={self.checkpoint}"
             if missing := [name for name in ("model", "dataset") if getattr(self, name) is None]:
                 raise ConfigError(f"{one}: needs {missing[0]}=... too, as in: model=resnet18 dataset=cifar10.")
             for_runs = ("runs_dir", "data_path", "data_root", "seeds", "select", "processes", "part", "parts", "stored", "kept")
-            if changed := [name for name in for_runs if getattr(self, name) != getattr(type(self), name)]:  # its default
-                raise ConfigError(f"{one}: is one file, and {changed[0]}=... is for the runs below runs_dir; leave it out.")
+            if given := changed(*for_runs):
+                raise ConfigError(f"{one}: is one file, and {given[0]}=... is for the runs below runs_dir; leave it out.")
             for name, value in (("mean", self.mean), ("std", self.std)):
                 if value is not None and getattr(self.dataset, name) is not None:
                     raise ConfigError(f"{name}={value}: is short for dataset.{name}, which is given too; leave one of them out.")

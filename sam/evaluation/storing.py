@@ -22,17 +22,13 @@ def keys(
 ) -> dict[Notion, str]:
     """Notion (or part of one) -> key of its row, a hash of the checkpoint's bytes, the data, and every setting that affects its numbers.
     splits: the evaluation sets that exist; loss: what the model was trained with. Raises DataError."""
-    return keys_of(wanted(sharpness, splits, loss), checkpoint_hash, data_fingerprint, **more)
+    origin = {"checkpoint": checkpoint_hash, "data": data_fingerprint, **more}
+    rows = [row for name in sharpness.chosen for row in Notion(name).rows(sharpness, splits)]
+    return {row: _key(origin, row.name, row.settings(sharpness, loss)) for row in rows}
 
 
-def wanted(sharpness: SharpnessConfig, splits: Collection[str], loss: str) -> dict[Notion, dict[str, object]]:
-    """Notion (or part of one) -> every setting that affects its numbers, the same for all checkpoints. Raises DataError."""
-    return {row: row.settings(sharpness, loss) for name in sharpness.chosen for row in Notion(name).rows(sharpness, splits)}
-
-
-def keys_of(rows: Mapping[Notion, Mapping[str, object]], checkpoint: str, data: str, **more: object) -> dict[Notion, str]:
-    origin = {"checkpoint": checkpoint, "data": data, **more}
-    return {row: identity.fingerprint({"notion": row.name, **origin, "settings": settings}) for row, settings in rows.items()}
+def _key(origin: Mapping[str, object], name: object, settings: object) -> str:
+    return identity.fingerprint({"notion": name, **origin, "settings": settings})
 
 
 def measure(context: Context, missing: Mapping[Notion, str], path: Path, note: Callable[[str], None], run: str | None = None) -> Result:
@@ -83,7 +79,7 @@ def of_final(folder: Path, record: Mapping[str, Any]) -> Result:
         return Result()
     known = sha256 or data.file_fingerprint(folder / records.CHECKPOINT, "checkpoint")
     origin = {"checkpoint": str(known)[:16], "data": record["data"]["fingerprint"]}
-    own = lambda row: identity.fingerprint({"notion": row.get("notion"), **origin, "settings": row.get("settings")})
+    own = lambda row: _key(origin, row.get("notion"), row.get("settings"))
     return merge(result for key, result in stored(path, record["fingerprint"]).items() if own(raw[key]) == key)
 
 
@@ -93,8 +89,7 @@ def _digest(key: str, row: Mapping[str, Any]) -> str:
 
 def store(path: Path, key: str, name: str, result: Result, settings: Mapping[str, object], run: str | None = None) -> None:
     """Add a row to the file. run: fingerprint of the measured run. Raises StorageError, DamagedError."""
-    row = {"notion": name, "settings": settings, "values": result.values, "series": result.series} | ({"run": run} if run else {})
-    row = plain(row)
+    row = plain({"notion": name, "settings": settings, **vars(result)} | ({"run": run} if run else {}))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with lock.alone(path):  # of two that read, add and write at once, one would lose its row

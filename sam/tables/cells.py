@@ -22,7 +22,7 @@ class Comparison:
     """Tests of a difference besides the paired t test, in the unit of its column.
 
     primary      True for the test named in advance; `tests` of them are in the block, and p_holm is corrected for them.
-    detectable   minimum detectable difference at `level` with `power`; None if it does not exist.
+    detectable   minimum detectable difference at `level`; None if it does not exist.
     equivalence  None unless the row claims "no difference" and the column has a margin.
     """
 
@@ -31,7 +31,6 @@ class Comparison:
     p_holm: float | None
     alpha: float
     level: float | None
-    power: float
     detectable: float | None
     welch: Welch | None
     equivalence: Equivalence | None

@@ -46,7 +46,6 @@ def _cell(
         p_holm=p_holm,
         alpha=table.alpha,
         level=None if detectable is None else level,
-        power=table.power,
         detectable=detectable,
         welch=stats.welch(column.values(row).values(), column.values(base).values()),
         equivalence=None if margin is None else stats.equivalence(paired, margin, table.alpha),

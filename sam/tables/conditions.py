@@ -85,26 +85,20 @@ class Condition:
     key: Mapping[str, Any] = field(default_factory=dict)
 
 
+_COMMON = tuple(f.name for f in dataclasses.fields(OptimizerConfig))
+_ALIKE = ("optimizer.", "tracking.", *KEPT_AND_WATCHED, "seed", "device", "threads", "protocol.notes", "dataset.root", "dataset.download")
+
+
 def settings(c: TrainConfig) -> dict[str, Any]:
-    """Settings that make a condition, by dotted names; all others (seed, method, places, a model's idle keys) have fixed values."""
-    plain = TrainConfig()
-    neutral = replace(
-        c,
-        optimizer=OptimizerConfig.of(**{key: getattr(c.optimizer, key) for key in _COMMON} | {"method": "sgd"}),
-        dataset=replace(c.dataset, path="file" if c.dataset.path else None, root=DatasetConfig.root, download=False),
-        protocol=replace(c.protocol, notes=[]),
-        **{key: getattr(plain, key) for key in _NEUTRAL},
-    )
-    return flat(to_dict(neutral))
-
-
-_NEUTRAL = (*KEPT_AND_WATCHED, "seed", "device", "threads")
+    """Settings that make a condition, by dotted names: all but the method's own keys, seed, places, and how a run is kept and watched."""
+    common = {f"optimizer.{key}": getattr(c.optimizer, key) for key in _COMMON if key != "method"}
+    others = {name: value for name, value in flat(to_dict(c)).items() if not name.startswith(_ALIKE)}
+    return common | others | {"dataset.path": "file" if c.dataset.path else None}
 
 
 def may_vary(name: str) -> bool:
     """True if two conditions may differ in this setting (a dotted name)."""
-    alike = (*_NEUTRAL, "protocol.notes", "dataset.path", "dataset.root", "dataset.download")
-    return name in flat(defaults(TrainConfig)) and name not in alike and not name.startswith(("optimizer.", "tracking."))
+    return name in flat(defaults(TrainConfig)) and name != "dataset.path" and not name.startswith(_ALIKE)
 
 
 def own_settings(config: TrainConfig, condition: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -205,9 +199,6 @@ def conditions(runs: Sequence[RunRow]) -> list[Condition]:
     return sorted(found, key=lambda condition: condition.label)  # runs that start at once would come in either order
 
 
-_COMMON = tuple(f.name for f in dataclasses.fields(OptimizerConfig))
-
-
 @dataclass(frozen=True)
 class TableRow:
     """The replicas of one setting, one per seed, if any. config: the first run's; changed: settings unlike the block's condition; extra:
@@ -237,7 +228,7 @@ class TableRow:
 
     def values(self, measure: str, scale: float) -> dict[int, float | None]:
         """Seed -> measure times scale, of the finished runs."""
-        raw = {seed: run.measures.get(measure) for seed, run in sorted(self.finished.items())}
+        raw = {seed: run.measures.get(measure) for seed, run in self.finished.items()}
         return {seed: None if value is None else value * scale for seed, value in raw.items()}
 
 
@@ -267,13 +258,11 @@ def row_matches(match: Mapping[str, Any], optimizer: OptimizerConfig) -> bool:
 
 def distinguish(optimizers: Sequence[OptimizerConfig]) -> list[str]:
     """Suffix that makes each label unique: " (rho 0.1, perturb no_norm)", or "" if there is one only."""
-    if len(optimizers) < 2:
-        return [""] * len(optimizers)
     differing = [n for n in schema(OptimizerConfig) if len({repr(getattr(o, n)) for o in optimizers if n in o.used_keys}) > 1]
     texts = [", ".join(f"{n} {value_text(getattr(o, n))}" for n in differing if n in o.used_keys) for o in optimizers]
     if len(set(texts)) < len(texts):  # the settings differ in something else: number them rather than show two equal labels
         texts = [f"{text}{', ' if text else ''}setting {i}" for i, text in enumerate(texts, 1)]
-    return [f" ({text})" for text in texts]
+    return [f" ({text})" if len(texts) > 1 else "" for text in texts]
 
 
 def table_rows(spec: RowConfig, runs: Sequence[RunRow]) -> list[TableRow]:

@@ -18,38 +18,43 @@ from sam.text import counted
 
 def footnotes(
     table: TableConfig, condition: Condition, rows: Sequence[TableRow], columns: Sequence[Column], block: Block, shown: Sequence[Published]
-) -> tuple[str, ...]:
-    """All footnotes of the block, in order, without repetition."""
+) -> Iterator[str]:
+    """All footnotes of the block, in order; some come several times."""
     used = [run for row in rows for run in row.shown]
     noisy = condition.config.dataset.label_noise > 0
     only_if = {"noise: ": noisy, "clean: ": not noisy, "published: ": bool(shown)}
-    notes = [f"Layout after {table.source}."] if table.source else []
-    notes.append(trained_by(condition.config))
+    if table.source:
+        yield f"Layout after {table.source}."
+    yield trained_by(condition.config)
     for note in (*table.notes, *(note for run in used for note in run.config.protocol.notes)):
         prefix = next((p for p in only_if if note.startswith(p)), "")
         if not prefix or only_if[prefix]:
-            notes.append(note.removeprefix(prefix))
+            yield note.removeprefix(prefix)
     for row in rows:
-        changes = ", ".join(f"{key} {value_text(value)} instead of {value_text(condition.key[key])}" for key, value in row.changed.items())
-        notes += [f"{row.label}: {changes}; all else as in the other rows."] if changes else []
+        if row.changed:
+            changes = (f"{key} {value_text(value)} instead of {value_text(condition.key[key])}" for key, value in row.changed.items())
+            yield f"{row.label}: {', '.join(changes)}; all else as in the other rows."
     if extra := [row.label for row in rows if row.extra]:
-        notes.append(f"{', '.join(extra)}: in no row of this layout; shown as description, and in no family of tests.")
-    notes += _notes_on_numbers(rows, block.rows)
-    notes += _notes_on_tests(table, block.rows)
-    runs = max((c.across.n for c in block.correlations), default=0)
-    few = [f"Rank correlations are printed from {MIN_RUNS} runs on; here are {runs}."] if runs else []
-    notes += _CORRELATIONS if runs >= MIN_RUNS else few
+        yield f"{', '.join(extra)}: in no row of this layout; shown as description, and in no family of tests."
+    yield from _notes_on_numbers(rows, block.rows)
+    yield from _notes_on_tests(table, block.rows)
+    if runs := max((c.across.n for c in block.correlations), default=0):
+        yield from _CORRELATIONS if runs >= MIN_RUNS else [f"Rank correlations are printed from {MIN_RUNS} runs on; here are {runs}."]
     measures = [column.config.measure for column in columns]
     if any("accuracy" in m for m in measures):
-        notes.append("Accuracy is that of the final epoch.")
+        yield "Accuracy is that of the final epoch."
     if "gap" in measures:
-        notes += _notes_on_gap(condition)
-    notes += [note for run in used for note in (*_notes_on_rounding(run), *_notes_on_method(run.config))]
-    notes += citations(shown)
+        yield from _notes_on_gap(condition)
+    for run in used:
+        yield from _notes_on_rounding(run)
+        o = run.config.optimizer
+        if o.method == "xsam" and o.weight_decay_mode == "loss" and o.weight_decay:
+            yield _XSAM_DECAY
+    yield from citations(shown)
     prints = dict.fromkeys(run.data_fingerprint or "unknown" for run in used)
-    notes.append(f"Data fingerprint: {', '.join(prints)}.")
-    notes += [note for run in used for note in known.notes(run.data_fingerprint, run.data_notes)]
-    return tuple(dict.fromkeys(notes))
+    yield f"Data fingerprint: {', '.join(prints)}."
+    for run in used:
+        yield from known.notes(run.data_fingerprint, run.data_notes)
 
 
 def trained_by(c: TrainConfig) -> str:
@@ -73,78 +78,76 @@ def trained_by(c: TrainConfig) -> str:
     )
 
 
-def _notes_on_numbers(rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> list[str]:
+def _notes_on_numbers(rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> Iterator[str]:
     cells = [(row, cell) for row, line in zip(rows, lines, strict=True) for cell in line]
     summaries = [cell.summary for _, cell in cells if cell.summary is not None]
     moved = {s.scale for s in summaries if s.scale and s.std and s.ci_low is not None}
     scales = {"logit": "accuracies on the logit scale", "log": "positive measures on the log scale"}
     where = " and ".join(text for name, text in scales.items() if name in moved)
-    notes = ["± is the sample standard deviation over seeds; [ ] is the 95% confidence interval of the mean (Student's t); n counts seeds."]
+    yield "± is the sample standard deviation over seeds; [ ] is the 95% confidence interval of the mean (Student's t); n counts seeds."
     if moved:
-        notes.append(
+        yield (
             f"Intervals of {where} are taken there and transformed back: of a centre near the median, within the measure's bounds, and not"
             " symmetric about the mean."
         )
     if any(s.std and s.ci_low is None for s in summaries):
-        notes.append(f"Below {MIN_SEEDS} seeds, or with a seed at 0 or 100%, the smallest to the largest value in place of an interval.")
+        yield f"Below {MIN_SEEDS} seeds, or with a seed at 0 or 100%, the smallest to the largest value in place of an interval."
     if any(cell.best for _, cell in cells):
-        notes.append(
+        yield (
             "Bold: the best mean of its column, and what the 95% interval of the paired difference (below three common seeds, the overlap"
             " of the values) does not tell apart from it. It describes, and is not corrected for the number of rows."
         )
-    seeds = {row.label: ", ".join(map(str, sorted({*row.finished, *row.diverged}))) for row in rows if row.ran}
+    lists = {row.label: sorted({*row.finished, *row.diverged}) for row in rows if row.ran}
+    seeds = {label: f"{', '.join(map(str, own))} ({len(own)})" for label, own in lists.items()}
     if len(set(seeds.values())) == 1:
-        text = next(iter(seeds.values()))
-        notes.append(f"Seeds of every row that was run: {text} ({text.count(',') + 1}).")
+        yield f"Seeds of every row that was run: {next(iter(seeds.values()))}."
     else:
-        notes.append("Seeds: " + "; ".join(f"{label}: {text} ({text.count(',') + 1})" for label, text in seeds.items()) + ".")
-    single = dict.fromkeys(row.label for row, cell in cells if cell.summary is not None and cell.summary.n == 1)
-    if single:
-        notes.append(f"{', '.join(single)}: one seed: no spread can be given.")
+        yield "Seeds: " + "; ".join(f"{label}: {text}" for label, text in seeds.items()) + "."
+    if single := dict.fromkeys(row.label for row, cell in cells if cell.summary is not None and cell.summary.n == 1):
+        yield f"{', '.join(single)}: one seed: no spread can be given."
     for row, cell in cells:
         if cell.paired is not None and 0 < cell.paired.n < len(row.finished):  # without one the cell says so itself
             common = ", ".join(map(str, cell.paired.seeds))
-            notes.append(f"{cell.column}, {row.label} against {cell.baseline}: common seeds {common} (n = {cell.paired.n}).")
+            yield f"{cell.column}, {row.label} against {cell.baseline}: common seeds {common} (n = {cell.paired.n})."
     if any(row.diverged for row in rows):
-        notes.append("Diverged runs are counted, and are in no mean, interval or difference: the numbers of that row are of the survivors.")
-    lost = [(row.label, run) for row in rows for run in row.duplicates]
-    return notes + [f"{label}: seed {run.config.seed} was run more than once; {run.folder} is left out." for label, run in lost]
+        yield "Diverged runs are counted, and are in no mean, interval or difference: the numbers of that row are of the survivors."
+    for row in rows:
+        yield from (f"{row.label}: seed {run.config.seed} was run more than once; {run.folder} is left out." for run in row.duplicates)
 
 
-def _notes_on_tests(table: TableConfig, lines: Sequence[Sequence[Cell]]) -> list[str]:
+def _notes_on_tests(table: TableConfig, lines: Sequence[Sequence[Cell]]) -> Iterator[str]:
     """Explain the difference cells, and name the test declared in advance."""
     cells = [cell for line in lines for cell in line if cell.kind == "difference"]
     found = [cell.comparison for cell in cells if cell.comparison is not None]
     if not cells:
-        return []
-    notes = [
+        return
+    yield (
         f"Differences are the row minus row {table.baseline}, paired by seed: mean, [95% confidence interval] (Student's t), p of the"
         " two-sided paired t test. Welch p: the two-sided test without pairing, as description only."
-    ]
+    )
     headers = dict.fromkeys(cell.column for cell in cells if cell.comparison is not None and cell.comparison.primary)
     number = next((c.tests for c in found if c.tests), 0)  # of tests named in advance
     if headers:
         tests = counted(number, "test") if number else "no test could be made"
-        notes.append(
+        yield (
             f"The test named in advance: {', '.join(headers)}, at level {table.alpha:g} after Holm's correction within this block"
             f" ({tests}); Holm: the corrected p. Differences in other columns are exploratory, and not corrected."
         )
     elif found:
-        notes.append("No test was named in advance: all differences are exploratory, and not corrected for the number of comparisons.")
+        yield "No test was named in advance: all differences are exploratory, and not corrected for the number of comparisons."
     if any(c.detectable is not None for c in found):
         level = f"{table.alpha:g}"
         level += f"/{number} (Holm's strictest; {level} in exploratory columns)" if number > 1 else ""
-        notes.append(
+        yield (
             f"Minimum detectable difference: the smallest true difference that the paired test at level {level} finds with"
             f" {table.power:.0%} power at this n, if the spread of the differences seen here is the true one."
         )
     if any(c.equivalence is not None for c in found):
-        notes.append(
+        yield (
             f"TOST: two one-sided paired t tests, the larger p, level {table.alpha:g}, not part of Holm's family; equivalent: the"
             f" {1 - 2 * table.alpha:.0%} confidence interval of the difference lies within the margin. Equivalence not"
             " established does not mean that a difference was shown."
         )
-    return notes
 
 
 _CORRELATIONS = (
@@ -158,13 +161,10 @@ _CORRELATIONS = (
 
 def verdict(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]]) -> str:
     """What the table can show, what its tests found, and what it does not show, in one line; empty if there is nothing to say."""
-    every = _tested(table, rows, lines)
-    tested = [(column, [*filter(None, [_told(told, same, len(rows))]), *rest]) for column, told, same, rest in every]
-    found = [f"{column}: {'; '.join(texts)}" for column, texts in tested if texts]
-    parts = [f"Shows: {table.shows}."] if table.shows else []
-    parts += [f"Found: {'; '.join(found)}."] if found else []
-    parts += [f"Does not show: {table.shows_not}."] if table.shows_not else []
-    return " ".join(parts)
+    every = {column: [*_told(told, same, len(rows)), *rest] for column, told, same, rest in _tested(table, rows, lines)}
+    found = [f"{column}: {'; '.join(texts)}" for column, texts in every.items() if texts]
+    parts = {"Shows": table.shows, "Found": "; ".join(found), "Does not show": table.shows_not}
+    return " ".join(f"{name}: {text}." for name, text in parts.items() if text)
 
 
 FEW = 3  # clauses of a finding
@@ -175,21 +175,21 @@ def finding(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequen
     found = [(column, told, same) for column, told, same, _ in _tested(table, rows, lines) if told or same]
     if found:
         named = lambda column: "" if "accuracy" in column.lower() else f"{column}: "
-        return "; ".join(named(column) + _told(told, same, FEW) for column, told, same in found) + "."
+        return "; ".join(named(column) + "; ".join(_told(told, same, FEW)) for column, told, same in found) + "."
     first = next((cell.column for line in lines for cell in line if cell.best), "")
     best = [(row.label, cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.best and cell.column == first]
     texts = [f"{label} ({cell.parts[0]}, n {cell.summary.n})" for label, cell in best if cell.summary is not None]
-    ties = ", not told apart" if len(texts) > 1 else ""
-    return f"{first}: best {_be(texts)} {', '.join(texts)}{ties}; nothing was tested." if texts else ""
+    be, ties = ("is", "") if len(texts) == 1 else ("are", ", not told apart")
+    return f"{first}: best {be} {', '.join(texts)}{ties}; nothing was tested." if texts else ""
 
 
-def _told(told: Sequence[str], same: Mapping[str, Sequence[str]], most: int) -> str:
-    """What differs and what does not, as one text; of more than `most` clauses or names the number."""
+def _told(told: Sequence[str], same: Mapping[str, Sequence[str]], most: int) -> list[str]:
+    """What differs and what does not, in clauses; of more than `most` clauses or names the number."""
     clauses = [*told[:most], *([f"{len(told) - most} more differ"] if len(told) > most else [])]
     for base, names in same.items():
         listed = f"{len(names)} rows" if len(names) > most else " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-        clauses.append(f"{listed} {_be(names)} not told apart from {base}")
-    return "; ".join(clauses)
+        clauses.append(f"{listed} {'is' if len(names) == 1 else 'are'} not told apart from {base}")
+    return clauses
 
 
 def _tested(
@@ -228,52 +228,41 @@ def _size(d: Paired, base: str, column: ColumnConfig) -> str:
     return f"{'above' if sign > 0 else 'below'} {base} by {rounded(abs(d.mean), digits)}{unit}{interval}"
 
 
-def _be(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
-
-
-def _notes_on_gap(condition: Condition) -> list[str]:
+def _notes_on_gap(condition: Condition) -> Iterator[str]:
     """Define the gap. Expected values: cross-entropies of WRN-28-10 in eval mode, lines u01 to u06 of paper_values.csv."""
     if condition.config.dataset.label_noise:
-        return ["Gap: test loss in expectation over the label channel minus noisy training loss."]
-    notes = ["Gap: mean test loss - mean loss on the unaugmented training set, both in eval mode."]
+        yield "Gap: test loss in expectation over the label channel minus noisy training loss."
+        return
+    yield "Gap: mean test loss - mean loss on the unaugmented training set, both in eval mode."
     named = condition.config.dataset.name if condition.config.model.label == "WRN-28-10" and condition.runs[0].genuine else ""
     if named == "cifar10":
-        notes.append(
+        yield (
             "An SGD gap near 130-160 ×10³ is expected here in eval mode, while Tiwary & Aananth 2024 print 46-48 ×10³ for SAM:"
             " their definition may differ."
         )
     if named == "cifar100":
-        notes.append("An SGD gap near 800-870 ×10³ is expected here in eval mode; Tiwary & Aananth 2024 print none for CIFAR-100.")
-    return notes
+        yield "An SGD gap near 800-870 ×10³ is expected here in eval mode; Tiwary & Aananth 2024 print none for CIFAR-100."
 
 
 FORMATS = {"bf16": "bf16 autocast", "fp16": "fp16 autocast", "tf32": "tf32"}
+_XSAM_DECAY = (
+    "XSAM with weight decay in the loss is not the released algorithm: there decay stays in SGD, and neither the perturbation nor"
+    " the search sees it (optimizer.weight_decay_mode=optimizer)."
+)
 
 
-def _notes_on_rounding(run: RunRow) -> list[str]:
+def _notes_on_rounding(run: RunRow) -> Iterator[str]:
     """Warn of a perturbation that the run's number format does not resolve: by the readable rho, where the notion `rounding` found it for
     the trained weights; else by rule, of Rand-SAM in 16 bits."""
     o, method, to = run.config.optimizer, METHODS[run.config.optimizer.method].label, run.config.precision
     if to not in FORMATS or "rho" not in o.used_keys:
-        return []
+        return
     along = "random" if o.method == "rand_sam" else "gradient"
     found = [value for name, value in run.measures.items() if name.startswith(f"rounding_readable[to={to},along={along}")]
     said = f"{method} at rho {o.rho:g} in {FORMATS[to]}: rounding the weights perturbs them too,"
     if found and (found[0] is None or o.rho < found[0]):
         edge = "and at every rho" if found[0] is None else f"and below rho {found[0]:.2g}, measured at the trained weights,"
         rest = "the row is not interpretable" if along == "random" else "the row is of another one, whose part along the gradient is kept"
-        return [f"{said} {edge} turns the perturbation too far (rounding in docs/measures.md); {rest}."]
+        yield f"{said} {edge} turns the perturbation too far (rounding in docs/measures.md); {rest}."
     if not found and o.method == "rand_sam" and to != "tf32":
-        return [f"{said} at a small rho by more than the method does; the row is not interpretable."]
-    return []
-
-
-def _notes_on_method(config: TrainConfig) -> list[str]:
-    o, notes = config.optimizer, list[str]()
-    if o.method == "xsam" and o.weight_decay_mode == "loss" and o.weight_decay:
-        notes.append(
-            "XSAM with weight decay in the loss is not the released algorithm: there decay stays in SGD, and neither the perturbation nor"
-            " the search sees it (optimizer.weight_decay_mode=optimizer)."
-        )
-    return notes
+        yield f"{said} at a small rho by more than the method does; the row is not interpretable."

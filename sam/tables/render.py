@@ -102,17 +102,12 @@ def escape_markdown(text: str) -> str:
 
 def _markdown_block(block: Block) -> str:
     line = lambda cells: f"| {' | '.join(cells)} |"
+    parts = lambda cell: (f"**{part}**" if cell.best and not i else part for i, part in enumerate(map(escape_markdown, cell.parts)))
     lines = [f"### {escape_markdown(block.title)}", "", *([escape_markdown(block.finding), ""] if block.finding else [])]
     for grid in grids(block):
-        lines += [line([escape_markdown(h) for h in grid.header]), line(["---"] * len(grid.header))]
-        lines += [line(["<br>".join(_markdown_parts(cell)) for cell in row]) for row in grid.rows]
-        lines.append("")
+        lines += [line(map(escape_markdown, grid.header)), line(["---"] * len(grid.header))]
+        lines += [*(line("<br>".join(parts(cell)) for cell in row) for row in grid.rows), ""]
     return "\n".join([*lines, *(f"- {escape_markdown(note)}" for note in lines_below(block))]) + "\n"
-
-
-def _markdown_parts(cell: Cell) -> list[str]:
-    parts = [escape_markdown(part) for part in cell.parts]
-    return [f"**{parts[0]}**", *parts[1:]] if cell.best else parts
 
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)

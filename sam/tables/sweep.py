@@ -2,44 +2,29 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from data import known as known_data
 from sam.config import ConfigError
 from sam.optimizers.settings import METHODS
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.columns import Column, available, expand
-from sam.tables.conditions import (
-    RunRow,
-    TableRow,
-    condition_label,
-    conditions,
-    grouped,
-    is_number,
-    method_name,
-    order,
-    table_row,
-    table_rows,
-    value_text,
-    varying,
-)
-from sam.tables.settings import RowConfig, SweepConfig, TableConfig
+from sam.tables.conditions import RunRow, TableRow, condition_label, grouped, is_number, method_name, order, table_row, value_text, varying
+from sam.tables.settings import RowConfig, SweepConfig
 from sam.tables.statistics import summary_parts
 
 METHOD, STEPS, RHO = "optimizer.method", "optimizer.ascent_steps", "optimizer.rho"
 # What a run is about rather than how it is tuned: nothing is picked among its values, each has pivots of its own.
 _TASK = ("dataset.", "model.", "protocol.", "epochs", "loss", "init_from", "data")
 TITLE = "Sweep"
-_EXTREME = {True: "Largest", False: "Smallest"}
 
 
 def is_task(name: str) -> bool:
     return name.startswith(_TASK)
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(NamedTuple):
     """One method at one task, swept over numbers (words too where they were named as an axis).
 
     label   the method, with the words that tell its grids apart ("XSAM (alpha null)").
@@ -97,18 +82,17 @@ def grids(runs: Sequence[RunRow], config: SweepConfig) -> list[Grid]:
         task, rest = ({name: value for name, value in members[0][3].items() if is_task(name) == wanted} for wanted in (True, False))
         keys = [name for name in varies if len({repr(numbers.get(name)) for numbers, _ in points}) > 1]
         found.append((rest, Grid(label, task, tuple(sorted(keys, key=lambda name: name != RHO)), points)))
-    return [replace(grid, label=_labelled(grid, rest, [r for r, g in found if g.label == grid.label])) for rest, grid in found]
+    return [grid._replace(label=_labelled(grid, rest, [r for r, g in found if g.label == grid.label])) for rest, grid in found]
 
 
 def _labelled(grid: Grid, words: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
     """The label with the settings that tell it from others of the same label; one of several numbers in this grid is "set"."""
     fixed = {**grid.points[0][0], **dict.fromkeys(grid.keys, "set"), **words}
-    texts = [f"{name_of(name)} {value_text(fixed[name]) if name in fixed else 'set'}" for name in varying(alike)]
-    return f"{grid.label} ({', '.join(texts)})" if texts else grid.label
+    said = at_text({name: fixed.get(name, "set") for name in varying(alike)})
+    return f"{grid.label} ({said})" if said else grid.label
 
 
-@dataclass(frozen=True)
-class Pivot:
+class Pivot(NamedTuple):
     """Grids that share their columns. column, block: keys, or None; values: of the block key, one block each."""
 
     column: str | None
@@ -168,16 +152,15 @@ def _block(pivot: Pivot, column: Column, task: Mapping[str, Any], value: Any) ->
         lines.setdefault(label, {})[numbers.get(key)] = table_row(label, RowConfig(label=label), runs)
     places = sorted({at for line in lines.values() for at in line}, key=lambda at: (at is not None, order(at)))
     head = lambda at: f"no {name_of(key)}" if at is None else at_text({key: at})
-    shown = [replace(column, header=head(at)) for at in places] if pivot.column else [column]
-    cells = {label: [_cell(line.get(at), one) for at, one in zip(places, shown, strict=True)] for label, line in lines.items()}
-    whole = [(c.summary, label, c.column) for label, line in cells.items() for c in line if c.summary is not None and not c.diverged]
-    means = [summary.mean for summary, _, _ in whole if summary.mean is not None]
-    if not means:
+    shown = {at: replace(column, header=head(at)) if pivot.column else column for at in places}
+    cell_of = lambda row, one: Cell("value", EMPTY, one.header) if row is None else short(one.value(row))
+    cells = {label: [cell_of(line.get(at), one) for at, one in shown.items()] for label, line in lines.items()}
+    whole = [(c.summary, label, c.column) for label, line in cells.items() for c in line if c.summary and c.summary.n and not c.diverged]
+    if not whole:
         return None
-    largest = "accuracy" in column.measure
-    best = (max if largest else min)(means)
-    mark = lambda cell: replace(cell, best=cell.summary is not None and cell.summary.mean == best and not cell.diverged)
-    summary, label, header = next(one for one in whole if one[0].mean == best)
+    extreme, word = (max, "Largest") if "accuracy" in column.measure else (min, "Smallest")
+    summary, label, header = extreme(whole, key=lambda one: one[0].mean or 0.0)
+    mark = lambda cell: replace(cell, best=cell.summary is not None and cell.summary.mean == summary.mean and not cell.diverged)
     where = f" at {header}" if pivot.column and len(places) > 1 else ""
     about = task_label(pivot.grids[0].points[0][1][0], {**task, **({pivot.block: value} if pivot.block else {})})
     return Block(
@@ -185,14 +168,10 @@ def _block(pivot: Pivot, column: Column, task: Mapping[str, Any], value: Any) ->
         title=f"{column.header}{f' by {name_of(pivot.column)}' if pivot.column else ''}, {about}",
         about=about,
         labels=1,
-        header=("Method", *(one.header for one in shown)),
+        header=("Method", *(one.header for one in shown.values())),
         rows=tuple((Cell("label", (name,)), *map(mark, line)) for name, line in cells.items()),
-        finding=f"{_EXTREME[largest]} {column.header}: {label}{where}, {summary_parts(summary, column.config.digits)[0]}.",
+        finding=f"{word} {column.header}: {label}{where}, {summary_parts(summary, column.config.digits)[0]}.",
     )
-
-
-def _cell(row: TableRow | None, column: Column) -> Cell:
-    return Cell("value", EMPTY, column.header) if row is None else short(column.value(row))
 
 
 def short(cell: Cell) -> Cell:
@@ -213,14 +192,3 @@ def _notes(config: SweepConfig, found: Sequence[Grid]) -> tuple[str, ...]:
         *(note for run in runs for note in known_data.notes(run.data_fingerprint, run.data_notes)),
     ]
     return tuple(dict.fromkeys(notes))
-
-
-def needed(tables: Sequence[TableConfig], runs: Sequence[RunRow], lost: Sequence[RunRow]) -> bool:
-    """True if the layouts do not fit the runs: some match no row (`lost`), a row splits by settings, or conditions differ in a number of
-    three or more values, or in two numbers."""
-    found = conditions(runs)
-    if lost or any(len(table_rows(spec, c.runs)) > 1 for table in tables for spec in table.rows for c in found):
-        return True
-    numbers = {name: {value for c in found if is_number(value := c.key[name])} for name in varying([c.key for c in found])}
-    sizes = [len(values) for values in numbers.values() if len(values) > 1]
-    return len(sizes) > 1 or any(size > 2 for size in sizes)

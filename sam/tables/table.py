@@ -1,6 +1,6 @@
 """Build tables as data: runs in, blocks of cells out. `sam.tables.render` prints them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from sam.config import ConfigError
@@ -38,40 +38,36 @@ def unmatched(tables: Sequence[TableConfig], runs: Sequence[RunRow]) -> list[Run
 def check(table: TableConfig) -> None:
     """Refuse a table with references to nothing, or tests that cannot be made. Raises ConfigError."""
     check_columns(table)
-    _check_references(table)
-    _check_tests(table)
+    for wrong, message in _faults(table):
+        if wrong:
+            raise ConfigError(message)
     for row in table.rows:
         check_match(row)
         for ids in row.published.values():
             lookup(ids)
 
 
-def _check_references(table: TableConfig) -> None:
+def _faults(table: TableConfig) -> Iterator[tuple[bool, str]]:
+    """What can be wrong with references and tests: whether it is, and the message."""
     labels, keys = [row.label for row in table.rows], [column.key for column in table.columns]
-    if table.baseline is not None and table.baseline not in labels:
-        raise ConfigError(f"baseline={table.baseline}: must be the label of a row: {', '.join(labels)}.")
+    yield table.baseline not in (None, *labels), f"baseline={table.baseline}: must be the label of a row: {', '.join(labels)}."
     named = [(f"published.{key}", key) for row in table.rows for key in row.published]
     named += [(f"correlations: {axis}={key}", key) for c in table.correlations for axis, key in (("x", c.x), ("y", c.y))]
     named += [(f"primary={table.primary}", table.primary)] if table.primary is not None else []
     for what, key in named:
-        if key not in keys:
-            raise ConfigError(f"{what}: must be the key of a column: {', '.join(keys)}.")
-
-
-def _check_tests(table: TableConfig) -> None:
+        yield key not in keys, f"{what}: must be the key of a column: {', '.join(keys)}."
     compared = [column.key for column in table.columns if column.compare]
-    if table.primary is not None and table.baseline is None:
-        raise ConfigError(f"primary={table.primary}: needs a baseline row to compare with; set baseline to the label of a row.")
-    if table.primary is not None and table.primary not in compared:
-        raise ConfigError(f"primary={table.primary}: must be a column with compare: true: {', '.join(compared) or 'there is none'}.")
+    if table.primary is not None:
+        primary, among = f"primary={table.primary}", ", ".join(compared) or "there is none"
+        yield table.baseline is None, f"{primary}: needs a baseline row to compare with; set baseline to the label of a row."
+        yield table.primary not in compared, f"{primary}: must be a column with compare: true: {among}."
     margins = [column.key for column in table.columns if column.margin is not None]
     for key in margins:
-        if key not in compared:
-            raise ConfigError(f"columns: {key}.margin: only a column with compare: true is tested for equivalence.")
+        yield key not in compared, f"columns: {key}.margin: only a column with compare: true is tested for equivalence."
+    needs = "a baseline, which is another row" if margins else "a margin in a column with compare: true"
     for row in table.rows:
-        if row.equivalence and (not margins or table.baseline in (None, row.label)):
-            needs = "a margin in a column with compare: true" if not margins else "a baseline, which is another row"
-            raise ConfigError(f"rows: {row.label}.equivalence=true: needs {needs}.")
+        untested = row.equivalence and (not margins or table.baseline in (None, row.label))
+        yield untested, f"rows: {row.label}.equivalence=true: needs {needs}."
 
 
 def _rows(table: TableConfig, condition: Condition, found: Sequence[Condition]) -> list[TableRow]:
@@ -79,12 +75,13 @@ def _rows(table: TableConfig, condition: Condition, found: Sequence[Condition]) 
     plain = {id(run) for spec in table.rows if not split_match(spec)[1] for row in table_rows(spec, condition.runs) for run in row.runs}
     rows = []
     for spec in table.rows:
-        changed = {key: value for key, value in split_match(spec)[1].items() if condition.key[key] != value}
+        named = split_match(spec)[1]
+        changed = {key: value for key, value in named.items() if condition.key[key] != value}
         wanted = {**condition.key, **changed}
-        runs = [run for other in found if other.key == wanted for run in other.runs]
-        rows += [replace(row, changed=changed) for row in table_rows(spec, runs)]
-    repeated = [bool(split_match(row.spec)[1]) and not row.changed and row.ran and {id(run) for run in row.runs} <= plain for row in rows]
-    return [row for row, again in zip(rows, repeated, strict=True) if not again]
+        for row in table_rows(spec, [run for other in found if other.key == wanted for run in other.runs]):
+            repeated = named and not changed and row.ran and {id(run) for run in row.runs} <= plain
+            rows += [] if repeated else [replace(row, changed=changed)]
+    return rows
 
 
 def _worth_a_block(found: Sequence[Condition], rows: Sequence[list[TableRow]]) -> list[tuple[Condition, list[TableRow]]]:
@@ -119,4 +116,4 @@ def _block(table: TableConfig, condition: Condition, rows: Sequence[TableRow], c
     title, related = f"{table.title}, {condition.label}", correlations(table, columns, rows)
     block = Block(table.title, title, len(names), header, done, verdict=verdict(table, rows, done), correlations=related)
     block = replace(block, finding=finding(table, rows, done), about=condition.label)
-    return replace(block, notes=footnotes(table, condition, rows, columns, block, list(shown.values())))
+    return replace(block, notes=tuple(dict.fromkeys(footnotes(table, condition, rows, columns, block, list(shown.values())))))

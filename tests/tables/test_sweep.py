@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from sam.config import ConfigError
+from sam.evaluation.evaluate import needs_pivots
 from sam.optimizers.settings import METHODS, OptimizerConfig
 from sam.schema import from_dict
 from sam.settings import TrainConfig
@@ -127,7 +128,7 @@ def test_tasks_are_never_mixed_and_without_a_swept_number_they_are_the_columns()
 )
 def test_it_is_chosen_where_no_layout_fits(runs: list[RunRow], expected: bool) -> None:
     tables = [made_up.load(name) for name in ("table2", "table3", "measures")]
-    assert sweep.needed(tables, runs, table.unmatched(tables, runs)) is expected
+    assert needs_pivots(tables, runs, table.unmatched(tables, runs)) is expected
 
 
 def test_a_run_that_no_row_matches_has_its_own_row_in_no_family_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
