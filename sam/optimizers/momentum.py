@@ -1,20 +1,19 @@
 """Momentum-SAM (Becker et al. 2024, arXiv 2401.12033): perturb against the momentum, at the cost of SGD."""
 
-from typing import Any
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from sam.optimizers.base import Closure, Gradients, Method
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class MomentumSAM(Method):
     """eps = -rho v/||v|| with v the base optimizer's momentum (SGD's buffer, AdamW's first moment); descend with grad L(w + eps): one
     forward and one backward. No perturbation before there is a momentum. The loss that `step` returns is the one at w + eps: this method
     never evaluates at w."""
 
-    def __init__(self, base: torch.optim.Optimizer, *, rho: float = 0.05, **common: Any) -> None:
-        super().__init__(base, rho=rho, **common)
+    rho: float = 0.05
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         states = [self.base.state.get(p, {}) for p in self.parameters]
@@ -22,6 +21,4 @@ class MomentumSAM(Method):
         against: Gradients = [None if v is None else -v for v in momenta]
         climb = self.ascent()
         climb.climb(self.perturbed(against))
-        loss, gradient = self.evaluate(closure, climb.points)
-        self.record_first(gradient)
-        return loss, gradient
+        return self.first_pass(closure, climb.points)

@@ -87,8 +87,13 @@ class Verbs(Optimizer):
         for group in self.param_groups:
             used = [(g, w) for g, w in itertools.islice(pairs, len(group["params"])) if g is not None]
             if group["loss_decay"] and used:
-                factor = group["loss_decay"] if self.scaling is None else group["loss_decay"] * self.scaling.value
-                vectors.add_([g for g, _ in used], [w for _, w in used], factor)
+                vectors.add_([g for g, _ in used], [w for _, w in used], group["loss_decay"] * self.scale)
+        return loss, gradients
+
+    def first_pass(self, closure: Closure, at: Vector | None = None) -> tuple[Tensor, Gradients]:
+        """`evaluate`, and `record_first` of the gradient."""
+        loss, gradients = self.evaluate(closure, at)
+        self.record_first(gradients)
         return loss, gradients
 
     def probe(self, closure: Closure, at: Vector) -> Tensor:
@@ -152,7 +157,7 @@ class Verbs(Optimizer):
         present = [g for g in gradients if g is not None]
         length = vectors.norm(present) if present else torch.zeros(())
         self.note_norm(gradients, length)
-        plain = length if self.scaling is None else length / self.scaling.value
+        plain = length / self.scale
         self.record("grad_norm", plain)
         if not self.diagnose:
             return length
@@ -166,7 +171,7 @@ class Verbs(Optimizer):
 
     def _record_ascents(self) -> None:
         """||eps|| / rho of the group's last ascent and cos(first gradient, eps), over the perturbed parameters."""
-        if self.diagnose and self._climbs and self._climbs[-1].taken:
+        if self.diagnose and self._climbs and self._climbs[-1].lengths:
             self.record("eps_over_rho", self._climbs[-1].relative_length())
             if self._first:
                 self.record("cos_g_eps", self._climbs[-1].cosine(self._first))
@@ -176,6 +181,11 @@ class Verbs(Optimizer):
         """Add a group's share to the step's mean in `stats`."""
         share = value.float() * self._weight
         self.stats[name] = self.stats[name] + share if name in self.stats else share
+
+    @property
+    def scale(self) -> float | Tensor:
+        """The loss scale that this step's gradients carry."""
+        return 1.0 if self.scaling is None else self.scaling.value
 
     @property
     def _members(self) -> Members:

@@ -71,6 +71,8 @@ class XSAM(Method):
     says nothing at all: the next step makes it up (float16 finds its loss scale in the first steps, the first search among them).
     """
 
+    remembered = ("alpha", "steps_taken", "due", "probe_losses")
+
     def __init__(
         self,
         base: torch.optim.Optimizer,
@@ -92,7 +94,7 @@ class XSAM(Method):
         self.alpha = 1.0 if alpha is None else alpha
         self.probe_losses: list[float] = []
         self._probes: Tensor | None = None
-        self._due = False  # a search that was lost is to be made up
+        self.due = False  # a search that was lost is to be made up
 
     @classmethod
     def options(cls, config: Any, **run: Any) -> dict[str, Any]:
@@ -114,7 +116,7 @@ class XSAM(Method):
 
     @property
     def defer(self) -> bool:  # type: ignore[override]
-        return not self.constant and (self._due or self.steps_taken % self.search_interval == 0)
+        return not self.constant and (self.due or self.steps_taken % self.search_interval == 0)
 
     @property
     def repeats(self) -> bool:  # type: ignore[override]
@@ -145,7 +147,7 @@ class XSAM(Method):
                 self._probes = torch.zeros(len(self.alphas) + 1, dtype=torch.float64, device=self.parameters[0].device)
             self.replicas.sum_([self._probes])
             *self.probe_losses, psi = self._probes.tolist()
-            self._due = not math.isfinite(psi)
+            self.due = not math.isfinite(psi)
             if all(map(math.isfinite, self.probe_losses)):
                 self.alpha = self.alphas[self.probe_losses.index(max(self.probe_losses))]
             self._probes = None
@@ -160,10 +162,3 @@ class XSAM(Method):
 
     def report(self) -> dict[str, Any]:
         return {"alpha": self.alpha, "probe_losses": list(self.probe_losses)}
-
-    def method_state(self) -> dict[str, Any]:
-        return {"alpha": self.alpha, "steps_taken": self.steps_taken, "due": self._due, "probe_losses": self.probe_losses}
-
-    def load_method_state(self, state: dict[str, Any]) -> None:
-        self.alpha, self.steps_taken, self.probe_losses = state["alpha"], state["steps_taken"], state["probe_losses"]
-        self._due = state.get("due", False)
