@@ -67,11 +67,8 @@ class Method(Verbs):
         super().__init__(self.base.param_groups, {**self.base.defaults, **own})  # schedulers look for the base's
         self._share()
         own_stream = self.generator or Generator(self.parameters[0].device).manual_seed(0)
-        self.generators: Sequence[Generator] = [own_stream] if self.draws else []  # the method's own streams that steps draw from
-        self.diagnose = True
+        self.generators: Sequence[Generator] = [own_stream] if self.draws or self.draws_points else []  # streams that steps draw from
         self.stats: dict[str, Tensor] = {}
-        self.forwards = self.backwards = 0.0
-        self.steps_taken = 0
         self._climbs, self._climbed, self._first = [], [], []
         self.skipped = torch.zeros((), dtype=torch.int64, device=self.parameters[0].device)
         self.bad = torch.zeros((), dtype=torch.bool, device=self.skipped.device)
@@ -90,7 +87,10 @@ class Method(Verbs):
         raise NotImplementedError
 
     def pass_over(self) -> None:
-        """Called for a group that another replica takes: advance the method's random stream as `run_passes` would."""
+        """Called for a group that another replica takes: advance the method's random stream as `run_passes` would, so that
+        a group's draw does not depend on which replica looks at it."""
+        if self.draws_points:
+            vectors.normal_like(self.points, self.generators[0])
 
     def descent(self, direction: Any) -> Gradients:
         """The gradient for the base optimizer, from what `run_passes` returned. XSAM defers it until alpha is known."""
@@ -103,7 +103,8 @@ class Method(Verbs):
         """Called once a step, after the update: `bad` tells whether it was skipped (F-SAM renews its mean gradient)."""
 
     moves = True  # evaluates away from w
-    draws = False  # from `generator`
+    draws = False  # something in each step, from `generator`
+    draws_points = False  # a normal vector for each group of samples, from the same
     defer = False  # hold the directions of all groups until `decide`
     repeats = True  # the next step launches the same kernels as the last one of its `phase`, so that a captured graph may be replayed
     phase: ClassVar[Hashable] = None  # of the next step: steps of another phase launch other kernels (late-phase SAM's two)

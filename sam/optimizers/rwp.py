@@ -21,7 +21,7 @@ class RWP(Remembering):
     """
 
     own = ("perturbed_weight", "rwp_eta", "rwp_beta")
-    draws = True
+    draws_points = True
     rho: float = 0.01
     perturbed_weight: float = 1.0
     rwp_eta: float = 0.0
@@ -38,9 +38,6 @@ class RWP(Remembering):
             total = f.sum(dim=rows, keepdim=True) if rows else f
             z.mul_(torch.linalg.vector_norm(w, dim=rows or None, keepdim=True)).div_((1 + self.rwp_eta * total).sqrt())
         return drawn
-
-    def pass_over(self) -> None:
-        vectors.normal_like(self.points, self.generators[0])  # so that a group's draw does not depend on which replica looks at it
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()

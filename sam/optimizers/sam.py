@@ -81,12 +81,9 @@ class RandSAM(DrawnRadius):
     and one backward. The loss that `step` returns is the one at w + eps: this method never evaluates at w."""
 
     own = ("radius",)
-    draws = True  # type: ignore[assignment]
+    draws_points = True
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()
         climb.climb(vectors.normal_like(self.points, self.generators[0]))
         return self.first_pass(closure, climb.points)
-
-    def pass_over(self) -> None:
-        vectors.normal_like(self.points, self.generators[0])  # so that a group's draw does not depend on which replica looks at it

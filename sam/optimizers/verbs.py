@@ -50,9 +50,9 @@ class Verbs(Optimizer):
     passes: Passes | None
     scaling: LossScale | None
     stats: dict[str, Tensor]
-    diagnose: bool
-    forwards: float
-    backwards: float
+    diagnose = True
+    forwards = backwards = 0.0
+    steps_taken = 0
     shrink: Tensor | None = None  # of this step's ascents: their radii are rho times it
     _weight = 1.0  # of the group under way
     _held: Members | None = None  # of the step under way
@@ -133,7 +133,7 @@ class Verbs(Optimizer):
 
     def ascent(self, steps: int = 1, rule: str = "split") -> Ascent:
         """An ascent from w over the perturbed parameters."""
-        climb = Ascent(self.points, self.radii, steps=steps, rule=rule, scope=self.norm_scope, shrink=self.shrink)
+        climb = Ascent(self.points, self._members.radii, steps=steps, rule=rule, scope=self.norm_scope, shrink=self.shrink)
         self._climbs.append(climb)
         self._climbed.append(climb.lengths)
         return climb
@@ -199,10 +199,6 @@ class Verbs(Optimizer):
     def points(self) -> Vector:
         """The perturbed parameters at w, detached views of them; frozen parameters are never moved."""
         return self._members.points
-
-    @property
-    def radii(self) -> list[float]:
-        return self._members.radii
 
 
 def scalar(loss: Any) -> Tensor:

@@ -112,7 +112,7 @@ class XSAM(Method):
 
     @property
     def search_radius(self) -> float:
-        return 2 * max(self.radii, default=0.0) if self.rho_max is None else self.rho_max
+        return 2 * max(self._members.radii, default=0.0) if self.rho_max is None else self.rho_max
 
     @property
     def defer(self) -> bool:  # type: ignore[override]
