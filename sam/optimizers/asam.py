@@ -1,14 +1,11 @@
 """ASAM (Kwon et al. 2021, arXiv 2102.11600, Eq. 6): SAM in units of the weights, which rescaling them does not change."""
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from sam.core import vectors
 from sam.optimizers.base import Closure, Gradients, Method
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class ASAM(Method):
     """eps = rho T² g / ||T g|| with T = diag(|w| + eta), so that ||T⁻¹ eps|| = rho; descend with grad L(w + eps).
 
@@ -17,7 +14,6 @@ class ASAM(Method):
                   code. Without `passes`, whose model names them, all parameters are scaled.
     """
 
-    own = ("asam_eta", "asam_biases")
     rho: float = 0.5
     asam_eta: float = 0.01
     asam_biases: bool = False

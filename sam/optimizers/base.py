@@ -8,8 +8,8 @@ import inspect
 import itertools
 from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
-from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any, ClassVar, dataclass_transform
 
 import torch
 from torch import Generator, Tensor
@@ -24,6 +24,7 @@ from sam.optimizers.settings import KEYS, check_arguments
 from sam.optimizers.verbs import Closure, Gradients, Verbs, accumulate, look_up, update
 
 
+@dataclass_transform(eq_default=False, kw_only_default=True)
 @dataclass(eq=False, repr=False)
 class Method(Verbs):
     """A torch optimizer around a base optimizer, whose parameter groups it shares (schedulers and per-group `rho` just work).
@@ -39,6 +40,8 @@ class Method(Verbs):
                  normalises them, so a step carries scaled gradients throughout (weight decay in the loss scaled alike) and divides once,
                  before the base optimizer.
     generator:   the random stream of a method that draws.
+
+    The annotated attributes of a subclass are further keywords of its constructor, as in a dataclass, or other defaults of these.
 
     After each step `stats` holds 0-d tensors on the device: grad_norm (of the first pass); where `diagnose` is set also eps_over_rho
     (||eps|| / rho), cos_g_eps (cosine of the first gradient and eps) and decay_ratio (lambda ||w|| / ||g||). `forwards` and `backwards`
@@ -58,6 +61,13 @@ class Method(Verbs):
     replicas: Replicas = ALONE
     scaling: LossScale | None = None
     generator: Generator | None = None
+
+    def __init_subclass__(cls) -> None:
+        by_hand = {"own", "__init__"} & vars(cls).keys()
+        dataclass(eq=False, repr=False, kw_only=True)(cls)  # a constructor written by hand stays
+        if not by_hand:
+            known = {*cls.own, *(f.name for f in fields(Method))}
+            cls.own += tuple(f.name for f in fields(cls) if f.name not in known)
 
     def __post_init__(self) -> None:
         own = {"rho": self.rho, "perturb": True, "loss_decay": self.loss_decay}
@@ -109,7 +119,7 @@ class Method(Verbs):
     repeats = True  # the next step launches the same kernels as the last one of its `phase`, so that a captured graph may be replayed
     phase: ClassVar[Hashable] = None  # of the next step: steps of another phase launch other kernels (late-phase SAM's two)
     remembered: ClassVar[tuple[str, ...]] = ()  # attributes that make up the method's state
-    own: ClassVar[tuple[str, ...]] = ()  # the keywords of its constructor that are keys of its settings, or stand for one (`KEYS`)
+    own: ClassVar[tuple[str, ...]] = ()  # keywords that are keys of its settings, or stand for one (`KEYS`): by default those it adds
 
     @classmethod
     def options(cls, config: Any, *, steps_per_epoch: int, total_steps: int, generator: torch.Generator) -> dict[str, Any]:

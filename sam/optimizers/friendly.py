@@ -1,7 +1,5 @@
 """Friendly-SAM (Li et al. 2024, arXiv 2403.12350): perturb along the batch's noise alone."""
 
-from dataclasses import dataclass
-
 import torch
 
 from sam.core import vectors
@@ -9,14 +7,12 @@ from sam.core.vectors import Vector
 from sam.optimizers.memory import MeanGradientSAM
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class FriendlySAM(MeanGradientSAM):
     """d = g - sigma m, with m the mean gradient of the steps before: m <- lambda m + (1 - lambda) g. In the first step d = m = g.
 
     fsam_sigma, fsam_lambda:  sigma and lambda.
     """
 
-    own = ("fsam_sigma", "fsam_lambda")
     rho: float = 0.05
     fsam_sigma: float = 1.0
     fsam_lambda: float = 0.6

@@ -1,14 +1,11 @@
 """GSAM (Zhuang et al. 2022, arXiv 2203.08065): minimise the perturbed loss, and what it exceeds the loss by."""
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from sam.core import vectors
 from sam.optimizers.base import Closure, Gradients, Method
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class GSAM(Method):
     """Descend with g_p - alpha g_v: g_p = grad L(w + rho_t g/||g||), g_v the part of g = grad L(w) that is orthogonal to g_p.
 
@@ -18,7 +15,6 @@ class GSAM(Method):
     Unperturbed parameters descend with their part of g_p.
     """
 
-    own = ("gsam_alpha", "gsam_floor")
     rho: float = 0.05
     gsam_alpha: float = 0.4
     gsam_floor: float = 1.0

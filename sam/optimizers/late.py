@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -11,10 +10,10 @@ from sam.optimizers.base import Closure, Gradients
 from sam.optimizers.sam import SAM
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class LateSAM(SAM):
     """The base optimizer's own steps, but SAM's, with all that SAM reads, from step `first` (counted from 0) to before step `end`."""
 
+    own = SAM.own  # the phase comes from `options`
     remembered = ("steps_taken",)
     first: int = 0
     end: float = math.inf

@@ -1,7 +1,6 @@
 """LookSAM (Liu et al. 2022, arXiv 2203.02714): SAM every k-th step, and what it adds to the gradient used again in between."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,12 +13,10 @@ from sam.optimizers.memory import Remembering
 FLAT = 1e-6  # below this share of ||g_s||² the orthogonal part is rounding: g_v is 0, and the steps until the next look are plain ones
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class LookSAM(Remembering):
     """Every k-th step, from the first on: SAM's, and g_v = the part of its gradient g_s that is orthogonal to g is kept. In between descend
     with g + alpha ||g||/||g_v|| g_v, one forward and backward. Norms are over all perturbed parameters; the others descend with g there."""
 
-    own = ("looksam_interval", "looksam_alpha")
     rho: float = 0.05
     looksam_interval: int = 5
     looksam_alpha: float = 0.7

@@ -1,13 +1,10 @@
 """Momentum-SAM (Becker et al. 2024, arXiv 2401.12033): perturb against the momentum, at the cost of SGD."""
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from sam.optimizers.base import Closure, Gradients, Method
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class MomentumSAM(Method):
     """eps = -rho v/||v|| with v the base optimizer's momentum (SGD's buffer, AdamW's first moment); descend with grad L(w + eps): one
     forward and one backward. No perturbation before there is a momentum. The loss that `step` returns is the one at w + eps: this method

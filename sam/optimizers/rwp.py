@@ -1,7 +1,5 @@
 """RWP and m-RWP (Li et al. 2022, arXiv 2211.11489), ARWP and m-ARWP (Li et al. 2024, arXiv 2404.00357): noise as large as the filters."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,6 @@ from sam.optimizers.memory import Remembering
 from sam.optimizers.weighted import mixed
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class RWP(Remembering):
     """eps = rho ||w_f|| z / sqrt(1 + eta F_f), z ~ N(0, I) anew each step, f the filter of a weight (of a bias or scale: the whole tensor's
     norm, own F); descend with (1 - a) grad L(w) + a grad L(w + eps). F <- beta F + grad L(w + eps)², summed over the filter; at first 0.
@@ -20,7 +17,6 @@ class RWP(Remembering):
     rwp_eta, rwp_beta:   eta (0: no F, RWP) and beta.
     """
 
-    own = ("perturbed_weight", "rwp_eta", "rwp_beta")
     draws_points = True
     rho: float = 0.01
     perturbed_weight: float = 1.0

@@ -1,7 +1,5 @@
 """SGD, SAM with N ascent steps (Foret et al. 2021; Tiwary & Aananth 2024, Eqs. 3-5) and Rand-SAM (section 4.2 there)."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -29,7 +27,6 @@ def start_ascent(method: Method, closure: Closure, climb: Ascent) -> Tensor:
     return loss
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class DrawnRadius(Method):
     """A method whose ascents have length rho (`fixed`) or, in each step, length r ~ U[0, rho] (`uniform`).
 
@@ -49,7 +46,6 @@ class DrawnRadius(Method):
             self.shrink = torch.rand((), generator=generator, device=generator.device, dtype=torch.float64)
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class SAM(DrawnRadius):
     """w^n = w^{n-1} + (rho/N) grad L(w^{n-1}) / ||grad L(w^{n-1})||, n = 1..N; descend with grad L(w^N), applied at w.
 
@@ -58,7 +54,6 @@ class SAM(DrawnRadius):
     descent_gradient:  last: grad L(w^N); mean: the average of grad L(w^1) .. grad L(w^N), without the one at w.
     """
 
-    own = ("radius", "steps", "rule", "descent_gradient")
     steps: int = 1
     rule: str = "split"
     descent_gradient: str = "last"
@@ -80,7 +75,6 @@ class RandSAM(DrawnRadius):
     """eps = r z/||z|| with z ~ N(0, I), drawn anew each step, and r = rho (or as `radius` says); descend with grad L(w + eps): one forward
     and one backward. The loss that `step` returns is the one at w + eps: this method never evaluates at w."""
 
-    own = ("radius",)
     draws_points = True
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:

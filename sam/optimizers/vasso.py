@@ -1,16 +1,12 @@
 """VaSSO (Li & Giannakis 2023, arXiv 2309.15639): perturb along a mean gradient, in which the batch's noise is suppressed."""
 
-from dataclasses import dataclass
-
 from sam.core.vectors import Vector
 from sam.optimizers.memory import MeanGradientSAM
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class VaSSO(MeanGradientSAM):
     """d = (1 - theta) d' + theta g, with d' that of the step before; d = g in the first step. vasso_theta: theta."""
 
-    own = ("vasso_theta",)
     rho: float = 0.05
     vasso_theta: float = 0.9
 

@@ -1,14 +1,11 @@
 """Two gradients in one: unnormalised SAM (Dai et al. 2023), the gradient-norm penalty (Zhao et al. 2022) and WSAM (Yue et al. 2023)."""
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from sam.optimizers.base import Closure, Gradients, Method
 from sam.optimizers.verbs import accumulate
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class WeightedSAM(Method):
     """Descend with (1 - a) grad L(w) + a grad L(w + eps); eps = rho g/||g||, or rho g where it is not normalised.
 
@@ -16,7 +13,6 @@ class WeightedSAM(Method):
     normalized:        whether g is divided by its norm.
     """
 
-    own = ("perturbed_weight", "normalized")
     rho: float = 0.05
     perturbed_weight: float = 1.0
     normalized: bool = True
