@@ -21,7 +21,7 @@ from sam.core.device import LossScale
 from sam.core.passes import Passes
 from sam.core.replicas import ALONE, Replicas
 from sam.optimizers.settings import KEYS, check_arguments
-from sam.optimizers.verbs import Closure, Gradients, Verbs, accumulate, look_up, update
+from sam.optimizers.verbs import Closure, Gradients, Members, Verbs, accumulate, update
 
 
 @dataclass_transform(eq_default=False, kw_only_default=True)
@@ -168,7 +168,7 @@ class Method(Verbs):
             raise ConfigError(f"step: needs a closure that computes the loss, back-propagates and returns it, not {bad[0]!r:.40}.")
         shares = [1 / len(closures)] * len(closures) if weights is None else list(weights)
         self.stats, self._climbed = {}, []
-        self._held = look_up(self.param_groups)  # groups, radii and frozen flags are looked up once a step
+        self._held = Members(self.param_groups)  # groups, radii and frozen flags are looked up once a step
         try:
             loss = self._step(closures, others, shares)
             self.steps_taken += 1

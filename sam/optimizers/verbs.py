@@ -5,7 +5,6 @@ import itertools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,24 +22,15 @@ Closure = Callable[..., Tensor]
 Gradients = list[Tensor | None]
 
 
-@dataclass(frozen=True)
 class Members:
     """Parameters of all groups, in order."""
 
-    parameters: list[Tensor]
-    values: Vector  # detached views of them
-    chosen: list[bool]  # which are perturbed
-    points: Vector  # the views of those
-    radii: list[float]  # their rho
-
-
-def look_up(groups: Sequence[dict[str, Any]]) -> Members:
-    parameters = [p for group in groups for p in group["params"]]
-    chosen = [group["perturb"] and p.requires_grad for group in groups for p in group["params"]]
-    radii = [group["rho"] for group in groups for _ in group["params"]]
-    values = [p.detach() for p in parameters]
-    points, radii = list(itertools.compress(values, chosen)), list(itertools.compress(radii, chosen))
-    return Members(parameters, values, chosen, points, radii)
+    def __init__(self, groups: Sequence[dict[str, Any]]) -> None:
+        self.parameters: list[Tensor] = [p for group in groups for p in group["params"]]
+        self.values: Vector = [p.detach() for p in self.parameters]  # views of them
+        self.chosen: list[bool] = [group["perturb"] and p.requires_grad for group in groups for p in group["params"]]  # to be perturbed
+        self.points = list(itertools.compress(self.values, self.chosen))
+        self.radii: list[float] = list(itertools.compress([group["rho"] for group in groups for _ in group["params"]], self.chosen))
 
 
 class Verbs(Optimizer):
@@ -189,7 +179,7 @@ class Verbs(Optimizer):
 
     @property
     def _members(self) -> Members:
-        return self._held or look_up(self.param_groups)
+        return self._held or Members(self.param_groups)
 
     @property
     def parameters(self) -> list[Tensor]:

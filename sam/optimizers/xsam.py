@@ -90,10 +90,9 @@ class XSAM(Method):
         super().__init__(base, rho=rho, **common)
         self.steps, self.rule, self.rho_max = steps, rule, rho_max
         self.alphas, self.search_interval, self.constant = list(alphas), search_interval, alpha is not None
-        self._turn = torch.empty((), dtype=torch.float64, device=self.parameters[0].device)
+        self._turn = torch.empty((), dtype=torch.float64, device=self.bad.device)
         self.alpha = 1.0 if alpha is None else alpha
         self.probe_losses: list[float] = []
-        self._probes: Tensor | None = None
         self.due = False  # a search that was lost is to be made up
 
     @classmethod
@@ -123,7 +122,8 @@ class XSAM(Method):
         return not self.defer
 
     def begin(self) -> None:
-        self._probes = None
+        if self.defer:
+            self._probes = torch.zeros(len(self.alphas) + 1, dtype=torch.float64, device=self._turn.device)
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, tuple[Plane, Gradients]]:
         climb = self.ascent(self.steps, self.rule)
@@ -136,21 +136,17 @@ class XSAM(Method):
         if self.defer:
             points = (plane.point(self.points, alpha, self.search_radius) for alpha in self.alphas)
             losses = [self.probe(closure, at).double() for at in points]
-            probes = torch.stack([*losses, plane.psi.double()]) * self._weight  # psi: finite if the step is
-            self._probes = probes if self._probes is None else self._probes + probes
+            self._probes += torch.stack([*losses, plane.psi.double()]) * self._weight  # psi: finite if the step is
         return loss, (plane, gradient)
 
     def decide(self) -> None:
         """The search's only host sync: read all probe losses, take the largest."""
         if self.defer:
-            if self._probes is None:  # every group of this step is another replica's
-                self._probes = torch.zeros(len(self.alphas) + 1, dtype=torch.float64, device=self.parameters[0].device)
             self.replicas.sum_([self._probes])
             *self.probe_losses, psi = self._probes.tolist()
             self.due = not math.isfinite(psi)
             if all(map(math.isfinite, self.probe_losses)):
                 self.alpha = self.alphas[self.probe_losses.index(max(self.probe_losses))]
-            self._probes = None
 
     def descent(self, direction: tuple[Plane, Gradients]) -> Gradients:
         """||g_k|| v(alpha) on the perturbed parameters; the others descend with g_k, as in SAM."""
