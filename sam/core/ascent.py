@@ -46,18 +46,19 @@ class Ascent:
     shrink: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.points, self.taken = self.start, 0
+        self.points = self.start
         self.lengths: list[Tensor] = []
         self._rule = RULES["split" if self.steps == 1 else self.rule]
-        self._sum: Vector = []  # eps in units of shrink * rho is _factor * _sum; with norm 1 it is on the boundary of the ball
-        self._factor: Tensor | None = None  # None: 1
+        self._sum: Vector = []  # eps in units of rho is _factor * _sum; with norm shrink it is on the boundary of the ball
+        self._factor = self.shrink  # None: 1
 
     def climb(self, direction: Vector, divisor: Tensor | None = None, *, norm: Tensor | None = None) -> Tensor:
         """Take one step along `direction` (used up) over `divisor` (0-d; None: the direction's norm, `norm` if known); return the divisor.
         With loss scaling both carry the scale. A divisor of zero counts as `vectors.TINY`, so that a zero direction makes no step."""
         if self.steps == 1 and self.scope == "global":  # a pass over memory less: the direction is never divided
             divisor = divisor if divisor is not None else vectors.norm(direction) if norm is None else norm
-            self._sum, self._factor = direction, 1 / divisor.clamp(min=vectors.TINY)
+            inverse = 1 / divisor.clamp(min=vectors.TINY)
+            self._sum, self._factor = direction, inverse if self.shrink is None else inverse * self.shrink
         else:
             norm = vectors.normalize_(direction, self.scope, norm)
             if divisor is None:
@@ -66,8 +67,7 @@ class Ascent:
                 vectors.scale_(direction, norm / divisor.clamp(min=vectors.TINY))
             self._add(direction)
         self.lengths.append(divisor)
-        self.taken += 1
-        self.points = vectors.moved(self.start, self._sum, self.radii, self._in_radii())
+        self.points = vectors.moved(self.start, self._sum, self.radii, self._factor)
         return divisor
 
     def _add(self, unit: Vector) -> None:
@@ -79,19 +79,13 @@ class Ascent:
             self._sum = unit
         if self._rule.ball == "inside":
             vectors.scale_(self._sum, 1 / vectors.norm(self._sum).clamp(min=1))
-        elif self._rule.ball == "boundary" and self.taken + 1 == self.steps:
+        elif self._rule.ball == "boundary" and len(self.lengths) + 1 == self.steps:
             vectors.scale_(self._sum, 1 / vectors.norm(self._sum).clamp(min=vectors.TINY))
 
     def relative_length(self) -> Tensor:
         """||eps|| / rho, a 0-d tensor: 1 after one step over the direction's norm; for ASAM ||T² g|| / ||T g||."""
-        length, factor = vectors.norm(self._sum), self._in_radii()
-        return length if factor is None else length * factor
-
-    def _in_radii(self) -> Tensor | None:
-        """eps in units of rho is this times `_sum`; None: 1."""
-        if self._factor is None or self.shrink is None:
-            return self.shrink if self._factor is None else self._factor
-        return self._factor * self.shrink
+        length = vectors.norm(self._sum)
+        return length if self._factor is None else length * self._factor
 
     def cosine(self, x: Vector) -> Tensor:
         """The cosine between x and eps in units of rho, a 0-d float64 tensor; 0 where one of them is zero. No divisor changes it."""

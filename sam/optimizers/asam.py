@@ -1,13 +1,9 @@
 """ASAM (Kwon et al. 2021, arXiv 2102.11600, Eq. 6): SAM in units of the weights, which rescaling them does not change."""
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from sam.core import vectors
 from sam.optimizers.base import Closure, Gradients, Method
-from sam.optimizers.settings import check_arguments
 
 
 class ASAM(Method):
@@ -18,26 +14,20 @@ class ASAM(Method):
                   code. Without `passes`, whose model names them, all parameters are scaled.
     """
 
-    own = ("asam_eta", "asam_biases")
-
-    def __init__(
-        self, base: torch.optim.Optimizer, *, rho: float = 0.5, asam_eta: float = 0.01, asam_biases: bool = False, **common: Any
-    ) -> None:
-        check_arguments(type(self), asam_eta=asam_eta)
-        super().__init__(base, rho=rho, **common)
-        self.eta, self.biases = asam_eta, asam_biases
+    rho: float = 0.5
+    asam_eta: float = 0.01
+    asam_biases: bool = False
 
     def scales(self) -> list[Tensor | None]:
         """T of each perturbed parameter; None for 1."""
-        named = None if self.biases or self.passes is None else self.passes.model.named_parameters()
+        named = None if self.asam_biases or self.passes is None else self.passes.model.named_parameters()
         plain = set() if named is None else {id(p) for name, p in named if "weight" not in name}
         chosen = [p for p, moved in zip(self.parameters, self._members.chosen, strict=True) if moved]
-        return [None if id(p) in plain else w.abs() + self.eta for p, w in zip(chosen, self.points, strict=True)]
+        return [None if id(p) in plain else w.abs() + self.asam_eta for p, w in zip(chosen, self.points, strict=True)]
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb, scales = self.ascent(), self.scales()
-        loss, gradient = self.evaluate(ascent)
-        self.record_first(gradient)
+        loss, gradient = self.first_pass(ascent)
         scaled = [g if t is None else g * t for g, t in zip(self.perturbed(gradient), scales, strict=True)]
         length = vectors.norm(scaled)
         climb.climb([g if t is None else g * t for g, t in zip(scaled, scales, strict=True)], length)

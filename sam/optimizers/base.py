@@ -8,20 +8,24 @@ import inspect
 import itertools
 from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any, ClassVar, dataclass_transform
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.optim import Optimizer
 
 from sam.config import ConfigError
 from sam.core import vectors
 from sam.core.device import LossScale
 from sam.core.passes import Passes
 from sam.core.replicas import ALONE, Replicas
-from sam.optimizers.settings import check_arguments
-from sam.optimizers.verbs import Closure, Gradients, Verbs, accumulate, look_up, update
+from sam.optimizers.settings import KEYS, check_arguments
+from sam.optimizers.verbs import Closure, Gradients, Members, Verbs, accumulate, update
 
 
+@dataclass_transform(eq_default=False, kw_only_default=True)
+@dataclass(eq=False, repr=False)
 class Method(Verbs):
     """A torch optimizer around a base optimizer, whose parameter groups it shares (schedulers and per-group `rho` just work).
 
@@ -35,6 +39,9 @@ class Method(Verbs):
     scaling:     `LossScale(device)` where closures back-propagate a scaled loss (float16). Every rule here is linear in the gradients or
                  normalises them, so a step carries scaled gradients throughout (weight decay in the loss scaled alike) and divides once,
                  before the base optimizer.
+    generator:   the random stream of a method that draws.
+
+    The annotated attributes of a subclass are further keywords of its constructor, as in a dataclass, or other defaults of these.
 
     After each step `stats` holds 0-d tensors on the device: grad_norm (of the first pass); where `diagnose` is set also eps_over_rho
     (||eps|| / rho), cos_g_eps (cosine of the first gradient and eps) and decay_ratio (lambda ||w|| / ||g||). `forwards` and `backwards`
@@ -44,38 +51,40 @@ class Method(Verbs):
     step belongs to a run that diverges, and they show it.
     """
 
-    moves = True  # evaluates away from w
+    base: Optimizer
+    _: KW_ONLY
+    rho: float = 0.0
+    norm_scope: str = "global"
+    loss_decay: float = 0.0
+    grad_clip: float | None = None
+    passes: Passes | None = None
+    replicas: Replicas = ALONE
+    scaling: LossScale | None = None
+    generator: Generator | None = None
 
-    def __init__(
-        self,
-        base: torch.optim.Optimizer,
-        *,
-        rho: float = 0.0,
-        norm_scope: str = "global",
-        loss_decay: float = 0.0,
-        grad_clip: float | None = None,
-        passes: Passes | None = None,
-        replicas: Replicas = ALONE,
-        scaling: LossScale | None = None,
-    ) -> None:
-        own = {"rho": rho, "perturb": True, "loss_decay": loss_decay}
-        refuse_base(type(self), base, own)
-        check_arguments(type(self), norm_scope=norm_scope, grad_clip=grad_clip)
-        self.base = base
-        super().__init__(base.param_groups, {**base.defaults, **own})  # schedulers look for the base's
+    def __init_subclass__(cls) -> None:
+        by_hand = {"own", "__init__"} & vars(cls).keys()
+        dataclass(eq=False, repr=False, kw_only=True)(cls)  # a constructor written by hand stays
+        if not by_hand:
+            known = {*cls.own, *(f.name for f in fields(Method))}
+            cls.own += tuple(f.name for f in fields(cls) if f.name not in known)
+
+    def __post_init__(self) -> None:
+        own = {"rho": self.rho, "perturb": True, "loss_decay": self.loss_decay}
+        refuse_base(type(self), self.base, own)
+        keys = {name: vars(self)[name] for name in self.own if name in vars(self)}  # a constructor written by hand checks its own
+        check_arguments(type(self), **keys, norm_scope=self.norm_scope, grad_clip=self.grad_clip)
+        super().__init__(self.base.param_groups, {**self.base.defaults, **own})  # schedulers look for the base's
         self._share()
-        self.norm_scope, self.grad_clip, self.passes = norm_scope, grad_clip, passes
-        self.replicas, self.scaling = replicas, scaling
-        self.diagnose = True
+        own_stream = self.generator or Generator(self.parameters[0].device).manual_seed(0)
+        self.generators: Sequence[Generator] = [own_stream] if self.draws or self.draws_points else []  # streams that steps draw from
         self.stats: dict[str, Tensor] = {}
-        self.forwards = self.backwards = 0.0
-        self.steps_taken = 0
         self._climbs, self._climbed, self._first = [], [], []
         self.skipped = torch.zeros((), dtype=torch.int64, device=self.parameters[0].device)
         self.bad = torch.zeros((), dtype=torch.bool, device=self.skipped.device)
         low = next((p.dtype for p in self.parameters if p.dtype in (torch.float16, torch.bfloat16)), None)
         if self.moves and low is not None:
-            why = f"a perturbation of radius {rho:g} is below their spacing and would mostly be rounded away"
+            why = f"a perturbation of radius {self.rho:g} is below their spacing and would mostly be rounded away"
             raise ValueError(f"{type(self).__name__} cannot perturb {low} weights: {why}; keep the parameters in float32 and use autocast.")
 
     # ------------------------------------------------------------------------------------------ what a method writes
@@ -88,7 +97,10 @@ class Method(Verbs):
         raise NotImplementedError
 
     def pass_over(self) -> None:
-        """Called for a group that another replica takes: advance the method's random stream as `run_passes` would."""
+        """Called for a group that another replica takes: advance the method's random stream as `run_passes` would, so that
+        a group's draw does not depend on which replica looks at it."""
+        if self.draws_points:
+            vectors.normal_like(self.points, self.generators[0])
 
     def descent(self, direction: Any) -> Gradients:
         """The gradient for the base optimizer, from what `run_passes` returned. XSAM defers it until alpha is known."""
@@ -100,28 +112,36 @@ class Method(Verbs):
     def settle(self) -> None:
         """Called once a step, after the update: `bad` tells whether it was skipped (F-SAM renews its mean gradient)."""
 
+    moves = True  # evaluates away from w
+    draws = False  # something in each step, from `generator`
+    draws_points = False  # a normal vector for each group of samples, from the same
     defer = False  # hold the directions of all groups until `decide`
     repeats = True  # the next step launches the same kernels as the last one of its `phase`, so that a captured graph may be replayed
-    phase: Hashable = None  # of the next step: steps of another phase launch other kernels (late-phase SAM's two)
-    generators: Sequence[torch.Generator] = ()  # the method's own random streams that steps draw from
-    own: tuple[str, ...] = ()  # keys of its settings that its constructor takes by the same names
+    phase: ClassVar[Hashable] = None  # of the next step: steps of another phase launch other kernels (late-phase SAM's two)
+    remembered: ClassVar[tuple[str, ...]] = ()  # attributes that make up the method's state
+    own: ClassVar[tuple[str, ...]] = ()  # keywords that are keys of its settings, or stand for one (`KEYS`): by default those it adds
 
     @classmethod
     def options(cls, config: Any, *, steps_per_epoch: int, total_steps: int, generator: torch.Generator) -> dict[str, Any]:
         """Constructor arguments beside the common ones: `own`. config: the method's settings; total_steps: of the whole run; generator: the
         method's own random stream."""
-        return {name: getattr(config, name) for name in cls.own}
+        return {name: getattr(config, KEYS.get(name, name)) for name in cls.own}
 
     def report(self) -> dict[str, Any]:
         """Host-side numbers for an epoch's record (alpha, the last search's probe losses)."""
         return {}
 
     def method_state(self) -> dict[str, Any]:
-        """What the method itself must remember between steps (alpha, a random generator)."""
-        return {}
+        """What the method itself must remember between steps: `remembered`, and where its streams stand."""
+        state = {name: getattr(self, name) for name in self.remembered}
+        return state | {"streams": [g.get_state() for g in self.generators]} if self.generators else state
 
     def load_method_state(self, state: dict[str, Any]) -> None:
-        pass
+        for name in self.remembered:
+            setattr(self, name, state.get(name, getattr(self, name)))  # older states lack some
+        streams = [state["generator"]] if "generator" in state else state.get("streams", [])  # an older state's name for the only one
+        for generator, stream in zip(self.generators, streams, strict=True):
+            generator.set_state(stream.cpu())  # checkpoints are read onto the model's device
 
     # ------------------------------------------------------------------------------------------------------ the step
 
@@ -148,7 +168,7 @@ class Method(Verbs):
             raise ConfigError(f"step: needs a closure that computes the loss, back-propagates and returns it, not {bad[0]!r:.40}.")
         shares = [1 / len(closures)] * len(closures) if weights is None else list(weights)
         self.stats, self._climbed = {}, []
-        self._held = look_up(self.param_groups)  # groups, radii and frozen flags are looked up once a step
+        self._held = Members(self.param_groups)  # groups, radii and frozen flags are looked up once a step
         try:
             loss = self._step(closures, others, shares)
             self.steps_taken += 1

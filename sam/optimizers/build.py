@@ -71,4 +71,4 @@ def around(
     cls: type[Method] = METHODS[config.method].load()
     ball = {key: getattr(config, key) for key in ("rho", "norm_scope") if hasattr(config, key)}
     own = cls.options(config, steps_per_epoch=steps_per_epoch, total_steps=total_steps or steps_per_epoch, generator=generator)
-    return cls(base, **ball, grad_clip=config.grad_clip, **common, **own)
+    return cls(base, **{**ball, "grad_clip": config.grad_clip, "generator": generator, **common, **own})

@@ -5,7 +5,6 @@ from collections.abc import Hashable
 from typing import Any
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from sam.optimizers.base import Closure, Gradients
 from sam.optimizers.sam import SAM
@@ -14,9 +13,10 @@ from sam.optimizers.sam import SAM
 class LateSAM(SAM):
     """The base optimizer's own steps, but SAM's, with all that SAM reads, from step `first` (counted from 0) to before step `end`."""
 
-    def __init__(self, base: Optimizer, *, rho: float = 0.05, first: int = 0, end: float = math.inf, **common: Any) -> None:
-        super().__init__(base, rho=rho, **common)
-        self.first, self.end = first, end
+    own = SAM.own  # the phase comes from `options`
+    remembered = ("steps_taken",)
+    first: int = 0
+    end: float = math.inf
 
     @classmethod
     def options(cls, config: Any, **run: Any) -> dict[str, Any]:
@@ -28,15 +28,4 @@ class LateSAM(SAM):
         return self.first <= self.steps_taken < self.end
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
-        if self.phase:
-            return super().run_passes(closure, ascent)
-        loss, gradient = self.evaluate(closure)
-        self.record_first(gradient)
-        return loss, gradient
-
-    def method_state(self) -> dict[str, Any]:
-        return {"steps_taken": self.steps_taken} | super().method_state()
-
-    def load_method_state(self, state: dict[str, Any]) -> None:
-        self.steps_taken = state["steps_taken"]
-        super().load_method_state(state)
+        return super().run_passes(closure, ascent) if self.phase else self.first_pass(closure)

@@ -1,7 +1,6 @@
 """LookSAM (Liu et al. 2022, arXiv 2203.02714): SAM every k-th step, and what it adds to the gradient used again in between."""
 
 from collections.abc import Hashable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +9,6 @@ from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.optimizers.base import Closure, Gradients
 from sam.optimizers.memory import Remembering
-from sam.optimizers.settings import check_arguments
 
 FLAT = 1e-6  # below this share of ||g_s||² the orthogonal part is rounding: g_v is 0, and the steps until the next look are plain ones
 
@@ -19,18 +17,13 @@ class LookSAM(Remembering):
     """Every k-th step, from the first on: SAM's, and g_v = the part of its gradient g_s that is orthogonal to g is kept. In between descend
     with g + alpha ||g||/||g_v|| g_v, one forward and backward. Norms are over all perturbed parameters; the others descend with g there."""
 
-    own = ("looksam_interval", "looksam_alpha")
-
-    def __init__(
-        self, base: torch.optim.Optimizer, *, rho: float = 0.05, looksam_interval: int = 5, looksam_alpha: float = 0.7, **common: Any
-    ) -> None:
-        check_arguments(type(self), looksam_interval=looksam_interval, looksam_alpha=looksam_alpha)
-        super().__init__(base, rho=rho, **common)
-        self.interval, self.alpha = looksam_interval, looksam_alpha
+    rho: float = 0.05
+    looksam_interval: int = 5
+    looksam_alpha: float = 0.7
 
     @property
     def phase(self) -> Hashable:  # type: ignore[override]
-        return self.steps_taken % self.interval == 0
+        return self.steps_taken % self.looksam_interval == 0
 
     @property
     def notes(self) -> int:  # type: ignore[override]
@@ -38,15 +31,13 @@ class LookSAM(Remembering):
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         if not self.phase:
-            loss, gradient = self.evaluate(ascent)
-            self.record_first(gradient)
+            loss, gradient = self.first_pass(ascent)
             own = self.perturbed(gradient)  # the very tensors of `gradient`
             ratio = vectors.norm(own) / vectors.norm(self.kept).clamp(min=vectors.TINY)
-            vectors.add_(own, self.kept, self.alpha * ratio)
+            vectors.add_(own, self.kept, self.looksam_alpha * ratio)
             return loss, list(gradient)  # whose norm is not the recorded one
         climb = self.ascent()
-        loss, gradient = self.evaluate(ascent)
-        self.record_first(gradient)
+        loss, gradient = self.first_pass(ascent)
         own = [g.clone() for g in self.perturbed(gradient)]
         climb.climb(self.perturbed(gradient))
         _, descent = self.evaluate(closure, climb.points)

@@ -17,10 +17,11 @@ class Remembering(Method):
     Memories are free of the loss scale: times `scale` they stand beside this step's gradients.
     """
 
+    remembered = ("steps_taken",)
     notes = 1  # vectors that each group notes in the next step; 0: none does
 
-    def __init__(self, base: torch.optim.Optimizer, **common: Any) -> None:
-        super().__init__(base, **common)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.kept: Vector = []
         self.empty = torch.ones((), dtype=torch.bool, device=self.parameters[0].device)  # nothing but zeros is kept yet
         self._noted: Vector | None = None
@@ -62,21 +63,13 @@ class Remembering(Method):
         rate = torch.where(self.empty, torch.ones_like(self.empty, dtype=torch.float64), share).to(gradient[0].dtype)
         return [torch.lerp(m * scale, g, rate) for m, g in zip(self.kept, gradient, strict=True)]
 
-    @property
-    def scale(self) -> float | Tensor:
-        """What this step's gradients carry."""
-        return 1.0 if self.scaling is None else self.scaling.value
-
     def method_state(self) -> dict[str, Any]:
-        streams = [generator.get_state() for generator in self.generators]
-        return {"kept": self.kept, "empty": self.empty, "steps_taken": self.steps_taken, "streams": streams}
+        return {"kept": self.kept, "empty": self.empty} | super().method_state()
 
     def load_method_state(self, state: dict[str, Any]) -> None:
         self.kept = [t.to(w.device, w.dtype, copy=True) for t, w in zip(state["kept"], self.points, strict=False)]
         self.empty.copy_(state["empty"])
-        self.steps_taken = state["steps_taken"]
-        for generator, stream in zip(self.generators, state["streams"], strict=True):
-            generator.set_state(stream.cpu())
+        super().load_method_state(state)
 
 
 class MeanGradientSAM(Remembering):
@@ -88,8 +81,7 @@ class MeanGradientSAM(Remembering):
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()
-        loss, gradient = self.evaluate(ascent)
-        self.record_first(gradient)
+        loss, gradient = self.first_pass(ascent)
         own = self.perturbed(gradient)
         self.note(own)
         climb.climb(self.direction(own))

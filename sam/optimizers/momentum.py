@@ -1,8 +1,5 @@
 """Momentum-SAM (Becker et al. 2024, arXiv 2401.12033): perturb against the momentum, at the cost of SGD."""
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from sam.optimizers.base import Closure, Gradients, Method
@@ -13,8 +10,7 @@ class MomentumSAM(Method):
     forward and one backward. No perturbation before there is a momentum. The loss that `step` returns is the one at w + eps: this method
     never evaluates at w."""
 
-    def __init__(self, base: torch.optim.Optimizer, *, rho: float = 0.05, **common: Any) -> None:
-        super().__init__(base, rho=rho, **common)
+    rho: float = 0.05
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         states = [self.base.state.get(p, {}) for p in self.parameters]
@@ -22,6 +18,4 @@ class MomentumSAM(Method):
         against: Gradients = [None if v is None else -v for v in momenta]
         climb = self.ascent()
         climb.climb(self.perturbed(against))
-        loss, gradient = self.evaluate(closure, climb.points)
-        self.record_first(gradient)
-        return loss, gradient
+        return self.first_pass(closure, climb.points)

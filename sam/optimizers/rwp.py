@@ -1,15 +1,11 @@
 """RWP and m-RWP (Li et al. 2022, arXiv 2211.11489), ARWP and m-ARWP (Li et al. 2024, arXiv 2404.00357): noise as large as the filters."""
 
-from typing import Any
-
 import torch
-from torch import Generator, Tensor
-from torch.optim import Optimizer
+from torch import Tensor
 
 from sam.core import vectors
 from sam.optimizers.base import Closure, Gradients
 from sam.optimizers.memory import Remembering
-from sam.optimizers.settings import check_arguments
 from sam.optimizers.weighted import mixed
 
 
@@ -21,40 +17,32 @@ class RWP(Remembering):
     rwp_eta, rwp_beta:   eta (0: no F, RWP) and beta.
     """
 
-    own = ("perturbed_weight", "rwp_eta", "rwp_beta")
+    draws_points = True
+    rho: float = 0.01
+    perturbed_weight: float = 1.0
+    rwp_eta: float = 0.0
+    rwp_beta: float = 0.99
 
-    def __init__(self, base: Optimizer, *, rho: float = 0.01, generator: Generator | None = None, **keys: Any) -> None:
-        own = {name: keys.pop(name, default) for name, default in zip(self.own, (1.0, 0.0, 0.99), strict=True)}
-        check_arguments(type(self), **own)
-        super().__init__(base, rho=rho, **keys)
-        self.weight, self.eta, self.beta = own.values()
-        self.notes, self.norm_scope = int(self.eta > 0), "global"  # nothing is normalised
-        self.generators = [generator or Generator(self.parameters[0].device).manual_seed(0)]
-
-    @classmethod
-    def options(cls, config: Any, **run: Any) -> dict[str, Any]:
-        return {"generator": run["generator"]} | super().options(config, **run)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.notes, self.norm_scope = int(self.rwp_eta > 0), "global"  # nothing is normalised
 
     def noise(self) -> vectors.Vector:
         drawn = vectors.normal_like(self.points, self.generators[0])
         for z, w, f in zip(drawn, self.points, self.kept, strict=True):
             rows = tuple(range(1, w.ndim))
             total = f.sum(dim=rows, keepdim=True) if rows else f
-            z.mul_(torch.linalg.vector_norm(w, dim=rows or None, keepdim=True)).div_((1 + self.eta * total).sqrt())
+            z.mul_(torch.linalg.vector_norm(w, dim=rows or None, keepdim=True)).div_((1 + self.rwp_eta * total).sqrt())
         return drawn
-
-    def pass_over(self) -> None:
-        vectors.normal_like(self.points, self.generators[0])  # so that a group's draw does not depend on which replica looks at it
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()
-        here = None if self.weight == 1 else self.evaluate(ascent)
+        here = None if self.perturbed_weight == 1 else self.first_pass(ascent)
         climb.climb(self.noise(), self.points[0].new_ones(()))
-        loss, there = self.evaluate(closure, climb.points)
-        self.record_first(there if here is None else here[1])
+        loss, there = self.evaluate(closure, climb.points) if here else self.first_pass(closure, climb.points)
         if self.notes:
             self.note(self.perturbed(there))
-        return (loss, there) if here is None else (here[0], mixed(here[1], there, self.weight))
+        return (here[0], mixed(here[1], there, self.perturbed_weight)) if here else (loss, there)
 
     def renewed(self, noted: vectors.Vector) -> vectors.Vector:
-        return [self.beta * f + g * g for f, g in zip(self.kept, noted, strict=True)]
+        return [self.rwp_beta * f + g * g for f, g in zip(self.kept, noted, strict=True)]

@@ -1,15 +1,11 @@
 """SGD, SAM with N ascent steps (Foret et al. 2021; Tiwary & Aananth 2024, Eqs. 3-5) and Rand-SAM (section 4.2 there)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from sam.core import vectors
 from sam.core.ascent import Ascent
 from sam.optimizers.base import Closure, Gradients, Method
-from sam.optimizers.settings import check_arguments
 from sam.optimizers.verbs import accumulate
 
 
@@ -19,9 +15,7 @@ class SGD(Method):
     moves = False
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
-        loss, gradient = self.evaluate(closure)
-        self.record_first(gradient)
-        return loss, gradient
+        return self.first_pass(closure)
 
 
 def start_ascent(method: Method, closure: Closure, climb: Ascent) -> Tensor:
@@ -37,34 +31,19 @@ class DrawnRadius(Method):
     """A method whose ascents have length rho (`fixed`) or, in each step, length r ~ U[0, rho] (`uniform`).
 
     A step has one r / rho, for all its ascents, groups of samples, parameter groups and replicas; `eps_over_rho` stays relative to rho.
-    generator: the method's own random stream, so that its draws move nothing else; kept (and saved) only where the method draws.
     """
 
-    draws_directions = False  # whether the method draws more than its radius
+    rho: float = 0.05
+    radius: str = "fixed"
 
-    def __init__(self, base: Optimizer, *, radius: str = "fixed", generator: torch.Generator | None = None, **common: Any) -> None:
-        check_arguments(type(self), radius=radius)
-        super().__init__(base, **common)
-        self.radius = radius
-        self.generators = []
-        if self.draws_directions or radius == "uniform":
-            self.generators = [generator or torch.Generator(self.parameters[0].device).manual_seed(0)]
-
-    @classmethod
-    def options(cls, config: Any, **run: Any) -> dict[str, Any]:
-        return {"radius": config.radius, "generator": run["generator"]}
+    @property
+    def draws(self) -> bool:  # type: ignore[override]
+        return self.radius == "uniform"
 
     def begin(self) -> None:
         if self.radius == "uniform":
             (generator,) = self.generators
             self.shrink = torch.rand((), generator=generator, device=generator.device, dtype=torch.float64)
-
-    def method_state(self) -> dict[str, Any]:
-        return {"generator": self.generators[0].get_state()} if self.generators else {}
-
-    def load_method_state(self, state: dict[str, Any]) -> None:
-        for generator in self.generators:
-            generator.set_state(state["generator"].cpu())  # checkpoints are read onto the model's device
 
 
 class SAM(DrawnRadius):
@@ -75,17 +54,9 @@ class SAM(DrawnRadius):
     descent_gradient:  last: grad L(w^N); mean: the average of grad L(w^1) .. grad L(w^N), without the one at w.
     """
 
-    def __init__(
-        self, base: Optimizer, *, rho: float = 0.05, steps: int = 1, rule: str = "split", descent_gradient: str = "last", **common: Any
-    ) -> None:
-        check_arguments(type(self), steps=steps, rule=rule, descent_gradient=descent_gradient)
-        super().__init__(base, rho=rho, **common)
-        self.steps, self.rule, self.descent_gradient = steps, rule, descent_gradient
-
-    @classmethod
-    def options(cls, config: Any, **run: Any) -> dict[str, Any]:
-        own = {"steps": config.ascent_steps, "rule": config.step_rule, "descent_gradient": config.descent_gradient}
-        return own | super().options(config, **run)
+    steps: int = 1
+    rule: str = "split"
+    descent_gradient: str = "last"
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent(self.steps, self.rule)
@@ -104,17 +75,9 @@ class RandSAM(DrawnRadius):
     """eps = r z/||z|| with z ~ N(0, I), drawn anew each step, and r = rho (or as `radius` says); descend with grad L(w + eps): one forward
     and one backward. The loss that `step` returns is the one at w + eps: this method never evaluates at w."""
 
-    draws_directions = True
-
-    def __init__(self, base: Optimizer, *, rho: float = 0.05, **common: Any) -> None:
-        super().__init__(base, rho=rho, **common)
+    draws_points = True
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()
         climb.climb(vectors.normal_like(self.points, self.generators[0]))
-        loss, gradient = self.evaluate(closure, climb.points)
-        self.record_first(gradient)
-        return loss, gradient
-
-    def pass_over(self) -> None:
-        vectors.normal_like(self.points, self.generators[0])  # so that a group's draw does not depend on which replica looks at it
+        return self.first_pass(closure, climb.points)

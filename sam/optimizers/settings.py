@@ -240,14 +240,16 @@ METHODS.add("vasso", "sam.optimizers.vasso:VaSSO", VaSSOConfig, label="VaSSO")
 
 # Arguments of constructors whose keys have other names.
 _STEPS = {"steps": "ascent_steps", "search_interval": "ascent_steps"}
-_KEYS = {"rule": "step_rule", "alphas": "alpha_grid", "loss_decay": "weight_decay", **_STEPS}
+KEYS = {"rule": "step_rule", "alphas": "alpha_grid", "loss_decay": "weight_decay", **_STEPS}
 
 
 def check_arguments(owner: type, **arguments: Any) -> None:
     """Refuse an argument of a method's constructor that its key does not allow. Raises ConfigError that names class and argument."""
     for name, value in arguments.items():
-        f = schema(OptimizerConfig)[_KEYS.get(name, name)][1]
+        f = schema(OptimizerConfig)[KEYS.get(name, name)][1]
         default = default_of(f)
+        if isinstance(default, bool):  # whatever is given is true or false
+            continue
         several = isinstance(value, Sequence) and not isinstance(value, str)
         whole = isinstance(default, int) and not isinstance(value, numbers.Integral)
         try:

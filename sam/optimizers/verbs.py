@@ -5,7 +5,6 @@ import itertools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,24 +22,15 @@ Closure = Callable[..., Tensor]
 Gradients = list[Tensor | None]
 
 
-@dataclass(frozen=True)
 class Members:
     """Parameters of all groups, in order."""
 
-    parameters: list[Tensor]
-    values: Vector  # detached views of them
-    chosen: list[bool]  # which are perturbed
-    points: Vector  # the views of those
-    radii: list[float]  # their rho
-
-
-def look_up(groups: Sequence[dict[str, Any]]) -> Members:
-    parameters = [p for group in groups for p in group["params"]]
-    chosen = [group["perturb"] and p.requires_grad for group in groups for p in group["params"]]
-    radii = [group["rho"] for group in groups for _ in group["params"]]
-    values = [p.detach() for p in parameters]
-    points, radii = list(itertools.compress(values, chosen)), list(itertools.compress(radii, chosen))
-    return Members(parameters, values, chosen, points, radii)
+    def __init__(self, groups: Sequence[dict[str, Any]]) -> None:
+        self.parameters: list[Tensor] = [p for group in groups for p in group["params"]]
+        self.values: Vector = [p.detach() for p in self.parameters]  # views of them
+        self.chosen: list[bool] = [group["perturb"] and p.requires_grad for group in groups for p in group["params"]]  # to be perturbed
+        self.points = list(itertools.compress(self.values, self.chosen))
+        self.radii: list[float] = list(itertools.compress([group["rho"] for group in groups for _ in group["params"]], self.chosen))
 
 
 class Verbs(Optimizer):
@@ -50,9 +40,9 @@ class Verbs(Optimizer):
     passes: Passes | None
     scaling: LossScale | None
     stats: dict[str, Tensor]
-    diagnose: bool
-    forwards: float
-    backwards: float
+    diagnose = True
+    forwards = backwards = 0.0
+    steps_taken = 0
     shrink: Tensor | None = None  # of this step's ascents: their radii are rho times it
     _weight = 1.0  # of the group under way
     _held: Members | None = None  # of the step under way
@@ -87,8 +77,13 @@ class Verbs(Optimizer):
         for group in self.param_groups:
             used = [(g, w) for g, w in itertools.islice(pairs, len(group["params"])) if g is not None]
             if group["loss_decay"] and used:
-                factor = group["loss_decay"] if self.scaling is None else group["loss_decay"] * self.scaling.value
-                vectors.add_([g for g, _ in used], [w for _, w in used], factor)
+                vectors.add_([g for g, _ in used], [w for _, w in used], group["loss_decay"] * self.scale)
+        return loss, gradients
+
+    def first_pass(self, closure: Closure, at: Vector | None = None) -> tuple[Tensor, Gradients]:
+        """`evaluate`, and `record_first` of the gradient."""
+        loss, gradients = self.evaluate(closure, at)
+        self.record_first(gradients)
         return loss, gradients
 
     def probe(self, closure: Closure, at: Vector) -> Tensor:
@@ -128,7 +123,7 @@ class Verbs(Optimizer):
 
     def ascent(self, steps: int = 1, rule: str = "split") -> Ascent:
         """An ascent from w over the perturbed parameters."""
-        climb = Ascent(self.points, self.radii, steps=steps, rule=rule, scope=self.norm_scope, shrink=self.shrink)
+        climb = Ascent(self.points, self._members.radii, steps=steps, rule=rule, scope=self.norm_scope, shrink=self.shrink)
         self._climbs.append(climb)
         self._climbed.append(climb.lengths)
         return climb
@@ -152,7 +147,7 @@ class Verbs(Optimizer):
         present = [g for g in gradients if g is not None]
         length = vectors.norm(present) if present else torch.zeros(())
         self.note_norm(gradients, length)
-        plain = length if self.scaling is None else length / self.scaling.value
+        plain = length / self.scale
         self.record("grad_norm", plain)
         if not self.diagnose:
             return length
@@ -166,7 +161,7 @@ class Verbs(Optimizer):
 
     def _record_ascents(self) -> None:
         """||eps|| / rho of the group's last ascent and cos(first gradient, eps), over the perturbed parameters."""
-        if self.diagnose and self._climbs and self._climbs[-1].taken:
+        if self.diagnose and self._climbs and self._climbs[-1].lengths:
             self.record("eps_over_rho", self._climbs[-1].relative_length())
             if self._first:
                 self.record("cos_g_eps", self._climbs[-1].cosine(self._first))
@@ -178,8 +173,13 @@ class Verbs(Optimizer):
         self.stats[name] = self.stats[name] + share if name in self.stats else share
 
     @property
+    def scale(self) -> float | Tensor:
+        """The loss scale that this step's gradients carry."""
+        return 1.0 if self.scaling is None else self.scaling.value
+
+    @property
     def _members(self) -> Members:
-        return self._held or look_up(self.param_groups)
+        return self._held or Members(self.param_groups)
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -189,10 +189,6 @@ class Verbs(Optimizer):
     def points(self) -> Vector:
         """The perturbed parameters at w, detached views of them; frozen parameters are never moved."""
         return self._members.points
-
-    @property
-    def radii(self) -> list[float]:
-        return self._members.radii
 
 
 def scalar(loss: Any) -> Tensor:

@@ -1,12 +1,8 @@
 """Two gradients in one: unnormalised SAM (Dai et al. 2023), the gradient-norm penalty (Zhao et al. 2022) and WSAM (Yue et al. 2023)."""
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from sam.optimizers.base import Closure, Gradients, Method
-from sam.optimizers.settings import check_arguments
 from sam.optimizers.verbs import accumulate
 
 
@@ -17,26 +13,23 @@ class WeightedSAM(Method):
     normalized:        whether g is divided by its norm.
     """
 
-    own = ("perturbed_weight", "normalized")
+    rho: float = 0.05
+    perturbed_weight: float = 1.0
+    normalized: bool = True
 
-    def __init__(
-        self, base: torch.optim.Optimizer, *, rho: float = 0.05, perturbed_weight: float = 1.0, normalized: bool = True, **common: Any
-    ) -> None:
-        check_arguments(type(self), perturbed_weight=perturbed_weight)
-        super().__init__(base, rho=rho, **common)
-        self.weight, self.normalized = perturbed_weight, normalized
-        if not normalized:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.normalized:
             self.norm_scope = "global"
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()
-        loss, gradient = self.evaluate(ascent)
-        self.record_first(gradient)
+        loss, gradient = self.first_pass(ascent)
         own = self.perturbed(gradient)
         one = None if self.normalized else self.points[0].new_ones(()) if self.scaling is None else self.scaling.value
-        climb.climb(own if self.weight == 1 else [g.clone() for g in own], one)  # which uses it up
+        climb.climb(own if self.perturbed_weight == 1 else [g.clone() for g in own], one)  # which uses it up
         _, there = self.evaluate(closure, climb.points)
-        return loss, mixed(gradient, there, self.weight)
+        return loss, mixed(gradient, there, self.perturbed_weight)
 
 
 def mixed(here: Gradients, there: Gradients, weight: float) -> Gradients:

@@ -71,6 +71,8 @@ class XSAM(Method):
     says nothing at all: the next step makes it up (float16 finds its loss scale in the first steps, the first search among them).
     """
 
+    remembered = ("alpha", "steps_taken", "due", "probe_losses")
+
     def __init__(
         self,
         base: torch.optim.Optimizer,
@@ -88,11 +90,10 @@ class XSAM(Method):
         super().__init__(base, rho=rho, **common)
         self.steps, self.rule, self.rho_max = steps, rule, rho_max
         self.alphas, self.search_interval, self.constant = list(alphas), search_interval, alpha is not None
-        self._turn = torch.empty((), dtype=torch.float64, device=self.parameters[0].device)
+        self._turn = torch.empty((), dtype=torch.float64, device=self.bad.device)
         self.alpha = 1.0 if alpha is None else alpha
         self.probe_losses: list[float] = []
-        self._probes: Tensor | None = None
-        self._due = False  # a search that was lost is to be made up
+        self.due = False  # a search that was lost is to be made up
 
     @classmethod
     def options(cls, config: Any, **run: Any) -> dict[str, Any]:
@@ -110,18 +111,19 @@ class XSAM(Method):
 
     @property
     def search_radius(self) -> float:
-        return 2 * max(self.radii, default=0.0) if self.rho_max is None else self.rho_max
+        return 2 * max(self._members.radii, default=0.0) if self.rho_max is None else self.rho_max
 
     @property
     def defer(self) -> bool:  # type: ignore[override]
-        return not self.constant and (self._due or self.steps_taken % self.search_interval == 0)
+        return not self.constant and (self.due or self.steps_taken % self.search_interval == 0)
 
     @property
     def repeats(self) -> bool:  # type: ignore[override]
         return not self.defer
 
     def begin(self) -> None:
-        self._probes = None
+        if self.defer:
+            self._probes = torch.zeros(len(self.alphas) + 1, dtype=torch.float64, device=self._turn.device)
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, tuple[Plane, Gradients]]:
         climb = self.ascent(self.steps, self.rule)
@@ -134,21 +136,17 @@ class XSAM(Method):
         if self.defer:
             points = (plane.point(self.points, alpha, self.search_radius) for alpha in self.alphas)
             losses = [self.probe(closure, at).double() for at in points]
-            probes = torch.stack([*losses, plane.psi.double()]) * self._weight  # psi: finite if the step is
-            self._probes = probes if self._probes is None else self._probes + probes
+            self._probes += torch.stack([*losses, plane.psi.double()]) * self._weight  # psi: finite if the step is
         return loss, (plane, gradient)
 
     def decide(self) -> None:
         """The search's only host sync: read all probe losses, take the largest."""
         if self.defer:
-            if self._probes is None:  # every group of this step is another replica's
-                self._probes = torch.zeros(len(self.alphas) + 1, dtype=torch.float64, device=self.parameters[0].device)
             self.replicas.sum_([self._probes])
             *self.probe_losses, psi = self._probes.tolist()
-            self._due = not math.isfinite(psi)
+            self.due = not math.isfinite(psi)
             if all(map(math.isfinite, self.probe_losses)):
                 self.alpha = self.alphas[self.probe_losses.index(max(self.probe_losses))]
-            self._probes = None
 
     def descent(self, direction: tuple[Plane, Gradients]) -> Gradients:
         """||g_k|| v(alpha) on the perturbed parameters; the others descend with g_k, as in SAM."""
@@ -160,10 +158,3 @@ class XSAM(Method):
 
     def report(self) -> dict[str, Any]:
         return {"alpha": self.alpha, "probe_losses": list(self.probe_losses)}
-
-    def method_state(self) -> dict[str, Any]:
-        return {"alpha": self.alpha, "steps_taken": self.steps_taken, "due": self._due, "probe_losses": self.probe_losses}
-
-    def load_method_state(self, state: dict[str, Any]) -> None:
-        self.alpha, self.steps_taken, self.probe_losses = state["alpha"], state["steps_taken"], state["probe_losses"]
-        self._due = state.get("due", False)

@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import data
 import models
@@ -11,8 +11,7 @@ from sam.schema import to_dict
 from sam.settings import TrainConfig
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """Forwards and backwards of a whole run, each over one batch."""
 
     forwards: int

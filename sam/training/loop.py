@@ -223,10 +223,8 @@ class Trainer:
         state |= {"rows": self.rows, "seconds": self.seconds}
         epoch = self._under_way
         state["epoch"] = epoch and {
-            "step": epoch.step,
-            "seconds": epoch.seconds,
-            "rate": epoch.rate,
-            "sums": {name: [total, count] for name, (total, count) in epoch.sums.items()},
+            **vars(epoch),
+            "sums": dict(epoch.sums),
             "objective": self.objective.state_dict(),
             "draws": epoch.draws.get_state(),
             "random": seeds.states(self._devices),

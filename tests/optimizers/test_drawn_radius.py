@@ -113,6 +113,14 @@ def test_what_a_fixed_radius_holds_is_as_ever(method: str) -> None:
     """No stream is drawn from, or saved, but Rand-SAM's; XSAM and SGD do not read the key."""
     optimizer = build(Net(), OptimizerConfig.of(method=method), steps_per_epoch=2, generator=stream())
     assert len(optimizer.generators) == (method == "rand_sam")
-    assert ("generator" in optimizer.method_state()) == (method == "rand_sam")
+    assert ("streams" in optimizer.method_state()) == (method == "rand_sam")
     drawing = build(Net(), OptimizerConfig.of(method=method, radius="uniform"), steps_per_epoch=2, generator=stream())
     assert len(drawing.generators) == (method in ("sam", "rand_sam"))
+
+
+def test_a_state_that_names_its_one_stream_otherwise_is_read() -> None:
+    """As checkpoints of old hold it."""
+    first, second = (RandSAM(torch.optim.SGD(Bowl().parameters(), lr=0.1), generator=stream()) for _ in range(2))
+    first.generators[0].manual_seed(5)
+    second.load_method_state({"generator": first.generators[0].get_state()})
+    assert torch.equal(second.generators[0].get_state(), first.generators[0].get_state())
