@@ -39,9 +39,8 @@ INCH, WIDTH, HEIGHT = 72, 3.25, 2.2  # points; a paper's column, and the height 
 LEVELS, CONTOURS = 24, 8
 BESIDE = {"w": (-9, -11), "ascent point": (-14, -12), "α*": (5, 5)}  # where a named point's name stands, in points from it
 
-
-SIZES = {"font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7}
-STYLE: Any = SIZES | {
+STYLE: Any = {
+    **{"font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7},
     **{"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "panel", "legend.frameon": False, "text.parse_math": False},
     **{"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT, "axes.linewidth": 0.6, "axes.facecolor": "none"},
     **{"axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.6},
