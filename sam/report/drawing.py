@@ -49,23 +49,39 @@ STYLE: Any = {
 }
 
 
-def _without_layout(*given: Any, _load: Any = subset.load_font, **more: Any) -> Any:
-    """fontTools' font, to be cut to a PDF's size, without ligatures and kerning, which a PDF has no use for: parsing them takes longest."""
-    font = _load(*given, **more)
-    for tag in {"GDEF", "GPOS", "GSUB", "kern"} & set(font.keys()):
-        del font[tag]
-    return font
-
-
-subset.load_font = _without_layout
+# Left out of a font that is cut to a PDF's size: ligatures and kerning, for which a PDF has no use, and whose parsing takes longest.
+subset.Options._drop_tables_default += ["GDEF", "GPOS", "GSUB", "kern"]
 
 
 @matplotlib.rc_context(STYLE)
 def draw(panel: Panel, form: str) -> bytes:
-    """The panel as "svg" (a page has its legend beside it), "pdf" or "png"; the same panel gives the same bytes."""
-    figure = _plotted(panel)[0]
-    _lay_out(panel, [] if form == "svg" else list(counts([panel])))
-    figure.patch.set(visible=form == "png", facecolor=WHITE)
+    """The panel as "svg" (a page has its legend beside it), "pdf" or "png"; the same panel gives the same bytes. The y axis' label stands
+    above the plot, where it takes no width."""
+    legend = [] if form == "svg" else list(counts([panel]))
+    names = [textwrap.fill(printable(name), 26) for name in panel.y.names]
+    longest = max((len(line) for name in names for line in name.split("\n")), default=0)
+    columns = max(1, int(55 / (max((len(printable(style.label)) for style in legend), default=0) + 7)))
+    rows = -(-len(legend) // columns)
+    left, top, under = max(0.42, 0.06 + longest * 0.062), 0.22 if panel.y.label else 0.08, 0.36
+    lines = sum(max(1.5, name.count("\n") + 1.4) for name in names)
+    height = max(HEIGHT if not names else 0, top + under + 0.11 * lines) + 0.14 * rows
+    right = 0.45 if panel.z else 0.14
+    low = (under + 0.14 * rows) / height
+    tall = 1 - low - top / height
+    figure = Figure((WIDTH, height), dpi=INCH, facecolor=WHITE, frameon=form == "png")
+    axes = figure.add_axes((left / WIDTH, low, 1 - (left + right) / WIDTH, tall))
+    plot(axes, panel)
+    axes.set_xlabel(printable(panel.x.label), ha="right" if names else "center")  # beside names the plot is narrower than its label
+    axes.xaxis.set_label_coords(1 if names else 0.5, -0.2 / height / tall)
+    axes.set_ylabel(printable(panel.y.label), rotation=0, ha="left", va="top")
+    axes.yaxis.set_label_coords(0.04 / WIDTH, 1 - 0.03 / height, transform=figure.transFigure)
+    if names:
+        axes.set_yticks(range(len(names)), names)
+    if panel.z:
+        add_bar(figure, panel.z, (1 - 0.4 / WIDTH, low, 0.07 / WIDTH, tall))
+    if legend:
+        handles = [Line2D([], [], **_look(s), marker=MARKERS[s.marker], linewidth=1.1, markersize=4) for s in legend]
+        figure.legend(handles, [printable(s.label) for s in legend], loc="lower center", ncols=columns, borderaxespad=0.1)
     return saved(figure, form, MADE.decode() + stamp(panel))
 
 
@@ -75,15 +91,6 @@ def saved(figure: Figure, form: str, comment: str | None = None) -> bytes:
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Comment": comment}}[form]
     figure.savefig(picture, format=form, dpi=200 if form == "png" else INCH, metadata=metadata)
     return picture.getvalue()
-
-
-@functools.lru_cache(1)
-def _plotted(panel: Panel) -> tuple[Any, Any, Any]:
-    """Figure, axes and colour bar (None without a surface): plotted once for all forms, which differ in what `_lay_out` does."""
-    figure = Figure(dpi=INCH)
-    axes = figure.add_axes((0, 0, 1, 1))
-    plot(axes, panel)
-    return figure, axes, add_bar(figure, panel.z, (0, 0, 1, 1)) if panel.z else None
 
 
 def plot(axes: Any, panel: Panel) -> None:
@@ -96,35 +103,6 @@ def plot(axes: Any, panel: Panel) -> None:
 
 def _look(style: Style) -> Look:
     return {"color": COLOURS[style.colour], "linestyle": LINES[style.dash]}
-
-
-def _lay_out(panel: Panel, legend: Sequence[Style]) -> None:
-    """Size, margins, labels and legend. The y axis' label stands above the plot, where it takes no width."""
-    figure, axes, bar = _plotted(panel)
-    names = [textwrap.fill(printable(name), 26) for name in panel.y.names]
-    longest = max((len(line) for name in names for line in name.split("\n")), default=0)
-    columns = max(1, int(55 / (max((len(printable(style.label)) for style in legend), default=0) + 7)))
-    rows = -(-len(legend) // columns)
-    left, top, under = max(0.42, 0.06 + longest * 0.062), 0.22 if panel.y.label else 0.08, 0.36
-    lines = sum(max(1.5, name.count("\n") + 1.4) for name in names)
-    height = max(HEIGHT if not names else 0, top + under + 0.11 * lines) + 0.14 * rows
-    right = 0.45 if panel.z else 0.14
-    low = (under + 0.14 * rows) / height
-    figure.set_size_inches(WIDTH, height)
-    axes.set_position((left / WIDTH, low, 1 - (left + right) / WIDTH, 1 - low - top / height))
-    if bar:
-        bar.set_position((1 - 0.4 / WIDTH, low, 0.07 / WIDTH, 1 - low - top / height))
-    axes.set_xlabel(printable(panel.x.label), ha="right" if names else "center")  # beside names the plot is narrower than its label
-    axes.xaxis.set_label_coords(1 if names else 0.5, -0.2 / height / (1 - low - top / height))
-    axes.set_ylabel(printable(panel.y.label), rotation=0, ha="left", va="top")
-    axes.yaxis.set_label_coords(0.04 / WIDTH, 1 - 0.03 / height, transform=figure.transFigure)
-    if panel.y.names:
-        axes.set_yticks(range(len(names)), names)
-    for old in list(figure.legends):
-        old.remove()
-    if legend:
-        handles = [Line2D([], [], **_look(s), marker=MARKERS[s.marker], linewidth=1.1, markersize=4) for s in legend]
-        figure.legend(handles, [printable(s.label) for s in legend], loc="lower center", ncols=columns, borderaxespad=0.1)
 
 
 def _numbers(*values: Sequence[float | None]) -> list[Any]:
@@ -192,7 +170,7 @@ def _fill(axes: Any, z: Axis, xs: Any, ys: Any, values: Any) -> None:
     filled.set(edgecolor="face", linewidth=0.4)  # closes the seams between neighbours
 
 
-def add_bar(figure: Figure, z: Axis, place: tuple[float, float, float, float]) -> Any:
+def add_bar(figure: Figure, z: Axis, place: tuple[float, float, float, float]) -> None:
     """A bar with the colours of the surfaces and what they mean, at a place in the figure."""
     bar: Any = figure.add_axes(place)
     bar.set(xticks=[], yscale="log" if z.log else "linear")
@@ -201,7 +179,6 @@ def add_bar(figure: Figure, z: Axis, place: tuple[float, float, float, float]) -
     levels = _steps(z, z.low, z.high, LEVELS)
     _fill(bar, z, [0, 1], levels, np.stack([levels, levels], 1))
     scale(bar, "y", z)
-    return bar
 
 
 def _draw_named(axes: Any, series: Series, panel: Panel, look: Look) -> None:
@@ -214,8 +191,7 @@ def _draw_named(axes: Any, series: Series, panel: Panel, look: Look) -> None:
             )
 
 
-Draw = Callable[[Any, Series, Panel, Look], None]
-DRAWN: dict[str, Draw] = {
+DRAWN: dict[str, Callable[[Any, Series, Panel, Look], None]] = {
     **{"line": _draw_line, "thin": _draw_thin, "points": _draw_points, "whiskers": _draw_points, "level": _draw_level, "mark": _draw_level},
     **{"surface": _draw_surface, "named": _draw_named},
 }
@@ -316,7 +292,6 @@ def files(panels: Iterable[Panel], folder: Path) -> Iterator[tuple[str, bytes | 
         names.add(name)
         there = folder / f"{name}.png"
         if not (there.is_file() and stamp(panel).encode() in there.read_bytes() and all(there.with_suffix(s).is_file() for s in ENDINGS)):
-            _source(panel)  # for the page, while the axes hold this panel
             yield from ((f"{name}{end}", draw(panel, end[1:]) if end != ".csv" else panel_csv(panel).encode()) for end in ENDINGS)
     for old in sorted(folder.glob("*.png")):
         if old.stem not in names and MADE in old.read_bytes():

@@ -18,7 +18,7 @@ from sam.report.figures import Gallery, Section
 from sam.report.html import Html, el, join, text
 from sam.sharpness.settings import SharpnessConfig
 from sam.tables.cells import Block
-from sam.tables.conditions import Condition, RunRow, data_label
+from sam.tables.conditions import Condition, RunRow, data_label, grouped
 from sam.text import counted
 
 FEW = 4  # conditions whose figures stand open, entries of an open group of the contents, clauses of a finding
@@ -149,10 +149,9 @@ def _pictures(found: Gallery) -> tuple[Html, Part]:
 
 def _tables(every: Mapping[str, Block], trace: html_tables.Trace) -> Iterator[Part]:
     """A part a table, with a section a block. every: block by id of its section."""
-    for name in dict.fromkeys(block.table for block in every.values()):
-        own = {at: block for at, block in every.items() if block.table == name}
-        sections = [html_tables.section(block, trace, at) for at, block in own.items()]
-        yield name, [(at, block.title.removeprefix(f"{name}, ")) for at, block in own.items()], el("section", el("h2", name), *sections)
+    for name, own in grouped(every.items(), lambda item: item[1].table).items():
+        sections = [html_tables.section(block, trace, at) for at, block in own]
+        yield name, [(at, block.title.removeprefix(f"{name}, ")) for at, block in own], el("section", el("h2", name), *sections)
 
 
 def _findings(every: Mapping[str, Block]) -> Html:
