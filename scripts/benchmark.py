@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 from arguments import parse, script
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -178,7 +177,7 @@ class Bench:
         return begin.elapsed_time(end) / 1e3 / steps
 
 
-def quartiles(values: ArrayLike) -> dict[str, float]:
+def quartiles(values: np.ndarray) -> dict[str, float]:
     """Of the values that are not NaN."""
     low, middle, high = np.nanquantile(values, (0.25, 0.5, 0.75)).tolist()
     return {"median": middle, "low": low, "high": high}

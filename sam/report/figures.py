@@ -65,8 +65,8 @@ def sections(condition: Condition, anchors: Anchors, kept: Kept) -> list[Section
     key, over_key = swept_key(condition), swept(condition, anchors)
     leads = key not in ("", "ascent_steps")  # over the number of steps the differences show the results already
     curves, found = partial(lines, condition, of=of), list(families(condition.runs).items())
-    training = [p for column, y in TRAINING.items() for p in curves("Epoch", y, partial(_epochs, column), over="training")]
-    alphas = curves("Epoch", "α", partial(_epochs, "alpha"), over="training")
+    training = [p for column, y in TRAINING.items() for p in curves(EPOCH, Axis(y), partial(_epochs, column), over="training")]
+    alphas = curves(EPOCH, Axis("α"), partial(_epochs, "alpha"), over="training")
     scatter = [p for _, names in found[:1] for p in against_gap(condition, anchors, names)]
     others = [p for name, at in found[1:3] for p in (*against_gap(condition, anchors, at)[:1], *over_radii(curves, name, at))]
     missing = sum(run.is_finished for run in condition.runs) * len(scatter) - sum(len(one.x) for p in scatter for one in p.series)
@@ -128,22 +128,15 @@ def differences(condition: Condition) -> list[Panel]:
 
 # ------------------------------------------------------------------------------------------------------------------ curves
 
+EPOCH = Axis("Epoch", whole=True)
+Curve = Callable[[RunRow], tuple[Values, Values]]
 Curves = Callable[..., list[Panel]]  # `lines` of a condition and its methods
 
 
 def lines(
-    condition: Condition,
-    x: str | Axis,
-    y: str | Axis,
-    values: Callable[[RunRow], tuple[Values, Values]],
-    *,
-    of: Sequence[Look],
-    over: str = "",
-    title: str = "",
-    each: bool = False,
+    condition: Condition, x: Axis, y: Axis, values: Curve, *, of: Sequence[Look], over: str = "", title: str = "", each: bool = False
 ) -> list[Panel]:
     """One panel of curves (xs, ys) of the finished runs, averaged over a method's seeds, or each a thin line. Its title: y over `over`."""
-    x, y = x if isinstance(x, Axis) else Axis(x, whole=x == "Epoch"), y if isinstance(y, Axis) else Axis(y)
     found = [(look, [(xs, ys) for run in look.row.finished.values() for xs, ys in [values(run)] if any(map(is_finite, ys))]) for look in of]
     accuracy = "%" in y.label
     y = replace(y, log=y.log or (not accuracy and wide((v for _, pairs in found for _, ys in pairs for v in ys), 20)))
@@ -178,11 +171,11 @@ def along(condition: Condition, kept: Kept) -> list[Panel]:
     rows: Any = lambda run: [{"epoch": epoch, **measures} for epoch, measures in sorted(kept.get(run.folder, {}).items())]
     at = replace(condition, runs=tuple(replace(run, epochs=rows(run)) for run in condition.runs))
     curves = partial(lines, at, of=shown(at)[0])
-    panels = [p for name in names for p in curves("Epoch", label(name), partial(_epochs, name), over="kept checkpoints")]
+    panels = [p for name in names for p in curves(EPOCH, Axis(label(name)), partial(_epochs, name), over="kept checkpoints")]
     way = "Sharpness against L(w) over training, a line a run"
     both = lambda name, run: (_epochs("train_loss", run)[1], _epochs(name, run)[1])
     loss = Axis(label("train_loss"), log=wide((run.measures.get("train_loss") for run in known), 10))
-    return panels + [p for name in radii for p in curves(loss, label(name), partial(both, name), title=way, each=True)]
+    return panels + [p for name in radii for p in curves(loss, Axis(label(name)), partial(both, name), title=way, each=True)]
 
 
 def series_curves(curves: Curves, condition: Condition, of: Sequence[Look], columns: Sequence[str], axes: Sequence[str]) -> list[Panel]:
@@ -224,4 +217,4 @@ def over_radii(curves: Curves, family: str, names: Mapping[float, str]) -> list[
     """A measure over the radii at which it was taken, if there are several."""
     x = Axis("Measured ρ", log=wide(names, 3.9))
     values = lambda run: (list(names), [run.measures.get(name) for name in names.values()])
-    return curves(x, label(family), values, over="the measured ρ") if len(names) > 1 else []
+    return curves(x, Axis(label(family)), values, over="the measured ρ") if len(names) > 1 else []

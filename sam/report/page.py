@@ -167,17 +167,10 @@ def _findings(every: Mapping[str, Block]) -> Html:
 
 
 def report(
-    runs: Sequence[RunRow],
-    blocks: Sequence[Block],
-    sharpness: SharpnessConfig,
-    command: str,
-    problems: Sequence[str] = (),
-    gallery: Gallery | None = None,
+    runs: Sequence[RunRow], blocks: Sequence[Block], sharpness: SharpnessConfig, command: str, problems: Sequence[str], gallery: Gallery
 ) -> str:
-    """Make the page; the same input gives the same text. sharpness, command: how the runs were measured, and how to do so again. gallery:
-    the runs' figures, made here if there is none."""
-    anchors, gallery = figures.anchors_of(runs), figures.gallery(runs, {}) if gallery is None else gallery
-    found = [condition for condition, _ in gallery]
+    """Make the page; the same input gives the same text. sharpness, command: how the runs were measured, and how to do so again."""
+    anchors, found = figures.anchors_of(runs), [condition for condition, _ in gallery]
     links = {folder: el("a", Path(folder).name or folder, href=f"#{at}") for folder, at in anchors.items()}
     every = {f"table-{i}": block for i, block in enumerate(blocks, 1)}
     notes = {note: i for i, note in enumerate(dict.fromkeys(n for b in blocks for n in html_tables.noted(b)), 1)}
@@ -212,7 +205,8 @@ def _contents(parts: Iterable[Part]) -> Html:
 
 def _page(name: str, about: Html, parts: Sequence[Part]) -> str:
     script, style = (Path(__file__).with_name(file).read_text("utf-8") for file in ("page.js", "page.css"))
-    policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
+    admitted = [f"'sha256-{base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()}'" for own in (script, style)]  # nothing else
+    policy = "default-src 'none'; script-src {}; style-src {}; img-src data:; base-uri 'none'; form-action 'none'".format(*admitted)
     head = join(
         el("meta", charset="utf-8"),
         el("meta", http_equiv="Content-Security-Policy", content=policy),
@@ -227,8 +221,3 @@ def _page(name: str, about: Html, parts: Sequence[Part]) -> str:
     body = el("body", el("header", el("h1", name), theme, about), _contents(parts), main, el("script", Html(script)))
     page = "<!doctype html>\n" + el("html", el("head", head), body, lang="en") + "\n"
     return page.encode("utf-8", "replace").decode()  # a folder's name may hold bytes that are no text
-
-
-def _hash(source: str) -> str:
-    """Hash of a script or style for the content security policy, which admits nothing else."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 from sam.report.looks import Style
 from sam.tables.conditions import Condition, RunRow, grouped
@@ -72,7 +73,7 @@ def panel_csv(panel: Panel) -> str:
     """One row a point: series, kind, n, x, y, and low, high, z and name where a series has them; numbers at full precision."""
     columns = [c for c in ("low", "high", "z", "names") if any(getattr(series, c) for series in panel.series)]
     names = {"names": "name", "z": panel.z.label if panel.z else "z"}
-    rows = [["series", "kind", "n", panel.x.label or "x", panel.y.label or "y", *(names.get(c, c) for c in columns)]]
+    rows: list[list[Any]] = [["series", "kind", "n", panel.x.label or "x", panel.y.label or "y", *(names.get(c, c) for c in columns)]]
     for series in panel.series:
         values = [getattr(series, c) or [None] * len(series.x) for c in columns]
         rows += [[series.style.label, series.kind, series.n, *point] for point in zip(series.x, series.y, *values, strict=True)]
