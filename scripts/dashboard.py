@@ -32,17 +32,14 @@ def workspace(project: str, entity: str, name: str, group: str) -> Any:
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as ws
 
-    over_seeds: dict[str, Any] = {"groupby": panels.Config("series"), "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
-    over_seeds["max_runs_to_show"] = MOST_RUNS
+    seeds: dict[str, Any] = {"groupby": panels.Config("series"), "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
+    seeds["max_runs_to_show"] = MOST_RUNS
     final, sharpness, gap = map(panels.SummaryMetric, (FINAL, SHARPNESS, GAP))
     scatter: Any = functools.partial(panels.ScatterPlot, legend_template="${config:series}")
-
-    def curve(title: str, y: str, x: str = EPOCH, x_title: str = "epoch") -> Any:
-        return panels.LinePlot(title=title, x=x, y=[y], title_x=x_title, **over_seeds)
-
+    curve = lambda title, y, x=EPOCH, x_title="epoch": panels.LinePlot(title=title, x=x, y=[y], title_x=x_title, **seeds)
     sections = {
         "Results": [
-            panels.BarPlot(title="Final test accuracy (%)", metrics=[FINAL], max_bars_to_show=50, **over_seeds),
+            panels.BarPlot(title="Final test accuracy (%)", metrics=[FINAL], max_bars_to_show=50, **seeds),
             scatter(title="Final test accuracy (%) over rho", x=panels.Config("rho"), y=final, log_x=True),
             scatter(title="Generalization gap over sharpness at rho 0.05", x=sharpness, y=gap, regression=True),
         ],
@@ -83,8 +80,8 @@ def main(arguments: list[str]) -> int:
 
         if not wandb.login(prompt=False, verify=False):
             raise ValueError("no W&B credentials; `wandb login` stores them, dry_run=true needs none.")
-        entity = options["entity"] or wandb.Api().default_entity or ""
-        print(f"saved: {workspace(**options | {'entity': entity}).save().url}")
+        options["entity"] = options["entity"] or wandb.Api().default_entity or ""
+        print(f"saved: {workspace(**options).save().url}")
         return 0
     except Exception as error:  # no package, no credentials, no server: W&B has a class for each
         cure = "; `pip install wandb-workspaces` cures it." if isinstance(error, ImportError) else ""

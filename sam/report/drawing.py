@@ -39,9 +39,8 @@ INCH, WIDTH, HEIGHT = 72, 3.25, 2.2  # points; a paper's column, and the height 
 LEVELS, CONTOURS = 24, 8
 BESIDE = {"w": (-9, -11), "ascent point": (-14, -12), "α*": (5, 5)}  # where a named point's name stands, in points from it
 
-
-SIZES = {"font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7}
-STYLE: Any = SIZES | {
+STYLE: Any = {
+    **{"font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7},
     **{"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "panel", "legend.frameon": False, "text.parse_math": False},
     **{"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT, "axes.linewidth": 0.6, "axes.facecolor": "none"},
     **{"axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.6},
@@ -50,67 +49,15 @@ STYLE: Any = SIZES | {
 }
 
 
-def _without_layout(*given: Any, _load: Any = subset.load_font, **more: Any) -> Any:
-    """fontTools' font, to be cut to a PDF's size, without ligatures and kerning, which a PDF has no use for: parsing them takes longest."""
-    font = _load(*given, **more)
-    for tag in {"GDEF", "GPOS", "GSUB", "kern"} & set(font.keys()):
-        del font[tag]
-    return font
+# Left out of a font that is cut to a PDF's size: ligatures and kerning, for which a PDF has no use, and whose parsing takes longest.
+subset.Options._drop_tables_default += ["GDEF", "GPOS", "GSUB", "kern"]
 
 
-subset.load_font = _without_layout
-
-
-@functools.cache
-def _canvas() -> tuple[Any, Any, Any]:
-    """One figure with axes and a colour bar, for every panel in turn: making axes takes longer than drawing them. `figure.panel`: the one
-    that they hold."""
-    with matplotlib.rc_context(STYLE):
-        figure: Any = Figure(dpi=INCH)
-        figure.panel = None
-        axes, bar = figure.add_axes((0, 0, 1, 1)), figure.add_axes((0, 0, 1, 1))
-    bar.yaxis.tick_right()
-    bar.set_xticks([])
-    bar.spines[:].set_visible(False)
-    return figure, axes, bar
-
-
+@matplotlib.rc_context(STYLE)
 def draw(panel: Panel, form: str) -> bytes:
-    """The panel as "svg" (a page has its legend beside it), "pdf" or "png"; the same panel gives the same bytes."""
-    figure = _canvas()[0]
-    with matplotlib.rc_context(STYLE):
-        if figure.panel is not panel:
-            _plot(panel)
-        _lay_out(panel, [] if form == "svg" else list(counts([panel])))
-        figure.patch.set(visible=form == "png", facecolor=WHITE)
-        picture = io.BytesIO()
-        dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Comment": MADE.decode() + stamp(panel)}}[form]
-        figure.savefig(picture, format=form, dpi=200 if form == "png" else INCH, metadata=dates)
-    return picture.getvalue()
-
-
-def _plot(panel: Panel) -> None:
-    figure, axes, bar = _canvas()
-    figure.panel = None
-    for artist in [*axes.lines, *axes.patches, *axes.collections, *axes.texts, *bar.collections]:
-        artist.remove()
-    bar.set_visible(panel.z is not None)
-    axes.set(xscale="log" if panel.x.log else "linear", yscale="log" if panel.y.log else "linear", xlim=(1, 2), ylim=(1, 2))
-    axes.relim()
-    axes.set_autoscale_on(True)
-    for series in panel.series:
-        look = {"color": COLOURS[series.style.colour], "linestyle": LINES[series.style.dash]}
-        DRAWN[series.kind](axes, series, panel, look)
-    if panel.z is not None:
-        draw_bar(bar, panel.z)
-    scale(axes, "x", panel.x)
-    scale(axes, "y", panel.y)
-    figure.panel = panel
-
-
-def _lay_out(panel: Panel, legend: Sequence[Style]) -> None:
-    """Size, margins, labels and legend. The y axis' label stands above the plot, where it takes no width."""
-    figure, axes, bar = _canvas()
+    """The panel as "svg" (a page has its legend beside it), "pdf" or "png"; the same panel gives the same bytes. The y axis' label stands
+    above the plot, where it takes no width."""
+    legend = [] if form == "svg" else list(counts([panel]))
     names = [textwrap.fill(printable(name), 26) for name in panel.y.names]
     longest = max((len(line) for name in names for line in name.split("\n")), default=0)
     columns = max(1, int(55 / (max((len(printable(style.label)) for style in legend), default=0) + 7)))
@@ -120,21 +67,42 @@ def _lay_out(panel: Panel, legend: Sequence[Style]) -> None:
     height = max(HEIGHT if not names else 0, top + under + 0.11 * lines) + 0.14 * rows
     right = 0.45 if panel.z else 0.14
     low = (under + 0.14 * rows) / height
-    figure.set_size_inches(WIDTH, height)
-    axes.set_position((left / WIDTH, low, 1 - (left + right) / WIDTH, 1 - low - top / height))
-    bar.set_position((1 - 0.4 / WIDTH, low, 0.07 / WIDTH, 1 - low - top / height))
+    tall = 1 - low - top / height
+    figure = Figure((WIDTH, height), dpi=INCH, facecolor=WHITE, frameon=form == "png")
+    axes = figure.add_axes((left / WIDTH, low, 1 - (left + right) / WIDTH, tall))
+    plot(axes, panel)
     axes.set_xlabel(printable(panel.x.label), ha="right" if names else "center")  # beside names the plot is narrower than its label
-    axes.xaxis.set_label_coords(1 if names else 0.5, -0.2 / height / (1 - low - top / height))
+    axes.xaxis.set_label_coords(1 if names else 0.5, -0.2 / height / tall)
     axes.set_ylabel(printable(panel.y.label), rotation=0, ha="left", va="top")
     axes.yaxis.set_label_coords(0.04 / WIDTH, 1 - 0.03 / height, transform=figure.transFigure)
-    if panel.y.names:
+    if names:
         axes.set_yticks(range(len(names)), names)
-    for old in list(figure.legends):
-        old.remove()
+    if panel.z:
+        add_bar(figure, panel.z, (1 - 0.4 / WIDTH, low, 0.07 / WIDTH, tall))
     if legend:
-        looks: list[Any] = [{"color": COLOURS[s.colour], "linestyle": LINES[s.dash], "marker": MARKERS[s.marker]} for s in legend]
-        handles = [Line2D([], [], **look, linewidth=1.1, markersize=4) for look in looks]
+        handles = [Line2D([], [], **_look(s), marker=MARKERS[s.marker], linewidth=1.1, markersize=4) for s in legend]
         figure.legend(handles, [printable(s.label) for s in legend], loc="lower center", ncols=columns, borderaxespad=0.1)
+    return saved(figure, form, MADE.decode() + stamp(panel))
+
+
+def saved(figure: Figure, form: str, comment: str | None = None) -> bytes:
+    """The figure as a file: without dates, a PNG with the comment."""
+    picture = io.BytesIO()
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Comment": comment}}[form]
+    figure.savefig(picture, format=form, dpi=200 if form == "png" else INCH, metadata=metadata)
+    return picture.getvalue()
+
+
+def plot(axes: Any, panel: Panel) -> None:
+    axes.set(xscale="log" if panel.x.log else "linear", yscale="log" if panel.y.log else "linear")
+    for series in panel.series:
+        DRAWN[series.kind](axes, series, panel, _look(series.style))
+    scale(axes, "x", panel.x)
+    scale(axes, "y", panel.y)
+
+
+def _look(style: Style) -> Look:
+    return {"color": COLOURS[style.colour], "linestyle": LINES[style.dash]}
 
 
 def _numbers(*values: Sequence[float | None]) -> list[Any]:
@@ -182,31 +150,33 @@ def _draw_level(axes: Any, series: Series, panel: Panel, look: Look) -> None:
 
 def _draw_surface(axes: Any, series: Series, panel: Panel, look: Look) -> None:
     """Filled contours on the panel's common colours, and contour lines at even steps within the surface's own range."""
-    assert panel.z is not None
+    colours: Any = panel.z
     xs, ys = sorted(set(series.x)), sorted(set(series.y))  # type: ignore[type-var]
     order = np.lexsort(_numbers(series.x, series.y))
     z = np.ma.masked_invalid(_numbers(series.z)[0][order].reshape(len(ys), len(xs)))
-    _fill(axes, panel.z, xs, ys, z)
+    _fill(axes, colours, xs, ys, z)
     if z.count() and z.min() < z.max():
-        own = _steps(panel.z, z.min(), z.max(), CONTOURS + 2)[1:-1]
+        own = _steps(colours, z.min(), z.max(), CONTOURS + 2)[1:-1]
         axes.contour(xs, ys, z, own, colors=WHITE, linewidths=0.5, alpha=0.6)
 
 
-def _steps(z: Axis, low: float, high: float, number: int) -> Any:
+def _steps(z: Axis, low: Any, high: Any, number: int) -> Any:
     return (np.geomspace if z.log else np.linspace)(low, high, number)
 
 
 def _fill(axes: Any, z: Axis, xs: Any, ys: Any, values: Any) -> None:
-    assert z.low is not None and z.high is not None
     norm = LogNorm() if z.log else None
     filled = axes.contourf(xs, ys, values, _steps(z, z.low, z.high, LEVELS), norm=norm, cmap="viridis")
     filled.set(edgecolor="face", linewidth=0.4)  # closes the seams between neighbours
 
 
-def draw_bar(bar: Any, z: Axis) -> None:
-    assert z.low is not None and z.high is not None
+def add_bar(figure: Figure, z: Axis, place: tuple[float, float, float, float]) -> None:
+    """A bar with the colours of the surfaces and what they mean, at a place in the figure."""
+    bar: Any = figure.add_axes(place)
+    bar.set(xticks=[], yscale="log" if z.log else "linear")
+    bar.yaxis.tick_right()
+    bar.spines[:].set_visible(False)
     levels = _steps(z, z.low, z.high, LEVELS)
-    bar.set_yscale("log" if z.log else "linear")
     _fill(bar, z, [0, 1], levels, np.stack([levels, levels], 1))
     scale(bar, "y", z)
 
@@ -221,8 +191,7 @@ def _draw_named(axes: Any, series: Series, panel: Panel, look: Look) -> None:
             )
 
 
-Draw = Callable[[Any, Series, Panel, Look], None]
-DRAWN: dict[str, Draw] = {
+DRAWN: dict[str, Callable[[Any, Series, Panel, Look], None]] = {
     **{"line": _draw_line, "thin": _draw_thin, "points": _draw_points, "whiskers": _draw_points, "level": _draw_level, "mark": _draw_level},
     **{"surface": _draw_surface, "named": _draw_named},
 }
@@ -291,13 +260,11 @@ def _attributes(style: str) -> str:
 @functools.cache
 def _swatch(style: Style) -> Html:
     """Line and marker of a legend's entry; without ids, as it is used again and again."""
-    figure, marker, picture = Figure((30 / INCH, 14 / INCH), dpi=INCH, frameon=False), MarkerStyle(MARKERS[style.marker]), io.BytesIO()
-    dash: Any = LINES[style.dash]
-    figure.add_artist(Line2D([0, 1], [0.5, 0.5], color=COLOURS[style.colour], linestyle=dash, linewidth=1.8))
+    figure, marker = Figure((30 / INCH, 14 / INCH), dpi=INCH, frameon=False), MarkerStyle(MARKERS[style.marker])
+    figure.add_artist(Line2D([0, 1], [0.5, 0.5], **_look(style), linewidth=1.8))
     shape = marker.get_path().transformed(Affine2D(marker.get_transform().get_matrix()).scale(7).translate(15, 7))
     figure.add_artist(PathPatch(shape, facecolor=COLOURS[style.colour], edgecolor=PAGE, transform=IdentityTransform()))
-    figure.savefig(picture, format="svg", metadata={"Date": None})
-    return _inline(picture.getvalue().decode(), "", "swatch")
+    return _inline(saved(figure, "svg").decode(), "", "swatch")
 
 
 def legend(panels: Sequence[Panel]) -> Html:
@@ -325,7 +292,6 @@ def files(panels: Iterable[Panel], folder: Path) -> Iterator[tuple[str, bytes | 
         names.add(name)
         there = folder / f"{name}.png"
         if not (there.is_file() and stamp(panel).encode() in there.read_bytes() and all(there.with_suffix(s).is_file() for s in ENDINGS)):
-            _source(panel)  # for the page, while the axes hold this panel
             yield from ((f"{name}{end}", draw(panel, end[1:]) if end != ".csv" else panel_csv(panel).encode()) for end in ENDINGS)
     for old in sorted(folder.glob("*.png")):
         if old.stem not in names and MADE in old.read_bytes():

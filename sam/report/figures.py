@@ -51,42 +51,33 @@ def gallery(runs: Sequence[RunRow], kept: Kept) -> Gallery:
     parts = [c.label.split(", ") for c in found]
     alike = len({stem(c.label) for c in found}) < len(found)
     for c, own in zip(found, parts, strict=True):
-        told = [part for part in own if not (alike and all(part in other for other in parts))]
-        begin, name = f"{stem(c.label)}-", f"{stem(', '.join(told))}-" * (len(found) > 1)
-        every = [("The finding", opening(c, anchors), OPENING, False), *sections(c, anchors, kept)]
-        named = [[replace(panel, name=name + panel.name.removeprefix(begin)) for panel in panels] for _, panels, *_ in every]
-        made.append((c, [(heading, panels, *rest) for (heading, _, *rest), panels in zip(every, named, strict=True)]))  # type: ignore[misc]
+        told = ", ".join(part for part in own if len(found) > 1 and not (alike and all(part in other for other in parts)))
+        every = sections(c, anchors, kept)
+        named = [(heading, [replace(p, name=stem(told, p.title)) for p in panels], *rest) for heading, panels, *rest in every]
+        made.append((c, named))  # type: ignore[arg-type]
     return made
 
 
-def opening(condition: Condition, anchors: Anchors) -> list[Panel]:
-    """What was found: differences from the baseline, and accuracy over what was swept, else sharpness against gap, of several settings."""
-    first = next(iter(families(condition.runs).values()), {})
-    beside = swept(condition, anchors) if _leads(condition) else against_gap(condition, anchors, first)
-    return [*differences(condition), *beside[: len(shown(condition)[0]) > 1]]
-
-
-def _leads(condition: Condition) -> bool:
-    """True if the opening shows results over a swept key; over the number of steps the differences show them already."""
-    return swept_key(condition) not in ("", "ascent_steps")
-
-
 def sections(condition: Condition, anchors: Anchors, kept: Kept) -> list[Section]:
-    """All further figures that the condition has data for."""
+    """All figures that the condition has data for. First, with or without a figure, what was found: differences from the baseline, and
+    accuracy over what was swept, else sharpness against gap, of several settings."""
     of, note = shown(condition)
+    key, over_key = swept_key(condition), swept(condition, anchors)
+    leads = key not in ("", "ascent_steps")  # over the number of steps the differences show the results already
     curves, found = partial(lines, condition, of=of), list(families(condition.runs).items())
-    training = [p for column, y in TRAINING.items() for p in curves("Epoch", y, partial(_epochs, column), over="training")]
-    alphas = curves("Epoch", "α", partial(_epochs, "alpha"), over="training")
+    training = [p for column, y in TRAINING.items() for p in curves(EPOCH, Axis(y), partial(_epochs, column), over="training")]
+    alphas = curves(EPOCH, Axis("α"), partial(_epochs, "alpha"), over="training")
     scatter = [p for _, names in found[:1] for p in against_gap(condition, anchors, names)]
     others = [p for name, at in found[1:3] for p in (*against_gap(condition, anchors, at)[:1], *over_radii(curves, name, at))]
     missing = sum(run.is_finished for run in condition.runs) * len(scatter) - sum(len(one.x) for p in scatter for one in p.series)
     hidden = f" Not shown, without a finite value: {counted(missing, 'point')}." if missing else ""
     cut = " The accuracy axis is cut below, where the first climb would flatten what tells the methods apart."
+    opening = [*differences(condition), *(over_key if leads else scatter)[: len(of) > 1]]
     made: list[Section] = [
-        (f"Results over {KEYS.get(key := swept_key(condition), key)}", swept(condition, anchors)[_leads(condition) :], SWEPT, False),
+        (f"Results over {KEYS.get(key, key)}", over_key[leads:], SWEPT, False),
         ("Over training", training, BAND + note + (cut if any(p.y.low is not None for p in training) else ""), False),
         ("Along the kept checkpoints", along(condition, kept), BAND + note, False),
-        ("Sharpness against gap", scatter[len(of) > 1 and not _leads(condition) :], POINT + hidden, False),
+        ("Sharpness against gap", scatter[len(of) > 1 and not leads :], POINT + hidden, False),
         ("Sharpness over the measured ρ", [p for family in found[:1] for p in over_radii(curves, *family)], BAND + note, False),
         ("XSAM's α", alphas, f"At α = 1 XSAM's step is SAM's. {BAND}{note}", False),
         *((heading, series_curves(curves, condition, of, *own), caption + note, False) for *own, heading, caption in SERIES),
@@ -96,7 +87,8 @@ def sections(condition: Condition, anchors: Anchors, kept: Kept) -> list[Section
     ]
     lost = lambda panels: sum(series.lost for panel in panels for series in panel.series)
     said = lambda n: f" {n} value{'s that are' if n > 1 else ' that is'} not finite: in no mean." if n else ""
-    return [(heading, panels, caption + said(lost(panels)), folded) for heading, panels, caption, folded in made if panels]
+    further = [(heading, panels, caption + said(lost(panels)), folded) for heading, panels, caption, folded in made if panels]
+    return [("The finding", opening, OPENING, False), *further]
 
 
 def every(found: Gallery) -> Iterator[Panel]:
@@ -136,22 +128,15 @@ def differences(condition: Condition) -> list[Panel]:
 
 # ------------------------------------------------------------------------------------------------------------------ curves
 
+EPOCH = Axis("Epoch", whole=True)
+Curve = Callable[[RunRow], tuple[Values, Values]]
 Curves = Callable[..., list[Panel]]  # `lines` of a condition and its methods
 
 
 def lines(
-    condition: Condition,
-    x: str | Axis,
-    y: str | Axis,
-    values: Callable[[RunRow], tuple[Values, Values]],
-    *,
-    of: Sequence[Look],
-    over: str = "",
-    title: str = "",
-    each: bool = False,
+    condition: Condition, x: Axis, y: Axis, values: Curve, *, of: Sequence[Look], over: str = "", title: str = "", each: bool = False
 ) -> list[Panel]:
     """One panel of curves (xs, ys) of the finished runs, averaged over a method's seeds, or each a thin line. Its title: y over `over`."""
-    x, y = x if isinstance(x, Axis) else Axis(x, whole=x == "Epoch"), y if isinstance(y, Axis) else Axis(y)
     found = [(look, [(xs, ys) for run in look.row.finished.values() for xs, ys in [values(run)] if any(map(is_finite, ys))]) for look in of]
     accuracy = "%" in y.label
     y = replace(y, log=y.log or (not accuracy and wide((v for _, pairs in found for _, ys in pairs for v in ys), 20)))
@@ -183,16 +168,14 @@ def along(condition: Condition, kept: Kept) -> list[Panel]:
     radii = [name for names in families(known).values() for name in names.values()][:1]
     names = [*first_named(known, "eigenvalue", "k=1"), *first_named(known, "trace"), *first_named(known, "cos_gradient_top"), *radii]
     names += [name for kind in ("share", "alpha", "wins") for name in first_named(known, f"direction_{kind}", "v=g1" * (kind == "share"))]
-    rows: Callable[[RunRow], list[Any]] = lambda run: [
-        {"epoch": epoch, **measures} for epoch, measures in sorted(kept.get(run.folder, {}).items())
-    ]
+    rows: Any = lambda run: [{"epoch": epoch, **measures} for epoch, measures in sorted(kept.get(run.folder, {}).items())]
     at = replace(condition, runs=tuple(replace(run, epochs=rows(run)) for run in condition.runs))
     curves = partial(lines, at, of=shown(at)[0])
-    panels = [p for name in names for p in curves("Epoch", label(name), partial(_epochs, name), over="kept checkpoints")]
+    panels = [p for name in names for p in curves(EPOCH, Axis(label(name)), partial(_epochs, name), over="kept checkpoints")]
     way = "Sharpness against L(w) over training, a line a run"
     both = lambda name, run: (_epochs("train_loss", run)[1], _epochs(name, run)[1])
     loss = Axis(label("train_loss"), log=wide((run.measures.get("train_loss") for run in known), 10))
-    return panels + [p for name in radii for p in curves(loss, label(name), partial(both, name), title=way, each=True)]
+    return panels + [p for name in radii for p in curves(loss, Axis(label(name)), partial(both, name), title=way, each=True)]
 
 
 def series_curves(curves: Curves, condition: Condition, of: Sequence[Look], columns: Sequence[str], axes: Sequence[str]) -> list[Panel]:
@@ -234,4 +217,4 @@ def over_radii(curves: Curves, family: str, names: Mapping[float, str]) -> list[
     """A measure over the radii at which it was taken, if there are several."""
     x = Axis("Measured ρ", log=wide(names, 3.9))
     values = lambda run: (list(names), [run.measures.get(name) for name in names.values()])
-    return curves(x, label(family), values, over="the measured ρ") if len(names) > 1 else []
+    return curves(x, Axis(label(family)), values, over="the measured ρ") if len(names) > 1 else []

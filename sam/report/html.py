@@ -28,7 +28,5 @@ def el(name: str, /, *children: object, **attributes: object) -> Html:
         if value is not None and value is not False:
             key = key.rstrip("_").replace("_", "-")
             words.append(key if value is True else f'{key}="{html.escape(str(value))}"')
-    start = " ".join(words)
-    if name in _VOID:
-        return Html(f"<{start}>")
-    return Html(f"<{start}>{join(*children)}</{name}>")
+    rest = "" if name in _VOID else f"{join(*children)}</{name}>"
+    return Html(f"<{' '.join(words)}>{rest}")

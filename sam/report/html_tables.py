@@ -93,10 +93,9 @@ def sort_key(cell: Cell) -> float | None:
 def _cell(block: Block, grid: Block, y: int, x: int, trace: Trace) -> Html:
     cell = grid.rows[y][x]
     words = [el("span", el("b", part) if cell.best and not i else part) for i, part in enumerate(cell.parts)]
+    if cell.kind == "label" and x < grid.labels - 1:
+        return el("td", *words)
     if cell.kind == "label":
-        last = x == grid.labels - 1
-        if not last:
-            return el("td", *words)
         return el("th", *words, _about(cell.text, block, trace), scope="row", class_="label")
     key = sort_key(cell)
     data = repr(key) if is_finite(key) else None

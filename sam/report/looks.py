@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sam.optimizers.settings import METHODS, OptimizerConfig
-from sam.tables.conditions import Condition, RunRow, TableRow, method_name, table_rows
+from sam.tables.conditions import Condition, TableRow, grouped, method_name, table_rows
 from sam.tables.settings import RowConfig
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers; the yellow is left out, as too pale on white.
@@ -54,13 +54,8 @@ def _style(label: str, slot: int, setting: int) -> Style:
 
 def looks(condition: Condition) -> list[Look]:
     """The methods of a condition in a fixed order; settings of one method share a colour and differ in dash and marker."""
-    by_name: dict[tuple[int, int, int, str], list[RunRow]] = {}
-    for run in condition.runs:
-        own = run.config.optimizer
-        order = _slot(own), list(METHODS).index(own.method), getattr(own, "ascent_steps", 1), method_name(own)
-        by_name.setdefault(order, []).append(run)
-    found: list[tuple[int, TableRow]] = []
-    for (slot, _, _, name), runs in sorted(by_name.items()):
-        found += [(slot, row) for row in table_rows(RowConfig(label=name), runs)]
+    place = lambda o: (_slot(o), list(METHODS).index(o.method), getattr(o, "ascent_steps", 1), method_name(o))
+    by_name = sorted(grouped(condition.runs, lambda run: place(run.config.optimizer)).items())
+    found = [(slot, row) for (slot, _, _, name), runs in by_name for row in table_rows(RowConfig(label=name), runs)]
     slots = [slot for slot, _ in found]
     return [Look(row, _style(row.label, slot, slots[:i].count(slot))) for i, (slot, row) in enumerate(found)]

@@ -18,7 +18,7 @@ from sam.report.figures import Gallery, Section
 from sam.report.html import Html, el, join, text
 from sam.sharpness.settings import SharpnessConfig
 from sam.tables.cells import Block
-from sam.tables.conditions import Condition, RunRow, data_label
+from sam.tables.conditions import Condition, RunRow, data_label, grouped
 from sam.text import counted
 
 FEW = 4  # conditions whose figures stand open, entries of an open group of the contents, clauses of a finding
@@ -26,8 +26,8 @@ Record = Mapping[str, Any]
 Part = tuple[str, Sequence[tuple[str, str]], Html]  # of the page: name, (id, words) of its sections, all of it
 
 
-def _pairs(pairs: Iterable[tuple[str, object]]) -> Html:
-    return el("dl", *(join(el("dt", name), el("dd", value)) for name, value in pairs))
+def _pairs(pairs: Mapping[str, object]) -> Html:
+    return el("dl", *(join(el("dt", name), el("dd", value)) for name, value in pairs.items()))
 
 
 def _counted(values: Iterable[str]) -> str:
@@ -56,10 +56,9 @@ def _when(all_records: Sequence[Record]) -> str:
 
 def title(runs: Sequence[RunRow]) -> str:
     """What was swept: "SGD, SAM on digits: 57 runs"."""
-    used, data = {run.config.optimizer.method for run in runs}, dict[str, None]()
-    for run in runs:
-        plain = replace(run.config.dataset, label_noise=0.0, train_size=None, sample="fixed")
-        data[data_label(plain, run.data_fingerprint)] = None
+    used = {run.config.optimizer.method for run in runs}
+    plain = lambda data: replace(data, label_noise=0.0, train_size=None, sample="fixed")
+    data = dict.fromkeys(data_label(plain(run.config.dataset), run.data_fingerprint) for run in runs)
     images = " and ".join(data) if len(data) <= FEW else f"{len(data)} data sets"
     return f"{', '.join(row.label for name, row in METHODS.items() if name in used)} on {images}: {counted(len(runs), 'run')}"
 
@@ -75,29 +74,27 @@ def facts(runs: Sequence[RunRow]) -> Html:
     models = ", ".join(dict.fromkeys(run.config.model.label for run in runs))
     images = _span(size for run in runs if (size := run.record.get("data", {}).get("train_images")))
     lost = sum(not run.is_finished for run in runs)
-    return _pairs(
-        [
-            ("Scale", f"{models}; {images} training images; {_span(run.config.epochs for run in runs)} epochs"),
-            ("Seeds", f"{_span(Counter(run.setting for run in runs).values())} for each setting"),
-            ("Runs", f"{len(runs) - lost} finished, {lost} diverged"),
-            ("Commit", _counted(re.sub(r"^(\w{12})\w*", r"\1", _made(run.record)["Commit"]) for run in runs)),
-        ]
-    )
+    found = {
+        "Scale": f"{models}; {images} training images; {_span(run.config.epochs for run in runs)} epochs",
+        "Seeds": f"{_span(Counter(run.setting for run in runs).values())} for each setting",
+        "Runs": f"{len(runs) - lost} finished, {lost} diverged",
+        "Commit": _counted(re.sub(r"^(\w{12})\w*", r"\1", _made(run.record)["Commit"]) for run in runs),
+    }
+    return _pairs(found)
 
 
 def how_made(runs: Sequence[RunRow], found: Sequence[Condition], sharpness: SharpnessConfig, command: str) -> Html:
     """Settings, measurement, dates, commit, versions, hardware, data; folded."""
     made = [_made(run.record) for run in runs]
-    seeds = [", ".join(map(str, sorted({run.config.seed for run in c.runs}))) for c in found]
-    settings = [f"{c.label}: {counted(len(c.runs), 'run')}, seeds {each}" for c, each in zip(found, seeds, strict=True)]
-    pairs: list[tuple[str, object]] = [
-        ("Settings", el("ul", *(el("li", setting) for setting in settings))),
-        ("Measured", f"{', '.join(sharpness.chosen)}; at ρ {', '.join(f'{r:g}' for r in sharpness.rho)}; batches of {sharpness.m}"),
-        ("Measure again", el("code", command)),
-        ("Trained", _when([run.record for run in runs])),
-        *((name, _counted(one[name] for one in made) or "not recorded") for name in _made({})),
-        ("Data fingerprint", _counted(run.data_fingerprint or "unknown" for run in runs)),
-    ]
+    seeds = lambda c: ", ".join(map(str, sorted({run.config.seed for run in c.runs})))
+    pairs = {
+        "Settings": el("ul", *(el("li", f"{c.label}: {counted(len(c.runs), 'run')}, seeds {seeds(c)}") for c in found)),
+        "Measured": f"{', '.join(sharpness.chosen)}; at ρ {', '.join(f'{r:g}' for r in sharpness.rho)}; batches of {sharpness.m}",
+        "Measure again": el("code", command),
+        "Trained": _when([run.record for run in runs]),
+        **{name: _counted(one[name] for one in made) or "not recorded" for name in _made({})},
+        "Data fingerprint": _counted(run.data_fingerprint or "unknown" for run in runs),
+    }
     return el("details", el("summary", "Settings, versions and hardware"), _pairs(pairs))
 
 
@@ -105,18 +102,18 @@ def entry(run: RunRow, anchor: str) -> Html:
     """Entry of one run: how it ended, its files, the command that repeats it, and all its measures at full precision."""
     lost_at = "unknown" if run.diverged_epoch is None else run.diverged_epoch
     ended = "finished" if run.is_finished else f"diverged in epoch {lost_at}"
-    pairs: list[tuple[str, object]] = [
-        ("Ended", ended),
-        ("Seed", run.config.seed),
-        ("Command", el("code", run.command, class_="command")),
-        ("Started as", el("code", run.record.get("environment", {}).get("command") or "not recorded")),
-        ("Folder", el("code", run.folder)),
-        *((name, el("code", run.files[name]) if run.is_finished else "none: the run diverged") for name in ("Checkpoint", "Measures")),
-        ("Fingerprint", el("code", run.fingerprint)),
-        ("Data fingerprint", el("code", run.data_fingerprint)),
-        *_made(run.record).items(),
-        ("Trained", _when([run.record])),
-    ]
+    pairs = {
+        "Ended": ended,
+        "Seed": run.config.seed,
+        "Command": el("code", run.command, class_="command"),
+        "Started as": el("code", run.record.get("environment", {}).get("command") or "not recorded"),
+        "Folder": el("code", run.folder),
+        **{name: el("code", run.files[name]) if run.is_finished else "none: the run diverged" for name in ("Checkpoint", "Measures")},
+        "Fingerprint": el("code", run.fingerprint),
+        "Data fingerprint": el("code", run.data_fingerprint),
+        **_made(run.record),
+        "Trained": _when([run.record]),
+    }
     numbers = [el("tr", el("th", name, scope="row"), el("td", "none" if v is None else repr(v))) for name, v in run.measures.items()]
     table = el("details", el("summary", f"{len(numbers)} measures, at full precision"), el("div", el("table", *numbers), class_="scroll"))
     accuracy = run.measures.get("test_accuracy")
@@ -125,41 +122,36 @@ def entry(run: RunRow, anchor: str) -> Html:
     return el("details", el("summary", line), _pairs(pairs), table if numbers else None, id=anchor, class_="run")
 
 
-def drawn(sections: Sequence[Section], at: str) -> Iterator[tuple[str, Html, bool]]:
-    """(heading, figure, whether it is folded) of each section."""
-    for i, (heading, panels, caption, folded) in enumerate(sections):
-        charts = [el("div", el("h4", p.title), drawing.svg(p, f"{at}-{i}-{j}"), class_="panel") for j, p in enumerate(panels)]
-        below = drawing.legend(panels), el("figcaption", caption)
-        yield heading, el("figure", el("div", *charts, class_="charts"), *below) if panels else Html(""), folded
+def _figure(section: Section, where: str, at: str, fold: bool) -> Html:
+    """A section's panels with legend and caption below its heading. where: what the heading says besides; at: start of its ids."""
+    heading, panels, caption, folded = section
+    charts = [el("div", el("h4", p.title), drawing.svg(p, f"{at}-{j}"), class_="panel") for j, p in enumerate(panels)]
+    figure = el("figure", el("div", *charts, class_="charts"), drawing.legend(panels), el("figcaption", caption))
+    if folded or fold:
+        return el("details", el("summary", heading, where), figure, class_="more")
+    return el("section", el("h3", heading, where), figure)
 
 
 def _pictures(found: Gallery) -> tuple[Html, Part]:
     """The figures that open the page, those of conditions with a finding (of all, if none has one), and the part with all others."""
     first, rest, names = list[Html](), list[Html](), list[tuple[str, str]]()
-    nothing = not any(sections[0][1] for _, sections in found)
-    opens = [nothing or bool(sections[0][1]) for _, sections in found]
-    for i, (condition, sections) in enumerate(found, 1):
-        where = f", {condition.label}" if len(found) > 1 else ""
-        made = [
-            el("details", el("summary", name, where), picture, class_="more")
-            if folded or sum(opens) > FEW
-            else el("section", el("h3", name, where), picture)
-            for name, picture, folded in drawn(sections, f"figures-{i}")
-            if picture
-        ]
-        first += made[: opens[i - 1]]
-        if made := made[opens[i - 1] :]:
-            rest.append(el("section", *made, id=f"figures-{i}"))
-            names.append((f"figures-{i}", condition.label))
+    finds = [bool(sections[0][1]) for _, sections in found]
+    opens = finds if any(finds) else [True] * len(found)
+    for i, ((condition, sections), open_) in enumerate(zip(found, opens, strict=True), 1):
+        at, where = f"figures-{i}", f", {condition.label}" if len(found) > 1 else ""
+        made = [_figure(own, where, f"{at}-{k}", sum(opens) > FEW) for k, own in enumerate(sections) if own[1]]
+        first += made[:open_]
+        if made := made[open_:]:
+            rest.append(el("section", *made, id=at))
+            names.append((at, condition.label))
     return el("div", *first, class_="openings"), ("Figures", names, el("section", el("h2", "Figures"), *rest) if rest else Html(""))
 
 
 def _tables(every: Mapping[str, Block], trace: html_tables.Trace) -> Iterator[Part]:
     """A part a table, with a section a block. every: block by id of its section."""
-    for name in dict.fromkeys(block.table for block in every.values()):
-        own = {at: block for at, block in every.items() if block.table == name}
-        sections = [html_tables.section(block, trace, at) for at, block in own.items()]
-        yield name, [(at, block.title.removeprefix(f"{name}, ")) for at, block in own.items()], el("section", el("h2", name), *sections)
+    for name, own in grouped(every.items(), lambda item: item[1].table).items():
+        sections = [html_tables.section(block, trace, at) for at, block in own]
+        yield name, [(at, block.title.removeprefix(f"{name}, ")) for at, block in own], el("section", el("h2", name), *sections)
 
 
 def _findings(every: Mapping[str, Block]) -> Html:
@@ -174,21 +166,11 @@ def _findings(every: Mapping[str, Block]) -> Html:
     return el("div", *parts, none, class_="findings")
 
 
-HERE = Path(__file__).parent
-
-
 def report(
-    runs: Sequence[RunRow],
-    blocks: Sequence[Block],
-    sharpness: SharpnessConfig,
-    command: str,
-    problems: Sequence[str] = (),
-    gallery: Gallery | None = None,
+    runs: Sequence[RunRow], blocks: Sequence[Block], sharpness: SharpnessConfig, command: str, problems: Sequence[str], gallery: Gallery
 ) -> str:
-    """Make the page; the same input gives the same text. sharpness, command: how the runs were measured, and how to do so again. gallery:
-    the runs' figures, made here if there is none."""
-    anchors, gallery = figures.anchors_of(runs), figures.gallery(runs, {}) if gallery is None else gallery
-    found = [condition for condition, _ in gallery]
+    """Make the page; the same input gives the same text. sharpness, command: how the runs were measured, and how to do so again."""
+    anchors, found = figures.anchors_of(runs), [condition for condition, _ in gallery]
     links = {folder: el("a", Path(folder).name or folder, href=f"#{at}") for folder, at in anchors.items()}
     every = {f"table-{i}": block for i, block in enumerate(blocks, 1)}
     notes = {note: i for i, note in enumerate(dict.fromkeys(n for b in blocks for n in html_tables.noted(b)), 1)}
@@ -222,8 +204,9 @@ def _contents(parts: Iterable[Part]) -> Html:
 
 
 def _page(name: str, about: Html, parts: Sequence[Part]) -> str:
-    script, style = ((HERE / file).read_text("utf-8") for file in ("page.js", "page.css"))
-    policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
+    script, style = (Path(__file__).with_name(file).read_text("utf-8") for file in ("page.js", "page.css"))
+    admitted = [f"'sha256-{base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()}'" for own in (script, style)]  # nothing else
+    policy = "default-src 'none'; script-src {}; style-src {}; img-src data:; base-uri 'none'; form-action 'none'".format(*admitted)
     head = join(
         el("meta", charset="utf-8"),
         el("meta", http_equiv="Content-Security-Policy", content=policy),
@@ -238,8 +221,3 @@ def _page(name: str, about: Html, parts: Sequence[Part]) -> str:
     body = el("body", el("header", el("h1", name), theme, about), _contents(parts), main, el("script", Html(script)))
     page = "<!doctype html>\n" + el("html", el("head", head), body, lang="en") + "\n"
     return page.encode("utf-8", "replace").decode()  # a folder's name may hold bytes that are no text
-
-
-def _hash(source: str) -> str:
-    """Hash of a script or style for the content security policy, which admits nothing else."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"

@@ -6,9 +6,11 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 from sam.report.looks import Style
-from sam.tables.conditions import Condition, RunRow
+from sam.tables.conditions import Condition, RunRow, grouped
 from sam.tables.render import inert
 from sam.tables.statistics import is_finite, summarize
 from sam.text import printable
@@ -70,16 +72,13 @@ class Panel:
 def panel_csv(panel: Panel) -> str:
     """One row a point: series, kind, n, x, y, and low, high, z and name where a series has them; numbers at full precision."""
     columns = [c for c in ("low", "high", "z", "names") if any(getattr(series, c) for series in panel.series)]
-    head = ["series", "kind", "n", panel.x.label or "x", panel.y.label or "y"]
-    head += [{"names": "name", "z": panel.z.label if panel.z else "z"}.get(c, c) for c in columns]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(inert(printable(word)) for word in head)
+    names = {"names": "name", "z": panel.z.label if panel.z else "z"}
+    rows: list[list[Any]] = [["series", "kind", "n", panel.x.label or "x", panel.y.label or "y", *(names.get(c, c) for c in columns)]]
     for series in panel.series:
-        fixed = [inert(printable(series.style.label)), series.kind, series.n]
         values = [getattr(series, c) or [None] * len(series.x) for c in columns]
-        for point in zip(series.x, series.y, *values, strict=True):
-            writer.writerow([*fixed, *("" if v is None else inert(printable(v)) if isinstance(v, str) else repr(v) for v in point)])
+        rows += [[series.style.label, series.kind, series.n, *point] for point in zip(series.x, series.y, *values, strict=True)]
+    text, clean = io.StringIO(), lambda value: inert(printable(value)) if isinstance(value, str) else value
+    csv.writer(text, lineterminator="\n").writerows([*map(clean, row)] for row in rows)
     return text.getvalue()
 
 
@@ -108,18 +107,13 @@ def spread(values: Iterable[float | None], log: bool, whole_range: bool = False)
 
 def averaged(style: Style, curves: Iterable[tuple[Values, Values]], log: bool = False, diverged: int = 0) -> Series:
     """Average (x, y) curves at every x, with a band; values that are not finite are only counted."""
-    by_x: dict[float, list[float]] = {}
-    n = lost = 0
-    for xs, ys in curves:
-        pairs = [(x, y) for x, y in zip(xs, ys, strict=True) if is_finite(x)]
-        good = [(x, y) for x, y in pairs if is_finite(y)]
-        for x, y in good:
-            by_x.setdefault(x, []).append(y)
-        n, lost = n + bool(good), lost + len(pairs) - len(good)
-    order = sorted(by_x)
-    edges = [spread(by_x[x], log) for x in order]
+    pairs = [[(x, y) for x, y in zip(xs, ys, strict=True) if is_finite(x)] for xs, ys in curves]
+    good = [[(x, y) for x, y in own if is_finite(y)] for own in pairs]
+    by_x = sorted(grouped(chain(*good), lambda point: point[0]).items())
+    edges = [spread([y for _, y in points], log) for _, points in by_x]
     mean, low, high = zip(*edges, strict=True) if edges else ((), (), ())
-    return Series(style, "line", order, mean, low, high, n=n, lost=lost, diverged=diverged)
+    n, lost = sum(map(bool, good)), sum(map(len, pairs)) - sum(map(len, good))
+    return Series(style, "line", [x for x, _ in by_x], mean, low, high, n=n, lost=lost, diverged=diverged)
 
 
 def names_of(condition: Condition, *columns: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Figures over a swept key: a line a method, a level where a method does not read the key, and paired differences from SGD."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,7 +10,7 @@ from sam.optimizers.settings import METHODS
 from sam.report.looks import Look, Style, looks, method_name
 from sam.report.panels import Axis, Panel, Series, averaged, families, first_named, label, panel, spread, wide
 from sam.schema import to_dict
-from sam.tables.conditions import Condition, RunRow
+from sam.tables.conditions import Condition, RunRow, is_number
 from sam.tables.statistics import is_finite
 
 BANDED = 5  # seeds: of fewer, a sweep shows each
@@ -22,12 +23,10 @@ Anchors = Mapping[str, str]  # folder of a run -> id of its entry in the page
 
 def swept_key(condition: Condition) -> str:
     """The numeric key with most values within a method, the number of steps after all others; "" if none has two."""
-    values: dict[tuple[str, str], set[float]] = {}
-    for optimizer in (look.row.optimizer for look in looks(condition) if look.row.finished):
-        for key in optimizer.used_keys:
-            if isinstance(value := getattr(optimizer, key), (int, float)) and not isinstance(value, bool):
-                values.setdefault((key, optimizer.method), set()).add(value)
-    most = {key: max(len(v) for (other, _), v in values.items() if other == key) for key, _ in values}
+    used = [look.row.optimizer for look in looks(condition) if look.row.finished]
+    values = dict.fromkeys((key, o.method, value) for o in used for key in o.used_keys if is_number(value := getattr(o, key)))
+    number = Counter((key, method) for key, method, _ in values)
+    most = {key: max(n for (other, _), n in number.items() if other == key) for key, _ in number}
     return max((k for k in most if most[k] > 1), key=lambda k: (k != "ascent_steps", most[k], k == "rho"), default="")
 
 

@@ -195,7 +195,8 @@ def test_the_page_says_what_was_measured_where_and_when(tree: Node) -> None:
 
 def made(*blocks: Block, runs: Sequence[RunRow] = ()) -> Node:
     config = EvaluateConfig(runs_dir="runs/demo", sharpness=SharpnessConfig.of(rho=made_up.RHOS))
-    return parsed(report(runs or made_up.runs(), blocks, config.sharpness, "python evaluate_sharpness.py"))
+    runs = runs or made_up.runs()
+    return parsed(report(runs, blocks, config.sharpness, "python evaluate_sharpness.py", (), gallery(runs, {})))
 
 
 def table3(**changes: Any) -> list[Block]:

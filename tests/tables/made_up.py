@@ -13,6 +13,7 @@ from data.settings import DatasetConfig
 from models.settings import ModelConfig
 from sam.evaluation.settings import EvaluateConfig
 from sam.optimizers.settings import OptimizerConfig
+from sam.report.figures import gallery
 from sam.report.page import report
 from sam.runs.command import evaluate_command, train_command
 from sam.runs.identity import run_fingerprint, run_name, setting
@@ -132,4 +133,4 @@ def page(rows: list[RunRow], problems: tuple[str, ...] = (), /, **changes: Any) 
     tables["table3"] = replace(tables["table3"], **changes)
     config = EvaluateConfig(runs_dir="runs/demo", tables=tables, sharpness=SharpnessConfig.of(rho=RHOS))
     blocks = [block for table in tables.values() for block in build(table, rows, RHOS)]
-    return report(rows, blocks, config.sharpness, evaluate_command(config), problems)
+    return report(rows, blocks, config.sharpness, evaluate_command(config), problems, gallery(rows, {}))

@@ -87,7 +87,8 @@ def test_nothing_acts_in_any_form(text: str) -> None:
 def test_a_figure_takes_any_label(text: str) -> None:
     """matplotlib would read "$" as mathematics, and fail at half a formula; in the page's SVG it is text, and its CSV acts nowhere."""
     (condition,) = conditions(blocks_with(text)[1])
-    panels = figures.opening(dataclasses.replace(condition, label=text), {row.folder: "run-1" for row in condition.runs})
+    anchors = {row.folder: "run-1" for row in condition.runs}
+    panels = figures.sections(dataclasses.replace(condition, label=text), anchors, {})[0][1]
     for panel in panels:
         styles = [dataclasses.replace(series.style, label=f"{text}.") for series in panel.series]
         series = [dataclasses.replace(own, style=style) for own, style in zip(panel.series, styles, strict=True)]

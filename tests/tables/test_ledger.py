@@ -16,6 +16,7 @@ from data.settings import AugmentationConfig, DatasetConfig
 from models.settings import ModelConfig
 from sam.config import ConfigError
 from sam.optimizers.settings import OptimizerConfig
+from sam.report.figures import gallery
 from sam.report.page import report
 from sam.schema import from_dict
 from sam.settings import TrainConfig
@@ -460,7 +461,7 @@ def test_the_report_shows_the_claims_that_have_runs() -> None:
     runs = campaign("sgd sgd2 sam")
     blocks = ledger.of_runs(ledger.own_documents(), runs)
     assert [row[0].parts[0] for row in blocks[0].rows if row[5].text == "supported"] == ["2"]
-    page = report(runs, blocks, SharpnessConfig.of(), "python evaluate_sharpness.py")
+    page = report(runs, blocks, SharpnessConfig.of(), "python evaluate_sharpness.py", (), gallery(runs, {}))
     assert "<h2>Claims</h2>" in page and "SAM generalises better than SGD at equal numbers" in page and "Confirmatory claims: " in page
     assert ledger.of_runs(ledger.own_documents(), tuning()) == []
 
