@@ -1,5 +1,7 @@
 """Adaptive sharpness: balls measured in units of each weight's own size (Kwon et al. 2021; Andriushchenko et al. 2023, section 3)."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -25,10 +27,6 @@ def normalized(criterion: Criterion) -> Criterion:
     return on_normalized
 
 
-def _search(settings: AdaptiveConfig) -> Search:
-    return Search(settings.steps, settings.momentum, settings.restarts, draws=1)
-
-
 def _radii(settings: AdaptiveConfig) -> dict[str, tuple[list[float], list[float]]]:
     """Norm -> radii of the worst case, and of the average one."""
     return {"l2": (settings.worst_l2, settings.average_l2), "linf": (settings.worst_linf, settings.average_linf)}
@@ -38,29 +36,26 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     settings = config.adaptive
     cost = 3.0
     for worst, average in _radii(settings).values():
-        cost += len(worst) * _search(settings).cost + len(average) * 2 * settings.draws
+        cost += len(worst) * Search.of(settings, draws=1).cost + len(average) * 2 * settings.draws
     return sizes.images(settings.subset) * len(settings.logits) * cost
 
 
 def measure(context: Context) -> Result:
     """Rises of the loss under perturbations in units of |w|, over a subset of the training images. Peak: 11 vectors of D."""
     settings, values = context.config.adaptive, Measures()
-    stream = lambda which: context.generator(f"adaptive {which}")
+    search, stream = Search.of(settings, draws=1), partial(context.generator, "adaptive")
     for kind in settings.logits:
         criterion = normalized(context.criterion) if kind == "normalized" else context.criterion
-        loss = context.loss(criterion=criterion, subset=settings.subset)
-        with loss.measuring(), torch.no_grad():
-            start, size = [p.clone() for p in loss.points], [p.abs() for p in loss.points]
-            value, gradient = loss.value_and_gradient()
+        with context.loss(criterion=criterion, subset=settings.subset).around() as w:
+            size = [p.abs() for p in w.start]
             for norm, (worst, average) in _radii(settings).items():
-                balls = [Ball(norm, rho, size) for rho in worst]
-                found = search_balls(loss, balls, start, (value.loss, gradient), _search(settings), stream)
+                found = search_balls(w, [Ball(norm, rho, size) for rho in worst], search, stream)
                 for rho, one in zip(worst, found, strict=True):
                     at = context.suffix(settings.subset, rho=rho, norm=norm, logits=kind)
                     values |= named(at, adaptive_worst=one.rise, adaptive_worst_ascent=one.ascent, adaptive_worst_spread=one.spread)
                 draws, generator = settings.draws if average else 0, stream(f"average {norm}")
-                steps = (list(torch._foreach_mul(random_like(start, generator, DRAWS[norm]), size)) for _ in range(draws))
-                samples = pair_rises(loss, start, value.loss, steps, average)
+                steps = (list(torch._foreach_mul(random_like(w.start, generator, DRAWS[norm]), size)) for _ in range(draws))
+                samples = pair_rises(w, steps, average)
                 for rho, sample in zip(average, samples, strict=True):
                     mean, stderr = mean_and_stderr(sample)
                     at = context.suffix(settings.subset, rho=rho, norm=norm, logits=kind)

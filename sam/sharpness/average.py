@@ -7,25 +7,20 @@ import torch
 from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like
-from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.dataset_loss import Around
 from sam.sharpness.settings import SharpnessConfig
 
 VERSION = 1
 
 
-def pair_rises(loss: DatasetLoss, start: Vector, base: float, steps: Iterable[Vector], radii: Sequence[float]) -> list[list[float]]:
-    """Return one list per radius: for every step v, the mean of L(start + radius v) and L(start - radius v), less `base`. steps: an
-    iterator, so that one vector is held at a time. The mean over ±v cancels the odd terms. Cost: two forwards per radius and direction. Use
-    inside `measuring()` and `no_grad()`; the weights are left at the last point."""
+def pair_rises(w: Around, steps: Iterable[Vector], radii: Sequence[float]) -> list[list[float]]:
+    """Return one list per radius: for every step v, the mean of L(w + radius v) and L(w - radius v), less L(w). steps: an iterator, so that
+    one vector is held at a time. The mean over ±v cancels the odd terms. Cost: two forwards per radius and direction."""
     rises: list[list[float]] = [[] for _ in radii]
     for direction in steps:
         for radius, found in zip(radii, rises, strict=True):
-            pair = []
-            for sign in (radius, -radius):
-                vectors.copy_(loss.points, start)
-                vectors.add_(loss.points, direction, sign)
-                pair.append(loss.value().loss)
-            found.append((pair[0] - base) / 2 + (pair[1] - base) / 2)
+            ahead, behind = (w.at((distance, direction)) - w.value.loss for distance in (radius, -radius))
+            found.append(ahead / 2 + behind / 2)
     return rises
 
 
@@ -49,12 +44,9 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 def measure(context: Context) -> Result:
     """E L(w + rho z/||z||) - L(w) with z ~ N(0, I), over the training set or a subset. Peak: 4 vectors of D."""
     settings, rhos = context.config.average, context.config.rho
-    loss, stream = context.loss(subset=settings.subset), context.generator("average")
-    with loss.measuring(), torch.no_grad():
-        start = [p.clone() for p in loss.points]
-        base = loss.value().loss
-        steps = (_on_sphere(start, stream) for _ in range(settings.draws))
-        samples = pair_rises(loss, start, base, steps, rhos)
+    stream = context.generator("average")
+    with context.loss(subset=settings.subset).around(gradient=False) as w:
+        samples = pair_rises(w, (_on_sphere(w.start, stream) for _ in range(settings.draws)), rhos)
     values = Measures()
     for rho, sample in zip(rhos, samples, strict=True):
         mean, stderr = mean_and_stderr(sample)

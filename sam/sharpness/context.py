@@ -168,12 +168,10 @@ class Context:
             self.progress(len(loss.labels))
         return self._seen["statistics"]  # type: ignore[no-any-return]
 
-    def value_and_gradient(self, batchnorm: str, subset: int | None = None) -> tuple[Value, Vector]:
-        """Return L and its gradient over the training set, or a subset, and keep L of the whole set for `value`. Inside `measuring()`."""
-        value, gradient = self.loss(batchnorm=batchnorm, subset=subset).value_and_gradient()
+    def keep(self, value: Value, batchnorm: str) -> None:
+        """Keep L over the training set for `value`; of a subset it is not kept."""
         if value.samples == len(self.train.labels):
             self._seen["train", batchnorm] = value
-        return value, gradient
 
     def value(self, split: str, batchnorm: str = "eval") -> Value:
         """Return L over a whole split, computed once in this context."""
@@ -183,9 +181,9 @@ class Context:
                 self._seen[split, batchnorm] = loss.value()
         return self._seen[split, batchnorm]  # type: ignore[no-any-return]
 
-    def generator(self, name: str) -> torch.Generator:
-        """Return the random stream `name`, on the CPU, so that every device gets the same draws."""
-        return seeds.generator("cpu", self.config.seed, name)
+    def generator(self, *words: object) -> torch.Generator:
+        """Return the random stream of this name, on the CPU, so that every device gets the same draws."""
+        return seeds.generator("cpu", self.config.seed, " ".join(map(str, words)))
 
 
 def context_of(model: nn.Module, data: "ImageData", config: SharpnessConfig, **options: Any) -> Context:

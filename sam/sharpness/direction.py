@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 
@@ -10,10 +11,10 @@ from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness.average import mean_and_stderr
 from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like, suffix
-from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.landscape import unit_, xsam_plane
+from sam.sharpness.dataset_loss import Around, DatasetLoss, unit_
+from sam.sharpness.landscape import xsam_plane
 from sam.sharpness.n_step import climb
-from sam.sharpness.projected_ascent import Ball, Search, ascents, highest
+from sam.sharpness.projected_ascent import Ball, Search, Stream, ascents, highest
 from sam.sharpness.settings import DirectionConfig, SharpnessConfig
 
 VERSION = 1
@@ -21,10 +22,6 @@ HALF = 0.5  # of the best rise: a direction below it missed the maximum
 
 Way = list[tuple[float, Vector]]  # the displacement from w that is the sum of these distances along orthonormal vectors
 Found = tuple[float, Way]  # the rise at its end
-
-
-def _search(settings: DirectionConfig) -> Search:
-    return Search(settings.steps, settings.momentum, settings.restarts, draws=0)
 
 
 def _radii(config: SharpnessConfig) -> list[float]:
@@ -36,7 +33,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     count, size = sizes.batches(settings, config.m)
     at_each = 1 + len(settings.alphas) + settings.rings * settings.angles + 5  # g_k, arc, disc, and all five on the next batch
     planes = sum(len(config.rho) * (3 * steps + len(settings.reach) * at_each) for steps in settings.ascent_steps)
-    return count * size * (3 + len(radii) * (_search(settings).cost + 2) + planes)
+    return count * size * (3 + len(radii) * (Search.of(settings).cost + 2) + planes)
 
 
 def _said(settings: DirectionConfig) -> dict[str, str]:
@@ -45,36 +42,27 @@ def _said(settings: DirectionConfig) -> dict[str, str]:
 
 
 class _Batch:
-    """L around w on one training batch. tops: by radius, the largest rise that was met in the ball and the displacement there, None at w.
-    Inside `measuring()`; the weights move."""
+    """One training batch. tops: by radius, the largest rise of L that was met in the ball and the displacement there, None at w."""
 
-    def __init__(self, loss: DatasetLoss, radii: Sequence[float]) -> None:
-        self.loss, self.start = loss, [p.clone() for p in loss.points]
-        value, self.gradient = loss.value_and_gradient()
-        self.base = value.loss
+    def __init__(self, w: Around, radii: Sequence[float]) -> None:
+        self.w = w
         self.tops: dict[float, tuple[float, Vector | None]] = dict.fromkeys(radii, (0.0, None))
-
-    def move(self, way: Way) -> None:
-        vectors.copy_(self.loss.points, self.start)
-        for distance, direction in way:
-            vectors.add_(self.loss.points, direction, distance)
 
     def met(self, loss: float, distance: float) -> float:
         """Return the rise where the weights stand, at this distance from w; it counts in every ball that holds the point."""
-        rise = loss - self.base
+        rise = loss - self.w.value.loss
         for radius, (top, _) in self.tops.items():
             if rise > top and distance <= radius * (1 + 1e-9):
-                self.tops[radius] = rise, list(torch._foreach_sub(self.loss.points, self.start))
+                self.tops[radius] = rise, list(torch._foreach_sub(self.w.loss.points, self.w.start))
         return rise
 
     def climb(self, way: Way, distance: float) -> Found:
-        self.move(way)
-        return self.met(self.loss.value().loss, distance), way
+        return self.met(self.w.at(*way), distance), way
 
-    def search(self, radius: float, paths: Iterable[tuple[list[float], Vector]]) -> None:
+    def search(self, radius: float, search: Search, stream: Stream) -> None:
         """Let the best points of projected ascents in this ball count."""
-        for path, u in paths:
-            self.move([(radius, u)])
+        for path, u in ascents(self.w, Ball("l2", radius), search, stream):
+            self.w.move((radius, u))
             self.met(highest(path), radius)
 
     def cosine(self, way: Way, radius: float) -> float | None:
@@ -95,10 +83,10 @@ class _Plane:
         self.psi: float | None = None
         self.basis: list[Vector] = []
         self._rings: dict[float, Found] = {}
-        ascent = climb(batch.loss, batch.start, batch.gradient, rho, steps, "split")
+        ascent = climb(batch.w, rho, steps, "split")
         if ascent is not None:
             displacement = [x.clone() for x in ascent.direction()]
-            self.psi, basis = xsam_plane(displacement, batch.loss.value_and_gradient()[1])
+            self.psi, basis = xsam_plane(displacement, batch.w.loss.value_and_gradient()[1])
             self.basis = [displacement] if basis is None else basis
 
     def best(self, radius: float, angles: Iterable[float]) -> tuple[int, Found]:
@@ -129,15 +117,13 @@ class _Plane:
 def _measured(context: Context, loss: DatasetLoss, following: DatasetLoss, number: int) -> tuple[Measures, dict[str, tuple[str, float]]]:
     """Return the numbers of one batch by name, and for each direction its ball's name and the loss at its end on the following batch."""
     config, settings, passed = context.config, context.config.direction, dict[str, tuple[str, float]]()
-    said = _said(settings)
-    stream = lambda name: context.generator(f"direction {number} {name}")
-    with loss.measuring(), torch.no_grad():
-        batch = _Batch(loss, _radii(config))
-        values, found = named(suffix(**said), direction_loss=batch.base), dict[str, tuple[float, str, Found | None]]()
+    said, stream = _said(settings), partial(context.generator, "direction", number)
+    with loss.around() as w:
+        batch = _Batch(w, _radii(config))
+        values, found = named(suffix(**said), direction_loss=w.value.loss), dict[str, tuple[float, str, Found | None]]()
         for radius in batch.tops:
-            origin = batch.base, batch.gradient
-            batch.search(radius, ascents(loss, Ball("l2", radius), batch.start, origin, _search(settings), stream))
-        fixed = {"g0": [g.clone() for g in batch.gradient], "random": random_like(batch.start, stream("random"))}
+            batch.search(radius, Search.of(settings), stream)
+        fixed = {"g0": [g.clone() for g in w.gradient], "random": random_like(w.start, stream("random"))}
         fixed = {v: direction for v, direction in fixed.items() if unit_(direction) is not None}
         rigid = {radius: {v: batch.climb([(radius, one)], radius) for v, one in fixed.items()} for radius in batch.tops}
         for rho, steps in itertools.product(config.rho, settings.ascent_steps):
@@ -159,7 +145,7 @@ def _measured(context: Context, loss: DatasetLoss, following: DatasetLoss, numbe
                 rise, top, cosine = one[0], batch.tops[radius][0], batch.cosine(one[1], radius)
                 share = rise / top if top > 0 and math.isfinite(rise) else None
                 low = None if share is None else float(share < HALF)
-                batch.move(one[1])
+                w.move(*one[1])
                 passed[name] = ball, following.value().loss
             values |= named(name, direction_rise=rise, direction_share=share, direction_cosine=cosine, direction_low=low)
     return values, passed
