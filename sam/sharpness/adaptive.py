@@ -3,10 +3,10 @@
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch.nn import functional
 
 from sam.core.criteria import Criterion
-from sam.sharpness.average import mean_and_stderr, pair_rises
+from sam.sharpness.average import pair_rises
 from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like
 from sam.sharpness.projected_ascent import Ball, Search, search_balls
 from sam.sharpness.settings import AdaptiveConfig, SharpnessConfig
@@ -14,17 +14,12 @@ from sam.sharpness.settings import AdaptiveConfig, SharpnessConfig
 VERSION = 1
 
 FLOOR = 1e-10
-DRAWS = {"l2": "normal", "linf": "uniform"}
 
 
 def normalized(criterion: Criterion) -> Criterion:
     """Apply `criterion` to centred logits of norm 1: less their mean over the classes, over the norm that is left (FLOOR at least)."""
-
-    def on_normalized(outputs: Tensor, labels: Tensor) -> Tensor:
-        centred = outputs - outputs.mean(dim=1, keepdim=True)
-        return criterion(centred / torch.linalg.vector_norm(centred, dim=1, keepdim=True).clamp(min=FLOOR), labels)
-
-    return on_normalized
+    centred = lambda outputs: outputs - outputs.mean(dim=1, keepdim=True)
+    return lambda outputs, labels: criterion(functional.normalize(centred(outputs), eps=FLOOR), labels)
 
 
 def _radii(settings: AdaptiveConfig) -> dict[str, tuple[list[float], list[float]]]:
@@ -54,10 +49,9 @@ def measure(context: Context) -> Result:
                     at = context.suffix(settings.subset, rho=rho, norm=norm, logits=kind)
                     values |= named(at, adaptive_worst=one.rise, adaptive_worst_ascent=one.ascent, adaptive_worst_spread=one.spread)
                 draws, generator = settings.draws if average else 0, stream(f"average {norm}")
-                steps = (list(torch._foreach_mul(random_like(w.start, generator, DRAWS[norm]), size)) for _ in range(draws))
-                samples = pair_rises(w, steps, average)
-                for rho, sample in zip(average, samples, strict=True):
-                    mean, stderr = mean_and_stderr(sample)
+                drawn = (random_like(w.start, generator, uniform=norm == "linf") for _ in range(draws))
+                steps = (list(torch._foreach_mul(x, size)) for x in drawn)
+                for rho, (mean, stderr) in zip(average, pair_rises(w, steps, average), strict=True):
                     at = context.suffix(settings.subset, rho=rho, norm=norm, logits=kind)
                     values |= named(at, adaptive_average=mean, adaptive_average_stderr=stderr)
     return Result(values)

@@ -1,20 +1,19 @@
 """L^Asc: the loss one normalised gradient step away (Tiwary & Aananth 2024, Table 1 and Eq. 4; Wen et al. 2023)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from sam.core import vectors
-from sam.sharpness.context import Context, Measures, Result, Sizes, named
+from sam.sharpness.context import Context, Measures, Result, Sizes, named, said
 from sam.sharpness.dataset_loss import Around, DatasetLoss, Value, is_slope
 from sam.sharpness.settings import SharpnessConfig
 
 VERSION = 1
 
 
-@dataclass(frozen=True)
-class AscentSharpness:
+class AscentSharpness(NamedTuple):
     """At one radius: ascent_loss = L(w + rho g/||g||); sharpness = ascent_loss - L(w); first_order = rho ||g||; all None where g = 0, since
     the direction is undefined there, and the sharpness not zero. stderr: of a mean over batches."""
 
@@ -84,7 +83,7 @@ def measure(context: Context) -> Result:
     for mode in config.batchnorm:
         value, length, results = full(context.loss(batchnorm=mode, subset=subset), config.rho)
         context.keep(value, mode)
-        here = context.suffix(subset, bn=None if mode == "eval" else mode)
+        here = context.suffix(subset, **said(mode))
         values |= named(here, train_loss=value.loss, train_accuracy=value.accuracy, grad_norm=length)
         batches = batchwise(context.loss(batchnorm=mode, batch_size=config.m, subset=subset), config.rho)
         for label, variants in (("all", results), ("m", batches)):

@@ -1,9 +1,8 @@
 """What is measured on what: the context, the result, and the notions by name, each a function `measure(context: Context) -> Result`."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +38,7 @@ def merge(parts: Iterable[Result]) -> Result:
     return total
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """train, test, val: images; parameters: D; batch: as `Context.batch`. A notion computes its work from them."""
 
     train: int
@@ -104,24 +102,6 @@ class Context:
     def sizes(self) -> Sizes:
         test, val = (0 if split is None else len(split.labels) for split in (self.test, self.val))
         return Sizes(len(self.train.labels), test, sum(p.numel() for p in self.model.parameters()), val, self.batch)
-
-    @contextmanager
-    def planned(self, total: float) -> Iterator[None]:
-        """Progress that always reaches the planned `total`: the work that was not needed is reported at the end."""
-        outer, left = self.progress, total
-
-        def report(units: float) -> None:
-            nonlocal left
-            left -= units
-            outer(units)
-
-        self.progress = report
-        try:
-            yield
-            if left > 0:
-                outer(left)
-        finally:
-            self.progress = outer
 
     @property
     def criterion(self) -> Criterion:
@@ -207,16 +187,21 @@ def suffix(**parts: object) -> str:
     return f"[{','.join(shown)}]" if shown else ""
 
 
+def said(batchnorm: str) -> dict[str, str]:
+    """What the suffix of a measure's name says of BatchNorm where its running statistics need not be said."""
+    return {} if batchnorm == "eval" else {"bn": batchnorm}
+
+
 def named(where: str, **values: float | None) -> Measures:
     """Append the suffix `where` to each name: named("[rho=0.1]", maximum=0.3) -> {"maximum[rho=0.1]": 0.3}."""
     return {f"{name}{where}": value for name, value in values.items()}
 
 
-def random_like(parameters: Sequence[Tensor], generator: torch.Generator, kind: str = "normal") -> Vector:
-    """Draw a vector shaped like the parameters from a CPU generator: N(0, 1) entries, or uniform in [-1, 1) with kind="uniform"."""
-    draw = torch.rand if kind == "uniform" else torch.randn
+def random_like(parameters: Sequence[Tensor], generator: torch.Generator, *, uniform: bool = False) -> Vector:
+    """Draw a vector shaped like the parameters from a CPU generator: N(0, 1) entries, or uniform in [-1, 1)."""
+    draw = torch.rand if uniform else torch.randn
     drawn = [draw(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
-    return [(x.mul_(2).sub_(1) if kind == "uniform" else x).to(p.device) for x, p in zip(drawn, parameters, strict=True)]
+    return [(x.mul_(2).sub_(1) if uniform else x).to(p.device) for x, p in zip(drawn, parameters, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -249,8 +234,17 @@ class Notion:
     def measure(self, context: Context) -> Result:
         if self.part is not None:
             return self.module.measure(context, self.part)  # type: ignore[no-any-return]
-        with context.planned(self.module.work(context.sizes, context.config)):
-            return self.module.measure(context)  # type: ignore[no-any-return]
+        left = self.module.work(context.sizes, context.config)
+
+        def report(units: float) -> None:
+            nonlocal left
+            left -= units
+            context.progress(units)
+
+        result: Result = self.module.measure(replace(context, progress=report))
+        if left > 0:  # what was not needed
+            context.progress(left)
+        return result
 
     def settings(self, config: SharpnessConfig, loss: str = "cross_entropy") -> dict[str, object]:
         """Return what can change its numbers, without `late` keys at their default. loss: the model's, which is measured; included unless

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from functools import reduce
 from itertools import starmap
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,7 @@ from sam.core.vectors import Vector
 Statistics = list[tuple[Tensor, Tensor]]  # of each BatchNorm layer: running mean and variance
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """Mean loss, accuracy in percent (NaN where outputs are not class scores), and samples."""
 
     loss: float
@@ -205,8 +204,8 @@ def unit_(direction: Vector) -> float | None:
 
 @dataclass(eq=False, repr=False)
 class Around:
-    """L around w. start: a copy of the weights w, only read; value, gradient: at w. The model's own weights move, and stay at the last point
-    that was asked for."""
+    """L around w. start: a copy of the weights w, only read; value, gradient: at w. The model's own weights move, and stay where they were
+    last."""
 
     loss: DatasetLoss
     start: Vector
@@ -262,8 +261,7 @@ def averaged(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
     momenta = [module.momentum for module in modules]
     try:
         for module in modules:
-            module.running_mean.zero_()  # what was there has weight 0, and 0 * NaN is NaN
-            module.running_var.zero_()
+            module.reset_running_stats()  # what was there has weight 0, and 0 * NaN is NaN
             module.train()
         for inputs in batches:
             seen += len(inputs)

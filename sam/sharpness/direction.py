@@ -10,11 +10,11 @@ import torch
 from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness.average import mean_and_stderr
-from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like, suffix
+from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like, said, suffix
 from sam.sharpness.dataset_loss import Around, DatasetLoss, unit_
 from sam.sharpness.landscape import xsam_plane
 from sam.sharpness.n_step import climb
-from sam.sharpness.projected_ascent import Ball, Search, Stream, ascents, highest
+from sam.sharpness.projected_ascent import Ball, Search, ascents, highest
 from sam.sharpness.settings import DirectionConfig, SharpnessConfig
 
 VERSION = 1
@@ -36,11 +36,6 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     return count * size * (3 + len(radii) * (Search.of(settings).cost + 2) + planes)
 
 
-def _said(settings: DirectionConfig) -> dict[str, str]:
-    """What every name says of BatchNorm."""
-    return {"bn": settings.batchnorm} if settings.batchnorm != "eval" else {}
-
-
 class _Batch:
     """One training batch. tops: by radius, the largest rise of L that was met in the ball and the displacement there, None at w."""
 
@@ -58,12 +53,6 @@ class _Batch:
 
     def climb(self, way: Way, distance: float) -> Found:
         return self.met(self.w.at(*way), distance), way
-
-    def search(self, radius: float, search: Search, stream: Stream) -> None:
-        """Let the best points of projected ascents in this ball count."""
-        for path, u in ascents(self.w, Ball("l2", radius), search, stream):
-            self.w.move((radius, u))
-            self.met(highest(path), radius)
 
     def cosine(self, way: Way, radius: float) -> float | None:
         """Return the cosine between a way and the displacement to the best point of the ball; None if w itself is the best."""
@@ -117,26 +106,28 @@ class _Plane:
 def _measured(context: Context, loss: DatasetLoss, following: DatasetLoss, number: int) -> tuple[Measures, dict[str, tuple[str, float]]]:
     """Return the numbers of one batch by name, and for each direction its ball's name and the loss at its end on the following batch."""
     config, settings, passed = context.config, context.config.direction, dict[str, tuple[str, float]]()
-    said, stream = _said(settings), partial(context.generator, "direction", number)
+    bn, stream = said(settings.batchnorm), partial(context.generator, "direction", number)
     with loss.around() as w:
         batch = _Batch(w, _radii(config))
-        values, found = named(suffix(**said), direction_loss=w.value.loss), dict[str, tuple[float, str, Found | None]]()
+        values, found = named(suffix(**bn), direction_loss=w.value.loss), dict[str, tuple[float, str, Found | None]]()
         for radius in batch.tops:
-            batch.search(radius, Search.of(settings), stream)
+            for path, u in ascents(w, Ball("l2", radius), Search.of(settings), stream):
+                w.move((radius, u))
+                batch.met(highest(path), radius)
         fixed = {"g0": [g.clone() for g in w.gradient], "random": random_like(w.start, stream("random"))}
         fixed = {v: direction for v, direction in fixed.items() if unit_(direction) is not None}
         rigid = {radius: {v: batch.climb([(radius, one)], radius) for v, one in fixed.items()} for radius in batch.tops}
         for rho, steps in itertools.product(config.rho, settings.ascent_steps):
             plane = _Plane(batch, rho, steps)
-            values |= named(suffix(rho=rho, k=steps, **said), direction_psi=plane.psi)
+            values |= named(suffix(rho=rho, k=steps, **bn), direction_psi=plane.psi)
             for reach in settings.reach:
-                radius, where = reach * rho, {"rho": rho, "reach": reach, "k": steps, **said}
+                radius, where = reach * rho, {"rho": rho, "reach": reach, "k": steps, **bn}
                 own, alpha = plane.directions(radius, settings)
                 every = rigid[radius] | own
                 edge = None if alpha is None else float(alpha == max(settings.alphas))
                 wins = float(every[f"g{steps}"][0] > every["g0"][0]) if own else None
                 values |= named(suffix(**where), direction_alpha=alpha, direction_edge=edge, direction_wins=wins)
-                ball, names = suffix(rho=rho, reach=reach, **said), ("g0", f"g{steps}", "arc", "plane", "random")
+                ball, names = suffix(rho=rho, reach=reach, **bn), ("g0", f"g{steps}", "arc", "plane", "random")
                 found |= {suffix(v=v, **where): (radius, ball, every.get(v)) for v in names}
         for name, (radius, ball, one) in found.items():
             values |= named(ball, direction_best=batch.tops[radius][0])
@@ -156,21 +147,19 @@ def measure(context: Context) -> Result:
     cosine to the point where that was met, and the share on the following batch of its own best. Means over batches. Peak: 12 vectors of D,
     one more for every radius R, and two for every rho and number of ascent steps."""
     losses = context.training_batches(context.config.direction, "direction")
-    count, said = len(losses), suffix(**_said(context.config.direction))
+    count, where = len(losses), suffix(**said(context.config.direction.batchnorm))
     batches = [_measured(context, loss, losses[(i + 1) % count], i) for i, loss in enumerate(losses)]
     for i, (own, passed) in enumerate(batches):
         following = batches[(i + 1) % count][0]
-        base = following[f"direction_loss{said}"]
+        base = following[f"direction_loss{where}"]
         for name, (ball, loss) in passed.items():
             top = following[f"direction_best{ball}"]
             own[f"direction_transfer{name}"] = (loss - base) / top if base is not None and top and count > 1 else None
-    values = named(said, direction_batches=count, direction_batch_size=len(losses[0].labels))
+    values = named(where, direction_batches=count, direction_batch_size=len(losses[0].labels))
     for name in dict.fromkeys(name for own, _ in batches for name in own):
         kind = name.partition("[")[0]
         sample = [value for own, _ in batches if (value := own.get(name)) is not None]
-        mean = error = None
-        if len(sample) == count:  # else it is not defined on a batch
-            mean, error = mean_and_stderr(sample) if count > 1 else (sample[0], None)
+        mean, error = mean_and_stderr(sample) if len(sample) == count else (None, None)  # else it is not defined on a batch
         values |= {name: mean, name.replace(kind, f"{kind}_stderr", 1): error}
         if kind == "direction_alpha":
             values |= {name.replace(kind, f"{kind}_std", 1): None if error is None else error * count**0.5}

@@ -6,7 +6,7 @@ from functools import partial
 
 from sam.core.vectors import Vector
 from sam.sharpness.average import mean_and_stderr
-from sam.sharpness.context import Context, Result, Sizes, named, suffix
+from sam.sharpness.context import Context, Result, Sizes, named, said, suffix
 from sam.sharpness.dataset_loss import Around, DatasetLoss, unit_
 from sam.sharpness.projected_ascent import Ball, Search, ascents
 from sam.sharpness.settings import SharpnessConfig
@@ -52,19 +52,17 @@ def _places(context: Context, loss: DatasetLoss, number: int) -> list[tuple[floa
 def measure(context: Context) -> Result:
     """The share of training batches whose largest loss lies at ||eps|| < 0.99 rho, and the mean of ||eps|| / rho: on the ray from w along
     the batch's gradient, and on the ray through the best point of restarted projected ascent in the ball. Peak: 11 vectors of D."""
-    config, mode = context.config, context.config.interior.batchnorm
+    config, bn = context.config, said(context.config.interior.batchnorm)
     losses = context.training_batches(config.interior, "interior")
     places, count = [_places(context, loss, number) for number, loss in enumerate(losses)], len(losses)
-    said = {"bn": mode} if mode != "eval" else {}
-    values = named(suffix(**said), interior_batches=count, interior_batch_size=len(losses[0].labels))
+    values = named(suffix(**bn), interior_batches=count, interior_batch_size=len(losses[0].labels))
     for rho, of_rho in zip(config.rho, zip(*places, strict=True), strict=True):
         for kind, found in zip(("ray", "ball"), zip(*of_rho, strict=True), strict=True):
             lengths = [x for x in found if x is not None]
             share = error = length = spread = None
             if len(lengths) == count:  # else a batch has no gradient, or a loss that is not finite
-                share, length = sum(x < INSIDE for x in lengths) / count, sum(lengths) / count
-                if count > 1:
-                    error, spread = math.sqrt(share * (1 - share) / count), mean_and_stderr(lengths)[1]
+                share, (length, spread) = sum(x < INSIDE for x in lengths) / count, mean_and_stderr(lengths)
+                error = math.sqrt(share * (1 - share) / count) if count > 1 else None
             names = {"": share, "_stderr": error, "_length": length, "_length_stderr": spread}
-            values |= named(suffix(rho=rho, **said), **{f"interior_{kind}{name}": value for name, value in names.items()})
+            values |= named(suffix(rho=rho, **bn), **{f"interior_{kind}{name}": value for name, value in names.items()})
     return Result(values)

@@ -50,7 +50,7 @@ class Ball(NamedTuple):
     def random(self, points: Vector, generator: torch.Generator) -> Vector:
         """Draw u uniformly on the sphere (l2, of the weights that can move) or in the box (linf)."""
         if self.norm == "linf":
-            return random_like(points, generator, "uniform")
+            return random_like(points, generator, uniform=True)
         u = random_like(points, generator)
         if self.scale is not None:
             torch._foreach_mul_(u, [(s != 0).to(s.dtype) for s in self.scale])
