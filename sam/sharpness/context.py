@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,8 @@ def merge(parts: Iterable[Result]) -> Result:
     return total
 
 
-class Sizes(NamedTuple):
+@dataclass(frozen=True)
+class Sizes:
     """train, test, val: images; parameters: D; batch: as `Context.batch`. A notion computes its work from them."""
 
     train: int

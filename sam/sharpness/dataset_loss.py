@@ -142,9 +142,14 @@ class DatasetLoss:
         """Return the model's outputs for every sample, (n, ...): one forward over the set, and that much memory."""
         found = []
         for inputs, _ in self.batches():
-            found.append(self.batch_outputs(inputs))
+            with refused_alone(len(inputs)):
+                found.append(self.batch_outputs(inputs))
             self.progress(len(inputs))
         return torch.cat(found)
+
+    def sample_losses(self) -> Tensor:
+        """Return the loss of every sample at the current weights, (n,) in the order of the data: one forward over the set."""
+        return self.criterion(self.outputs(), self.labels)
 
     def value_and_gradient(self) -> tuple[Value, Vector]:
         """Return L and its gradient at the current weights: one forward and backward over the set."""

@@ -87,14 +87,14 @@ def test_the_sum_over_many_samples_is_taken_in_float64() -> None:
 
 @pytest.mark.parametrize("batchnorm", ["eval", "train"])
 @pytest.mark.parametrize("batch_size", [4, 7, 500])
-def test_the_outputs_of_the_samples_come_in_their_order_and_have_the_mean_loss_of_the_whole(batch_size: int, batchnorm: str) -> None:
+def test_the_losses_of_the_samples_come_in_their_order_and_have_the_mean_of_the_whole(batch_size: int, batchnorm: str) -> None:
     net, (x, y), done = network(), samples(), []
     loss = DatasetLoss(net, x, y, batch_size=batch_size, batchnorm=batchnorm, progress=done.append)
     with loss.measuring():
-        outputs, whole = loss.outputs(), loss.value()
-        expected = [loss.batch_outputs(a) for a, _ in loss.batches()]
-    assert outputs.shape == (23, 5) and torch.equal(outputs, torch.cat(expected).detach())
-    assert functional.cross_entropy(outputs, y).item() == pytest.approx(whole.loss, rel=1e-13)
+        losses, whole = loss.sample_losses(), loss.value()
+        expected = [functional.cross_entropy(loss.batch_outputs(a), b, reduction="none") for a, b in loss.batches()]
+    assert losses.shape == (23,) and torch.equal(losses, torch.cat(expected).detach())
+    assert losses.mean().item() == pytest.approx(whole.loss, rel=1e-13)
     assert sum(done) == 2 * 23
 
 
