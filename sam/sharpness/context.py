@@ -1,7 +1,7 @@
 """What is measured on what: the context, the result, and the notions by name, each a function `measure(context: Context) -> Result`."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -235,16 +235,20 @@ class Notion:
     def measure(self, context: Context) -> Result:
         if self.part is not None:
             return self.module.measure(context, self.part)  # type: ignore[no-any-return]
-        left = self.module.work(context.sizes, context.config)
+        outer, left = context.progress, self.module.work(context.sizes, context.config)
 
         def report(units: float) -> None:
             nonlocal left
             left -= units
-            context.progress(units)
+            outer(units)
 
-        result: Result = self.module.measure(replace(context, progress=report))
+        context.progress = report
+        try:
+            result: Result = self.module.measure(context)
+        finally:
+            context.progress = outer
         if left > 0:  # what was not needed
-            context.progress(left)
+            outer(left)
         return result
 
     def settings(self, config: SharpnessConfig, loss: str = "cross_entropy") -> dict[str, object]:
