@@ -1,10 +1,12 @@
 """Adaptive sharpness: balls measured in units of each weight's own size (Kwon et al. 2021; Andriushchenko et al. 2023, section 3)."""
 
+from functools import partial
+
 import torch
-from torch import Tensor
+from torch.nn import functional
 
 from sam.core.criteria import Criterion
-from sam.sharpness.average import mean_and_stderr, pair_rises
+from sam.sharpness.average import pair_rises
 from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like
 from sam.sharpness.projected_ascent import Ball, Search, search_balls
 from sam.sharpness.settings import AdaptiveConfig, SharpnessConfig
@@ -12,21 +14,12 @@ from sam.sharpness.settings import AdaptiveConfig, SharpnessConfig
 VERSION = 1
 
 FLOOR = 1e-10
-DRAWS = {"l2": "normal", "linf": "uniform"}
 
 
 def normalized(criterion: Criterion) -> Criterion:
     """Apply `criterion` to centred logits of norm 1: less their mean over the classes, over the norm that is left (FLOOR at least)."""
-
-    def on_normalized(outputs: Tensor, labels: Tensor) -> Tensor:
-        centred = outputs - outputs.mean(dim=1, keepdim=True)
-        return criterion(centred / torch.linalg.vector_norm(centred, dim=1, keepdim=True).clamp(min=FLOOR), labels)
-
-    return on_normalized
-
-
-def _search(settings: AdaptiveConfig) -> Search:
-    return Search(settings.steps, settings.momentum, settings.restarts, draws=1)
+    centred = lambda outputs: outputs - outputs.mean(dim=1, keepdim=True)
+    return lambda outputs, labels: criterion(functional.normalize(centred(outputs), eps=FLOOR), labels)
 
 
 def _radii(settings: AdaptiveConfig) -> dict[str, tuple[list[float], list[float]]]:
@@ -38,31 +31,27 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     settings = config.adaptive
     cost = 3.0
     for worst, average in _radii(settings).values():
-        cost += len(worst) * _search(settings).cost + len(average) * 2 * settings.draws
+        cost += len(worst) * Search.of(settings, draws=1).cost + len(average) * 2 * settings.draws
     return sizes.images(settings.subset) * len(settings.logits) * cost
 
 
 def measure(context: Context) -> Result:
     """Rises of the loss under perturbations in units of |w|, over a subset of the training images. Peak: 11 vectors of D."""
     settings, values = context.config.adaptive, Measures()
-    stream = lambda which: context.generator(f"adaptive {which}")
+    search, stream = Search.of(settings, draws=1), partial(context.generator, "adaptive")
     for kind in settings.logits:
         criterion = normalized(context.criterion) if kind == "normalized" else context.criterion
-        loss = context.loss(criterion=criterion, subset=settings.subset)
-        with loss.measuring(), torch.no_grad():
-            start, size = [p.clone() for p in loss.points], [p.abs() for p in loss.points]
-            value, gradient = loss.value_and_gradient()
+        with context.loss(criterion=criterion, subset=settings.subset).around() as w:
+            size = [p.abs() for p in w.start]
             for norm, (worst, average) in _radii(settings).items():
-                balls = [Ball(norm, rho, size) for rho in worst]
-                found = search_balls(loss, balls, start, (value.loss, gradient), _search(settings), stream)
+                found = search_balls(w, [Ball(norm, rho, size) for rho in worst], search, stream)
                 for rho, one in zip(worst, found, strict=True):
                     at = context.suffix(settings.subset, rho=rho, norm=norm, logits=kind)
                     values |= named(at, adaptive_worst=one.rise, adaptive_worst_ascent=one.ascent, adaptive_worst_spread=one.spread)
                 draws, generator = settings.draws if average else 0, stream(f"average {norm}")
-                steps = (list(torch._foreach_mul(random_like(start, generator, DRAWS[norm]), size)) for _ in range(draws))
-                samples = pair_rises(loss, start, value.loss, steps, average)
-                for rho, sample in zip(average, samples, strict=True):
-                    mean, stderr = mean_and_stderr(sample)
+                drawn = (random_like(w.start, generator, uniform=norm == "linf") for _ in range(draws))
+                steps = (list(torch._foreach_mul(x, size)) for x in drawn)
+                for rho, (mean, stderr) in zip(average, pair_rises(w, steps, average), strict=True):
                     at = context.suffix(settings.subset, rho=rho, norm=norm, logits=kind)
                     values |= named(at, adaptive_average=mean, adaptive_average_stderr=stderr)
     return Result(values)

@@ -2,42 +2,32 @@
 
 from collections.abc import Iterable, Sequence
 
-import torch
-
-from sam.core import vectors
 from sam.core.vectors import Vector
-from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like
-from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.context import Context, Measures, Result, Sizes, named
+from sam.sharpness.dataset_loss import Around
+from sam.sharpness.projected_ascent import Ball
 from sam.sharpness.settings import SharpnessConfig
 
 VERSION = 1
 
 
-def pair_rises(loss: DatasetLoss, start: Vector, base: float, steps: Iterable[Vector], radii: Sequence[float]) -> list[list[float]]:
-    """Return one list per radius: for every step v, the mean of L(start + radius v) and L(start - radius v), less `base`. steps: an
-    iterator, so that one vector is held at a time. The mean over ±v cancels the odd terms. Cost: two forwards per radius and direction. Use
-    inside `measuring()` and `no_grad()`; the weights are left at the last point."""
+def pair_rises(w: Around, steps: Iterable[Vector], radii: Sequence[float]) -> list[tuple[float, float | None]]:
+    """For each radius, return the mean over the steps v, with its standard error, of the mean of L(w + radius v) and L(w - radius v), less
+    L(w). steps: an iterator, so that one vector is held at a time. The mean over ±v cancels the odd terms. Cost: two forwards per radius
+    and direction."""
     rises: list[list[float]] = [[] for _ in radii]
     for direction in steps:
         for radius, found in zip(radii, rises, strict=True):
-            pair = []
-            for sign in (radius, -radius):
-                vectors.copy_(loss.points, start)
-                vectors.add_(loss.points, direction, sign)
-                pair.append(loss.value().loss)
-            found.append((pair[0] - base) / 2 + (pair[1] - base) / 2)
-    return rises
+            ahead, behind = (w.at((distance, direction)) - w.value.loss for distance in (radius, -radius))
+            found.append(ahead / 2 + behind / 2)
+    return list(map(mean_and_stderr, rises))
 
 
-def _on_sphere(points: Vector, generator: torch.Generator) -> Vector:
-    direction = random_like(points, generator)
-    vectors.normalize_(direction)
-    return direction
-
-
-def mean_and_stderr(sample: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of independent values (two at least) and its standard error; not finite if a value is not."""
+def mean_and_stderr(sample: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean of independent values and its standard error, None of a single one; not finite if a value is not."""
     mean = sum(sample) / len(sample)
+    if len(sample) == 1:
+        return mean, None
     spread = sum((x - mean) * (x - mean) for x in sample) / (len(sample) - 1)
     return mean, (spread / len(sample)) ** 0.5
 
@@ -49,14 +39,10 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 def measure(context: Context) -> Result:
     """E L(w + rho z/||z||) - L(w) with z ~ N(0, I), over the training set or a subset. Peak: 4 vectors of D."""
     settings, rhos = context.config.average, context.config.rho
-    loss, stream = context.loss(subset=settings.subset), context.generator("average")
-    with loss.measuring(), torch.no_grad():
-        start = [p.clone() for p in loss.points]
-        base = loss.value().loss
-        steps = (_on_sphere(start, stream) for _ in range(settings.draws))
-        samples = pair_rises(loss, start, base, steps, rhos)
+    sphere, stream = Ball("l2", radius=1.0), context.generator("average")
+    with context.loss(subset=settings.subset).around(gradient=False) as w:
+        rises = pair_rises(w, (sphere.random(w.start, stream) for _ in range(settings.draws)), rhos)
     values = Measures()
-    for rho, sample in zip(rhos, samples, strict=True):
-        mean, stderr = mean_and_stderr(sample)
+    for rho, (mean, stderr) in zip(rhos, rises, strict=True):
         values |= named(context.suffix(settings.subset, rho=rho), average=mean, average_stderr=stderr)
     return Result(values)

@@ -1,7 +1,6 @@
 """What is measured on what: the context, the result, and the notions by name, each a function `measure(context: Context) -> Result`."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -105,24 +104,6 @@ class Context:
         test, val = (0 if split is None else len(split.labels) for split in (self.test, self.val))
         return Sizes(len(self.train.labels), test, sum(p.numel() for p in self.model.parameters()), val, self.batch)
 
-    @contextmanager
-    def planned(self, total: float) -> Iterator[None]:
-        """Progress that always reaches the planned `total`: the work that was not needed is reported at the end."""
-        outer, left = self.progress, total
-
-        def report(units: float) -> None:
-            nonlocal left
-            left -= units
-            outer(units)
-
-        self.progress = report
-        try:
-            yield
-            if left > 0:
-                outer(left)
-        finally:
-            self.progress = outer
-
     @property
     def criterion(self) -> Criterion:
         return CRITERIA[self.loss_name]
@@ -168,12 +149,10 @@ class Context:
             self.progress(len(loss.labels))
         return self._seen["statistics"]  # type: ignore[no-any-return]
 
-    def value_and_gradient(self, batchnorm: str, subset: int | None = None) -> tuple[Value, Vector]:
-        """Return L and its gradient over the training set, or a subset, and keep L of the whole set for `value`. Inside `measuring()`."""
-        value, gradient = self.loss(batchnorm=batchnorm, subset=subset).value_and_gradient()
+    def keep(self, value: Value, batchnorm: str) -> None:
+        """Keep L over the training set for `value`; of a subset it is not kept."""
         if value.samples == len(self.train.labels):
             self._seen["train", batchnorm] = value
-        return value, gradient
 
     def value(self, split: str, batchnorm: str = "eval") -> Value:
         """Return L over a whole split, computed once in this context."""
@@ -183,9 +162,9 @@ class Context:
                 self._seen[split, batchnorm] = loss.value()
         return self._seen[split, batchnorm]  # type: ignore[no-any-return]
 
-    def generator(self, name: str) -> torch.Generator:
-        """Return the random stream `name`, on the CPU, so that every device gets the same draws."""
-        return seeds.generator("cpu", self.config.seed, name)
+    def generator(self, *words: object) -> torch.Generator:
+        """Return the random stream of this name, on the CPU, so that every device gets the same draws."""
+        return seeds.generator("cpu", self.config.seed, " ".join(map(str, words)))
 
 
 def context_of(model: nn.Module, data: "ImageData", config: SharpnessConfig, **options: Any) -> Context:
@@ -209,16 +188,21 @@ def suffix(**parts: object) -> str:
     return f"[{','.join(shown)}]" if shown else ""
 
 
+def said(batchnorm: str) -> dict[str, str]:
+    """What the suffix of a measure's name says of BatchNorm where its running statistics need not be said."""
+    return {} if batchnorm == "eval" else {"bn": batchnorm}
+
+
 def named(where: str, **values: float | None) -> Measures:
     """Append the suffix `where` to each name: named("[rho=0.1]", maximum=0.3) -> {"maximum[rho=0.1]": 0.3}."""
     return {f"{name}{where}": value for name, value in values.items()}
 
 
-def random_like(parameters: Sequence[Tensor], generator: torch.Generator, kind: str = "normal") -> Vector:
-    """Draw a vector shaped like the parameters from a CPU generator: N(0, 1) entries, or uniform in [-1, 1) with kind="uniform"."""
-    draw = torch.rand if kind == "uniform" else torch.randn
+def random_like(parameters: Sequence[Tensor], generator: torch.Generator, *, uniform: bool = False) -> Vector:
+    """Draw a vector shaped like the parameters from a CPU generator: N(0, 1) entries, or uniform in [-1, 1)."""
+    draw = torch.rand if uniform else torch.randn
     drawn = [draw(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
-    return [(x.mul_(2).sub_(1) if kind == "uniform" else x).to(p.device) for x, p in zip(drawn, parameters, strict=True)]
+    return [(x.mul_(2).sub_(1) if uniform else x).to(p.device) for x, p in zip(drawn, parameters, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -251,8 +235,21 @@ class Notion:
     def measure(self, context: Context) -> Result:
         if self.part is not None:
             return self.module.measure(context, self.part)  # type: ignore[no-any-return]
-        with context.planned(self.module.work(context.sizes, context.config)):
-            return self.module.measure(context)  # type: ignore[no-any-return]
+        outer, left = context.progress, self.module.work(context.sizes, context.config)
+
+        def report(units: float) -> None:
+            nonlocal left
+            left -= units
+            outer(units)
+
+        context.progress = report
+        try:
+            result: Result = self.module.measure(context)
+        finally:
+            context.progress = outer
+        if left > 0:  # what was not needed
+            outer(left)
+        return result
 
     def settings(self, config: SharpnessConfig, loss: str = "cross_entropy") -> dict[str, object]:
         """Return what can change its numbers, without `late` keys at their default. loss: the model's, which is measured; included unless

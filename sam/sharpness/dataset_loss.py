@@ -1,10 +1,12 @@
 """The mean loss over a whole data set as a function of the weights. No other code of a measurement touches data."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from functools import reduce
-from typing import Any
+from itertools import starmap
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sam.config import ConfigError
 from sam.core import vectors
+from sam.core.ascent import Ascent
 from sam.core.criteria import Criterion, cross_entropy
 from sam.core.device import number_format
 from sam.core.vectors import Vector
@@ -19,8 +22,7 @@ from sam.core.vectors import Vector
 Statistics = list[tuple[Tensor, Tensor]]  # of each BatchNorm layer: running mean and variance
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """Mean loss, accuracy in percent (NaN where outputs are not class scores), and samples."""
 
     loss: float
@@ -79,12 +81,12 @@ class DatasetLoss:
         return zip(self.inputs.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
 
     @contextmanager
-    def measuring(self) -> Iterator[None]:
+    def measuring(self) -> Iterator[Vector]:
         """Switch TF32, autocast and dropout off and BatchNorm into its mode; restore weights, buffers and modes bitwise afterwards, buffers
-        before every forward too. Gradients (`.grad`) and random state are not touched."""
+        before every forward too. Gradients (`.grad`) and random state are not touched. Gives the copy of the weights that is kept."""
         modes = [(module, module.training) for module in self.model.modules()]
         attributes = [(module, {k: v for k, v in vars(module).items() if isinstance(v, Tensor)}) for module, _ in modes]  # spectral norm's
-        kept = [(p, p.clone()) for p in self.points]
+        kept = [p.clone() for p in self.points]
         buffers = [(module, name, b, b.clone()) for module, _ in modes for name, b in module._buffers.items() if b is not None]
         inside = self.model in _held
         _held.setdefault(self.model, [b for b in buffers if not isinstance(b[0], nn.modules.batchnorm._NormBase)])
@@ -96,11 +98,9 @@ class DatasetLoss:
             if self.statistics is not None:
                 install(self.model, self.statistics)
             with number_format("fp32"), torch.autocast(self.labels.device.type, enabled=False):
-                yield
+                yield kept
         finally:
-            with torch.no_grad():
-                for tensor, value in kept:
-                    tensor.copy_(value)
+            vectors.copy_(self.points, kept)
             _put_back(buffers)
             if not inside:
                 del _held[self.model]
@@ -114,15 +114,11 @@ class DatasetLoss:
         _put_back(_held.get(self.model, []))
         return self.model(self.prepare(inputs))  # type: ignore[no-any-return]
 
-    def _losses(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (losses (b,), outputs) of one batch."""
-        with refused_alone(len(labels)):
-            outputs = self.batch_outputs(inputs)
-        return self.criterion(outputs, labels), outputs
-
     def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (sum of losses, detached float64 sums [loss, right answers]) of one batch."""
-        losses, outputs = self._losses(inputs, labels)
+        with refused_alone(len(labels)):
+            outputs = self.batch_outputs(inputs)
+        losses = self.criterion(outputs, labels)
         right = (outputs.argmax(1) == labels).sum() if outputs.ndim == 2 else torch.tensor(float("nan"), device=outputs.device)
         return losses.sum(), torch.stack([losses.detach().double().sum(), right.double()])
 
@@ -131,25 +127,29 @@ class DatasetLoss:
         return Value(loss, 100 * right, samples)
 
     @torch.no_grad()
-    def _each(self, of: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
-        """Apply `of` to every batch in order: one forward over the set."""
-        found = []
-        for inputs, labels in self.batches():
-            found.append(of(inputs, labels))
-            self.progress(len(labels))
-        return found
+    def batch_sums(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the float64 sums [loss, right answers] of one batch, on the device."""
+        sums = self._forward(inputs, labels)[1]
+        self.progress(len(labels))
+        return sums
 
     def value(self) -> Value:
         """Return L at the current weights: one forward over the set."""
-        return self._value(reduce(torch.add, self._each(lambda *batch: self._forward(*batch)[1])), len(self.labels))
+        return self._value(reduce(torch.add, starmap(self.batch_sums, self.batches())), len(self.labels))
+
+    @torch.no_grad()
+    def outputs(self) -> Tensor:
+        """Return the model's outputs for every sample, (n, ...): one forward over the set, and that much memory."""
+        found = []
+        for inputs, _ in self.batches():
+            with refused_alone(len(inputs)):
+                found.append(self.batch_outputs(inputs))
+            self.progress(len(inputs))
+        return torch.cat(found)
 
     def sample_losses(self) -> Tensor:
         """Return the loss of every sample at the current weights, (n,) in the order of the data: one forward over the set."""
-        return torch.cat(self._each(lambda *batch: self._losses(*batch)[0]))
-
-    def outputs(self) -> Tensor:
-        """Return the model's outputs for every sample, (n, ...): one forward over the set, and that much memory."""
-        return torch.cat(self._each(lambda inputs, _: self.batch_outputs(inputs)))
+        return self.criterion(self.outputs(), self.labels)
 
     def value_and_gradient(self) -> tuple[Value, Vector]:
         """Return L and its gradient at the current weights: one forward and backward over the set."""
@@ -189,12 +189,55 @@ class DatasetLoss:
         self.progress(3 * len(labels))
         return sums, list(pieces)
 
-    @torch.no_grad()
-    def batch_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the float64 sum of one batch's losses, on the device."""
-        sums = self._forward(inputs, labels)[1]
-        self.progress(len(labels))
-        return sums[0]
+    @contextmanager
+    def around(self, gradient: bool = True) -> Iterator["Around"]:
+        """Measure around w, without autograd's graph; gradient: known at w (a forward and backward over the set), or empty (a forward)."""
+        with self.measuring() as start, torch.no_grad():
+            yield Around(self, start, *(self.value_and_gradient() if gradient else (self.value(), [])))
+
+
+def is_slope(length: float) -> bool:
+    """True if a vector of this length has a direction; a gradient without one is zero up to rounding, or not finite."""
+    return math.isfinite(length) and length > vectors.TINY
+
+
+def unit_(direction: Vector) -> float | None:
+    """Scale `direction` to norm 1 in place; return the norm it had, None if it has no direction."""
+    length = vectors.normalize_(direction).item()
+    return length if is_slope(length) else None
+
+
+@dataclass(eq=False, repr=False)
+class Around:
+    """L around w. start: a copy of the weights w, only read; value, gradient: at w. The model's own weights move, and stay where they were
+    last."""
+
+    loss: DatasetLoss
+    start: Vector
+    value: Value
+    gradient: Vector
+
+    def move(self, *way: tuple[float, Vector]) -> None:
+        """Move the weights to w + the sum of distance times direction."""
+        vectors.copy_(self.loss.points, self.start)
+        for distance, direction in way:
+            vectors.add_(self.loss.points, direction, distance)
+
+    def at(self, *way: tuple[float, Vector]) -> float:
+        """Return L there: one forward over the set."""
+        self.move(*way)
+        return self.loss.value().loss
+
+    def climb(self, rho: float, steps: int, rule: str) -> Ascent:
+        """Take N ascent steps from w, each along the gradient of the whole set; leave the weights at the end. One without a direction shows
+        in `Ascent.lengths`. Memory: three vectors of D beside start and gradient."""
+        ascent, here = Ascent(self.start, [rho] * len(self.start), steps=steps, rule=rule), [g.clone() for g in self.gradient]
+        for taken in range(1, steps + 1):
+            ascent.climb(here)
+            vectors.copy_(self.loss.points, ascent.points)
+            if taken < steps:
+                here = self.loss.value_and_gradient()[1]
+        return ascent
 
 
 def normalizers(model: nn.Module) -> list[Any]:
@@ -223,8 +266,7 @@ def averaged(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
     momenta = [module.momentum for module in modules]
     try:
         for module in modules:
-            module.running_mean.zero_()  # what was there has weight 0, and 0 * NaN is NaN
-            module.running_var.zero_()
+            module.reset_running_stats()  # what was there has weight 0, and 0 * NaN is NaN
             module.train()
         for inputs in batches:
             seen += len(inputs)

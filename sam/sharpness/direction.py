@@ -3,15 +3,16 @@
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 
 from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness.average import mean_and_stderr
-from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like, suffix
-from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.landscape import unit_, xsam_plane
+from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like, said, suffix
+from sam.sharpness.dataset_loss import Around, DatasetLoss, unit_
+from sam.sharpness.landscape import xsam_plane
 from sam.sharpness.n_step import climb
 from sam.sharpness.projected_ascent import Ball, Search, ascents, highest
 from sam.sharpness.settings import DirectionConfig, SharpnessConfig
@@ -23,10 +24,6 @@ Way = list[tuple[float, Vector]]  # the displacement from w that is the sum of t
 Found = tuple[float, Way]  # the rise at its end
 
 
-def _search(settings: DirectionConfig) -> Search:
-    return Search(settings.steps, settings.momentum, settings.restarts, draws=0)
-
-
 def _radii(config: SharpnessConfig) -> list[float]:
     return sorted({reach * rho for rho in config.rho for reach in config.direction.reach})
 
@@ -36,46 +33,26 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     count, size = sizes.batches(settings, config.m)
     at_each = 1 + len(settings.alphas) + settings.rings * settings.angles + 5  # g_k, arc, disc, and all five on the next batch
     planes = sum(len(config.rho) * (3 * steps + len(settings.reach) * at_each) for steps in settings.ascent_steps)
-    return count * size * (3 + len(radii) * (_search(settings).cost + 2) + planes)
-
-
-def _said(settings: DirectionConfig) -> dict[str, str]:
-    """What every name says of BatchNorm."""
-    return {"bn": settings.batchnorm} if settings.batchnorm != "eval" else {}
+    return count * size * (3 + len(radii) * (Search.of(settings).cost + 2) + planes)
 
 
 class _Batch:
-    """L around w on one training batch. tops: by radius, the largest rise that was met in the ball and the displacement there, None at w.
-    Inside `measuring()`; the weights move."""
+    """One training batch. tops: by radius, the largest rise of L that was met in the ball and the displacement there, None at w."""
 
-    def __init__(self, loss: DatasetLoss, radii: Sequence[float]) -> None:
-        self.loss, self.start = loss, [p.clone() for p in loss.points]
-        value, self.gradient = loss.value_and_gradient()
-        self.base = value.loss
+    def __init__(self, w: Around, radii: Sequence[float]) -> None:
+        self.w = w
         self.tops: dict[float, tuple[float, Vector | None]] = dict.fromkeys(radii, (0.0, None))
-
-    def move(self, way: Way) -> None:
-        vectors.copy_(self.loss.points, self.start)
-        for distance, direction in way:
-            vectors.add_(self.loss.points, direction, distance)
 
     def met(self, loss: float, distance: float) -> float:
         """Return the rise where the weights stand, at this distance from w; it counts in every ball that holds the point."""
-        rise = loss - self.base
+        rise = loss - self.w.value.loss
         for radius, (top, _) in self.tops.items():
             if rise > top and distance <= radius * (1 + 1e-9):
-                self.tops[radius] = rise, list(torch._foreach_sub(self.loss.points, self.start))
+                self.tops[radius] = rise, list(torch._foreach_sub(self.w.loss.points, self.w.start))
         return rise
 
     def climb(self, way: Way, distance: float) -> Found:
-        self.move(way)
-        return self.met(self.loss.value().loss, distance), way
-
-    def search(self, radius: float, paths: Iterable[tuple[list[float], Vector]]) -> None:
-        """Let the best points of projected ascents in this ball count."""
-        for path, u in paths:
-            self.move([(radius, u)])
-            self.met(highest(path), radius)
+        return self.met(self.w.at(*way), distance), way
 
     def cosine(self, way: Way, radius: float) -> float | None:
         """Return the cosine between a way and the displacement to the best point of the ball; None if w itself is the best."""
@@ -95,10 +72,10 @@ class _Plane:
         self.psi: float | None = None
         self.basis: list[Vector] = []
         self._rings: dict[float, Found] = {}
-        ascent = climb(batch.loss, batch.start, batch.gradient, rho, steps, "split")
+        ascent = climb(batch.w, rho, steps, "split")
         if ascent is not None:
             displacement = [x.clone() for x in ascent.direction()]
-            self.psi, basis = xsam_plane(displacement, batch.loss.value_and_gradient()[1])
+            self.psi, basis = xsam_plane(displacement, batch.w.loss.value_and_gradient()[1])
             self.basis = [displacement] if basis is None else basis
 
     def best(self, radius: float, angles: Iterable[float]) -> tuple[int, Found]:
@@ -129,28 +106,28 @@ class _Plane:
 def _measured(context: Context, loss: DatasetLoss, following: DatasetLoss, number: int) -> tuple[Measures, dict[str, tuple[str, float]]]:
     """Return the numbers of one batch by name, and for each direction its ball's name and the loss at its end on the following batch."""
     config, settings, passed = context.config, context.config.direction, dict[str, tuple[str, float]]()
-    said = _said(settings)
-    stream = lambda name: context.generator(f"direction {number} {name}")
-    with loss.measuring(), torch.no_grad():
-        batch = _Batch(loss, _radii(config))
-        values, found = named(suffix(**said), direction_loss=batch.base), dict[str, tuple[float, str, Found | None]]()
+    bn, stream = said(settings.batchnorm), partial(context.generator, "direction", number)
+    with loss.around() as w:
+        batch = _Batch(w, _radii(config))
+        values, found = named(suffix(**bn), direction_loss=w.value.loss), dict[str, tuple[float, str, Found | None]]()
         for radius in batch.tops:
-            origin = batch.base, batch.gradient
-            batch.search(radius, ascents(loss, Ball("l2", radius), batch.start, origin, _search(settings), stream))
-        fixed = {"g0": [g.clone() for g in batch.gradient], "random": random_like(batch.start, stream("random"))}
+            for path, u in ascents(w, Ball("l2", radius), Search.of(settings), stream):
+                w.move((radius, u))
+                batch.met(highest(path), radius)
+        fixed = {"g0": [g.clone() for g in w.gradient], "random": random_like(w.start, stream("random"))}
         fixed = {v: direction for v, direction in fixed.items() if unit_(direction) is not None}
         rigid = {radius: {v: batch.climb([(radius, one)], radius) for v, one in fixed.items()} for radius in batch.tops}
         for rho, steps in itertools.product(config.rho, settings.ascent_steps):
             plane = _Plane(batch, rho, steps)
-            values |= named(suffix(rho=rho, k=steps, **said), direction_psi=plane.psi)
+            values |= named(suffix(rho=rho, k=steps, **bn), direction_psi=plane.psi)
             for reach in settings.reach:
-                radius, where = reach * rho, {"rho": rho, "reach": reach, "k": steps, **said}
+                radius, where = reach * rho, {"rho": rho, "reach": reach, "k": steps, **bn}
                 own, alpha = plane.directions(radius, settings)
                 every = rigid[radius] | own
                 edge = None if alpha is None else float(alpha == max(settings.alphas))
                 wins = float(every[f"g{steps}"][0] > every["g0"][0]) if own else None
                 values |= named(suffix(**where), direction_alpha=alpha, direction_edge=edge, direction_wins=wins)
-                ball, names = suffix(rho=rho, reach=reach, **said), ("g0", f"g{steps}", "arc", "plane", "random")
+                ball, names = suffix(rho=rho, reach=reach, **bn), ("g0", f"g{steps}", "arc", "plane", "random")
                 found |= {suffix(v=v, **where): (radius, ball, every.get(v)) for v in names}
         for name, (radius, ball, one) in found.items():
             values |= named(ball, direction_best=batch.tops[radius][0])
@@ -159,7 +136,7 @@ def _measured(context: Context, loss: DatasetLoss, following: DatasetLoss, numbe
                 rise, top, cosine = one[0], batch.tops[radius][0], batch.cosine(one[1], radius)
                 share = rise / top if top > 0 and math.isfinite(rise) else None
                 low = None if share is None else float(share < HALF)
-                batch.move(one[1])
+                w.move(*one[1])
                 passed[name] = ball, following.value().loss
             values |= named(name, direction_rise=rise, direction_share=share, direction_cosine=cosine, direction_low=low)
     return values, passed
@@ -170,21 +147,19 @@ def measure(context: Context) -> Result:
     cosine to the point where that was met, and the share on the following batch of its own best. Means over batches. Peak: 12 vectors of D,
     one more for every radius R, and two for every rho and number of ascent steps."""
     losses = context.training_batches(context.config.direction, "direction")
-    count, said = len(losses), suffix(**_said(context.config.direction))
+    count, where = len(losses), suffix(**said(context.config.direction.batchnorm))
     batches = [_measured(context, loss, losses[(i + 1) % count], i) for i, loss in enumerate(losses)]
     for i, (own, passed) in enumerate(batches):
         following = batches[(i + 1) % count][0]
-        base = following[f"direction_loss{said}"]
+        base = following[f"direction_loss{where}"]
         for name, (ball, loss) in passed.items():
             top = following[f"direction_best{ball}"]
             own[f"direction_transfer{name}"] = (loss - base) / top if base is not None and top and count > 1 else None
-    values = named(said, direction_batches=count, direction_batch_size=len(losses[0].labels))
+    values = named(where, direction_batches=count, direction_batch_size=len(losses[0].labels))
     for name in dict.fromkeys(name for own, _ in batches for name in own):
         kind = name.partition("[")[0]
         sample = [value for own, _ in batches if (value := own.get(name)) is not None]
-        mean = error = None
-        if len(sample) == count:  # else it is not defined on a batch
-            mean, error = mean_and_stderr(sample) if count > 1 else (sample[0], None)
+        mean, error = mean_and_stderr(sample) if len(sample) == count else (None, None)  # else it is not defined on a batch
         values |= {name: mean, name.replace(kind, f"{kind}_stderr", 1): error}
         if kind == "direction_alpha":
             values |= {name.replace(kind, f"{kind}_std", 1): None if error is None else error * count**0.5}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sam.core import vectors
 from sam.core.criteria import cross_entropy, under_label_noise
-from sam.sharpness.context import Context, Measures, Part, Result, Sizes, suffix
+from sam.sharpness.context import Context, Measures, Part, Result, Sizes, said, suffix
 from sam.sharpness.settings import SharpnessConfig
 
 VERSION = 2  # 2: ece
@@ -46,7 +46,7 @@ def measure(context: Context, part: Part) -> Result:
     if part == ("eval", "train"):
         return Result(_training(context))
     mode, split = part
-    value, where = context.value(split, mode), suffix(bn=None if mode == "eval" else mode)
+    value, where = context.value(split, mode), suffix(**said(mode))
     return Result({f"{split}_loss{where}": value.loss, f"{split}_accuracy{where}": value.accuracy})
 
 

@@ -12,7 +12,7 @@ from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness import ascent, krylov
 from sam.sharpness.context import Context, Measures, Result, Sizes, named
-from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.dataset_loss import Around, DatasetLoss, is_slope
 from sam.sharpness.settings import HessianConfig, SharpnessConfig
 
 VERSION = 1
@@ -110,22 +110,20 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
 def measure(context: Context) -> Result:
     """The Hessian's ends and trace, the gradient within it, and the limits of sharpness, over a subset of the training images. Peak beside
     the model: config.basis + config.eigenvalues + 7 vectors of D, and a batch's graph; 43 in all with the defaults (measured)."""
-    loss = context.loss(subset=context.config.hessian.subset)
-    with loss.measuring():
-        return Result(_measure(loss, context))
+    with context.loss(subset=context.config.hessian.subset).around() as w:
+        return Result(_measure(w, context))
 
 
-def _measure(loss: DatasetLoss, context: Context) -> Measures:
+def _measure(w: Around, context: Context) -> Measures:
     config, generator = context.config.hessian, context.generator("hessian")
     where = partial(context.suffix, config.subset)
-    hessian = Hessian(loss)
-    value, gradient = loss.value_and_gradient()
-    length = vectors.norm(gradient).item()
-    has_slope = math.isfinite(length) and length > vectors.TINY
-    unit = torch.cat([g.reshape(-1) for g in gradient]) / length if has_slope else torch.zeros(hessian.length).to(hessian.points[0])
-    finite_here = math.isfinite(value.loss) and math.isfinite(length)
+    hessian = Hessian(w.loss)
+    length = vectors.norm(w.gradient).item()
+    has_slope = is_slope(length)
+    unit = torch.cat([g.reshape(-1) for g in w.gradient]) / length if has_slope else torch.zeros(hessian.length).to(hessian.points[0])
+    finite_here = math.isfinite(w.value.loss) and math.isfinite(length)
     pairs = eigenpairs(hessian, config, generator, beside=unit[None]) if finite_here else None
-    values = named(where(), train_loss=value.loss, grad_norm=length)
+    values = named(where(), train_loss=w.value.loss, grad_norm=length)
     *top, smallest = [(None, None)] if pairs is None else zip(pairs.values, pairs.residuals, strict=True)
     for k, (eigenvalue, residual) in enumerate([*top, *[(None, None)] * (config.eigenvalues - len(top))], start=1):
         values |= named(where(k=k), eigenvalue=eigenvalue, eigenvalue_residual=residual)
@@ -144,7 +142,7 @@ def _measure(loss: DatasetLoss, context: Context) -> Measures:
     values |= named(where(), cos_gradient_top=cosine, gradient_top_share=share, curvature_gradient=curvature)
     values["cos_random_level"] = math.sqrt(2 / (math.pi * hessian.length))
 
-    for result in ascent.along(loss, value, gradient, context.config.rho)[1]:
+    for result in ascent.along(w, context.config.rho)[1]:
         half, largest = result.rho**2 / 2, top[0][0] if top else None
         each = half / hessian.length
         limits = {"worst": (half, largest), "ascent": (half, lowest), "average": (each, estimate), "average_stderr": (each, error)}

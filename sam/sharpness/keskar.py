@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness.context import Context, Measures, Result, Sizes, named
-from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.dataset_loss import Around
 from sam.sharpness.projected_ascent import Ball, Search, highest, search_balls
 from sam.sharpness.settings import KeskarConfig, SharpnessConfig
 
@@ -23,14 +24,13 @@ class _Enough(Exception):
     """Ends the search from inside its objective."""
 
 
-def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vector], iterations: int) -> list[float]:
+def lbfgsb(w: Around, box: Ball, iterations: int) -> list[float]:
     """Return L at each point that L-BFGS-B visits in the box, without w; empty if the gradient at w is zero or not finite. In the
     coordinates u = delta / (radius scale), so that every bound is -1 or 1, with the loss scaled such that its gradient at w has root mean
     square 1. At most 2 `iterations` values and gradients. Memory: some 60 float64 vectors of D on the host (measured)."""
     from scipy.optimize import Bounds, minimize  # slow to import
 
-    assert box.scale is not None
-    slope = _flat(origin[1], box)
+    slope = _flat(w.gradient, box)
     unit = float(np.sqrt(np.mean(slope**2)))
     visited: list[float] = []
 
@@ -39,14 +39,14 @@ def lbfgsb(loss: DatasetLoss, box: Ball, start: Vector, origin: tuple[float, Vec
             return 0.0, -slope / unit
         if len(visited) == 2 * iterations:
             raise _Enough
-        pieces = torch.from_numpy(x).split([p.numel() for p in start])
-        box.move(loss.points, start, [piece.reshape(p.shape).to(p) for piece, p in zip(pieces, start, strict=True)])
-        value, gradient = loss.value_and_gradient()
+        pieces = torch.from_numpy(x).split([p.numel() for p in w.start])
+        box.move(w, [piece.reshape(p.shape).to(p) for piece, p in zip(pieces, w.start, strict=True)])
+        value, gradient = w.loss.value_and_gradient()
         visited.append(value.loss)
         along = _flat(gradient, box)
         if not (math.isfinite(value.loss) and np.isfinite(along).all()):
             raise _Enough
-        return (origin[0] - value.loss) / unit, -along / unit
+        return (w.value.loss - value.loss) / unit, -along / unit
 
     if math.isfinite(unit) and unit * slope.size**0.5 > vectors.TINY * box.radius:  # as a sign ascent asks
         sides, options = np.ones_like(slope), {"maxiter": iterations, "ftol": 0.0, "gtol": 0.0}
@@ -63,7 +63,7 @@ def _flat(gradient: Vector, box: Ball) -> Flat:
 
 
 def _search(settings: KeskarConfig) -> Search:
-    return Search(settings.iterations, settings.momentum, settings.restarts, draws=0)
+    return Search(settings.iterations, settings.momentum, settings.restarts)
 
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
@@ -76,24 +76,21 @@ def measure(context: Context) -> Result:
     """100 (max L(w + z) - L(w)) / (1 + L(w)) over |z_i| <= E (|w_i| + 1), over a subset of the training images, from below. Sign ascents
     need no float64 copies. Peak: 11 vectors of D, and L-BFGS-B's 60 in float64."""
     settings, values = context.config.keskar, Measures()
-    loss = context.loss(subset=settings.subset)
     full = sum(p.numel() for p in context.model.parameters()) <= settings.full_space
     visited: dict[float, list[float]] = {}
-    with loss.measuring(), torch.no_grad():
-        start, size = [p.clone() for p in loss.points], [p.abs() + 1 for p in loss.points]
-        value, gradient = loss.value_and_gradient()
+    with context.loss(subset=settings.subset).around() as w:
 
         def others(box: Ball) -> list[float]:
-            visited[box.radius] = lbfgsb(loss, box, start, (value.loss, gradient), settings.iterations) if full else []
+            visited[box.radius] = lbfgsb(w, box, settings.iterations) if full else []
             return visited[box.radius]
 
+        size = [p.abs() + 1 for p in w.start]
         boxes = [Ball("linf", epsilon, size) for epsilon in settings.epsilon]
-        stream = lambda name: context.generator(f"keskar {name}")
-        found = search_balls(loss, boxes, start, (value.loss, gradient), _search(settings), stream, others)
+        found = search_balls(w, boxes, _search(settings), partial(context.generator, "keskar"), others)
     for box, one in zip(boxes, found, strict=True):
         met = visited[box.radius]
-        own = highest(met) - value.loss if met else None
+        own = highest(met) - w.value.loss if met else None
         rises = {"keskar": one.rise, "keskar_lbfgsb": own, "keskar_sign": one.ascent, "keskar_spread": one.spread}
-        percent = {name: None if rise is None else 100 * rise / (1 + value.loss) for name, rise in rises.items()}
+        percent = {name: None if rise is None else 100 * rise / (1 + w.value.loss) for name, rise in rises.items()}
         values |= named(context.suffix(settings.subset, epsilon=box.radius), **percent)
     return Result(values)

@@ -30,13 +30,12 @@ def inner(rows: Tensor, x: Tensor) -> Tensor:
     return total.cpu()
 
 
-def combine(rows: Tensor, weights: Tensor) -> Tensor:
-    """Combine rows (m, D) with weights (m, n): weights' rows, (n, D)."""
-    result = rows.new_empty(weights.shape[1], rows.shape[1])
+def combine(rows: Tensor, weights: Tensor, into: Tensor) -> Tensor:
+    """Combine rows (m, D) with weights (m, n): weights' rows, into (n, D), which may be some of the rows."""
     weights = weights.to(rows)
     for c in columns(rows.shape[1]):
-        result[:, c] = weights.T @ rows[:, c]
-    return result
+        into[:, c] = weights.T @ rows[:, c]
+    return into
 
 
 def project_out(x: Tensor, rows: Tensor) -> Tensor:
@@ -105,8 +104,7 @@ class Krylov:
     def compress(self, values: Tensor, vectors: Tensor) -> None:
         """Restart (thick restart, Wu & Simon 2000): keep these Ritz vectors as the basis, and the next vector."""
         count, next_row = len(values), self.rows[self.size].clone()
-        for c in columns(self.length):
-            self.rows[:count, c] = vectors.T.to(self.rows) @ self.rows[: self.size, c]
+        combine(self.basis, vectors, into=self.rows[:count])
         self.rows[count] = next_row
         self.size = count
         self.projection.zero_()
@@ -156,7 +154,8 @@ def extremes(
                 break
     values, vectors = space.ritz()
     order = [*range(len(values) - 1, max(len(values) - 1 - count, -1), -1), 0]
-    return Extremes(combine(space.basis, vectors[:, order]), taken, values if whole else None)
+    found = combine(space.basis, vectors[:, order], into=start.new_empty(len(order), length))
+    return Extremes(found, taken, values if whole else None)
 
 
 def quadrature(product: Product, start: Tensor, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:

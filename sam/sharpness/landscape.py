@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from sam.core import vectors
-from sam.core.ascent import Ascent
 from sam.core.vectors import Vector
 from sam.sharpness.context import Context, Result, Series, Sizes, named, random_like
-from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.dataset_loss import Around, DatasetLoss, unit_
 from sam.sharpness.hessian import Hessian, eigenpairs
 from sam.sharpness.settings import HessianConfig, LandscapeConfig, SharpnessConfig
 
@@ -42,12 +40,9 @@ def measure(context: Context) -> Result:
     """Curves of L over w + t u and w + x u + y v; every loss is the mean over the same subset of the training images. Memory: six vectors
     of D; for eigenvectors about 30."""
     settings, rhos, result = context.config.landscape, context.config.rho, Result()
-    loss = context.loss(subset=settings.subset)
     far = settings.reach * max(rhos)  # half-width of an axis in Euclidean distance that belongs to no one radius
-    with loss.measuring(), torch.no_grad():
-        start = [p.clone() for p in loss.points]
-        value, gradient = loss.value_and_gradient()
-        ground = _Ground(context, loss, result, start, value.loss, gradient if unit_(gradient) is not None else None)
+    with context.loss(subset=settings.subset).around() as w:
+        ground = _Ground(context, result, w, w.gradient if unit_(w.gradient) is not None else None)
         top = _top(ground)
         for kind in settings.lines:
             if kind == "n_step":
@@ -69,15 +64,12 @@ def measure(context: Context) -> Result:
     return result
 
 
-@dataclass(frozen=True)
-class _Ground:
-    """L around w, and the result under construction. start: a copy of w; at_w: L(w); uphill: g/||g||, None where it is undefined."""
+class _Ground(NamedTuple):
+    """L around w, and the result under construction. uphill: g/||g||, as which w's gradient stands too; None where it is undefined."""
 
     context: Context
-    loss: DatasetLoss
     result: Result
-    start: Vector
-    at_w: float
+    w: Around
     uphill: Vector | None
 
     @property
@@ -90,17 +82,12 @@ class _Ground:
     def random(self, stream: str, count: int) -> list[Vector]:
         """Draw filter-normalised directions from one stream of the seed."""
         generator = self.context.generator(stream)
-        return [filter_normalize_(random_like(self.start, generator), self.start) for _ in range(count)]
+        return [filter_normalize_(random_like(self.w.start, generator), self.w.start) for _ in range(count)]
 
     def losses(self, directions: Sequence[Vector] | None, **coordinates: Any) -> Series:
         """Return the coordinates as columns, and a column loss: L(w + the sum of coordinate times direction), None without directions."""
-        losses: list[float | None] = []
-        for point in zip(*coordinates.values(), strict=True):
-            if directions is not None:
-                vectors.copy_(self.loss.points, self.start)
-                for direction, coordinate in zip(directions, point, strict=True):
-                    vectors.add_(self.loss.points, direction, coordinate)
-            losses.append(None if directions is None else self.loss.value().loss)
+        points = zip(*coordinates.values(), strict=True)
+        losses = [None if directions is None else self.w.at(*zip(point, directions, strict=True)) for point in points]
         return coordinates | {"loss": losses}
 
     def line(self, direction: Vector | None, half: float) -> Series:
@@ -115,12 +102,6 @@ class _Ground:
 def _axis(half: float, points: int) -> list[float]:
     """Return `points` equally spaced values from -half to half, symmetric to the last bit: an odd number has 0 in the middle."""
     return [half * (2 * i - (points - 1)) / (points - 1) for i in range(points)]
-
-
-def unit_(direction: Vector) -> float | None:
-    """Scale `direction` to norm 1 in place; return the norm it had, None if it is zero or not finite."""
-    length = vectors.normalize_(direction).item()
-    return length if math.isfinite(length) and length > vectors.TINY else None
 
 
 @torch.no_grad()
@@ -141,13 +122,7 @@ def _n_step(ground: _Ground, rho: float) -> Vector | None:
     """Return eps_N/||eps_N|| of N split steps (Tiwary & Aananth 2024, Eq. 5)."""
     if ground.uphill is None:
         return None
-    loss, start, steps = ground.loss, ground.start, ground.settings.ascent_steps
-    ascent = Ascent(start, [rho] * len(start), steps=steps, rule="split")
-    ascent.climb([u.clone() for u in ground.uphill])
-    for _ in range(steps - 1):
-        vectors.copy_(loss.points, ascent.points)
-        ascent.climb(loss.value_and_gradient()[1])
-    direction = ascent.direction()
+    direction = ground.w.climb(rho, ground.settings.ascent_steps, "split").direction()
     return None if unit_(direction) is None else direction
 
 
@@ -163,8 +138,8 @@ def top_eigenpairs(loss: DatasetLoss, count: int, steps: int, generator: torch.G
 def _top(ground: _Ground) -> list[Vector]:
     """Return the eigenvectors that the lines and planes need, pointing uphill; add their values to the result."""
     wanted, found = _eigenvectors(ground.settings), []
-    if wanted and math.isfinite(ground.at_w):
-        found = top_eigenpairs(ground.loss, wanted, ground.settings.lanczos_steps, ground.context.generator("landscape.lanczos"))
+    if wanted and math.isfinite(ground.w.value.loss):
+        found = top_eigenpairs(ground.w.loss, wanted, ground.settings.lanczos_steps, ground.context.generator("landscape.lanczos"))
     for k in range(wanted):
         value, vector, residual = found[k] if k < len(found) else (None, None, None)
         if vector is not None and ground.uphill is not None and vectors.dot(vector, ground.uphill).item() < 0:
@@ -194,9 +169,8 @@ def _xsam(rho: float, ground: _Ground) -> None:
     alphas: list[float | None] = list(settings.alphas)
     at_ascent = psi = basis = None
     if ground.uphill is not None:
-        vectors.copy_(ground.loss.points, ground.start)
-        vectors.add_(ground.loss.points, ground.uphill, rho)
-        value, gradient = ground.loss.value_and_gradient()
+        ground.w.move((rho, ground.uphill))
+        value, gradient = ground.w.loss.value_and_gradient()
         at_ascent, (psi, basis) = value.loss, xsam_plane([u.clone() for u in ground.uphill], gradient)
     result.series[f"plane_xsam{where}"] = ground.plane(basis, MARGIN * max(radius, rho))
     angles = [None if psi is None or basis is None else alpha * psi for alpha in settings.alphas]
@@ -206,7 +180,7 @@ def _xsam(rho: float, ground: _Ground) -> None:
     best = arc["loss"].index(max(losses)) if len(losses) == len(alphas) else None
     star = {column: None if best is None else values[best] for column, values in arc.items()}
     ascent = {"x": None if at_ascent is None else rho, "y": None if at_ascent is None else 0.0, "alpha": None, "loss": at_ascent}
-    origin = {"x": 0.0, "y": 0.0, "alpha": None, "loss": ground.at_w}
+    origin = {"x": 0.0, "y": 0.0, "alpha": None, "loss": ground.w.value.loss}
     result.series[f"marks_xsam{where}"] = {column: [origin[column], ascent[column], star[column]] for column in origin}
     result.values[f"psi{where}"], result.values[f"alpha_star{where}"] = psi, star["alpha"]
-    result.values[f"alpha_star_rise{where}"] = None if star["loss"] is None else star["loss"] - ground.at_w
+    result.values[f"alpha_star_rise{where}"] = None if star["loss"] is None else star["loss"] - ground.w.value.loss

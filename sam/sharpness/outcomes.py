@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from sam.sharpness.context import Context, Result, Series, Sizes, suffix
+from sam.sharpness.context import Context, Result, Series, Sizes, said, suffix
 from sam.sharpness.settings import SharpnessConfig
 
 VERSION = 1
@@ -22,7 +22,7 @@ def measure(context: Context) -> Result:
         with loss.measuring():
             outputs = loss.outputs()
         if outputs.ndim == 2:
-            found.series[f"outcomes{suffix(bn=None if mode == 'eval' else mode)}"] = packed(outputs.argmax(1) == loss.labels)
+            found.series[f"outcomes{suffix(**said(mode))}"] = packed(outputs.argmax(1) == loss.labels)
     return found
 
 

@@ -1,41 +1,43 @@
 """Search balls around w for the largest loss by Auto-PGD (Croce & Hein 2020, section 3), as Andriushchenko et al. 2023 do on weights."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import torch
 
 from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness.context import random_like
-from sam.sharpness.dataset_loss import DatasetLoss
+from sam.sharpness.dataset_loss import Around, unit_
+
+Stream = Callable[[str], torch.Generator]
 
 
-@dataclass(frozen=True)
-class Ball:
+class Ball(NamedTuple):
     """All delta = radius * scale * u with ||u|| <= 1, in the norm l2 or linf; scale None: ones. All methods write into their argument."""
 
     norm: str
     radius: float
     scale: Vector | None = None
 
-    def move(self, points: Vector, start: Vector, u: Vector) -> None:
-        """points <- start + delta."""
-        vectors.copy_(points, start)
+    def move(self, w: Around, u: Vector) -> None:
+        """Move the weights to w + delta."""
         if self.scale is None:
-            vectors.add_(points, u, self.radius)
+            w.move((self.radius, u))
         else:
-            torch._foreach_addcmul_(points, self.scale, u, value=self.radius)
+            w.move()
+            torch._foreach_addcmul_(w.loss.points, self.scale, u, value=self.radius)
 
     def steepest_(self, gradient: Vector) -> bool:
         """Turn a gradient of L into the u of norm 1 along which a linear loss rises most; False if it is zero or not finite."""
         if self.scale is not None:
             torch._foreach_mul_(gradient, self.scale)
-        length = vectors.normalize_(gradient).item()
+        length = unit_(gradient)
         if self.norm == "linf":
             torch._foreach_sign_(gradient)
-        return math.isfinite(length) and length > vectors.TINY
+        return length is not None
 
     def project_(self, u: Vector) -> None:
         """Project u on the unit ball."""
@@ -48,7 +50,7 @@ class Ball:
     def random(self, points: Vector, generator: torch.Generator) -> Vector:
         """Draw u uniformly on the sphere (l2, of the weights that can move) or in the box (linf)."""
         if self.norm == "linf":
-            return random_like(points, generator, "uniform")
+            return random_like(points, generator, uniform=True)
         u = random_like(points, generator)
         if self.scale is not None:
             torch._foreach_mul_(u, [(s != 0).to(s.dtype) for s in self.scale])
@@ -65,9 +67,7 @@ def checkpoints(steps: int) -> list[int]:
     return sorted(set(marks))
 
 
-def ascend(
-    loss: DatasetLoss, ball: Ball, start: Vector, u: Vector, here: tuple[float, Vector], steps: int, momentum: float
-) -> tuple[list[float], Vector]:
+def ascend(w: Around, ball: Ball, u: Vector, here: tuple[float, Vector], steps: int, momentum: float) -> tuple[list[float], Vector]:
     """Return L at the point u of the ball and at each point of the ascent from there, and the u where it was largest; here: (L, gradient;
     used up) at u.
 
@@ -86,11 +86,11 @@ def ascend(
             break
         _step_(ball, direction, u, previous, size, momentum)
         previous, u, before = u, direction, value
-        ball.move(loss.points, start, u)
+        ball.move(w, u)
         if k == steps:
-            value = loss.value().loss
+            value = w.loss.value().loss
         else:
-            found, direction = loss.value_and_gradient()
+            found, direction = w.loss.value_and_gradient()
             value = found.loss
             climbs = ball.steepest_(direction)
         reached.append(value)
@@ -126,14 +126,18 @@ def _copy(x: Vector) -> Vector:
     return [t.clone() for t in x]
 
 
-@dataclass(frozen=True)
-class Search:
+class Search(NamedTuple):
     """steps, momentum: of an ascent; restarts: ascents from random points beside the one from w; draws: random directions, both ways."""
 
     steps: int
     momentum: float
     restarts: int
-    draws: int
+    draws: int = 0
+
+    @classmethod
+    def of(cls, settings: Any, draws: int = 0) -> Self:
+        """As the keys of a notion's section say."""
+        return cls(settings.steps, settings.momentum, settings.restarts, draws)
 
     @property
     def cost(self) -> int:
@@ -142,8 +146,7 @@ class Search:
         return from_w + self.restarts * (3 + from_w) + 2 * self.draws
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """rise: the largest L found, less L(w): a lower bound of the maximum, never negative. ascent: the same of the ascents alone, None if
     none could begin. spread: the best ascent's rise less the worst one's; None unless two began."""
 
@@ -157,43 +160,34 @@ def highest(values: Sequence[float]) -> float:
     return math.nan if any(math.isnan(v) for v in values) else max(values)
 
 
-def ascents(
-    loss: DatasetLoss, ball: Ball, start: Vector, origin: tuple[float, Vector], search: Search, stream: Callable[[str], torch.Generator]
-) -> Iterator[tuple[list[float], Vector]]:
+def ascents(w: Around, ball: Ball, search: Search, stream: Stream) -> Iterator[tuple[list[float], Vector]]:
     """Ascend from w and from random points, as `search_balls` does; of each what `ascend` returns."""
-    zero = [torch.zeros_like(p) for p in start]
-    yield ascend(loss, ball, start, zero, (origin[0], _copy(origin[1])), search.steps, search.momentum)
+    zero = [torch.zeros_like(p) for p in w.start]
+    yield ascend(w, ball, zero, (w.value.loss, _copy(w.gradient)), search.steps, search.momentum)
     for k in range(search.restarts):
-        u = ball.random(start, stream(f"start {k}"))
-        ball.move(loss.points, start, u)
-        there, gradient = loss.value_and_gradient()
-        yield ascend(loss, ball, start, u, (there.loss, gradient), search.steps, search.momentum)
+        u = ball.random(w.start, stream(f"start {k}"))
+        ball.move(w, u)
+        there, gradient = w.loss.value_and_gradient()
+        yield ascend(w, ball, u, (there.loss, gradient), search.steps, search.momentum)
 
 
 def search_balls(
-    loss: DatasetLoss,
-    balls: Sequence[Ball],
-    start: Vector,
-    origin: tuple[float, Vector],
-    search: Search,
-    stream: Callable[[str], torch.Generator],
-    others: Callable[[Ball], list[float]] = lambda ball: [],
+    w: Around, balls: Sequence[Ball], search: Search, stream: Stream, others: Callable[[Ball], list[float]] = lambda ball: []
 ) -> list[Found]:
-    """Search nested balls; a point found in a smaller ball also counts for the larger ones. One `Found` per ball, in input order. origin:
-    (L(w), gradient at w), not modified; others: L at further points of a ball. Inside `measuring()` and `no_grad()`; the weights move."""
-    seen, results = [origin[0]], [Found(math.nan, None, None)] * len(balls)
-    for i in sorted(range(len(balls)), key=lambda i: balls[i].radius):
-        ball = balls[i]
-        paths = [path for path, _ in ascents(loss, ball, start, origin, search, stream)]
-        met = [value for path in paths for value in path]
+    """Search nested balls; a point found in a smaller ball also counts for the larger ones. One `Found` per ball, in input order. stream:
+    the random stream of a name; others: L at further points of a ball."""
+    base, results = w.value.loss, [Found(math.nan, None, None)] * len(balls)
+    most = base
+    for i, ball in sorted(enumerate(balls), key=lambda one: one[1].radius):
+        paths = [path for path, _ in ascents(w, ball, search, stream)]
+        met = list(itertools.chain(*paths))
         for k in range(search.draws):
-            u = ball.random(start, stream(f"draw {k}"))
+            u = ball.random(w.start, stream(f"draw {k}"))
             for _ in range(2):
-                ball.move(loss.points, start, u)
-                met.append(loss.value().loss)
+                ball.move(w, u)
+                met.append(w.loss.value().loss)
                 vectors.scale_(u, -1.0)
         ends = [highest(path[1:]) for path in paths if len(path) > 1]
-        seen = [highest([*seen, *met, *others(ball)])]
-        ascent = highest(ends) - origin[0] if ends else None
-        results[i] = Found(seen[0] - origin[0], ascent, highest(ends) - min(ends) if len(ends) > 1 else None)
+        most = highest([most, *met, *others(ball)])
+        results[i] = Found(most - base, highest(ends) - base if ends else None, highest(ends) - min(ends) if len(ends) > 1 else None)
     return results

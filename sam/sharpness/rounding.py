@@ -11,7 +11,7 @@ from sam.core import vectors
 from sam.core.passes import norm_parameters
 from sam.core.vectors import Vector
 from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like
-from sam.sharpness.landscape import unit_
+from sam.sharpness.dataset_loss import unit_
 from sam.sharpness.settings import SharpnessConfig
 
 VERSION = 1
@@ -63,16 +63,14 @@ def measure(context: Context) -> Result:
     """Length and cosine of the perturbation that a forward sees, along the gradient (SAM's) and in a random direction (Rand-SAM's), and the
     rho from which on it can be read. As under autocast, normalisation layers keep float32. Peak: 7 vectors of D."""
     settings, values = context.config.rounding, Measures()
-    loss = context.loss(subset=settings.subset)
     of_norms = norm_parameters(context.model)
-    rounded = [id(p) not in of_norms for p in loss.parameters]
-    with loss.measuring(), torch.no_grad():
-        start, gradient = [p.clone() for p in loss.points], loss.value_and_gradient()[1]
-    ways = {"gradient": gradient, "random": random_like(start, context.generator("rounding"))}
+    with context.loss(subset=settings.subset).around() as w:
+        rounded = [id(p) not in of_norms for p in w.loss.parameters]
+    ways = {"gradient": w.gradient, "random": random_like(w.start, context.generator("rounding"))}
     for along, direction in ways.items():
         defined = unit_(direction) is not None
         for to in settings.formats:
-            at = partial(realized, start, direction, rounded=rounded, to=to)
+            at = partial(realized, w.start, direction, rounded=rounded, to=to)
             subset = settings.subset if along == "gradient" else None
             edge = readable(at, settings.cosine) if defined else None
             values |= named(context.suffix(subset, to=to, along=along), rounding_readable=edge)

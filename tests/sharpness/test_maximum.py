@@ -186,33 +186,28 @@ def test_the_ascent_is_auto_pgd_step_by_step(seed: int) -> None:
     """After going back to its best point it does go on from there: on a hill in the ball (odd seeds) it overshoots and must."""
     h, g, w = random_problem(seed=seed)
     h, g = (-h @ h - np.eye(6), g) if seed % 2 else (h, g / 10)
-    context, begin = quadratic(h, g, w), np.random.RandomState(seed).randn(6) / 6
-    loss = context.loss()
-    with loss.measuring(), torch.no_grad():
-        start = [p.clone() for p in loss.points]
-        value, gradient = loss.value_and_gradient()
+    loss, begin = quadratic(h, g, w).loss(), np.random.RandomState(seed).randn(6) / 6
+    with loss.around() as here:
         u = [torch.from_numpy(begin[:2].copy()), torch.from_numpy(begin[2:].copy().reshape(-1, 1))]
-        zero, ball = [torch.zeros_like(p) for p in start], Ball("l2", 1.0)
-        from_w, _ = ascend(loss, ball, start, zero, (value.loss, gradient), steps=40, momentum=0.25)
-        ball.move(loss.points, start, u)
+        zero, ball = [torch.zeros_like(p) for p in here.start], Ball("l2", 1.0)
+        from_w, _ = ascend(here, ball, zero, (here.value.loss, here.gradient), steps=40, momentum=0.25)
+        ball.move(here, u)
         there, gradient = loss.value_and_gradient()
-        elsewhere, _ = ascend(loss, ball, start, u, (there.loss, gradient), steps=40, momentum=0.25)
-    assert np.array(from_w) - value.loss == pytest.approx(np.array(auto_pgd(h, g, np.zeros(6), 40, 0.25)), abs=1e-9)
-    assert np.array(elsewhere) - value.loss == pytest.approx(np.array(auto_pgd(h, g, begin, 40, 0.25)), abs=1e-9)
+        elsewhere, _ = ascend(here, ball, u, (there.loss, gradient), steps=40, momentum=0.25)
+    assert np.array(from_w) - here.value.loss == pytest.approx(np.array(auto_pgd(h, g, np.zeros(6), 40, 0.25)), abs=1e-9)
+    assert np.array(elsewhere) - here.value.loss == pytest.approx(np.array(auto_pgd(h, g, begin, 40, 0.25)), abs=1e-9)
 
 
 def test_a_random_direction_is_looked_at_both_ways() -> None:
     _, g, w = random_problem()
-    context = quadratic(np.zeros((6, 6)), g, w)
-    loss, search = context.loss(), Search(steps=1, momentum=0.0, restarts=0, draws=1)
-    with loss.measuring(), torch.no_grad():
-        start, base = [p.clone() for p in loss.points], loss.value().loss
-        flat = [torch.zeros_like(p) for p in start]  # as if w had no gradient: the draw is all there is
+    search = Search(steps=1, momentum=0.0, restarts=0, draws=1)
+    with quadratic(np.zeros((6, 6)), g, w).loss().around() as here:
+        here.gradient = [torch.zeros_like(p) for p in here.start]  # as if w had no gradient: the draw is all there is
         for k in range(6):
             stream = lambda name, k=k: torch.Generator().manual_seed(k)
-            (found,) = search_balls(loss, [Ball("l2", 0.5)], start, (base, flat), search, stream)
+            (found,) = search_balls(here, [Ball("l2", 0.5)], search, stream)
             generator = torch.Generator().manual_seed(k)
-            z = torch.cat([torch.randn(p.shape, generator=generator, dtype=p.dtype).flatten() for p in start]).numpy()
+            z = torch.cat([torch.randn(p.shape, generator=generator, dtype=p.dtype).flatten() for p in here.start]).numpy()
             assert found.rise == pytest.approx(0.5 * abs(g @ z) / np.linalg.norm(z), rel=1e-9)
             assert found.ascent is None and found.spread is None
 
