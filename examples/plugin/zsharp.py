@@ -8,14 +8,12 @@ here: a layer is a parameter tensor, the percentile is that layer's own (dividin
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from sam.config import key
 from sam.optimizers.base import Closure, Gradients, Method
-from sam.optimizers.settings import METHODS, PerturbingConfig, check_arguments
+from sam.optimizers.settings import METHODS, PerturbingConfig
 
 VERSION = 1  # raise it when the arithmetic changes: runs of another VERSION are other runs
 
@@ -42,17 +40,12 @@ class ZSharp(Method):
     percentile: share of each layer's components that f leaves out; 0 is SAM.
     """
 
-    own = ("percentile",)
-
-    def __init__(self, base: torch.optim.Optimizer, *, rho: float = 0.05, percentile: float = 0.95, **common: Any) -> None:
-        check_arguments(type(self), percentile=percentile)
-        super().__init__(base, rho=rho, **common)
-        self.percentile = percentile
+    rho: float = 0.05
+    percentile: float = 0.95
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()
-        loss, gradient = self.evaluate(ascent)
-        self.record_first(gradient)
+        loss, gradient = self.first_pass(ascent)
         climb.climb([filtered(g, self.percentile) for g in self.perturbed(gradient)])
         _, descent = self.evaluate(closure, climb.points)
         return loss, descent
