@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sam.config import ConfigError
 from sam.core.passes import Passes
 from sam.optimizers.asam import ASAM
+from sam.optimizers.base import Method
 from sam.optimizers.gsam import GSAM
 from sam.optimizers.looksam import LookSAM
 from sam.optimizers.rwp import RWP
@@ -46,6 +47,22 @@ def test_a_setting_out_of_its_bounds(method: Any, name: str, value: object) -> N
     with pytest.raises(ConfigError) as caught:
         method(base, **{name: value})
     assert str(caught.value).startswith(f"{method.__name__}: {name}=") and "must" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_constructor_written_by_hand_names_its_own_keys() -> None:
+    class ByHand(Method):
+        own = ("percentile",)
+
+        def __init__(self, base: torch.optim.Optimizer, *, rho: float = 0.05, percentile: float = 0.9, **common: Any) -> None:
+            super().__init__(base, rho=rho, **common)
+            self.percentile = percentile
+
+    optimizer = ByHand(torch.optim.SGD(Net().parameters(), lr=0.1), percentile=0.5, grad_clip=1.0)
+    assert (optimizer.percentile, optimizer.grad_clip, optimizer.param_groups[0]["rho"]) == (0.5, 1.0, 0.05)
+    config = type("Config", (), {"percentile": 0.7})
+    assert ByHand.options(config, steps_per_epoch=1, total_steps=1, generator=torch.Generator()) == {"percentile": 0.7}
+    with pytest.raises(ConfigError, match="ByHand: rho=-1: must be"):
+        ByHand(torch.optim.SGD(Net().parameters(), lr=0.1), rho=-1)
 
 
 def test_a_groups_own_settings_are_checked_too() -> None:
