@@ -148,9 +148,9 @@ def lines(
     return panel(condition.label, title or f"{y.label.partition(' (')[0]} over {over}", x, y, drawn)
 
 
-def _epochs(column: str, run: RunRow) -> tuple[Values, Values]:
-    rows = [row for row in run.epochs if column in row]
-    return [row.get("epoch") for row in rows], [row[column] for row in rows]
+def _epochs(column: str, run: RunRow, x: str = "epoch") -> tuple[Values, Values]:
+    rows = [row for row in run.epochs if column in row and x in row]
+    return [row[x] for row in rows], [row[column] for row in rows]
 
 
 def _floor(drawn: Sequence[Series]) -> float | None:
@@ -173,9 +173,10 @@ def along(condition: Condition, kept: Kept) -> list[Panel]:
     curves = partial(lines, at, of=shown(at)[0])
     panels = [p for name in names for p in curves(EPOCH, Axis(label(name)), partial(_epochs, name), over="kept checkpoints")]
     way = "Sharpness against L(w) over training, a line a run"
-    both = lambda name, run: (_epochs("train_loss", run)[1], _epochs(name, run)[1])
     loss = Axis(label("train_loss"), log=wide((run.measures.get("train_loss") for run in known), 10))
-    return panels + [p for name in radii for p in curves(loss, Axis(label(name)), partial(both, name), title=way, each=True)]
+    return panels + [
+        p for name in radii for p in curves(loss, Axis(label(name)), partial(_epochs, name, x="train_loss"), title=way, each=True)
+    ]
 
 
 def series_curves(curves: Curves, condition: Condition, of: Sequence[Look], columns: Sequence[str], axes: Sequence[str]) -> list[Panel]:

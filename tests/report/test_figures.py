@@ -222,6 +222,13 @@ def test_kept_checkpoints_have_curves() -> None:
     assert {"λ1 of the Hessian, 64 images over kept checkpoints", "Trace, 64 images over kept checkpoints"} <= set(titles)
     way = titles["Sharpness against L(w) over training, a line a run"]
     assert [(list(s.x), len(s.y)) for s in way.series] == [([1.0] * 3, 3)] * 2
+    del kept[rows[0].folder][4]["train_loss"]
+    way = next(panel for panel in panels_of(rows, kept) if panel.title.startswith("Sharpness against"))
+    assert [(len(s.x), len(s.y)) for s in way.series] == [(2, 2), (3, 3)]
+    for of in kept.values():  # losses were not measured there
+        for measured in of.values():
+            measured.pop("train_loss", None)
+    assert not any(panel.title.startswith("Sharpness against") for panel in panels_of(rows, kept))
     assert not any("kept" in panel.title for panel in panels_of(rows))
 
 

@@ -94,7 +94,7 @@ def test_one_that_fails_keeps_no_other_from_running(one_by_one: Path, tmp_path: 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds the worker processes in /proc")
 def test_a_signal_saves_every_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    long = ("optimizer=sam", "seed=0,1", "epochs=12")
+    long = ("optimizer=sam", "seed=0,1", "epochs=60")
     process = subprocess.Popen(line(tmp_path / "a", "local", *long), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(tmp_path / "a", epochs=1, count=2)
     process.send_signal(signal.SIGTERM)
@@ -109,7 +109,7 @@ def test_a_signal_saves_every_run_and_the_same_command_goes_on(tmp_path: Path) -
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds the worker processes in /proc")
 def test_a_process_that_dies_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        line(tmp_path, "local", "optimizer=sam", "seed=0,1", "epochs=12"),
+        line(tmp_path, "local", "optimizer=sam", "seed=0,1", "epochs=60"),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
