@@ -122,8 +122,8 @@ def drawn(axes: Any, line: Iterator[Line], name: str, rows: list[Line], panel: s
     rows += [{"panel": panel} | point for point in found]
     x = [point["rho"] * (0.88 + 0.08 * METHODS.index(name)) for point in found]
     y, low, high = ([max(point[key], CUT) for point in found] for key in ("mean", "low", "high"))
-    errors = [[a - b for a, b in zip(y, low, strict=True)], [b - a for a, b in zip(y, high, strict=True)]]
-    axes.errorbar(x, y, errors, **look(name), ms=4.5, lw=0, elinewidth=1.1, label=name)
+    axes.vlines(x, low, high, colors=look(name)["color"], lw=1.1)  # apart: an interval on the log scale need not hold the mean
+    axes.plot(x, y, **look(name), ms=4.5, lw=0, label=name)
 
 
 if __name__ == "__main__":
