@@ -55,7 +55,7 @@ final() { # final ARGUMENTS: trained and measured at once, since weights may not
 }
 measured() {
     measure "$out/final" "$@" 'sharpness.notions=[gap,ascent,hessian]' 'sharpness.batchnorm=[eval,recalibrated]' 'sharpness.rho=[0.05]' \
-        sharpness.hessian.subset=512
+        sharpness.hessian.subset=512 sharpness.hessian.eigenvalues=1 sharpness.hessian.tolerance=0.01 sharpness.hessian.probes=3
 }
 
 [ "$TRY" -ne 0 ] || "$python" scripts/rows.py unpack=results/family/rows branch="${ROWS:-main}" runs_dir=runs/family
