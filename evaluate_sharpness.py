@@ -36,10 +36,10 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
         data.usable_folder(config.out or os.path.join(config.runs_dir, "tables"), "out")
     if config.checkpoint is not None:  # torch is imported only in these branches: --help and --cfg stay quick
         from sam.evaluation.foreign import evaluate_checkpoint
-        from sam.sharpness.api import listing
+        from sam.sharpness.api import Measurements
 
         one = evaluate_checkpoint(config)
-        print("\n".join(map(printable, [*listing(one.found.values).splitlines(), *one.notes, f"Written: {one.file}"])))
+        print("\n".join(map(printable, [*str(Measurements(one.found)).splitlines(), *one.notes, f"Written: {one.file}"])))
         return ()
     if config.part is not None:
         from sam.evaluation.evaluate import measure_part

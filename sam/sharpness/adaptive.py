@@ -9,7 +9,7 @@ from sam.core.criteria import Criterion
 from sam.sharpness.average import pair_rises
 from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like
 from sam.sharpness.projected_ascent import Ball, Search, search_balls
-from sam.sharpness.settings import AdaptiveConfig, SharpnessConfig
+from sam.sharpness.settings import SharpnessConfig
 
 VERSION = 1
 
@@ -22,28 +22,23 @@ def normalized(criterion: Criterion) -> Criterion:
     return lambda outputs, labels: criterion(functional.normalize(centred(outputs), eps=FLOOR), labels)
 
 
-def _radii(settings: AdaptiveConfig) -> dict[str, tuple[list[float], list[float]]]:
-    """Norm -> radii of the worst case, and of the average one."""
-    return {"l2": (settings.worst_l2, settings.average_l2), "linf": (settings.worst_linf, settings.average_linf)}
-
-
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
     settings = config.adaptive
-    cost = 3.0
-    for worst, average in _radii(settings).values():
-        cost += len(worst) * Search.of(settings, draws=1).cost + len(average) * 2 * settings.draws
+    worst, average = len(settings.worst_l2) + len(settings.worst_linf), len(settings.average_l2) + len(settings.average_linf)
+    cost = 3 + worst * Search.of(settings, draws=1).cost + average * 2 * settings.draws
     return sizes.images(settings.subset) * len(settings.logits) * cost
 
 
 def measure(context: Context) -> Result:
     """Rises of the loss under perturbations in units of |w|, over a subset of the training images. Peak: 11 vectors of D."""
     settings, values = context.config.adaptive, Measures()
+    radii = {"l2": (settings.worst_l2, settings.average_l2), "linf": (settings.worst_linf, settings.average_linf)}
     search, stream = Search.of(settings, draws=1), partial(context.generator, "adaptive")
     for kind in settings.logits:
         criterion = normalized(context.criterion) if kind == "normalized" else context.criterion
         with context.loss(criterion=criterion, subset=settings.subset).around() as w:
             size = [p.abs() for p in w.start]
-            for norm, (worst, average) in _radii(settings).items():
+            for norm, (worst, average) in radii.items():
                 found = search_balls(w, [Ball(norm, rho, size) for rho in worst], search, stream)
                 for rho, one in zip(worst, found, strict=True):
                     at = context.suffix(settings.subset, rho=rho, norm=norm, logits=kind)

@@ -21,14 +21,23 @@ PIECE = 500  # samples of a torch Dataset read at a time
 
 
 class Measurements(dict[str, float | None]):
-    """Named numbers (None where undefined), and `series`: named curves, each a dictionary of columns. Printed as a list, with ±."""
+    """Named numbers (None where undefined), and `series`: named curves, each a dictionary of columns.
+    Printed one a line: name, value (- if undefined), and ± the standard error if there is one."""
 
     def __init__(self, result: Result) -> None:
         super().__init__(result.values)
         self.series: dict[str, Series] = result.series
 
     def __str__(self) -> str:
-        return listing(self)
+        errors = {name: re.sub(r"^\w+", r"\g<0>_stderr", name) for name in self}  # of each the name of its error, were there one
+        shown = {name: value for name, value in self.items() if name not in errors.values()}
+        width = max(map(len, shown), default=0)
+        lines = []
+        for name, value in shown.items():
+            error = self.get(errors[name])
+            number = "-" if value is None else f"{value:.6g}"
+            lines.append(f"{name:<{width}}  {number}" + ("" if error is None else f" ± {error:.2g}"))
+        return "\n".join(lines)
 
 
 def evaluate(
@@ -197,16 +206,3 @@ def _augments(loader: Any) -> bool:
 
 def _is_pair(piece: Any) -> bool:
     return isinstance(piece, (tuple, list)) and len(piece) == 2 and all(isinstance(x, (Tensor, np.ndarray, int)) for x in piece)
-
-
-def listing(values: Mapping[str, float | None]) -> str:
-    """List one number a line: name, value (- if undefined), and ± the standard error if there is one."""
-    errors = {name: re.sub(r"^\w+", r"\g<0>_stderr", name) for name in values}  # of each the name of its error, were there one
-    shown = {name: value for name, value in values.items() if name not in errors.values()}
-    width = max(map(len, shown), default=0)
-    lines = []
-    for name, value in shown.items():
-        error = values.get(errors[name])
-        number = "-" if value is None else f"{value:.6g}"
-        lines.append(f"{name:<{width}}  {number}" + ("" if error is None else f" ± {error:.2g}"))
-    return "\n".join(lines)

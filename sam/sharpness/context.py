@@ -77,7 +77,6 @@ class Context:
 
     train, test, val  images and labels on the model's device; `prepare` turns a batch of stored inputs into the model's input.
     label_noise   share of the training labels that were replaced on purpose (for the gap under the same channel).
-    optimizer     settings of the optimizer that trained it, or None: for notions that follow the training's own ascent.
     batch         images of a training batch that share a perturbation, or None if it is not known.
     progress      told of units of work: a forward of one image is 1, a forward and backward 3, a Hessian-vector product 7.
     """
@@ -88,7 +87,6 @@ class Context:
     config: SharpnessConfig
     prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs
     label_noise: float = 0.0
-    optimizer: Any = None
     progress: Callable[[float], None] = lambda units: None
     val: Split | None = None
     loss_name: str = "cross_entropy"
@@ -274,7 +272,6 @@ def work(names: Iterable[str | Notion], sizes: Sizes, config: SharpnessConfig) -
     return sum(float(Notion(name).module.work(sizes, config, *((parts, found) if parts else ()))) for name, parts in found.items())
 
 
-def measure(context: Context, names: Iterable[str] | None = None) -> Result:
-    """Measure the named notions (by default those of the context's config) as one result. The model is left bitwise as it was."""
-    chosen = context.config.chosen if names is None else names
-    return merge(row.measure(context) for name in chosen for row in Notion(name).rows(context.config, context.splits))
+def measure(context: Context) -> Result:
+    """Measure the notions of the context's config as one result. The model is left bitwise as it was."""
+    return merge(row.measure(context) for name in context.config.chosen for row in Notion(name).rows(context.config, context.splits))

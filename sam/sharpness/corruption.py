@@ -58,17 +58,13 @@ def _curve(file: Path, labels: np.ndarray, context: Context) -> Series:
     expected = (len(labels), *context.train.inputs.shape[2:], context.train.inputs.shape[1])
     if images.dtype != np.uint8 or images.shape != expected:
         raise ConfigError(f"{file}: holds {images.dtype} {images.shape}, but must hold uint8 {expected}, as {LABELS} and the data set say.")
-    curve: Series = {"severity": [], "accuracy": [], "loss": []}
-    each = len(labels) // SEVERITIES
-    for severity in range(SEVERITIES):
-        part = slice(severity * each, (severity + 1) * each)
-        inputs = torch.from_numpy(np.array(images[part])).permute(0, 3, 1, 2).to(context.device)
-        loss = context.loss(Split(inputs, torch.from_numpy(labels[part]).to(context.device)))
+    values = []
+    for part, right in zip(np.split(images, SEVERITIES), np.split(labels, SEVERITIES), strict=True):
+        inputs = torch.from_numpy(np.array(part)).permute(0, 3, 1, 2).to(context.device)
+        loss = context.loss(Split(inputs, torch.from_numpy(right).to(context.device)))
         with loss.measuring():
-            value = loss.value()
-        for column, number in zip(curve, (severity + 1, value.accuracy, value.loss), strict=True):
-            curve[column].append(number)
-    return curve
+            values.append(loss.value())
+    return {"severity": [*range(1, SEVERITIES + 1)], "accuracy": [one.accuracy for one in values], "loss": [one.loss for one in values]}
 
 
 def files(path: str) -> list[Path]:

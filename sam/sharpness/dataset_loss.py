@@ -96,7 +96,9 @@ class DatasetLoss:
                 module.train()
         try:
             if self.statistics is not None:
-                install(self.model, self.statistics)
+                for module, (mean, variance) in zip(normalizers(self.model), self.statistics, strict=True):
+                    module.running_mean.copy_(mean)
+                    module.running_var.copy_(variance)
             with number_format("fp32"), torch.autocast(self.labels.device.type, enabled=False):
                 yield kept
         finally:
@@ -228,16 +230,16 @@ class Around:
         self.move(*way)
         return self.loss.value().loss
 
-    def climb(self, rho: float, steps: int, rule: str) -> Ascent:
-        """Take N ascent steps from w, each along the gradient of the whole set; leave the weights at the end. One without a direction shows
-        in `Ascent.lengths`. Memory: three vectors of D beside start and gradient."""
+    def climb(self, rho: float, steps: int, rule: str) -> Ascent | None:
+        """Take N ascent steps from w, each along the gradient of the whole set; leave the weights at the end. None if a gradient on the way
+        is zero or not finite: its direction is undefined, and the rise not zero. Memory: three vectors of D beside start and gradient."""
         ascent, here = Ascent(self.start, [rho] * len(self.start), steps=steps, rule=rule), [g.clone() for g in self.gradient]
         for taken in range(1, steps + 1):
             ascent.climb(here)
             vectors.copy_(self.loss.points, ascent.points)
             if taken < steps:
                 here = self.loss.value_and_gradient()[1]
-        return ascent
+        return ascent if all(is_slope(length.item()) for length in ascent.lengths) else None
 
 
 def normalizers(model: nn.Module) -> list[Any]:
@@ -280,11 +282,3 @@ def averaged(model: nn.Module, batches: Iterable[Tensor]) -> Statistics:
         for module, momentum in zip(modules, momenta, strict=True):
             module.momentum = momentum
     return [(m.running_mean.clone(), m.running_var.clone()) for m in modules]
-
-
-@torch.no_grad()
-def install(model: nn.Module, statistics: Statistics) -> None:
-    """Write `statistics` into the running buffers."""
-    for module, (mean, variance) in zip(normalizers(model), statistics, strict=True):
-        module.running_mean.copy_(mean)
-        module.running_var.copy_(variance)

@@ -13,7 +13,6 @@ from sam.sharpness.average import mean_and_stderr
 from sam.sharpness.context import Context, Measures, Result, Sizes, named, random_like, said, suffix
 from sam.sharpness.dataset_loss import Around, DatasetLoss, unit_
 from sam.sharpness.landscape import xsam_plane
-from sam.sharpness.n_step import climb
 from sam.sharpness.projected_ascent import Ball, Search, ascents, highest
 from sam.sharpness.settings import DirectionConfig, SharpnessConfig
 
@@ -72,7 +71,7 @@ class _Plane:
         self.psi: float | None = None
         self.basis: list[Vector] = []
         self._rings: dict[float, Found] = {}
-        ascent = climb(batch.w, rho, steps, "split")
+        ascent = batch.w.climb(rho, steps, "split")
         if ascent is not None:
             displacement = [x.clone() for x in ascent.direction()]
             self.psi, basis = xsam_plane(displacement, batch.w.loss.value_and_gradient()[1])

@@ -11,8 +11,8 @@ from torch import Tensor
 from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness import ascent, krylov
-from sam.sharpness.context import Context, Measures, Result, Sizes, named
-from sam.sharpness.dataset_loss import Around, DatasetLoss, is_slope
+from sam.sharpness.context import Context, Result, Sizes, named
+from sam.sharpness.dataset_loss import DatasetLoss, is_slope
 from sam.sharpness.settings import HessianConfig, SharpnessConfig
 
 VERSION = 1
@@ -59,10 +59,6 @@ def trace(product: krylov.Product, draw: Callable[[int], Tensor], probes: int, k
     return part + mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (probes - 1) / probes)
 
 
-def trace_work(probes: int) -> float:
-    return 3 * math.ceil(probes / TOGETHER) + 4 * probes
-
-
 @dataclass(frozen=True)
 class Eigenpairs(krylov.Extremes):
     """values, residuals: v'Hv and ||Hv - (v'Hv) v|| of each row v of `vectors`: an eigenvalue of H lies within the residual of the value.
@@ -103,49 +99,45 @@ def smallest_nonzero(spectrum: Tensor | None, eps: float) -> float | None:
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
     own = config.hessian  # what the largest number of steps costs
-    each = 3 + len(config.rho) + 7 * own.steps + 3 + 4 * (own.eigenvalues + 2) + trace_work(own.probes)
+    each = 3 + len(config.rho) + 7 * own.steps + 3 + 4 * (own.eigenvalues + 2) + 3 * math.ceil(own.probes / TOGETHER) + 4 * own.probes
     return each * sizes.images(own.subset)
 
 
 def measure(context: Context) -> Result:
     """The Hessian's ends and trace, the gradient within it, and the limits of sharpness, over a subset of the training images. Peak beside
     the model: config.basis + config.eigenvalues + 7 vectors of D, and a batch's graph; 43 in all with the defaults (measured)."""
-    with context.loss(subset=context.config.hessian.subset).around() as w:
-        return Result(_measure(w, context))
-
-
-def _measure(w: Around, context: Context) -> Measures:
     config, generator = context.config.hessian, context.generator("hessian")
     where = partial(context.suffix, config.subset)
-    hessian = Hessian(w.loss)
-    length = vectors.norm(w.gradient).item()
-    has_slope = is_slope(length)
-    unit = torch.cat([g.reshape(-1) for g in w.gradient]) / length if has_slope else torch.zeros(hessian.length).to(hessian.points[0])
-    finite_here = math.isfinite(w.value.loss) and math.isfinite(length)
-    pairs = eigenpairs(hessian, config, generator, beside=unit[None]) if finite_here else None
-    values = named(where(), train_loss=w.value.loss, grad_norm=length)
-    *top, smallest = [(None, None)] if pairs is None else zip(pairs.values, pairs.residuals, strict=True)
-    for k, (eigenvalue, residual) in enumerate([*top, *[(None, None)] * (config.eigenvalues - len(top))], start=1):
-        values |= named(where(k=k), eigenvalue=eigenvalue, eigenvalue_residual=residual)
-    values |= named(where(), eigenvalue_min=smallest[0], eigenvalue_min_residual=smallest[1])
+    with context.loss(subset=config.subset).around() as w:
+        hessian = Hessian(w.loss)
+        length = vectors.norm(w.gradient).item()
+        has_slope = is_slope(length)
+        unit = torch.cat([g.reshape(-1) for g in w.gradient]) / length if has_slope else torch.zeros(hessian.length).to(hessian.points[0])
+        finite_here = math.isfinite(w.value.loss) and math.isfinite(length)
+        pairs = eigenpairs(hessian, config, generator, beside=unit[None]) if finite_here else None
+        values = named(where(), train_loss=w.value.loss, grad_norm=length)
+        *top, smallest = [(None, None)] if pairs is None else zip(pairs.values, pairs.residuals, strict=True)
+        for k, (eigenvalue, residual) in enumerate([*top, *[(None, None)] * (config.eigenvalues - len(top))], start=1):
+            values |= named(where(k=k), eigenvalue=eigenvalue, eigenvalue_residual=residual)
+        values |= named(where(), eigenvalue_min=smallest[0], eigenvalue_min_residual=smallest[1])
 
-    estimate = error = cosine = share = curvature = lowest = None
-    if pairs is not None:
-        found = trace(hessian, partial(hessian.draw, generator), config.probes, pairs.vectors[:-1], math.fsum(pairs.values[:-1]))
-        estimate, error = (number if math.isfinite(number) else None for number in found)
-        lowest = smallest_nonzero(pairs.spectrum, torch.finfo(unit.dtype).eps)
-        if has_slope:
-            cosines = krylov.inner(pairs.vectors[:-1], unit[None])[:, 0]
-            cosine, share = float(cosines[0].abs()), float((cosines**2).sum())
-            curvature = float(krylov.inner(unit[None], pairs.extra))
-    values |= named(where(), lanczos_products=None if pairs is None else pairs.products, trace=estimate, trace_stderr=error)
-    values |= named(where(), cos_gradient_top=cosine, gradient_top_share=share, curvature_gradient=curvature)
-    values["cos_random_level"] = math.sqrt(2 / (math.pi * hessian.length))
+        estimate = error = cosine = share = curvature = lowest = None
+        if pairs is not None:
+            found = trace(hessian, partial(hessian.draw, generator), config.probes, pairs.vectors[:-1], math.fsum(pairs.values[:-1]))
+            estimate, error = (number if math.isfinite(number) else None for number in found)
+            lowest = smallest_nonzero(pairs.spectrum, torch.finfo(unit.dtype).eps)
+            if has_slope:
+                cosines = krylov.inner(pairs.vectors[:-1], unit[None])[:, 0]
+                cosine, share = float(cosines[0].abs()), float((cosines**2).sum())
+                curvature = float(krylov.inner(unit[None], pairs.extra))
+        values |= named(where(), lanczos_products=None if pairs is None else pairs.products, trace=estimate, trace_stderr=error)
+        values |= named(where(), cos_gradient_top=cosine, gradient_top_share=share, curvature_gradient=curvature)
+        values["cos_random_level"] = math.sqrt(2 / (math.pi * hessian.length))
 
-    for result in ascent.along(w, context.config.rho)[1]:
-        half, largest = result.rho**2 / 2, top[0][0] if top else None
-        each = half / hessian.length
-        limits = {"worst": (half, largest), "ascent": (half, lowest), "average": (each, estimate), "average_stderr": (each, error)}
-        numbers = {f"limit_{name}": None if of is None else factor * of for name, (factor, of) in limits.items()}
-        values |= named(where(rho=result.rho), second_order=result.second_order, **numbers)
-    return values
+        for result in ascent.along(w, context.config.rho)[1]:
+            half, largest = result.rho**2 / 2, top[0][0] if top else None
+            each = half / hessian.length
+            limits = {"worst": (half, largest), "ascent": (half, lowest), "average": (each, estimate), "average_stderr": (each, error)}
+            numbers = {f"limit_{name}": None if of is None else factor * of for name, (factor, of) in limits.items()}
+            values |= named(where(rho=result.rho), second_order=result.second_order, **numbers)
+    return Result(values)

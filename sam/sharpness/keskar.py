@@ -79,11 +79,7 @@ def measure(context: Context) -> Result:
     full = sum(p.numel() for p in context.model.parameters()) <= settings.full_space
     visited: dict[float, list[float]] = {}
     with context.loss(subset=settings.subset).around() as w:
-
-        def others(box: Ball) -> list[float]:
-            visited[box.radius] = lbfgsb(w, box, settings.iterations) if full else []
-            return visited[box.radius]
-
+        others = lambda box: visited.setdefault(box.radius, lbfgsb(w, box, settings.iterations) if full else [])
         size = [p.abs() + 1 for p in w.start]
         boxes = [Ball("linf", epsilon, size) for epsilon in settings.epsilon]
         found = search_balls(w, boxes, _search(settings), partial(context.generator, "keskar"), others)

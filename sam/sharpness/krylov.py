@@ -15,15 +15,10 @@ BLOCK = 1 << 10  # columns summed in the rows' own format; their sums in float64
 VERIFY = 10  # products spent on a fresh direction before convergence is believed
 
 
-def columns(length: int) -> list[slice]:
-    return [slice(start, start + CHUNK) for start in range(0, length, CHUNK)]
-
-
 def inner(rows: Tensor, x: Tensor) -> Tensor:
     """Return the inner products (m, n) of rows (m, D) and x (n, D), float64 on the CPU."""
     total = torch.zeros(len(rows), len(x), dtype=torch.float64, device=x.device)
-    for c in columns(x.shape[1]):
-        left, right = rows[:, c], x[:, c]
+    for left, right in zip(rows.split(CHUNK, dim=1), x.split(CHUNK, dim=1), strict=True):
         even = left.shape[1] // BLOCK * BLOCK
         blocks = left[:, :even].unflatten(1, (-1, BLOCK)).transpose(0, 1) @ right[:, :even].unflatten(1, (-1, BLOCK)).permute(1, 2, 0)
         total += blocks.sum(0, dtype=torch.float64) + left[:, even:] @ right[:, even:].T
@@ -33,8 +28,8 @@ def inner(rows: Tensor, x: Tensor) -> Tensor:
 def combine(rows: Tensor, weights: Tensor, into: Tensor) -> Tensor:
     """Combine rows (m, D) with weights (m, n): weights' rows, into (n, D), which may be some of the rows."""
     weights = weights.to(rows)
-    for c in columns(rows.shape[1]):
-        into[:, c] = weights.T @ rows[:, c]
+    for source, target in zip(rows.split(CHUNK, dim=1), into.split(CHUNK, dim=1), strict=True):
+        target.copy_(weights.T @ source)
     return into
 
 
@@ -44,8 +39,8 @@ def project_out(x: Tensor, rows: Tensor) -> Tensor:
     for _ in range(2):  # once leaves what rounding let through
         part = inner(rows, x)
         weights = part.to(x)
-        for c in columns(x.shape[1]):
-            x[:, c] -= weights.T @ rows[:, c]
+        for source, target in zip(rows.split(CHUNK, dim=1), x.split(CHUNK, dim=1), strict=True):
+            target.sub_(weights.T @ source)
         total += part
     return total
 

@@ -9,7 +9,7 @@ import torch
 from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.sharpness.context import Context, Result, Series, Sizes, named, random_like
-from sam.sharpness.dataset_loss import Around, DatasetLoss, unit_
+from sam.sharpness.dataset_loss import Around, unit_
 from sam.sharpness.hessian import Hessian, eigenpairs
 from sam.sharpness.settings import HessianConfig, LandscapeConfig, SharpnessConfig
 
@@ -47,7 +47,10 @@ def measure(context: Context) -> Result:
         for kind in settings.lines:
             if kind == "n_step":
                 for rho in rhos:
-                    result.series[f"line_n_step{ground.where(rho=rho)}"] = ground.line(_n_step(ground, rho), settings.reach * rho)
+                    ascent = None if ground.uphill is None else w.climb(rho, settings.ascent_steps, "split")
+                    eps = None if ascent is None else ascent.direction()  # Tiwary & Aananth 2024, Eq. 5
+                    direction = None if eps is None or unit_(eps) is None else eps
+                    result.series[f"line_n_step{ground.where(rho=rho)}"] = ground.line(direction, settings.reach * rho)
             elif kind == "random":
                 result.series[f"line_random{ground.where()}"] = ground.line(ground.random("landscape.line", 1)[0], settings.span)
             else:
@@ -118,28 +121,14 @@ def filter_normalize_(direction: Vector, weights: Vector) -> Vector:
     return direction
 
 
-def _n_step(ground: _Ground, rho: float) -> Vector | None:
-    """Return eps_N/||eps_N|| of N split steps (Tiwary & Aananth 2024, Eq. 5)."""
-    if ground.uphill is None:
-        return None
-    direction = ground.w.climb(rho, ground.settings.ascent_steps, "split").direction()
-    return None if unit_(direction) is None else direction
-
-
-def top_eigenpairs(loss: DatasetLoss, count: int, steps: int, generator: torch.Generator) -> list[tuple[float, Vector, float]]:
-    """(value, vector, residual) of the `count` largest eigenvalues (algebraically) of the Hessian of `loss` at the weights as they are, the
-    largest first; empty if a product is not finite. At most `steps` products. Use inside `measuring()`."""
-    hessian = Hessian(loss)
-    found = eigenpairs(hessian, HessianConfig(eigenvalues=count, steps=steps), generator)
-    rows = [] if found is None else zip(found.values, map(hessian.unflatten, found.vectors), found.residuals, strict=True)
-    return list(rows)[:-1]  # the last one is the smallest
-
-
 def _top(ground: _Ground) -> list[Vector]:
     """Return the eigenvectors that the lines and planes need, pointing uphill; add their values to the result."""
-    wanted, found = _eigenvectors(ground.settings), []
+    wanted, hessian, pairs = _eigenvectors(ground.settings), Hessian(ground.w.loss), None
     if wanted and math.isfinite(ground.w.value.loss):
-        found = top_eigenpairs(ground.w.loss, wanted, ground.settings.lanczos_steps, ground.context.generator("landscape.lanczos"))
+        config = HessianConfig(eigenvalues=wanted, steps=ground.settings.lanczos_steps)
+        pairs = eigenpairs(hessian, config, ground.context.generator("landscape.lanczos"))
+    rows = [] if pairs is None else zip(pairs.values, map(hessian.unflatten, pairs.vectors), pairs.residuals, strict=True)
+    found = list(rows)[:-1]  # the last one is the smallest
     for k in range(wanted):
         value, vector, residual = found[k] if k < len(found) else (None, None, None)
         if vector is not None and ground.uphill is not None and vectors.dot(vector, ground.uphill).item() < 0:

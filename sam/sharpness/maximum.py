@@ -3,7 +3,6 @@
 from functools import partial
 
 from sam.sharpness.context import Context, Measures, Result, Sizes, named
-from sam.sharpness.n_step import climb
 from sam.sharpness.projected_ascent import Ball, Search, search_balls
 from sam.sharpness.settings import SharpnessConfig
 
@@ -22,11 +21,8 @@ def measure(context: Context) -> Result:
     settings, values = context.config.maximum, Measures()
     balls = [Ball("l2", rho) for rho in context.config.rho]
     with context.loss(subset=settings.subset).around() as w:
-
-        def others(ball: Ball) -> list[float]:
-            ends = (climb(w, ball.radius, steps, "project") for steps in (1, settings.ascent_steps))
-            return [w.loss.value().loss for end in ends if end is not None]
-
+        # at the end of each ascent that has one, where `climb` leaves the weights
+        others = lambda ball: [w.loss.value().loss for n in (1, settings.ascent_steps) if w.climb(ball.radius, n, "project") is not None]
         found = search_balls(w, balls, Search.of(settings, settings.draws), partial(context.generator, "maximum"), others)
     for ball, one in zip(balls, found, strict=True):
         where = context.suffix(settings.subset, rho=ball.radius)

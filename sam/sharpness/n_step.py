@@ -2,18 +2,10 @@
 
 import itertools
 
-from sam.core.ascent import Ascent
 from sam.sharpness.context import Context, Measures, Result, Sizes, named
-from sam.sharpness.dataset_loss import Around, is_slope
 from sam.sharpness.settings import SharpnessConfig
 
 VERSION = 1
-
-
-def climb(w: Around, rho: float, steps: int, rule: str) -> Ascent | None:
-    """`Around.climb`; None if a gradient on the way is zero or not finite: the direction is undefined, and the sharpness is not zero."""
-    ascent = w.climb(rho, steps, rule)
-    return ascent if all(is_slope(length.item()) for length in ascent.lengths) else None
 
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:
@@ -28,7 +20,7 @@ def measure(context: Context) -> Result:
     with context.loss(subset=settings.subset).around() as w:
         for rho, steps, rule in itertools.product(context.config.rho, settings.steps, settings.rules):
             rise = length = cosine = None
-            if (ascent := climb(w, rho, steps, rule)) is not None:
+            if (ascent := w.climb(rho, steps, rule)) is not None:
                 length = ascent.relative_length().item()
                 cosine = ascent.cosine(w.gradient).item() if length > 0 else None
                 rise = w.loss.value().loss - w.value.loss

@@ -1,6 +1,7 @@
 """What of a perturbation is left when a forward rounds the weights: Q(w + eps) - Q(w) against eps. Nothing is trained, and no loss read but
 for the gradient's direction."""
 
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
 
@@ -45,14 +46,9 @@ def realized(start: Vector, direction: Vector, rho: float, *, rounded: list[bool
 def readable(at: Callable[[float], tuple[float, float]], least: float) -> float | None:
     """Return the smallest rho of a logarithmic grid at which the cosine, at(rho)[1], is at least `least`, by bisection: it rises with rho,
     as steps of the format's spacing become small beside it. None if it is not at the grid's end."""
-    grid = [10 ** (DECADES.start + k / A_DECADE) for k in range(A_DECADE * (len(DECADES) - 1) + 1)]
-    low, high = -1, len(grid) - 1
-    if not at(grid[high])[1] >= least:
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if at(grid[middle])[1] >= least else (middle, high)
-    return grid[high]
+    grid = [10 ** (DECADES.start + k / A_DECADE) for k in range(A_DECADE * (len(DECADES) - 1), -1, -1)]
+    fails = lambda rho: not at(rho)[1] >= least  # NaN fails too
+    return None if fails(grid[0]) else grid[bisect_left(grid, True, lo=1, key=fails) - 1]
 
 
 def work(sizes: Sizes, config: SharpnessConfig) -> float:

@@ -24,7 +24,7 @@ from torch.utils.data import (
 import data
 import sam.sharpness
 from sam.config import ConfigError
-from sam.sharpness.context import context_of, measure
+from sam.sharpness.context import Result, context_of, measure
 from sam.sharpness.settings import SharpnessConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -266,7 +266,7 @@ def test_without_test_data_only_what_needs_none() -> None:
 
 def test_it_prints_as_a_list_with_standard_errors() -> None:
     values = {"a[rho=1]": 1.5, "a_stderr[rho=1]": 0.25, "lonely_stderr": 2.0, "none": None, "gone": float("nan")}
-    lines = [line.split() for line in sam.sharpness.api.listing(values).splitlines()]  # type: ignore[attr-defined]
+    lines = [line.split() for line in str(sam.sharpness.Measurements(Result(values))).splitlines()]
     assert lines == [["a[rho=1]", "1.5", "±", "0.25"], ["lonely_stderr", "2"], ["none", "-"], ["gone", "nan"]]
     found = sam.sharpness.evaluate(network(), TRAIN, m=5)
     assert "±" in str(found) and all(name in str(found) for name in found if "stderr" not in name)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data.image_data import ImageData
 from sam.sharpness import ascent
 from sam.sharpness.context import Context, Sizes, context_of, measure, work
-from sam.sharpness.dataset_loss import DatasetLoss, averaged, install, normalizers
+from sam.sharpness.dataset_loss import DatasetLoss, averaged, normalizers
 from sam.sharpness.settings import SharpnessConfig
 
 SIZES = [8, 8, 8, 3]  # a ragged last batch
@@ -129,7 +129,9 @@ def test_statistics_handed_to_a_loss_are_those_it_uses_and_only_while_measuring(
     y = torch.arange(len(x)) % 3
     statistics = recalibrated(net, list(x.split(8)))
     replaced = copy.deepcopy(net)
-    install(replaced, statistics)
+    for module, (mean, variance) in zip(normalizers(replaced), statistics, strict=True):
+        module.running_mean.copy_(mean)
+        module.running_var.copy_(variance)
     before = copy.deepcopy(net.state_dict())
     ours, theirs = DatasetLoss(net, x, y, batch_size=7, statistics=statistics), DatasetLoss(replaced, x, y, batch_size=7)
     plain = DatasetLoss(net, x, y, batch_size=7)

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sam.core import seeds
+from sam.core.vectors import Vector
 from sam.sharpness import landscape
 from sam.sharpness.context import Context, Notion, Result, Sizes, Split, work
 from sam.sharpness.dataset_loss import DatasetLoss
-from sam.sharpness.landscape import filter_normalize_, top_eigenpairs
-from sam.sharpness.settings import LandscapeConfig, SharpnessConfig
+from sam.sharpness.hessian import Hessian, eigenpairs
+from sam.sharpness.landscape import filter_normalize_
+from sam.sharpness.settings import HessianConfig, LandscapeConfig, SharpnessConfig
 
 RHO, D, N = 0.4, 6, 11
 Problem = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -97,11 +99,19 @@ def test_the_top_eigenvector_is_that_of_the_largest_algebraic_eigenvalue_and_poi
         assert result.values["landscape_eigenvalue_residual[k=1]"] == pytest.approx(0, abs=1e-9)
 
 
+def top_eigenpairs(loss: DatasetLoss, count: int, steps: int) -> list[tuple[float, Vector, float]]:
+    """(value, vector, residual), the largest first."""
+    hessian = Hessian(loss)
+    found = eigenpairs(hessian, HessianConfig(eigenvalues=count, steps=steps), seeds.generator("cpu", 0, "x"))
+    assert found is not None
+    return list(zip(found.values, map(hessian.unflatten, found.vectors), found.residuals, strict=True))[:-1]
+
+
 def test_too_few_lanczos_steps_show_in_the_residual() -> None:
     p = problem()
     loss, h = context(*p).loss(), p[0].mean(axis=0)
     with loss.measuring():
-        ((value, vector, residual),) = top_eigenpairs(loss, 1, 3, seeds.generator("cpu", 0, "x"))
+        ((value, vector, residual),) = top_eigenpairs(loss, 1, 3)
     v = vector[0].numpy()
     assert residual == pytest.approx(np.linalg.norm(h @ v - value * v), rel=1e-8)
     assert residual > 0.01 and value <= np.linalg.eigvalsh(h)[-1]
@@ -112,7 +122,7 @@ def test_eigenvectors_of_a_multiple_of_the_identity_are_orthogonal() -> None:
     a, b, w = problem()
     loss = context(np.broadcast_to(2.5 * np.eye(D), a.shape), b, w).loss()
     with loss.measuring():
-        first, second = top_eigenpairs(loss, 2, 4, seeds.generator("cpu", 0, "x"))
+        first, second = top_eigenpairs(loss, 2, 4)
     assert [first[0], second[0]] == pytest.approx([2.5, 2.5], rel=1e-12)
     assert abs(float(first[1][0] @ second[1][0])) < 1e-12
 

@@ -49,7 +49,7 @@ def image_data() -> ImageData:
 def measure(
     model: nn.Module, data: ImageData, config: SharpnessConfig, *, progress: Callable[[float], None] = lambda units: None
 ) -> Measures:
-    return measure_context(context_of(model, data, config, progress=progress), config.chosen).values
+    return measure_context(context_of(model, data, config, progress=progress)).values
 
 
 CONFIG = SharpnessConfig.of(rho=[0.05, 0.5], m=8, batch_size=10)
@@ -273,7 +273,7 @@ def test_the_rows_and_their_work(config: SharpnessConfig, notions: list[str], tm
     """Each row is known by what can change it, is stored as soon as it is known, and all of them cost what was foretold."""
     config, done, sizes = dataclasses.replace(config, notions=notions), list[float](), Sizes(26, 15, val=11)
     context, path = validated(config, progress=done.append), tmp_path / "sharpness.json"
-    keys = storing.keys("checkpoint", "data", config, context.splits)
+    keys = storing.keys("checkpoint", "data", config, context.splits, "cross_entropy")
     found = storing.measure(context, keys, path, lambda name: None)
     tests = 0 if config is not ALL_MODES and config.gap.splits == ["val"] else 15
     training = 26 * (2 * 3 * (3 + 1) if "ascent" in notions else 3)
@@ -285,7 +285,9 @@ def test_the_rows_and_their_work(config: SharpnessConfig, notions: list[str], tm
     later = [row for row in keys if row.part == ("recalibrated", "val")]  # the training set is read for its statistics alone
     assert work(later, sizes, config) == 26 + 11
 
-    other = storing.keys("checkpoint", "data", changed(config, m=9, rho=[0.1], gap=GapConfig(7, config.gap.splits)), ["test", "val"])
+    other = storing.keys(
+        "checkpoint", "data", changed(config, m=9, rho=[0.1], gap=GapConfig(7, config.gap.splits)), ["test", "val"], "cross_entropy"
+    )
     same = {str(row) for row in keys if keys[row] == other[row]}
     assert same == {"gap[bn=eval,split=val]"} | ({"gap[bn=eval,split=train]"} if tests == 0 else set())
 
@@ -303,8 +305,8 @@ def test_ascent_over_a_subset_and_the_gap_over_all(modes: list[str]) -> None:
 
     data, index = image_data(), subset_indices(26, 9)
     part = dataclasses.replace(data, train_images=data.train_images[index], train_labels=data.train_labels[index])
-    alone = changed(config, batchnorm=[mode for mode in modes if mode != "recalibrated"], ascent=AscentConfig())
-    expected = measure_context(context_of(network(), part, alone), ["ascent"]).values
+    alone = changed(config, notions=["ascent"], batchnorm=[mode for mode in modes if mode != "recalibrated"], ascent=AscentConfig())
+    expected = measure_context(context_of(network(), part, alone)).values
     renamed = {(name[:-1] + "," if name.endswith("]") else name + "[") + "subset=9]": value for name, value in expected.items()}
     assert {name: values[name] for name in renamed} == renamed
     assert ("sharpness[rho=0.5,bn=recalibrated,batch=m,subset=9]" in values) == ("recalibrated" in modes)
