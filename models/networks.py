@@ -131,14 +131,10 @@ class BasicBlock(nn.Module):
         self.stride, self.extra = stride, (outputs - inputs) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(branch)) + self.shortcut(x))
-
-    def shortcut(self, x: Tensor) -> Tensor:
-        """Option A: every stride-th pixel, and zero channels where channels are added, as many before the old ones as behind them."""
-        if self.stride == 1:  # channels are added only where the image is halved
-            return x
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra, self.extra))
+        branch = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.stride > 1:  # option A: every stride-th pixel, and zero channels, as many before the old ones as behind them
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra, self.extra))
+        return F.relu(branch + x)
 
 
 class ResNet18(nn.Module):

@@ -2,23 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sam.core import vectors
 from sam.core.vectors import Vector
-
-
-class Rule(NamedTuple):
-    """split_length: a step is rho/N long. ball: "inside": every iterate shrinks to norm <= rho; "boundary": the last one gets norm rho."""
-
-    split_length: bool
-    ball: str | None = None
-
-
-RULES = {"split": Rule(True), "project": Rule(False, "inside"), "accumulate": Rule(False), "boundary": Rule(True, "boundary")}
 
 
 @dataclass(eq=False, repr=False)
@@ -48,7 +37,6 @@ class Ascent:
     def __post_init__(self) -> None:
         self.points = self.start
         self.lengths: list[Tensor] = []
-        self._rule = RULES["split" if self.steps == 1 else self.rule]
         self._sum: Vector = []  # eps in units of rho is _factor * _sum; with norm shrink it is on the boundary of the ball
         self._factor = self.shrink  # None: 1
 
@@ -71,15 +59,16 @@ class Ascent:
         return divisor
 
     def _add(self, unit: Vector) -> None:
-        if self._rule.split_length and self.steps > 1:
+        rule = self.rule if self.steps > 1 else "accumulate"
+        if rule in ("split", "boundary"):  # a step is rho/N long
             vectors.scale_(unit, 1 / self.steps)
         if self._sum:
             vectors.add_(self._sum, unit)
         else:
             self._sum = unit
-        if self._rule.ball == "inside":
+        if rule == "project":  # every iterate shrinks to norm <= rho
             vectors.scale_(self._sum, 1 / vectors.norm(self._sum).clamp(min=1))
-        elif self._rule.ball == "boundary" and len(self.lengths) + 1 == self.steps:
+        elif rule == "boundary" and len(self.lengths) + 1 == self.steps:  # the last one gets norm rho
             vectors.scale_(self._sum, 1 / vectors.norm(self._sum).clamp(min=vectors.TINY))
 
     def relative_length(self) -> Tensor:

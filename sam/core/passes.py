@@ -25,14 +25,10 @@ def running_buffers(modules: Iterable[nn.Module]) -> list[Tensor]:
     return [b for m in norms for b in (m.running_mean, m.running_var, m.num_batches_tracked) if b is not None]
 
 
-def is_stochastic(model: nn.Module) -> bool:
+def are_stochastic(modules: Iterable[nn.Module]) -> bool:
     """True if a forward pass in the current mode draws random numbers (dropout, stochastic depth)."""
-    return any(map(_draws, model.modules()))
-
-
-def _draws(module: nn.Module) -> bool:
-    dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-    return module.training and (dropout or type(module).__name__ in _STOCHASTIC_NAMES)
+    dropout = lambda m: isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0
+    return any(m.training and (dropout(m) or type(m).__name__ in _STOCHASTIC_NAMES) for m in modules)
 
 
 def _copy_groups(target: list[Tensor], source: list[Tensor]) -> None:
@@ -103,7 +99,7 @@ class Passes:
 
     def before(self) -> None:
         """Call before every forward pass of the step."""
-        if self._count == 0 and any(map(_draws, self._modules)):
+        if self._count == 0 and are_stochastic(self._modules):
             state = seeds.states(self._devices())
             self._random = (state, state)
         elif self._count == 1:

@@ -21,7 +21,7 @@ from sam.core.device import LossScale
 from sam.core.passes import Passes
 from sam.core.replicas import ALONE, Replicas
 from sam.optimizers.settings import KEYS, check_arguments
-from sam.optimizers.verbs import Closure, Gradients, Members, Verbs, accumulate, update
+from sam.optimizers.verbs import Closure, Gradients, Members, Verbs, accumulate, can_skip_on_device
 
 
 @dataclass_transform(eq_default=False, kw_only_default=True)
@@ -209,13 +209,24 @@ class Method(Verbs):
         return loss
 
     def _update(self, gradients: Gradients) -> None:
+        """Take the descent gradient to new weights: unscale, clip, and step, unless its norm or an ascent's is not finite."""
         for p, g in zip(self.parameters, gradients, strict=True):
             p.grad = g
         if not (present := [g for g in gradients if g is not None]):
             return
         # Known where the first pass's gradient is the descent gradient itself (SGD, Rand-SAM), and from XSAM's plane.
         length = self._known[1] if self._known and self._known[0] is gradients else vectors.norm(present)
-        self.bad = update(self.base, present, [length, *itertools.chain(*self._climbed)], self.grad_clip, self.scaling)
+        if self.scaling is not None:
+            vectors.scale_(present, 1 / self.scale)
+        if self.grad_clip is not None:
+            vectors.scale_(present, (self.grad_clip / (length / self.scale + 1e-6)).clamp(max=1.0))
+        self.bad = ~torch.isfinite(torch.stack([length, *itertools.chain(*self._climbed)]).sum())
+        if all(group.get("fused") for group in self.base.param_groups) and can_skip_on_device(self.base):
+            self.base.found_inf = self.bad.float()  # type: ignore[attr-defined]  # the kernel leaves everything alone: no host sync
+            self.base.step()
+            del self.base.found_inf  # type: ignore[attr-defined]
+        elif not bool(self.bad):
+            self.base.step()
         self.skipped += self.bad
         self.settle()
         if self.scaling is not None:

@@ -22,14 +22,9 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
         perturb = {"all": True, "no_norm": not in_norm, "norm_only": in_norm, "weights_only": is_weight}[chosen]
         decay = config.weight_decay_scope == "all" or (is_weight and not in_norm)
         groups.setdefault((perturb, decay), []).append(p)
-    in_loss = config.weight_decay_mode == "loss"
+    where = "loss_decay" if config.weight_decay_mode == "loss" else "weight_decay"
     return [
-        {
-            "params": params,
-            "perturb": perturb,
-            "weight_decay": config.weight_decay if decay and not in_loss else 0.0,
-            "loss_decay": config.weight_decay if decay and in_loss else 0.0,
-        }
+        {"params": params, "perturb": perturb, "weight_decay": 0.0, "loss_decay": 0.0, where: config.weight_decay if decay else 0.0}
         for (perturb, decay), params in groups.items()
     ]
 

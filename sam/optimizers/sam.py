@@ -23,7 +23,7 @@ def start_ascent(method: Method, closure: Closure, climb: Ascent) -> Tensor:
     loss, gradient = method.evaluate(closure)
     length = method.record_first(gradient)
     g0 = method.perturbed(gradient)
-    climb.climb(g0, norm=length if method.is_whole(g0, gradient) else None)  # where everything is perturbed, the norm is known
+    climb.climb(g0, norm=length if g0 is gradient else None)  # where everything is perturbed, the norm is known
     return loss
 
 

@@ -106,11 +106,6 @@ class XSAMConfig(MultiStepConfig):
     def idle(self) -> tuple[str, ...]:  # type: ignore[override]
         return super().idle + (("rho_max", "alpha_grid", "alpha_refresh") if self.alpha is not None else ())
 
-    @property
-    def search_radius(self) -> float:
-        """rho_max, with its default filled in."""
-        return 2 * self.rho if self.rho_max is None else self.rho_max
-
     def search_interval(self, steps_per_epoch: int) -> int:
         """Steps between searches."""
         return max(1, round(self.alpha_refresh * steps_per_epoch))

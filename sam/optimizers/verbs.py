@@ -1,8 +1,7 @@
-"""What a step is made of: passes at w and away from it, ascents, records of both, and the update."""
+"""What a step is made of: passes at w and away from it, ascents, records of both, and what a base optimizer may skip."""
 
 import inspect
 import itertools
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,9 +26,8 @@ class Members:
 
     def __init__(self, groups: Sequence[dict[str, Any]]) -> None:
         self.parameters: list[Tensor] = [p for group in groups for p in group["params"]]
-        self.values: Vector = [p.detach() for p in self.parameters]  # views of them
         self.chosen: list[bool] = [group["perturb"] and p.requires_grad for group in groups for p in group["params"]]  # to be perturbed
-        self.points = list(itertools.compress(self.values, self.chosen))
+        self.points: Vector = [p.detach() for p in itertools.compress(self.parameters, self.chosen)]  # views of them
         self.radii: list[float] = list(itertools.compress([group["rho"] for group in groups for _ in group["params"]], self.chosen))
 
 
@@ -49,7 +47,7 @@ class Verbs(Optimizer):
     _climbs: list[Ascent]  # of the group under way
     _climbed: list[list[Tensor]]  # lengths of this step's ascents
     _first: Vector  # the group's first gradient, perturbed parameters only; kept where it is diagnosed
-    _known: tuple[Gradients, Tensor] | None = None  # gradients whose norm is known, and the norm
+    _known: tuple[Gradients, Tensor] | None = None  # gradients whose norm is known, should they become the descent gradient, and the norm
 
     def evaluate(self, closure: Closure, at: Vector | None = None) -> tuple[Tensor, Gradients]:
         """One forward and backward: (loss, 0-d; gradients incl. weight decay in the loss, shaped like the parameters, None for an unused
@@ -58,14 +56,16 @@ class Verbs(Optimizer):
         at: where the perturbed parameters stand in this pass, tensors of their shapes in their order (an ascent's `points`); None: at w.
         With loss scaling the gradients are those of the scaled loss; the loss is not scaled.
         """
-        parameters, values = self.parameters, self._members.values
+        parameters = self.parameters
         for p in parameters:
             p.grad = None
-        with self._swapped(at), torch.enable_grad():
-            loss = scalar(closure())
-        if at is not None:
-            there = iter(at)
-            values = [next(there) if chosen else w for w, chosen in zip(values, self._members.chosen, strict=True)]
+        with self._swapped(at):
+            with torch.enable_grad():
+                loss = scalar(closure())
+            for group in self.param_groups:
+                decayed = [p for p in group["params"] if group["loss_decay"] and p.grad is not None]
+                if decayed:  # by where they stand in this pass
+                    vectors.add_([p.grad for p in decayed], [p.detach() for p in decayed], group["loss_decay"] * self.scale)
         self.forwards += self._weight
         self.backwards += self._weight
         gradients = [p.grad for p in parameters]
@@ -73,11 +73,6 @@ class Verbs(Optimizer):
             raise ConfigError("step: the closure left no gradient; it must call loss.backward() before it returns the loss.")
         for p in parameters:
             p.grad = None
-        pairs = zip(gradients, values, strict=True)
-        for group in self.param_groups:
-            used = [(g, w) for g, w in itertools.islice(pairs, len(group["params"])) if g is not None]
-            if group["loss_decay"] and used:
-                vectors.add_([g for g, _ in used], [w for _, w in used], group["loss_decay"] * self.scale)
         return loss, gradients
 
     def first_pass(self, closure: Closure, at: Vector | None = None) -> tuple[Tensor, Gradients]:
@@ -129,24 +124,18 @@ class Verbs(Optimizer):
         return climb
 
     def perturbed(self, gradients: Gradients) -> Vector:
-        """The part of `gradients` that belongs to perturbed parameters; zeros for a parameter this pass did not use."""
+        """The part of `gradients` that belongs to perturbed parameters, `gradients` itself where that is all of it; zeros for a parameter
+        this pass did not use."""
+        if all(self._members.chosen) and all(g is not None for g in gradients):
+            return gradients  # type: ignore[return-value]
         pairs = zip(self.parameters, gradients, self._members.chosen, strict=True)
         return [torch.zeros_like(p) if g is None else g for p, g, chosen in pairs if chosen]
-
-    @staticmethod
-    def is_whole(part: Vector, gradients: Gradients) -> bool:
-        """True if `part`, from `perturbed`, is all of `gradients`."""
-        return len(part) == len(gradients) and all(map(operator.is_, part, gradients))
-
-    def note_norm(self, gradients: Gradients, length: Tensor) -> None:
-        """Spare the step the norm of `gradients`, should they become the descent gradient."""
-        self._known = (gradients, length)
 
     def record_first(self, gradients: Gradients) -> Tensor:
         """Record the first pass's gradient norm (and lambda ||w|| / ||g|| where weight decay is in the loss); return the norm."""
         present = [g for g in gradients if g is not None]
         length = vectors.norm(present) if present else torch.zeros(())
-        self.note_norm(gradients, length)
+        self._known = (gradients, length)
         plain = length / self.scale
         self.record("grad_norm", plain)
         if not self.diagnose:
@@ -209,30 +198,7 @@ def accumulate(total: Gradients | None, gradients: Gradients, share: float, *, a
     return [b if a is None else a if b is None else a.add_(b) for a, b in zip(total, scaled, strict=True)]
 
 
-def update(base: Optimizer, gradient: Vector, lengths: list[Tensor], grad_clip: float | None, scaling: LossScale | None) -> Tensor:
-    """Take one gradient, the tensors in `.grad`, to new weights: unscale, clip, step unless it is void; return whether it was (0-d bool).
-
-    lengths:    norms, 0-d tensors: the gradient's own first, then those of the step's ascents. One that is not finite makes the step void:
-                weights and base optimizer stay as they are.
-    grad_clip:  largest norm of the (unscaled) gradient.
-    scaling:    the scale that the gradient carries; it is divided out here.
-    """
-    scale = 1.0 if scaling is None else scaling.value
-    if scaling is not None:
-        vectors.scale_(gradient, 1 / scale)
-    if grad_clip is not None:
-        vectors.scale_(gradient, (grad_clip / (lengths[0] / scale + 1e-6)).clamp(max=1.0))
-    bad = ~torch.isfinite(torch.stack(lengths).sum())
-    if all(group.get("fused") for group in base.param_groups) and _can_skip_on_device(base):
-        base.found_inf = bad.float()  # type: ignore[attr-defined]  # the kernel itself leaves everything alone: no host sync
-        base.step()
-        del base.found_inf  # type: ignore[attr-defined]
-    elif not bool(bad):
-        base.step()
-    return bad
-
-
-def _can_skip_on_device(base: Optimizer) -> bool:
+def can_skip_on_device(base: Optimizer) -> bool:
     """Whether the fused kernel leaves momentum right when it skips. Fused SGD allocates it in the first step and does not fill it if that
     step is skipped: start it at zero here."""
     if not isinstance(base, torch.optim.SGD):

@@ -12,7 +12,6 @@ from sam.core.settings import DEFAULT_ALPHAS
 from sam.core.vectors import Vector
 from sam.optimizers.base import Closure, Gradients, Method
 from sam.optimizers.sam import start_ascent
-from sam.optimizers.settings import check_arguments
 
 # Below this sin(psi) the two directions span no plane. Rounding of float32 sums alone makes sin(psi) 5e-4 of parallel vectors; what the
 # larger bound gives away is a turn of the update by less than 1e-3.
@@ -73,45 +72,33 @@ class XSAM(Method):
 
     remembered = ("alpha", "steps_taken", "due", "probe_losses")
 
-    def __init__(
-        self,
-        base: torch.optim.Optimizer,
-        *,
-        rho: float = 0.05,
-        steps: int = 1,
-        rule: str = "split",
-        rho_max: float | None = None,
-        alpha: float | None = None,
-        alphas: Sequence[float] = DEFAULT_ALPHAS,
-        search_interval: int = 1,
-        **common: Any,
-    ) -> None:
-        check_arguments(type(self), steps=steps, rule=rule, rho_max=rho_max, alpha=alpha, alphas=alphas, search_interval=search_interval)
-        super().__init__(base, rho=rho, **common)
-        self.steps, self.rule, self.rho_max = steps, rule, rho_max
-        self.alphas, self.search_interval, self.constant = list(alphas), search_interval, alpha is not None
+    rho: float = 0.05
+    steps: int = 1
+    rule: str = "split"
+    rho_max: float | None = None
+    alpha: float | None = None  # once it is made: the one in use
+    alphas: Sequence[float] = DEFAULT_ALPHAS
+    search_interval: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.constant = self.alpha is not None
         self._turn = torch.empty((), dtype=torch.float64, device=self.bad.device)
-        self.alpha = 1.0 if alpha is None else alpha
+        self.turn(1.0 if self.alpha is None else self.alpha)
         self.probe_losses: list[float] = []
         self.due = False  # a search that was lost is to be made up
 
     @classmethod
     def options(cls, config: Any, **run: Any) -> dict[str, Any]:
-        own = {"steps": config.ascent_steps, "rule": config.step_rule, "rho_max": config.rho_max, "alpha": config.alpha}
-        return own | {"alphas": config.alpha_grid, "search_interval": config.search_interval(run["steps_per_epoch"])}
+        return super().options(config, **run) | {"search_interval": config.search_interval(run["steps_per_epoch"])}
 
-    @property
-    def alpha(self) -> float:
-        return self._alpha
+    def turn(self, alpha: float) -> None:
+        self.alpha = alpha
+        self._turn.fill_(alpha)  # what a step reads: always at one address, so that a captured step sees it change
 
-    @alpha.setter
-    def alpha(self, value: float) -> None:
-        self._alpha = value
-        self._turn.fill_(value)  # what a step reads: always at one address, so that a captured step sees it change
-
-    @property
-    def search_radius(self) -> float:
-        return 2 * max(self._members.radii, default=0.0) if self.rho_max is None else self.rho_max
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        super().load_method_state(state)
+        self.turn(vars(self)["alpha"])
 
     @property
     def defer(self) -> bool:  # type: ignore[override]
@@ -134,7 +121,8 @@ class XSAM(Method):
         plane = Plane(climb.direction(), self.perturbed(gradient))
         self.record("psi", plane.psi)
         if self.defer:
-            points = (plane.point(self.points, alpha, self.search_radius) for alpha in self.alphas)
+            radius = 2 * max(self._members.radii) if self.rho_max is None else self.rho_max
+            points = (plane.point(self.points, alpha, radius) for alpha in self.alphas)
             losses = [self.probe(closure, at).double() for at in points]
             self._probes += torch.stack([*losses, plane.psi.double()]) * self._weight  # psi: finite if the step is
         return loss, (plane, gradient)
@@ -146,14 +134,14 @@ class XSAM(Method):
             *self.probe_losses, psi = self._probes.tolist()
             self.due = not math.isfinite(psi)
             if all(map(math.isfinite, self.probe_losses)):
-                self.alpha = self.alphas[self.probe_losses.index(max(self.probe_losses))]
+                self.turn(self.alphas[self.probe_losses.index(max(self.probe_losses))])
 
     def descent(self, direction: tuple[Plane, Gradients]) -> Gradients:
         """||g_k|| v(alpha) on the perturbed parameters; the others descend with g_k, as in SAM."""
         plane, gradients = direction
         plane.combine_(self._turn)  # in place: where a parameter had a gradient, it is the very tensor in `gradients`
-        if self.is_whole(plane.g, gradients):
-            self.note_norm(gradients, plane.g_norm.to(plane.g[0].dtype))  # v(alpha) has norm 1
+        if plane.g is gradients:
+            self._known = (gradients, plane.g_norm.to(plane.g[0].dtype))  # v(alpha) has norm 1
         return gradients
 
     def report(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sam.config import ConfigError
-from sam.core.passes import is_stochastic
+from sam.core.passes import are_stochastic
 from sam.optimizers.base import Method
 from sam.settings import TrainConfig
 from sam.training.objective import Objective
@@ -146,6 +146,6 @@ def steps_for(config: TrainConfig, model: nn.Module, optimizer: Method, objectiv
     device = optimizer.parameters[0].device
     if device.type != "cuda":
         raise ConfigError(f"cuda_graph=true: this run is on {device}; a CUDA device is needed; allowed: false.")
-    if is_stochastic(model.train()):
+    if are_stochastic(model.train().modules()):
         raise ConfigError("cuda_graph=true: this model drops out at random, and its passes share a mask by the host; allowed: false.")
     return GraphedSteps(optimizer, objective, CudaGraphs(device, optimizer.generators))

@@ -28,16 +28,11 @@ def summary(rows: Sequence[Row], interval: int = 1) -> dict[str, Any]:
     the `interval` of evaluation). A number that was not measured is None, and so is a mean that lacks one."""
     splits = [split for split in ("test", "val") if f"{split}_accuracy" in rows[-1]]
     names = [f"{split}_{kind}" for split in splits for kind in ("loss", "accuracy")]
-    tail = rows[-5:]
+    last = {name: [row[name] for row in rows[-5:]] for name in names}
     judge = "val" if "val" in splits else "test"
     best = max((row for row in rows if row[f"{judge}_accuracy"] is not None), key=lambda row: row[f"{judge}_accuracy"], default={})
     return {
         "final": {name: rows[-1][name] for name in (*names, "train_loss", "train_accuracy", "perturbed_loss")},
-        "last5": {name: _mean([row[name] for row in tail]) for name in names},
+        "last5": {name: None if None in values else sum(values) / len(values) for name, values in last.items()},
         "best": {"selected_on": judge, "interval": interval, "epoch": best.get("epoch"), **{name: best.get(name) for name in names}},
     }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if len(present) == len(values) else None

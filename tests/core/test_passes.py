@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sam.core.passes import Passes, is_stochastic, running_buffers
+from sam.core.passes import Passes, are_stochastic, running_buffers
 
 
 def net(momentum: float | None = 0.1, dropout: float = 0.0, norm: type[nn.Module] = nn.BatchNorm1d) -> nn.Module:
@@ -182,11 +182,11 @@ def test_a_model_without_randomness_leaves_the_stream_to_others() -> None:
 
 
 def test_what_counts_as_stochastic() -> None:
-    assert is_stochastic(nn.Sequential(nn.Dropout2d(0.1)))
-    assert not is_stochastic(nn.Sequential(nn.Dropout(0.0)))
-    assert not is_stochastic(nn.Sequential(nn.Dropout(0.5)).eval())
+    assert are_stochastic(nn.Sequential(nn.Dropout2d(0.1)).modules())
+    assert not are_stochastic(nn.Sequential(nn.Dropout(0.0)).modules())
+    assert not are_stochastic(nn.Sequential(nn.Dropout(0.5)).eval().modules())
 
     class DropPath(nn.Module):
         pass
 
-    assert is_stochastic(nn.Sequential(DropPath()))
+    assert are_stochastic(nn.Sequential(DropPath()).modules())
