@@ -87,8 +87,10 @@ def tost_text(found: Equivalence) -> str:
 
 
 def correlations(table: TableConfig, columns: Sequence[Column], rows: Sequence[TableRow]) -> tuple[Correlation, ...]:
-    """One rank correlation per pair of `correlations` and radius, over runs with two finite values; a run counts in one row only."""
-    found, own = [], _own_seeds(rows)
+    """One rank correlation per pair of `correlations` and radius, over runs with two finite values; a run counts in its first row only."""
+    found = []
+    first = {run.folder: i for i, row in reversed([*enumerate(rows)]) for run in row.finished.values()}  # rows may overlap
+    own = [{seed for seed, run in row.finished.items() if first[run.folder] == i} for i, row in enumerate(rows)]
     for wanted in table.correlations:
         xs, ys = ([c for c in columns if c.config.key == key] for key in (wanted.x, wanted.y))
         for x, y in ((x, y) for x in xs for y in ys if None in (x.rho, y.rho) or x.rho == y.rho):
@@ -96,13 +98,3 @@ def correlations(table: TableConfig, columns: Sequence[Column], rows: Sequence[T
             pairs = {str(i): {seed: pair for seed, pair in both.items() if seed in own[i]} for i, both in enumerate(every)}
             found.append(Correlation(x.header, y.header, stats.across(pairs), stats.within(pairs), stats.between(pairs)))
     return tuple(found)
-
-
-def _own_seeds(rows: Sequence[TableRow]) -> list[set[int]]:
-    """Per row, the seeds of finished runs that no earlier row holds: rows may overlap, and a run is one observation."""
-    taken: set[str] = set()
-    own = []
-    for row in rows:
-        own.append({seed for seed, run in row.finished.items() if run.folder not in taken})
-        taken |= {run.folder for run in row.finished.values()}
-    return own

@@ -61,18 +61,14 @@ class RunRow:
         return is_genuine(self.config.dataset.name, self.config.dataset.path, self.data_fingerprint)
 
     @functools.cached_property  # every table asks for it
-    def condition(self) -> dict[str, Any]:
-        """`settings`, with the files by their bytes, not by their paths."""
-        return settings(self.config) | {"init_from": self.init_from, "data": self.data_fingerprint}
-
-    @functools.cached_property
-    def condition_key(self) -> str:
-        return json.dumps(self.condition, sort_keys=True)
+    def condition(self) -> str:
+        """`settings` as JSON, with the files by their bytes, not by their paths."""
+        return json.dumps(settings(self.config) | {"init_from": self.init_from, "data": self.data_fingerprint}, sort_keys=True)
 
     @functools.cached_property
     def own(self) -> dict[str, Any]:
         """`own_settings`, with the files by their bytes."""
-        return own_settings(self.config, self.condition)
+        return own_settings(self.config) | {"init_from": self.init_from, "data": self.data_fingerprint}
 
 
 @dataclass(frozen=True)
@@ -101,10 +97,10 @@ def may_vary(name: str) -> bool:
     return name in flat(defaults(TrainConfig)) and name != "dataset.path" and not name.startswith(_ALIKE)
 
 
-def own_settings(config: TrainConfig, condition: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Settings that the run reads, by dotted names, except its seed. condition: its `settings`, if they are known."""
+def own_settings(config: TrainConfig) -> dict[str, Any]:
+    """Settings that the run reads, by dotted names, except its seed."""
     own = {f"optimizer.{key}": getattr(config.optimizer, key) for key in config.optimizer.used_keys}
-    return own | {name: value for name, value in (condition or settings(config)).items() if not name.startswith("optimizer.")}
+    return own | {name: value for name, value in settings(config).items() if not name.startswith("optimizer.")}
 
 
 def grouped(items: Iterable[V], key: Callable[[V], K]) -> dict[K, list[V]]:
@@ -189,7 +185,7 @@ def conditions(runs: Sequence[RunRow]) -> list[Condition]:
     for run in runs:
         if run.status not in ("finished", "diverged"):
             raise ValueError(f"{run.folder}: status {run.status}: only finished and diverged runs belong in a table.")
-    members = grouped(runs, lambda run: run.condition_key)
+    members = grouped(runs, lambda run: run.condition)
     labelled = [(condition_label(own[0]), json.loads(key), own) for key, own in members.items()]
     found = []
     for label, key, own in labelled:
@@ -297,10 +293,6 @@ def extra_rows(condition: Condition, unmatched: Sequence[RunRow]) -> list[TableR
 
 def baseline_for(row: TableRow, baselines: Sequence[TableRow]) -> TableRow | None:
     """The baseline row to compare with: same radius first, then most settings in common, then the first."""
-
-    def likeness(other: TableRow) -> tuple[bool, int]:
-        a, b = row.optimizer, other.optimizer
-        shared = [k for k in a.used_keys if k in b.used_keys and k not in _COMMON and getattr(a, k) == getattr(b, k)]
-        return "rho" in shared, len(shared)
-
-    return max(baselines, key=likeness, default=None)
+    own = {key: getattr(row.optimizer, key) for key in row.optimizer.used_keys if key not in _COMMON}
+    shared = lambda o: [key for key, value in own.items() if key in o.used_keys and getattr(o, key) == value]
+    return max(baselines, key=lambda other: ("rho" in shared(other.optimizer), len(shared(other.optimizer))), default=None)

@@ -7,7 +7,6 @@ from data import known
 from sam.optimizers.settings import METHODS
 from sam.settings import TrainConfig
 from sam.tables.cells import Block, Cell
-from sam.tables.columns import Column
 from sam.tables.comparisons import tost_text
 from sam.tables.conditions import Condition, RunRow, TableRow, value_text
 from sam.tables.published import Published, citations
@@ -17,7 +16,7 @@ from sam.text import counted
 
 
 def footnotes(
-    table: TableConfig, condition: Condition, rows: Sequence[TableRow], columns: Sequence[Column], block: Block, shown: Sequence[Published]
+    table: TableConfig, condition: Condition, rows: Sequence[TableRow], block: Block, shown: Sequence[Published]
 ) -> Iterator[str]:
     """All footnotes of the block, in order; some come several times."""
     used = [run for row in rows for run in row.shown]
@@ -40,7 +39,7 @@ def footnotes(
     yield from _notes_on_tests(table, block.rows)
     if runs := max((c.across.n for c in block.correlations), default=0):
         yield from _CORRELATIONS if runs >= MIN_RUNS else [f"Rank correlations are printed from {MIN_RUNS} runs on; here are {runs}."]
-    measures = [column.config.measure for column in columns]
+    measures = [column.measure for column in table.columns]
     if any("accuracy" in m for m in measures):
         yield "Accuracy is that of the final epoch."
     if "gap" in measures:

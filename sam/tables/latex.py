@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.compact import compact, widths, wrapped
-from sam.tables.render import grids, lines_below, panels
+from sam.tables.render import grids, panels
 
 COLUMN, PAGE = 51, 106  # characters of \footnotesize in a column of 3.25 in, and across both
 
@@ -71,7 +71,7 @@ def _long(block: Block) -> str:
         header, rows = _long_rows(grid) if grid is block else (grid.header, [[_spaced(cell) for cell in row] for row in grid.rows])
         lines += [rf"\begin{{longtable}}{{@{{}}{shape}@{{}}}}", r"\toprule", _row([escape_latex(h) for h in header]), r"\midrule\endhead"]
         lines += [*map(_row, rows), r"\bottomrule", r"\end{longtable}"]
-    notes = [*([block.finding] if block.finding else []), *lines_below(block)]
+    notes = [*filter(None, [block.finding, block.verdict]), *block.notes]
     return "\n".join([*lines, *(rf"{escape_latex(note)}\par" for note in notes), r"\endgroup"]) + "\n"
 
 

@@ -13,17 +13,14 @@ from sam.tables.columns import Column, expand
 from sam.tables.conditions import RunRow, TableRow
 from sam.tables.settings import ColumnConfig, SweepConfig
 from sam.tables.statistics import is_finite, summarize, summary_parts
-from sam.tables.sweep import RHO, Grid, at_text, by_task, grids, is_task, name_of, short, task_label
+from sam.tables.sweep import RHO, Grid, at_text, grids, is_task, name_of, short, task_label
 
 Values = tuple[float, ...]  # of a grid's keys
 Scores = Mapping[Values, Mapping[int, float]]  # setting -> seed -> accuracy
 Command = Callable[[RunRow, Sequence[int]], str]  # of the final runs with a run's settings and these seeds
 
-# Where one of these alone was swept, the pick is the first value in this order within one standard error of the best.
-_FIRST: dict[str, Callable[[float], tuple[float, ...]]] = {
-    RHO: lambda rho: (rho,),
-    "optimizer.alpha": lambda alpha: (abs(alpha - 1), alpha),
-}
+# Where one of these alone was swept, the pick is the value nearest to this one within one standard error of the best.
+_NEAREST = {RHO: 0.0, "optimizer.alpha": 1.0}
 RECALIBRATED = "[bn=recalibrated]"
 _ENDS = {"smallest": min, "largest": max}
 OPTIMISTIC = "picked on the test set: optimistic"
@@ -33,11 +30,11 @@ def pick(scores: Scores, keys: Sequence[str]) -> Values:
     """The setting with the best mean; over rho or alpha alone the smallest rho (the alpha nearest 1) whose mean lies within one standard
     error of it, that of the differences paired by seed. Of equal ones the smallest."""
     best = max(sorted(scores), key=lambda values: mean(scores[values].values()))
-    if len(keys) != 1 or keys[0] not in _FIRST:
+    if len(keys) != 1 or keys[0] not in _NEAREST:
         return best
     behind = {values: [scores[best][seed] - own[seed] for seed in scores[best] if seed in own] for values, own in scores.items()}
     near = [v for v, by in behind.items() if v == best or (len(by) > 1 and mean(by) <= stdev(by) / math.sqrt(len(by)))]
-    return min(near, key=lambda values: _FIRST[keys[0]](values[0]))
+    return min(near, key=lambda values: (abs(values[0] - _NEAREST[keys[0]]), values[0]))
 
 
 def nested(validation: Scores, keys: Sequence[str]) -> dict[int, Values]:
@@ -49,12 +46,9 @@ def nested(validation: Scores, keys: Sequence[str]) -> dict[int, Values]:
 
 def scores(rows: Mapping[Values, TableRow], measure: str) -> dict[Values, dict[int, float]]:
     """What the settings reached, by their numbers; a diverged run counts as chance."""
-    found: dict[Values, dict[int, float]] = {}
-    for at, row in rows.items():
-        values = {seed: value for seed, value in row.values(measure, 1.0).items() if is_finite(value)}
-        values |= {seed: chance(run) for seed, run in row.diverged.items()}
-        found |= {at: values} if values else {}
-    return found
+    kept = lambda row: {seed: value for seed, value in row.values(measure, 1.0).items() if is_finite(value)}
+    lost = lambda row: {seed: chance(run) for seed, run in row.diverged.items()}
+    return {at: values for at, row in rows.items() if (values := kept(row) | lost(row))}
 
 
 def about(name: str) -> Description | None:
@@ -90,7 +84,7 @@ class Picked:
 def build(runs: Sequence[RunRow], command: Command) -> tuple[list[Block], list[str]]:
     """One block for each task in which something was swept; and the command lines of the final runs with the picked values."""
     blocks, commands = list[Block](), list[str]()
-    for own in by_task(grids(runs, SweepConfig())):
+    for own in grids(runs, SweepConfig()):
         if any(grid.keys and not any(map(is_task, grid.keys)) for grid in own):
             made, lines = _block(own, command)
             blocks, commands = blocks + made, commands + lines

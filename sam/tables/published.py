@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.settings import DATASETS, AugmentationConfig
+from data.settings import DATASETS
 from sam.config import ConfigError
 from sam.optimizers.settings import OptimizerConfig
 from sam.settings import TrainConfig
@@ -18,6 +18,8 @@ CSV = Path(__file__).with_name("paper_values.csv")
 _UNCERTAINTY = {"std": "std", "std?": "std?", "ci95": "95% CI", "ci68": "68% CI", "median": "median", "unstated": "± unstated"}
 # Keys that make another method of the same name; a published value belongs to the plain one.
 _VARIANT_KEYS = ("step_rule", "descent_gradient", "perturb", "norm_scope", "radius")
+# Beside crop and flip. Any other wording matches nothing, "unstated" everything.
+_CUTOUT_AND_POLICY = {"basic": (False, "none"), "cutout": (True, "none"), "autoaugment": (False, "autoaugment")}
 
 
 @dataclass(frozen=True)
@@ -89,21 +91,13 @@ def matches(published: Published, config: TrainConfig) -> bool:
     same_training = published.epochs == str(config.epochs) and config.init_from is None
     variant = any(key in optimizer.used_keys and getattr(optimizer, key) != getattr(plain, key) for key in _VARIANT_KEYS)
     same_method = not variant and ("rho" not in optimizer.used_keys or optimizer.rho in _radii(published))
-    return same_data and same_model and same_training and same_method and _same_augmentation(published.augmentation, config.augmentation)
+    stated, ours = published.augmentation, config.augmentation
+    same_images = ours.crop_padding > 0 and ours.flip and _CUTOUT_AND_POLICY.get(stated) == (ours.cutout > 0, ours.policy)
+    return same_data and same_model and same_training and same_method and (same_images or stated == "unstated")
 
 
 def _radii(published: Published) -> tuple[float, ...]:
     """Training radii that the value is valid for: the one in `method`; else 0.05, the radius of every row of Tiwary & Aananth 2024, and the
     one in `note` (they copy a CIFAR-100 value tuned at 0.1)."""
-    pattern = r"\brho ?0?(\.\d+)"
-    if named := re.search(pattern, published.method):
-        return (float(named[1]),)
-    noted = re.search(pattern, published.note)
-    return (0.05, float(noted[1])) if noted else (0.05,)
-
-
-def _same_augmentation(stated: str, ours: AugmentationConfig) -> bool:
-    """basic: crop and flip only; cutout, autoaugment: that as well. Any other wording matches nothing, "unstated" everything."""
-    wanted = {"basic": (False, "none"), "cutout": (True, "none"), "autoaugment": (False, "autoaugment")}
-    same = ours.crop_padding > 0 and ours.flip and wanted.get(stated) == (ours.cutout > 0, ours.policy)
-    return same or stated == "unstated"
+    named, noted = (tuple(map(float, re.findall(r"\brho ?0?(\.\d+)", text))) for text in (published.method, published.note))
+    return named or (0.05, *noted)

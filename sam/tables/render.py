@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sam.tables.cells import Block, Cell, Correlation
+from sam.tables.cells import EMPTY, Block, Cell, Correlation
 from sam.tables.compact import GAP, compact, widths, wrapped
-from sam.tables.statistics import MIN_RUNS, RankCorrelation, fixed, interval
+from sam.tables.statistics import MIN_RUNS, fixed, interval
 from sam.text import counted, csv_text
 
 PIVOTS = ("Sweep", "Picked")  # tables of a sweep
@@ -30,18 +30,9 @@ def coefficients(c: Correlation) -> dict[str, tuple[str, ...]]:
     """Column header -> text of its cell."""
     if c.across.n < MIN_RUNS:
         return dict.fromkeys(CORRELATION_HEADER[1:], (f"fewer than {MIN_RUNS} runs", f"n = {c.across.n}"))
-    found = (c.across, c.within, c.between)
-    return {name: _rank_parts(r, "methods" if r is c.between else "runs") for name, r in zip(CORRELATION_HEADER[1:], found, strict=True)}
-
-
-def _rank_parts(r: RankCorrelation, unit: str) -> tuple[str, ...]:
-    if r.rho is None:
-        return ("–", f"n = {r.n} {unit}")
-    return (fixed(r.rho, 2, sign=True), *(interval(r, 2, sign=True) or ("[–]",)), f"n = {r.n} {unit}")
-
-
-def lines_below(block: Block) -> tuple[str, ...]:
-    return (block.verdict, *block.notes) if block.verdict else block.notes
+    found = zip(CORRELATION_HEADER[1:], (c.across, c.within, c.between), ("runs", "runs", "methods"), strict=True)
+    value = lambda r: EMPTY if r.rho is None else (fixed(r.rho, 2, sign=True), *(interval(r, 2, sign=True) or ("[–]",)))
+    return {name: (*value(r), f"n = {r.n} {unit}") for name, r, unit in found}
 
 
 def panels(block: Block, width: int) -> list[list[int]]:
@@ -107,7 +98,7 @@ def _markdown_block(block: Block) -> str:
     for grid in grids(block):
         lines += [line(map(escape_markdown, grid.header)), line(["---"] * len(grid.header))]
         lines += [*(line("<br>".join(parts(cell)) for cell in row) for row in grid.rows), ""]
-    return "\n".join([*lines, *(f"- {escape_markdown(note)}" for note in lines_below(block))]) + "\n"
+    return "\n".join([*lines, *(f"- {escape_markdown(note)}" for note in (*filter(None, [block.verdict]), *block.notes))]) + "\n"
 
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)

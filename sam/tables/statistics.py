@@ -183,13 +183,10 @@ def paired_parts(d: Paired, digits: int, p_holm: float | None = None) -> tuple[s
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Adjust p values for testing all of them (Holm 1979); input order is kept, None is no test. The i-th smallest of m is multiplied by
     m - i + 1, made non-decreasing, and capped at 1; the tests may depend on each other."""
-    adjusted: list[float | None] = [None] * len(p_values)
     tests = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    largest = 0.0
-    for rank, (p, i) in enumerate(tests):
-        largest = max(largest, min(1.0, (len(tests) - rank) * p))
-        adjusted[i] = largest
-    return adjusted
+    steps = np.maximum.accumulate([min(1.0, (len(tests) - rank) * p) for rank, (p, _) in enumerate(tests)]).tolist()
+    adjusted = dict(zip((i for _, i in tests), steps, strict=True))
+    return [adjusted.get(i) for i in range(len(p_values))]
 
 
 @dataclass(frozen=True)
@@ -245,11 +242,6 @@ def smallest_detectable(std: float | None, n: int, alpha: float, power: float) -
     return shift * std / math.sqrt(n) if math.isfinite(shift) else None
 
 
-def _all_rho(rows: Pairs) -> float | None:
-    points = [point for seeds in rows.values() for point in seeds.values()]
-    return _within_rho({"": dict(enumerate(points))})
-
-
 def _within_rho(rows: Pairs) -> float | None:
     """The blocked Spearman coefficient (Taylor 1987, Biometrics 43): without ties, the mean of the rows' with weights n (n² - 1)."""
     from scipy.stats import rankdata  # tied values share the average of their ranks
@@ -265,16 +257,11 @@ def _within_rho(rows: Pairs) -> float | None:
 def _jackknife(statistic: Callable[[Pairs], float | None], rows: Pairs) -> float | None:
     """Half width, on Fisher's scale, of the interval from leaving out one seed at a time in all rows (Student's t, seeds - 1)."""
     seeds = sorted({seed for members in rows.values() for seed in members})
-    if len(seeds) < MIN_SEEDS:
+    left = [statistic({name: {s: p for s, p in members.items() if s != out} for name, members in rows.items()}) for out in seeds]
+    moved = [math.atanh(max(-0.99, min(0.99, rho))) for rho in left if rho is not None]  # 1 of few seeds is not infinite
+    if (n := len(seeds)) < MIN_SEEDS or len(moved) < n:
         return None
-    left = []
-    for out in seeds:
-        rho = statistic({name: {s: p for s, p in members.items() if s != out} for name, members in rows.items()})
-        if rho is None:
-            return None
-        left.append(math.atanh(max(-0.99, min(0.99, rho))))  # a coefficient of 1 out of two or three seeds is common, and not infinite
-    n = len(seeds)
-    return float(stdtrit(n - 1, 0.975)) * math.sqrt((n - 1) / n * float(np.sum((np.array(left) - np.mean(left)) ** 2)))
+    return float(stdtrit(n - 1, 0.975)) * math.sqrt((n - 1) / n * float(np.sum((np.array(moved) - np.mean(moved)) ** 2)))
 
 
 def _coefficient(statistic: Callable[[Pairs], float | None], rows: Pairs, lost: int, over_seeds: bool = True) -> RankCorrelation:
@@ -291,7 +278,8 @@ def _coefficient(statistic: Callable[[Pairs], float | None], rows: Pairs, lost: 
 
 def across(rows: Pairs) -> RankCorrelation:
     """Spearman's coefficient over all runs, whatever their row; interval over new seeds of the same rows."""
-    return _coefficient(_all_rho, rows, 3)
+    as_one_row = lambda own: {"": dict(enumerate(point for seeds in own.values() for point in seeds.values()))}
+    return _coefficient(lambda own: _within_rho(as_one_row(own)), rows, 3)
 
 
 def within(rows: Pairs) -> RankCorrelation:
@@ -305,4 +293,4 @@ def between(rows: Pairs) -> RankCorrelation:
     whose coverage is checked at 6 and 10 rows; with four it spans nearly everything."""
     mean = lambda seeds, k: math.fsum(point[k] for point in seeds.values()) / len(seeds)
     means = {"": {i: (mean(seeds, 0), mean(seeds, 1)) for i, seeds in enumerate(rows.values()) if seeds}}
-    return _coefficient(_all_rho, means, 3, over_seeds=False)
+    return _coefficient(_within_rho, means, 3, over_seeds=False)

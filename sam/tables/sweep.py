@@ -54,8 +54,8 @@ def at_text(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name_of(key)} {value_text(value)}" for key, value in values.items())
 
 
-def grids(runs: Sequence[RunRow], config: SweepConfig) -> list[Grid]:
-    """The grids among the runs, in the order of METHODS. Raises ConfigError for an axis that does not vary."""
+def grids(runs: Sequence[RunRow], config: SweepConfig) -> list[list[Grid]]:
+    """The grids among the runs, task by task, in the order of METHODS. Raises ConfigError for an axis that does not vary."""
     known = [run.own for run in runs]
     # What only some read, with one value, does not vary: step_rule, idle at N = 1.
     varies = [name for name in varying(known) if len({repr(own[name]) for own in known if name in own}) > 1]
@@ -82,7 +82,8 @@ def grids(runs: Sequence[RunRow], config: SweepConfig) -> list[Grid]:
         task, rest = ({name: value for name, value in members[0][3].items() if is_task(name) == wanted} for wanted in (True, False))
         keys = [name for name in varies if len({repr(numbers.get(name)) for numbers, _ in points}) > 1]
         found.append((rest, Grid(label, task, tuple(sorted(keys, key=lambda name: name != RHO)), points)))
-    return [grid._replace(label=_labelled(grid, rest, [r for r, g in found if g.label == grid.label])) for rest, grid in found]
+    named = [grid._replace(label=_labelled(grid, rest, [r for r, g in found if g.label == grid.label])) for rest, grid in found]
+    return list(grouped(named, lambda grid: repr(grid.task)).values())
 
 
 def _labelled(grid: Grid, words: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
@@ -124,16 +125,12 @@ def build(config: SweepConfig, runs: Sequence[RunRow], rhos: Sequence[float]) ->
     names = {name for run in runs for name in run.measures}
     columns = expand([column for one in config.measures for column in available(one, names)], rhos[:1])
     blocks = list[Block]()
-    for own in by_task(grids(runs, config)):
+    for own in grids(runs, config):
         for pivot, column in itertools.product(pivots(own, config), columns):
             made = [_block(pivot, column, own[0].task, value) for value in pivot.values]
             notes = () if blocks else _notes(config, own)
             blocks += [replace(block, notes=notes) for block in made if block is not None]
     return blocks
-
-
-def by_task(found: Sequence[Grid]) -> list[list[Grid]]:
-    return list(grouped(found, lambda grid: repr(grid.task)).values())
 
 
 def task_label(run: RunRow, task: Mapping[str, Any]) -> str:

@@ -116,4 +116,4 @@ def _block(table: TableConfig, condition: Condition, rows: Sequence[TableRow], c
     title, related = f"{table.title}, {condition.label}", correlations(table, columns, rows)
     block = Block(table.title, title, len(names), header, done, verdict=verdict(table, rows, done), correlations=related)
     block = replace(block, finding=finding(table, rows, done), about=condition.label)
-    return replace(block, notes=tuple(dict.fromkeys(footnotes(table, condition, rows, columns, block, list(shown.values())))))
+    return replace(block, notes=tuple(dict.fromkeys(footnotes(table, condition, rows, block, list(shown.values())))))

@@ -267,8 +267,10 @@ class Sheet:
             if len(seeds) < self.claim.n:
                 raise Stop(f"open: {len(seeds)} of {self.claim.n}")
             self.gates(*MEANS)
-            if self.claim.kind == "retained_fraction" and not gained(self.claim, shown):
-                raise Stop("out of domain: the reference gains nothing over the control")
+            if self.claim.kind == "retained_fraction":  # of a loss nothing can be retained
+                gain = np.mean(shown["reference"]) - np.mean([of for name, of in shown.items() if name.startswith("controls")])
+                if not (gain > 0 if self.claim.direction == "higher" else gain < 0):
+                    raise Stop("out of domain: the reference gains nothing over the control")
         except Stop as stop:
             case = replace(case, stopped=str(stop))
         return case
@@ -283,12 +285,6 @@ def _in_common(values: Mapping[str, Mapping[int, float]]) -> tuple[list[int], di
 def _with_effect(case: Judged, shown: Mapping[str, Sequence[float]], images: int | None = None, right: np.ndarray | None = None) -> Judged:
     effect, estimate = effect_of(case.claim, shown)
     return replace(case, effect=effect, drawn=over_seeds_and_images(np.array(list(shown.values())), estimate, images, right))
-
-
-def gained(claim: Claim, arms: Mapping[str, Sequence[float]]) -> bool:
-    """True if the reference lies on the claimed side of the controls: of a loss nothing can be retained."""
-    gain = np.mean(arms["reference"]) - np.mean([of for name, of in arms.items() if name.startswith("controls")])
-    return bool(gain > 0 if claim.direction == "higher" else gain < 0)
 
 
 def effect_of(claim: Claim, arms: Mapping[str, Sequence[float]]) -> tuple[Effect, Callable[[np.ndarray], np.ndarray]]:
