@@ -24,7 +24,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Affine2D, IdentityTransform
 
-from sam.report.html import Html, el, text
+from sam.report.html import Html, el, join
 from sam.report.looks import COLOURS, LINES, MARKERS, Style
 from sam.report.panels import Axis, Panel, Series, counts, panel_csv
 from sam.tables.statistics import is_finite
@@ -221,13 +221,8 @@ _DROPPED = re.compile(r"<\?xml.*?<svg[^>]*>|<metadata>.*?</metadata>|<style.*?</
 def svg(panel: Panel, prefix: str) -> Html:
     """Inline <svg> without style attributes or blocks; its ids begin with `prefix`, its colours are the page's variables, and what links to
     a run has a title."""
-    words = f"<title>{text(printable(panel.title))}</title><desc>{text(printable(panel.words))}</desc>"
-    return _inline(_source(panel), prefix, "chart", words)
-
-
-@functools.lru_cache(1024)
-def _source(panel: Panel) -> str:
-    return draw(panel, "svg").decode()
+    words = join(el("title", printable(panel.title)), el("desc", printable(panel.words)))
+    return _inline(draw(panel, "svg").decode(), prefix, "chart", words)
 
 
 def _inline(source: str, prefix: str, class_: str, words: str = "") -> Html:

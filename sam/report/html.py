@@ -11,14 +11,9 @@ class Html(str):
     __slots__ = ()
 
 
-def text(value: object) -> Html:
-    """Convert to HTML: escape everything that is not `Html`."""
-    return value if isinstance(value, Html) else Html(html.escape(str(value)))
-
-
 def join(*parts: object) -> Html:
-    """Concatenate parts as HTML; None is skipped."""
-    return Html("".join([part if isinstance(part, Html) else text(part) for part in parts if part is not None]))
+    """Concatenate parts as HTML: everything that is not `Html` is escaped; None is skipped."""
+    return Html("".join([part if isinstance(part, Html) else html.escape(str(part)) for part in parts if part is not None]))
 
 
 def el(name: str, /, *children: object, **attributes: object) -> Html:

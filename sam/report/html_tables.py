@@ -82,14 +82,6 @@ def _table(block: Block, grid: Block, trace: Trace) -> Html:
     return el("div", table, class_="scroll", tabindex=0, role="region", aria_label=name)
 
 
-def sort_key(cell: Cell) -> float | None:
-    """The mean; else the number that the text begins with; else None."""
-    if found := cell.summary or cell.paired:
-        return found.mean
-    match = _NUMBER.search(cell.parts[0]) if cell.kind not in ("label", "value") and cell.parts else None
-    return float(match[0]) if match else None
-
-
 def _cell(block: Block, grid: Block, y: int, x: int, trace: Trace) -> Html:
     cell = grid.rows[y][x]
     words = [el("span", el("b", part) if cell.best and not i else part) for i, part in enumerate(cell.parts)]
@@ -97,7 +89,9 @@ def _cell(block: Block, grid: Block, y: int, x: int, trace: Trace) -> Html:
         return el("td", *words)
     if cell.kind == "label":
         return el("th", *words, _about(cell.text, block, trace), scope="row", class_="label")
-    key = sort_key(cell)
+    found = cell.summary or cell.paired
+    first = _NUMBER.search(cell.parts[0]) if cell.kind != "value" and cell.parts else None
+    key = found.mean if found else float(first[0]) if first else None  # the mean; else the number that the text begins with
     data = repr(key) if is_finite(key) else None
     behind = _pairs(block, block.correlations[y], trace) if cell.kind == "correlation" else _behind(block, grid.rows[y], cell, trace)
     inside = el("details", el("summary", *words), *behind) if behind else el("span", *words, class_="text")

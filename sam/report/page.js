@@ -2,8 +2,7 @@
 
 // A table sorts by the mean of a column: ascending, descending, then as it was. What has no number comes last.
 for (const table of document.querySelectorAll(".block .scroll > table")) {
-  const body = table.tBodies[0];
-  const original = [...body.rows];
+  const original = [...table.tBodies[0].rows];
   const heads = [...table.tHead.rows[0].cells];
   const key = (row, column) => {
     const cell = row.cells[column];
@@ -17,14 +16,9 @@ for (const table of document.querySelectorAll(".block .scroll > table")) {
       heads.forEach((other) => other.setAttribute("aria-sort", "none"));
       head.setAttribute("aria-sort", next);
       const sign = next === "descending" ? -1 : 1;
-      const rows = original.map((row) => ({ row, value: key(row, column) }));
-      if (next !== "none") {
-        rows.sort((a, b) => {
-          if (a.value === null || b.value === null) return (a.value === null) - (b.value === null);
-          return sign * compare(a.value, b.value);
-        });
-      }
-      body.append(...rows.map(({ row }) => row));
+      const order = (a, b) => (a === null || b === null ? (a === null) - (b === null) : sign * compare(a, b));
+      const sorted = original.toSorted((a, b) => order(key(a, column), key(b, column)));
+      table.tBodies[0].append(...(next === "none" ? original : sorted));
     });
   });
 }
@@ -38,14 +32,12 @@ function reveal() {
 }
 addEventListener("hashchange", reveal);
 reveal();
-for (const link of document.querySelectorAll('a[href^="#"]')) {
-  link.addEventListener("click", () => { if (link.getAttribute("href") === location.hash) reveal(); });
-}
+addEventListener("click", (event) => { if (event.target.closest("a")?.getAttribute("href") === location.hash) reveal(); });
 
 document.getElementById("theme").addEventListener("click", () => {
-  const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
+  const own = document.documentElement.style;
+  const dark = own.colorScheme ? own.colorScheme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  own.colorScheme = dark ? "light" : "dark";
 });
 
 // On paper every run and figure stands open, of the tables what the reader opened; what was closed is closed again afterwards.

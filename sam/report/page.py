@@ -15,7 +15,7 @@ from typing import Any
 from sam.optimizers.settings import METHODS
 from sam.report import drawing, figures, html_tables
 from sam.report.figures import Gallery, Section
-from sam.report.html import Html, el, join, text
+from sam.report.html import Html, el, join
 from sam.sharpness.settings import SharpnessConfig
 from sam.tables.cells import Block
 from sam.tables.conditions import Condition, RunRow, data_label, grouped
@@ -118,7 +118,7 @@ def entry(run: RunRow, anchor: str) -> Html:
     table = el("details", el("summary", f"{len(numbers)} measures, at full precision"), el("div", el("table", *numbers), class_="scroll"))
     accuracy = run.measures.get("test_accuracy")
     ending = f"{accuracy:.2f}% test accuracy" if accuracy is not None and run.is_finished else ended
-    line = join(el("b", Path(run.folder).name or run.folder), " ", text(ending))
+    line = join(el("b", Path(run.folder).name or run.folder), " ", ending)
     return el("details", el("summary", line), _pairs(pairs), table if numbers else None, id=anchor, class_="run")
 
 

@@ -56,7 +56,7 @@ class Series:
     diverged: int = 0
 
 
-@dataclass(frozen=True, eq=False)  # hashed by identity: what was drawn of it is kept
+@dataclass(frozen=True)
 class Panel:
     """One pair of axes. name: stem of its files; title, words: in plain text, words for a screen reader; z: colours of a surface."""
 

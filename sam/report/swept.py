@@ -4,14 +4,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from sam.optimizers.settings import METHODS
 from sam.report.looks import Look, Style, looks, method_name
 from sam.report.panels import Axis, Panel, Series, averaged, families, first_named, label, panel, spread, wide
 from sam.schema import to_dict
-from sam.tables.conditions import Condition, RunRow, is_number
-from sam.tables.statistics import is_finite
+from sam.tables.conditions import Condition, RunRow, grouped, is_number
+from sam.tables.statistics import finite_pairs, is_finite
 
 BANDED = 5  # seeds: of fewer, a sweep shows each
 CUT = 10  # points: differences further below the baseline's are beyond the axis
@@ -32,12 +31,10 @@ def swept_key(condition: Condition) -> str:
 
 def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
     """Accuracies, sharpness, λ1 and L(w) over the swept key, a line a method; methods without the key are levels."""
-    key, groups = swept_key(condition), dict[str, list[Look]]()
-    for look in looks(condition) if key else ():
-        if look.row.finished:
-            has = key in look.row.optimizer.used_keys
-            groups.setdefault(repr([item for item in to_dict(look.row.optimizer).items() if not has or item[0] != key]), []).append(look)
-    places = [float(getattr(o.row.optimizer, key)) for of in groups.values() for o in of if key in o.row.optimizer.used_keys]
+    key, reads = swept_key(condition), lambda look: key in look.row.optimizer.used_keys
+    rest = lambda look: repr([item for item in to_dict(look.row.optimizer).items() if not reads(look) or item[0] != key])
+    groups = grouped([look for look in looks(condition) if key and look.row.finished], rest)
+    places = [float(getattr(o.row.optimizer, key)) for of in groups.values() for o in of if reads(o)]
     mark = Series(Style(""), "mark", [PAPERS_RHO], [None], names=["papers' ρ"])
     papers = [mark] if key == "rho" and min(places) <= PAPERS_RHO <= max(places) else []
     radii = [name for names in families(condition.runs).values() for name in names.values()]
@@ -48,12 +45,14 @@ def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
     for name in (*accuracies, *others):
         values = [run.measures.get(name) for run in condition.runs if run.is_finished]
         y = Axis(label(name), log=name not in accuracies and wide(values, 10))
-        drawn = [s for of in groups.values() for s in _over_key(of, key, partial(_values, name, None), y.log, anchors)]
+        own = lambda look, name=name: look.row.values(name, 1.0)
+        drawn = [s for of in groups.values() for s in _over_key(of, key, own, y.log, anchors)]
         panels += panel(condition.label, f"{label(name, '')} {over}", x, y, [*drawn, *papers])
     base = [of[0] for of in groups.values() if of[0].row.optimizer.method == "sgd"]
     for name in [name for name in accuracies if base and any(is_finite(run.measures.get(name)) for run in condition.runs)][-1:]:
-        other = [of for of in groups.values() if of[0] not in base]
-        drawn = [s for of in other for s in _over_key(of, key, partial(_values, name, base[0]), False, anchors)]
+        sgd = base[0].row.values(name, 1.0)
+        above = lambda look, name=name, sgd=sgd: {s: v - w for s, (v, w) in finite_pairs(look.row.values(name, 1.0), sgd).items()}
+        drawn = [s for of in groups.values() if of[0] not in base for s in _over_key(of, key, above, False, anchors)]
         low = min((v for one in drawn for v in one.y if v is not None), default=0.0)
         y = Axis(f"{label(name.partition('[')[0], '')} minus SGD's (points)", low=-CUT if low < -CUT else None)
         level = Series(base[0].style, "level", [None], [0.0], [None], [None])
@@ -62,15 +61,7 @@ def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
     return panels
 
 
-def _values(name: str, base: Look | None, look: Look) -> dict[int, float | None]:
-    """A measure by seed, or how far it lies above the base's of the same seed."""
-    own, other = ({seed: run.measures.get(name) for seed, run in one.row.finished.items()} for one in (look, base or look))
-    return {seed: v - w for seed, v in own.items() if is_finite(v) and is_finite(w := other.get(seed))} if base else own
-
-
-def _over_key(
-    of: Sequence[Look], key: str, values: Callable[[Look], Mapping[int, float | None]], log: bool, anchors: Anchors
-) -> list[Series]:
+def _over_key(of: Sequence[Look], key: str, values: Callable[..., Mapping[int, float | None]], log: bool, anchors: Anchors) -> list[Series]:
     """A line through the means with its band, or with single seeds; a level for a method without the key."""
     style, seeds = of[0].style, max(len(look.row.finished) for look in of)
     if key not in of[0].row.optimizer.used_keys:

@@ -14,17 +14,9 @@ from sam.theory.walks import Record
 
 Walks = Mapping[tuple[str, int], Sequence[Record]]  # (arm, starting point)
 Row = dict[str, Any]
-LOOKS = {  # the colours that the methods have in the other figures
-    name: Style(name, colour, dash, colour)
-    for name, colour, dash in (
-        ("GD", 0, 0),
-        ("SGD, batch 1", 7, 1),
-        ("SAM", 2, 0),
-        ("SAM, batch 1", 3, 1),
-        ("GD on L^Asc", 5, 3),
-        ("Rand-SAM", 1, 2),
-    )
-}
+# Arm -> colour, dash; the colours are those that the methods have in the other figures.
+_LOOKS = {"GD": (0, 0), "SGD, batch 1": (7, 1), "SAM": (2, 0), "SAM, batch 1": (3, 1), "GD on L^Asc": (5, 3), "Rand-SAM": (1, 2)}
+LOOKS = {name: Style(name, colour, dash, colour) for name, (colour, dash) in _LOOKS.items()}
 EIGENVALUES = {"top": "λ1", "trace": "trace", "smallest": "λ_M"}
 COSINES = ("cosine", "near_top", "cosine_smallest")
 LATE = 10  # an end is the mean over the last tenth of the records
@@ -96,9 +88,8 @@ def smooth(values: Sequence[float], width: int = 9) -> list[float]:
 def of_network(config: NetworkConfig, walks: Walks) -> list[Panel]:
     """Eigenvalues relative to the start, alignment, loss, λ1 beside the SAM edge, and the contrasts; the folder says which network."""
     arms, panels = dict.fromkeys(arm for arm, _ in walks), list[Panel]()
-    lines = lambda value, log: [
-        averaged(LOOKS[arm], [(part(rows), value(rows)) for (own, _), rows in walks.items() if own == arm], log) for arm in arms
-    ]
+    paths = lambda arm, value: [(part(rows), value(rows)) for (own, _), rows in walks.items() if own == arm]
+    lines = lambda value, log: [averaged(LOOKS[arm], paths(arm, value), log) for arm in arms]
     for name, words in EIGENVALUES.items():
         relative = lines(lambda rows, name=name: [row[name] / rows[0][name] for row in rows], False)
         panels += panel("", f"{words} relative to the starting point", PART, Axis(f"{words} / its start"), relative)
@@ -108,10 +99,9 @@ def of_network(config: NetworkConfig, walks: Walks) -> list[Panel]:
     panels += panel("", "Alignment of the gradient with the top eigenvector", PART, Axis("|cos|", low=0, high=1.05), [*cosines, random])
     losses = lines(lambda rows: [row["loss"] for row in rows], True)
     panels += panel("", "Training loss", PART, Axis("Loss", log=True, low=1e-12), losses)
-    arm, paths = config.arms.get("SAM"), [rows for (name, _), rows in walks.items() if name == "SAM"]
-    if arm is not None:
-        edges = [(part(rows), [sam_edge(row["grad_norm"], arm.lr, arm.rho) for row in rows]) for rows in paths]
-        tops = [(part(rows), [row["top"] for row in rows]) for rows in paths]
+    if arm := config.arms.get("SAM"):
+        edges = paths("SAM", lambda rows: [sam_edge(row["grad_norm"], arm.lr, arm.rho) for row in rows])
+        tops = paths("SAM", lambda rows: [row["top"] for row in rows])
         drawn = [averaged(LOOKS["SAM"], tops), averaged(Style("the edge, from the gradient's norm", 8, 1, 8), edges)]
         panels += panel("", "λ1 under SAM beside the SAM edge of stability", PART, Axis("λ1"), drawn)
     shown = [row for row in contrasts(walks) if row["claim"].isdigit() and row["mean"] is not None]
