@@ -177,12 +177,6 @@ class Bench:
         return begin.elapsed_time(end) / 1e3 / steps
 
 
-def quartiles(values: np.ndarray) -> dict[str, float]:
-    """Of the values that are not NaN."""
-    low, middle, high = np.nanquantile(values, (0.25, 0.5, 0.75)).tolist()
-    return {"median": middle, "low": low, "high": high}
-
-
 def interleave(bench: Bench, contenders: dict[str, Step], rounds: int, steps: int, label: str, search_every: int = 1) -> Times:
     """Seconds a step of each contender and round (NaN where it sat out), in random order: caches left by the one before would count."""
     draw, times = random.Random(0), {name: list[float]() for name in contenders}
@@ -198,7 +192,9 @@ def interleave(bench: Bench, contenders: dict[str, Step], rounds: int, steps: in
 
 
 def ratios(times: Times, name: str, base: str) -> dict[str, float]:
-    return quartiles(np.divide(times[name], times[base]))
+    """Median and quartiles over the rounds in which both took part."""
+    low, middle, high = np.nanquantile(np.divide(times[name], times[base]), (0.25, 0.5, 0.75)).tolist()
+    return {"median": middle, "low": low, "high": high}
 
 
 def methods(bench: Bench) -> dict[str, Any]:

@@ -44,7 +44,6 @@ def unpacked(rows: str, problems: list[str]) -> list[RunRow]:
 
 @script
 def main(arguments: list[str]) -> int:
-    """Exit status 0, or 2 after one sentence."""
     own, _ = parse({"runs_dir": str, "rows": str, "claims": str, "hashes": str, "picks": "{}", "out": str, "readme": str}, arguments)
     if (own["runs_dir"] is None) == (own["rows"] is None):
         raise ConfigError("give runs_dir=FOLDER or rows=FOLDER, and only one of them.")

@@ -115,7 +115,6 @@ def rates(plans: Sequence[TrainConfig], path: str | None, steps: int) -> dict[st
 
 
 def seconds_of(config: TrainConfig, per_pass: float) -> float:
-    """How long a run takes."""
     about = cost.check(config)
     spent = cost.cost(config, about)
     images = {"test": about.test_size, "val": about.val_size}

@@ -86,7 +86,6 @@ def unpack(folder: str, runs_dir: Path, branch: str | None) -> str:
 
 @script
 def main(arguments: list[str]) -> int:
-    """Exit status 0, or 2 after one sentence."""
     keys = {"pack": str, "unpack": str, "branch": str, "runs_dir": "runs"}
     own, _ = parse(keys, arguments)
     if (own["pack"] is None) == (own["unpack"] is None):

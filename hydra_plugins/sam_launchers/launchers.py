@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf, SlurmQueueConf
@@ -90,8 +90,7 @@ class SamSlurmLauncher(SlurmLauncher):
             if leaving.code in (REQUEUE_ME, -1):  # -1: submitit's own way out of a task that it has requeued
                 raise
             raise RuntimeError(f"the run left with exit code {leaving.code}") from leaving
-        if outcome.status == JobStatus.FAILED:
-            _ = outcome.return_value  # raises
+        _ = outcome.return_value  # raises if it failed
         return outcome
 
     def launch(self, job_overrides: Sequence[Overrides], initial_job_idx: int) -> Sequence[JobReturn]:

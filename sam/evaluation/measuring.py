@@ -17,7 +17,6 @@ from sam.core.files import told
 from sam.evaluation import storing
 from sam.evaluation.settings import EvaluateConfig
 from sam.runs import checkpoint, records
-from sam.runs.checkpoint import load_trained
 from sam.runs.progress import Progress, progress_for, share
 from sam.runs.workers import run_all
 from sam.schema import to_dict
@@ -25,6 +24,8 @@ from sam.settings import TrainConfig
 from sam.sharpness.context import Notion, Result, Sizes, context_of, merge, work
 from sam.sharpness.settings import SharpnessConfig
 from sam.text import counted
+from sam.training.loop import build_model
+from sam.training.weights import load_weights
 
 Run = tuple[Path, dict[str, Any]]
 
@@ -69,19 +70,15 @@ class _Pending(NamedTuple):
 
 def part_of(done: Sequence[Run], part: int, parts: int, sharpness: SharpnessConfig) -> list[Run]:
     """The part-th (from 0) of `parts` shares of the measurable runs, of about equal cost, whatever is measured already."""
-    costs = {}
-    for folder, record in done:
-        if record["status"] != records.DIVERGED:
-            # From the record alone, which every process reads alike. A pass over an image costs more in a larger model.
-            sizes = Sizes(record["data"]["train_images"], 0, record["parameters"])
-            costs[folder] = work(sharpness.chosen, sizes, sharpness) * sizes.parameters
-    loads, mine = [0.0] * parts, set()
+    # From the record alone, which every process reads alike. A pass over an image costs more in a larger model.
+    sizes = lambda record: Sizes(record["data"]["train_images"], 0, record["parameters"])
+    cost = lambda record: work(sharpness.chosen, sizes(record), sharpness) * record["parameters"]
+    costs = {folder: cost(record) for folder, record in done if record["status"] != records.DIVERGED}
+    loads, given = [0.0] * parts, dict[Path, int]()
     for folder in sorted(costs, key=lambda folder: (-costs[folder], folder)):  # the dearest first, each to the share with least so far
-        chosen = loads.index(min(loads))
-        loads[chosen] += costs[folder]
-        if chosen == part:
-            mine.add(folder)
-    return [(folder, record) for folder, record in done if folder in mine]
+        given[folder] = loads.index(min(loads))
+        loads[given[folder]] += costs[folder]
+    return [(folder, record) for folder, record in done if given.get(folder) == part]
 
 
 def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str]) -> dict[Path, Result]:
@@ -159,9 +156,10 @@ def _measured(pending: Sequence[_Pending], config: EvaluateConfig, progress: Pro
             try:
                 state = weights.result()  # first: it needs no data to be damaged
                 images = _load_data(config, run, device)
-                model = load_trained(run.config, run.folder, images, device, state)
+                model = build_model(run.config, images).to(device)
+                load_weights(model, state, run.folder / records.CHECKPOINT)
                 del weights, state  # on the device only the model's own are left
-                trained = {"loss_name": run.config.loss, "optimizer": run.config.optimizer, "batch": run.batch}
+                trained = {"loss_name": run.config.loss, "batch": run.batch}
                 context = context_of(model, images, config.sharpness, progress=progress.advance, **trained)
                 note = lambda notion, name=run.name: progress.note(f"{name}: {notion}")
                 yield storing.measure(context, run.keys, run.folder / records.MEASURES, note, run.record["fingerprint"])

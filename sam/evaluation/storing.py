@@ -13,12 +13,7 @@ from sam.sharpness.settings import SharpnessConfig
 
 
 def keys(
-    checkpoint_hash: str,
-    data_fingerprint: str,
-    sharpness: SharpnessConfig,
-    splits: Collection[str] = ("test",),
-    loss: str = "cross_entropy",
-    **more: object,
+    checkpoint_hash: str, data_fingerprint: str, sharpness: SharpnessConfig, splits: Collection[str], loss: str, **more: object
 ) -> dict[Notion, str]:
     """Notion (or part of one) -> key of its row, a hash of the checkpoint's bytes, the data, and every setting that affects its numbers.
     splits: the evaluation sets that exist; loss: what the model was trained with. Raises DataError."""

@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from data.image_data import ImageData
 from sam.core.files import ABSENT, DamagedError, StorageError, UnreadableError, check, read_bytes, told, write_atomic
 from sam.runs.records import CHECKPOINT, PREVIOUS
-from sam.settings import TrainConfig
-from sam.training.loop import build_model
-from sam.training.weights import CheckpointError, intact, load_weights
+from sam.training.weights import CheckpointError, intact
 
 FORMAT = 1
 KEPT = "checkpoint.epoch{:04d}.pt"
@@ -98,10 +94,3 @@ def load(
     except DamagedError as error:
         raise CheckpointError(f"{path}: the checkpoint is not what the run wrote ({told(error)}).") from error
     return state
-
-
-def load_trained(config: TrainConfig, folder: Path, images: ImageData, device: torch.device, weights: dict[str, torch.Tensor]) -> nn.Module:
-    """Build the model of a finished run with its checkpoint's weights. CheckpointError if they do not fit."""
-    model = build_model(config, images).to(device)
-    load_weights(model, weights, folder / CHECKPOINT)
-    return model

@@ -39,12 +39,6 @@ def evaluate_command(config: EvaluateConfig) -> str:
     return _command("evaluate_sharpness.py", {"runs_dir": config.runs_dir, **named}, loaded)
 
 
-def next_commands(configs: Iterable[TrainConfig]) -> list[str]:
-    """What measures these runs: a command for each folder that holds some."""
-    places = dict.fromkeys(config.run_dir or config.runs_dir for config in configs)
-    return [evaluate_command(EvaluateConfig.of(runs_dir=place)) for place in places]
-
-
 def _command(script: str, overrides: Mapping[str, Any], plugins: Iterable[str]) -> str:
     return shlex.join(["python", script, *plugin_arguments(plugins), *(f"{key}={hydra_value(value)}" for key, value in overrides.items())])
 

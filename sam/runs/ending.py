@@ -1,16 +1,17 @@
 """What a command says when its training has ended, however it did: the runs counted, and the commands that come next."""
 
+import functools
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from sam.core.files import DamagedError
+from sam.evaluation.settings import EvaluateConfig
 from sam.runs import identity, progress, records
-from sam.runs.command import next_commands
+from sam.runs.command import evaluate_command
 from sam.runs.distributed import launched
 from sam.runs.signals import BY_HAND, REQUEUE_ME
 from sam.runs.tracking import sync_command
@@ -18,24 +19,16 @@ from sam.settings import TrainConfig
 from sam.text import printable
 
 MOST_COMMANDS = 3  # where runs lie in many folders
-
-
-class _UnderWay(NamedTuple):
-    plans: Sequence[TrainConfig]
-    before: int | None  # how many were finished; None: a single run, of which its own line tells
-    waits: bool  # whether the command waits for the runs
-    began: float
-
-
-_under_way: _UnderWay | None = None
+_under_way: Callable[[bool], Iterator[str]] | None = None  # the lines to print at the end, given whether the command was stopped
 
 
 def begin(plans: Sequence[TrainConfig], before: int | None = None, *, waits: bool = True, given: Iterable[str] = ()) -> None:
-    """Note what this command is about to train, and say which of the `given` overrides no run reads."""
+    """Note what this command is about to train, and say which of the `given` overrides no run reads. before: how many were finished (None:
+    a single run, of which its own line tells); waits: whether the command waits for the runs."""
     global _under_way
     for line in identity.unread(plans, given) if not launched().rank else ():
         print(f"note: {printable(line)}: no run here reads this key.", file=sys.stderr)
-    _under_way = _UnderWay(plans, before, waits, time.monotonic())
+    _under_way = functools.partial(_lines, plans, before, waits, time.monotonic())
 
 
 @contextmanager
@@ -50,26 +43,27 @@ def summed_up() -> Iterator[None]:
         raise
     finally:
         progress.end_sweep(whole=not stopped)
-        told, _under_way = _under_way, None
-        if told is not None and not launched().rank:
+        lines, _under_way = _under_way, None
+        if lines is not None and not launched().rank:
             with suppress(ValueError):  # of data that are not there: the run has said so
-                print("".join(f"{printable(line)}\n" for line in _lines(told, stopped)), end="", flush=True)
+                print("".join(f"{printable(line)}\n" for line in lines(stopped)), end="", flush=True)
 
 
-def _lines(told: _UnderWay, stopped: bool) -> Iterator[str]:
-    folders = dict.fromkeys(map(identity.run_folder, told.plans))  # each once
+def _lines(plans: Sequence[TrainConfig], before: int | None, waits: bool, began: float, stopped: bool) -> Iterator[str]:
+    folders = dict.fromkeys(map(identity.run_folder, plans))  # each once
     found = Counter(_became(folder, stopped) for folder in folders)
-    commands = next_commands(told.plans)
-    if not told.waits:
+    places = dict.fromkeys(plan.run_dir or plan.runs_dir for plan in plans)
+    commands = [evaluate_command(EvaluateConfig.of(runs_dir=place)) for place in places]
+    if not waits:
         found, commands = Counter(), [f"python scripts/status.py {command.split(maxsplit=2)[2]}" for command in commands]
-    elif told.before is not None:
-        counts = [f"{found['finished']} finished" + (f" ({told.before} before)" if told.before else ""), f"{found['failed']} failed"]
+    elif before is not None:
+        counts = [f"{found['finished']} finished" + (f" ({before} before)" if before else ""), f"{found['failed']} failed"]
         counts += [f"{found[word]} {word}" for word in ("diverged", "stopped", "not begun") if found[word]]
         rest = " The same command runs what is left." if found.total() > found["finished"] + found["diverged"] else ""
-        yield f"{', '.join(counts)} in {progress.clock(time.monotonic() - told.began)}.{rest}"
-    if found["finished"] or not told.waits:
+        yield f"{', '.join(counts)} in {progress.clock(time.monotonic() - began)}.{rest}"
+    if found["finished"] or not waits:
         yield from (f"Next: {command}" for command in commands[:MOST_COMMANDS])
-    if any(plan.tracking.backend == "wandb" for plan in told.plans) and (command := sync_command(folders)):
+    if any(plan.tracking.backend == "wandb" for plan in plans) and (command := sync_command(folders)):
         yield f"W&B was offline: {command}"
 
 

@@ -25,7 +25,7 @@ class Progress:
 
     def __init__(self, total: float, label: str, *, tasks: int = 1, quiet: bool = False) -> None:
         self.total, self.done, self.label, self.text = max(total, 1e-9), 0.0, printable(label), ""
-        self.finished: set[str] = set()
+        self.finished: set[str] = set()  # the runs that it counted, by fingerprint and folder
         self._said: set[str] = set()
         self.quiet, self.began = quiet, time.monotonic()
         self._tasks, self._steps, self._stepped, self._stepping = tasks, 0, 0.0, 0.0  # of steps: number, units, seconds
@@ -104,35 +104,26 @@ class Progress:
             self.say(text)
 
 
-_shared: Progress | None = None
+shared: Progress | None = None  # a sweep's, which every run of this process advances
 
 
 def share(progress: Progress | None) -> None:
     """Let every following run of this process advance one progress (a sweep's); None ends that."""
-    global _shared
-    _shared = progress
+    global shared
+    shared = progress
 
 
 def end_sweep(*, whole: bool) -> None:
     """End the sweep's progress, if there is one."""
-    if _shared is not None:
-        _shared.close(whole=whole)
+    if shared is not None:
+        shared.close(whole=whole)
     share(None)
-
-
-def in_sweep() -> bool:
-    return _shared is not None
-
-
-def finished_in_sweep() -> set[str]:
-    """Fingerprints of the runs that this sweep has done; outside a sweep, an empty set that nobody keeps."""
-    return _shared.finished if _shared is not None else set()
 
 
 @contextmanager
 def progress_for(total: float, label: str, *, quiet: bool = False) -> Iterator[Progress]:
     """Yield the sweep's progress if there is one, else a new one."""
-    own, whole = _shared or Progress(total, label, quiet=quiet), False
+    own, whole = shared or Progress(total, label, quiet=quiet), False
     end = own.done + total
     own.begin()
     try:
@@ -140,5 +131,5 @@ def progress_for(total: float, label: str, *, quiet: bool = False) -> Iterator[P
         whole = True
     finally:
         own.skip(max(0.0, end - own.done))  # of a run that failed or diverged, in a sweep
-        if own is not _shared:
+        if own is not shared:
             own.close(whole=whole)

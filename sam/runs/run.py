@@ -9,9 +9,9 @@ import data
 from sam.config import ConfigError
 from sam.core.device import number_format
 from sam.core.replicas import ReplicaError, Replicas
-from sam.runs import checkpoint, distributed, identity, lock, records
-from sam.runs.progress import Progress, finished_in_sweep, in_sweep, progress_for
-from sam.runs.session import Session, WorkerSession
+from sam.runs import checkpoint, distributed, identity, lock, progress, records
+from sam.runs.progress import Progress, progress_for
+from sam.runs.session import Session
 from sam.runs.signals import watching
 from sam.schema import to_dict
 from sam.settings import TrainConfig
@@ -41,19 +41,19 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
     """Rank 0: decide whether to run, train, write. `tell` broadcasts the decision to the other ranks."""
     folder = identity.run_folder(config)
     key = f"{identity.run_fingerprint(config)} in {folder}"
-    force = config.force and key not in finished_in_sweep()  # points of a sweep with one identity run once
+    force = config.force and not (progress.shared and key in progress.shared.finished)  # points of a sweep with one identity run once
     with distributed.telling(replicas) as tell:
         record = records.existing(config)
         if record is not None and records.is_done(record) and not force:
-            if not in_sweep():  # a sweep's plan has said it
+            if progress.shared is None:  # a sweep's plan has said it
                 print(f"{record['name']}: {record['status']} already; nothing to do (force=true redoes it).", file=sys.stderr)
             tell(record=record)
             return record
         device = distributed.take_device(config)
         with (
             number_format(config.precision, config.threads),
-            progress_for(cost.cost(config, description).backwards, identity.short_name(config)) as progress,
-            lock.hold(folder, progress.say) as may_write,
+            progress_for(cost.cost(config, description).backwards, identity.short_name(config)) as shown,
+            lock.hold(folder, shown.say) as may_write,
             watching() as interrupts,
         ):
             record = records.existing(config)  # another process may have finished it while this one waited for the lock
@@ -62,20 +62,20 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
                 return record
             images = data.load(**to_dict(config.dataset), seed=config.seed)
             for note in images.notes:
-                progress.say_once(f"data: {note}.")
-            if not in_sweep() and (other := records.another(config)):  # a sweep's plan has said it
-                progress.say(other)
+                shown.say_once(f"data: {note}.")
+            if progress.shared is None and (other := records.another(config)):  # a sweep's plan has said it
+                shown.say(other)
             trainer = Trainer(config, images, device, replicas)
             for note in trainer.notes:
-                progress.say(f"init_from={config.init_from}: {note}")
+                shown.say(f"init_from={config.init_from}: {note}")
             kept = [path.name for path in checkpoint.kept(folder).values()]
             recorded = [records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS, *kept] if force else []
             checkpoint.tidy(folder, *recorded)  # only now, when nothing in the settings and data can stop the run any more
-            session = Session(trainer, folder, progress, may_write, interrupts)
+            session = Session(trainer, folder, shown, may_write, interrupts)
             tell(state=session.resume(None if force else record))
             distributed.refuse_shared_gpus(replicas, device)
             record = session.train(None if force else record)
-            finished_in_sweep().add(key)
+            shown.finished.add(key)
             return record
 
 
@@ -92,4 +92,4 @@ def _work(config: TrainConfig, replicas: Replicas) -> dict[str, Any]:
         trainer = Trainer(config, data.load(**to_dict(config.dataset), seed=config.seed), device, replicas)
         if told["state"] is not None:
             trainer.load_state_dict(told["state"])
-        return WorkerSession(trainer, identity.run_folder(config), quiet, lambda: False, interrupts).train(None)
+        return Session(trainer, identity.run_folder(config), quiet, lambda: False, interrupts).take_part()

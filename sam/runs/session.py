@@ -102,7 +102,9 @@ class Session:
         self.interrupts.waits = together  # or until the first step, which may compile for minutes, is done
         while trainer.epoch < config.epochs:
             row = trainer.run_epoch(self.progress.advance, self._after_step, nullcontext if together else self.interrupts.broken_off)
-            self._record_epoch(row)
+            if self.may_write():
+                self.metrics = records.write_metrics(self.folder, trainer.rows)
+                self.progress.note(headline(row, config.epochs), identity.short_name(config))
             last = trainer.epoch == config.epochs
             moved = row["skipped"] - skipped < trainer.steps_per_epoch  # at least one step had a finite gradient
             skipped = row["skipped"]
@@ -111,8 +113,9 @@ class Session:
             if not (learnt or seeking) or (last and not self._is_finite(row)):
                 self.progress.say(f"{self.record['name']}: diverged in epoch {trainer.epoch}.")
                 return records.DIVERGED
-            if trainer.epoch in config.keep_checkpoints:
-                self._keep_weights()  # before the checkpoint: a run that continues after this epoch finds them there
+            if trainer.epoch in config.keep_checkpoints and self.may_write():
+                kept = {"fingerprint": self.record["fingerprint"], "epoch": trainer.epoch, "model": trainer.model.state_dict()}
+                checkpoint.save(self.folder, kept, trainer.epoch)  # before the checkpoint: a run that continues after it finds them there
             if trainer.epoch % config.checkpoint_interval == 0 or last:
                 self._save()
         return records.FINISHED
@@ -125,8 +128,7 @@ class Session:
 
     def _after_step(self) -> None:
         self.unsaved = self.interrupts.waits = True
-        signum = self._asked_to_leave()
-        if signum:
+        if signum := self._asked_to_leave():
             self.interrupts.signum = signum
             self._save()  # here: outside, torch's random stream is not the epoch's any more
             raise Preempted(signum)
@@ -151,16 +153,6 @@ class Session:
             self.written = checkpoint.save(self.folder, {"fingerprint": self.record["fingerprint"], **state})
         self.unsaved = False
 
-    def _keep_weights(self) -> None:
-        if self.may_write():
-            state = {"fingerprint": self.record["fingerprint"], "epoch": self.trainer.epoch, "model": self.trainer.model.state_dict()}
-            checkpoint.save(self.folder, state, self.trainer.epoch)
-
-    def _record_epoch(self, row: Row) -> None:
-        if self.may_write():
-            self.metrics = records.write_metrics(self.folder, self.trainer.rows)
-            self.progress.note(headline(row, self.trainer.config.epochs), identity.short_name(self.trainer.config))
-
     def _note_end(self, status: str, reason: str) -> None:
         self.record |= {"status": status, "error": reason, "epochs": self.trainer.epoch, "seconds": self.trainer.seconds}
         self.record |= {"checkpoint_sha256": self.written, "metrics_sha256": self.metrics}
@@ -173,7 +165,7 @@ class Session:
         self.record |= {
             "status": status,
             "error": None,
-            "ended": _now(),
+            "ended": datetime.now().astimezone().isoformat(),
             "epochs": trainer.epoch,
             "diverged_epoch": trainer.epoch if status == records.DIVERGED else None,
             "checkpoint_sha256": self.written if status == records.FINISHED else None,
@@ -194,11 +186,8 @@ class Session:
             changed = "; then ".join(dict.fromkeys(seen))
             self.progress.say(f"warning: {self.record['name']}: continued elsewhere ({changed}); results may differ in the last digits.")
 
-
-class WorkerSession(Session):
-    """The session of a rank other than 0: take part, write nothing."""
-
-    def train(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
+    def take_part(self) -> dict[str, Any]:
+        """`train` of a rank other than 0, which writes nothing."""
         self.record = {"name": identity.run_name(self.trainer.config)}
         try:
             return {"status": self._epochs()}
@@ -212,8 +201,8 @@ class WorkerSession(Session):
 def new_record(trainer: Trainer, earlier: dict[str, Any] | None) -> dict[str, Any]:
     """The record at the start of a session; `earlier`: what it was before."""
     config, images, here = trainer.config, trainer.data, environment(trainer.device)
-    session = {"from_epoch": trainer.epoch, "from_step": trainer.step, "started": _now(), "environment": here}
-    session["replicas"] = trainer.replicas.size
+    session = {"from_epoch": trainer.epoch, "from_step": trainer.step, "started": datetime.now().astimezone().isoformat()}
+    session |= {"environment": here, "replicas": trainer.replicas.size}
     fresh = earlier is None or (trainer.epoch, trainer.step) == (0, 0)
     return {
         "format": 1,
@@ -232,16 +221,11 @@ def new_record(trainer: Trainer, earlier: dict[str, Any] | None) -> dict[str, An
     }
 
 
-def _now() -> str:
-    return datetime.now().astimezone().isoformat()
-
-
 def _git(*arguments: str) -> str | None:
-    try:
+    with suppress(OSError, subprocess.SubprocessError):
         command = ["git", "-C", str(ROOT), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    return None
 
 
 def _processor() -> str:

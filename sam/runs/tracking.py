@@ -22,8 +22,7 @@ from typing import Any
 
 from sam.core.files import number
 from sam.optimizers.settings import METHODS, OptimizerConfig
-from sam.runs import records
-from sam.runs.progress import in_sweep
+from sam.runs import progress, records
 from sam.runs.signals import SAVE_AND_LEAVE
 from sam.settings import TrackingConfig, TrainConfig
 
@@ -49,6 +48,7 @@ COLUMNS = {
     **{"alpha": "xsam/alpha", "psi": "xsam/psi", "skipped": "train/skipped_steps"},
 }
 PLACE = ("project", "entity", "group", "tags", "notes")  # keys that say where a tracked run is found, and as what
+VARIED = {"N": "ascent_steps", "rho": "rho", "alpha": "alpha"}  # None where the method reads none (SGD's rho; alpha, if it is searched)
 SUMMARIES = ("final", "last5", "best")  # parts of run.json: "final/test_accuracy", "best/epoch", ...
 
 
@@ -62,26 +62,17 @@ def sharpness_name(measure: str) -> str:
     return "sharpness/" + re.sub(r"[^A-Za-z0-9]+", "_", measure.removeprefix("sharpness[").removeprefix("sharpness_")).strip("_")
 
 
-def _varied(optimizer: OptimizerConfig) -> dict[str, float | None]:
-    """n, rho and alpha, or None where the method does not read them (SGD's rho; XSAM's alpha when it is searched)."""
-    return {name: getattr(optimizer, key, None) for name, key in {"n": "ascent_steps", "rho": "rho", "alpha": "alpha"}.items()}
-
-
 def series(optimizer: OptimizerConfig) -> str:
     """What seeds are averaged over, as a legend shows it: "SAM N=3 rho=0.05", "SAM N=1 rho=0.05 uniform"."""
-    shown = zip(("N", "rho", "alpha"), _varied(optimizer).values(), strict=True)
+    shown = [f"{name}={value:g}" for name, key in VARIED.items() if (value := getattr(optimizer, key, None)) is not None]
     drawn = [optimizer.radius] if getattr(optimizer, "radius", "fixed") != "fixed" else []
-    return " ".join([METHODS[optimizer.method].label, *(f"{key}={value:g}" for key, value in shown if value is not None), *drawn])
+    return " ".join([METHODS[optimizer.method].label, *shown, *drawn])
 
 
 def top_level(optimizer: OptimizerConfig) -> dict[str, Any]:
     """The keys to group and filter by, at the top of a run's config (the seed is there already)."""
-    return {"method": METHODS[optimizer.method].label, "series": series(optimizer), **_varied(optimizer)}
-
-
-def default_group(config: TrainConfig) -> str:
-    """What is compared: everything but the method, its radius and the seed. W&B takes 128 characters."""
-    return f"{config.dataset.label} {config.model.label} {config.protocol.name} {config.epochs} epochs lr {config.optimizer.lr:g}"[:128]
+    varied = {name.lower(): getattr(optimizer, key, None) for name, key in VARIED.items()}
+    return {"method": METHODS[optimizer.method].label, "series": series(optimizer), **varied}
 
 
 class WandbTracker:
@@ -122,12 +113,13 @@ class WandbTracker:
 
         tracking, commit, images = config.tracking, record["environment"].get("commit"), record["data"]["fingerprint"]
         provenance = {"setting": record["setting"], "commit": commit, "data_fingerprint": images}  # to find runs by, at the top of a config
+        alike = f"{config.dataset.label} {config.model.label} {config.protocol.name} {config.epochs} epochs lr {config.optimizer.lr:g}"
         options: dict[str, Any] = {
             "project": tracking.project,
             "entity": tracking.entity,
             "id": run_id(record, self._folder),
             "name": f"{series(config.optimizer)} seed={config.seed}"[:128],
-            "group": tracking.group or default_group(config),
+            "group": tracking.group or alike[:128],  # everything but method, radius and seed; W&B takes 128 characters
             "tags": tracking.tags or None,
             "notes": tracking.notes,
             "job_type": job_type,
@@ -227,19 +219,18 @@ class Apart:
         self._began = time.monotonic()
         theirs.close()
         with suppress(OSError):  # it is gone already
-            self._line.send((sys.argv, in_sweep(), _unreachable_until, _told, self._given))
+            self._line.send((sys.argv, progress.shared is not None, _unreachable_until, _told, self._given))
 
     def _end(self, record: dict[str, Any], seconds: float) -> set[str]:
         """Wait `seconds` for the process to end, then kill it (at once if it still waits for a server); returns the words it sent."""
         said: set[str] = set()
         end, starting = time.monotonic() + seconds + 2, self._began + OFFLINE  # it counts the seconds itself
         try:
-            self._line.send(record)
-            while self._line.poll(0.02) or time.monotonic() < (end if said else min(end, starting)):
-                if self._line.poll():
-                    said.add(self._line.recv())
-        except (EOFError, OSError):
-            pass  # it has ended
+            with suppress(EOFError, OSError):  # it has ended
+                self._line.send(record)
+                while self._line.poll(0.02) or time.monotonic() < (end if said else min(end, starting)):
+                    if self._line.poll():
+                        said.add(self._line.recv())
         finally:
             with suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # W&B's own process, too

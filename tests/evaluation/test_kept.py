@@ -18,11 +18,12 @@ from sam.evaluation.evaluate import Evaluation, evaluate, measured_epochs, traje
 from sam.evaluation.settings import EvaluateConfig
 from sam.optimizers.settings import OptimizerConfig
 from sam.runs import checkpoint, records
-from sam.runs.checkpoint import load_trained
 from sam.schema import to_dict
 from sam.settings import TrainConfig
 from sam.sharpness.context import Result
 from sam.sharpness.settings import SharpnessConfig
+from sam.training.loop import build_model
+from sam.training.weights import load_weights
 
 GAP = SharpnessConfig.of(notions=["gap"], batchnorm=["eval"])
 
@@ -67,7 +68,8 @@ def test_every_epoch_is_a_line_and_no_table_knows(trained: Path, tmp_path: Path)
         config = records.run_config(record)
         images = data.load(**to_dict(config.dataset))
         state = torch.load(folder / "checkpoint.epoch0001.pt", weights_only=True)["model"]
-        model = load_trained(config, folder, images, torch.device("cpu"), state)
+        model = build_model(config, images)
+        load_weights(model, state, folder)
         expected = sam.sharpness.evaluate(model, images, notions=["gap"], batchnorm=["eval"])
         assert float(line["test_loss"]) == pytest.approx(expected["test_loss"], rel=1e-5)
         assert float(line["train_loss"]) != both.runs[0].measures["train_loss"]

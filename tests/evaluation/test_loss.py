@@ -80,9 +80,8 @@ def test_a_run_with_the_squared_error(tmp_path: Path) -> None:
 
 def test_the_key_of_a_row_holds_the_loss_where_it_is_not_the_cross_entropy() -> None:
     config = SharpnessConfig.of(notions=["all"])
-    usual = storing.keys("checkpoint", "data", config)
-    assert storing.keys("checkpoint", "data", config, loss="cross_entropy") == usual
-    other = storing.keys("checkpoint", "data", config, loss="mse")
+    usual = storing.keys("checkpoint", "data", config, ("test",), "cross_entropy")
+    other = storing.keys("checkpoint", "data", config, ("test",), "mse")
     assert other.keys() == usual.keys() and not set(other.values()) & set(usual.values())
 
 

@@ -76,14 +76,14 @@ def names(found: Evaluation) -> list[str]:
     [RecursionError("deep"), MemoryError(), KeyError("model"), RuntimeError("two\nlines"), UnicodeError("\ud800"), OSError(5, "I/O")],
 )
 def test_whatever_it_raises(runs: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    load = measuring.load_trained
+    load = measuring.load_weights
 
-    def failing(config: Any, folder: Path, *rest: Any) -> Any:
-        if folder.name == "b":
+    def failing(model: Any, weights: Any, path: Path) -> None:
+        if path.parent.name == "b":
             raise error
-        return load(config, folder, *rest)
+        load(model, weights, path)
 
-    monkeypatch.setattr(measuring, "load_trained", failing)
+    monkeypatch.setattr(measuring, "load_weights", failing)
     found = evaluated(runs)
     assert names(found) == ["a", "c"] and len(found.problems) == 1 and found.problems[0].startswith(f"b: {type(error).__name__}")
 

@@ -23,6 +23,7 @@ from sam.schema import from_dict, row_settings, schema, to_dict
 from sam.sharpness.context import Notion
 from sam.sharpness.settings import NOTIONS, SharpnessConfig
 
+USUAL = ("test",), "cross_entropy"  # the sets to evaluate, and the loss
 RUNS, CHECKPOINTS = (Path(__file__).parent / "golden" / f"keys_of_{of}.json" for of in ("runs", "checkpoints"))
 
 
@@ -47,13 +48,13 @@ def first(keys: Mapping[Notion, str]) -> str:
 
 
 def key_of_run(notion: str, sharpness: Mapping[str, Any]) -> str:
-    return first(storing.keys("checkpoint", "data", from_dict(SharpnessConfig, {"notions": [notion], **sharpness})))
+    return first(storing.keys("checkpoint", "data", from_dict(SharpnessConfig, {"notions": [notion], **sharpness}), *USUAL))
 
 
 def key_of_checkpoint(model: Mapping[str, Any], dataset: Mapping[str, Any], mean: list[float], std: list[float]) -> str:
     images: Any = SimpleNamespace(mean=torch.tensor(mean), std=torch.tensor(std))
     subject = foreign._subject(from_dict(ModelConfig, model), from_dict(DatasetConfig, dataset), images)
-    return first(storing.keys("checkpoint", "data", SharpnessConfig.of(notions=["gap"]), subject=subject))
+    return first(storing.keys("checkpoint", "data", SharpnessConfig.of(notions=["gap"]), *USUAL, subject=subject))
 
 
 @pytest.mark.parametrize(("file", "key_of"), [(RUNS, key_of_run), (CHECKPOINTS, key_of_checkpoint)], ids=["runs", "checkpoints"])
@@ -110,7 +111,7 @@ def test_a_new_key_at_its_default_invalidates_no_row(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(NOTIONS, "ascent", Row(spec.target, spec.keys, reads=(*spec.reads, "extra", "trial"), late=True))
 
     def key(**values: Any) -> str:
-        return first(storing.keys("checkpoint", "data", _Extended(notions=["ascent"], **values)))
+        return first(storing.keys("checkpoint", "data", _Extended(notions=["ascent"], **values), *USUAL))
 
     golden = next(row["key"] for row in entries(RUNS) if row["notion"] == "ascent" and not row["sharpness"])
     assert key() == key(extra=[3]) == key(trial=_New(None)) == golden

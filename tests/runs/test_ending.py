@@ -89,7 +89,7 @@ def test_the_sweeps_progress_ends_with_it(plans: list[TrainConfig], capsys: pyte
                     raise SystemExit(stop)
         except SystemExit:
             pass
-        assert ("100%" in capsys.readouterr().err) == said and not progress.in_sweep()
+        assert ("100%" in capsys.readouterr().err) == said and progress.shared is None
 
 
 # ------------------------------------------------------------------------------------------------------------- another run

@@ -102,7 +102,7 @@ def test_every_round_has_an_order_of_its_own_and_searches_sit_out(script: Module
 
 
 def test_quartiles_and_ratios(script: ModuleType) -> None:
-    assert script.quartiles([4.0, 1.0, 2.0, 3.0, 5.0]) == {"median": 3, "low": 2, "high": 4}
+    assert script.ratios({"a": [4.0, 1.0, 2.0, 3.0, 5.0], "b": [1.0] * 5}, "a", "b") == {"median": 3, "low": 2, "high": 4}
     nan = float("nan")  # sat out this round
     assert script.ratios({"a": [2.0, nan, 8.0], "b": [1.0, 1.0, 2.0]}, "a", "b")["median"] == 3
 
