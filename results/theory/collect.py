@@ -70,7 +70,8 @@ def panel(title: str, x: Axis, y: Axis, series: list[Series], z: Axis | None = N
 
 
 def direction(found: list[Net], out: Path) -> list[Panel]:
-    """Wins and alpha* of all nets at every rho; shares of each net; of several epochs, the share along g_1 over training."""
+    """Wins and alpha* of all nets at every rho; shares of each net; of several epochs, the share along g_1 over training; of several
+    numbers of ascent steps, the share along g_k."""
     last = {(name, run): measures for name, run, _, measures in found}
     names = list(dict.fromkeys(name for name, _ in last))
     colours = [c for c in range(13) if c != 7]  # 7 is the exact quadratic's
@@ -101,6 +102,19 @@ def direction(found: list[Net], out: Path) -> list[Panel]:
             if any(is_finite(v) for one in lines for v in one.y):
                 title = f"share along g_1 over training, rho {rho}"
                 made.append(panel(title, Axis("Epoch", whole=True), Axis("Share of the best rise"), lines))
+    steps = sorted({key[3] for one in known.values() for key in one if key[0] == "share"})
+    for reach in (1.0, 2.0) if len(steps) > 1 else ():
+        lines = []
+        for name, rho in itertools.product(names, rhos):
+            at = lambda key, k, rho=rho, reach=reach: dict(zip(*known[key].get(("share", "gk", rho, k, ""), ((), ())), strict=True)).get(
+                reach
+            )
+            paths = [(steps, [at(key, k) for k in steps]) for key in known if key[0] == name]
+            if any(is_finite(value) for _, values in paths for value in values):
+                i = len(lines)
+                lines.append(averaged(Style(f"{name}, ρ {rho}", colours[i % 12], i % 4, i % 8), paths))
+        axis = Axis("Share of the best rise along g_k", high=1.05, low=0.0)
+        made.append(panel(f"share along g_k after k ascent steps, radius {reach:g} rho", Axis("Ascent steps k", whole=True), axis, lines))
     return made
 
 
