@@ -159,7 +159,7 @@ def _measured(pending: Sequence[_Pending], config: EvaluateConfig, progress: Pro
                 model = build_model(run.config, images).to(device)
                 load_weights(model, state, run.folder / records.CHECKPOINT)
                 del weights, state  # on the device only the model's own are left
-                trained = {"loss_name": run.config.loss, "batch": run.batch}
+                trained = {"loss_name": run.config.loss, "optimizer": run.config.optimizer, "batch": run.batch}
                 context = context_of(model, images, config.sharpness, progress=progress.advance, **trained)
                 note = lambda notion, name=run.name: progress.note(f"{name}: {notion}")
                 yield storing.measure(context, run.keys, run.folder / records.MEASURES, note, run.record["fingerprint"])

@@ -84,7 +84,7 @@ class XSAM(Method):
         super().__post_init__()
         self.constant = self.alpha is not None
         self._turn = torch.empty((), dtype=torch.float64, device=self.bad.device)
-        self.turn(1.0 if self.alpha is None else self.alpha)
+        self.alpha = 1.0 if self.alpha is None else self.alpha
         self.probe_losses: list[float] = []
         self.due = False  # a search that was lost is to be made up
 
@@ -92,13 +92,10 @@ class XSAM(Method):
     def options(cls, config: Any, **run: Any) -> dict[str, Any]:
         return super().options(config, **run) | {"search_interval": config.search_interval(run["steps_per_epoch"])}
 
-    def turn(self, alpha: float) -> None:
-        self.alpha = alpha
-        self._turn.fill_(alpha)  # what a step reads: always at one address, so that a captured step sees it change
-
-    def load_method_state(self, state: dict[str, Any]) -> None:
-        super().load_method_state(state)
-        self.turn(vars(self)["alpha"])
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "alpha" and "_turn" in vars(self):
+            self._turn.fill_(value)  # what a step reads: always at one address, so that a captured step sees it change
 
     @property
     def defer(self) -> bool:  # type: ignore[override]
@@ -134,7 +131,7 @@ class XSAM(Method):
             *self.probe_losses, psi = self._probes.tolist()
             self.due = not math.isfinite(psi)
             if all(map(math.isfinite, self.probe_losses)):
-                self.turn(self.alphas[self.probe_losses.index(max(self.probe_losses))])
+                self.alpha = self.alphas[self.probe_losses.index(max(self.probe_losses))]
 
     def descent(self, direction: tuple[Plane, Gradients]) -> Gradients:
         """||g_k|| v(alpha) on the perturbed parameters; the others descend with g_k, as in SAM."""

@@ -77,6 +77,7 @@ class Context:
 
     train, test, val  images and labels on the model's device; `prepare` turns a batch of stored inputs into the model's input.
     label_noise   share of the training labels that were replaced on purpose (for the gap under the same channel).
+    optimizer     settings of the optimizer that trained it, or None: for notions that follow the training's own ascent.
     batch         images of a training batch that share a perturbation, or None if it is not known.
     progress      told of units of work: a forward of one image is 1, a forward and backward 3, a Hessian-vector product 7.
     """
@@ -87,6 +88,7 @@ class Context:
     config: SharpnessConfig
     prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs
     label_noise: float = 0.0
+    optimizer: Any = None
     progress: Callable[[float], None] = lambda units: None
     val: Split | None = None
     loss_name: str = "cross_entropy"

@@ -20,7 +20,7 @@ from sam.optimizers.settings import OptimizerConfig
 from sam.runs import checkpoint, records
 from sam.schema import to_dict
 from sam.settings import TrainConfig
-from sam.sharpness.context import Result
+from sam.sharpness.context import Context, Result
 from sam.sharpness.settings import SharpnessConfig
 from sam.training.loop import build_model
 from sam.training.weights import load_weights
@@ -46,6 +46,20 @@ def measured(runs: Path, **options: Any) -> Evaluation:
 
 def lines(runs: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((runs / "tables" / "kept.csv").read_text().splitlines()))
+
+
+def test_a_notion_is_told_what_trained_the_network(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[tuple[str, int | None]]()
+
+    def measure(context: Context) -> Result:
+        told.append((context.optimizer.method, context.batch))
+        return Result({})
+
+    monkeypatch.setattr("sam.sharpness.ascent.measure", measure)
+    config = SharpnessConfig.of(notions=["ascent"], batchnorm=["eval"])
+    measured(Path(shutil.copytree(trained, tmp_path / "runs")), sharpness=config)
+    batch = records.run_config(next(record for _, record in records.find_runs(trained))).batch_size
+    assert sorted(told) == [("sam", batch), ("sgd", batch)]
 
 
 def test_every_epoch_is_a_line_and_no_table_knows(trained: Path, tmp_path: Path) -> None:

@@ -151,6 +151,18 @@ def test_row_11_v0_is_the_net_displacement_not_the_first_gradient(rule: str) -> 
     assert unit(handed) @ unit(bowl.grad(bowl.start)) < 0.999
 
 
+def test_an_alpha_that_is_assigned_is_the_one_of_the_next_step() -> None:
+    """A loop of one's own may anneal it."""
+    weights = []
+    for first, then in ((1.3, None), (0.5, 1.3), (0.5, None)):
+        model = Net(torch.float64)
+        optimizer = XSAM(torch.optim.SGD(model.parameters(), lr=0.05), rho=0.1, alpha=first)
+        optimizer.alpha = first if then is None else then
+        optimizer.step(net_closure(model, batch(seed=1, dtype=torch.float64)))
+        weights.append(flat(model.parameters()))
+    assert np.array_equal(weights[0], weights[1]) and not np.array_equal(weights[0], weights[2])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.5, 1.0, 2.0, None])
 @pytest.mark.slow
