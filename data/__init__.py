@@ -56,13 +56,16 @@ def split_sizes(available: int, train_size: int | None, val_fraction: float, val
     if val_size is not None:
         return used, val_size
     held_out = round(val_fraction * used)
-    if held_out == used:
-        raise DataError(f"dataset.val_fraction={val_fraction}: holds out all of the {used} training images.")
+    if val_fraction and not 0 < held_out < used:
+        share = "all" if held_out else "none"
+        raise DataError(f"dataset.val_fraction={val_fraction}: holds out {share} of the {used} training images; must leave some of both.")
     return used - held_out, held_out
 
 
-def check_augmentation(image_size: int, *, crop_padding: int = 0, cutout: int = 0, **_: object) -> None:
+def check_augmentation(image_size: int, channels: int, *, crop_padding: int = 0, cutout: int = 0, policy: str = "none", **_: object) -> None:
     """Raise `DataError` unless these fields of `augmentation` suit images of `image_size` pixels a side (other fields are ignored)."""
+    if policy == "autoaugment" and channels not in (1, 3):
+        raise DataError(f"augmentation.policy=autoaugment: images with {channels} channels; must be none for other than 1 or 3.")
     for key, value in (("crop_padding", crop_padding), ("cutout", cutout)):
         if not 0 <= value < image_size:
             raise DataError(f"augmentation.{key}={value}: must be between 0 and {image_size - 1} for images of {image_size} pixels.")

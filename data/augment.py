@@ -17,7 +17,7 @@ class Augment(AugmentationConfig):
     def __call__(self, images: Tensor, generator: torch.Generator, mean: Tensor, std: Tensor) -> Tensor:
         """uint8 images (b, c, h, w), square -> float32 (b, c, h, w), channels last, on the images' device. All draws come from `generator`,
         in a fixed order; one on the CPU gives every device the same. DataError for a wrong size."""
-        check_augmentation(images.shape[-1], **asdict(self))
+        check_augmentation(images.shape[-1], images.shape[1], **asdict(self))
         if self.crop_padding or self.flip:
             images = self._crop_and_flip(images, generator)
         if self.policy == "autoaugment":

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Generator, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from sam.config import ConfigError
 from sam.core.device import LossScale
 from sam.core.passes import Passes, norm_parameters
 from sam.core.replicas import ALONE, Replicas
@@ -46,6 +47,9 @@ def build(
     run:           as for `around`; the generator is on the model's device.
     """
     groups = parameter_groups(model, config)
+    if not any(group["perturb"] for group in groups):
+        chosen = f"optimizer.perturb={getattr(config, 'perturb', 'all')}"
+        raise ConfigError(f"{chosen}: this network has no such parameter to train; must be another, such as all.")
     if config.base == "adamw":
         base: Optimizer = AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
     else:

@@ -31,7 +31,7 @@ class LookSAM(Remembering):
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         if not self.phase:
-            loss, gradient = self.first_pass(ascent)
+            loss, gradient = self.first_pass(closure)
             own = self.perturbed(gradient)  # the very tensors of `gradient`
             ratio = vectors.norm(own) / vectors.norm(self.kept).clamp(min=vectors.TINY)
             vectors.add_(own, self.kept, self.looksam_alpha * ratio)

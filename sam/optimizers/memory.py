@@ -61,7 +61,7 @@ class Remembering(Method):
     def mean(self, gradient: Vector, share: float, scale: float | Tensor = 1.0) -> Vector:
         """(1 - share) kept + share gradient; the gradient itself where nothing is kept yet."""
         rate = torch.where(self.empty, torch.ones_like(self.empty, dtype=torch.float64), share).to(gradient[0].dtype)
-        return [torch.lerp(m * scale, g, rate) for m, g in zip(self.kept, gradient, strict=True)]
+        return [torch.lerp((m * scale).to(g.dtype), g, rate) for m, g in zip(self.kept, gradient, strict=True)]
 
     def method_state(self) -> dict[str, Any]:
         return {"kept": self.kept, "empty": self.empty} | super().method_state()

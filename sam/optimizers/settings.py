@@ -241,8 +241,9 @@ KEYS = {"rule": "step_rule", "alphas": "alpha_grid", "loss_decay": "weight_decay
 def check_arguments(owner: type, **arguments: Any) -> None:
     """Refuse an argument of a method's constructor that its key does not allow. Raises ConfigError that names class and argument."""
     for name, value in arguments.items():
-        f = schema(OptimizerConfig)[KEYS.get(name, name)][1]
-        default = default_of(f)
+        if (known := schema(OptimizerConfig).get(KEYS.get(name, name))) is None:  # a method of one's own that is not registered
+            continue
+        f, default = known[1], default_of(known[1])
         if isinstance(default, bool):  # whatever is given is true or false
             continue
         several = isinstance(value, Sequence) and not isinstance(value, str)

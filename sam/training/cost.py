@@ -21,7 +21,7 @@ class Cost(NamedTuple):
 def check(config: TrainConfig) -> data.Description:
     """Refuse everything that can be refused without building anything; returns the description of the data."""
     description = data.describe(**to_dict(config.dataset))
-    data.check_augmentation(description.image_size, **to_dict(config.augmentation))
+    data.check_augmentation(description.image_size, description.channels, **to_dict(config.augmentation))
     models.check(**to_dict(config.model), image_size=description.image_size, channels=description.channels)
     if config.batch_size > description.train_size:
         most = f"{description.train_size} training images of {config.dataset.label}"

@@ -177,7 +177,9 @@ def test_settings_that_do_not_suit_the_images() -> None:
     with pytest.raises(DataError, match=r"crop_padding=8: must be between 0 and 7 for images of 8 pixels"):
         Augment(crop_padding=8)(random_images(), seeded(), MEAN, STD)
     with pytest.raises(DataError, match=r"cutout=16: must be between 0 and 7"):
-        check_augmentation(8, crop_padding=1, cutout=16, flip=True)
+        check_augmentation(8, 3, crop_padding=1, cutout=16, flip=True)
     with pytest.raises(DataError, match=r"padding_mode=mirror: must be one of reflect, zeros"):
         Augment(padding_mode="mirror")
-    check_augmentation(8, crop_padding=7, cutout=7)
+    with pytest.raises(DataError, match=r"augmentation.policy=autoaugment: images with 4 channels"):
+        check_augmentation(8, 4, policy="autoaugment")
+    check_augmentation(8, 1, crop_padding=7, cutout=7, policy="autoaugment")

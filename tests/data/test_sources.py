@@ -123,7 +123,7 @@ def test_describe_imports_no_torch(tmp_path: Path) -> None:
         test_labels=np.arange(9) % 2,
     )
     heavy = "[m for m in ('torch', 'torchvision', 'sklearn', 'numpy') if m in sys.modules]"
-    code = f"import sys, data; data.describe(name='cifar10'); data.check_augmentation(32, cutout=16); print({heavy})\n"
+    code = f"import sys, data; data.describe(name='cifar10'); data.check_augmentation(32, 3, cutout=16); print({heavy})\n"
     code += f"data.describe(name='arrays', path={str(tmp_path / 'a.npz')!r}); print({heavy})"
     assert python(code).split("\n")[:2] == ["[]", "['numpy']"]
 

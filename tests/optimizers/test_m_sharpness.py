@@ -156,6 +156,25 @@ def test_perturbing_with_another_batch(steps: int) -> None:
     assert loss.item() == pytest.approx(other.loss(w), rel=1e-12)
 
 
+def test_without_a_perturbation_the_other_batch_does_nothing() -> None:
+    """LookSAM's second step, along g and the part of SAM's gradient that is orthogonal to it: here both batches' losses are linear, so none."""
+    w = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+
+    def along(axis: int):
+        def closure(backward: bool = True) -> torch.Tensor:
+            loss = w[axis] + 0 * w.sum()
+            if backward:
+                loss.backward()
+            return loss
+
+        return closure
+
+    optimizer = of(method="looksam", rho=RHO, looksam_alpha=0.0)(torch.optim.SGD([w], lr=1.0))
+    for _ in range(3):
+        optimizer.step(along(0), ascent=along(1))
+    assert w.tolist() == [-3, 0, 0]
+
+
 def test_one_group_is_the_plain_step() -> None:
     results = []
     for wrap in (lambda c: c, lambda c: [c]):

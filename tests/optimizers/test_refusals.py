@@ -11,11 +11,13 @@ from sam.config import ConfigError
 from sam.core.passes import Passes
 from sam.optimizers.asam import ASAM
 from sam.optimizers.base import Method
+from sam.optimizers.build import build
 from sam.optimizers.gsam import GSAM
 from sam.optimizers.looksam import LookSAM
 from sam.optimizers.rwp import RWP
 from sam.optimizers.sam import SAM, RandSAM
 from sam.optimizers.settings import METHODS as REGISTRY
+from sam.optimizers.settings import OptimizerConfig
 from sam.optimizers.xsam import XSAM
 
 METHODS = [row.load() for row in REGISTRY.values()]
@@ -63,6 +65,28 @@ def test_a_constructor_written_by_hand_names_its_own_keys() -> None:
     assert ByHand.options(config, steps_per_epoch=1, total_steps=1, generator=torch.Generator()) == {"percentile": 0.7}
     with pytest.raises(ConfigError, match="ByHand: rho=-1: must be"):
         ByHand(torch.optim.SGD(Net().parameters(), lr=0.1), rho=-1)
+
+
+def test_a_method_that_is_not_registered_has_keywords_of_its_own() -> None:
+    class Mine(Method):
+        rho: float = 0.05
+        beta: float = 0.9
+
+        def run_passes(self, closure: Any, ascent: Any) -> Any:
+            return self.first_pass(closure)
+
+    net = Net()
+    optimizer = Mine(torch.optim.SGD(net.parameters(), lr=0.1), beta=0.5)
+    optimizer.step(net_closure(net, batch()))
+    assert (optimizer.rho, optimizer.beta) == (0.05, 0.5)
+    with pytest.raises(ConfigError, match="Mine: rho=-1: must be"):
+        Mine(torch.optim.SGD(net.parameters(), lr=0.1), rho=-1)
+
+
+def test_a_network_without_what_is_to_be_perturbed() -> None:
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(ConfigError, match="optimizer.perturb=norm_only: this network has no such parameter to train"):
+        build(bare, OptimizerConfig.of(method="sam", perturb="norm_only"), steps_per_epoch=1, generator=torch.Generator())
 
 
 def test_a_groups_own_settings_are_checked_too() -> None:

@@ -71,6 +71,23 @@ def test_the_scale_cancels(name: str, groups: int) -> None:
 
 
 @pytest.mark.contract
+@pytest.mark.parametrize("name", METHODS)
+def test_a_number_without_dimensions_is_a_parameter_like_others(name: str) -> None:
+    """float32, beside the scale's float64, which has no dimensions either (timm's NFNets have such gains)."""
+    weight, gain, scaling = nn.Parameter(torch.ones(3)), nn.Parameter(torch.tensor(1.0)), LossScale("cpu")
+
+    def closure(backward: bool = True) -> Tensor:
+        loss = (gain * weight).square().sum()
+        if backward:
+            (loss * scaling.value).backward()
+        return loss
+
+    optimizer = METHODS[name](torch.optim.SGD([weight, gain], lr=0.01, momentum=0.9), scaling=scaling)
+    losses = [optimizer.step(closure).item() for _ in range(4)]
+    assert losses[-1] < losses[0] and gain.dtype == torch.float32
+
+
+@pytest.mark.contract
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize(("name", "at"), [(name, at) for name, passes in PASSES.items() for at in range(passes)])
 def test_an_overflow_in_any_pass_skips_the_step_and_halves_the_scale(name: str, at: int, fused: bool) -> None:

@@ -51,6 +51,8 @@ def test_warm_up_is_linear_and_the_schedule_fills_the_rest() -> None:
     part = rates(replace(config, warmup_epochs=0.6, schedule="constant"), 5)
     assert part == pytest.approx([0.1 / 3, 0.2 / 3, 0.1] + [0.1] * 27)
     assert rates(replace(config, warmup_epochs=6.0), 5)[-1] == pytest.approx(0.1)
+    ends_within_a_step = rates(replace(config, warmup_epochs=0.1, schedule="constant"), 15)
+    assert ends_within_a_step == pytest.approx([0.1 / 1.5] + [0.1] * 89)
 
 
 def test_the_trainer_hands_out_these_rates(tiny: Callable[..., TrainConfig], trainer: Callable) -> None:
