@@ -62,7 +62,7 @@ def split_sizes(available: int, train_size: int | None, val_fraction: float, val
     return used - held_out, held_out
 
 
-def check_augmentation(image_size: int, channels: int, *, crop_padding: int = 0, cutout: int = 0, policy: str = "none", **_: object) -> None:
+def check_augmentation(image_size: int, channels: int, *, crop_padding: int = 0, cutout: int = 0, policy: str = "none", **_: Any) -> None:
     """Raise `DataError` unless these fields of `augmentation` suit images of `image_size` pixels a side (other fields are ignored)."""
     if policy == "autoaugment" and channels not in (1, 3):
         raise DataError(f"augmentation.policy=autoaugment: images with {channels} channels; must be none for other than 1 or 3.")

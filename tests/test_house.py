@@ -2,6 +2,8 @@
 the lines of each room."""
 
 import ast
+import csv
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -96,6 +98,16 @@ def test_the_plans_tree_is_the_tree() -> None:
     there = {name.split("/")[0] for name in tracked if "/" in name or name.endswith(".py")} - {".ci"}
     there |= {"/".join(name.split("/")[:2]) for name in tracked if name.startswith("sam/") and not name.endswith("__init__.py")}
     assert {name.split("/")[0] if name.startswith("examples/") else name for name in named} == there
+
+
+def test_no_committed_text_is_torn() -> None:
+    """Marks of a merge in any file, or rows of a table that are shorter or longer than its header."""
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    for path in (ROOT / name for name in names if name.endswith((".py", ".md", ".yaml", ".sh", ".toml", ".txt", ".csv"))):
+        text = path.read_text("utf-8")
+        assert not re.search(r"^(<<<<<<<|\|\|\|\|\|\|\||>>>>>>>) ", text, re.MULTILINE), path
+        if path.suffix == ".csv" and "results" in path.parts:
+            assert len({len(row) for row in csv.reader(text.splitlines())}) <= 1, path
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def _pictures(
         for name, content in drawing.files(panels, out / "figures"):
             yield f"figures/{name}", content
             shown.advance(1 / len(drawing.ENDINGS))
-    yield "report.html", page.report(runs, blocks, config.sharpness, evaluate_command(config), problems, gallery)
+    yield "report.html", page.report(runs, blocks, None if config.stored else config.sharpness, evaluate_command(config), problems, gallery)
 
 
 FORMATS = {".md": render.markdown, ".csv": render.csv, "_full.tex": latex_full}

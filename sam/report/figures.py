@@ -33,6 +33,7 @@ SERIES = (  # columns, axes, heading, caption
     (("t", "loss"), ("t (0: the trained weights; unit: the direction)", "Training loss (nats)"), "Loss along lines", EACH),
     (("severity", "accuracy"), ("Severity of the corruption", "Accuracy (%)"), "Accuracy on corrupted images", EACH),
 )
+NATS = " (nats)"
 SPLIT = "Density"  # has a panel a method, logarithmic, cut six decades below the peak
 
 Kept = Mapping[str, Mapping[int, Mapping[str, float | None]]]  # folder of a run -> epoch -> measures of the checkpoint kept there
@@ -88,7 +89,16 @@ def sections(condition: Condition, anchors: Anchors, kept: Kept) -> list[Section
     lost = lambda panels: sum(series.lost for panel in panels for series in panel.series)
     said = lambda n: f" {n} value{'s that are' if n > 1 else ' that is'} not finite: in no mean." if n else ""
     further = [(heading, panels, caption + said(lost(panels)), folded) for heading, panels, caption, folded in made if panels]
-    return [("The finding", opening, OPENING, False), *further]
+    found_first: list[Section] = [("The finding", opening, OPENING, False), *further]
+    if condition.config.loss == "cross_entropy":
+        return found_first
+    return [(heading, list(map(unitless, panels)), caption.replace(NATS, ""), folded) for heading, panels, caption, folded in found_first]
+
+
+def unitless(panel: Panel) -> Panel:
+    """Of a loss that is not counted in nats."""
+    bare = lambda axis: replace(axis, label=axis.label.replace(NATS, ""))
+    return replace(panel, words=panel.words.replace(NATS, ""), x=bare(panel.x), y=bare(panel.y))
 
 
 def every(found: Gallery) -> Iterator[Panel]:

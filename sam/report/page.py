@@ -24,6 +24,7 @@ from sam.text import counted
 FEW = 4  # conditions whose figures stand open, entries of an open group of the contents, clauses of a finding
 Record = Mapping[str, Any]
 Part = tuple[str, Sequence[tuple[str, str]], Html]  # of the page: name, (id, words) of its sections, all of it
+Measuring = SharpnessConfig | None  # None: nothing was measured for this page
 
 
 def _pairs(pairs: Mapping[str, object]) -> Html:
@@ -83,13 +84,14 @@ def facts(runs: Sequence[RunRow]) -> Html:
     return _pairs(found)
 
 
-def how_made(runs: Sequence[RunRow], found: Sequence[Condition], sharpness: SharpnessConfig, command: str) -> Html:
+def how_made(runs: Sequence[RunRow], found: Sequence[Condition], sharpness: Measuring, command: str) -> Html:
     """Settings, measurement, dates, commit, versions, hardware, data; folded."""
     made = [_made(run.record) for run in runs]
+    at = lambda s: f"{', '.join(s.chosen)}; at ρ {', '.join(f'{r:g}' for r in s.rho)}; batches of {s.m}"
     seeds = lambda c: ", ".join(map(str, sorted({run.config.seed for run in c.runs})))
     pairs = {
         "Settings": el("ul", *(el("li", f"{c.label}: {counted(len(c.runs), 'run')}, seeds {seeds(c)}") for c in found)),
-        "Measured": f"{', '.join(sharpness.chosen)}; at ρ {', '.join(f'{r:g}' for r in sharpness.rho)}; batches of {sharpness.m}",
+        "Measured": at(sharpness) if sharpness else "whatever is stored beside the runs",
         "Measure again": el("code", command),
         "Trained": _when([run.record for run in runs]),
         **{name: _counted(one[name] for one in made) or "not recorded" for name in _made({})},
@@ -167,9 +169,10 @@ def _findings(every: Mapping[str, Block]) -> Html:
 
 
 def report(
-    runs: Sequence[RunRow], blocks: Sequence[Block], sharpness: SharpnessConfig, command: str, problems: Sequence[str], gallery: Gallery
+    runs: Sequence[RunRow], blocks: Sequence[Block], sharpness: Measuring, command: str, problems: Sequence[str], gallery: Gallery
 ) -> str:
-    """Make the page; the same input gives the same text. sharpness, command: how the runs were measured, and how to do so again."""
+    """Make the page; the same input gives the same text. sharpness, command: how the runs were measured (None: they were before), and how
+    to do so again."""
     anchors, found = figures.anchors_of(runs), [condition for condition, _ in gallery]
     links = {folder: el("a", Path(folder).name or folder, href=f"#{at}") for folder, at in anchors.items()}
     every = {f"table-{i}": block for i, block in enumerate(blocks, 1)}

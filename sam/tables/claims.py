@@ -165,6 +165,9 @@ class Claim(Settings):
                 check_arm(arm, f"arms.{at}", empty=correlation)
         for i, gate in enumerate(self.gates):
             check_gate(gate, f"gates[{i}]")
+            if self.effects or (correlation and gate["gate"] not in ("precision", "diverged")):
+                what = "effects take none" if self.effects else "kind=correlation takes precision and diverged"
+                raise ConfigError(f"gates[{i}].gate={gate['gate']}: {what}.")
         for at, where in (("setting.where", self.setting.where), ("paper", self.paper)):
             if unknown := [name for name in where if name not in WHERE and not may_vary(name)]:
                 raise ConfigError(f"{at}.{unknown[0]}: unknown key; known here: {', '.join(WHERE)}, and keys of train.py such as epochs.")
@@ -172,7 +175,8 @@ class Claim(Settings):
     @property
     def picks(self) -> list[str]:
         """Names of the picks that it stands on."""
-        return list(dict.fromkeys(PICK.findall(repr((self.measure.name, self.arms, self.gates)))))
+        gates = [str(gate["pick"]) for gate in self.gates if "pick" in gate]
+        return list(dict.fromkeys([*PICK.findall(repr((self.measure.name, self.arms, self.gates))), *gates]))
 
 
 def check_arm(arm: Any, label: str, empty: bool = False) -> None:

@@ -77,7 +77,9 @@ def short(judged: Sequence[Judged]) -> Block:
     """The ledger of a README, one row a claim with a line for each setting: the planned ones, and of all others those judged."""
     by = lambda case: (not case.confirmatory, _in_order(case.claim.id))
     shown = sorted((case for case in judged if case.confirmatory or case.interval), key=by)
-    left = sorted({case.claim.id for case in judged} - {case.claim.id for case in shown}, key=_in_order)
+    others = sorted({case.claim.id for case in judged} - {case.claim.id for case in shown}, key=_in_order)
+    why = lambda case: f"{case.origin or 'planned'}, and {case.verdict.partition(':')[0]}"
+    left = grouped([case for name in others for case in judged if case.claim.id == name], why)
     rows, here = [], dict[str, dict[str, None]]()
     for (name, origin), cases in grouped(shown, lambda case: (case.claim.id, "" if case.confirmatory else f" ({case.origin})")).items():
         claim, lines = cases[0].claim, list[tuple[str, ...]]()
@@ -88,7 +90,7 @@ def short(judged: Sequence[Judged]) -> Block:
         rows.append(tuple(Cell("value", parts) for parts in (*texts, *zip(*lines, strict=True))))
     notes = [f"{place}: {', '.join(parts)}." for place, parts in here.items() if parts]
     notes.append("Holm's correction over the planned ones; every other stands alone, at 95%. From claim to verdict: docs/claims.md.")
-    notes += [f"Added after the plan, and open: {', '.join(left)}."] if left else []
+    notes += [f"{words.capitalize()}: {', '.join(dict.fromkeys(case.claim.id for case in own))}." for words, own in left.items()]
     header = (*HEADER[:2], "Setting", *HEADER[3:6])
     return Block(TABLE, "Planned claims, and others that have a result", 1, header, tuple(rows), tuple(notes), about=TABLE)
 

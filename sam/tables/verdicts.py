@@ -121,7 +121,9 @@ def _cases(claim: Claim, origin: str, every: Sequence[Condition], given: Mapping
         chosen = [run for c in found for run in c.runs if holds(where, run) and _matches(claim.arms.treatment, run.config.optimizer)]
         tasks = grouped(chosen, lambda run: (WHERE["model"](run), WHERE["data"](run), run.data_fingerprint, run.init_from))
         return [_correlation(claim, origin, name or ", ".join(at[:2]), own) for at, own in tasks.items()] or nothing("open")
-    sheets = [Sheet(claim, c, found, every, given) for c in found if holds(where, c.runs[0])]
+    fixed = {key: value for key, value in claim.arms.treatment.items() if key != "measure" and not PICK.fullmatch(str(value))}
+    own = split_match(RowConfig(match=fixed))[1]  # what the treatment says of its condition
+    sheets = [Sheet(claim, c, found, every, given) for c in found if c.key == {**c.key, **own} and holds(where, c.runs[0])]
     # What names its setting shows each arm that has run there; what does not is judged where all of its arms have.
     there = [sheet for sheet in sheets if (any if where else all)(row.ran for row in sheet.arms.values())]
     if len(there) > 1 and claim.family is not None and origin in (PLANNED, CHANGED):
@@ -227,12 +229,8 @@ class Sheet:
         """Raises Stop at the first gate of these kinds that does not hold."""
         runs = [run for row in self.arms.values() for run in row.shown]
         for gate in (gate for gate in self.claim.gates if gate["gate"] in kinds):
-            kind, told = gate["gate"], ""
-            if kind == "diverged" and (lost := sum(not run.is_finished for run in runs)) > gate["at_most"]:
-                told = f"{lost} of {len(runs)} runs diverged"
-            elif kind == "precision" and (other := {run.config.precision for run in runs} - {gate["is"]}):
-                told = f"precision {', '.join(sorted(other))}, not {gate['is']}"
-            elif kind == "pick_inside_grid" and self.pick(gate["pick"])[1]:
+            kind, told = gate["gate"], _amiss(gate, runs)
+            if kind == "pick_inside_grid" and self.pick(gate["pick"])[1]:
                 told = f"{gate['pick']} = {self.pick(gate['pick'])[0]:g} is the largest value of its grid"
             elif kind in MEANS:
                 mean, word = self.compared(gate), "above" if "above" in gate else "at_least"
@@ -241,12 +239,16 @@ class Sheet:
             if told:
                 raise Stop(f"out of domain: {told}")
 
+    @property
+    def measured(self) -> list[str]:
+        """The measure of each arm."""
+        return [arm.get("measure", self.claim.measure.name) for arm in self.claim.arms.named.values()]
+
     def right(self, seeds: Sequence[int]) -> np.ndarray | None:
         """Which test images the runs behind accuracies got right (arms x seeds x images); None where one has no outcomes."""
-        name = self.claim.measure.name
-        series = name.replace("test_accuracy", "outcomes") if name.startswith("test_accuracy") else ""
-        runs = [row.finished.get(seed) for row in self.arms.values() for seed in seeds]
-        words = [run.series[series] for run in runs if run is not None and series in run.series]
+        series = [name.replace("test_accuracy", "outcomes") if name.startswith("test_accuracy") else "" for name in self.measured]
+        runs = [(of, row.finished.get(seed)) for of, row in zip(series, self.arms.values(), strict=True) for seed in seeds]
+        words = [run.series[of] for of, run in runs if run is not None and of in run.series]
         return np.array([unpacked(word) for word in words]).reshape(len(self.arms), len(seeds), -1) if len(words) == len(runs) else None
 
     def judged(self, origin: str, place: str) -> Judged:
@@ -262,7 +264,8 @@ class Sheet:
             case = replace(case, values=values)
             seeds, shown = _in_common(values)
             if seeds:
-                about = picks.about(WHERE["data"](self.base.runs[0])) if "accuracy" in measure.name else None
+                tested = all(name.startswith("test_accuracy") for name in self.measured)
+                about = picks.about(WHERE["data"](self.base.runs[0])) if tested else None
                 case = _with_effect(case, shown, about.test_size if about else None, self.right(seeds))
             if len(seeds) < self.claim.n:
                 raise Stop(f"open: {len(seeds)} of {self.claim.n}")
@@ -274,6 +277,14 @@ class Sheet:
         except Stop as stop:
             case = replace(case, stopped=str(stop))
         return case
+
+
+def _amiss(gate: Mapping[str, Any], runs: Sequence[RunRow]) -> str:
+    """Why a gate that asks the runs themselves does not hold, or ""."""
+    if gate["gate"] == "diverged" and (lost := sum(not run.is_finished for run in runs)) > gate["at_most"]:
+        return f"{lost} of {len(runs)} runs diverged"
+    other = {run.config.precision for run in runs} - {gate["is"]} if gate["gate"] == "precision" else ()
+    return f"precision {', '.join(sorted(other))}, not {gate['is']}" if other else ""
 
 
 def _in_common(values: Mapping[str, Mapping[int, float]]) -> tuple[list[int], dict[str, list[float]]]:
@@ -334,4 +345,6 @@ def _correlation(claim: Claim, origin: str, place: str, runs: Sequence[RunRow]) 
         return replace(case, stopped=f"open: not measured ({', '.join(missing or names)})")
     x, y, z = np.array([of for _, of in kept], dtype=float).T
     effect = of_tau([row.shown[0].own for row, _ in kept], claim.axes, x, y, z, 1 if claim.direction == "higher" else -1)
-    return replace(case, effect=effect, stopped=f"open: {len(kept)} of {claim.n} settings" if len(kept) < claim.n else "")
+    closed = [f"out of domain: {told}" for gate in claim.gates if (told := _amiss(gate, runs))]
+    few = [f"open: {len(kept)} of {claim.n} settings"] if len(kept) < claim.n else []
+    return replace(case, effect=effect, stopped=next(iter([*closed, *few]), ""))

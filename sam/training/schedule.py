@@ -25,8 +25,8 @@ def constant(epoch: float, epochs: float) -> float:
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     """The rate of step `step` (from 0) of the whole run: linear warm-up, then the schedule over the epochs that remain."""
-    epoch = step / steps_per_epoch
+    epoch, peak = step / steps_per_epoch, config.optimizer.lr
     if epoch < config.warmup_epochs:
-        return min(config.optimizer.lr, config.optimizer.lr * (step + 1) / (config.warmup_epochs * steps_per_epoch))  # may end within a step
+        return min(peak, peak * (step + 1) / (config.warmup_epochs * steps_per_epoch))  # it may end within a step
     factor = SCHEDULES[config.schedule].load()
-    return float(config.optimizer.lr * factor(epoch - config.warmup_epochs, max(config.epochs - config.warmup_epochs, 1e-9)))
+    return float(peak * factor(epoch - config.warmup_epochs, max(config.epochs - config.warmup_epochs, 1e-9)))

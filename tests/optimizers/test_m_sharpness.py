@@ -157,7 +157,7 @@ def test_perturbing_with_another_batch(steps: int) -> None:
 
 
 def test_without_a_perturbation_the_other_batch_does_nothing() -> None:
-    """LookSAM's second step, along g and the part of SAM's gradient that is orthogonal to it: here both batches' losses are linear, so none."""
+    """LookSAM between two looks: along the gradient of its own batch."""
     w = nn.Parameter(torch.zeros(3, dtype=torch.float64))
 
     def along(axis: int):

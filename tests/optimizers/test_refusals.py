@@ -85,7 +85,7 @@ def test_a_method_that_is_not_registered_has_keywords_of_its_own() -> None:
 
 def test_a_network_without_what_is_to_be_perturbed() -> None:
     bare = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    with pytest.raises(ConfigError, match="optimizer.perturb=norm_only: this network has no such parameter to train"):
+    with pytest.raises(ConfigError, match=r"optimizer\.perturb=norm_only: this network has no such parameter to train"):
         build(bare, OptimizerConfig.of(method="sam", perturb="norm_only"), steps_per_epoch=1, generator=torch.Generator())
 
 

@@ -186,6 +186,7 @@ def test_the_page_says_what_was_measured_where_and_when(tree: Node) -> None:
         assert words in made
     assert "2026-01-02 03:04 to 2026-01-02 04:05 (UTC)" in made
     assert "python evaluate_sharpness.py runs_dir=runs/demo 'sharpness.rho=[0.05,0.5]'" in made
+    assert "<dd>whatever is stored beside the runs</dd>" in report(made_up.runs(), [], None, "", (), gallery(made_up.runs(), {}))
     problems = next(n for n in tree.all("section"))
     assert problems.text == "Problemsdigits-x: not finished, left out."  # before all else
 
@@ -343,6 +344,9 @@ def test_only_losses_are_called_nats() -> None:
         measured = replace(made_up.runs()[0], measures={"gap": 0.1, f"{name}[rho=0.05]": 1.0})
         axes = [p.x.label for p in every(gallery([measured], {})) if "gap" in p.title]
         assert len(axes) == 1 and axes[0].endswith(" (nats)") == nats
+    squared = [replace(row, config=replace(row.config, loss="mse")) for row in made_up.runs()]
+    sections = [section for _, own in gallery(squared, {}) for section in own]
+    assert any("nats" in str(section) for _, own in gallery(made_up.runs(), {}) for section in own) and "nats" not in str(sections)
 
 
 def test_a_legend_counts_the_runs_that_are_shown() -> None:

@@ -25,7 +25,7 @@ from sam.tables import ledger, render
 from sam.tables.claims import Claim, read
 from sam.tables.conditions import RunRow, conditions
 from sam.tables.latex import latex_full
-from sam.tables.verdicts import ADDED, CHANGED, PLANNED, Judged, Sheet, holds, judge
+from sam.tables.verdicts import ADDED, CHANGED, PLANNED, UNPLANNED, Judged, Sheet, holds, judge
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = ROOT / "conf" / "claim"
@@ -373,6 +373,39 @@ def test_the_kinds_of_later_claims() -> None:
     assert of(own("difference", arms=within)) == "supported"  # two measures of the same runs
 
 
+def test_what_a_treatment_says_of_its_condition_is_its_setting() -> None:
+    """Not judged again where its control ran, under a heading that names the control's epochs."""
+    claim = own("difference", arms={"treatment": ARMS["sam"] | {"epochs": 40}, "controls": [ARMS["sgd2"]]}, seeds=[])
+    (case,) = judge([(claim, ADDED)], campaign("sam sgd2"), {})
+    assert case.verdict == "supported" and case.base is not None and case.base.config.epochs == 40
+
+
+def test_which_images_are_right_is_asked_of_each_arms_own_measure() -> None:
+    """The same runs with both kinds of statistics: one image more of eight with recalibrated ones, in every run."""
+    words = lambda right: {"images": [8.0], "right": [float(right)]}
+    runs = [
+        replace(
+            r,
+            measures=r.measures | {ACCURACY: 50.0 + i, "test_accuracy": 37.5 + i},
+            series={"outcomes[bn=recalibrated]": words(0b1111), "outcomes": words(0b0111)},
+        )
+        for i, r in enumerate(run(1000 + i, 50.0, **ARMS["sam"]) for i in range(20))
+    ]
+    arms = {"treatment": ARMS["sam"], "controls": [ARMS["sam"] | {"measure": "test_accuracy"}]}
+    (case,) = judge([(own("difference", arms=arms), ADDED)], runs, {})
+    assert case.drawn is not None and case.drawn[0] < 12.5 < case.drawn[1]
+    arms["controls"][0]["measure"] = "train_accuracy"  # of no test image
+    (case,) = judge([(own("difference", arms=arms), ADDED)], runs, {})
+    assert case.verdict in ("opposite", "supported", "undecided", "contradicted")
+
+
+def test_a_readme_says_of_each_claim_without_a_result_why() -> None:
+    stopped = own("difference", id="mine", gates=[{"gate": "diverged", "at_most": -1}])
+    judged = judge([(stopped, UNPLANNED), (own("difference", id="later", n=30), ADDED)], campaign("sam sgd2"), {})
+    notes = ledger.short(judged).notes
+    assert "In no plan, and out of domain: mine." in notes and "Added after the plan, and open: later." in notes
+
+
 def test_nothing_is_retained_of_a_loss() -> None:
     """Without the gate of a positive control: 50.5 of 50 against 49 of 50 would be a ratio of -0.5, "contradicted"."""
     runs = campaign("sgd sam rand", sam=49.0, rand=50.5)
@@ -403,6 +436,12 @@ def test_a_correlation_counts_settings_and_takes_the_training_loss_away() -> Non
     assert few.verdict == "open: 20 of 40 settings"
     (missing,) = judge([(replace(claim, against="test_loss"), ADDED)], runs, {})
     assert missing.verdict == "open: not measured (test_loss)"
+    for gates, told in (
+        ([{"gate": "precision", "is": "bf16"}], "precision fp32, not bf16"),
+        ([{"gate": "precision", "is": "fp32"}, {"gate": "diverged", "at_most": -1}], "0 of 84 runs diverged"),
+    ):
+        (closed,) = judge([(replace(claim, gates=gates), ADDED)], runs, {})
+        assert closed.verdict == f"out of domain: {told}"
 
 
 def edited(**changes: Any) -> dict[str, Any]:
@@ -428,6 +467,11 @@ def edited(**changes: Any) -> dict[str, Any]:
         ({"arms": {"treatment": {"method": "sam", "rho": "@Q"}, "controls": [{"method": "sgd"}]}}, "@Q: is no pick; there are R, "),
         ({"arms": {"treatment": {"method": "sam"}}}, "arms: kind=difference needs controls"),
         ({"gates": [{"gate": "luck"}]}, "gates[0].gate=luck: must be one of training_accuracy"),
+        ({"gates": [{"gate": "pick_inside_grid", "pick": "rho_R"}]}, "@rho_R: is no pick; there are R, "),
+        (
+            {"kind": "correlation", "against": "test_loss", "axes": ["epochs"], "gates": [{"gate": "pick_inside_grid", "pick": "R"}]},
+            "gates[0].gate=pick_inside_grid: kind=correlation takes precision and diverged",
+        ),
         ({"gates": [{"gate": "diverged"}]}, "gates[0]: the gate diverged holds at_most"),
         ({"setting": {"where": {"net": "x"}}}, "setting.where.net: unknown key; known here: model, data"),
         ({"seeds": [1019, 1000]}, "seeds=[1019, 1000]: must hold the first and the last seed"),
