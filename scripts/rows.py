@@ -51,6 +51,8 @@ def packed(folder: str, branch: str | None = None) -> Packed:
 
 
 def pack(folder: str, runs_dir: Path) -> str:
+    from sam.evaluation.storing import stored  # imports torch, for which unpacking need not wait
+
     if not os.path.isdir(runs_dir):
         raise ValueError(f"runs_dir={runs_dir}: there is no such folder.")
     usable_folder(folder, "pack")
@@ -58,6 +60,12 @@ def pack(folder: str, runs_dir: Path) -> str:
     damaged: dict[Path, str] = {}
     for run, record in records.find_runs(runs_dir, damaged):
         if records.is_done(record):
+            try:
+                records.read_metrics(run, record)
+                stored(run / records.MEASURES, record["fingerprint"])
+            except DamagedError as error:
+                damaged[run] = str(error)
+                continue
             texts = {name: (run / name).read_text(encoding="utf-8") for name in FILES if (run / name).exists()}
             if known.get(name := run.relative_to(runs_dir).as_posix()) != texts:
                 new[name] = texts
