@@ -5,20 +5,22 @@
     python scripts/rows.py unpack=results/campaign/rows branch=main runs_dir=runs/campaign   # the same, as committed on that branch
 
 An unpacked run counts as finished: train.py skips it, and evaluate_sharpness.py tabulates its measures; to measure more it needs the
-checkpoint, whose SHA-256 the record holds. A folder that is there is never written to.
+checkpoint, whose SHA-256 the record holds. A folder with a run.json, or with files of another origin, is never written to; one without
+run.json that holds only files of the pack, whole or half written, is of an unpacking that was cut short, and is completed.
 """
 
 import json
 import lzma
 import os
+import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from arguments import parse, script
 
 from data import regular_file, usable_folder
-from sam.core.files import DamagedError, write_atomic
+from sam.core.files import DamagedError, check, write_atomic
 from sam.runs import records
 from sam.text import counted
 
@@ -32,6 +34,8 @@ def files(folder: str, branch: str | None) -> Iterator[tuple[str, bytes]]:
         yield from ((str(path), regular_file(path).read_bytes()) for path in sorted(Path(folder).glob("*.json.xz")))
         return
     listed = subprocess.run(["git", "ls-tree", "--name-only", branch, f"{folder.rstrip('/')}/"], capture_output=True, text=True)
+    if listed.returncode:
+        raise ValueError(f"branch={branch}: must be a branch or commit that git can list {folder} of ({listed.stderr.strip()}).")
     for name in (line for line in listed.stdout.splitlines() if line.endswith(".json.xz")):
         yield name, subprocess.run(["git", "show", f"{branch}:./{name}"], capture_output=True, check=True).stdout
 
@@ -41,8 +45,8 @@ def packed(folder: str, branch: str | None = None) -> Packed:
     runs: Packed = {}
     for file, content in files(folder, branch):
         try:
-            found: Packed = dict(json.loads(lzma.decompress(content)))
-        except (lzma.LZMAError, ValueError, EOFError, TypeError) as error:
+            check(found := json.loads(lzma.decompress(content)), {...: {records.RUN: str, ...: str}})
+        except (lzma.LZMAError, ValueError, EOFError) as error:
             raise ValueError(f"{file}: is no file of packed runs, or is cut short ({error}).") from error
         if outside := [name for name in found if ".." in Path(name).parts or Path(name).is_absolute()]:
             raise ValueError(f"{file}: the place of {outside[0]} is not below runs_dir; nothing was written.")
@@ -80,12 +84,20 @@ def pack(folder: str, runs_dir: Path) -> str:
     return f"{path}: {counted(len(new), 'run')}, {path.stat().st_size:,} bytes."
 
 
+def lacking(run: Path, texts: Mapping[str, str]) -> bool:
+    """Whether there is no such folder, or only what an unpacking leaves that ends before the record, its last file."""
+    left = os.listdir(run) if run.is_dir() else [records.RUN] * run.exists()
+    written = {re.sub(r"^[0-9a-f]{12}\.(.+)\.tmp$", r"\1", name) for name in left}  # as sam.core.files.write_atomic names them
+    return records.RUN not in left and written <= texts.keys() & FILES
+
+
 def unpack(folder: str, runs_dir: Path, branch: str | None) -> str:
     if branch is None and not os.path.isdir(folder):
         raise ValueError(f"unpack={folder}: there is no such folder.")
     usable_folder(runs_dir, "runs_dir")
-    runs = packed(folder, branch)
-    new = [name for name in runs if not (runs_dir / name).exists()]
+    if not (runs := packed(folder, branch)):
+        raise ValueError(f"unpack={folder}{f', branch={branch}' if branch else ''}: holds no packed runs; must be a folder that pack= wrote to.")
+    new = [name for name, texts in runs.items() if lacking(runs_dir / name, texts)]
     for name in new:
         for file in (f for f in reversed(FILES) if f in runs[name]):  # the record last: a folder without it is no run yet
             write_atomic(runs_dir / name / file, runs[name][file])

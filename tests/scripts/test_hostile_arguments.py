@@ -170,6 +170,7 @@ def test_devices() -> None:
 @pytest.mark.parametrize(
     "packed",
     [b"x", b"", lzma.compress(b"no JSON"), lzma.compress(b"[[1]]"), lzma.compress(b"7"), lzma.compress(b"{}" * 9)[:-9]]
+    + [lzma.compress(text) for text in (b'{"x": 5}', b'{"x": {"run.json": 5}}', b'{"x": {"metrics.csv": ""}}')]
     + [lzma.compress(json.dumps({name: {"run.json": "x"}}).encode()) for name in ("../x", "/tmp/x", "a/../../x", "..")],
 )
 def test_packed_rows_from_elsewhere_stay_inside(packed: bytes, tmp_path: Path) -> None:

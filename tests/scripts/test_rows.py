@@ -1,6 +1,7 @@
-"""rows.py: what is packed is whole; the tables of unpacked runs: tests/evaluation."""
+"""rows.py: what is packed is whole, and an unpacking that was cut short goes on; the tables of unpacked runs: tests/evaluation."""
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,29 @@ FINISHED = Path(__file__).parents[1] / "fixtures" / "runs" / "finished"
 def packed(tmp_path: Path) -> str:
     rows.pack(str(tmp_path / "rows"), FINISHED)
     return str(tmp_path / "rows")
+
+
+@pytest.mark.parametrize(
+    ("left", "completed"),
+    [
+        ([], True),
+        (["sharpness.json", "metrics.csv"], True),
+        (["sharpness.json", "0123456789ab.metrics.csv.tmp"], True),
+        (["sharpness.json", "metrics.csv", "0123456789ab.run.json.tmp"], True),
+        (["sharpness.json", "run.json"], False),
+        (["sharpness.json", "checkpoint.pt"], False),
+        (["notes.md.tmp"], False),
+    ],
+    ids=str,
+)
+def test_what_was_cut_short_is_completed_and_nothing_else_is_touched(left: list[str], completed: bool, packed: str, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / RUN
+    run.mkdir(parents=True)
+    for name in left:
+        (run / name).write_text("cut")
+    assert f"{int(completed)} of 1 packed runs" in rows.unpack(packed, run.parent, None)
+    assert not completed or all((run / name).read_bytes() == (FINISHED / RUN / name).read_bytes() for name in rows.FILES)
+    assert completed or ({path.name for path in run.iterdir()}, {path.read_text() for path in run.iterdir()}) == ({*left}, {"cut"})
 
 
 def cut(path: Path) -> None:
@@ -47,3 +71,26 @@ def test_a_damaged_run_is_named_and_the_others_are_packed(name: str, damage: Cal
     with pytest.raises(DamagedError, match=rf"^1 run packed, and these cannot be: \S+/a/{name}: "):
         rows.pack(packed, tmp_path / "runs")
     assert rows.packed(packed) == before | {"c": before["b"]}
+
+
+@pytest.mark.parametrize(
+    ("folder", "branch", "words"),
+    [
+        ("empty", None, "unpack=empty: holds no packed runs"),
+        ("nowhere", "HEAD", "unpack=nowhere, branch=HEAD: holds no packed runs"),
+        ("empty", "mian", "branch=mian: must be a branch or commit that git can list empty of (fatal: "),
+        ("/", "HEAD", "branch=HEAD: must be a branch or commit that git can list / of (fatal: "),
+    ],
+)
+def test_nothing_to_unpack_is_said(
+    folder: str, branch: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for line in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "a"]):
+        subprocess.run([*git, *line], check=True)
+    assert rows.main([f"unpack={folder}", *([f"branch={branch}"] if branch else []), "runs_dir=runs"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {words}") and error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
