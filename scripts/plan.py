@@ -43,7 +43,7 @@ from sam.training import cost
 WARM = 2  # steps before the clock counts: the first allocates, and searches
 ENOUGH = 5  # seeds that a plan should have before it is given more epochs
 LEVEL, POWER = 0.05, 0.8
-SHARES = (1.0, 0.5, 0.25)  # of the planned epochs, from large to small
+SHARES = (0.5, 0.25)  # of the planned epochs, from large to small, planned beside all of them
 
 
 class _Timed(Exception):
@@ -159,6 +159,10 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(f"spread={own['spread']:g}, runs={own['runs']}: are two answers to one question; give one of them.")
     spread = spread_of(own["runs"]) if own["runs"] else own["spread"]
     budget, tests = own["hours"] * 3600 * own["processes"], own["tests"] or max(1, len(one) - 1)
+    cuts = {1.0: one}
+    for share in SHARES if len({config.epochs for config in one}) == 1 else ():
+        with suppress(ConfigError):  # no epoch, fewer than those of the warm-up, or a kept checkpoint's is beyond
+            cuts[share] = [replace(config, epochs=round(config.epochs * share)) for config in one]
     found = rates(one, own["rates"], own["steps"])
 
     common = set.intersection(*map(set, lines))
@@ -169,12 +173,9 @@ def main(arguments: list[str]) -> int:
         print(f"  {name:<58} {1000 * rate:>10.3g} {seconds_of(config, rate) / 60:>14.3g}")
     print(f"{counted(len(one), 'setting')}, {own['hours']:g} hours, {counted(own['processes'], 'run')} at a time:\n")
 
-    planned = {config.epochs for config in one}
-    shares = [share for share in SHARES if share == 1.0 or (len(planned) == 1 and min(planned) * share >= 1)]
     seeds, unit = dict[float, int](), "points" if spread else "standard deviations of a paired difference"
     print(f"  {'epochs':>10} {'hours a seed':>13} {'seeds that fit':>15}   smallest difference detected, {unit}")
-    for share in shares:
-        cut = [replace(config, epochs=max(1, round(config.epochs * share))) for config in one]
+    for share, cut in cuts.items():
         seconds = sum(seconds_of(config, found[rate_key(config)]) for config in cut)
         n = seeds[share] = math.floor(budget / seconds + 1e-9)
         least = smallest_detectable(spread or 1.0, n, LEVEL / tests, POWER)
@@ -189,7 +190,7 @@ def main(arguments: list[str]) -> int:
     if not seeds[chosen]:
         print(f"Not one seed fits into hours={own['hours']:g}.", file=sys.stderr)
         return 1
-    shorter = [f"epochs={round(min(planned) * chosen)}"] if chosen < 1 else []
+    shorter = [f"epochs={cuts[chosen][0].epochs}"] if chosen < 1 else []
     beside = ["hydra/launcher=local", f"hydra.launcher.processes={own['processes']}"] if own["processes"] > 1 else []
     grid = [*without(overrides, "seed", *(["epochs"] if shorter else [])), *shorter, f"seed=range({seeds[chosen]})"]
     print(shlex.join(["python", "train.py", "-m", *grid, *([] if any(w.startswith("hydra/launcher") for w in grid) else beside)]))

@@ -61,6 +61,13 @@ def test_fewer_epochs_where_the_planned_ones_leave_too_few_seeds(a_second: None,
     assert "train.py" not in printed(capsys, *grid, f"hours={0.1 * 240 / 3600}", code=1)[-1]  # not one seed fits
 
 
+def test_a_share_that_the_settings_do_not_admit_is_left_out(a_second: None, capsys: pytest.CaptureFixture[str]) -> None:
+    for more, epochs in (("keep_checkpoints=[2,6]", ["16", "8"]), ("warmup_epochs=9", ["16"]), ("epochs=1", ["1"])):
+        lines = printed(capsys, *GRID, "epochs=16", more, "hours=1")
+        at = next(i for i, line in enumerate(lines) if "seeds that fit" in line)
+        assert [line.split()[0] for line in lines[at + 1 : lines.index("", at)]] == epochs
+
+
 def test_a_file_of_rates_spares_the_timing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     calls = []
     monkeypatch.setattr(plan, "seconds_per_pass", lambda config, *_: calls.append(config) or 0.5)
