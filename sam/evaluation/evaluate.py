@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from sam.config import ConfigError
-from sam.core.files import number, told, write_atomic
+from sam.core.files import number, read_bytes, told, write_atomic
 from sam.evaluation import storing
 from sam.evaluation.flat_files import as_csv, measured_epochs, run_lines, trajectories
 from sam.evaluation.measuring import Run, measure_runs, part_of
@@ -75,9 +75,10 @@ def evaluate(config: EvaluateConfig, show: Callable[[list[Block]], None] = lambd
     blocks, commands = _blocks(config, runs)
     blocks[CLAIMS] = ledger.of_runs(claims, runs)
     kept = measured_epochs(done, rows) if config.kept else None
-    whole = {FINAL: "".join(f"{line}\n" for line in commands) or None} | ({} if kept is None else {KEPT: trajectories(done, kept)})
+    whole = {FINAL: "".join(f"{line}\n" for line in commands) or None} if commands or _is_ours(out, SWEEP) else {}
+    whole |= {} if kept is None else {KEPT: trajectories(done, kept)}
     every = [block for group in blocks.values() for block in group]
-    files = _write(out, itertools.chain(_tables(blocks, runs), whole.items()))
+    files = _write(out, itertools.chain(_tables(blocks, runs, out), whole.items()))
     show(every)
     files += _write(out, _pictures(every, runs, config, kept or {}, problems, out))
     found = lambda run: {name: value for name, value in run.measures.items() if name not in PAID}  # W&B has these
@@ -238,8 +239,14 @@ def _write(out: Path, files: Iterable[tuple[str, str | bytes | None]]) -> list[P
     return written
 
 
-def _tables(blocks: Mapping[str, list[Block]], runs: Sequence[RunRow]) -> Iterator[tuple[str, str | None]]:
-    for name, made in blocks.items():
+def _is_ours(out: Path, name: str) -> bool:
+    """Whether an earlier call wrote this table there, in all forms: its CSV tells. Other files of a table's name are somebody's own."""
+    path = out / f"{name}.csv"
+    return path.is_file() and read_bytes(path).startswith(",".join(render.CSV_HEADER[:4]).encode())
+
+
+def _tables(blocks: Mapping[str, list[Block]], runs: Sequence[RunRow], out: Path) -> Iterator[tuple[str, str | None]]:
+    for name, made in ((name, made) for name, made in blocks.items() if made or _is_ours(out, name)):
         yield from ((f"{name}{suffix}", form(made) if made else None) for suffix, form in FORMATS.items())
         yield f"{name}.tex", latex(made, name) if made else None
     yield RUNS, as_csv(run_lines(runs))

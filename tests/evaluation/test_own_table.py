@@ -31,6 +31,9 @@ def test_own_table(swept: Any, commands: Callable[[Sequence[Sequence[str]]], lis
     cheap = ["sharpness.hessian.subset=48", "sharpness.hessian.steps=6", "sharpness.hessian.probes=3", "sharpness.average.draws=2"]
     costly = ["sharpness.notions=[gap,average,hessian]", "sharpness.m=64", *cheap]
     before = {path: path.read_bytes() for path in runs.glob("*/sharpness.json")}
+    by_hand = [runs / "tables" / name for name in ("sweep.tex", "sweep.md", "claims.csv", "claims_full.tex", "final_runs.sh")]
+    for path in by_hand:
+        path.write_text("by hand")
     wrong, own, everything, plain = commands(
         [[*line, *costly, "table=wrong"], [*line, *costly, "table=mine"], [*line, *costly], [*line, "sharpness.m=64"]]
     )
@@ -49,3 +52,4 @@ def test_own_table(swept: Any, commands: Callable[[Sequence[Sequence[str]]], lis
     assert plain.code == 0 and "Notions of sharpness" not in plain.out
     assert not list((runs / "tables").glob("notions.*")), "tables of an earlier call would be taken for this one's"
     assert "Notions of sharpness" not in (runs / "tables" / "report.html").read_text()
+    assert {path.read_text() for path in by_hand} == {"by hand"}, "a table's name does not make a file one of ours"
