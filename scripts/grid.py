@@ -80,9 +80,12 @@ def main(arguments: list[str]) -> int:
     program, what, replicas = None, "runs", 1
     own["sbatch"] = sbatch_options(own["sbatch"])  # before anything is written
     if overrides[:1] == ["evaluate"]:
+        from sam.evaluation.evaluate import finished  # imports torch
+
         program, what = "evaluate_sharpness.py", "shares"
         hydra, name, given, options = sweep.opened(overrides[1:], "evaluate")
         config = resolve(EvaluateConfig, hydra.config_loader.load_configuration(name, [*given, "part=0"], RunMode.RUN))
+        finished(config, [])  # or there is nothing to submit
         points = [[*options, *given, f"part={part}"] for part in range(config.parts)]
         lines, runs_dir = list(map(shlex.join, points)), config.runs_dir
     else:

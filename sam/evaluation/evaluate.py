@@ -54,7 +54,7 @@ class Evaluation(NamedTuple):
 def measure_part(config: EvaluateConfig) -> tuple[str, list[str]]:
     """Measure one part of the runs, without a table: (summary line, a sentence for each run that could not be measured)."""
     assert config.part is not None
-    runs = part_of(_finished(config, []), config.part, config.parts, config.sharpness)
+    runs = part_of(finished(config, []), config.part, config.parts, config.sharpness)
     problems: list[str] = []
     rows = measure_runs(runs, config, problems)
     done = sum(folder in rows for folder, _ in runs)
@@ -67,7 +67,7 @@ def evaluate(config: EvaluateConfig, show: Callable[[list[Block]], None] = lambd
     problems: list[str] = []
     _check(config.tables)
     claims = ledger.own_documents()
-    done = _finished(config, problems)
+    done = finished(config, problems)
     rows = {} if config.stored else measure_runs(done, config, problems)
     measured = storing.of_final if config.stored else lambda folder, _: rows[folder]
     runs = _rows([run for run in done if config.stored or run[0] in rows], measured, problems)
@@ -124,7 +124,7 @@ def _final_command(run: RunRow, seeds: Sequence[int]) -> str:
 
 def stored_runs(config: EvaluateConfig, problems: list[str]) -> list[RunRow]:
     """The finished runs with every row stored of their final checkpoint; measures nothing."""
-    return _rows(_finished(config, problems), storing.of_final, problems)
+    return _rows(finished(config, problems), storing.of_final, problems)
 
 
 def _rows(done: Sequence[Run], measured: Callable[[Path, dict[str, Any]], Result], problems: list[str]) -> list[RunRow]:
@@ -157,7 +157,7 @@ def _check(wanted: Mapping[str, TableConfig]) -> None:
             raise ConfigError(f"tables.{name}.title={table.title}: each table needs a title of its own.")
 
 
-def _finished(config: EvaluateConfig, problems: list[str]) -> list[Run]:
+def finished(config: EvaluateConfig, problems: list[str]) -> list[Run]:
     """Find the runs to measure, ordered by their start; report every other one as a problem. Raises ConfigError if there is none."""
     damaged: dict[Path, str] = {}
     found = list(records.find_runs(Path(config.runs_dir), damaged)) if os.path.isdir(config.runs_dir) else []

@@ -1,6 +1,7 @@
 """What of both routes needs no SLURM: refusals, lists, and an import of submitit only where it is used."""
 
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,10 @@ def test_a_list_that_was_submitted_is_never_rewritten(tmp_path: Path) -> None:
 
 
 def test_the_shares_of_an_evaluation_are_listed_with_their_program(tmp_path: Path) -> None:
+    refused = grid("evaluate", "runs_dir=runs", "parts=3", cwd=tmp_path)
+    assert refused.returncode == 2 and not refused.stdout and not list(tmp_path.iterdir())
+    assert refused.stderr.startswith("error: runs_dir=runs: holds no finished run; train first") and refused.stderr.count("\n") == 1
+    shutil.copytree(ROOT / "tests" / "fixtures" / "runs" / "finished", tmp_path / "runs")
     shown = grid("evaluate", "runs_dir=runs", "parts=3", "sharpness.rho=[0.05, 0.5]", "throttle=2", cwd=tmp_path)
     ((*lines,),) = lists(tmp_path)
     assert [shlex.split(line) for line in lines] == [
