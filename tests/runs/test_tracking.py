@@ -1,5 +1,6 @@
 """Tracking mirrors the record, and never decides about a run."""
 
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from sam.runs import identity, records, tracking
 from sam.runs.progress import Progress
 from sam.runs.run import run
 from sam.runs.tracking import series, sync_command
+from sam.schema import to_dict
 from sam.settings import TrackingConfig, TrainConfig
 
 Tiny = Callable[..., TrainConfig]
@@ -112,6 +114,14 @@ def test_group_tags_and_notes_stay_those_of_the_run_when_it_is_measured(tiny: Ti
     told = [tuple(options[key] for key in ("group", "tags", "notes", "id")) for name, options in calls if name == "init"]
     own = ("mine", ["a", "b"], "why", record["fingerprint"])
     assert told == [own, own, ("other", None, None, record["fingerprint"])]
+
+
+def test_the_group_that_the_docs_and_the_dashboard_show_is_a_default_one(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
+    calls, config = wandb(), tiny(epochs=1)
+    record = run(config) | {"config": to_dict(TrainConfig())}
+    tracking.mirror_sharpness(TrackingConfig(backend="wandb", mode="offline"), [(identity.run_folder(config), record, {"gap": 1.0})])
+    for page in ("docs/wandb.md", "scripts/dashboard.py"):
+        assert re.search(f'[`"]{re.escape(calls[0][1]["group"])}[`"]', (tracking.ROOT / page).read_text()), page
 
 
 @pytest.mark.parametrize("key", ["group", "tags", "notes"])
