@@ -39,8 +39,12 @@ task=${task:-$job}
 [[ -n $job ]] || die "submit this script with sbatch; python scripts/grid.py prints the command."
 
 # SLURM runs a copy of this file from its spool: only the controller knows where the repository is.
-script=$(scontrol --oneliner show job "$task" | sed -n 's/.* Command=\(.*slurm_array\.sh\).*/\1/p')
-root=$(cd "$(dirname "$script")/.." && pwd) || die "cannot tell where this script was submitted from ('$script')."
+for pause in 5 10 0; do # an empty answer means that the controller is busy
+    script=$(scontrol --oneliner show job "$task" | sed -n 's/.* Command=\(.*slurm_array\.sh\).*/\1/p')
+    [[ -n $script ]] && break
+    sleep "$pause"
+done
+root=$([[ -n $script ]] && cd "$(dirname "$script")/.." && pwd) || die "cannot tell where this script was submitted from ('$script')."
 program=${PROGRAM:-train.py}
 [[ $program == /* ]] || program=$root/$program
 python=python3

@@ -86,3 +86,24 @@ def test_the_array_script_helps_and_refuses() -> None:
     assert "sbatch --array=" in shown.stdout and shown.stdout.endswith("(replicas=k).\n\n") and not shown.stderr
     refused = run("grid-0.txt", "more")
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "scripts/grid.py" in refused.stderr
+
+
+@pytest.mark.parametrize("busy", [1, 9])
+def test_the_array_script_runs_nothing_where_it_cannot_tell_whose(busy: int, tmp_path: Path) -> None:
+    """The controller's first answers are empty; a train.py lies above the working folder."""
+    here, count = tmp_path / "work", tmp_path / "count"
+    answer = f"JobId=1 Command={ROOT}/scripts/slurm_array.sh grid-0.txt WorkDir=/"
+    stubs = {"scontrol": f"echo >>{count}; (($(wc -l <{count}) <= {busy})) || echo '{answer}'", "sleep": ":", "srun": 'echo "srun $*"'}
+    here.mkdir()
+    (here / "grid-0.txt").write_text("seed=0\n")
+    for name, text in {"train.py": "", **stubs}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    line = ["bash", str(ROOT / "scripts" / "slurm_array.sh"), "grid-0.txt"]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "1", "PYTHON": "python"}
+    done = subprocess.run(line, cwd=here, env=environment, capture_output=True, text=True, timeout=20)
+    if busy == 1:
+        assert done.returncode == 0 and done.stdout.endswith(f" python {ROOT}/train.py seed=0\n"), done
+    else:
+        assert done.returncode == 2 and not done.stdout, done
+        assert done.stderr == "slurm_array.sh: cannot tell where this script was submitted from ('').\n"
