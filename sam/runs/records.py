@@ -98,6 +98,8 @@ def existing(config: TrainConfig) -> dict[str, Any] | None:
     """The record in the run's folder. ConfigError if that holds another run, or one without a readable record, not to be replaced."""
     try:
         record = read_run(run_folder(config))
+    except UnreadableError as error:  # it may be whole, and anybody's: not for `force` to replace
+        raise ConfigError(str(error)) from error
     except DamagedError as error:
         if config.force:
             return None

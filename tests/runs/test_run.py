@@ -162,6 +162,29 @@ def test_a_folder_that_holds_another_run_is_refused(tiny: Tiny, tmp_path: Path) 
     assert run(tiny(run_dir=str(tmp_path / "mine")))["final"] == first["final"]
 
 
+def of_a_plug_in(path: Path) -> None:
+    record = json.loads(path.read_text())
+    own = record["identity"] = record["identity"] | {"plugins": {"not_loaded": "1"}}
+    record |= {"fingerprint": identity.fingerprint(own), "setting": identity.fingerprint({k: own[k] for k in own if k != "seed"})}
+    records.write_run(path.parent, {key: value for key, value in record.items() if key != "digest"})
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    ("hide", "says"),
+    [(of_a_plug_in, "which is not loaded; name it: plugins=not_loaded."), (lambda path: (path.unlink(), path.mkdir()), "is not a file.")],
+)
+def test_what_may_be_a_whole_run_is_refused(tiny: Tiny, tmp_path: Path, hide: Callable[[Path], object], says: str, force: bool) -> None:
+    """Nobody can tell whose it is: `force` does not replace it, and is not advised."""
+    run(tiny(run_dir=str(tmp_path / "mine")))
+    hide(tmp_path / "mine" / "run.json")
+    before = {path.name: path.is_file() and path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    with pytest.raises(ConfigError) as error:
+        run(tiny(run_dir=str(tmp_path / "mine"), seed=1, force=force))
+    assert str(error.value).endswith(says) and "force" not in str(error.value)
+    assert {path.name: path.is_file() and path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
+
+
 # ------------------------------------------------------------------------------------------------------------- diverging
 
 
