@@ -59,7 +59,8 @@ def _lines(plans: Sequence[TrainConfig], before: int | None, waits: bool, began:
     elif before is not None:
         counts = [f"{found['finished']} finished" + (f" ({before} before)" if before else ""), f"{found['failed']} failed"]
         counts += [f"{found[word]} {word}" for word in ("diverged", "stopped", "not begun") if found[word]]
-        rest = " The same command runs what is left." if found.total() > found["finished"] + found["diverged"] else ""
+        redone = ", and redoes what is finished (force=true)" if any(plan.force for plan in plans) else ""
+        rest = f" The same command runs what is left{redone}." if found.total() > found["finished"] + found["diverged"] else ""
         yield f"{', '.join(counts)} in {progress.clock(time.monotonic() - began)}.{rest}"
     if found["finished"] or not waits:
         yield from (f"Next: {command}" for command in commands[:MOST_COMMANDS])

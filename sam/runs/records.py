@@ -90,6 +90,12 @@ def is_done(record: Mapping[str, Any] | None) -> bool:
     return record is not None and record.get("status") in (FINISHED, DIVERGED)
 
 
+def force_began(config: TrainConfig, record: Mapping[str, Any] | None) -> bool:
+    """Whether a command with `force`, and as many replicas, left this run unfinished: the same command continues it."""
+    own = record["config"] if record is not None and not is_done(record) else {}
+    return own.get("force") is True and (own.get("replicas") or 1) == (config.replicas or 1)
+
+
 def can_continue(folder: Path) -> bool:
     return (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists()
 

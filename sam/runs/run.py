@@ -20,8 +20,8 @@ from sam.training.loop import Trainer
 
 
 def run(config: TrainConfig) -> dict[str, Any]:
-    """Train as configured and return the record; a finished (or diverged) run's as it is, unless `force`. Raises Preempted after a signal,
-    when the state is saved; LockedError, ConfigError, DataError, StorageError with one sentence for the user."""
+    """Train as configured and return the record; a finished (or diverged) run's as it is, unless `force`, which continues only what it has
+    begun. Raises Preempted after a signal, when the state is saved; LockedError, ConfigError, DataError, StorageError with one sentence."""
     config = distributed.with_replicas(config)
     description = cost.check(config)
     records.check_folder(config)
@@ -69,12 +69,13 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
             for note in trainer.notes:
                 shown.say(f"init_from={config.init_from}: {note}")
             kept = [path.name for path in checkpoint.kept(folder).values()]
-            recorded = [records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS, *kept] if force else []
+            anew = force and not records.force_began(config, record)
+            recorded = [records.CHECKPOINT, records.PREVIOUS, records.RUN, records.METRICS, *kept] if anew else []
             checkpoint.tidy(folder, *recorded)  # only now, when nothing in the settings and data can stop the run any more
             session = Session(trainer, folder, shown, may_write, interrupts)
-            tell(state=session.resume(None if force else record))
+            tell(state=session.resume(None if anew else record))
             distributed.refuse_shared_gpus(replicas, device)
-            record = session.train(None if force else record)
+            record = session.train(None if anew else record)
             shown.finished.add(key)
             return record
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -57,7 +57,7 @@ class Session:
         try:
             trainer.load_state_dict(state)
         except Exception as error:  # its checksums hold: some other program wrote it
-            raise ConfigError(f"{folder}: cannot be continued ({told(error)}); force=true begins it anew.") from error
+            raise ConfigError(f"{folder}: cannot be continued ({told(error)}); without its checkpoints it begins anew.") from error
         progress.skip(trainer.optimizer.backwards)
         where = f"epoch {trainer.epoch}" + (f", step {trainer.step} of the next" if trainer.step else "")
         progress.say(f"{folder.name}: continuing after {where}.")
@@ -68,7 +68,7 @@ class Session:
         self.record = new_record(self.trainer, earlier)
         self._warn_of_another_environment()
         records.write_run(self.folder, self.record)
-        config = self.trainer.config
+        config = replace(self.trainer.config, force=self.trainer.config.force and not self.trainer.epoch)  # what it continues is mirrored
         tracker = tracking.Apart(config, self.record, self.folder) if config.tracking.backend == "wandb" else None
         try:
             return self._finish(self._epochs())

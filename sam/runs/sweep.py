@@ -24,7 +24,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sam.config import ConfigError
-from sam.core.files import DamagedError
 from sam.registry import names_plugins, plugin_arguments
 from sam.runs import ending, identity, progress, records
 from sam.runs.distributed import launched, with_replicas
@@ -199,18 +198,18 @@ def _statuses(plans: Sequence[TrainConfig]) -> list[str]:
     statuses = []
     for config in plans:
         key = identity.run_fingerprint(config), identity.run_folder(config)
-        statuses.append("same as above" if key in seen else _status(key[1], config.force))
+        statuses.append("same as above" if key in seen else _status(config, key[1]))
         seen.add(key)
     return statuses
 
 
-def _status(folder: Path, force: bool) -> str:
-    if force:
-        return "to run"
+def _status(config: TrainConfig, folder: Path) -> str:
     try:
-        record = records.read_run(folder)
-    except DamagedError:
+        record = records.existing(config)
+    except ConfigError:
         return "damaged"  # the run will say how; the others go on
+    if config.force and not records.force_began(config, record):
+        return "to run"
     if record is not None and records.is_done(record):
         return str(record["status"])
     return "to continue" if records.can_continue(folder) else "to run"

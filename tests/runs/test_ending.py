@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,8 @@ def test_a_sweep_that_went_to_its_end(plans: list[TrainConfig], capsys: pytest.C
 def test_a_sweep_that_was_stopped(plans: list[TrainConfig], capsys: pytest.CaptureFixture[str], code: int) -> None:
     assert end(plans, capsys, stop=code).startswith("2 finished, 1 failed, 1 diverged, 2 stopped, 1 not begun in")
     assert end(plans, capsys, stop=1).startswith("2 finished, 3 failed, 1 diverged, 1 stopped in")
+    forced = [replace(plan, force=True) for plan in plans]
+    assert "runs what is left, and redoes what is finished (force=true).\n" in end(forced, capsys, stop=code)
 
 
 def test_one_run_and_what_was_only_submitted(plans: list[TrainConfig], capsys: pytest.CaptureFixture[str]) -> None:

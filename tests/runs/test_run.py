@@ -154,6 +154,43 @@ def test_force_that_is_interrupted_does_not_fall_back_on_the_old_checkpoint(tiny
     assert steps == [2.0] * 6  # trained anew: 3 steps in each of 2 epochs
 
 
+@pytest.mark.parametrize(
+    ("begun", "change", "trained"),
+    [
+        ({"force": True}, {}, 1),
+        ({"force": True}, {"status": "running"}, 1),  # killed: nobody said goodbye
+        ({"force": True}, {"status": "preempted"}, 1),
+        ({}, {}, 3),
+        ({"force": True}, {"config": {"replicas": 2}}, 3),  # which this process could not continue
+    ],
+)
+def test_force_continues_what_it_has_begun(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, begun: dict[str, Any], change: dict[str, Any], trained: int
+) -> None:
+    """And no other unfinished run; a finished one is redone. The plan says the same."""
+    config, whole = tiny(epochs=3, force=True), tiny(epochs=3, runs="whole")
+    folder = identity.run_folder(config)
+    run(whole)
+    if begun:
+        run(config)
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 3)
+        with pytest.raises(Stop):
+            run(tiny(epochs=3, **begun))
+    record = records.read_run(folder)
+    assert record is not None
+    records.write_run(folder, record | change | {"config": record["config"] | change.get("config", {})})
+    assert sweep._status(config, folder) == ("to continue" if trained == 1 else "to run") and sweep.unfinished([config]) == [0]
+    steps: list[float] = []
+    advance = Progress.advance
+    monkeypatch.setattr(Progress, "advance", lambda self, units: (steps.append(units), advance(self, units))[1])
+    for epochs in (trained, 3):
+        steps.clear()
+        assert len(run(config)["segments"]) == 1 + (epochs == 1) and len(steps) == 3 * epochs
+        assert same(saved(whole), saved(config)) and columns(whole) == columns(config)
+        assert sweep._status(config, folder) == "to run"
+
+
 def test_a_folder_that_holds_another_run_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     first = run(tiny(run_dir=str(tmp_path / "mine")))
     with pytest.raises(ConfigError, match="this folder holds another run") as error:
@@ -338,7 +375,7 @@ def test_what_training_knew_is_not_replaced(tiny: Tiny, monkeypatch: pytest.Monk
     with pytest.raises(ConfigError, match=r"run\.json: .*; restore the file, or redo the run with force=true\.$"):
         run(config)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert sweep.unfinished([config]) == [0] and sweep._status(folder, force=False) == "damaged"
+    assert sweep.unfinished([config]) == [0] and sweep._status(config, folder) == "damaged"
     assert run(tiny(force=True))["status"] == "finished"
 
 

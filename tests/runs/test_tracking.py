@@ -17,6 +17,7 @@ from sam.runs.run import run
 from sam.runs.tracking import series, sync_command
 from sam.schema import to_dict
 from sam.settings import TrackingConfig, TrainConfig
+from sam.training.loop import Trainer
 
 Tiny = Callable[..., TrainConfig]
 Calls = list[tuple[str, Any]]
@@ -213,6 +214,19 @@ def test_a_run_redone_replaces_the_one_before(tiny: Tiny, wandb: Callable[..., C
     run(tiny(tracking={"backend": "wandb"}, epochs=1, force=True))
     assert [options["resume"] for name, options in calls if name == "init"] == ["allow", None]
     assert [values["epoch"] for name, values in calls if name == "log"] == [1, 1]
+
+
+def test_a_redone_run_that_is_interrupted_goes_on_in_the_one_begun(
+    tiny: Tiny, wandb: Callable[..., Calls], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = wandb()
+    config, train = tiny(tracking={"backend": "wandb"}, force=True), Trainer.run_epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run_epoch", lambda self, *given: 1 / 0 if self.epoch else train(self, *given))
+        with pytest.raises(ZeroDivisionError):
+            run(config)
+    run(config)
+    assert [options["resume"] for name, options in calls if name == "init"] == [None, "allow"]
 
 
 def test_a_run_about_to_be_continued_says_so_before_it_ends(tiny: Tiny, wandb: Callable[..., Calls], tmp_path: Path) -> None:
