@@ -88,8 +88,9 @@ class _Worker:
 
 
 def run_all(function: Callable[[Any], object], arguments: Sequence[Any], processes: int) -> list[str | None]:
-    """Call `function` (importable by name) with every argument, `processes` at a time; returns None or the problem for each. A signal that
-    asks to leave goes on to the processes, which save, and SystemExit is raised (75, or 130 after Ctrl-C)."""
+    """Call `function` (importable by name) with every argument, `processes` at a time; returns None or the problem for each. A process that
+    is killed is replaced. A signal that asks to leave goes on to the processes, which save, and SystemExit is raised (75, or 130 after
+    Ctrl-C)."""
     spawn = multiprocessing.get_context("spawn")
     waiting = list(range(len(arguments)))[::-1]
     outcomes: list[str | None] = [UNSTARTED] * len(arguments)
@@ -102,19 +103,28 @@ def run_all(function: Callable[[Any], object], arguments: Sequence[Any], process
             with suppress(ProcessLookupError):
                 os.kill(worker.process.pid, signum)
 
+    def start() -> _Worker:
+        ours, theirs = spawn.Pipe()
+        process = spawn.Process(target=_work, args=(theirs, function))
+        process.start()
+        theirs.close()
+        workers.append(_Worker(process, ours))
+        return workers[-1]
+
     with handling(hand_on), progress.progress_for(1.0, "runs", quiet=True) as shown:
         for _ in range(min(processes, len(arguments))):
-            ours, theirs = spawn.Pipe()
-            process = spawn.Process(target=_work, args=(theirs, function))
-            process.start()
-            theirs.close()
-            workers.append(_Worker(process, ours))
+            start()
         for worker in workers:
             _hand_out(worker, arguments, waiting, came)
         while busy := {worker.line: worker for worker in workers if worker.task is not None}:
             for line in wait(list(busy)):
-                _hear(busy[line], outcomes, shown)  # type: ignore[index]
-                _hand_out(busy[line], arguments, waiting, came)  # type: ignore[index]
+                worker = busy[line]  # type: ignore[index]
+                _hear(worker, outcomes, shown)
+                code = worker.process.exitcode  # None: it lives; above 0: it could not even start, nor would another
+                if waiting and not came and code is not None and code <= 0:  # killed or told to leave, with its own task alone
+                    workers.remove(worker)
+                    worker = start()
+                _hand_out(worker, arguments, waiting, came)
         for worker in workers:
             worker.process.join()
     if came:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sam.runs import workers
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("dataset=digits", "model=wrn_10_1", "dataset.train_size=128", "batch_size=64", "threads=1", "device=cpu")
 TIMES = ("train_seconds", "seconds")
@@ -145,6 +147,27 @@ def test_a_sweep_that_wants_processes_nobody_started_is_refused_before_it_begins
     done = train(tmp_path, launcher, *GRID, "replicas=2")
     assert done.returncode == 2
     assert "replicas=2: one process was started" in done.stderr and "Nothing was run." in done.stderr
+
+
+DIES, DONE = "import os; os.kill(os.getpid(), {})", "pass"
+
+
+@pytest.mark.parametrize(
+    ("plugins", "tasks", "outcomes"),
+    [
+        ("", [DIES.format(9), DONE, DIES.format(9), DIES.format(9), DONE], [workers.LOST, None, workers.LOST, workers.LOST, None]),
+        ("", [DIES.format(15), DONE], [workers.LEFT, None]),
+        ("", [DONE, DIES.format(9)], [None, workers.LOST]),
+        ("no_such_module", [DONE, DONE, DONE], [workers.LOST, workers.UNSTARTED, workers.UNSTARTED]),
+    ],
+    ids=["killed", "told to leave", "at the end", "cannot start"],
+)
+def test_a_process_that_dies_takes_its_own_task_alone(plugins: str, tasks: list[str], outcomes: list[str | None]) -> None:
+    """Another takes its place, unless none can start."""
+    code = f"import os; os.environ['SAM_PLUGINS'] = {plugins!r}; from sam.runs.workers import run_all; print(run_all(exec, {tasks!r}, 1))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == str(outcomes), done.stderr
+    assert done.stderr.count("plugins=no_such_module: cannot be imported") == bool(plugins)
 
 
 WAITING = "import pathlib, os, time; pathlib.Path({folder!r}, str(os.getpid())).touch(); time.sleep(50)"
