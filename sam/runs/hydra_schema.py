@@ -68,19 +68,27 @@ def resolve(cls: type[T], composed: DictConfig) -> T:
     return config
 
 
+CONF = Path(__file__).resolve().parents[2] / "conf"
 MOST_POINTS = 10_000  # of a sweep: each is composed and checked before the first one runs
 
 
 def check_size(overrides: Iterable[str]) -> None:
-    """Refuse a sweep of too many points before anybody makes a list of them. Raises ConfigError, or Hydra's error."""
+    """Refuse a sweep of too many points, or of none, before anybody makes a list of them; and a list of options, of which Hydra would take
+    the last, but for tables, which add up. Raises ConfigError, or Hydra's error."""
     points = 1.0
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        value = override.value()
-        if override.key_or_group == "plugins" and isinstance(value, ChoiceSweep):
+        value, key = override.value(), override.key_or_group
+        listed = any(isinstance(one, list) for one in (value.list if isinstance(value, ChoiceSweep) else [value]))
+        if listed and key != "table" and os.path.isdir(CONF / key):
+            sweep = re.sub(r"[][\s]", "", override.input_line or "")
+            raise ConfigError(f"{override.input_line}: must be one option; several are a sweep, which -m starts: -m {sweep}.")
+        if key == "plugins" and isinstance(value, ChoiceSweep):
             raise ConfigError(f"{override.input_line}: is a list of modules, not of runs; write plugins=[a,b].")
         if isinstance(value, RangeSweep):
             start, stop, step = (float(number or 0) for number in (value.start, value.stop, value.step))
-            points *= max(1, abs(stop - start) / abs(step)) if step else math.inf
+            if step and (stop - start) / step <= 0:
+                raise ConfigError(f"{override.input_line}: holds no value; range(start,stop,step) begins at start and ends before stop.")
+            points *= max(1, (stop - start) / step) if step else math.inf
         points *= len(value.list) if isinstance(value, ChoiceSweep) else 1
         if points > MOST_POINTS:
             raise ConfigError(f"{override.input_line}: makes {points:,.0f} points; a sweep holds {MOST_POINTS:,} at most, cut it up.")
@@ -100,6 +108,10 @@ def in_our_words(error: Exception) -> str:
         known = {name for cls in (TrainConfig, EvaluateConfig) for name in (*schema(cls), *flat(defaults(cls)))}
         near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(unknown[1], known, 1))
         return f"{unknown[2] or unknown[1]}: unknown key{near or '.'} --help lists all keys, --cfg hydra Hydra's own."
+    if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(([^=]+)=(.*?))'(?:\n| requires)", str(error)):
+        default = (flat(defaults(TrainConfig)) | flat(defaults(EvaluateConfig))).get(several[2], "")
+        listed = f"; a list is {several[2]}=[{several[3]}]" if default is None or isinstance(default, list) else ""
+        return f"{several[1]}: several values are a sweep, which -m starts{listed}."
     kind = next((kind for said, kind in _KINDS.items() if said in str(error.__cause__)), None)
     if kind and (merged := re.match("Error merging override (.+?)=(.*)", str(error))):
         return f"{merged[1]}={merged[2]}: must be {kind.format(*merged.groups())}."

@@ -16,6 +16,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -51,7 +52,10 @@ def points(sweep: DictConfig, loader: ConfigLoader | None = None) -> list[list[s
     task: Any = OmegaConf.to_container(sweep.hydra.overrides.task)  # a reference such as ${seed} is one of the point
     given = [*(f"{key}={values}" for key, values in (sweeper.params or {}).items()), *task]
     check_size(given)
-    (every,) = BasicSweeper.split_arguments(parser.parse_overrides(given), None)  # one batch
+    overrides = parser.parse_overrides(given)
+    if empty := [one.input_line for one in overrides if isinstance(one.value(), Glob) and not list(one.sweep_iterator())]:
+        raise ConfigError(f"{empty[0]}: fits no option; --help lists those of every group.")
+    (every,) = BasicSweeper.split_arguments(overrides, None)  # one batch
     return every
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 from hydra.errors import HydraException
+from hydra.types import RunMode
 
 from sam.runs import sweep
 from sam.runs.hydra_schema import in_our_words
@@ -28,6 +29,22 @@ def test_a_refused_override_is_one_sentence(argument: str, says: str) -> None:
     with pytest.raises(HydraException) as refused:
         sweep.planned([argument])
     assert in_our_words(refused.value) == says
+
+
+@pytest.mark.parametrize(
+    ("argument", "a_list"),
+    [
+        ("optimizer=sgd,sam", ""),
+        ("seed=range(3)", ""),
+        ("keep_checkpoints=1,2", "; a list is keep_checkpoints=[1,2]"),
+        ("dataset.mean=0,1", "; a list is dataset.mean=[0,1]"),
+    ],
+)
+def test_several_values_without_m(argument: str, a_list: str) -> None:
+    made, name, overrides, _ = sweep.opened([argument], "train")
+    with pytest.raises(HydraException) as refused:
+        made.compose_config(name, overrides, run_mode=RunMode.RUN, with_log_configuration=False)
+    assert in_our_words(refused.value) == f"{argument}: several values are a sweep, which -m starts{a_list}."
 
 
 def test_an_unknown_option_names_all_that_there_are() -> None:
