@@ -96,7 +96,7 @@ def unpack(folder: str, runs_dir: Path, branch: str | None) -> str:
         raise ValueError(f"unpack={folder}: there is no such folder.")
     usable_folder(runs_dir, "runs_dir")
     if not (runs := packed(folder, branch)):
-        raise ValueError(f"unpack={folder}{f', branch={branch}' if branch else ''}: holds no packed runs; must be a folder that pack= wrote to.")
+        raise ValueError(f"unpack={folder}{f', branch={branch}' if branch else ''}: holds no packed runs; must be what pack= wrote.")
     new = [name for name, texts in runs.items() if lacking(runs_dir / name, texts)]
     for name in new:
         for file in (f for f in reversed(FILES) if f in runs[name]):  # the record last: a folder without it is no run yet
