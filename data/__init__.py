@@ -56,9 +56,8 @@ def split_sizes(available: int, train_size: int | None, val_fraction: float, val
     if val_size is not None:
         return used, val_size
     held_out = round(val_fraction * used)
-    if val_fraction and not 0 < held_out < used:
-        share = "all" if held_out else "none"
-        raise DataError(f"dataset.val_fraction={val_fraction}: holds out {share} of the {used} training images; must leave some of both.")
+    if held_out == used:
+        raise DataError(f"dataset.val_fraction={val_fraction}: holds out all of the {used} training images.")
     return used - held_out, held_out
 
 

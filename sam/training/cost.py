@@ -22,6 +22,8 @@ def check(config: TrainConfig) -> data.Description:
     """Refuse everything that can be refused without building anything; returns the description of the data."""
     description = data.describe(**to_dict(config.dataset))
     data.check_augmentation(description.image_size, description.channels, **to_dict(config.augmentation))
+    if config.dataset.val_fraction and not description.val_size:  # "best" would be chosen on the test set; finished runs are still measured
+        raise ConfigError(f"dataset.val_fraction={config.dataset.val_fraction}: holds out none of the {description.train_size} images.")
     models.check(**to_dict(config.model), image_size=description.image_size, channels=description.channels)
     if config.batch_size > description.train_size:
         most = f"{description.train_size} training images of {config.dataset.label}"

@@ -8,12 +8,18 @@ from typing import Any
 
 import pytest
 
+import data
 from data.settings import DatasetConfig
 from models.settings import ModelConfig
+from sam.config import ConfigError
 from sam.evaluation.evaluate import evaluate
 from sam.evaluation.foreign import evaluate_checkpoint
 from sam.evaluation.settings import EvaluateConfig
+from sam.runs.run import run
+from sam.schema import to_dict
+from sam.settings import TrainConfig
 from sam.sharpness.settings import GapConfig, SharpnessConfig
+from sam.training import cost
 
 TABLE = """# @package tables.tuning
 title: Tuning
@@ -28,11 +34,14 @@ columns:
 """
 
 
-def test_a_share_that_holds_out_no_image_gives_no_validation_set(
-    commands: Callable[[Sequence[Sequence[str]]], list[Any]], tiny_options: tuple[str, ...], tmp_path: Path
+def test_a_share_that_holds_out_no_image_is_refused_and_what_was_trained_so_is_measured(
+    tiny: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (trained,) = commands([["train.py", "optimizer=sgd", *tiny_options, "dataset.val_fraction=0.0001", f"runs_dir={tmp_path}"]])
-    assert trained.code == 0, trained
+    config = tiny(epochs=1, dataset={"val_fraction": 0.0001})
+    with pytest.raises(ConfigError, match=r"dataset\.val_fraction=0\.0001: holds out none of the 96 images"):
+        run(config)
+    monkeypatch.setattr(cost, "check", lambda config: data.describe(**to_dict(config.dataset)))  # as it was
+    run(config)
     sharpness = SharpnessConfig.of(notions=["gap"])
     found = evaluate(EvaluateConfig(runs_dir=str(tmp_path), sharpness=sharpness, threads=1, device="cpu"))
     assert found.problems == [] and "test_loss" in found.runs[0].measures
