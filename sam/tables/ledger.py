@@ -15,7 +15,7 @@ from sam.tables.claims import WHERE, Arm, Claim
 from sam.tables.conditions import RunRow, grouped, value_text
 from sam.tables.inference import Ends
 from sam.tables.statistics import Summary, is_finite, rounded, summarize
-from sam.tables.verdicts import ADDED, CHANGED, PLANNED, ROOT, UNPLANNED, Judged, judge
+from sam.tables.verdicts import ADDED, CHANGED, NOT_PICKED, PLANNED, ROOT, UNPLANNED, Judged, judge
 
 TABLE = "Claims"
 BRIEF = (0, 2, 3, 4, 5)  # claim, setting, effect, n and verdict fit into 80 columns
@@ -54,8 +54,9 @@ def own_documents() -> list[tuple[Claim, str]]:
 
 
 def of_runs(found: Sequence[tuple[Claim, str]], runs: Sequence[RunRow]) -> list[Block]:
-    """The ledger of the claims that have runs among these."""
-    return build([case for case in judge(found, runs, {}) if any(row.ran for row in case.rows.values())])
+    """The ledger of the claims that have runs among these, and the picks that they stand on."""
+    ran = lambda case: any(row.ran for row in case.rows.values()) and not case.stopped.endswith(NOT_PICKED)
+    return build([case for case in judge(found, runs, {}) if ran(case)])
 
 
 def build(judged: Sequence[Judged]) -> list[Block]:

@@ -25,6 +25,7 @@ PLANNED, CHANGED, ADDED, UNPLANNED = "", "changed after the plan", "added after 
 ROOT = Path(__file__).resolve().parents[2]
 _AVERAGE = re.compile(r"average\[rho=([^,\]]+)\]")  # over the whole set
 ACCURACY = "test_accuracy[bn=recalibrated]"  # of gates that compare arms, where the claim's measure is no accuracy
+NOT_PICKED = "is not picked yet"
 WHOLE = ["CIFAR-10", "CIFAR-100", "CIFAR-10, 90 of 60,000 images JPEG-decoded"]
 PAPER: Mapping[str, Any] = {"model": "WRN-28-10", "data": WHOLE, "train_size": 50_000, "epochs": 200}  # for claims that name no setting
 
@@ -132,7 +133,7 @@ def _cases(claim: Claim, origin: str, every: Sequence[Condition], given: Mapping
     if not there:
         sheets = [Sheet(claim, c, found, every, given) for c in every if holds(where, c.runs[0])]
         unpicked = [pick for pick in claim.picks if pick not in given and all(sheet.pick(pick)[0] is None for sheet in sheets)]
-        return nothing(f"open: {unpicked[0]} is not picked yet" if unpicked else "open")
+        return nothing(f"open: {unpicked[0]} {NOT_PICKED}" if unpicked else "open")
     return [sheet.judged(origin, name or sheet.base.label) for sheet in there]
 
 
@@ -257,15 +258,14 @@ class Sheet:
         case, measure = Judged(self.claim, origin, place, self.base, picked, self.arms), self.claim.measure
         try:
             if unpicked := [name for name, value in picked.items() if value is None]:
-                raise Stop(f"open: {unpicked[0]} is not picked yet")
+                raise Stop(f"open: {unpicked[0]} {NOT_PICKED}")
             self.gates("diverged", "precision", "pick_inside_grid")
             arms = self.claim.arms.named
             values = {name: self.values(arms[name], row, measure.name, measure.transform == "log") for name, row in self.arms.items()}
             case = replace(case, values=values)
             seeds, shown = _in_common(values)
             if seeds:
-                tested = all(name.startswith("test_accuracy") for name in self.measured)
-                about = picks.about(WHERE["data"](self.base.runs[0])) if tested else None
+                about = picks.about(WHERE["data"](self.base.runs[0])) if all("test_accuracy" in name for name in self.measured) else None
                 case = _with_effect(case, shown, about.test_size if about else None, self.right(seeds))
             if len(seeds) < self.claim.n:
                 raise Stop(f"open: {len(seeds)} of {self.claim.n}")
