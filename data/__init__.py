@@ -79,6 +79,8 @@ def load(*, seed: int | None = None, **settings: Any) -> "ImageData":
 
     raw = sources.arrays(s.name, s.path) if s.path else DATASETS[s.name].load()(s.name, s.root, s.download)
     raw = replace(raw, **{key: values for key, values in (("mean", s.mean), ("std", s.std)) if values is not None})  # type: ignore[arg-type]
+    if not all(raw.std):
+        raise DataError(f"dataset.path={s.path}: a channel of train_images has one value everywhere; give dataset.mean and dataset.std.")
     images = image_data.build(raw, wanted.train_size, wanted.val_size, s.label_noise, seed if s.sample == "seed" else None)
     if known.is_genuine(s.name, s.path, images.fingerprint):
         return images

@@ -11,7 +11,8 @@ from data import DataError, Description, enough_memory, regular_file
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _HEADER = 16_384  # bytes in which the header of an array must end; NumPy takes 10,000 of text
-_RENUMBER = "number them anew: np.unique(labels.ravel(), return_inverse=True)[1]"
+_BOTH = "np.concatenate([train_labels.ravel(), test_labels.ravel()])"
+_RENUMBER = f"number both at once: np.unique({_BOTH}, return_inverse=True)[1], train_labels first"
 
 
 def describe(path: str, called: str, name: str = "arrays", expected: Description | None = None) -> Description:
@@ -49,10 +50,11 @@ def describe(path: str, called: str, name: str = "arrays", expected: Description
         raise DataError(f"{called}: images of dataset={name} are {size}, not {_size(train)}; use dataset=arrays.")
     classes = expected.classes if expected else len(np.unique(labels["train_labels"]))
     why = f"dataset={name}" if expected else f"as many classes as train_labels hold, {classes}"
+    least, most = (int(of(list(map(of, labels.values())))) for of in (np.min, np.max))
     for key, values in labels.items():
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= classes:
-            cure = _RENUMBER if not low or high - low >= classes else f"add {-low}" if low < 0 else f"subtract {low}"
+            cure = _RENUMBER if not least or most - least >= classes else f"{'add' if least < 0 else 'subtract'} {abs(least)} in both"
             raise DataError(f"{called}: {key} run from {low} to {high}, but must be 0 to {classes - 1} ({why}); {cure}.")
     if expected is None and classes < 2:
         raise DataError(f"{called}: {train[0]} train_labels hold one class, but must number two or more classes from 0.")

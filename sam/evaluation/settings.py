@@ -60,7 +60,7 @@ class EvaluateConfig(Settings):
             if missing := [name for name in ("model", "dataset") if getattr(self, name) is None]:
                 raise ConfigError(f"{one}: needs {missing[0]}=... too, as in: model=resnet18 dataset=cifar10.")
             for_runs = ("runs_dir", "data_path", "data_root", "seeds", "select", "processes", "part", "parts", "stored", "kept")
-            if given := changed(*for_runs):
+            if given := changed(*for_runs) + ["tracking"] * (self.tracking.backend != "none"):
                 raise ConfigError(f"{one}: is one file, and {given[0]}=... is for the runs below runs_dir; leave it out.")
             for name, value in (("mean", self.mean), ("std", self.std)):
                 if value is not None and getattr(self.dataset, name) is not None:

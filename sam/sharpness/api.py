@@ -87,6 +87,8 @@ def evaluate(
         raise ConfigError("model: has no trainable parameter (requires_grad), so no sharpness either.")
     if coarse := next((p.dtype for p in weights if p.dtype not in (torch.float32, torch.float64)), None):
         raise ConfigError(f"model: has weights in {coarse}, whose spacing is wider than the steps measured here; give a copy in float32.")
+    if len(kinds := {str(p.dtype) for p in weights}) > 1:
+        raise ConfigError(f"model: has weights in {' and '.join(sorted(kinds))}; must be one type.")
     if bad := next((name for name, p in model.named_parameters() if not p.isfinite().all()), None):
         raise ConfigError(f"model: {bad} holds NaN or infinity.")
     for name, module in model.named_modules():
@@ -154,7 +156,10 @@ def _pair(data: Any) -> tuple[Any, Any]:
 
 def _split(part: Any, name: str, device: torch.device, seed: int) -> Split:
     if isinstance(part, (tuple, list)) and len(part) == 2 and all(isinstance(x, (Tensor, np.ndarray)) for x in part):
-        inputs, labels = map(torch.as_tensor, part)
+        try:
+            inputs, labels = map(torch.as_tensor, part)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"data ({name}): must be numbers that torch can take ({' '.join(str(error).split())}).") from error
     elif (hasattr(part, "__getitem__") and hasattr(part, "__len__")) or isinstance(part, (DataLoader, IterableDataset)):
         inputs, labels = _materialised(part, name, seed)
     else:

@@ -20,7 +20,7 @@ def work(sizes: Sizes, config: SharpnessConfig) -> float:
     if config.corruption.path is None:
         return 0.0
     try:
-        return float(len(files(config.corruption.path)) * len(_open(Path(config.corruption.path) / LABELS)))
+        return float(len(files(config.corruption.path)) * _open(Path(config.corruption.path) / LABELS).size)
     except ConfigError:
         return 0.0  # the number is for the progress bar alone; measuring names the problem
 
@@ -39,6 +39,10 @@ def measure(context: Context) -> Result:
     path = context.config.corruption.path
     if path is None:
         return Result()
+    if context.train.inputs.dtype != torch.uint8:  # whose mean and standard deviation are not known here
+        raise ConfigError(
+            "sharpness.corruption: its files are uint8 images, to be normalised as an ImageData is; data must be an ImageData."
+        )
     found = files(path)
     labels = _labels(Path(path) / LABELS, context)
     values, series = Measures(), dict[str, Series]()
@@ -95,6 +99,8 @@ def _open(file: Path) -> np.ndarray:
     from data import regular_file  # now: the library alone is without `data`
 
     try:
-        return np.load(regular_file(file), mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        if isinstance(array := np.load(regular_file(file), mmap_mode="r", allow_pickle=False), np.ndarray):
+            return array
+        raise ValueError("it is an archive of several")
     except (OSError, ValueError, EOFError) as error:
         raise ConfigError(f"{file}: cannot be read as a NumPy array ({str(error).splitlines()[0]}).") from error

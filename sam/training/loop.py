@@ -1,5 +1,6 @@
 """The training loop. It has no branch per method: `optimizer.step(closures)` runs all passes of a step."""
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 import models
 from data.augment import Augment
 from data.image_data import ImageData, epoch_batches
+from sam.config import ConfigError
 from sam.core import seeds
 from sam.core.criteria import CRITERIA
 from sam.core.device import autocast, loss_scale
@@ -96,7 +98,22 @@ class Trainer:
             replicas=self.replicas,
         )
         self.augment = Augment(**to_dict(config.augmentation))
+        self._refuse_single_images()
         self._take_step = steps_for(config, self.model, self.optimizer, self.objective)
+
+    def _refuse_single_images(self) -> None:
+        """ConfigError if a forward takes one image, the rest of an epoch, a group or a micro-batch, that BatchNorm cannot normalise."""
+        c, images = self.config, self.data.train_images
+        cut = lambda sizes, most: {n for size in sizes for n in (min(size, most or size), size % (most or size)) if n}
+        batches = {c.batch_size, 0 if c.drop_last else len(images) % c.batch_size} - {0}
+        if self.replicas.size > 1 or 1 not in cut(cut(batches, c.group_size), c.micro_batch):
+            return
+        try:
+            with torch.no_grad(), torch.random.fork_rng(self._devices):
+                copy.deepcopy(self.model).train()(torch.zeros(1, *images.shape[1:], device=self.device))
+        except ValueError as error:
+            sizes = f"batch_size={c.batch_size}, m={c.m}, micro_batch={c.micro_batch}, drop_last={c.drop_last}"
+            raise ConfigError(f"{sizes}: leave one image by itself, which BatchNorm cannot normalise here; choose others.") from error
 
     @property
     def epoch(self) -> int:

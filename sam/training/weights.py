@@ -20,7 +20,7 @@ States = dict[str, dict[str, Tensor]]  # where in the file (dotted keys; "" for 
 
 WRAPPINGS = ("state_dict", "model", "model_state_dict", "model_state", "net", "weights", "params")  # keys under which people save them
 AVERAGED = {"ema", "swa", "averaged", "avg", "average", "shadow", "teacher"}  # words in the keys of weights that are not the trained ones
-DEPTH = 8  # keys within keys
+DEPTH, MOST = 8, 10_000  # keys within keys; dictionaries
 OBJECTS = "holds Python objects, which are not loaded; save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
 
 
@@ -35,14 +35,13 @@ def read(path: Path, key: str = "checkpoint") -> States:
         raise CheckpointError(f"{setting}: there is no such file.")
     content = _safetensors(path, setting) if path.suffix == ".safetensors" else _torch(path, setting)
     states: States = {}
-    nodes, seen = [("", content, 0)], {id(content)}
-    for place, node, depth in nodes:  # grows
+    nodes = [("", content, (id(content),))]
+    for place, node, above in nodes:  # grows; a file may hold itself
         for name, value in node.items() if isinstance(node, Mapping) else ():
             if isinstance(value, Tensor):
                 states.setdefault(place, {})[f"{name}"] = value
-            elif isinstance(value, Mapping) and depth < DEPTH and id(value) not in seen:  # a file may hold itself
-                seen.add(id(value))
-                nodes.append((f"{place}.{name}" if place else f"{name}", value, depth + 1))
+            elif isinstance(value, Mapping) and len(above) <= DEPTH and id(value) not in above and len(nodes) < MOST:
+                nodes.append((f"{place}.{name}" if place else f"{name}", value, (*above, id(value))))
     if states:
         return states
     if any(isinstance(node, _Inert) for _, node, _ in nodes):
@@ -172,9 +171,10 @@ def load(model: nn.Module, path: Path, states: States, key: str = "checkpoint", 
         where = f" under {at}" if at else ""
         raise CheckpointError(f"{setting}: the checkpoint{where} does not fit {type(model).__name__}: {problem}.")
     for name, value in state.items():
-        if value.layout != torch.strided or value.is_quantized or value.is_floating_point() != own[name].is_floating_point():
+        other = value.is_floating_point() != own[name].is_floating_point() and not name.endswith("num_batches_tracked")
+        if value.layout != torch.strided or value.is_quantized or value.is_meta or other:
             raise CheckpointError(f"{setting}: {name} is a tensor of {value.dtype} ({value.layout}), not of plain floating-point numbers.")
-        if bad := value.numel() - int(value.isfinite().sum()):
+        if bad := value.numel() - int(value.to(own[name].dtype).isfinite().sum()):
             raise CheckpointError(f"{setting}: {name} holds NaN or infinity ({bad} of {value.numel()} numbers).")
     model.load_state_dict(state)
     others = [at for at in fitting[1:] if at]

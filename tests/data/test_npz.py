@@ -113,11 +113,23 @@ def test_cifar_from_a_file_must_look_like_cifar(tmp_path: Path) -> None:
     assert describe(name="cifar100", path=path).classes == 100
 
 
-def test_a_constant_channel_cannot_be_normalised(tmp_path: Path) -> None:
+def test_a_constant_channel_cannot_be_normalised_but_by_given_numbers(tmp_path: Path) -> None:
     values = arrays()
     values["train_images"][..., 1] = 7
     with pytest.raises(DataError, match="one value everywhere"):
         load(name="arrays", path=written(tmp_path, values))
+    assert list(load(name="arrays", path=written(tmp_path, values), mean=[0.5, 0.0, 0.5], std=[0.2, 1.0, 0.2]).std) == [0.2, 1.0, 0.2]
+
+
+def test_a_cure_of_labels_is_one_for_both_splits(tmp_path: Path) -> None:
+    """By itself each of these splits could be numbered anew, or shifted, so that one number means two classes."""
+    train = np.array([0, 1, 3])[np.arange(30) % 3]
+    for labels in (
+        {"train_labels": train, "test_labels": train[[0, 2] * 6]},
+        {"train_labels": train + 1, "test_labels": train[[1, 2] * 6] + 1},
+    ):
+        with pytest.raises(DataError, match=r"np\.unique\(np\.concatenate\(\[train_labels\.ravel\(\), test_labels|subtract 1 in both"):
+            describe(name="arrays", path=written(tmp_path, arrays() | labels))
 
 
 def test_files_that_are_no_npz(tmp_path: Path) -> None:
@@ -148,9 +160,9 @@ def test_file_fingerprint(tmp_path: Path) -> None:
 
 COUNTED = np.arange(30) % 4
 WRONG = {
-    "from 1": (COUNTED + 1, "run from 1 to 4, but must be 0 to 3", "; subtract 1."),
-    "from 1, in a byte": ((COUNTED + 1).astype(np.uint8), "run from 1 to 4", "; subtract 1."),
-    "from -1": (COUNTED - 1, "run from -1 to 2", "; add 1."),
+    "from 1": (COUNTED + 1, "run from 1 to 4, but must be 0 to 3", "; subtract 1 in both."),
+    "from 1, in a byte": ((COUNTED + 1).astype(np.uint8), "run from 1 to 4", "; subtract 1 in both."),
+    "from -1": (COUNTED - 1, "run from -1 to 2", "; add 1 in both."),
     "with a gap": (COUNTED + (COUNTED > 1), "run from 0 to 4, but must be 0 to 3", "np.unique("),
     "even": (COUNTED * 2, "run from 0 to 6", "np.unique("),
     "unknown as 255": (np.where(COUNTED == 0, 255, COUNTED).astype(np.uint8), "run from 1 to 255", "np.unique("),
@@ -165,7 +177,7 @@ WRONG = {
 @pytest.mark.parametrize("kind", WRONG)
 def test_labels_are_what_the_head_means_or_a_sentence_says_how_to_make_them(tmp_path: Path, kind: str) -> None:
     labels, said, cure = WRONG[kind]
-    path = written(tmp_path, arrays() | {"train_labels": labels})
+    path = written(tmp_path, arrays() | {"train_labels": labels, "test_labels": labels[:12]})
     for function in (describe, load):
         with pytest.raises(DataError) as caught:
             function(name="arrays", path=path, label_noise=0.5)

@@ -85,6 +85,7 @@ def test_what_cannot_be_measured_is_refused_in_one_sentence(commands: Run, tmp_p
         (["model=wrn_10_1", "dataset=digits"], ["model=...", "belongs to checkpoint=FILE"]),
         ([own, *COMMON, f"runs_dir={tmp_path}"], ["runs_dir=...", "one file"]),
         ([own, *COMMON, "part=1", "parts=2"], ["part=...", "one file"]),
+        ([own, *COMMON, "tracking=wandb"], ["tracking=...", "one file"]),
         ([f"checkpoint={tmp_path / 'nowhere.pt'}", *COMMON], ["nowhere.pt", "there is no such file"]),
         ([f"checkpoint={tmp_path / 'foreign.pt'}", *COMMON], ["foreign.pt", "does not fit WideResNet"]),
         ([f"checkpoint={tmp_path / 'module.pt'}", *COMMON], ["module.pt", "Python objects"]),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -285,6 +286,9 @@ def test_it_prints_as_a_list_with_standard_errors() -> None:
         (network(), TRAIN, {"hessian": {"probe": 3}}, ["sharpness.hessian.probe", "probes"]),
         (network(), {"training": TRAIN}, {}, ["keys train", "training"]),
         (network(), 7, {}, ["int is none of"]),
+        (network(), (TRAIN[0].numpy()[::-1], TRAIN[1].numpy()), {}, ["data (train): must be numbers that torch can take"]),
+        (network(), (TRAIN[0], np.array(list("abc"))[TRAIN[1]]), {}, ["data (train): must be numbers that torch can take"]),
+        (nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 3).double()), TRAIN, {}, ["torch.float32 and torch.float64", "one type"]),
         (network(), (TRAIN[0], TRAIN[1][:5]), {}, ["13 inputs and 5 labels"]),
         (network(), (TRAIN[0], TRAIN[0]), {}, ["labels are torch.float32 (13, 6)", "labels.argmax(1)"]),
         (network(), (TRAIN[0], TRAIN[1].float()), {}, ["labels are torch.float32 (13,)", ".long()"]),

@@ -113,9 +113,20 @@ def forget_images(folder: Path) -> None:
             file.unlink()
 
 
+def one_label(folder: Path) -> None:
+    np.save(folder / "labels.npy", np.array(3))
+
+
+def archive(folder: Path) -> None:
+    with (folder / "labels.npy").open("wb") as file:
+        np.savez(file, labels=np.zeros(35, dtype=np.uint8))
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
+        (one_label, ["labels.npy", "5 whole numbers", "()"]),
+        (archive, ["labels.npy", "cannot be read as a NumPy array", "archive"]),
         (break_labels, ["labels.npy", "17", "0 to 3"]),
         (break_count, ["labels.npy", "5 whole numbers", "(33,)"]),
         (break_images, ["fog.npy", "(35, 8, 8, 3)", "(35, 6, 6, 3)"]),
@@ -127,9 +138,17 @@ def forget_images(folder: Path) -> None:
 )
 def test_what_does_not_fit_is_named(damage: object, words: list[str], folder: Path) -> None:
     damage(folder)  # type: ignore[operator]
+    assert corruption.work(Sizes(CLASSES, EACH), context(folder).config) >= 0  # of the progress bar
     with pytest.raises(ConfigError) as caught:
         corruption.measure(context(folder))
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value), caught.value
+
+
+def test_images_that_are_numbers_already_cannot_be_corrupted_alike(folder: Path) -> None:
+    whole = context(folder)
+    whole.train = Split(whole.train.inputs.float(), whole.train.labels)
+    with pytest.raises(ConfigError, match=r"sharpness\.corruption: .* data must be an ImageData"):
+        corruption.measure(whole)
 
 
 def test_a_folder_that_is_not_there_is_named_before_anything_is_measured(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.settings import ModelConfig
+from sam.config import ConfigError
 from sam.core import seeds
 from sam.settings import TrainConfig
 from sam.training.loop import Trainer
@@ -224,6 +227,14 @@ def test_label_noise_reaches_the_training_labels_alone(tiny: Tiny, trainer: Make
     assert torch.equal(noisy.data.test_labels, clean.data.test_labels)
     assert all(torch.equal(a, b) for a, b in zip(images_met(clean), images_met(noisy), strict=True))
     assert clean.rows[0]["train_loss"] != noisy.rows[0]["train_loss"]
+
+
+@pytest.mark.parametrize("sizes", [{"batch_size": 95}, {"batch_size": 48, "m": 47}, {"batch_size": 48, "micro_batch": 47}])
+def test_one_image_by_itself_is_refused_before_it_is_trained_on(tiny: Tiny, trainer: Make, sizes: dict[str, int]) -> None:
+    """Of 8 x 8 pixels ResNet-18 leaves one at its end, of which BatchNorm has no variance; WRN-10-1 leaves four."""
+    with pytest.raises(ConfigError, match="leave one image by itself, which BatchNorm cannot normalise here"):
+        trainer(replace(tiny(**sizes), model=ModelConfig.of(name="resnet18")))
+    trainer(tiny(**sizes))
 
 
 def test_drop_last_leaves_out_the_rest(tiny: Tiny, trainer: Make) -> None:

@@ -145,6 +145,18 @@ def test_another_precision_is_cast_with_a_word(dtype: torch.dtype, tmp_path: Pat
     assert same(state, PLAIN) and said == f"Weights cast from {dtype} to the model's type."
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_whole_network_in_another_precision_with_its_counters(dtype: torch.dtype, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    torch.save({name: value.to(dtype) for name, value in net.state_dict().items()}, tmp_path / "w.pt")
+    load(net, tmp_path / "w.pt", read(tmp_path / "w.pt"))
+
+
+def test_one_dictionary_under_two_keys_has_both(tmp_path: Path) -> None:
+    torch.save({"state_dict": PLAIN, "state_dict_ema": PLAIN}, tmp_path / "w.pt")
+    assert same(loaded(tmp_path / "w.pt", "state_dict_ema")[0], PLAIN)
+
+
 UNFIT: dict[str, tuple[Any, str]] = {
     "more layers": ({**PLAIN, "2.weight": torch.ones(2, 2), "4.weight": torch.ones(2, 2)}, r"unexpected: \{2,4\}\.weight \(2\)\."),
     "a layer less": ({"0.weight": PLAIN["0.weight"]}, r"missing: 0\.bias\."),
@@ -156,6 +168,7 @@ UNFIT: dict[str, tuple[Any, str]] = {
     "nan": ({**PLAIN, "0.bias": torch.tensor([1.0, float("nan")])}, r"0\.bias holds NaN or infinity \(1 of 2 numbers\)"),
     "inf": ({**PLAIN, "0.weight": PLAIN["0.weight"] / 0}, r"0\.weight holds NaN or infinity \(6 of 6 numbers\)"),
     "whole numbers": ({**PLAIN, "0.weight": PLAIN["0.weight"].to(torch.int8)}, "0.weight is a tensor of torch.int8"),
+    "nowhere": ({**PLAIN, "0.weight": PLAIN["0.weight"].to("meta")}, "0.weight is a tensor of torch.float32"),
     "sparse": ({**PLAIN, "0.weight": PLAIN["0.weight"].to_sparse()}, "0.weight is a tensor of .*sparse"),
     "terminal": ({"0.weight\x1b[2J": torch.ones(1)}, r"unexpected: 0\.weight\?\[2J\."),
 }
