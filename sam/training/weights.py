@@ -35,7 +35,7 @@ def read(path: Path, key: str = "checkpoint") -> States:
         raise CheckpointError(f"{setting}: there is no such file.")
     content = _safetensors(path, setting) if path.suffix == ".safetensors" else _torch(path, setting)
     states: States = {}
-    nodes = [("", content, (id(content),))]
+    nodes: list[tuple[str, Any, tuple[int, ...]]] = [("", content, (id(content),))]
     for place, node, above in nodes:  # grows; a file may hold itself
         for name, value in node.items() if isinstance(node, Mapping) else ():
             if isinstance(value, Tensor):
