@@ -139,7 +139,10 @@ def _check_outputs(context: Context) -> None:
             raise ConfigError(f"model: gives the first sample of data ({name}) other outputs alone than beside the second, or each time.")
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= shape[1]:
-            cure = "" if high - low >= shape[1] else f"; add {-low}" if low < 0 else f"; subtract {low}"
+            every = [int(of) for one in (context.train, context.test) if one is not None for of in (one.labels.min(), one.labels.max())]
+            shift = min(every)  # one that is right for both
+            fits = shift and max(every) - shift < shape[1]
+            cure = "" if not fits else f"; add {-shift}" if shift < 0 else f"; subtract {shift}"
             raise ConfigError(f"data ({name}): labels run from {low} to {high}, but the model has logits for 0 to {shape[1] - 1}{cure}.")
 
 

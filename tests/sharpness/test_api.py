@@ -330,6 +330,12 @@ def test_what_cannot_be_measured_is_refused_in_one_sentence(
 
 
 @pytest.mark.slow
+def test_no_cure_of_one_splits_labels_parts_them_from_the_others() -> None:
+    """Training labels 0 to 2, test labels 1 and 3: less 1, each would mean another class than in training."""
+    with pytest.raises(ConfigError, match=r"labels run from 1 to 3, but the model has logits for 0 to 2\.$"):
+        sam.sharpness.evaluate(network(), (TRAIN, (TRAIN[0], 1 + 2 * (TRAIN[1] > 1))))
+
+
 def test_importing_the_package_is_light() -> None:
     light = "import sys, sam.sharpness; assert not {'torch', 'numpy', 'hydra'} & set(sys.modules)"
     program = f"{light}; sam.sharpness.evaluate; assert 'torch' in sys.modules"
