@@ -102,11 +102,13 @@ class Trainer:
         self._take_step = steps_for(config, self.model, self.optimizer, self.objective)
 
     def _refuse_single_images(self) -> None:
-        """ConfigError if a forward takes one image, the rest of an epoch, a group or a micro-batch, that BatchNorm cannot normalise."""
-        c, images = self.config, self.data.train_images
+        """ConfigError if a batch, a group, a replica's share or a micro-batch may be one image that BatchNorm cannot normalise."""
+        c, images, replicas = self.config, self.data.train_images, self.replicas.size
         cut = lambda sizes, most: {n for size in sizes for n in (min(size, most or size), size % (most or size)) if n}
         batches = {c.batch_size, 0 if c.drop_last else len(images) % c.batch_size} - {0}
-        if self.replicas.size > 1 or 1 not in cut(cut(batches, c.group_size), c.micro_batch):
+        shares = batches if c.group_size else {n for size in batches for n in (size // replicas, -(-size // replicas)) if n}
+        together = replicas > 1 and c.batchnorm == "sync"
+        if together or 1 not in cut(cut(shares, c.group_size), c.micro_batch):
             return
         try:
             with torch.no_grad(), torch.random.fork_rng(self._devices):

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+import data
 from models.settings import ModelConfig
 from sam.config import ConfigError
 from sam.core import seeds
+from sam.core.replicas import Replicas
+from sam.schema import to_dict
 from sam.settings import TrainConfig
 from sam.training.loop import Trainer
 
@@ -235,6 +238,15 @@ def test_one_image_by_itself_is_refused_before_it_is_trained_on(tiny: Tiny, trai
     with pytest.raises(ConfigError, match="leave one image by itself, which BatchNorm cannot normalise here"):
         trainer(replace(tiny(**sizes), model=ModelConfig.of(name="resnet18")))
     trainer(tiny(**sizes))
+
+
+def test_a_replicas_share_of_one_image_is_refused_too(tiny: Tiny) -> None:
+    """Of 96 images in batches of 31 three are left: two for one of two replicas, one for the other."""
+    config = replace(tiny(batch_size=31), model=ModelConfig.of(name="resnet18"))
+    images = data.load(**to_dict(config.dataset))
+    with pytest.raises(ConfigError, match="leave one image by itself"):
+        Trainer(config, images, torch.device("cpu"), Replicas(0, 2))
+    Trainer(replace(config, drop_last=True), images, torch.device("cpu"), Replicas(0, 2))
 
 
 def test_drop_last_leaves_out_the_rest(tiny: Tiny, trainer: Make) -> None:
