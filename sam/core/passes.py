@@ -11,7 +11,7 @@ from sam.core import seeds, vectors
 from sam.core.replicas import ALONE, Replicas, join_statistics
 
 NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_STOCHASTIC_NAMES = ("DropPath", "StochasticDepth", "DropBlock2d")
+_STOCHASTIC_NAMES = ("DropPath", "StochasticDepth", "DropBlock2d", "RReLU")
 
 
 def norm_parameters(model: nn.Module) -> set[int]:
@@ -27,8 +27,10 @@ def running_buffers(modules: Iterable[nn.Module]) -> list[Tensor]:
 
 def are_stochastic(modules: Iterable[nn.Module]) -> bool:
     """True if a forward pass in the current mode draws random numbers (dropout, stochastic depth)."""
-    dropout = lambda m: isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0
-    return any(m.training and (dropout(m) or type(m).__name__ in _STOCHASTIC_NAMES) for m in modules)
+    # A share beside nn.Dropout's: attention's and recurrent layers' `dropout`, and `drop_rate` of timm's networks with a bare F.dropout.
+    shares = lambda m: [m.p if isinstance(m, nn.modules.dropout._DropoutNd) else 0, getattr(m, "dropout", 0), getattr(m, "drop_rate", 0)]
+    draws = lambda m: type(m).__name__ in _STOCHASTIC_NAMES or any(isinstance(share, int | float) and share > 0 for share in shares(m))
+    return any(m.training and draws(m) for m in modules)
 
 
 def _copy_groups(target: list[Tensor], source: list[Tensor]) -> None:

@@ -65,6 +65,8 @@ class Method(Verbs):
     def __init_subclass__(cls) -> None:
         by_hand = {"own", "__init__"} & vars(cls).keys()
         dataclass(eq=False, repr=False, kw_only=True)(cls)  # a constructor written by hand stays
+        if taken := ({f.name for f in fields(cls)} - {f.name for f in fields(Method)}) & set(dir(Method)):
+            raise ConfigError(f"{cls.__name__}: {min(taken)} is something else in every method; the key needs another name.")
         if not by_hand:
             known = {*cls.own, *(f.name for f in fields(Method))}
             cls.own += tuple(f.name for f in fields(cls) if f.name not in known)
@@ -125,6 +127,8 @@ class Method(Verbs):
     def options(cls, config: Any, *, steps_per_epoch: int, total_steps: int, generator: torch.Generator) -> dict[str, Any]:
         """Constructor arguments beside the common ones: `own`. config: the method's settings; total_steps: of the whole run; generator: the
         method's own random stream."""
+        if lost := [name for name in cls.own if not hasattr(config, KEYS.get(name, name))]:
+            raise ConfigError(f"{cls.__name__}: {lost[0]} is no key of its settings; an attribute that is none has no annotation.")
         return {name: getattr(config, KEYS.get(name, name)) for name in cls.own}
 
     def report(self) -> dict[str, Any]:
@@ -215,7 +219,8 @@ class Method(Verbs):
         if not (present := [g for g in gradients if g is not None]):
             return
         # Known where the first pass's gradient is the descent gradient itself (SGD, Rand-SAM), and from XSAM's plane.
-        length = self._known[1] if self._known and self._known[0] is gradients else vectors.norm(present)
+        intact = (known := self._known) and known[0] is gradients and known[2] == [g._version for g in present]
+        length = known[1] if known and intact else vectors.norm(present)
         if self.scaling is not None:
             vectors.scale_(present, 1 / self.scale)
         if self.grad_clip is not None:
@@ -285,6 +290,7 @@ def refuse_base(method: type, base: Any, own: dict[str, Any]) -> None:
     if not isinstance(base, torch.optim.Optimizer) or isinstance(base, Method):
         raise ConfigError(f"{method.__name__}: wraps a torch optimizer, as in SAM(SGD(...), rho=0.05), not a {name}.")
     closure, taken = inspect.signature(base.step).parameters.get("closure"), own.keys() & base.defaults.keys()
+    taken = {"maximize"} if base.defaults.get("maximize") else taken  # an ascent would climb the wrong way
     if taken or (closure is not None and closure.default is closure.empty):  # Adadelta; LBFGS
         why = f"has a setting `{min(taken)}` of its own" if taken else "needs a closure, and evaluates it elsewhere"
         raise ConfigError(f"{method.__name__}: cannot wrap {name}, which {why}.")

@@ -48,8 +48,8 @@ def build(
     """
     groups = parameter_groups(model, config)
     if not any(group["perturb"] for group in groups):
-        chosen = f"optimizer.perturb={getattr(config, 'perturb', 'all')}"
-        raise ConfigError(f"{chosen}: this network has no such parameter to train; must be another, such as all.")
+        none, cure = ("no such", "; must be another, such as all") if groups else ("no", "")
+        raise ConfigError(f"optimizer.perturb={getattr(config, 'perturb', 'all')}: this network has {none} parameter to train{cure}.")
     if config.base == "adamw":
         base: Optimizer = AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
     else:

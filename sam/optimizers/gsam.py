@@ -11,7 +11,7 @@ class GSAM(Method):
 
     gsam_alpha:  alpha.
     gsam_floor:  rho_t falls with the learning rate from rho to this share of rho, which it has where the rate is 0; 1: it stays rho. The
-                 rate counts in units of the largest that the base optimizer was made with.
+                 rate counts in units of the largest that the base optimizer was made with, or that one of torch's schedulers noted.
     Unperturbed parameters descend with their part of g_p.
     """
 
@@ -25,6 +25,7 @@ class GSAM(Method):
 
     def begin(self) -> None:
         if self.gsam_floor < 1 and self.peak:
+            self.peak = max(self.peak, *(float(group.get("max_lr", group.get("initial_lr", 0.0))) for group in self.param_groups))
             rate = self.points[0].new_zeros(()) + self.param_groups[0]["lr"]  # which in a captured step is a tensor of this precision
             self.shrink = self.gsam_floor + (1 - self.gsam_floor) * (rate.double() / self.peak)
 

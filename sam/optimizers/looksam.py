@@ -35,7 +35,7 @@ class LookSAM(Remembering):
             own = self.perturbed(gradient)  # the very tensors of `gradient`
             ratio = vectors.norm(own) / vectors.norm(self.kept).clamp(min=vectors.TINY)
             vectors.add_(own, self.kept, self.looksam_alpha * ratio)
-            return loss, list(gradient)  # whose norm is not the recorded one
+            return loss, gradient
         climb = self.ascent()
         loss, gradient = self.first_pass(ascent)
         own = [g.clone() for g in self.perturbed(gradient)]

@@ -1,10 +1,13 @@
 """What several methods carry from step to step: vectors made of gradients, in the shapes of the perturbed parameters."""
 
+import itertools
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sam.config import ConfigError
 from sam.core import vectors
 from sam.core.vectors import Vector
 from sam.optimizers.base import Closure, Gradients, Method
@@ -25,8 +28,12 @@ class Remembering(Method):
         self.kept: Vector = []
         self.empty = torch.ones((), dtype=torch.bool, device=self.parameters[0].device)  # nothing but zeros is kept yet
         self._noted: Vector | None = None
+        self._of: list[Tensor] = []  # the parameters whose memory is kept
 
     def begin(self) -> None:
+        old, self._of = self._of, list(itertools.compress(self.parameters, self._members.chosen))
+        if len(self._of) < len(old) or any(map(operator.is_not, old, self._of)):
+            raise ConfigError(f"{type(self).__name__}: other parameters are perturbed than before, of which its memory is; make it anew.")
         self._noted = None
         self.kept += [torch.zeros_like(w) for w in self.points[len(self.kept) :]]
 

@@ -47,7 +47,7 @@ class Verbs(Optimizer):
     _climbs: list[Ascent]  # of the group under way
     _climbed: list[list[Tensor]]  # lengths of this step's ascents
     _first: Vector  # the group's first gradient, perturbed parameters only; kept where it is diagnosed
-    _known: tuple[Gradients, Tensor] | None = None  # gradients whose norm is known, should they become the descent gradient, and the norm
+    _known: tuple[Gradients, Tensor, list[int]] | None = None  # should they be the descent gradient: gradients, norm, counts of changes
 
     def evaluate(self, closure: Closure, at: Vector | None = None) -> tuple[Tensor, Gradients]:
         """One forward and backward: (loss, 0-d; gradients incl. weight decay in the loss, shaped like the parameters, None for an unused
@@ -85,7 +85,7 @@ class Verbs(Optimizer):
         """One forward, no backward, with the perturbed parameters at `at` (as in `evaluate`): the loss, weight decay in the loss included
         (0-d tensor). ValueError if the closure cannot leave out the backward pass."""
         if "backward" not in inspect.signature(closure).parameters:
-            raise ValueError("XSAM's search evaluates the loss without a backward pass: its closure must take `backward=True`.")
+            raise ValueError(f"{type(self).__name__} evaluates the loss without a backward pass: its closure must take `backward=True`.")
         with self._swapped(at):
             loss = scalar(closure(backward=False))
             for group in self.param_groups:
@@ -135,7 +135,7 @@ class Verbs(Optimizer):
         """Record the first pass's gradient norm (and lambda ||w|| / ||g|| where weight decay is in the loss); return the norm."""
         present = [g for g in gradients if g is not None]
         length = vectors.norm(present) if present else torch.zeros(())
-        self._known = (gradients, length)
+        self._known = (gradients, length, [g._version for g in present])
         plain = length / self.scale
         self.record("grad_norm", plain)
         if not self.diagnose:

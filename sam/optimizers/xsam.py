@@ -138,7 +138,7 @@ class XSAM(Method):
         plane, gradients = direction
         plane.combine_(self._turn)  # in place: where a parameter had a gradient, it is the very tensor in `gradients`
         if plane.g is gradients:
-            self._known = (gradients, plane.g_norm.to(plane.g[0].dtype))  # v(alpha) has norm 1
+            self._known = (gradients, plane.g_norm.to(plane.g[0].dtype), [g._version for g in plane.g])  # v(alpha) has norm 1
         return gradients
 
     def report(self) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The training loop. It has no branch per method: `optimizer.step(closures)` runs all passes of a step."""
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -112,7 +111,8 @@ class Trainer:
             return
         try:
             with torch.no_grad(), torch.random.fork_rng(self._devices):
-                copy.deepcopy(self.model).train()(torch.zeros(1, *images.shape[1:], device=self.device))
+                buffers, one = {k: b.clone() for k, b in self.model.named_buffers()}, torch.zeros(1, *images.shape[1:], device=self.device)
+                torch.func.functional_call(self.model.train(), buffers, one)
         except ValueError as error:
             sizes = f"batch_size={c.batch_size}, m={c.m}, micro_batch={c.micro_batch}, drop_last={c.drop_last}"
             raise ConfigError(f"{sizes}: leave one image by itself, which BatchNorm cannot normalise here; choose others.") from error

@@ -178,7 +178,7 @@ def load(model: nn.Module, path: Path, states: States, key: str = "checkpoint", 
             raise CheckpointError(f"{setting}: {name} holds NaN or infinity ({bad} of {value.numel()} numbers).")
     model.load_state_dict(state)
     others = [at for at in fitting[1:] if at]
-    cast = {str(value.dtype) for name, value in state.items() if value.dtype != own[name].dtype}
+    cast = {str(value.dtype) for name, value in state.items() if own[name].is_floating_point() and value.dtype != own[name].dtype}
     said = {
         f"Weights: {at or 'the file itself'}; others that fit: {grouped(others)} (checkpoint_key=... chooses).": others,
         f"Weights: {at}, an average by its name.": not others and _averaged(place),

@@ -32,7 +32,7 @@ COSTS = {
     "sgd": (1, 0, 0),
     "rand_sam": (1, 0, 0),
     "sam": (2, 0, 0),
-    **{name: (passes()[name], 1, OptimizerConfig.of(method=name).probes(STEPS_PER_EPOCH, 2)) for name in FOREIGN},
+    **{name: (own.passes_in(8) / 8, 1, own.probes(STEPS_PER_EPOCH, 2)) for name in FOREIGN if (own := OptimizerConfig.of(method=name))},
     "sam_n2": (3, 0, 0),
     "sam_n5_mean": (6, 0, 0),
     "xsam": (2, 21, 2),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from optimizer_oracles import Bowl, Net, batch, flat, net_closure, sam_gradient, same
-from registered import passes, registered
+from registered import FOREIGN, passes, registered
 from torch import nn
 
 from sam.config import ConfigError
@@ -68,7 +68,7 @@ def test_a_non_finite_gradient_in_any_pass_skips_the_step(name: str, at: int, fi
     assert same(momenta(optimizer), before) or (first and all(not m.any() for m in momenta(optimizer)))
     if not optimizer.generators:  # the next draw is another one
         optimizer.step(good[0])
-        if first and "xsam" not in name:
+        if first and "xsam" not in name and (name not in FOREIGN or optimizer.phase is None):
             reference.step(good[1])
             assert same(list(model.parameters()), list(clean.parameters()))  # as if the bad step had not been
     assert all(p.isfinite().all() for p in model.parameters())

@@ -83,10 +83,32 @@ def test_a_method_that_is_not_registered_has_keywords_of_its_own() -> None:
         Mine(torch.optim.SGD(net.parameters(), lr=0.1), rho=-1)
 
 
+@pytest.mark.parametrize(("factor", "length"), [(10.0, 1.0), (float("inf"), 0.0)])
+def test_a_first_gradient_changed_in_place_is_clipped_and_looked_at_as_it_is(factor: float, length: float) -> None:
+    class Scaled(Method):
+        def run_passes(self, closure: Any, ascent: Any) -> Any:
+            loss, gradient = self.first_pass(closure)
+            torch._foreach_mul_(gradient, factor)
+            return loss, gradient
+
+    w = torch.nn.Parameter(torch.zeros(2))
+    optimizer = Scaled(torch.optim.SGD([w], lr=1.0), grad_clip=1.0)
+
+    def closure() -> torch.Tensor:
+        loss = (w * torch.tensor([3.0, 4.0])).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)
+    assert float(w.detach().norm()) == pytest.approx(length, abs=1e-5) and int(optimizer.skipped) == (not length)
+
+
 def test_a_network_without_what_is_to_be_perturbed() -> None:
     bare = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    with pytest.raises(ConfigError, match=r"optimizer\.perturb=norm_only: this network has no such parameter to train"):
+    with pytest.raises(ConfigError, match=r"perturb=norm_only: this network has no such parameter to train; must be another"):
         build(bare, OptimizerConfig.of(method="sam", perturb="norm_only"), steps_per_epoch=1, generator=torch.Generator())
+    with pytest.raises(ConfigError, match=r"perturb=all: this network has no parameter to train\.$"):
+        build(bare.requires_grad_(False), OptimizerConfig.of(method="sgd"), steps_per_epoch=1, generator=torch.Generator())
 
 
 def test_a_groups_own_settings_are_checked_too() -> None:
@@ -177,3 +199,51 @@ def test_a_loss_that_is_detached_or_of_one_number_will_do(answer: Any) -> None:
     model = Net()
     loss = SAM(torch.optim.SGD(model.parameters(), lr=0.1)).step(answering(model, answer))
     assert loss.shape == () and not loss.requires_grad
+
+
+def test_a_key_that_is_something_else_in_every_method() -> None:
+    with pytest.raises(ConfigError, match="Scaled: scale is something else in every method"):
+        type("Scaled", (Method,), {"__annotations__": {"scale": float}, "scale": 2.0})
+
+
+def test_an_annotation_that_is_no_key_of_the_settings() -> None:
+    class Counting(Method):
+        rho: float = 0.05
+        counter: int = 0
+
+    with pytest.raises(ConfigError, match="Counting: counter is no key of its settings"):
+        Counting.options(OptimizerConfig.of(method="sam"), steps_per_epoch=1, total_steps=1, generator=torch.Generator())
+
+
+def test_a_base_that_maximises() -> None:
+    with pytest.raises(ConfigError, match="SAM: cannot wrap SGD, which has a setting `maximize`"):
+        SAM(torch.optim.SGD(Net().parameters(), lr=0.1, maximize=True))
+
+
+def test_a_memory_is_of_the_parameters_that_it_was_made_of() -> None:
+    net = Net()
+    optimizer = REGISTRY["friendly_sam"].load()(torch.optim.SGD(net.parameters(), lr=0.1))
+    net.conv1.requires_grad_(False)
+    optimizer.step(net_closure(net, batch()))
+    net.conv1.requires_grad_(True)
+    with pytest.raises(ConfigError, match="other parameters are perturbed than before"):
+        optimizer.step(net_closure(net, batch()))
+
+
+def test_gsams_radius_never_exceeds_rho_under_a_scheduler() -> None:
+    w = torch.nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
+    base = torch.optim.SGD([w], lr=0.1)
+    optimizer = GSAM(base, rho=0.5, gsam_floor=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(base, max_lr=1.0, total_steps=6)
+    for _ in range(5):
+        home, far = w.detach().clone(), []
+
+        def closure() -> torch.Tensor:
+            far.append(float((w.detach() - home).norm()))  # noqa: B023
+            loss = 0.5 * (w**2).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        optimizer.step(closure)
+        schedule.step()
+        assert 0.05 <= max(far) <= 0.5 * (1 + 1e-9)

@@ -45,7 +45,8 @@ def test_weights_stay_where_and_what_they_are(name: str, layout: torch.memory_fo
         optimizer.step(closure)
     assert same(list(model.parameters()), before)
     assert [p.data_ptr() for p in model.parameters()] == addresses and [p.stride() for p in model.parameters()] == strides
-    assert len(seen) == 3 * PASSES[name] and all(layout == strides for _, layout in seen)
+    assert len(seen) == optimizer.forwards and (name in FOREIGN or len(seen) == 3 * PASSES[name])
+    assert all(layout == strides for _, layout in seen)
     away = max((weights != flat(before)).mean() for weights, _ in seen)
     assert away > (0 if name in FOREIGN else 0.9)
 

@@ -240,6 +240,14 @@ def test_one_image_by_itself_is_refused_before_it_is_trained_on(tiny: Tiny, trai
     trainer(tiny(**sizes))
 
 
+def test_the_check_for_one_image_copies_no_module_and_moves_no_statistics(tiny: Tiny, trainer: Make, monkeypatch: Any) -> None:
+    """A network that holds a lock, an open file or a computed tensor (weight_norm) cannot be copied."""
+    monkeypatch.setattr(torch.nn.Module, "__deepcopy__", lambda *_: pytest.fail("copied"), raising=False)
+    fresh = trainer(tiny(batch_size=95)).model.state_dict()
+    assert all(int(value) == 0 for name, value in fresh.items() if name.endswith("num_batches_tracked"))
+    assert all(value.eq(0).all() for name, value in fresh.items() if name.endswith("running_mean"))
+
+
 def test_a_replicas_share_of_one_image_is_refused_too(tiny: Tiny) -> None:
     """Of 96 images in batches of 31 three are left: two for one of two replicas, one for the other."""
     config = replace(tiny(batch_size=31), model=ModelConfig.of(name="resnet18"))

@@ -150,6 +150,8 @@ def test_a_whole_network_in_another_precision_with_its_counters(dtype: torch.dty
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     torch.save({name: value.to(dtype) for name, value in net.state_dict().items()}, tmp_path / "w.pt")
     load(net, tmp_path / "w.pt", read(tmp_path / "w.pt"))
+    torch.save({name: value.float() for name, value in net.state_dict().items()}, tmp_path / "w.pt")
+    assert not load(net, tmp_path / "w.pt", read(tmp_path / "w.pt"))  # of the counters' type nothing is said
 
 
 def test_one_dictionary_under_two_keys_has_both(tmp_path: Path) -> None:
