@@ -75,9 +75,14 @@ def load(*, seed: int | None = None, **settings: Any) -> "ImageData":
     s, wanted = DatasetConfig.of(**settings), describe(**settings)
     if s.sample == "seed" and seed is None:
         raise DataError("dataset.sample=seed: needs the seed of a run, and there is none here; must be fixed.")
-    from data import image_data, known, sources
+    from data import image_data, known, npz, sources
 
     raw = sources.arrays(s.name, s.path) if s.path else DATASETS[s.name].load()(s.name, s.root, s.download)
+    if not s.path and DATASETS[s.name].is_foreign:  # a plug-in's reader may return anything
+        shapes = [npz.checked_shape(f"dataset={s.name}", key, (own := getattr(raw, key)).shape, own.dtype) for key in npz.KEYS]
+        found = Description(s.name, shapes[0][0], shapes[2][0], shapes[0][2], shapes[0][3], raw.classes)
+        if found != (said := replace(DATASETS[s.name].about, name=s.name)) or shapes[0][1:] != shapes[2][1:]:
+            raise DataError(f"dataset={s.name}: its reader returned {found}, test images {shapes[2]}; its row says {said}.")
     raw = replace(raw, **{key: values for key, values in (("mean", s.mean), ("std", s.std)) if values is not None})  # type: ignore[arg-type]
     if not all(raw.std):
         raise DataError(f"dataset.path={s.path}: a channel of train_images has one value everywhere; give dataset.mean and dataset.std.")
@@ -116,6 +121,8 @@ def regular_file(path: str | Path) -> Path:
 def usable_folder(path: str | Path, key: str) -> None:
     """Raise `DataError`, which names the setting `key`, unless `path` is a writable folder or can be created: a temporary file is made in
     the deepest existing part of the path, since permissions alone say nothing about root."""
+    if str(path).startswith("~"):
+        raise DataError(f"{key}={path}: must be a folder, written without ~.")
     try:
         there = Path(path).absolute() / ("x" * 60)  # as long a name as any that will be written there
         if "\0" in str(there) or len(os.fsencode(there)) > 4000 or max(len(os.fsencode(part)) for part in there.parts) > 255:

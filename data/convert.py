@@ -10,6 +10,7 @@ import numpy as np
 
 from data import DataError, enough_memory, npz, regular_file
 from data.downsample import save
+from data.sources import fetch_cifar
 
 HELD_OUT = ("test", "val", "valid", "validation")  # the test set: the first that is there
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
@@ -30,7 +31,8 @@ def convert(source: str, out: str, size: int | None = None) -> None:
     for split, (images, labels) in zip(("train", "test"), reader(folder, size), strict=True):
         labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
         npz.checked_shape(f"source={source}", f"{split}_labels", labels.shape, labels.dtype)
-        if size and images.dtype == np.uint8 and images.ndim in (3, 4) and 0 not in images.shape:
+        first = images.ndim == 4 and images.shape[1] != images.shape[2] == images.shape[3]  # torch's order of axes, refused below
+        if size and not first and images.dtype == np.uint8 and images.ndim in (3, 4) and 0 not in images.shape:
             images = _resized(images, size)
         npz.checked_shape(f"source={source}", f"{split}_images", images.shape, images.dtype)
         arrays |= {f"{split}_images": images, f"{split}_labels": labels.astype(np.int64)}
@@ -127,11 +129,18 @@ def _parquet(folder: Path, size: int | None) -> Iterator[Split]:
     yield from _decoded(splits, size)
 
 
+def _cifar(folder: Path, size: int | None) -> Iterator[Split]:
+    for part in fetch_cifar("cifar10" if (folder / "data_batch_1").exists() else "cifar100", str(folder.parent), download=False):
+        yield part.data, np.asarray(part.targets)
+
+
 READERS: dict[str, Callable[[Path, int | None], Iterator[Split]]] = {
     "x_train.npy": _npy,
     "train_32x32.mat": _mat,
     "train/*/": _image_folder,
     "**/train*.parquet": _parquet,
+    "data_batch_1": _cifar,
+    "meta": _cifar,
 }
 
 # --------------------------------------------------------------------------------------------------------------- images
@@ -145,8 +154,9 @@ def _decoded(splits: Sequence[list[Encoded]], size: int | None) -> Iterator[Spli
         if mode.startswith(("I", "F")):
             raise DataError(f"source={name}: holds pixels of more than 8 bits; scale them to 0 to 255 first.")
         if size is None and (width, height) != (first, first):
-            other = f"pixels, and {headers[0][0]} of {first}x{headers[0][2]}"
-            raise DataError(f"source={name}: is of {width}x{height} {other}; give size=PIXELS to make all images squares of that size.")
+            other = "no square" if (width, height) == headers[0][1:3] else f"and {headers[0][0]} of {first}x{headers[0][2]}"
+            cure = "give size=PIXELS to make all images squares of that size"
+            raise DataError(f"source={name}: is of {width}x{height} pixels, {other}; {cure}.")
     side = size or first
     mode = "L" if all(mode in ("1", "L") for *_, mode in headers) else "RGB"
     enough_memory("source=the images", len(headers) * side**2 * len(mode))

@@ -50,11 +50,13 @@ def describe(path: str, called: str, name: str = "arrays", expected: Description
         raise DataError(f"{called}: images of dataset={name} are {size}, not {_size(train)}; use dataset=arrays.")
     classes = expected.classes if expected else len(np.unique(labels["train_labels"]))
     why = f"dataset={name}" if expected else f"as many classes as train_labels hold, {classes}"
-    least, most = (int(of(list(map(of, labels.values())))) for of in (np.min, np.max))
+    every = np.unique(np.concatenate([*labels.values()]))
+    least, most = int(every[0]), int(every[-1])
     for key, values in labels.items():
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= classes:
             cure = _RENUMBER if not least or most - least >= classes else f"{'add' if least < 0 else 'subtract'} {abs(least)} in both"
+            cure = f"both hold {len(every)} classes; leave the images of {len(every) - classes} out" if len(every) > classes else cure
             raise DataError(f"{called}: {key} run from {low} to {high}, but must be 0 to {classes - 1} ({why}); {cure}.")
     if expected is None and classes < 2:
         raise DataError(f"{called}: {train[0]} train_labels hold one class, but must number two or more classes from 0.")
@@ -109,7 +111,8 @@ def checked_shape(called: str, key: str, shape: tuple[int, ...], dtype: np.dtype
     if len(shape) not in (3, 4) or 0 in shape:
         raise DataError(f"{called}: {key} has shape {shape}, but must be (n, h, w, c) or (n, h, w).")
     if shape[1] != shape[2]:
-        raise DataError(f"{called}: {key} has images of {shape[1]}x{shape[2]} pixels, but they must be square.")
+        last = "; channels come last: images.transpose(0, 2, 3, 1)" if shape[2:] == 2 * shape[2:3] else ""
+        raise DataError(f"{called}: {key} has images of {shape[1]}x{shape[2]} pixels, but they must be square{last}.")
     return shape if len(shape) == 4 else (*shape, 1)
 
 

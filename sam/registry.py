@@ -114,7 +114,9 @@ def load_plugins(arguments: Iterable[str] = ()) -> None:
     for name in dict.fromkeys(names):
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
-        _imported(name)
+        file, own = getattr(_imported(name), "__file__", None), os.path.abspath(f"{name.replace('.', os.sep)}.py")
+        if os.path.exists(own) and not (file and os.path.samefile(file, own)):
+            raise ConfigError(f"plugins={name}: {own} is hidden by {file}, which Python finds first; give it another name.")
         loaded.extend({name} - set(loaded))
     if names:
         os.environ[VARIABLE] = ",".join(dict.fromkeys(names))

@@ -2,6 +2,7 @@
 
     python scripts/prepare_data.py                                  # both, below ./datasets
     python scripts/prepare_data.py dataset=cifar100 root=datasets   # one of them: cifar10 | cifar100 | all
+    python scripts/prepare_data.py source=datasets/cifar-10-batches-py out=cifar10.npz   # what was downloaded, as arrays
     python scripts/prepare_data.py source=cifar10.npz size=16 out=cifar10-16.npz   # means of 2 x 2 pixels
     python scripts/prepare_data.py source=pets out=pets-64.npz size=64     # pets/train/CLASS/IMAGE and pets/test/... (or val)
     python scripts/prepare_data.py source=svhn out=svhn.npz                # svhn/train_32x32.mat and test_32x32.mat

@@ -152,6 +152,8 @@ def _pair(data: Any) -> tuple[Any, Any]:
         if "train" not in data or set(data) - {"train", "test"}:
             raise ConfigError(f"data: a dictionary must have the keys train and (or not) test, not {', '.join(map(str, data)) or 'none'}.")
         return data["train"], data.get("test")
+    if isinstance(data, tuple) and len(data) != 2:
+        raise ConfigError(f"data: is a tuple of {len(data)}, but must be a pair, (inputs, labels) or (train, test).")
     if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], (Tensor, np.ndarray)):
         return data[0], data[1]
     return data, None
@@ -191,7 +193,10 @@ def _materialised(source: Any, name: str, seed: int) -> tuple[Tensor, Tensor]:
             raise ConfigError(f"data ({name}): gives other inputs each time it is read; measure without random augmentation.")
         for generator in (torch, *states):
             generator.manual_seed(seed)
-        pieces = list(loader)
+        try:
+            pieces = list(loader)
+        except (RuntimeError, TypeError) as error:  # samples of several sizes, or of something else
+            raise ConfigError(f"data ({name}): cannot be made batches of ({' '.join(str(error).split())}).") from error
     for generator, state in states.items():
         generator.set_state(state)
     if not pieces:
@@ -208,7 +213,7 @@ def _augments(loader: Any) -> bool:
     try:
         first, again = (collate([loader.dataset[i] for i in range(min(16, len(loader.dataset)))]) for _ in range(2))
         return _is_pair(first) and not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, again, strict=True))
-    except (LookupError, TypeError, ValueError, NotImplementedError):  # a stream, or keys that are not 0..n-1: cannot be told
+    except (LookupError, TypeError, ValueError, NotImplementedError, RuntimeError):  # a stream, or keys that are not 0..n-1: cannot be told
         return False
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sam.config import ConfigError
 from sam.core import seeds
 from sam.core.criteria import CRITERIA, Criterion
 from sam.core.vectors import Vector
@@ -247,6 +248,9 @@ class Notion:
             result: Result = self.module.measure(context)
         finally:
             context.progress = outer
+        own = lambda name, value: name.startswith(self.name) and isinstance(value, float | int | None)
+        if lost := [name for name, value in result.values.items() if NOTIONS[self.name].is_foreign and not own(name, value)]:
+            raise ConfigError(f"notion {self.name}: its measure {lost[0]} must have a name that begins so, and be a number or None.")
         if left > 0:  # what was not needed
             outer(left)
         return result

@@ -80,6 +80,29 @@ def test_other_sizes_need_a_size(tmp_path: Path) -> None:
     assert (found["train_images"] == 7).all(axis=(1, 2, 3)).sum() == 1  # a flat image stays flat
 
 
+def test_one_image_that_is_no_square(tmp_path: Path) -> None:
+    root = folder_of_images(tmp_path / "images")
+    for path in sorted(root.rglob("*.png")):
+        path.write_bytes(png(np.full((6, 12, 3), 7, np.uint8)))
+    with pytest.raises(DataError, match=r"is of 12x6 pixels, no square; give size=PIXELS"):
+        converted(root)
+
+
+def test_torchs_order_of_axes_is_not_resized(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="channels come last"):
+        converted(npy(tmp_path / "npy", x_train=IMAGES[:20].transpose(0, 3, 1, 2)), size=8)
+
+
+@pytest.mark.parametrize(("file", "name"), [("data_batch_1", "cifar10"), ("meta", "cifar100")])
+def test_torchvisions_folder(file: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = types.SimpleNamespace(data=IMAGES, targets=LABELS.tolist())
+    monkeypatch.setattr("data.convert.fetch_cifar", lambda *given, download: (part, part) if given == (name, str(tmp_path)) else None)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / file).touch()
+    found = converted(tmp_path / "own")
+    assert np.array_equal(found["train_images"], IMAGES) and np.array_equal(found["test_labels"], LABELS)
+
+
 def npy(root: Path, **changed: Any) -> Path:
     root.mkdir()
     arrays = {"x_train": IMAGES[:20], "y_train": LABELS[:20], "x_test": IMAGES[20:], "y_test": LABELS[20:]} | changed
@@ -113,6 +136,10 @@ def test_npy_pairs_resized(tmp_path: Path, channels: int) -> None:
         ({"y_train": np.eye(3)[LABELS[:20]]}, "train_labels has type float64 and shape (20, 3)"),
         ({"y_train": LABELS[:19]}, "train_images holds 20 images but train_labels 19 labels"),
         ({"x_test": IMAGES[20:, :4]}, "test_images has images of 4x8 pixels, but they must be square"),
+        (
+            {"x_train": IMAGES[:20].transpose(0, 3, 1, 2)},
+            "images of 3x8 pixels, but they must be square; channels come last: images.transpose",
+        ),
         ({"y_test": None}, "holds no y_test.npy, nor one of val, valid, validation"),
         ({"y_train": np.array([{}] * 20)}, "y_train.npy: cannot be read"),  # pickled objects
         ({"x_train": np.empty((0, 8, 8, 3), np.uint8)}, "train_images has shape (0, 8, 8, 3)"),

@@ -1,12 +1,16 @@
 """Arrays from a file: good ones agree with `describe`, damaged ones are named in one sentence by `describe` and `load` alike."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from data import DataError, describe, file_fingerprint, load
+from data.settings import DATASETS, Description
+from data.sources import RawData
 
 
 def arrays(n: int = 30, t: int = 12, size: int = 6, channels: int | None = 3, classes: int = 4) -> dict[str, np.ndarray]:
@@ -90,6 +94,7 @@ DAMAGED = {
     "negative label": ({"test_labels": np.arange(12) % 4 - 1}, "test_labels run from -1 to 2, but must be 0 to 3"),
     "class never trained": ({"test_labels": np.arange(12) % 5}, "test_labels run from 0 to 4, but must be 0 to 3"),
     "one class": ({"train_labels": np.zeros(30, int), "test_labels": np.zeros(12, int)}, "must number two or more classes from 0"),
+    "class of the test alone": ({"test_labels": np.arange(12) % 5}, "both hold 5 classes; leave the images of 1 out."),
     "identifiers": ({"train_labels": np.arange(30) + 10**6}, "train_labels run from 1000000 to 1000029, but must be 0 to 29"),
 }
 
@@ -185,3 +190,30 @@ def test_labels_are_what_the_head_means_or_a_sentence_says_how_to_make_them(tmp_
     cured = labels.argmax(1) if "argmax" in cure else np.unique(labels.ravel(), return_inverse=True)[1]  # as the sentences say
     data = load(name="arrays", path=written(tmp_path, arrays() | {"train_labels": cured, "test_labels": cured[:12]}), label_noise=0.5)
     assert set(data.train_labels.tolist()) == set(range(data.classes)) and data.classes == (2 if kind == "truth" else 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, None),
+        (
+            {"train_images": np.zeros((40, 6, 6, 3), np.uint8), "train_labels": np.arange(40) % 4},
+            "its reader returned .*train_size=40",
+        ),
+        ({"test_images": np.zeros((12, 6, 6, 1), np.uint8)}, "its reader returned|channels"),
+        ({"train_images": np.zeros((30, 6, 6, 3), np.float32)}, "train_images has type float32"),
+        ({"train_images": np.zeros((30, 3, 6, 6), np.uint8)}, "channels come last"),
+        ({"classes": 3}, "its reader returned .*classes=3"),
+    ],
+    ids=["as its row says", "more images", "other channels", "floats", "torch's order", "fewer classes"],
+)
+def test_a_plug_ins_reader_returns_what_its_row_says(change: dict[str, Any], said: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = arrays() | {"classes": 4, "mean": np.full(3, 0.5), "std": np.full(3, 0.5)} | change
+    row = replace(DATASETS["digits"], target="elsewhere:reader", about=Description("mine", 30, 12, 6, 3, 4))
+    monkeypatch.setattr(type(row), "load", lambda self: lambda *_: RawData(**own))
+    monkeypatch.setitem(DATASETS, "digits", row)
+    if said is None:
+        assert len(load(name="digits").train_labels) == 30
+    else:
+        with pytest.raises(DataError, match=said):
+            load(name="digits")

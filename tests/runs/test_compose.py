@@ -1,12 +1,16 @@
 """A sweep's points, of which those that differ in the seed alone are composed once, against Hydra's composition of each."""
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from sam.config import ConfigError
+from sam.registry import load_plugins
 from sam.runs.hydra_schema import resolve
 from sam.runs.sweep import compose, opened, points
 from sam.settings import TrainConfig
@@ -74,3 +78,14 @@ def test_a_wrong_value_is_refused_in_the_words_of_hydra_s_composition(wrong: str
     with pytest.raises(quick.type) as slow:
         by_hydra(lines[1], sweep, loader)
     assert str(quick.value) == str(slow.value)
+
+
+def test_a_plug_in_that_another_module_hides_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("SAM_PLUGINS", "")
+    for name in ("models", "seen_alone"):
+        (tmp_path / f"{name}.py").write_text("")
+    load_plugins(["plugins=seen_alone"])
+    with pytest.raises(ConfigError, match=r"plugins=models: \S+/models\.py is hidden by \S+/models/__init__\.py, which Python finds first"):
+        load_plugins(["plugins=models"])

@@ -286,6 +286,8 @@ def test_it_prints_as_a_list_with_standard_errors() -> None:
         (network(), TRAIN, {"hessian": {"probe": 3}}, ["sharpness.hessian.probe", "probes"]),
         (network(), {"training": TRAIN}, {}, ["keys train", "training"]),
         (network(), 7, {}, ["int is none of"]),
+        (network(), (*TRAIN, TRAIN[1]), {}, ["a tuple of 3", "(inputs, labels) or (train, test)"]),
+        (network(), [(torch.zeros(n), 0) for n in (6, 5, 6)], {}, ["data (train): cannot be made batches of"]),
         (network(), (TRAIN[0].numpy()[::-1], TRAIN[1].numpy()), {}, ["data (train): must be numbers that torch can take"]),
         (network(), (TRAIN[0], np.array(list("abc"))[TRAIN[1]]), {}, ["data (train): must be numbers that torch can take"]),
         (nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 3).double()), TRAIN, {}, ["torch.float32 and torch.float64", "one type"]),

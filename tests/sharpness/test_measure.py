@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import json
 import math
+import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ from torch.nn import functional
 from data.image_data import ImageData
 from sam.config import ConfigError
 from sam.evaluation import storing
+from sam.registry import Row
 from sam.schema import to_dict
 from sam.sharpness import gap
-from sam.sharpness.context import Context, Measures, Notion, Sizes, Split, context_of, subset_indices, work
+from sam.sharpness.context import Context, Measures, Notion, Result, Sizes, Split, context_of, subset_indices, work
 from sam.sharpness.context import measure as measure_context
-from sam.sharpness.settings import AscentConfig, GapConfig, SharpnessConfig
+from sam.sharpness.settings import NOTIONS, AscentConfig, GapConfig, SharpnessConfig
 
 MEAN, STD, NOISE = 0.4, 0.25, 0.3
 
@@ -320,3 +323,15 @@ def test_a_subset_of_all_is_the_whole_set() -> None:
     assert work(config.chosen, Sizes(26, 15), changed(config, ascent=AscentConfig(26))) == work(config.chosen, Sizes(26, 15), config)
     with pytest.raises(ConfigError, match=r"sharpness\.ascent\.subset=0: must be"):
         AscentConfig(0)
+
+
+@pytest.mark.parametrize("found", [{"train_loss": 1.0}, {"two_a": torch.ones(())}])
+def test_a_notion_of_ones_own_returns_numbers_under_its_own_name(found: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    own = types.SimpleNamespace(work=lambda *_: 0.0, measure=lambda _: Result(found))
+    monkeypatch.setitem(sys.modules, "elsewhere", own)  # type: ignore[arg-type]
+    monkeypatch.setitem(NOTIONS, "two", Row("elsewhere"))
+    context = types.SimpleNamespace(progress=lambda _: None, sizes=None, config=None)
+    with pytest.raises(ConfigError, match=f"notion two: its measure {next(iter(found))} must have a name that begins so, and be a number"):
+        Notion("two").measure(context)  # type: ignore[arg-type]
+    own.measure = lambda _: Result({"two[rho=0.05]": 1.0, "two_b": None})
+    assert Notion("two").measure(context).values["two_b"] is None  # type: ignore[arg-type]
