@@ -42,9 +42,9 @@ ROWS: tuple[tuple[str, Arm, list[Arm], str, str, list[str], list[str]], ...] = (
 )
 PAPER = "WRN-28-10, all of CIFAR at 32 x 32, 200 epochs, flips and crops"
 SETTINGS = {
-    "stage1": "WRN-10-1, 4,000 images of CIFAR-10 at 16 x 16, 40 epochs, no augmentation, decay in the optimizer, BatchNorm recalibrated",
-    "stage3": "ResNet-20, all of CIFAR-10, two epochs more from a public network, decay in the optimizer, BatchNorm recalibrated",
-    "stage4": "WRN-10-1, 20,000 images of CIFAR-100 at 16 x 16, 20 epochs, no augmentation, decay in the optimizer, BatchNorm recalibrated",
+    "stage1": "WRN-10-1, 4,000 images of CIFAR-10 at 16 x 16, 40 epochs, no augmentation, decay in the optimizer",
+    "stage3": "ResNet-20, all of CIFAR-10, two epochs more from a public network, decay in the optimizer",
+    "stage4": "WRN-10-1, 20,000 images of CIFAR-100 at 16 x 16, 20 epochs, no augmentation, decay in the optimizer",
 }
 
 
@@ -108,7 +108,8 @@ def page(folder: Path, radii: Mapping[str, float]) -> str:
             if n and (stage == "stage4") is ("CIFAR-100" in name):
                 said = "theirs is 0" if not sign else "not told from 0" if not own else "agree" if own == sign else "differ"
                 lines.append(f"| {name} | {theirs} | {text} | {stage}, R = {radii[stage]:g} | {n} | {said} |")
-    lines += ["", "Accuracies in points, gaps in nats x 1000, sharpness L^Asc - L at radius R in logarithms. The settings:", ""]
+    said = "Accuracies in points, BatchNorm recalibrated; with running statistics gaps in nats x 1000, log(L^Asc - L) at R. The settings:"
+    lines += ["", said, ""]
     lines += [f"- {stage}: {SETTINGS[stage]}." for stage in stages]
     return "\n".join(lines) + "\n"
 

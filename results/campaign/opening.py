@@ -89,7 +89,7 @@ def main(runs: Path, out: Path, lr: float, decay: float) -> None:
             top.axhspan(point["low"], point["high"], color=SOFT, alpha=0.15, lw=0)
             top.axhline(point["mean"], color=SOFT, ls="--", lw=0.8, label="SGD, twice the epochs")
         top.axhline(0.0, color=INK, lw=0.8)
-        top.set(xscale="log", ylim=(CUT - 0.3, 4.3))
+        top.set(xscale="log", ylim=(CUT - 0.3, 6))
         scale(top, "x", Axis("ρ", log=True))
         seeds = max((point["n"] for point in rows if "seed" not in point), default=0)
         said = f"open: validation, a tuning seed each; filled: test, {seeds} seeds, 95% intervals; at {CUT:g}: below it"
@@ -106,7 +106,7 @@ def main(runs: Path, out: Path, lr: float, decay: float) -> None:
             axes.set(xscale="log", yscale="log", xlabel="ρ of training")
             for which in "xy":
                 scale(axes, which, Axis("", log=True))
-            axes.set_title(title, loc="left", fontsize=7)
+            axes.set_title(title if at else f"{title}; this row's intervals: of logarithms", loc="left", fontsize=7)
         for form, dates in (("png", {}), ("pdf", {"CreationDate": None})):
             figure.savefig(out.with_suffix(f".{form}"), dpi=200, metadata=dates, facecolor="white")
     write_atomic(out.with_suffix(".csv"), csv_text(rows, ("panel", "method", "rho", "epochs", "seed", "n", "mean", "low", "high")))

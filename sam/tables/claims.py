@@ -145,7 +145,8 @@ class Claim(Settings):
         for name, value in (("id", self.id), ("statement", self.statement), ("source", self.source), ("measure.name", self.measure.name)):
             if not value:
                 raise ConfigError(f"{name}: is missing or empty; a claim needs it.")
-        if (self.margin is None) != (self.kind in MARGINLESS) or (self.kind != "tolerance" and (self.margin or 1) <= 0):
+        positive = self.margin is None or 0 < self.margin < float("inf")
+        if (self.margin is None) != (self.kind in MARGINLESS) or not (positive or self.kind == "tolerance"):
             raise ConfigError(f"margin={self.margin}: kind={self.kind} needs {'null' if self.kind in MARGINLESS else 'a number > 0'}.")
         if self.seeds and (len(self.seeds) != 2 or self.seeds[0] > self.seeds[1]):
             raise ConfigError(f"seeds={self.seeds}: must hold the first and the last seed.")

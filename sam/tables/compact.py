@@ -61,7 +61,8 @@ def _short(cell: Cell, told: tuple[int, int], marked: Sequence[Cell]) -> Cell:
     elif cell.kind == "difference" and cell.paired is not None and cell.paired.mean is not None:
         holm = cell.comparison.p_holm if cell.comparison is not None else None
         p = cell.paired.p if holm is None else holm
-        text += f" (n={cell.paired.n})" if cell.paired.n < 2 else " (all equal)" if p is None else f" ({p_short(p)})"
+        how = [] if cell.paired.n < 2 else ["all equal" if p is None else p_short(p)]
+        text += f" ({', '.join([f'n={cell.paired.n}'] * (cell.paired.n < 2 or cell.paired.n != told[0]) + how)})"
     elif cell.summary is not None:
         s, lost = cell.summary, len(cell.diverged)
         marks = ["all equal"] * (s.std == 0)
@@ -119,7 +120,8 @@ def _notes(block: Block, ran: Sequence[Sequence[Cell]], shown: Sequence[Sequence
         texts.append(f"† differs{versus}, paired t test, Holm-corrected p ≤ {family[0].alpha:g}")
     elif tests and not marks:
         texts.append(f"p of the paired t test{', Holm-corrected' if family else ''}")
-    texts += ["bold: best, or not told apart from it"] * any(cell.best for cell in cells)
+    best = "the best mean" if block.table == "Sweep" else "best, or not told apart from it"  # a sweep only describes
+    texts += [f"bold: {best}"] * any(cell.best for cell in cells)
     missing = [row[block.labels - 1].text for row in block.rows if not any(row is other for other in ran)]
     texts += [f"not run: {', '.join(missing)}"] * bool(missing)
     return "; ".join(texts) + "."

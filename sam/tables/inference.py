@@ -125,7 +125,7 @@ def over_seeds_and_images(
             often = np.bincount(draw.integers(size, size=size), minlength=size).astype(np.float32)
             means[:, k] = 100 * (flat @ often).reshape(count, n)[:, own].mean(axis=1) / size
     low, high = np.quantile(estimate(means), [0.025, 0.975])
-    return float(low), float(high)
+    return (float(low), float(high)) if math.isfinite(low + high) else None  # the reference may equal the control in some draws
 
 
 def partial_tau(x: np.ndarray, y: np.ndarray, z: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:

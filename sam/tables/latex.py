@@ -15,6 +15,7 @@ _LATEX = str.maketrans(
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}", "<": "$<$", ">": "$>$"}
     | {"×": r"$\times$", "±": r"$\pm$", "²": "$^2$", "³": "$^3$", "ρ": r"$\rho$", "α": r"$\alpha$", "λ": r"$\lambda$", "ε": r"$\epsilon$"}
     | {"∇": r"$\nabla$", "‖": r"$\|$", "≤": r"$\le$", "≥": r"$\ge$", "≈": r"$\approx$", "·": r"$\cdot$", "–": "--", "−": "$-$"}
+    | {letter: rf"$\{name}$" for letter, name in zip("βγδημστ", ["beta", "gamma", "delta", "eta", "mu", "sigma", "tau"], strict=True)}
     | {"Δ": r"$\Delta$", "→": r"$\to$", "∞": r"$\infty$", "|": r"\textbar{}", "†": r"$^{\dagger}$"}  # for "|" the default font has a dash
 )
 

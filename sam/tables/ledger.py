@@ -79,7 +79,7 @@ def short(judged: Sequence[Judged]) -> Block:
     by = lambda case: (not case.confirmatory, _in_order(case.claim.id))
     shown = sorted((case for case in judged if case.confirmatory or case.interval), key=by)
     others = sorted({case.claim.id for case in judged} - {case.claim.id for case in shown}, key=_in_order)
-    why = lambda case: f"{case.origin or 'planned'}, and {case.verdict.partition(':')[0]}"
+    why = lambda case: ", and ".join(dict.fromkeys([case.origin or "planned", case.verdict.partition(":")[0]]))
     left = grouped([case for name in others for case in judged if case.claim.id == name], why)
     rows, here = [], dict[str, dict[str, None]]()
     for (name, origin), cases in grouped(shown, lambda case: (case.claim.id, "" if case.confirmatory else f" ({case.origin})")).items():
@@ -132,12 +132,12 @@ def _here(case: Judged) -> tuple[str, ...]:
     """Network, parameters, images, pixels, epochs, final training loss of the treatment, picks."""
     if case.base is None:
         return ()
-    runs = case.rows["treatment"].runs or case.base.runs
+    runs = (own := case.rows["treatment"].runs) or case.base.runs
     first, images = runs[0], WHERE["data"](runs[0])
     about = picks.about(images)
     pixels = images.partition(" at ")[2].partition(" (")[0] or (f"{about.image_size} x {about.image_size}" if about else "")
     train, count = WHERE["train_size"](first), first.record.get("parameters")
-    loss = summarize(run.measures.get("train_loss", (run.record.get("final") or {}).get("train_loss")) for run in runs).mean
+    loss = summarize(run.measures.get("train_loss", (run.record.get("final") or {}).get("train_loss")) for run in own).mean
     parts = [WHERE["model"](first), f"{count:,} parameters" if count else "", f"{train:,} images" if train else "", pixels]
     parts += [f"{first.config.epochs} epochs", f"training loss {loss:.2g}" if is_finite(loss) else ""]
     return tuple(filter(None, [*parts, *(f"{name} = {value:g}" for name, value in case.picked.items() if value is not None)]))

@@ -119,12 +119,14 @@ def _block(own: Sequence[Grid], command: Command) -> tuple[list[Block], list[str
     guess = f"chance ({chance(first):g}%)" if chance(first) else "0%"
     final = picked if validated else []  # those without a pick too: what they are compared with
     commands = [command(one.row.shown[0], sorted({run.config.seed for run in one.row.runs})) for one in final]
+    uneven = any(len({frozenset({**row.finished, **row.diverged}) for row in grid.rows().values()}) > 1 for grid in own)
     notes = (
         f"Picked: per method the best mean {'validation' if validated else 'test'} accuracy{said} of the final epoch. Over rho alone the"
         " smallest rho within one standard error of the best (over alpha the one nearest 1), that of the differences paired by seed; over"
         f" several numbers the best mean. A diverged run counts as {guess} where a value is picked, and in the nested accuracy; elsewhere"
         " it is in no mean.",
         "Nested by seed: each seed's values are picked on the other seeds, and its own test accuracy counts; ± over seeds.",
+        *(("Settings have different seeds here: some runs are missing, and a pick may change with them.",) if uneven else ()),
         *(() if validated else ("No validation images were held out: dataset.val_fraction=0.1 holds out a tenth of the training images.",)),
     )
     about = task_label(first, own[0].task)

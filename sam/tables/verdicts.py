@@ -88,8 +88,7 @@ def rule(claim: Claim, effect: Effect, i: Simultaneous) -> str:
 
 
 def judge(claims: Sequence[tuple[Claim, str]], runs: Sequence[RunRow], given: Mapping[str, float]) -> list[Judged]:
-    """Judge every claim (with its origin) in each setting. The tests of a family are corrected together, every other stands alone. given:
-    picks by name."""
+    """Judge every claim (with its origin) in each setting; the tests of a family are corrected together. given: picks by name."""
     every = conditions(runs)
     cases = [case for claim, origin in claims for case in _cases(claim, origin, every, given)]
     families = grouped(enumerate(cases), lambda case: case[1].claim.family if case[1].confirmatory else case[0])
@@ -147,7 +146,8 @@ class Sheet:
 
     def __init__(self, claim: Claim, base: Condition, found: Sequence[Condition], every: Sequence[Condition], given: Mapping[str, float]):
         self.claim, self.base, self.found, self.every = claim, base, found, every
-        self.picked: dict[str, tuple[float | None, bool]] = {name: (value, False) for name, value in given.items()}
+        parts = {n: float(f"{given['R'] / t.part:.6g}") for n, t in PICKS.items() if "R" in given and t == replace(PICKS["R"], part=t.part)}
+        self.picked: dict[str, tuple[float | None, bool]] = {name: (value, False) for name, value in {**parts, **given}.items()}
         self.arms = {name: self.arm(arm) for name, arm in claim.arms.named.items()}
 
     def pick(self, name: str) -> tuple[float | None, bool]:
@@ -163,7 +163,7 @@ class Sheet:
 
     def _rise(self, tuned: Tuned) -> tuple[float | None, bool]:
         """By the mean rises around the picked tuning runs, interpolated in the logarithms; None where no two radii enclose the ascent's."""
-        r, edge = self._pick(tuned)
+        r, edge = self.pick("R")
         own = [run.measures for run in self._tuning(tuned) if r is not None and value_text(run.own["optimizer.rho"]) == value_text(r)]
         mean = {name: float(np.mean([m[name] for m in own])) for name in own[0] if all(is_finite(m.get(name)) for m in own)} if own else {}  # type: ignore[misc]
         radii = sorted((float(found[1]), mean[found[0]]) for found in map(_AVERAGE.fullmatch, mean) if found and mean[found[0]] > 0)
@@ -312,7 +312,7 @@ def effect_of(claim: Claim, arms: Mapping[str, Sequence[float]]) -> tuple[Effect
     paired = [paired_difference(dict(enumerate(sign * matrix[0])), dict(enumerate(sign * base(matrix, own)))) for own in against]
     null = {"no_gain": margin, "tolerance": sign * margin, "equivalence": math.copysign(margin, paired[0].mean or 0.0)}.get(claim.kind, 0.0)
     least = min(paired, key=lambda d: (d.mean or 0.0) * math.sqrt(d.n) / d.std if d.std else math.copysign(math.inf, d.mean or 0.0))
-    return of_mean(least, null), lambda m: np.min([sign * (m[0] - base(m, own)) for own in against], axis=0)
+    return of_mean(least, null), lambda m: sign * (m[0] - base(m, against[paired.index(least)]))
 
 
 def _of_effects(claim: Claim, origin: str, file: Path) -> Judged:

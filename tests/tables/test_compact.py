@@ -110,3 +110,12 @@ def test_a_radius_that_two_methods_share_is_no_reason_to_hide_either() -> None:
     runs = [made_up.run(OptimizerConfig.of(rho=rho), seed, 95 + seed) for rho in (0.05, 0.1) for seed in range(3)]
     (block,) = build(made_up.load("table3"), runs, [0.05])
     assert [row[0].text for row in compact(block).rows] == ["SAM (rho 0.05)", "SAM (rho 0.1)"]
+
+
+def test_a_difference_over_fewer_seeds_says_so_and_a_sweeps_bold_is_the_best_mean_alone() -> None:
+    optimizers = [OptimizerConfig.of(method="sgd"), OptimizerConfig.of()]
+    rows = [made_up.run(o, seed, 90.0 + i + seed * (1 + i / 10)) for i, o in enumerate(optimizers) for seed in range(4 if i else 3)]
+    block = compact(build(load("table3"), rows, [0.05])[0])
+    assert any("(n=3, p " in cell for row in texts(block) for cell in row), texts(block)
+    swept = replace(planted(), table="Sweep")
+    assert "bold: the best mean" in compact(swept).notes[0] and "not told apart" not in compact(swept).notes[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import made_up
+import numpy as np
 import pytest
 import yaml
 
@@ -21,9 +22,10 @@ from sam.report.page import report
 from sam.schema import from_dict
 from sam.settings import TrainConfig
 from sam.sharpness.settings import SharpnessConfig
-from sam.tables import ledger, render
+from sam.tables import ledger, render, verdicts
 from sam.tables.claims import Claim, read
 from sam.tables.conditions import RunRow, conditions
+from sam.tables.inference import over_seeds_and_images
 from sam.tables.latex import latex_full
 from sam.tables.verdicts import ADDED, CHANGED, PLANNED, UNPLANNED, Judged, Sheet, holds, judge
 
@@ -404,6 +406,8 @@ def test_a_readme_says_of_each_claim_without_a_result_why() -> None:
     judged = judge([(stopped, UNPLANNED), (own("difference", id="later", n=30), ADDED)], campaign("sam sgd2"), {})
     notes = ledger.short(judged).notes
     assert "In no plan, and out of domain: mine." in notes and "Added after the plan, and open: later." in notes
+    changed = judge([(own("difference", id="mine"), CHANGED)], campaign("sgd sam"), {})
+    assert any(note.startswith("Changed after the plan: mine.") for note in ledger.short(changed).notes)
 
 
 def test_nothing_is_retained_of_a_loss() -> None:
@@ -454,6 +458,7 @@ def edited(**changes: Any) -> dict[str, Any]:
         ({"kind": "diff"}, "kind=diff: must be one of difference, log_contrast"),
         ({"colour": 1}, "colour: unknown key; known here: id, statement"),
         ({"margin": None}, "margin=None: kind=difference needs a number > 0"),
+        *(({"margin": x}, f"margin={x}: kind=difference needs a number > 0") for x in (0.0, -1.0, math.nan, math.inf)),
         ({"measure": {"name": "flatness"}}, "measure.name=flatness: nothing is measured under this name"),
         (
             {"arms": {"treatment": {"method": "sgd", "rho": 0.1}, "controls": [{"method": "sgd"}]}},
@@ -552,3 +557,27 @@ def test_a_table_of_effects_is_judged_over_its_starting_points(tmp_path: Path) -
     assert of_effects({"A, batch 1": b, "B": b}, tmp_path, effects=["nowhere/effects.csv"]).verdict == "open"
     with pytest.raises(ConfigError, match=r"arms.treatment=.*must be {arm: NAME}"):
         of_effects({}, tmp_path, arms={"treatment": {"method": "sam"}, "controls": [{"arm": "B"}]})
+
+
+def test_a_given_r_moves_its_parts() -> None:
+    runs = campaign("sgd", n=2)
+    sheet = Sheet(*load("boundary")[0][:1], conditions(runs)[0], conditions(runs), conditions(runs), {"R": 0.1})
+    assert [sheet.pick(name) for name in ("R", "R_half", "R_sqrt3")] == [(0.1, False), (0.05, False), (0.057735, False)]
+
+
+def test_drawn_is_of_the_control_that_decides() -> None:
+    """The smaller t is the first control's, the smaller mean the second's."""
+    draw, near = np.random.default_rng(0), np.zeros(20)
+    arms = {"treatment": near, "controls[0]": -1.2 + 3 * draw.standard_normal(20), "controls[1]": -0.6 + 0.3 * draw.standard_normal(20)}
+    effect, estimate = verdicts.effect_of(own("difference", combine="least_favourable", **two_controls()), arms)
+    assert estimate(np.array([[of.mean()] for of in arms.values()])) == pytest.approx([effect.estimate])
+
+
+def two_controls() -> dict[str, Any]:
+    return {"arms": {"treatment": ARMS["sam"], "controls": [ARMS["half"], ARMS["sqrt3"]]}}
+
+
+def test_a_ratio_without_a_gain_in_some_draws_has_no_drawn_interval() -> None:
+    arms = np.array([[50, 50.25, 51], [50, 50.5, 51], [50, 50.5, 52]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        assert over_seeds_and_images(arms, lambda m: (m[0] - m[1]) / (m[2] - m[1]), None, None) is None

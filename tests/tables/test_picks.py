@@ -137,3 +137,8 @@ def test_nothing_is_picked_among_tasks() -> None:
         runs = [run(s, 90.0, 80.0) for s in range(2)]
         runs += [replace(r, config=replace(r.config, dataset=replace(r.config.dataset, **data))) for r in runs]
         assert picks.build(runs, lambda run, seeds: "") == ([], [])
+
+
+def test_missing_seeds_are_said() -> None:
+    note = "Settings have different seeds here: some runs are missing, and a pick may change with them."
+    assert note not in built(sweep())[0].notes and note in built(sweep()[1:])[0].notes
