@@ -4,7 +4,7 @@
     python scripts/dashboard.py project=sam dry_run=true               # print its JSON; no login, no network
     python scripts/dashboard.py project=sam entity=me name="Table 2" group="CIFAR-10 WRN-28-10 tiwary2024 200 epochs lr 0.1"
 
-Curves are means over seeds with a band of one standard deviation, one curve per method, N, rho and alpha (`series` in a run's config).
+Curves are means over seeds with a band of one standard deviation, one curve a setting of a method (`series` in a run's config).
 A mean makes sense within one data set, model and protocol only: where a project holds several, `group` picks one (a run's group in W&B).
 The entity is W&B's user or team; without it, that of the credentials. Needs `pip install wandb-workspaces`.
 """

@@ -60,10 +60,11 @@ def draw(panel: Panel, form: str) -> bytes:
     legend = [] if form == "svg" else list(counts([panel]))
     names = [textwrap.fill(printable(name), 26) for name in panel.y.names]
     longest = max((len(line) for name in names for line in name.split("\n")), default=0)
-    columns = max(1, int(55 / (max((len(printable(style.label)) for style in legend), default=0) + 7)))
+    widest = max((len(printable(style.label)) for style in legend), default=0) + 7
+    columns = max(1, int(55 / widest))
     rows = -(-len(legend) // columns)
     left, top, under = max(0.42, 0.06 + longest * 0.062), 0.22 if panel.y.label else 0.08, 0.36
-    lines = sum(max(1.5, name.count("\n") + 1.4) for name in names)
+    lines = len(names) * max([1.5, *(name.count("\n") + 1.4 for name in names)])  # each has as much room
     height = max(HEIGHT if not names else 0, top + under + 0.11 * lines) + 0.14 * rows
     right = 0.45 if panel.z else 0.14
     low = (under + 0.14 * rows) / height
@@ -75,13 +76,15 @@ def draw(panel: Panel, form: str) -> bytes:
     axes.xaxis.set_label_coords(1 if names else 0.5, -0.2 / height / tall)
     axes.set_ylabel(printable(panel.y.label), rotation=0, ha="left", va="top")
     axes.yaxis.set_label_coords(0.04 / WIDTH, 1 - 0.03 / height, transform=figure.transFigure)
+    for axis, text in ((axes.xaxis, panel.x.label), (axes.yaxis, panel.y.label)):  # a long one is written smaller, not cut
+        axis.label.set_fontsize(min(8, 384 / max(48, len(text))))
     if names:
         axes.set_yticks(range(len(names)), names)
     if panel.z:
         add_bar(figure, panel.z, (1 - 0.4 / WIDTH, low, 0.07 / WIDTH, tall))
     if legend:
-        handles = [Line2D([], [], **_look(s), marker=MARKERS[s.marker], linewidth=1.1, markersize=4) for s in legend]
-        figure.legend(handles, [printable(s.label) for s in legend], loc="lower center", ncols=columns, borderaxespad=0.1)
+        handles = [Line2D([], [], label=printable(s.label), **_look(s), marker=MARKERS[s.marker], lw=1.1, ms=4) for s in legend]
+        figure.legend(handles=handles, loc="lower center", ncols=columns, borderaxespad=0.1, fontsize=min(7, 385 / widest))
     return saved(figure, form, MADE.decode() + stamp(panel))
 
 

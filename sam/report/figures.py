@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from sam.report import directions
-from sam.report.looks import MARKERS, Look, Style, looks, method_name
+from sam.report.looks import Look, Style, looks, method_name
 from sam.report.panels import Axis, Panel, Series, Values, averaged, families, first_named, in_words, label, names_of, panel, stem, wide
 from sam.report.planes import landscapes
 from sam.report.swept import BANDED, CUT, KEYS, Anchors, points, swept, swept_key
@@ -19,7 +19,7 @@ CROWD = 8  # settings: of more, curves show the best of each method
 BAND = "Lines: mean over the finished seeds; bands: ± one sample standard deviation (both of logarithms, where the axis is logarithmic)."
 EACH = f"{BAND} Where seeds were measured at different places, each is a thin line."
 POINT = "A point is a run and leads to it."
-OPENING = "Differences are over common seeds; whiskers: the 95% interval of their mean (none for a single seed)."
+OPENING = "Differences are over common seeds; whiskers: the 95% interval of their mean (none for fewer than three seeds)."
 SWEPT = (
     f"{BAND} Fewer than {BANDED} seeds: each, a line through their means, and bands from the least to the largest. Level: without this key."
     f" Differences are of common seeds; an axis that ends at {-CUT} points is cut there."
@@ -89,7 +89,7 @@ def sections(condition: Condition, anchors: Anchors, kept: Kept) -> list[Section
     lost = lambda panels: sum(series.lost for panel in panels for series in panel.series)
     said = lambda n: f" {n} value{'s that are' if n > 1 else ' that is'} not finite: in no mean." if n else ""
     further = [(heading, panels, caption + said(lost(panels)), folded) for heading, panels, caption, folded in made if panels]
-    found_first: list[Section] = [("The finding", opening, OPENING, False), *further]
+    found_first: list[Section] = [("The finding", opening, f"{OPENING} {SWEPT}" if leads and len(of) > 1 else OPENING, False), *further]
     if condition.config.loss == "cross_entropy":
         return found_first
     return [(heading, list(map(unitless, panels)), caption.replace(NATS, ""), folded) for heading, panels, caption, folded in found_first]
@@ -104,7 +104,7 @@ def unitless(panel: Panel) -> Panel:
 def every(found: Gallery) -> Iterator[Panel]:
     """All panels but those folded away, each once."""
     for _, own in found:
-        yield from {panel.name: panel for _, panels, _, folded in own if not folded for panel in panels}.values()
+        yield from {(panel.name, panel.title): panel for _, panels, _, folded in own if not folded for panel in panels}.values()
 
 
 def shown(condition: Condition) -> tuple[list[Look], str]:
@@ -211,12 +211,12 @@ def series_curves(curves: Curves, condition: Condition, of: Sequence[Look], colu
 
 def against_gap(condition: Condition, anchors: Anchors, names: Mapping[float, str]) -> list[Panel]:
     """Scatter of a measure against the gap at each radius, a linked point a finished run; in a crowd, a look a method."""
-    panels, of = list[Panel](), looks(condition)
+    panels, of, first = list[Panel](), looks(condition), dict[str, Style]()  # of each method
     for name in names.values():
         drawn = []
         for look in of:
             style, own = look.style, look.row.optimizer
-            style = replace(style, label=method_name(own), dash=0, marker=style.colour % len(MARKERS)) if len(of) > CROWD else style
+            style = replace(first.setdefault(method_name(own), style), label=method_name(own), dash=0) if len(of) > CROWD else style
             pairs = [(run.measures.get(name), run.measures.get("gap"), run) for run in look.row.finished.values()]
             drawn.append(points(style, pairs, anchors, len(look.row.diverged)))
         x = Axis(label(name), log=wide((v for one in drawn for v in one.x), 10))

@@ -90,7 +90,7 @@ def _cell(block: Block, grid: Block, y: int, x: int, trace: Trace) -> Html:
     if cell.kind == "label":
         return el("th", *words, _about(cell.text, block, trace), scope="row", class_="label")
     found = cell.summary or cell.paired
-    first = _NUMBER.search(cell.parts[0]) if cell.kind != "value" and cell.parts else None
+    first = _NUMBER.match(cell.parts[0]) if cell.kind != "value" and cell.parts else None
     key = found.mean if found else float(first[0]) if first else None  # the mean; else the number that the text begins with
     data = repr(key) if is_finite(key) else None
     behind = _pairs(block, block.correlations[y], trace) if cell.kind == "correlation" else _behind(block, grid.rows[y], cell, trace)

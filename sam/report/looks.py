@@ -46,10 +46,10 @@ def _slot(optimizer: OptimizerConfig) -> int:
 
 def _style(label: str, slot: int, setting: int) -> Style:
     """Style of a slot's setting (from 0). Methods that are not known here start with another dash than known ones."""
-    new = slot - len(ORDER) - 1
+    known, new = len(ORDER) + 1, slot - len(ORDER) - 1
     if new < 0:
-        return Style(label, slot, setting % 4, (slot + setting) % 8)
-    return Style(label, len(ORDER) + 1 + new % (len(COLOURS) - len(ORDER) - 1), (new + 1 + setting) % 4, (slot + setting) % 12)
+        return Style(label, slot, setting % 4, (slot + setting + setting // 8) % 8)
+    return Style(label, known + new % (len(COLOURS) - known), (new + 1 + setting) % 4, (slot + setting + setting // 12) % 12)
 
 
 def looks(condition: Condition) -> list[Look]:

@@ -7,7 +7,7 @@ for (const table of document.querySelectorAll(".block .scroll > table")) {
   const key = (row, column) => {
     const cell = row.cells[column];
     if (cell.tagName === "TH" || !cell.className) return cell.textContent; // the name of the row
-    return "sort" in cell.dataset ? Number(cell.dataset.sort) : null;
+    return "sort" in cell.dataset ? Number(cell.dataset.sort) : original.some((own) => "sort" in own.cells[column].dataset) ? null : cell.textContent;
   };
   const compare = (a, b) => (typeof a === "string" && typeof b === "string" ? a.localeCompare(b, "en", { numeric: true }) : a - b);
   heads.forEach((head, column) => {

@@ -196,7 +196,7 @@ _NATS = re.compile(r"sharpness|(first|second)_order|average|maximum|n_step(?!_[l
 def label(name: str, unit: str | None = None) -> str:
     """A measure in words with a capital letter and its unit, if that is known; else nothing is claimed."""
     words = in_words(name)
-    own = " (nats)" if _NATS.match(name) else " (%)" if name.endswith("accuracy") else ""
+    own = " (nats)" if _NATS.match(name) else " (%)" if name.partition("[")[0].endswith("accuracy") else ""
     return (words[:1].upper() if words[:1].isascii() else words[:1]) + words[1:] + (own if unit is None else unit)
 
 

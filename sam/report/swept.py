@@ -31,9 +31,9 @@ def swept_key(condition: Condition) -> str:
 
 def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
     """Accuracies, sharpness, λ1 and L(w) over the swept key, a line a method; methods without the key are levels."""
-    key, reads = swept_key(condition), lambda look: key in look.row.optimizer.used_keys
+    key, reads = swept_key(condition), lambda look: key in look.row.optimizer.used_keys and is_number(getattr(look.row.optimizer, key))
     rest = lambda look: repr([item for item in to_dict(look.row.optimizer).items() if not reads(look) or item[0] != key])
-    groups = grouped([look for look in looks(condition) if key and look.row.finished], rest)
+    groups = grouped([look for look in looks(condition) if key], rest)
     places = [float(getattr(o.row.optimizer, key)) for of in groups.values() for o in of if reads(o)]
     mark = Series(Style(""), "mark", [PAPERS_RHO], [None], names=["papers' ρ"])
     papers = [mark] if key == "rho" and min(places) <= PAPERS_RHO <= max(places) else []
@@ -55,7 +55,7 @@ def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
         drawn = [s for of in groups.values() if of[0] not in base for s in _over_key(of, key, above, False, anchors)]
         low = min((v for one in drawn for v in one.y if v is not None), default=0.0)
         y = Axis(f"{label(name.partition('[')[0], '')} minus SGD's (points)", low=-CUT if low < -CUT else None)
-        level = Series(base[0].style, "level", [None], [0.0], [None], [None])
+        level = Series(base[0].style, "level", [None], [0.0], [None], [None], n=len(base[0].row.finished))
         differences = panel(condition.label, f"{label(name, '')}, minus SGD's {over}", x, y, [level, *drawn, *papers])
         panels = [*differences, *panels] if drawn else panels  # the finding: it opens the report
     return panels
@@ -63,17 +63,17 @@ def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
 
 def _over_key(of: Sequence[Look], key: str, values: Callable[..., Mapping[int, float | None]], log: bool, anchors: Anchors) -> list[Series]:
     """A line through the means with its band, or with single seeds; a level for a method without the key."""
-    style, seeds = of[0].style, max(len(look.row.finished) for look in of)
-    if key not in of[0].row.optimizer.used_keys:
+    style, seeds, diverged = of[0].style, max(len(look.row.finished) for look in of), sum(len(look.row.diverged) for look in of)
+    if key not in of[0].row.optimizer.used_keys or not is_number(getattr(of[0].row.optimizer, key)):  # alpha=null: a search
         mean, low, high = spread(values(of[0]).values(), log, seeds < BANDED)
-        return [Series(style, "level", [None], [mean], [low], [high], n=seeds)]
+        return [Series(style, "level", [None], [mean], [low], [high], n=seeds, diverged=diverged)]
     inside = re.search(r"\((.*)\)$", style.label)
     rest = [part for part in (inside[1].split(", ") if inside else []) if not part.startswith(f"{key} ")]
     method = METHODS[of[0].row.optimizer.method].label if key == "ascent_steps" else method_name(of[0].row.optimizer)
     style = replace(style, label=method + (f" ({', '.join(rest)})" if rest else ""))
     found = [(float(getattr(o.row.optimizer, key)), v, o.row.finished[seed]) for o in of for seed, v in values(o).items()]
-    line = averaged(style, [([at], [value]) for at, value, _ in found], log)
-    return [line] if seeds >= BANDED else [replace(line, kind="thin", low=(), high=(), n=0), points(style, found, anchors)]
+    line = averaged(style, [([at], [value]) for at, value, _ in found], log, diverged)
+    return [line] if seeds >= BANDED else [replace(line, kind="thin", low=(), high=(), n=0), points(style, found, anchors, diverged)]
 
 
 def points(style: Style, found: Iterable[tuple[float | None, float | None, RunRow]], anchors: Anchors, diverged: int = 0) -> Series:

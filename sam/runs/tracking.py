@@ -66,7 +66,10 @@ def series(optimizer: OptimizerConfig) -> str:
     """What seeds are averaged over, as a legend shows it: "SAM N=3 rho=0.05", "SAM N=1 rho=0.05 uniform"."""
     shown = [f"{name}={value:g}" for name, key in VARIED.items() if (value := getattr(optimizer, key, None)) is not None]
     drawn = [optimizer.radius] if getattr(optimizer, "radius", "fixed") != "fixed" else []
-    return " ".join([METHODS[optimizer.method].label, *shown, *drawn])
+    told = {f.name for f in dataclasses.fields(OptimizerConfig)} - {"weight_decay"} | {"radius", *VARIED.values()}
+    plain = OptimizerConfig.of(method=optimizer.method)
+    others = [key for key in optimizer.used_keys if key not in told and getattr(optimizer, key) != getattr(plain, key)]
+    return " ".join([METHODS[optimizer.method].label, *shown, *drawn, *(f"{key}={getattr(optimizer, key)}" for key in others)])
 
 
 def top_level(optimizer: OptimizerConfig) -> dict[str, Any]:

@@ -387,3 +387,38 @@ def test_runs_that_were_seldom_or_never_evaluated_or_have_nothing_positive_are_d
 def test_runs_without_a_measure_have_no_figures_of_it() -> None:
     rows = [dataclasses.replace(made_up.run(OptimizerConfig.of(), 0, 90.0, series=False), measures={}, epochs=[])]
     assert panels_of(rows) == []
+
+
+def test_what_is_no_number_is_a_level_and_diverged_runs_are_counted() -> None:
+    """XSAM's alpha as numbers and null, which searches; one of its runs diverged, and every run of the largest alpha."""
+    tried = [OptimizerConfig.of(method="xsam", alpha=alpha) for alpha in (0.5, 1.0, 2.0, None)]
+    lost = lambda o, seed: 3 if o.alpha == 2.0 or (o.alpha == 1.0 and seed == 0) else None
+    rows = [made_up.run(OptimizerConfig.of(method="sgd"), seed, 90.0) for seed in range(5)]
+    rows += [made_up.run(o, seed, 91.0, lost_at=lost(o, seed)) for o in tried for seed in range(5)]
+    line, level = by_title(panels_of(rows), "minus SGD's").series[1:3]
+    assert (line.kind, line.n, line.diverged) == ("line", 9, 6) and level.kind == "level" and level.n == 5
+    zero = by_title(panels_of(rows), "minus SGD's").series[0]
+    assert zero.n == 5
+
+
+def test_no_two_settings_of_a_method_look_alike_before_there_are_many() -> None:
+    rows = [made_up.run(OptimizerConfig.of(ascent_steps=n, rho=0.01 * (1 + r)), 0, 90.0) for n in (10, 20) for r in range(8)]
+    (condition,) = conditions(rows)
+    assert len({(look.style.colour, look.style.dash, look.style.marker) for look in looks(condition)}) == 16
+
+
+def test_in_a_crowd_methods_of_other_papers_do_not_share_a_look() -> None:
+    names = ["asam", "late_sam", "gsam", "looksam", "friendly_sam", "vasso", "weighted_sam", "rwp", "momentum_sam"]
+    rows = [made_up.run(OptimizerConfig.of(method=name), seed, 90.0) for name in names for seed in range(3)]
+    panel = next(panel for panel in panels_of(rows) if "against the generalisation gap" in panel.title)
+    assert len({(s.style.colour, s.style.marker) for s in panel.series}) == len(names)
+
+
+def test_panels_whose_names_are_the_same_once_cut_are_all_written() -> None:
+    titles = [f"Spectral density of the Hessian, 1,024 images, SAM N=1 (rho 0.0{i})" for i in (2, 5)]
+    made = [Panel("same", title, title, Axis("x"), Axis("y"), []) for title in titles]
+    assert len(list(figures.every([(one(sweep(1)), [("h", made, "", False)])]))) == 2
+
+
+def test_an_accuracy_has_its_unit_whatever_its_batchnorm() -> None:
+    assert figures.label("test_accuracy[bn=recalibrated]") == "Test accuracy, BatchNorm recalibrated (%)"

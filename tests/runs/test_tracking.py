@@ -279,6 +279,9 @@ def test_a_run_that_dies_is_marked_as_failed(tiny: Tiny, wandb: Callable[..., Ca
         ({"method": "sam"}, "SAM N=1 rho=0.05"),
         ({"method": "sam", "radius": "uniform"}, "SAM N=1 rho=0.05 uniform"),
         ({"method": "xsam", "radius": "uniform"}, "XSAM N=1 rho=0.05"),
+        ({"method": "weighted_sam", "normalized": False}, "Weighted SAM rho=0.05 normalized=False"),
+        ({"method": "sam", "ascent_steps": 3, "descent_gradient": "mean"}, "SAM N=3 rho=0.05 descent_gradient=mean"),
+        ({"method": "sgd", "lr": 0.3, "weight_decay": 0.002}, "SGD weight_decay=0.002"),
     ],
 )
 def test_a_series_is_one_setting(options: dict[str, Any], expected: str) -> None:
