@@ -56,7 +56,8 @@ def training(root: str) -> Iterator[tuple[str, ...]]:
     yield "ok", f"disk: {shutil.disk_usage('.').free / 1e9:.1f} GB free in {os.getcwd()}"
     with tempfile.TemporaryDirectory(dir=".") as folder:
         done = subprocess.run([sys.executable, ROOT / "train.py", *TINY.split(), f"runs_dir={folder}"], capture_output=True, text=True)
-    yield ("BAD", f"training: {done.stderr.strip().splitlines()[-1]}", INSTALL) if done.returncode else ("ok", f"training: {done.stdout}")
+    told = f"training: {done.stderr.strip().splitlines()[-1] if done.returncode else done.stdout.splitlines()[0]}"
+    yield ("BAD", told, INSTALL) if done.returncode else ("ok", told)
 
 
 @script

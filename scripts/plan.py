@@ -109,8 +109,8 @@ def rates(plans: Sequence[TrainConfig], path: str | None, steps: int) -> dict[st
         for config in wanted.values():
             progress.note(identity.run_name(config, shown=True))
             found[rate_key(config)] = seconds_per_pass(config, steps, progress)
-    if path is not None and wanted:
-        write_atomic(Path(path), json.dumps(known, indent=1) + "\n")
+            if path is not None:
+                write_atomic(Path(path), json.dumps(known, indent=1) + "\n")
     return found
 
 

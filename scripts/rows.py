@@ -87,8 +87,9 @@ def pack(folder: str, runs_dir: Path) -> str:
 def lacking(run: Path, texts: Mapping[str, str]) -> bool:
     """Whether there is no such folder, or only what an unpacking leaves that ends before the record, its last file."""
     left = os.listdir(run) if run.is_dir() else [records.RUN] * run.exists()
-    written = {re.sub(r"^[0-9a-f]{12}\.(.+)\.tmp$", r"\1", name) for name in left}  # as sam.core.files.write_atomic names them
-    return records.RUN not in left and written <= texts.keys() & FILES
+    known, of = texts.keys() & FILES, lambda name: re.sub(r"^[0-9a-f]{12}\.(.+)\.tmp$", r"\1", name)  # write_atomic of sam.core.files
+    same = lambda path: path.is_file() and path.read_bytes() == texts[path.name].encode()
+    return records.RUN not in left and all(same(run / name) if name in known else of(name) in known for name in left)
 
 
 def unpack(folder: str, runs_dir: Path, branch: str | None) -> str:

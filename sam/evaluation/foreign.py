@@ -47,7 +47,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
     sizes = Sizes(len(images.train_labels), len(images.test_labels), parameters, len(images.val_labels))
     keys = storing.keys(data.file_fingerprint(path), images.fingerprint, config.sharpness, sizes.splits, config.loss, subject=what)
     file = (Path(config.out) if config.out else path.parent) / f"{path.name}.sharpness.json"
-    rows = {} if config.force else storing.stored(file)
+    rows = {key: row for key, row in storing.stored(file).items() if not config.force}
     found = merge(rows[key] for key in keys.values() if key in rows)
     missing = {notion: key for notion, key in keys.items() if key not in rows}
     notes = weights.load(model, path, states, wanted=config.checkpoint_key)

@@ -43,7 +43,7 @@ class EvaluateConfig(Settings):
     kept: bool = key(False, "measure kept checkpoints (keep_checkpoints) too; what was found along the epochs goes to kept.csv")
     device: str = key("auto", "auto | cpu | cuda | cuda:N")
     threads: int | None = key(None, "of the CPU; null: torch's choice", low=1, high=4096)
-    force: bool = key(False, "measure what is measured already")
+    force: bool = key(False, "measure all anew; begun again, it begins at the first")
 
     def relate(self) -> None:
         for name in self.tables:
@@ -65,10 +65,10 @@ class EvaluateConfig(Settings):
             for name, value in (("mean", self.mean), ("std", self.std)):
                 if value is not None and getattr(self.dataset, name) is not None:
                     raise ConfigError(f"{name}={value}: is short for dataset.{name}, which is given too; leave one of them out.")
-        if self.stored and (other := [name for name in ("kept", "force", "part") if getattr(self, name) not in (None, False)]):
+        if self.stored and (other := [name for name in ("kept", "force", "part") if getattr(self, name) is not getattr(type(self), name)]):
             raise ConfigError(f"stored=true: measures nothing, and {other[0]}=... asks for it; leave one of them out.")
         if self.part is None and self.parts > 1:
             every = f"-m 'part=range({self.parts})'"
             raise ConfigError(f"parts={self.parts}: needs part=K too, from 0 to {self.parts - 1}; all of them: {every}.")
         if self.part is not None:
-            check_number("part", self.part, low=0, high=self.parts - 1)
+            check_number(f"parts={self.parts} part", self.part, low=0, high=self.parts - 1)

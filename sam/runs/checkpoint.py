@@ -80,7 +80,7 @@ def load(
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
         raise CheckpointError(f"{path}: the checkpoint is damaged or truncated ({told(error)[:100]}).") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of this project (format {FORMAT}).")
+        raise ForeignError(f"{path}: not a checkpoint of this project (format {FORMAT}).")
     if record is not None:
         found, kept = state.get("fingerprint"), _KEPT.fullmatch(name)
         epoch, after = (int(kept[1]), state.get("epoch")) if kept else (None, None)

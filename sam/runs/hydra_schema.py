@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
-from hydra.errors import MissingConfigException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -104,13 +104,20 @@ def in_our_words(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option}: must be one of {', '.join(error.options)}."
+    if isinstance(error, OverrideParseException):
+        key, _, value = str(error.override).partition("=")
+        return f"{error.override}: cannot be read; must be KEY=VALUE, any text but A-Z a-z 0-9 _ - . / in quotes: '{key}=\"{value}\"'."
+    if "Unexpected type for root: NoneType" in str(error):
+        return "dataset.KEY, model.KEY: need dataset=... and model=..., of checkpoint=FILE; data_path=FILE.npz is where those of runs lie."
     if unknown := re.match(r"Could not override '([^']+)'\.(?:\s+To append to your config use \+(\S+))?", str(error)):
         known = {name for cls in (TrainConfig, EvaluateConfig) for name in (*schema(cls), *flat(defaults(cls)))}
-        near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(unknown[1], known, 1))
+        close = difflib.get_close_matches(unknown[1], known, 1) or sorted(name for name in known if name.endswith(f".{unknown[1]}"))[:1]
+        near = " for this command." if unknown[1] in known else "".join(f"; did you mean {name}?" for name in close)
         return f"{unknown[2] or unknown[1]}: unknown key{near or '.'} --help lists all keys, --cfg hydra Hydra's own."
     if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(([^=]+)=(.*?))'(?:\n| requires)", str(error)):
         default = (flat(defaults(TrainConfig)) | flat(defaults(EvaluateConfig))).get(several[2], "")
-        listed = f"; a list is {several[2]}=[{several[3]}]" if default is None or isinstance(default, list) else ""
+        takes = isinstance(default, list) or re.fullmatch(r"seeds|(.*\.)?(mean|std)", several[2])
+        listed = f"; a list is {several[2]}=[{several[3]}]" if takes else ""
         return f"{several[1]}: several values are a sweep, which -m starts{listed}."
     kind = next((kind for said, kind in _KINDS.items() if said in str(error.__cause__)), None)
     if kind and (merged := re.match("Error merging override (.+?)=(.*)", str(error))):
@@ -126,6 +133,7 @@ def start(main: Callable[[], None]) -> None:
     before = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands on what was raised, instead of printing dozens of lines
     try:
+        sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # argparse takes no flag amid overrides
         register(sys.argv[1:])
         if {"-h", "--help"} & set(sys.argv[1:]):
             from sam.runs.help import help_text

@@ -72,7 +72,10 @@ def read_run(folder: Path) -> dict[str, Any] | None:
             if (here := plugins().get(module)) != version:
                 cure = f"and VERSION {here} of it is loaded" if here else f"which is not loaded; name it: plugins={module}"
                 raise UnreadableError(f"{path}: needs the plug-in {module} (VERSION {version}), {cure}.")
-        run_config(record)
+        try:
+            run_config(record)
+        except ConfigError as error:  # of a newer version, say, and whole
+            raise UnreadableError(f"{path}: cannot be used here ({told(error)}).") from error
     except UnreadableError:
         raise
     except Exception as error:
@@ -107,7 +110,7 @@ def existing(config: TrainConfig) -> dict[str, Any] | None:
     except UnreadableError as error:  # it may be whole, and anybody's: not for `force` to replace
         raise ConfigError(str(error)) from error
     except DamagedError as error:
-        if config.force:
+        if config.force and Path(config.init_from or "").expanduser().resolve().parent != run_folder(config).resolve():
             return None
         raise ConfigError(f"{told(error)}; restore the file, or redo the run with force=true.") from error
     _refuse_foreign(config, record)
@@ -195,7 +198,9 @@ def read_metrics(folder: Path, record: Mapping[str, Any] | None = None) -> list[
 def run_folders(runs_dir: Path) -> list[Path]:
     """The folders below `runs_dir` that hold a run, or what is left of one, or that cannot be read; in the order of their names."""
     hidden: list[OSError] = []
-    found = {Path(folder) for folder, inner, files in os.walk(runs_dir, onerror=hidden.append) if traces(inner + files)}
+    tops = [*(path for path in Path(runs_dir).glob("*") if path.is_symlink()), runs_dir]  # a run that was moved, and linked
+    walked = (step for top in tops for step in os.walk(top, onerror=hidden.append))
+    found = set({os.path.realpath(folder): Path(folder) for folder, inner, files in walked if traces(inner + files)}.values())
     found |= {Path(error.filename) for error in hidden if not isinstance(error, ABSENT)}
     return sorted(found, key=lambda folder: folder / RUN)
 

@@ -63,6 +63,8 @@ def test_stored_rows_make_tables_whatever_was_asked_for_when_they_were_measured(
         assert run.measures["gap"] == gap[run.folder] and "sharpness[rho=0.3,bn=eval,batch=all]" in run.measures
     with pytest.raises(ConfigError, match="stored=true: measures nothing, and kept="):
         EvaluateConfig(stored=True, kept=True)
+    with pytest.raises(ConfigError, match="stored=true: measures nothing, and part="):
+        EvaluateConfig(stored=True, part=0)
 
 
 def test_a_record_without_the_hash_needs_its_checkpoint(swept: Any, tmp_path: Path) -> None:

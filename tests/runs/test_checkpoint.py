@@ -10,6 +10,7 @@ from torch import nn
 
 from sam.core.files import StorageError
 from sam.runs import checkpoint
+from sam.runs.checkpoint import ForeignError
 from sam.training.weights import CheckpointError, load_weights
 
 STATE = {
@@ -84,7 +85,7 @@ def test_a_missing_file_and_a_foreign_one_are_named(tmp_path: Path) -> None:
         checkpoint.load(tmp_path)
     for foreign in ({"state_dict": {}}, [1, 2], {"format": 99}):
         torch.save(foreign, tmp_path / "checkpoint.pt")
-        with pytest.raises(CheckpointError, match="not a checkpoint of this project"):
+        with pytest.raises(ForeignError, match="not a checkpoint of this project"):  # whole, and not to be written over
             checkpoint.load(tmp_path)
 
 

@@ -16,6 +16,8 @@ LIST = "--help lists all keys, --cfg hydra Hydra's own."
         ("optimizer.roh=0.1", f"optimizer.roh=0.1: unknown key; did you mean optimizer.rho? {LIST}"),
         ("optimzer=sam", f"optimzer=sam: unknown key; did you mean optimizer? {LIST}"),
         ("zzz=1", f"zzz=1: unknown key. {LIST}"),
+        ("rho=0.1", f"rho=0.1: unknown key; did you mean optimizer.rho? {LIST}"),
+        ("seeds=[1]", f"seeds=[1]: unknown key for this command. {LIST}"),
         ("hydra.launcher.procesess=4", f"hydra.launcher.procesess=4: unknown key. {LIST}"),
         ("optimizer.rho=small", "optimizer.rho=small: must be a number."),
         ("seed=1.5", "seed=1.5: must be a whole number."),
@@ -35,6 +37,8 @@ def test_a_refused_override_is_one_sentence(argument: str, says: str) -> None:
     ("argument", "a_list"),
     [
         ("optimizer=sgd,sam", ""),
+        ("dataset=digits,arrays", ""),
+        ("m=8,16", ""),
         ("seed=range(3)", ""),
         ("keep_checkpoints=1,2", "; a list is keep_checkpoints=[1,2]"),
         ("dataset.mean=0,1", "; a list is dataset.mean=[0,1]"),
@@ -52,6 +56,17 @@ def test_an_unknown_option_names_all_that_there_are() -> None:
         sweep.planned(["optimizer=smam"])
     said = in_our_words(refused.value)
     assert said.startswith("optimizer=smam: must be one of asam, ") and said.endswith(", xsam.") and "search path" not in said
+
+
+@pytest.mark.parametrize(
+    "text", ["runs_dir=läufe", "dataset.path=~/x.npz", "tracking.notes=was it? yes!", "runs_dir=runs/a(1)", "seed=range(3"]
+)
+def test_what_hydras_grammar_cannot_read_is_quoted(text: str) -> None:
+    with pytest.raises(HydraException) as refused:
+        sweep.planned([text])
+    key, _, value = text.partition("=")
+    assert in_our_words(refused.value).startswith(f"{text}: cannot be read; must be KEY=VALUE, ")
+    assert in_our_words(refused.value).endswith(f"""in quotes: '{key}="{value}"'.""")
 
 
 def test_any_other_error_stays_as_it_is() -> None:

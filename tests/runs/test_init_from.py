@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import data
+from sam.config import ConfigError
 from sam.evaluation.evaluate import evaluate
 from sam.evaluation.settings import EvaluateConfig
 from sam.runs import identity, records, session
@@ -51,6 +52,15 @@ def test_the_model_starts_there_and_all_else_is_the_seeds(
     rows = [t.run_epoch(lambda _: None) for t in (started, plain)]
     assert rows[0]["train_loss"] == rows[1]["train_loss"] and equal(started.model.state_dict(), plain.model.state_dict())
     assert not equal(trainer(tiny(optimizer=method)).model.state_dict(), weights)
+
+
+def test_force_does_not_delete_the_weights_that_the_run_starts_from(tiny: Tiny, trainer: Make, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    torch.save(trainer(tiny(seed=7)).model.state_dict(), tmp_path / "here" / "checkpoint.pt")
+    config = tiny(init_from=str(tmp_path / "here" / "checkpoint.pt"), run_dir=str(tmp_path / "here"), force=True)
+    with pytest.raises(ConfigError, match="is missing, though checkpoint"):
+        run(config)
+    assert (tmp_path / "here" / "checkpoint.pt").is_file()
 
 
 def test_a_runs_own_checkpoint_will_do(tiny: Tiny, trainer: Make) -> None:

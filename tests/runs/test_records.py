@@ -156,6 +156,11 @@ def test_runs_are_found_at_any_depth_in_the_order_of_their_folders(tmp_path: Pat
         records.write_run(tmp_path / name, RECORD)
     assert [str(folder.relative_to(tmp_path)) for folder, _ in records.find_runs(tmp_path)] == ["a", "b/deeper/x", "z"]
     assert list(records.find_runs(tmp_path / "nowhere")) == []
+    (tmp_path / "elsewhere").mkdir()
+    for name, there in {"moved": "../z", "twice": "../b", "loop": "."}.items():
+        (tmp_path / "elsewhere" / name).symlink_to(there)
+    assert sorted(f.name for f, _ in records.find_runs(tmp_path / "elsewhere")) == ["moved", "x"]
+    assert sorted(f.name for f, _ in records.find_runs(tmp_path)) == ["a", "x", "z"]  # each once
     assert records.read_run(tmp_path) is None
 
 
@@ -240,3 +245,11 @@ def test_a_configuration_comes_back_from_a_record(tmp_path: Path) -> None:
     config = from_dict(TrainConfig, {"optimizer": {"method": "xsam", "alpha_grid": [0, 1]}, "dataset": {"name": "digits"}, "epochs": 3})
     records.write_run(tmp_path, RECORD | {"config": to_dict(config)})
     assert records.run_config(records.read_run(tmp_path) or {}) == config
+
+
+def test_a_record_of_a_newer_version_is_not_to_be_replaced(tmp_path: Path) -> None:
+    record = json.loads(FIXTURE.read_text())
+    record.pop("digest", None)
+    records.write_run(tmp_path, record | {"config": record["config"] | {"a_later_key": 1}})
+    with pytest.raises(files.UnreadableError, match=r"run\.json: cannot be used here \(a_later_key: unknown key"):
+        records.read_run(tmp_path)

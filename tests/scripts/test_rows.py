@@ -24,11 +24,12 @@ def packed(tmp_path: Path) -> str:
     ("left", "completed"),
     [
         ([], True),
-        (["sharpness.json", "metrics.csv"], True),
-        (["sharpness.json", "0123456789ab.metrics.csv.tmp"], True),
-        (["sharpness.json", "metrics.csv", "0123456789ab.run.json.tmp"], True),
-        (["sharpness.json", "run.json"], False),
-        (["sharpness.json", "checkpoint.pt"], False),
+        (["+sharpness.json", "+metrics.csv"], True),
+        (["+sharpness.json", "0123456789ab.metrics.csv.tmp"], True),
+        (["+sharpness.json", "+metrics.csv", "0123456789ab.run.json.tmp"], True),
+        (["sharpness.json"], False),
+        (["+sharpness.json", "run.json"], False),
+        (["+sharpness.json", "checkpoint.pt"], False),
         (["notes.md.tmp"], False),
     ],
     ids=str,
@@ -36,11 +37,12 @@ def packed(tmp_path: Path) -> str:
 def test_what_was_cut_short_is_completed_and_nothing_else_is_touched(left: list[str], completed: bool, packed: str, tmp_path: Path) -> None:
     run = tmp_path / "runs" / RUN
     run.mkdir(parents=True)
-    for name in left:
-        (run / name).write_text("cut")
+    for name in left:  # +: whole, as packed; all else is cut, or somebody's own
+        (run / name.lstrip("+")).write_bytes((FINISHED / RUN / name[1:]).read_bytes() if name.startswith("+") else b"cut")
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
     assert f"{int(completed)} of 1 packed runs" in rows.unpack(packed, run.parent, None)
     assert not completed or all((run / name).read_bytes() == (FINISHED / RUN / name).read_bytes() for name in rows.FILES)
-    assert completed or ({path.name for path in run.iterdir()}, {path.read_text() for path in run.iterdir()}) == ({*left}, {"cut"})
+    assert completed or {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
 def cut(path: Path) -> None:
