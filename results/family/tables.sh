@@ -9,3 +9,4 @@ python=${PYTHON:-.venv/bin/python} here=results/family runs=runs/family
 "$python" $here/picks.py radii $runs/tuning >$here/picks.txt
 "$python" evaluate_sharpness.py runs_dir=$runs/final table=family stored=true 'sharpness.rho=[0.05]'
 cp $runs/final/tables/family.{md,csv,tex} $here/
+"$python" $here/figure.py
