@@ -56,7 +56,7 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
         print("Final runs with the picked values, on all training images:", *map(printable, evaluation.commands), sep="\n  ")
     if evaluation.hidden and config.tables:
         print(f"{counted(len(evaluation.hidden), 'run')} in none of these tables; table=sweep shows every run.")
-    if not any(run.is_finished for run in evaluation.runs):
+    if evaluation.runs and not any(run.is_finished for run in evaluation.runs):
         print("No run finished: all diverged, and no table of a sweep has a row.")
     report = next(file for file in evaluation.files if file.name == "report.html")
     print(printable(f"Open: {report}"))

@@ -79,10 +79,13 @@ def load(*, seed: int | None = None, **settings: Any) -> "ImageData":
 
     raw = sources.arrays(s.name, s.path) if s.path else DATASETS[s.name].load()(s.name, s.root, s.download)
     if not s.path and DATASETS[s.name].is_foreign:  # a plug-in's reader may return anything
-        shapes = [npz.checked_shape(f"dataset={s.name}", key, (own := getattr(raw, key)).shape, own.dtype) for key in npz.KEYS]
-        found = Description(s.name, shapes[0][0], shapes[2][0], shapes[0][2], shapes[0][3], raw.classes)
-        if found != (said := replace(DATASETS[s.name].about, name=s.name)) or shapes[0][1:] != shapes[2][1:]:
-            raise DataError(f"dataset={s.name}: its reader returned {found}, test images {shapes[2]}; its row says {said}.")
+        own: list[Any] = [getattr(raw, key, None) for key in npz.KEYS]
+        about = DATASETS[s.name].about
+        n, m, image = about.train_size, about.test_size, (about.image_size, about.image_size, about.channels)
+        said = [f"ndarray {kind}" for kind in (f"uint8 {(n, *image)}", f"int64 {(n,)}", f"uint8 {(m, *image)}", f"int64 {(m,)}")]
+        found = [f"{type(v).__name__} {getattr(v, 'dtype', '')} {tuple(getattr(v, 'shape', ()))}" for v in own]
+        if found != said or raw.classes != about.classes or not all(0 <= v.min() <= v.max() < about.classes for v in own[1::2]):
+            raise DataError(f"dataset={s.name}: its reader returned {found}; its row says {said}, labels 0 to {about.classes - 1}.")
     raw = replace(raw, **{key: values for key, values in (("mean", s.mean), ("std", s.std)) if values is not None})  # type: ignore[arg-type]
     if not all(raw.std):
         raise DataError(f"dataset.path={s.path}: a channel of train_images has one value everywhere; give dataset.mean and dataset.std.")

@@ -130,7 +130,10 @@ def _parquet(folder: Path, size: int | None) -> Iterator[Split]:
 
 
 def _cifar(folder: Path, size: int | None) -> Iterator[Split]:
-    for part in fetch_cifar("cifar10" if (folder / "data_batch_1").exists() else "cifar100", str(folder.parent), download=False):
+    name = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}.get((folder := folder.resolve()).name)
+    if name is None:
+        raise DataError(f"source={folder}: torchvision's CIFAR must be in a folder of its name, cifar-10-batches-py or cifar-100-python.")
+    for part in fetch_cifar(name, str(folder.parent), download=False):
         yield part.data, np.asarray(part.targets)
 
 

@@ -103,7 +103,7 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
                 found = data.file_fingerprint(file, "checkpoint") if file.is_file() else ""
                 known = str(sha256 or found)[:16]
                 keys = storing.keys(known, record["data"]["fingerprint"], config.sharpness, splits, run.loss)
-                have = stored if not config.force and (found == known or not there) else {}  # loading it will name the problem
+                have = stored if not there or (found == known and not config.force) else {}  # loading it will name the problem
                 lacking = _Pending(folder, record, run, file, epoch, {notion: key for notion, key in keys.items() if key not in have})
                 rows[lacking.source] = merge(have[key] for key in keys.values() if key in have)
                 if lacking.keys and there:
@@ -210,7 +210,7 @@ _data_in_memory: dict[str, ImageData] = {}
 def _load_data(config: EvaluateConfig, run: _Pending, device: torch.device) -> ImageData:
     """Load the run's data set onto the device; the last one is cached. `data_path` and `data_root` override its location."""
     kept = run.config.dataset
-    dataset = dataclasses.replace(kept, path=(kept.path and config.data_path) or kept.path, root=config.data_root or kept.root)
+    dataset = dataclasses.replace(kept, path=(kept.name != "digits" and config.data_path) or kept.path, root=config.data_root or kept.root)
     key = json.dumps([to_dict(dataset), run.data_seed, str(device)], sort_keys=True)
     if key not in _data_in_memory:
         _data_in_memory.clear()  # one at a time

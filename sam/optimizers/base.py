@@ -65,7 +65,8 @@ class Method(Verbs):
     def __init_subclass__(cls) -> None:
         by_hand = {"own", "__init__"} & vars(cls).keys()
         dataclass(eq=False, repr=False, kw_only=True)(cls)  # a constructor written by hand stays
-        if taken := ({f.name for f in fields(cls)} - {f.name for f in fields(Method)}) & set(dir(Method)):
+        every = {*dir(Method), "state", "defaults", "param_groups", "stats", "generators", "skipped", "bad"}
+        if taken := ({f.name for f in fields(cls)} - {f.name for f in fields(Method)}) & every:
             raise ConfigError(f"{cls.__name__}: {min(taken)} is something else in every method; the key needs another name.")
         if not by_hand:
             known = {*cls.own, *(f.name for f in fields(Method))}
@@ -290,7 +291,7 @@ def refuse_base(method: type, base: Any, own: dict[str, Any]) -> None:
     if not isinstance(base, torch.optim.Optimizer) or isinstance(base, Method):
         raise ConfigError(f"{method.__name__}: wraps a torch optimizer, as in SAM(SGD(...), rho=0.05), not a {name}.")
     closure, taken = inspect.signature(base.step).parameters.get("closure"), own.keys() & base.defaults.keys()
-    taken = {"maximize"} if base.defaults.get("maximize") else taken  # an ascent would climb the wrong way
+    taken = {"maximize"} if any(group.get("maximize") for group in base.param_groups) else taken  # an ascent would climb the wrong way
     if taken or (closure is not None and closure.default is closure.empty):  # Adadelta; LBFGS
         why = f"has a setting `{min(taken)}` of its own" if taken else "needs a closure, and evaluates it elsewhere"
         raise ConfigError(f"{method.__name__}: cannot wrap {name}, which {why}.")

@@ -31,10 +31,10 @@ class Remembering(Method):
         self._of: list[Tensor] = []  # the parameters whose memory is kept
 
     def begin(self) -> None:
-        old, self._of = self._of, list(itertools.compress(self.parameters, self._members.chosen))
-        if len(self._of) < len(old) or any(map(operator.is_not, old, self._of)):
+        now = list(itertools.compress(self.parameters, self._members.chosen))
+        if len(now) < len(self._of) or any(map(operator.is_not, self._of, now)):
             raise ConfigError(f"{type(self).__name__}: other parameters are perturbed than before, of which its memory is; make it anew.")
-        self._noted = None
+        self._of, self._noted = now, None
         self.kept += [torch.zeros_like(w) for w in self.points[len(self.kept) :]]
 
     def note(self, vector: Vector) -> None:

@@ -48,7 +48,7 @@ def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
         own = lambda look, name=name: look.row.values(name, 1.0)
         drawn = [s for of in groups.values() for s in _over_key(of, key, own, y.log, anchors)]
         panels += panel(condition.label, f"{label(name, '')} {over}", x, y, [*drawn, *papers])
-    base = [of[0] for of in groups.values() if of[0].row.optimizer.method == "sgd"]
+    base = [of[0] for of in groups.values() if of[0].row.optimizer.method == "sgd" and of[0].row.finished]
     for name in [name for name in accuracies if base and any(is_finite(run.measures.get(name)) for run in condition.runs)][-1:]:
         sgd = base[0].row.values(name, 1.0)
         above = lambda look, name=name, sgd=sgd: {s: v - w for s, (v, w) in finite_pairs(look.row.values(name, 1.0), sgd).items()}

@@ -110,9 +110,11 @@ def in_our_words(error: Exception) -> str:
     if "Unexpected type for root: NoneType" in str(error):
         return "dataset.KEY, model.KEY: need dataset=... and model=..., of checkpoint=FILE; data_path=FILE.npz is where those of runs lie."
     if unknown := re.match(r"Could not override '([^']+)'\.(?:\s+To append to your config use \+(\S+))?", str(error)):
-        known = {name for cls in (TrainConfig, EvaluateConfig) for name in (*schema(cls), *flat(defaults(cls)))}
-        close = difflib.get_close_matches(unknown[1], known, 1) or sorted(name for name in known if name.endswith(f".{unknown[1]}"))[:1]
-        near = " for this command." if unknown[1] in known else "".join(f"; did you mean {name}?" for name in close)
+        keys = {cls.__name__: {*schema(cls), *flat(defaults(cls))} for cls in (TrainConfig, EvaluateConfig)}
+        every = set[str]().union(*keys.values())
+        own = keys.get(str(error.__cause__).rpartition("object_type=")[2], every)  # this command's
+        close = sorted(name for name in own if name.endswith(f".{unknown[1]}"))[:1] or difflib.get_close_matches(unknown[1], own, 1)
+        near = " for this command." if unknown[1] in every else "".join(f"; did you mean {name}?" for name in close)
         return f"{unknown[2] or unknown[1]}: unknown key{near or '.'} --help lists all keys, --cfg hydra Hydra's own."
     if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(([^=]+)=(.*?))'(?:\n| requires)", str(error)):
         default = (flat(defaults(TrainConfig)) | flat(defaults(EvaluateConfig))).get(several[2], "")
@@ -133,7 +135,7 @@ def start(main: Callable[[], None]) -> None:
     before = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands on what was raised, instead of printing dozens of lines
     try:
-        sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # argparse takes no flag amid overrides
+        sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: not re.match(r"(-m|--multirun|--[a-z-]+=.*)$", word))  # amid overrides
         register(sys.argv[1:])
         if {"-h", "--help"} & set(sys.argv[1:]):
             from sam.runs.help import help_text

@@ -110,9 +110,11 @@ def existing(config: TrainConfig) -> dict[str, Any] | None:
     except UnreadableError as error:  # it may be whole, and anybody's: not for `force` to replace
         raise ConfigError(str(error)) from error
     except DamagedError as error:
-        if config.force and Path(config.init_from or "").expanduser().resolve().parent != run_folder(config).resolve():
+        own = Path(config.init_from or "").expanduser().resolve().parent == run_folder(config).resolve()  # force would delete it
+        if config.force and not own:
             return None
-        raise ConfigError(f"{told(error)}; restore the file, or redo the run with force=true.") from error
+        cure = f"move init_from={config.init_from} to another folder" if own else "redo the run with force=true"
+        raise ConfigError(f"{told(error)}; restore the file, or {cure}.") from error
     _refuse_foreign(config, record)
     return record
 
@@ -198,7 +200,10 @@ def read_metrics(folder: Path, record: Mapping[str, Any] | None = None) -> list[
 def run_folders(runs_dir: Path) -> list[Path]:
     """The folders below `runs_dir` that hold a run, or what is left of one, or that cannot be read; in the order of their names."""
     hidden: list[OSError] = []
-    tops = [*(path for path in Path(runs_dir).glob("*") if path.is_symlink()), runs_dir]  # a run that was moved, and linked
+    tops = [
+        *(path for path in Path(runs_dir).rglob("*") if path.is_symlink() and os.path.isdir(path)),
+        runs_dir,
+    ]  # a run that was moved, and linked
     walked = (step for top in tops for step in os.walk(top, onerror=hidden.append))
     found = set({os.path.realpath(folder): Path(folder) for folder, inner, files in walked if traces(inner + files)}.values())
     found |= {Path(error.filename) for error in hidden if not isinstance(error, ABSENT)}

@@ -121,7 +121,7 @@ class WandbTracker:
             "project": tracking.project,
             "entity": tracking.entity,
             "id": run_id(record, self._folder),
-            "name": f"{series(config.optimizer)} seed={config.seed}"[:128],
+            "name": f"{series(config.optimizer)[:110]} seed={config.seed}"[:128],
             "group": tracking.group or alike[:128],  # everything but method, radius and seed; W&B takes 128 characters
             "tags": tracking.tags or None,
             "notes": tracking.notes,

@@ -66,7 +66,7 @@ def _terminal_block(block: Block, width: int) -> str:
         rows = [itertools.zip_longest(*(wrapped(row[i].text + "*" * row[i].best) for i in columns), fillvalue="") for row in block.rows]
         lines += [_line(cells, sizes) for cells in header] + ["-" * (sum(sizes) + GAP * (len(sizes) - 1))]
         lines += [_line(cells, sizes) for row in rows for cells in row] + [""]
-    for text in (block.finding, *(note.replace("; bold: best", "; *: best") for note in block.notes)):
+    for text in (block.finding, *(note.replace("; bold: ", "; *: ") for note in block.notes)):
         whole = re.sub(r"\b([pn]) (?=\d)", "\\1\xa0", text)  # a number stays with its name
         lines += [line.replace("\xa0", " ") for line in textwrap.wrap(whole, width, break_on_hyphens=False)]
     return "\n".join(lines) + "\n"

@@ -93,13 +93,18 @@ def test_torchs_order_of_axes_is_not_resized(tmp_path: Path) -> None:
         converted(npy(tmp_path / "npy", x_train=IMAGES[:20].transpose(0, 3, 1, 2)), size=8)
 
 
-@pytest.mark.parametrize(("file", "name"), [("data_batch_1", "cifar10"), ("meta", "cifar100")])
-def test_torchvisions_folder(file: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("folder", "file", "name"), [("cifar-10-batches-py", "data_batch_1", "cifar10"), ("cifar-100-python", "meta", "cifar100")]
+)
+def test_torchvisions_folder(folder: str, file: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = types.SimpleNamespace(data=IMAGES, targets=LABELS.tolist())
     monkeypatch.setattr("data.convert.fetch_cifar", lambda *given, download: (part, part) if given == (name, str(tmp_path)) else None)
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / file).touch()
-    found = converted(tmp_path / "own")
+    for own in ("renamed", folder):
+        (tmp_path / own).mkdir()
+        (tmp_path / own / file).touch()
+    with pytest.raises(DataError, match="renamed: torchvision's CIFAR must be in a folder of its name"):
+        converted(tmp_path / "renamed")
+    found = converted(tmp_path / folder)
     assert np.array_equal(found["train_images"], IMAGES) and np.array_equal(found["test_labels"], LABELS)
 
 

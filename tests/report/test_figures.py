@@ -399,6 +399,8 @@ def test_what_is_no_number_is_a_level_and_diverged_runs_are_counted() -> None:
     assert (line.kind, line.n, line.diverged) == ("line", 9, 6) and level.kind == "level" and level.n == 5
     zero = by_title(panels_of(rows), "minus SGD's").series[0]
     assert zero.n == 5
+    lost_base = [made_up.run(OptimizerConfig.of(method="sgd"), 0, 90.0, lost_at=3), *rows[5:]]
+    assert not any("minus" in panel.title for panel in panels_of(lost_base))
 
 
 def test_no_two_settings_of_a_method_look_alike_before_there_are_many() -> None:

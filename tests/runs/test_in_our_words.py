@@ -17,6 +17,7 @@ LIST = "--help lists all keys, --cfg hydra Hydra's own."
         ("optimzer=sam", f"optimzer=sam: unknown key; did you mean optimizer? {LIST}"),
         ("zzz=1", f"zzz=1: unknown key. {LIST}"),
         ("rho=0.1", f"rho=0.1: unknown key; did you mean optimizer.rho? {LIST}"),
+        ("radius=uniform", f"radius=uniform: unknown key; did you mean optimizer.radius? {LIST}"),
         ("seeds=[1]", f"seeds=[1]: unknown key for this command. {LIST}"),
         ("hydra.launcher.procesess=4", f"hydra.launcher.procesess=4: unknown key. {LIST}"),
         ("optimizer.rho=small", "optimizer.rho=small: must be a number."),

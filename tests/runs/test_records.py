@@ -161,6 +161,9 @@ def test_runs_are_found_at_any_depth_in_the_order_of_their_folders(tmp_path: Pat
         (tmp_path / "elsewhere" / name).symlink_to(there)
     assert sorted(f.name for f, _ in records.find_runs(tmp_path / "elsewhere")) == ["moved", "x"]
     assert sorted(f.name for f, _ in records.find_runs(tmp_path)) == ["a", "x", "z"]  # each once
+    (tmp_path / "empty" / "deep").mkdir(parents=True)
+    (tmp_path / "empty" / "deep" / "linked").symlink_to(tmp_path / "z")
+    assert [f.name for f, _ in records.find_runs(tmp_path / "empty")] == ["linked"]
     assert records.read_run(tmp_path) is None
 
 
