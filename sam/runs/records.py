@@ -200,11 +200,8 @@ def read_metrics(folder: Path, record: Mapping[str, Any] | None = None) -> list[
 def run_folders(runs_dir: Path) -> list[Path]:
     """The folders below `runs_dir` that hold a run, or what is left of one, or that cannot be read; in the order of their names."""
     hidden: list[OSError] = []
-    tops = [
-        *(path for path in Path(runs_dir).rglob("*") if path.is_symlink() and os.path.isdir(path)),
-        runs_dir,
-    ]  # a run that was moved, and linked
-    walked = (step for top in tops for step in os.walk(top, onerror=hidden.append))
+    links = [path for path in Path(runs_dir).rglob("*") if path.is_symlink() and os.path.isdir(path)]  # to runs that were moved
+    walked = (step for top in (*links, runs_dir) for step in os.walk(top, onerror=hidden.append))
     found = set({os.path.realpath(folder): Path(folder) for folder, inner, files in walked if traces(inner + files)}.values())
     found |= {Path(error.filename) for error in hidden if not isinstance(error, ABSENT)}
     return sorted(found, key=lambda folder: folder / RUN)
