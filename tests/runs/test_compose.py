@@ -9,6 +9,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from sam import registry
 from sam.config import ConfigError
 from sam.registry import load_plugins
 from sam.runs.hydra_schema import resolve
@@ -83,6 +84,7 @@ def test_a_wrong_value_is_refused_in_the_words_of_hydra_s_composition(wrong: str
 def test_a_plug_in_that_another_module_hides_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(registry, "loaded", [*registry.loaded])
     monkeypatch.setenv("SAM_PLUGINS", "")
     for name in ("models", "seen_alone"):
         (tmp_path / f"{name}.py").write_text("")
