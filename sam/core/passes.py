@@ -27,9 +27,9 @@ def running_buffers(modules: Iterable[nn.Module]) -> list[Tensor]:
 
 def are_stochastic(modules: Iterable[nn.Module]) -> bool:
     """True if a forward pass in the current mode draws random numbers (dropout, stochastic depth)."""
-    # A share beside nn.Dropout's: attention's and recurrent layers' `dropout`, and `drop_rate` of timm's networks with a bare F.dropout.
-    shares = lambda m: [m.p if isinstance(m, nn.modules.dropout._DropoutNd) else 0, getattr(m, "dropout", 0), getattr(m, "drop_rate", 0)]
-    draws = lambda m: type(m).__name__ in _STOCHASTIC_NAMES or any(isinstance(share, int | float) and share > 0 for share in shares(m))
+    # A share beside nn.Dropout's: the `dropout` of attention and RNNs, timm's `drop_rate`, torchvision's `attention_dropout`, ...
+    shares = lambda m: [m.p if isinstance(m, nn.modules.dropout._DropoutNd) else 0, *(v for k, v in vars(m).items() if "drop" in k)]
+    draws = lambda m: type(m).__name__ in _STOCHASTIC_NAMES or any(type(share) in (int, float) and share > 0 for share in shares(m))
     return any(m.training and draws(m) for m in modules)
 
 

@@ -184,9 +184,10 @@ def test_a_model_without_randomness_leaves_the_stream_to_others() -> None:
 def test_what_counts_as_stochastic() -> None:
     assert are_stochastic(nn.Sequential(nn.Dropout2d(0.1)).modules())
     assert not are_stochastic(nn.Sequential(nn.Dropout(0.0), nn.MultiheadAttention(4, 2), nn.LSTM(4, 4)).modules())
-    timms = nn.Flatten()  # as timm's GhostNet: F.dropout(x, p=self.drop_rate, training=self.training)
-    timms.drop_rate = 0.2
-    for layer in (nn.MultiheadAttention(4, 2, dropout=0.1), nn.GRU(4, 4, 2, dropout=0.1), nn.RReLU(), timms):
+    timms, swin, other = nn.Flatten(), nn.Flatten(), nn.Flatten()  # the first as timm's GhostNet: F.dropout(x, p=self.drop_rate, ...)
+    timms.drop_rate, swin.attention_dropout, other.drop_last, other.dropout_rate = 0.2, 0.1, True, 0.0
+    assert not are_stochastic([other])
+    for layer in (nn.MultiheadAttention(4, 2, dropout=0.1), nn.GRU(4, 4, 2, dropout=0.1), nn.RReLU(), timms, swin):
         assert are_stochastic(nn.Sequential(layer).modules())
     assert not are_stochastic(nn.Sequential(nn.Dropout(0.5)).eval().modules())
 
