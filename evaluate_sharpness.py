@@ -14,6 +14,7 @@ from the plain command.
 """
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -53,7 +54,8 @@ def measure(config: EvaluateConfig) -> Sequence[str]:
     width = max(80, shutil.get_terminal_size().columns)
     evaluation = evaluate(config, lambda blocks: print(render.terminal(blocks, width=width), flush=True))
     if evaluation.commands:
-        print("Final runs with the picked values, on all training images:", *map(printable, evaluation.commands), sep="\n  ")
+        final = next(file for file in evaluation.files if file.name == "final_runs.sh")
+        print(f"Final runs with the picked values, on all training images: bash {printable(shlex.quote(str(final)))}")
     if evaluation.hidden and config.tables:
         print(f"{counted(len(evaluation.hidden), 'run')} in none of these tables; table=sweep shows every run.")
     if evaluation.runs and not any(run.is_finished for run in evaluation.runs):

@@ -8,7 +8,7 @@
     python scripts/grid.py experiment=table2 | bash                   # submit at once
     python scripts/grid.py evaluate runs_dir=runs/table2 parts=8      # the arguments of evaluate_sharpness.py: its runs in eight shares
 
-throttle       tasks that may run at the same time (all)
+throttle       tasks of one list that may run at the same time (all)
 max_array      tasks in one array, the site's MaxArraySize at most (1000); a longer list is cut into grid-0.txt, grid-1.txt, ...
 runs_per_task  runs side by side on one GPU (1)
 sbatch         options for the printed command; they win over those of slurm_array.sh

@@ -6,7 +6,7 @@
     python scripts/plan.py experiment=table2 hours=100 rates=rates.json out=grid.txt
 
 hours      for training; measuring comes on top (0.5 minutes for a small network, more for an eigenvalue of a large one)
-processes  runs at a time on this machine (1)
+processes  runs at a time on this machine, each counted as fast as one alone: give it a core and threads=1, or a GPU (1)
 spread     standard deviation of a method's test accuracy minus the baseline's, paired by seed, in points
 runs       a folder of finished runs to take the spread from: that of every setting minus SGD's (else the first setting's), pooled
 rates      a JSON file of the seconds that a pass took: read where it knows a setting on this hardware, and added to where it does not

@@ -49,7 +49,7 @@ program=${PROGRAM:-train.py}
 [[ $program == /* ]] || program=$root/$program
 python=python3
 [[ -x $root/.venv/bin/python ]] && python=$root/.venv/bin/python
-python=${PYTHON:-$python}
+python=("$python") && [[ -n ${PYTHON:-} ]] && read -ra python <<<"$PYTHON"
 
 per_task=${RUNS_PER_TASK:-1}
 processes=${SLURM_NTASKS:-1}
@@ -80,7 +80,7 @@ for ((i = first; i < first + per_task && i < ${#lines[@]}; i++)); do
         output=(--output="$log" --open-mode=append)
         echo "line $i: ${lines[i]}; log: $log"
     fi
-    srun --overlap --nodes=1 --ntasks="$processes" --cpus-per-task="$cpus" "${output[@]}" "$python" "$program" "${overrides[@]}" &
+    srun --overlap --nodes=1 --ntasks="$processes" --cpus-per-task="$cpus" "${output[@]}" "${python[@]}" "$program" "${overrides[@]}" &
     steps+=($!)
 done
 

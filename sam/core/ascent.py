@@ -78,7 +78,8 @@ class Ascent:
 
     def cosine(self, x: Vector) -> Tensor:
         """The cosine between x and eps in units of rho, a 0-d float64 tensor; 0 where one of them is zero. No divisor changes it."""
-        return vectors.dot(x, self._sum) / (vectors.norm(x).double() * vectors.norm(self._sum)).clamp(min=vectors.TINY)
+        lengths = [vectors.norm(of).double().clamp(min=vectors.TINY) for of in (x, self._sum)]
+        return vectors.dot(x, self._sum) / (lengths[0] * lengths[1])
 
     def direction(self) -> Vector:
         """eps up to a positive factor; after the last step, whose work space it may be: read it only."""

@@ -1,6 +1,7 @@
 """Keep BatchNorm's running statistics and dropout's masks consistent over the passes of one step."""
 
 import operator
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -15,8 +16,9 @@ _STOCHASTIC_NAMES = ("DropPath", "StochasticDepth", "DropBlock2d", "RReLU")
 
 
 def norm_parameters(model: nn.Module) -> set[int]:
-    """Return the id of every parameter of a normalisation layer."""
-    return {id(p) for m in model.modules() if isinstance(m, NORM_LAYERS) for p in m.parameters(recurse=False)}
+    """Return the id of every parameter of a normalisation layer: torch's, or one called so (timm's RmsNorm, EvoNorm2d)."""
+    own = lambda m: isinstance(m, NORM_LAYERS) or re.search("(?<!GlobalResponse)Norm(?!Free)", type(m).__name__)  # NormFreeBlock is none
+    return {id(p) for m in model.modules() if own(m) for p in m.parameters(recurse=False)}
 
 
 def running_buffers(modules: Iterable[nn.Module]) -> list[Tensor]:

@@ -118,6 +118,8 @@ def _final_command(run: RunRow, seeds: Sequence[int]) -> str:
     """The command line of a run's settings with these seeds, trained on all training images, in a folder beside the sweep's."""
     everything = dataclasses.replace(run.config.dataset, val_fraction=0.0, val_size=None)
     words = shlex.split(train_command(dataclasses.replace(run.config, seed=TrainConfig.seed, dataset=everything)))
+    if notes := run.config.protocol.notes:  # they belong below the final tables too
+        words.append(f"protocol.notes={hydra_value(notes)}")
     folder = f"{Path(run.folder).parent}_final"
     return shlex.join([*words[:2], "-m", *words[2:], f"seed={','.join(map(str, seeds))}", f"runs_dir={hydra_value(folder)}"])
 

@@ -39,7 +39,7 @@ class Method(Verbs):
     scaling:     `LossScale(device)` where closures back-propagate a scaled loss (float16). Every rule here is linear in the gradients or
                  normalises them, so a step carries scaled gradients throughout (weight decay in the loss scaled alike) and divides once,
                  before the base optimizer.
-    generator:   the random stream of a method that draws.
+    generator:   the random stream of a method that draws; None: one that torch.manual_seed decides.
 
     The annotated attributes of a subclass are further keywords of its constructor, as in a dataclass, or other defaults of these.
 
@@ -79,7 +79,8 @@ class Method(Verbs):
         check_arguments(type(self), **keys, norm_scope=self.norm_scope, grad_clip=self.grad_clip)
         super().__init__(self.base.param_groups, {**self.base.defaults, **own})  # schedulers look for the base's
         self._share()
-        own_stream = self.generator or Generator(self.parameters[0].device).manual_seed(0)
+        seed = 0 if self.generator else self.replicas.from_first(torch.initial_seed()) ^ 0x5A4D  # no stream that made the model
+        own_stream = self.generator or Generator(self.parameters[0].device).manual_seed(seed)
         self.generators: Sequence[Generator] = [own_stream] if self.draws or self.draws_points else []  # streams that steps draw from
         self.stats: dict[str, Tensor] = {}
         self._climbs, self._climbed, self._first = [], [], []
@@ -114,6 +115,10 @@ class Method(Verbs):
 
     def settle(self) -> None:
         """Called once a step, after the update: `bad` tells whether it was skipped (F-SAM renews its mean gradient)."""
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:  # torch's GradScaler asks, and would hand on gradients that are still scaled
+        raise ConfigError("GradScaler: cannot serve a closure; use scaling=LossScale(device), and back-propagate its value times the loss.")
 
     moves = True  # evaluates away from w
     draws = False  # something in each step, from `generator`
@@ -275,6 +280,8 @@ class Method(Verbs):
         return state if self.scaling is None else state | {"scaling": self.scaling.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+        if "base" not in state_dict:
+            raise ConfigError(f"{type(self).__name__}: this is a base optimizer's state; load it into that, before it is wrapped.")
         self.base.load_state_dict(state_dict["base"])
         self._share()  # the base optimizer has made new lists
         self.load_method_state(state_dict["method"])

@@ -1,5 +1,6 @@
 """GSAM (Zhuang et al. 2022, arXiv 2203.08065): minimise the perturbed loss, and what it exceeds the loss by."""
 
+import torch
 from torch import Tensor
 
 from sam.core import vectors
@@ -26,8 +27,8 @@ class GSAM(Method):
     def begin(self) -> None:
         if self.gsam_floor < 1 and self.peak:
             self.peak = max(self.peak, *(float(group.get("max_lr", group.get("initial_lr", 0.0))) for group in self.param_groups))
-            rate = self.points[0].new_zeros(()) + self.param_groups[0]["lr"]  # which in a captured step is a tensor of this precision
-            self.shrink = self.gsam_floor + (1 - self.gsam_floor) * (rate.double() / self.peak)
+            rates = [self.points[0].new_zeros(()) + group["lr"] for group in self.param_groups]  # in a captured step tensors already
+            self.shrink = self.gsam_floor + (1 - self.gsam_floor) * (torch.stack(rates).max().double() / self.peak)
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         climb = self.ascent()

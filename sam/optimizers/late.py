@@ -15,7 +15,7 @@ class LateSAM(SAM):
 
     own = SAM.own  # the phase comes from `options`
     remembered = ("steps_taken",)
-    first: int = 0
+    first: int
     end: float = math.inf
 
     @classmethod

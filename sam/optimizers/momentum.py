@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from sam.config import ConfigError
 from sam.optimizers.base import Closure, Gradients, Method
 
 
@@ -11,6 +12,11 @@ class MomentumSAM(Method):
     never evaluates at w."""
 
     rho: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not any(group.get("momentum") or "betas" in group for group in self.base.param_groups):
+            raise ConfigError(f"MomentumSAM: perturbs against the momentum, and this {type(self.base).__name__} has none.")
 
     def run_passes(self, closure: Closure, ascent: Closure) -> tuple[Tensor, Gradients]:
         states = [self.base.state.get(p, {}) for p in self.parameters]

@@ -63,7 +63,7 @@ class PerturbingConfig(OptimizerConfig):
         0.05, "radius of the perturbation: its norm over all perturbed parameters (of ASAM, USAM, RWP: docs/methods.md)", low=0
     )
     perturb: str = key("all", "which parameters", among=("all", "no_norm", "norm_only", "weights_only"))
-    norm_scope: str = key("global", "what shares one norm; the whole has norm rho in any case", among=("global", "layer", "filter"))
+    norm_scope: str = key("global", "what shares one norm; each part gets an equal share of rho", among=("global", "layer", "filter"))
 
 
 @dataclass(frozen=True)

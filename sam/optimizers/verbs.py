@@ -142,9 +142,9 @@ class Verbs(Optimizer):
             return length
         if self._climbs:  # a copy: an ascent uses its gradient up
             self._first = [g.clone() for g in self.perturbed(gradients)]
-        decays = [(group["loss_decay"], group["params"]) for group in self.param_groups if group["loss_decay"]]
-        if decays:
-            pull = torch.stack([decay * vectors.norm([p.detach() for p in params]) for decay, params in decays])
+        trained = lambda group: [p.detach() for p in group["params"] if p.requires_grad]
+        if decays := [(group["loss_decay"], own) for group in self.param_groups if group["loss_decay"] and (own := trained(group))]:
+            pull = torch.stack([decay * vectors.norm(own) for decay, own in decays])
             self.record("decay_ratio", torch.linalg.vector_norm(pull) / plain)
         return length
 

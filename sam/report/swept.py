@@ -73,7 +73,8 @@ def _over_key(of: Sequence[Look], key: str, values: Callable[..., Mapping[int, f
     style = replace(style, label=method + (f" ({', '.join(rest)})" if rest else ""))
     found = [(float(getattr(o.row.optimizer, key)), v, o.row.finished[seed]) for o in of for seed, v in values(o).items()]
     line = averaged(style, [([at], [value]) for at, value, _ in found], log, diverged)
-    return [line] if seeds >= BANDED else [replace(line, kind="thin", low=(), high=(), n=0), points(style, found, anchors, diverged)]
+    single = replace(points(style, found, anchors, diverged), n=seeds)
+    return [line] if seeds >= BANDED else [replace(line, kind="thin", low=(), high=(), n=0), single]
 
 
 def points(style: Style, found: Iterable[tuple[float | None, float | None, RunRow]], anchors: Anchors, diverged: int = 0) -> Series:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sam.core.files import DamagedError
 from sam.evaluation.settings import EvaluateConfig
-from sam.runs import identity, progress, records
+from sam.runs import identity, lock, progress, records
 from sam.runs.command import evaluate_command
 from sam.runs.distributed import launched
 from sam.runs.signals import BY_HAND, REQUEUE_ME
@@ -58,7 +58,7 @@ def _lines(plans: Sequence[TrainConfig], before: int | None, waits: bool, began:
         found, commands = Counter(), [f"python scripts/status.py {command.split(maxsplit=2)[2]}" for command in commands]
     elif before is not None:
         counts = [f"{found['finished']} finished" + (f" ({before} before)" if before else ""), f"{found['failed']} failed"]
-        counts += [f"{found[word]} {word}" for word in ("diverged", "stopped", "not begun") if found[word]]
+        counts += [f"{found[word]} {word}" for word in ("diverged", "stopped", "run by others", "not begun") if found[word]]
         redone = ", and redoes what is finished (force=true)" if any(plan.force for plan in plans) else ""
         rest = f" The same command runs what is left{redone}." if found.total() > found["finished"] + found["diverged"] else ""
         yield f"{', '.join(counts)} in {progress.clock(time.monotonic() - began)}.{rest}"
@@ -75,6 +75,8 @@ def _became(folder: Path, stopped: bool) -> str:
         return "failed"
     if record is None:
         return "not begun" if stopped else "failed"
+    if record["status"] == records.RUNNING and (holder := lock.owner(folder)) is not None and lock.is_alive(holder):
+        return "run by others"
     # "running" was said by a process that has not lived to say more.
     ended = {records.PREEMPTED: "stopped", records.RUNNING: "stopped" if stopped else "failed"}
     return ended.get(record["status"], str(record["status"]))

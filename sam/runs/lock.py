@@ -17,7 +17,7 @@ from sam.core.files import DamagedError, check, read_json, write_atomic
 LOCK = "lock.json"
 BEAT = 15.0  # seconds between heartbeats (the file's time of change)
 STALE = 300.0  # a lock whose last heartbeat is older belongs to nobody
-_HOLDER = {**dict.fromkeys(("host", "job", "token", "process_start"), str | None), "pid": int | None}
+_HOLDER = {**dict.fromkeys(("host", "job", "restart", "token", "process_start"), str | None), "pid": int | None}
 
 
 class LockedError(ValueError):
@@ -63,8 +63,9 @@ def owner(folder: Path) -> dict[str, Any] | None:
 def is_alive(holder: dict[str, Any]) -> bool:
     """On this machine: whether the process exists; on another: whether its heartbeat is fresh, and it is not this job before a requeue."""
     if holder["host"] == platform.node() and holder["pid"] is not None:
-        return holder.get("process_start") == _process_start(holder["pid"])
-    requeued = holder["job"] is not None and holder["job"] == _job()
+        start = _process_start(holder["pid"])
+        return start is not None and holder["process_start"] == start and (start != "unknown" or bool(holder["age"] < STALE))
+    requeued = holder["job"] is not None and holder["job"] == _job() and holder["restart"] != os.environ.get("SLURM_RESTART_COUNT")
     return not requeued and bool(holder["age"] < STALE)
 
 
@@ -75,7 +76,7 @@ def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], bool
     folder.mkdir(parents=True, exist_ok=True)
     path, token = folder / LOCK, uuid.uuid4().hex
     mine = {"host": platform.node(), "pid": os.getpid(), "process_start": _process_start(os.getpid()), "job": _job(), "token": token}
-    mine["started"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    mine["started"], mine["restart"] = time.strftime("%Y-%m-%dT%H:%M:%S%z"), os.environ.get("SLURM_RESTART_COUNT")
     with alone(path):
         if holder := owner(folder):
             who = f"process {holder['pid']} on {holder['host']}" + (f", job {holder['job']}" if holder["job"] else "")
@@ -88,8 +89,8 @@ def hold(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], bool
     stop = threading.Event()
 
     def beat() -> None:
-        with suppress(OSError):
-            while not stop.wait(BEAT):
+        while not stop.wait(BEAT):
+            with suppress(OSError):  # of a shared disk: the next beat may reach it
                 os.utime(path)
 
     is_mine = lambda: (owner(folder) or {}).get("token") == token

@@ -223,7 +223,7 @@ def new_record(trainer: Trainer, earlier: dict[str, Any] | None) -> dict[str, An
 
 def _git(*arguments: str) -> str | None:
     with suppress(OSError, subprocess.SubprocessError):
-        command = ["git", "-C", str(ROOT), *arguments]
+        command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *arguments]  # another's, seen from a container
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     return None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-SAVE_AND_LEAVE = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+SAVE_AND_LEAVE = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 REQUEUE_ME = 75  # exit code: saved, please start the same command again (EX_TEMPFAIL)
 BY_HAND = 130  # exit code after Ctrl-C
 
@@ -32,8 +32,9 @@ def _leave(signum: int, frame: Any) -> None:
 
 
 def heeded() -> list[int]:
-    """The signals to act on. A process that was started to ignore Ctrl-C (a shell's background job) goes on ignoring it."""
-    return [number for number in SAVE_AND_LEAVE if number != signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
+    """The signals to act on. What was started to ignore Ctrl-C (a shell's background job) or SIGHUP (nohup) goes on ignoring it."""
+    mutable = (signal.SIGINT, signal.SIGHUP)
+    return [number for number in SAVE_AND_LEAVE if number not in mutable or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def leave_at_once() -> None:

@@ -23,7 +23,9 @@ from typing import Any
 from sam.core.files import number
 from sam.optimizers.settings import METHODS, OptimizerConfig
 from sam.runs import progress, records
+from sam.runs.identity import identity
 from sam.runs.signals import SAVE_AND_LEAVE
+from sam.schema import flat
 from sam.settings import TrackingConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,6 +119,10 @@ class WandbTracker:
         tracking, commit, images = config.tracking, record["environment"].get("commit"), record["data"]["fingerprint"]
         provenance = {"setting": record["setting"], "commit": commit, "data_fingerprint": images}  # to find runs by, at the top of a config
         alike = f"{config.dataset.label} {config.model.label} {config.protocol.name} {config.epochs} epochs lr {config.optimizer.lr:g}"
+        shared = {f.name for f in dataclasses.fields(OptimizerConfig)} - {"method", "lr", "weight_decay"}
+        for key, value in flat(identity(config)).items():  # nor may the mean over seeds mix what else differs
+            if (name := key.removeprefix("optimizer.")) in shared or ("." not in key and key not in ("seed", "epochs")):
+                alike += f" {name}={value}"
         options: dict[str, Any] = {
             "project": tracking.project,
             "entity": tracking.entity,
@@ -187,6 +193,8 @@ class WandbTracker:
         elif record["status"] == records.PREEMPTED:
             self._run.mark_preempting()
         self._run.finish(exit_code=int(not done))
+        for file in self._folder.glob("wandb/offline-run-*/*.wandb") if self._run.settings.mode == "online" else ():
+            Path(f"{file}.synced").touch()  # the server has its rows by now, and an older summary must not replace the newer
 
     def _summarize(self, record: Mapping[str, Any]) -> None:
         """Results and measures; a number that run.json holds as "nan" or "inf" is a number again, a word stays one."""

@@ -202,7 +202,7 @@ def _materialised(source: Any, name: str, seed: int) -> tuple[Tensor, Tensor]:
     if not pieces:
         raise ConfigError(f"data ({name}): is empty.")
     if not all(map(_is_pair, pieces)):
-        raise ConfigError(f"data ({name}): each sample must be a pair (input, label) of tensors or numbers.")
+        raise ConfigError(f"data ({name}): each sample must be a pair (input, label) of tensors or numbers; or give two tensors.")
     columns = [[torch.as_tensor(part) for part in parts] for parts in zip(*pieces, strict=True)]
     inputs, labels = (torch.stack(parts) if columns[1][0].ndim == 0 else torch.cat(parts) for parts in columns)  # batch_size=None: samples
     return inputs, labels

@@ -256,7 +256,7 @@ def refused_alone(size: int) -> Iterator[None]:
     except ValueError as error:
         if size != 1:
             raise
-        alone = "sharpness.m: leaves a last batch of one sample, which BatchNorm cannot normalise by itself; choose another m."
+        alone = "sharpness.m: leaves a last batch of one sample, which BatchNorm cannot normalise; choose another m, or batchnorm eval."
         raise ConfigError(alone) from error
 
 

@@ -54,7 +54,7 @@ def _shorten(row: Sequence[Cell], usual: int, marked: Sequence[Cell]) -> tuple[C
 def _short(cell: Cell, told: tuple[int, int], marked: Sequence[Cell]) -> Cell:
     """One part: "97.20 ± 0.26", "97.20 (n=1)", "+0.33 (p 0.12)"; a published value without what is said of it. told: (seeds, diverged runs)
     that need not be said; marked: cells whose tests mark this one."""
-    text = cell.parts[0] if cell.parts else ""
+    text = " ".join(cell.parts if cell.column == "Picked" else cell.parts[:1])  # a pick with its edge
     if cell.kind == "published":
         text = ", ".join(part for part in cell.parts if not part.startswith("("))
         text += " (secondary source)" * ("secondary source" in cell.text)
@@ -115,7 +115,7 @@ def _notes(block: Block, ran: Sequence[Sequence[Cell]], shown: Sequence[Sequence
     texts = [f"Mean ± standard deviation over seeds, n = {usual}"] if usual > 1 else ["One seed" if usual else "No value"]
     if any(cell.summary is not None and cell.summary.n not in (0, usual) for cell in cells):
         texts[0] += " where not said otherwise"
-    if marks and any(test.significant for test in family):
+    if marks and family:
         versus = next(_versus(ran, i).removeprefix("difference") for i, cell in enumerate(ran[0]) if cell.kind == "difference")
         texts.append(f"† differs{versus}, paired t test, Holm-corrected p ≤ {family[0].alpha:g}")
     elif tests and not marks:

@@ -60,6 +60,8 @@ def trained_by(c: TrainConfig) -> str:
     """The training recipe shared by all rows, in one line."""
     o, a = c.optimizer, c.augmentation
     m = f", perturbed in groups of {c.group_size} (m)" if c.group_size else ", one perturbation a batch"
+    share = c.dataset.val_size or (f"{100 * c.dataset.val_fraction:g}% of the" if c.dataset.val_fraction else "")
+    held = f" ({share} training images held out for validation)" if share else ""
     schedule = {"cosine_step": "cosine per step", "cosine_epoch": "cosine per epoch", "wrn_step": "x0.2 at 30, 60, 80%"}
     warmup = f" after {counted(c.warmup_epochs, 'epoch')} of warm-up" if c.warmup_epochs else ""
     where = f"in the {o.weight_decay_mode}{'' if o.weight_decay_scope == 'all' else ', without normalisation and biases'}"
@@ -68,7 +70,8 @@ def trained_by(c: TrainConfig) -> str:
     used = {"flip": a.flip, crop: a.crop_padding, a.policy: a.policy != "none", cutout: a.cutout}
     pictures = [text for text, here in used.items() if here]
     return (
-        f"Trained by: {counted(c.epochs, 'epoch')}, batch {c.batch_size}{m}, last partial batch {'dropped' if c.drop_last else 'kept'};"
+        f"Trained by: {counted(c.epochs, 'epoch')}{held}, batch {c.batch_size}{m},"
+        f" last partial batch {'dropped' if c.drop_last else 'kept'};"
         f" lr {o.lr:g}, {schedule.get(c.schedule, c.schedule)}{warmup}; momentum {o.momentum:g}{' (Nesterov)' if o.nesterov else ''};"
         f" weight decay {o.weight_decay:g}{f' {where}' if o.weight_decay else ''}; augmentation {', '.join(pictures) or 'none'};"
         f" {f'clipping at {o.grad_clip:g}' if o.grad_clip else 'no clipping'};"
@@ -176,7 +179,8 @@ def finding(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequen
         named = lambda column: "" if "accuracy" in column.lower() else f"{column}: "
         return "; ".join(named(column) + "; ".join(_told(told, same, FEW)) for column, told, same in found) + "."
     first = next((cell.column for line in lines for cell in line if cell.best), "")
-    best = [(row.label, cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.best and cell.column == first]
+    name = lambda label: f"{table.row_header} {label}" if label[:1].isdigit() else label
+    best = [(name(row.label), cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.best and cell.column == first]
     texts = [f"{label} ({cell.parts[0]}, n {cell.summary.n})" for label, cell in best if cell.summary is not None]
     be, ties = ("is", "") if len(texts) == 1 else ("are", ", not told apart")
     return f"{first}: best {be} {', '.join(texts)}{ties}; nothing was tested." if texts else ""

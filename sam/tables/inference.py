@@ -58,7 +58,7 @@ def _p(distance: float, error: float, df: int) -> float:
 def of_ratio(y: Sequence[float], x: Sequence[float], null: float) -> Effect:
     """mean(y) / mean(x) of paired samples, by Fieller (1954): the test of a ratio r is Student's t of y - r x."""
     n, mean = len(y), (float(np.mean(y)), float(np.mean(x)))
-    estimate = mean[0] / mean[1] if mean[1] else None
+    estimate = mean[0] / mean[1] if mean[1] > 0 else None  # of a loss nothing can be retained
     rest = np.asarray(y) - null * np.asarray(x)
     error = float(np.std(rest, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
     if not error:

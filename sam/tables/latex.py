@@ -37,7 +37,8 @@ def _environment(block: Block, label: str) -> str:
     small = next((made for made in tried if len(panels(made, COLUMN)) <= 2), compact(block, COLUMN, marks=True))
     star = "*" if len(panels(small, COLUMN)) > 2 else ""
     lines = [rf"\begin{{table{star}}}[tp]", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}"]
-    lines += [rf"\caption{{{escape_latex(f'{block.title}. {block.finding}'.strip())}}}", rf"\label{{tab:{label}}}", r"\medskip"]
+    title = re.sub(r"^Table \d layout, ", "", block.title)  # the paper's own table has another number
+    lines += [rf"\caption{{{escape_latex(f'{title}. {block.finding}'.strip())}}}", rf"\label{{tab:{label}}}", r"\medskip"]
     for columns in panels(small, PAGE if star else COLUMN):
         every = widths(small)
         header = [_stack(wrapped(small.header[i], every[i])) for i in columns]

@@ -187,11 +187,11 @@ class Trainer:
             advance(passes)
             after_step()
         began = time.perf_counter()  # reading the sums waits for what a GPU still has to do of the epoch
-        if self.optimizer.replicas.size > 1:  # sums over groups; every replica had some in the first step, and the first in each
-            counts = self.replicas.from_first([count for _, count in epoch.sums.values()])
-            parts = [total.clone() for total, _ in epoch.sums.values()]
+        if self.optimizer.replicas.size > 1:  # sums over groups; the first has some in each step, and so every name
+            counts = self.replicas.from_first({name: count for name, (_, count) in epoch.sums.items()})
+            parts = [epoch.sums[name][0].clone() if name in epoch.sums else torch.zeros((), device=self.device) for name in counts]
             self.replicas.sum_(parts)
-            epoch.sums = dict(zip(epoch.sums, zip(parts, counts, strict=True), strict=True))
+            epoch.sums = dict(zip(counts, zip(parts, counts.values(), strict=True), strict=True))
         means = {name: (total / count).item() for name, (total, count) in epoch.sums.items()}
         optimizer, totals = self.optimizer, self.objective.totals()
         epoch.seconds += time.perf_counter() - began

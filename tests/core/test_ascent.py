@@ -127,3 +127,11 @@ def test_a_step_without_normalisation_and_one_that_is_void() -> None:
     void = Ascent(split(START), [RHO, RHO])
     void.climb(split(g), torch.tensor(float("inf"), dtype=torch.float64))
     assert not torch.stack(void.lengths).isfinite().all()
+
+
+def test_the_cosine_of_a_tiny_gradient() -> None:
+    for length in (1e-3, 1e-7, 1e-9):  # the product of two norms is far below the smallest number that counts as a length
+        ascent = Ascent(split(START), [RHO, RHO])
+        g = split(gradients(1)[0] * length)
+        ascent.climb([t.clone() for t in g])
+        assert ascent.cosine(g).item() == pytest.approx(1.0, abs=1e-9)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sam.core.passes import Passes, are_stochastic, running_buffers
+from sam.core.passes import Passes, are_stochastic, norm_parameters, running_buffers
 
 
 def net(momentum: float | None = 0.1, dropout: float = 0.0, norm: type[nn.Module] = nn.BatchNorm1d) -> nn.Module:
@@ -195,3 +195,12 @@ def test_what_counts_as_stochastic() -> None:
         pass
 
     assert are_stochastic(nn.Sequential(DropPath()).modules())
+
+
+def test_layers_that_are_called_norms_are_norms() -> None:
+    named = {
+        name: type(name, (nn.Linear,), {}) for name in ("RmsNorm2d", "EvoNorm2dB0", "FilterResponseNormTlu2d", "NormFreeBlock", "Linear")
+    }
+    layers = {name: cls(2, 2) for name, cls in named.items()}
+    norms = norm_parameters(nn.ModuleList(layers.values()))
+    assert [name for name, layer in layers.items() if id(layer.weight) in norms] == list(named)[:3]

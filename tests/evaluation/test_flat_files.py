@@ -16,7 +16,7 @@ import pytest
 
 import sam.evaluation
 from sam.config import ConfigError
-from sam.evaluation.evaluate import Evaluation, evaluate
+from sam.evaluation.evaluate import Evaluation, _final_command, evaluate
 from sam.evaluation.settings import EvaluateConfig
 from sam.runs import identity, records
 from sam.runs.sweep import planned
@@ -114,6 +114,9 @@ def test_the_final_runs_are_the_picked_ones_on_all_images(swept_rho: Path, tmp_p
     rho = float(picked.rows[0][1].parts[0].removeprefix("rho "))
     like = next(row.config for row in found.runs if getattr(row.config.optimizer, "rho", None) == rho and row.config.seed == 0)
     assert identity.run_fingerprint(plans[0]) == identity.run_fingerprint(replace(like, dataset=replace(like.dataset, val_fraction=0.0)))
+    noted = replace(like, protocol=replace(like.protocol, notes=["it's said", "below [every] table, too"]))
+    again = _final_command(replace(found.runs[0], config=noted), [0])
+    assert [config.protocol.notes for _, config in planned(shlex.split(again)[3:])] == [noted.protocol.notes]
 
 
 def test_runs_that_no_table_shows_are_named(swept_rho: Path, tmp_path: Path) -> None:

@@ -104,3 +104,19 @@ def test_state_continues_the_same_draws() -> None:
             optimizer.step(bowl.closure(parameters))
         runs.append(flat(parameters))
     np.testing.assert_array_equal(*runs)
+
+
+def test_seeds_draw_other_directions_without_a_generator_of_their_own() -> None:
+    def eps(seed: int) -> np.ndarray:
+        torch.manual_seed(seed)
+        w, seen = nn.Parameter(torch.zeros(4, dtype=torch.float64)), []
+
+        def closure(backward: bool = True):
+            seen.append(flat([w]))
+            w.grad = torch.zeros_like(w)
+            return w.new_zeros(())
+
+        RandSAM(torch.optim.SGD([w], lr=0.0), rho=RHO).step(closure)
+        return np.array(seen)
+
+    assert (eps(1) == eps(1)).all() and not np.allclose(eps(1), eps(2))

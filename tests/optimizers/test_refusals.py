@@ -1,5 +1,6 @@
 """What a method's constructor and its step refuse, each in one sentence, and what no refusal leaves behind."""
 
+import math
 from typing import Any
 
 import pytest
@@ -7,13 +8,16 @@ import torch
 from optimizer_oracles import Net, batch, net_closure, same
 from torch import Tensor, nn
 
+import sam.optimizers
 from sam.config import ConfigError
 from sam.core.passes import Passes
 from sam.optimizers.asam import ASAM
 from sam.optimizers.base import Method
 from sam.optimizers.build import build
 from sam.optimizers.gsam import GSAM
+from sam.optimizers.late import LateSAM
 from sam.optimizers.looksam import LookSAM
+from sam.optimizers.momentum import MomentumSAM
 from sam.optimizers.rwp import RWP
 from sam.optimizers.sam import SAM, RandSAM
 from sam.optimizers.settings import METHODS as REGISTRY
@@ -249,3 +253,43 @@ def test_gsams_radius_never_exceeds_rho_under_a_scheduler() -> None:
         optimizer.step(closure)
         schedule.step()
         assert 0.05 <= max(far) <= 0.5 * (1 + 1e-9)
+
+
+def test_by_its_class_name_and_whole() -> None:
+    assert sam.optimizers.RandSAM is RandSAM
+    with pytest.raises(AttributeError, match="has no attribute 'SMA'"):
+        sam.optimizers.SMA  # noqa: B018
+    base = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1)
+    with pytest.raises(TypeError, match="first"):
+        LateSAM(base, rho=0.1)  # type: ignore[call-arg]  # without a phase it would be SAM
+    with pytest.raises(ConfigError, match="SAM: this is a base optimizer's state"):
+        SAM(base, rho=0.1).load_state_dict(base.state_dict())
+
+
+def test_gsams_radius_follows_the_largest_rate_of_all_groups() -> None:
+    w, v = (torch.nn.Parameter(torch.tensor([3.0, 4.0])) for _ in range(2))
+    for groups in ([(w, 0.01), (v, 0.1)], [(v, 0.1), (w, 0.01)]):
+        base = torch.optim.SGD([{"params": [p], "lr": lr} for p, lr in groups], lr=0.1)
+        optimizer = GSAM(base, rho=0.5, gsam_floor=0.1)
+        optimizer.begin()
+        assert float(optimizer.shrink) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.Adagrad, torch.optim.RMSprop])
+def test_momentum_sam_wants_a_momentum(base: Any) -> None:
+    with pytest.raises(ConfigError, match=f"MomentumSAM: perturbs against the momentum, and this {base.__name__} has none"):
+        MomentumSAM(base([torch.nn.Parameter(torch.zeros(2))], lr=0.1), rho=0.1)
+    assert MomentumSAM(torch.optim.RMSprop([torch.nn.Parameter(torch.zeros(2))], lr=0.1, momentum=0.9)).moves
+
+
+def test_frozen_weights_do_not_decay() -> None:
+    w, frozen = torch.nn.Parameter(torch.tensor([3.0, 4.0])), torch.nn.Parameter(torch.full((2,), 1e6), requires_grad=False)
+    optimizer = SAM(torch.optim.SGD([w, frozen], lr=0.1), rho=0.1, loss_decay=0.5)
+
+    def closure() -> Tensor:
+        loss = (w * torch.tensor([1.0, 0.0])).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)
+    assert float(optimizer.stats["decay_ratio"]) == pytest.approx(2.5 / math.hypot(1 + 1.5, 2.0))  # 0.5 ||w|| over the gradient with it

@@ -12,6 +12,7 @@ from registered import passes, registered
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sam.config import ConfigError
 from sam.core.device import LossScale, autocast, loss_scale
 from sam.core.passes import Passes
 from sam.optimizers.base import Method
@@ -231,3 +232,12 @@ def test_small_gradients_survive_float16_only_with_the_scale() -> None:
 
 def test_only_float16_is_scaled() -> None:
     assert [loss_scale(p, torch.device("cpu")) is not None for p in ("fp32", "tf32", "bf16", "fp16")] == [False, False, False, True]
+
+
+def test_torchs_scaler_is_refused() -> None:
+    """It unscales the gradients of the closure before, and a step would go 65,536 times too far."""
+    model, optimizer = build("sam", None)
+    scaler = torch.amp.GradScaler("cpu")  # type: ignore[attr-defined]
+    scaler.scale(torch.ones(()))
+    with pytest.raises(ConfigError, match="use scaling=LossScale"):
+        scaler.step(optimizer, net_closure(model, batch()))

@@ -57,6 +57,8 @@ TRAINERS: dict[str, dict[str, Any]] = {
     "own perturbations": {"perturbation": "replica"},
     "together": {},
     "together, without BatchNorm": {"optimizer": {"method": "sam", "ascent_steps": 2, "lr": 0.01}},
+    # The epoch's only diagnosed step of SAM is its last, of whose one group the second process has nothing.
+    "late": {"m": 20, "dataset": {"name": "digits", "train_size": 416}, "optimizer": {"method": "late_sam", "start": 0.4545}},
     "dropout": {"model": {"depth": 10, "width": 1, "dropout": 0.3}},
 }
 
@@ -70,7 +72,7 @@ def network(batchnorm: bool) -> nn.Module:
 
 def method(name: str, model: nn.Module, replicas: Replicas, grouped: bool) -> Method:
     cls, options = METHODS[name]
-    if cls in (RandSAM, RWP):
+    if cls in (RandSAM, RWP) or "radius" in options:
         options = options | {"generator": torch.Generator().manual_seed(5)}
     base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, fused=True)
     passes = Passes(model, replicas)
@@ -192,9 +194,9 @@ def networks(plain: bool) -> Iterator[None]:
 
 
 def configuration(name: str) -> TrainConfig:
-    values = {"model": {"depth": 10, "width": 1}, "optimizer": {"method": "sam", "rho": 0.1}} | TRAINERS[name]
+    values = {"model": {"depth": 10, "width": 1}, "optimizer": {"method": "sam", "rho": 0.1}}
     values |= {"dataset": {"name": "digits", "train_size": 96}, "epochs": 2, "batch_size": 40, "device": "cpu", "threads": 1}
-    return from_dict(TrainConfig, values)
+    return from_dict(TrainConfig, values | TRAINERS[name])
 
 
 def trained(config: TrainConfig, replicas: Replicas = ALONE, *, stop: int | None = None) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def test_an_ascent_that_is_infinite_on_one_process_is_skipped_on_both(two: Resul
         assert_close(result["infinite ascent"]["weights"], expected["weights"])
 
 
-@pytest.mark.parametrize("name", ["groups", "groups, rand_sam", "own perturbations", "together, without BatchNorm"])
+@pytest.mark.parametrize("name", ["groups", "groups, rand_sam", "own perturbations", "together, without BatchNorm", "late"])
 def test_a_run_on_two_processes_is_the_run_on_one(two: Results, name: str) -> None:
     """Batches of 40, 40 and 16 digits, two epochs, float32; `perturbation=replica` is m-sharpness with groups of 20."""
     config = cases.configuration(name)

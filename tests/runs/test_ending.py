@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sam.config import ConfigError
-from sam.runs import ending, identity, progress, records
+from sam.runs import ending, identity, lock, progress, records
 from sam.runs.progress import Progress
 from sam.runs.run import run
 from sam.settings import TrainConfig
@@ -50,6 +50,8 @@ def test_a_sweep_that_went_to_its_end(plans: list[TrainConfig], capsys: pytest.C
     )  # killed, and without a record: whatever ended them, it was not asked to
     assert following == f"Next: python evaluate_sharpness.py runs_dir={plans[0].runs_dir}"
     assert end(plans[:3], capsys, before=1).startswith("2 finished (1 before), 0 failed in 0:0")
+    with lock.hold(identity.run_folder(plans[5]), print):  # which its record calls running
+        assert re.match(r"2 finished, 2 failed, 1 diverged, 1 stopped, 1 run by others in 0:0\d\. The same", end(plans, capsys))
     assert "left" not in end(plans[:4], capsys) and "1 diverged" in end(plans[:4], capsys)
 
 

@@ -6,6 +6,7 @@ import platform
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,9 @@ def test_a_job_requeued_on_another_machine_does_not_wait_for_itself(tmp_path: Pa
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     (tmp_path / lock.LOCK).write_text(json.dumps({"host": "elsewhere", "pid": 1, "job": "17_3", "token": "t"}))
+    with pytest.raises(lock.LockedError, match="job 17_3"), lock.hold(tmp_path, print):
+        pass  # another node of the same job, which lives
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     said: list[str] = []
     with lock.hold(tmp_path, said.append):
         assert "job 17_3" in said[0]
@@ -101,3 +105,30 @@ def test_a_guard_that_a_killed_process_left_keeps_nobody_waiting(tmp_path: Path)
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert most == [1] * 160 and time.monotonic() - began < 10 and not os.listdir(tmp_path)
+
+
+def test_a_beat_that_a_shared_disk_refuses_is_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats, beat = [], os.utime
+
+    def once_refused(path: Path, *times: Any) -> None:
+        beats.append(path)
+        if len(beats) == 2:
+            raise OSError(5, "Input/output error")
+        beat(path, *times)
+
+    monkeypatch.setattr(lock, "BEAT", 0.01)
+    monkeypatch.setattr(lock.os, "utime", once_refused)
+    with lock.hold(tmp_path, print):
+        limit = time.monotonic() + 20
+        while len(beats) < 4 and time.monotonic() < limit:
+            time.sleep(0.01)
+    assert len(beats) >= 4
+
+
+def test_without_a_start_time_the_heartbeat_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a system without /proc."""
+    monkeypatch.setattr(lock, "_process_start", lambda pid: "unknown")
+    here = {"host": platform.node(), "pid": 1, "process_start": "unknown", "job": None, "restart": None, "token": "t"}
+    assert lock.is_alive(here | {"age": 3.0}) and not lock.is_alive(here | {"age": 1e6})
+    monkeypatch.setattr(lock, "_process_start", lambda pid: None)
+    assert not lock.is_alive(here | {"age": 3.0, "process_start": None})

@@ -79,7 +79,7 @@ def stopped(runs_dir: Path, signum: int, *overrides: str) -> subprocess.Complete
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGUSR1", 75), ("SIGUSR2", 75), ("SIGTERM", 75), ("SIGINT", 130)])
+@pytest.mark.parametrize(("name", "code"), [("SIGUSR1", 75), ("SIGUSR2", 75), ("SIGTERM", 75), ("SIGHUP", 75), ("SIGINT", 130)])
 def test_a_signal_saves_within_a_step_and_the_same_command_ends_bitwise_the_same(
     name: str, code: int, tmp_path: Path, reference: Path
 ) -> None:

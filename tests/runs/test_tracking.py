@@ -24,8 +24,8 @@ Calls = list[tuple[str, Any]]
 
 
 class FakeRun:
-    def __init__(self, calls: Calls, failing: str, error: BaseException, epoch: int | None) -> None:
-        self.calls, self.failing, self.error = calls, failing, error
+    def __init__(self, calls: Calls, failing: str, error: BaseException, epoch: int | None, mode: str) -> None:
+        self.calls, self.failing, self.error, self.settings = calls, failing, error, types.SimpleNamespace(mode=mode)
         self.summary = types.SimpleNamespace(update=lambda values: self._note("summary", values), get={"epoch": epoch}.get)
 
     def _note(self, name: str, value: Any) -> None:
@@ -67,7 +67,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
                 raise problem
             if failing == "online" and options["mode"] == "online":
                 raise CommError("no route")
-            return FakeRun(calls, failing, problem, epoch)
+            return FakeRun(calls, failing, problem, epoch, options["mode"])
 
         module.init, module.api, module.Settings = init, types.SimpleNamespace(api_key=key), lambda **options: options
         module.teardown = lambda: calls.append(("teardown", None))
@@ -93,7 +93,7 @@ def test_it_mirrors_rows_and_summary(tiny: Tiny, wandb: Callable[..., Calls]) ->
     assert (options["id"], options["name"], options["project"]) == (record["fingerprint"], "XSAM N=1 rho=0.1 seed=0", "mine")
     assert options["mode"] == "offline" and options["resume"] == "allow"  # no key, so nothing waits for a server
     assert options["config"]["optimizer"]["rho"] == 0.1
-    assert options["group"] == "digits, 96 training images WRN-10-1 tiwary2024 2 epochs lr 0.1"
+    assert options["group"] == "digits, 96 training images WRN-10-1 tiwary2024 2 epochs lr 0.1 batch_size=40"
     assert (options["tags"], options["notes"]) == (None, None)  # W&B's own variables decide
     assert options["config"]["commit"] == record["environment"]["commit"]
     assert options["config"]["data_fingerprint"] == record["data"]["fingerprint"]
@@ -286,3 +286,12 @@ def test_a_run_that_dies_is_marked_as_failed(tiny: Tiny, wandb: Callable[..., Ca
 )
 def test_a_series_is_one_setting(options: dict[str, Any], expected: str) -> None:
     assert series(OptimizerConfig.of(**options)) == expected
+
+
+def test_settings_that_no_series_names_have_groups_of_their_own(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
+    calls = wandb()
+    other = [{"batch_size": 24}, {"precision": "bf16"}, {"optimizer": {"momentum": 0.5}}]
+    for settings in ({}, *other, {"seed": 3}, {"optimizer": {"rho": 0.3}}):
+        run(tiny(tracking={"backend": "wandb"}, epochs=1, **settings))
+    groups = [options["group"] for name, options in calls if name == "init"]
+    assert len({*groups[:4]}) == 4 and groups[4] == groups[5] == groups[0]

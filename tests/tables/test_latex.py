@@ -64,7 +64,7 @@ def test_any_text_can_be_typeset(tmp_path: Path) -> None:
 def test_compact_table_says_what_was_found_and_marks_it() -> None:
     text = latex([planted(), replace(planted(), title="Another")], "table3")
     assert r"\label{tab:table3}" in text and r"\label{tab:table3-2}" in text
-    assert r"\caption{Table 3 layout, digits demo. SAM is above SGD by 0.80 points {[}0.76, 0.85] (Holm p 3e-6, n 5);" in text
+    assert r"\caption{digits demo. SAM is above SGD by 0.80 points {[}0.76, 0.85] (Holm p 3e-6, n 5);" in text
     assert r"SAM & \textbf{96.82 $\pm$ 0.18$^{\dagger}$} & 3.00 $\pm$ 0.07" in text
     assert r"XSAM & 96.16 $\pm$ 0.42 & 4.04" in text  # not told apart from SGD, and no more the best
     assert r"$^{\dagger}$ differs from SGD, paired t test, Holm-corrected p $\le$ 0.05" in text

@@ -13,6 +13,7 @@ from sam.optimizers.settings import OptimizerConfig
 from sam.tables import picks
 from sam.tables.cells import Block, Cell
 from sam.tables.conditions import RunRow
+from sam.tables.latex import latex
 
 RHO = ("optimizer.rho",)
 Planted = dict[tuple[float, ...], dict[int, float]]
@@ -113,7 +114,9 @@ def test_without_validation_images_it_says_so() -> None:
 
 def test_an_edge_is_marked() -> None:
     runs = [run(s, 90.0 + 10 * rho + 0.1 * s, 80.0, rho=rho) for rho in (0.1, 0.2) for s in range(3)]
-    assert row(built(runs)[0], "SAM N=1")["Picked"].parts == ("rho 0.2", "(rho: largest tried)")
+    block, _ = built(runs)
+    assert row(block, "SAM N=1")["Picked"].parts == ("rho 0.2", "(rho: largest tried)")
+    assert "rho 0.2 (rho: largest tried)" in latex([block], "sweep")  # in the compact form too
 
 
 def test_recalibrated_accuracy_picks_where_every_run_has_it() -> None:

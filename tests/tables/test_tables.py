@@ -337,11 +337,12 @@ def test_every_table_says_by_what_recipe_its_rows_were_trained() -> None:
         assert [note for note in block.notes if note.startswith("Trained by")] == [plain]
     pictures = AugmentationConfig(crop_padding=4, padding_mode="zeros", flip=True, cutout=16, cutout_probability=0.5)
     other = replace(DEMO, epochs=1, m=32, batch_size=128, drop_last=True, schedule="wrn_step", warmup_epochs=0.5, label_smoothing=0.1)
-    other = replace(other, augmentation=pictures, precision="bf16")
+    other = replace(other, augmentation=pictures, precision="bf16", dataset=replace(DEMO.dataset, val_fraction=0.2))
     decay = {"weight_decay": 0.001, "weight_decay_mode": "optimizer", "weight_decay_scope": "no_norm_bias"}
     (block,) = build(load("table2"), [run(other, grad_clip=5.0, lr=0.05, momentum=0.0, nesterov=False, **decay)], [0.05])
     assert (
-        "Trained by: 1 epoch, batch 128, perturbed in groups of 32 (m), last partial batch dropped; lr 0.05, x0.2 at 30, 60, 80% after"
+        "Trained by: 1 epoch (20% of the training images held out for validation), batch 128, perturbed in groups of 32 (m), last partial"
+        " batch dropped; lr 0.05, x0.2 at 30, 60, 80% after"
         " 0.5 epochs of warm-up; momentum 0; weight decay 0.001 in the optimizer, without normalisation and biases; augmentation flip,"
         " crop 4 (zeros), Cutout 16 at 0.5; clipping at 5; label smoothing 0.1; precision bf16."
     ) in block.notes

@@ -96,3 +96,15 @@ def test_without_a_network_the_run_goes_on_offline(commands: Commands, server: S
 
 def epochs_in(commands: Commands, segment: Path) -> list[int]:
     return [entry["history"]["item"]["epoch"] for entry in commands.inspect(segment) if entry["type"] == "history"]
+
+
+def test_what_was_trained_offline_and_measured_online_needs_no_upload(commands: Commands, server: Server) -> None:
+    """An older session uploaded after the newer one would replace its summary."""
+    trained = commands.train()  # without credentials
+    (line,) = [line for line in trained.stdout.splitlines() if "wandb sync" in line]
+    arguments = ("tracking=wandb", "threads=1", "sharpness.notions=[gap]")
+    measured = commands.run("evaluate_sharpness.py", *arguments, environment=server.environment)
+    assert measured.returncode == 0 and "wandb sync" not in measured.stderr
+    commands.shell(line.removeprefix("W&B was offline: "), environment=server.environment)
+    (run,) = server.runs.values()
+    assert run.epochs == [1, 2] and "sharpness/gap" in run.summary
