@@ -37,7 +37,7 @@ def main(composed: DictConfig) -> None:
         raise SystemExit(2)
     try:
         config = resolve(TrainConfig, composed)
-        from sam.runs import ending, identity
+        from sam.runs import ending
 
         if single:
             ending.begin([config], given=info.overrides.task)
@@ -64,7 +64,7 @@ def main(composed: DictConfig) -> None:
     if single and not launched().rank:
         measured_on, accuracy, loss = reached(record["final"])
         outcome = f"diverged in epoch {record['diverged_epoch']}" if record["status"] == "diverged" else "finished"
-        print(f"{identity.run_name(config, shown=True)}: {outcome}, {measured_on} accuracy {accuracy:.2f}%, {measured_on} loss {loss:.4f}")
+        print(f"{record['name']}: {outcome}, {measured_on} accuracy {accuracy:.2f}%, {measured_on} loss {loss:.4f}")
 
 
 if __name__ == "__main__":

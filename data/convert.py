@@ -1,5 +1,6 @@
 """Convert images from elsewhere into the .npz file that dataset=arrays reads. PIL, SciPy and pyarrow are imported where they are needed."""
 
+import glob
 import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -87,14 +88,15 @@ def _image_folder(folder: Path, size: int | None) -> Iterator[Split]:
     """train/CLASS/IMAGE and test/CLASS/IMAGE, as torchvision's ImageFolder reads them: classes are numbered by their names."""
     classes: list[str] = []
     splits: list[list[Encoded]] = []
-    for split in (folder / "train", *_held_out(folder, "{}/")):
+    for split in (folder / "train", _held_out(folder, "{}/*/")[0].parent):
         names = sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
         classes = classes or names
         if unknown := set(names) - set(classes):
             raise DataError(f"source={split}: class {min(unknown)} is not in train.")
         encoded: list[Encoded] = []
         for name in names:
-            found = sorted(path for path in (split / name).rglob("[!.]*") if path.suffix.lower() in ENDINGS)
+            inside = glob.iglob(f"{glob.escape(str(split / name))}/**/*", recursive=True)  # follows links, leaves out what is hidden
+            found = sorted(path for path in map(Path, inside) if path.suffix.lower() in ENDINGS)
             if not found and not splits:
                 raise DataError(f"source={split / name}: holds no image ({', '.join(ENDINGS)}).")
             encoded += [(str(path), None, classes.index(name)) for path in found]

@@ -60,7 +60,7 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 def build(raw: RawData, train_size: int, val_size: int, label_noise: float, seed: int | None = None) -> ImageData:
     """Split off `val_size` validation and `train_size` training images by one fixed permutation, in the order of the file, and corrupt the
-    share `label_noise` of the training labels. `seed`: draws images and labels, nested, out of the images that are not held out."""
+    share `label_noise` of the training labels. `seed`: draws the images, nested, and the labels, among those that are not held out."""
     order = np.random.RandomState(SPLIT_SEED).permutation(len(raw.train_labels))
     held_out, left = np.sort(order[:val_size]), order[val_size:]
     noise = np.random.RandomState(NOISE_SEED)

@@ -32,7 +32,7 @@ class DatasetConfig(Settings, prefix="dataset.", rows=DATASETS):
     train_size: int | None = key(None, "use only this many training images; null: all that are left", low=1)
     val_size: int | None = key(None, "images held out before train_size are taken, the same for every run", low=1, late=True)
     sample: str = key("fixed", "seed: each seed draws its own training images and wrong labels", among=("fixed", "seed"), late=True)
-    mean: list[float] | None = key(None, "of images scaled to [0, 1], a number a channel; null: the data set's own", late=True)
+    mean: list[float] | None = key(None, "of images scaled to [0, 1], one a channel; null: the data set's own", late=True, low=0, high=1)
     std: list[float] | None = key(None, "as mean", above=0, late=True)
 
     def relate(self) -> None:

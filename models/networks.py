@@ -24,7 +24,8 @@ class WideResNet(nn.Module):
     """WRN-depth-width (Zagoruyko & Komodakis, arXiv:1605.07146), for sizes divisible by 4.
 
     A 3x3 convolution to 16 channels; three groups of (depth - 4) / 6 pre-activation basic blocks with 16, 32, 64 times `width` channels
-    and strides 1, 2, 2; global average pool. `dropout` acts between the two convolutions of a block. ModelError for another depth.
+    and strides 1, 2, 2; global average pool. `dropout` acts behind the first convolution of a block (theirs:
+    behind the second ReLU). ModelError for another depth.
 
     shortcut  conv: where the channels change, a 1x1 convolution of the block's first activation: WRN-28-10 has 36,479,194 parameters
               for 10 classes and 36,536,884 for 100. (Many ports build one block more per group, which is WRN-34-10.)
@@ -256,20 +257,22 @@ def build_timm(timm_name: str | None, classes: int, channels: int, image_size: i
     refusal = f"timm_name {timm_name} cannot be built for {channels} x {image_size} x {image_size} images"
     try:
         model: nn.Module = timm.create_model(timm_name, pretrained=False, num_classes=classes, in_chans=channels, **size)
+        # A transformer whose patch exceeds the image builds without a complaint, and then never looks at the image.
+        if getattr(getattr(model, "patch_embed", None), "num_patches", 1) == 0:
+            raise ValueError("its patches are larger than the image")
+        with torch.no_grad():  # in eval mode: nothing is drawn, no buffer moves
+            model.eval()(torch.zeros(1, channels, image_size, image_size))
     except Exception as error:  # each architecture refuses an impossible size in its own way, by a failed division even
         raise ModelError(f"{refusal}: {error}.") from error
-    # A transformer whose patch exceeds the image builds without a complaint, and then never looks at the image.
-    if getattr(getattr(model, "patch_embed", None), "num_patches", 1) == 0:
-        raise ModelError(f"{refusal}: its patches are larger than the image.")
-    return model
+    return model.train()
 
 
 @torch.no_grad()
 def initialise(model: nn.Module, init: str) -> None:
     """Draw the model's weights in place from torch's global random generator. ModelError if `foret` finds no linear layer.
 
-    fan_out: convolutions N(0, 2 / fan_out) with fan_out = out_channels * kernel area / groups (He et al. 2015, as Zagoruyko & Komodakis
-             use it), their biases 0, BatchNorm weight 1 and bias 0, linear layers as PyTorch draws them.
+    fan_out: convolutions N(0, 2 / fan_out) with fan_out = out_channels * kernel area / groups (He et al. 2015; Zagoruyko & Komodakis
+             until September 2016, then fan_in), their biases 0, BatchNorm weight 1 and bias 0, linear layers as PyTorch draws them.
     foret:   the same, and the last linear layer's weight U(-1/sqrt(classes), 1/sqrt(classes)), its bias 0 (google-research/sam).
     torch:   nothing is touched: the layers' own defaults.
     """

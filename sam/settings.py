@@ -95,7 +95,7 @@ class TrainConfig(Settings):
     eval_batch_size: int = key(500, "images a forward pass of an evaluation", low=1)
     eval_interval: int = key(1, "epochs between evaluations; the last five always. 0: validation set only, after the last five", low=0)
     checkpoint_interval: int = key(10, "epochs between checkpoints; the last epoch is always saved", low=1)
-    checkpoint_steps: int | None = key(None, "one every so many steps within an epoch, too; a signal saves at once in any case", low=1)
+    checkpoint_steps: int | None = key(None, "one every so many steps, too; a signal saves at once in any case", low=1)
     keep_checkpoints: list[int] = key([], "epochs whose weights are kept beside the last checkpoint, for example [1,5,10]")
 
     def relate(self) -> None:

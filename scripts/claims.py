@@ -26,6 +26,7 @@ from sam.core.files import write_atomic
 from sam.evaluation.evaluate import stored_runs
 from sam.evaluation.settings import EvaluateConfig
 from sam.tables import ledger, render
+from sam.tables.claims import PICKS
 from sam.tables.conditions import RunRow
 from sam.tables.latex import latex_full
 from sam.tables.verdicts import judge
@@ -58,6 +59,8 @@ def main(arguments: list[str]) -> int:
     folder = Path(own["claims"] or ledger.CLAIMS)
     hashes = Path(own["hashes"]) if own["hashes"] else ledger.HASHES if folder.resolve() == ledger.CLAIMS else None
     documents, problems = ledger.documents(folder, hashes, given), list[str]()
+    if unused := given.keys() - {name for claim, _ in documents for name in (*claim.picks, *PICKS)}:
+        raise ConfigError(f"picks.{min(unused)}: no claim here stands on it; picks are {', '.join(PICKS)}.")
     runs = unpacked(own["rows"], problems) if own["rows"] else stored_runs(EvaluateConfig(runs_dir=own["runs_dir"]), problems)
     judged = judge(documents, runs, given)
     blocks = ledger.build(judged)

@@ -49,7 +49,7 @@ def claim(kind: str) -> Claim:
     own: dict[str, Any] = {"kind": kind, "margin": MARGIN, "arms": {"treatment": sam, "controls": [sam] * CONTROLS.get(kind, 1)}}
     own |= {
         "below both": {"kind": "difference", "combine": "least_favourable"},
-        "log_contrast": {"margin": LOG_MARGIN},
+        "log_contrast": {"margin": LOG_MARGIN, "measure": {"name": "train_loss", "transform": "log"}},
         "retained_fraction": {"margin": None, "arms": {**own["arms"], "reference": sam}},
         "correlation": {"arms": {}, "against": "test_accuracy", "axes": ["optimizer.rho"], "margin": 0.1},
     }.get(kind, {})

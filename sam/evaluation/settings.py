@@ -24,7 +24,7 @@ class EvaluateConfig(Settings):
     model: ModelConfig | None = key(None, "of checkpoint")
     dataset: DatasetConfig | None = key(None, "of checkpoint")
     augmentation: AugmentationConfig | None = key(None, "there for dataset=digits, which sets it; nothing is measured on augmented images")
-    mean: list[float] | None = key(None, "short for dataset.mean: of the images that checkpoint was trained with")
+    mean: list[float] | None = key(None, "short for dataset.mean: of the images that checkpoint was trained with", low=0, high=1)
     std: list[float] | None = key(None, "short for dataset.std", above=0)
     out: str | None = key(None, "folder for the tables (null: runs_dir/tables), or for checkpoint's rows (null: beside it)")
     sharpness: SharpnessConfig = key(SharpnessConfig.of, "what is measured, and how")

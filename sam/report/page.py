@@ -39,6 +39,9 @@ def _counted(values: Iterable[str]) -> str:
 
 def _made(record: Record) -> dict[str, str]:
     """Commit, versions and hardware that run.json records."""
+    if len(sessions := record.get("segments", [])) > 1:
+        each = [_made(session) for session in sessions]
+        return {name: "; then ".join(dict.fromkeys(one[name] for one in each)) for name in each[0]}
     here = record.get("environment", {})
     state = {True: ", modified", False: ", unmodified", None: ", unknown whether modified"}[here.get("modified")]
     found = {
@@ -79,7 +82,7 @@ def facts(runs: Sequence[RunRow]) -> Html:
         "Scale": f"{models}; {images} training images; {_span(run.config.epochs for run in runs)} epochs",
         "Seeds": f"{_span(Counter(run.setting for run in runs).values())} for each setting",
         "Runs": f"{len(runs) - lost} finished, {lost} diverged",
-        "Commit": _counted(re.sub(r"^(\w{12})\w*", r"\1", _made(run.record)["Commit"]) for run in runs),
+        "Commit": _counted(re.sub(r"\b(\w{12})\w{28}\b", r"\1", _made(run.record)["Commit"]) for run in runs),
     }
     return _pairs(found)
 
@@ -108,7 +111,7 @@ def entry(run: RunRow, anchor: str) -> Html:
         "Ended": ended,
         "Seed": run.config.seed,
         "Command": el("code", run.command, class_="command"),
-        "Started as": el("code", run.record.get("environment", {}).get("command") or "not recorded"),
+        "Started as": el("code", run.record.get("segments", [run.record])[0].get("environment", {}).get("command") or "not recorded"),
         "Folder": el("code", run.folder),
         **{name: el("code", run.files[name]) if run.is_finished else "none: the run diverged" for name in ("Checkpoint", "Measures")},
         "Fingerprint": el("code", run.fingerprint),

@@ -28,7 +28,8 @@ def begin(plans: Sequence[TrainConfig], before: int | None = None, *, waits: boo
     global _under_way
     for line in identity.unread(plans, given) if not launched().rank else ():
         print(f"note: {printable(line)}: no run here reads this key.", file=sys.stderr)
-    _under_way = functools.partial(_lines, plans, before, waits, time.monotonic())
+    folders = dict.fromkeys(map(identity.run_folder, plans))  # each once, and now: a file that names one may be gone at the end
+    _under_way = functools.partial(_lines, plans, folders, before, waits, time.monotonic())
 
 
 @contextmanager
@@ -49,8 +50,9 @@ def summed_up() -> Iterator[None]:
                 print("".join(f"{printable(line)}\n" for line in lines(stopped)), end="", flush=True)
 
 
-def _lines(plans: Sequence[TrainConfig], before: int | None, waits: bool, began: float, stopped: bool) -> Iterator[str]:
-    folders = dict.fromkeys(map(identity.run_folder, plans))  # each once
+def _lines(
+    plans: Sequence[TrainConfig], folders: Iterable[Path], before: int | None, waits: bool, began: float, stopped: bool
+) -> Iterator[str]:
     found = Counter(_became(folder, stopped) for folder in folders)
     places = dict.fromkeys(plan.run_dir or plan.runs_dir for plan in plans)
     commands = [evaluate_command(EvaluateConfig.of(runs_dir=place)) for place in places]

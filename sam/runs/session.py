@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,6 +62,8 @@ class Session:
         progress.skip(trainer.optimizer.backwards)
         where = f"epoch {trainer.epoch}" + (f", step {trainer.step} of the next" if trainer.step else "")
         progress.say(f"{folder.name}: continuing after {where}.")
+        if gone := [e for e in sorted({*trainer.config.keep_checkpoints} - checkpoint.kept(folder).keys()) if e <= trainer.epoch]:
+            progress.say(f"warning: keep_checkpoints={gone}: are over, and their weights were not kept; force=true redoes them.")
         return state
 
     def train(self, earlier: dict[str, Any] | None) -> dict[str, Any]:
@@ -133,7 +136,7 @@ class Session:
             self._save()  # here: outside, torch's random stream is not the epoch's any more
             raise Preempted(signum)
         every = self.trainer.config.checkpoint_steps
-        if every and self.trainer.step % every == 0:
+        if every and (self.trainer.epoch * self.trainer.steps_per_epoch + self.trainer.step) % every == 0:
             self._save()
 
     def _asked_to_leave(self) -> int:
@@ -183,8 +186,9 @@ class Session:
         places = [session["environment"] for session in self.record["segments"]]
         seen = [f"{place['device']}, torch {place['versions'].get('torch')}, {place['threads']} threads" for place in places]
         if len(set(seen)) > 1:
-            changed = "; then ".join(dict.fromkeys(seen))
-            self.progress.say(f"warning: {self.record['name']}: continued elsewhere ({changed}); results may differ in the last digits.")
+            where = "; then ".join(dict.fromkeys(seen))
+            how = "in the last digits; between a CPU and a GPU in every draw"
+            self.progress.say(f"warning: {self.record['name']}: continued elsewhere ({where}); results may differ {how}.")
 
     def take_part(self) -> dict[str, Any]:
         """`train` of a rank other than 0, which writes nothing."""
@@ -206,7 +210,7 @@ def new_record(trainer: Trainer, earlier: dict[str, Any] | None) -> dict[str, An
     fresh = earlier is None or (trainer.epoch, trainer.step) == (0, 0)
     return {
         "format": 1,
-        "numerics": records.NUMERICS,
+        "numerics": records.NUMERICS if fresh else (earlier or {}).get("numerics"),  # of its first steps
         "name": identity.run_name(config),
         "fingerprint": identity.run_fingerprint(config),
         "setting": identity.setting(config),
@@ -251,5 +255,5 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "host": platform.node(),
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
     }

@@ -90,7 +90,7 @@ def _labels(file: Path, context: Context) -> np.ndarray:
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0 or len(labels) % SEVERITIES:
         wanted = f"{SEVERITIES} whole numbers for each test image"
         raise ConfigError(f"{file}: must hold {wanted}, not {labels.dtype} {labels.shape}.")
-    if labels.min() < 0 or labels.max() >= classes:
+    if labels.min() < 0 or labels.max() != classes - 1:  # fewer: of CIFAR-10 beside CIFAR-100
         raise ConfigError(f"{file}: labels run from {labels.min()} to {labels.max()}, but those of the data set from 0 to {classes - 1}.")
     return labels.astype(np.int64)
 

@@ -153,12 +153,19 @@ class Claim(Settings):
         alone, correlation = self.kind == "tolerance", self.kind == "correlation"
         if not (self.arms.controls or alone or correlation) or (self.kind == "retained_fraction" and self.arms.reference is None):
             raise ConfigError(f"arms: kind={self.kind} needs controls{' and a reference' if self.kind == 'retained_fraction' else ''}.")
+        if (self.combine != "mean" and self.kind not in ("difference", "log_contrast")) or (
+            self.kind == "log_contrast" and self.measure.transform != "log"
+        ):
+            raise ConfigError(f"combine, measure.transform: kind={self.kind} takes combine=mean; log_contrast any, and transform=log.")
         if correlation and not (self.against and self.axes):
             raise ConfigError("against, axes: kind=correlation needs a measure to correlate with, and the axes to do it in.")
         if not self.effects:
             check_measure(PICK.sub("1", self.measure.name), "measure.name")
         for name in (self.against, self.given) if correlation else ():
             check_measure(name, "against, given")
+        keys = {f"optimizer.{name}" for name in schema(OptimizerConfig)}
+        if unknown := [axis for axis in self.axes if axis not in keys and not may_vary(axis)]:
+            raise ConfigError(f"axes={unknown[0]}: unknown key; known are keys of train.py such as optimizer.lr, epochs.")
         for at, arm in self.arms.named.items():
             if self.effects and list(arm) != ["arm"]:
                 raise ConfigError(f"arms.{at}={arm}: must be {{arm: NAME}}, a name in the tables of effects.")
@@ -169,6 +176,8 @@ class Claim(Settings):
             if self.effects or (correlation and gate["gate"] not in ("precision", "diverged")):
                 what = "effects take none" if self.effects else "kind=correlation takes precision and diverged"
                 raise ConfigError(f"gates[{i}].gate={gate['gate']}: {what}.")
+        if correlation and (self.arms.controls or self.picks or any(f"optimizer.{name}" not in keys for name in self.arms.treatment)):
+            raise ConfigError("arms: kind=correlation takes a treatment of the optimizer's keys, no controls and no picks.")
         for at, where in (("setting.where", self.setting.where), ("paper", self.paper)):
             if unknown := [name for name in where if name not in WHERE and not may_vary(name)]:
                 raise ConfigError(f"{at}.{unknown[0]}: unknown key; known here: {', '.join(WHERE)}, and keys of train.py such as epochs.")

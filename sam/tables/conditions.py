@@ -120,6 +120,13 @@ def order(value: Any) -> tuple[bool, float, str]:
     return (False, float(value), "") if is_number(value) else (True, 0.0, "" if value is None else value_text(value))
 
 
+def plain(runs: Sequence[RunRow], named: Iterable[str]) -> list[RunRow]:
+    """Those in which each key of the optimizer that is not named, and in which they differ, has its default."""
+    own, usual = [run.own for run in runs], {f"optimizer.{name}": value for name, value in defaults(OptimizerConfig).items()}
+    free = [name for name in varying(own) if name in usual and name.removeprefix("optimizer.") not in named]
+    return [run for run, has in zip(runs, own, strict=True) if all(has.get(name, usual[name]) == usual[name] for name in free)]
+
+
 def varying(known: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of the settings in which some differ; one that some lack differs too."""
     names = dict.fromkeys(name for values in known for name in values)

@@ -44,6 +44,8 @@ class Simultaneous:
 
 def of_mean(d: Paired, null: float = 0.0) -> Effect:
     """Student's t of paired differences."""
+    if null and d.mean is not None and d.n > 2 and not d.std:  # all alike: on which side of a bound is plain
+        return Effect(d.mean, d.n, null, float(d.mean == null), lambda alpha: (d.mean or 0.0, d.mean or 0.0))
     if d.mean is None or not d.std:
         return Effect(d.mean, d.n, null, None)
     mean, error, df = d.mean, d.std / math.sqrt(d.n), d.n - 1
@@ -129,14 +131,16 @@ def over_seeds_and_images(
 
 
 def partial_tau(x: np.ndarray, y: np.ndarray, z: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b of x and y, partial on z (Kendall 1942), over the pairs (n x n, true or false): a number a row of `weights` (how
-    often each of the n points counts). NaN where it does not exist; a constant z takes nothing away."""
+    """Kendall's tau-b of x and y, partial on z, over the pairs (n x n, true or false): a number a row of `weights` (how often each of the
+    n points counts). z is taken away on Pearson's scale (Greiner: r = sin(pi tau / 2)), where two measures that follow z alone have 0, as
+    they have not on Kendall's own (1942). NaN where it does not exist; a constant z takes nothing away."""
     signs = [np.sign(np.subtract.outer(v, v)) * pairs for v in (x, y, z)]
     total = lambda i, j: ((weights @ (signs[i] * signs[j])) * weights).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        tau = lambda i, j: total(i, j) / np.sqrt(total(i, i) * total(j, j))
-        xy, xz, yz = tau(0, 1), np.nan_to_num(tau(0, 2)), np.nan_to_num(tau(1, 2))
-        return np.asarray((xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2)))
+        r = lambda i, j: np.sin(np.pi / 2 * total(i, j) / np.sqrt(total(i, i) * total(j, j)))
+        xy, xz, yz = r(0, 1), np.nan_to_num(r(0, 2)), np.nan_to_num(r(1, 2))
+        partial = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
+        return np.asarray(2 / np.pi * np.arcsin(np.clip(partial, -1, 1)))
 
 
 def of_tau(settings: Sequence[Mapping[str, Any]], axes: Sequence[str], x: np.ndarray, y: np.ndarray, z: np.ndarray, sign: int) -> Effect:

@@ -63,7 +63,8 @@ def build(judged: Sequence[Judged]) -> list[Block]:
     """The confirmatory claims, family by family, then all others."""
     blocks = []
     for family, own in grouped(judged, lambda case: case.claim.family if case.confirmatory else None).items():
-        said = f"confirmatory, family {family.name}: Holm over {family.tests} tests at {family.level:.0%}" if family else ""
+        tests = max(family.tests, sum(case.interval is not None for case in own)) if family else 0
+        said = f"confirmatory, family {family.name}: Holm over {tests} tests at {family.level:.0%}" if family else ""
         title = f"{TABLE}, {said or 'descriptive: each by itself, in no family of tests'}"
         ordered = sorted(own, key=lambda case: _in_order(case.claim.id))
         by_word = grouped(ordered, lambda case: case.verdict.partition(":")[0])
@@ -106,7 +107,8 @@ def _row(case: Judged) -> tuple[Cell, ...]:
     controls = " and ".join(_arm(arm) for name, arm in claim.arms.named.items() if name != "treatment")
     arms = _arm(claim.arms.treatment) + (f" against {controls}" if controls else "")
     origin = (case.origin,) if case.origin in (ADDED, UNPLANNED) else ()
-    behind = {run.folder: case.values.get(arm, {}).get(run.config.seed) for arm, row in case.rows.items() for run in row.runs}
+    behind = [(run.folder, case.values.get(arm, {}).get(run.config.seed)) for arm, row in case.rows.items() for run in row.runs]
+    folders, numbers = tuple(folder for folder, _ in behind), tuple(number for _, number in behind)
     effect = case.effect
     low, high = (case.interval.low, case.interval.high) if case.interval else (None, None)
     summary = Summary(effect.n, effect.estimate, None, low, high) if effect and effect.n else None
@@ -114,7 +116,7 @@ def _row(case: Judged) -> tuple[Cell, ...]:
         Cell("label", (claim.id, claim.statement, arms, *origin)),
         Cell("value", (claim.stance, claim.source), HEADER[1]),
         Cell("value", (case.place, *_here(case)), HEADER[2]),
-        Cell("value", _effect(case), HEADER[3], summary, folders=tuple(behind), numbers=tuple(behind.values())),
+        Cell("value", _effect(case), HEADER[3], summary, folders=folders, numbers=numbers),
         Cell("value", (f"{effect.n if effect else 0}/{claim.n}",), HEADER[4]),
         Cell("value", (case.verdict,), HEADER[5], best=case.verdict.startswith(("supported", "contradicted", "opposite"))),
         Cell("value", (case.in_paper,), HEADER[6]),

@@ -19,7 +19,7 @@ _UNCERTAINTY = {"std": "std", "std?": "std?", "ci95": "95% CI", "ci68": "68% CI"
 # Keys that make another method of the same name; a published value belongs to the plain one.
 _VARIANT_KEYS = ("step_rule", "descent_gradient", "perturb", "norm_scope", "radius")
 # Beside crop and flip. Any other wording matches nothing, "unstated" everything.
-_CUTOUT_AND_POLICY = {"basic": (False, "none"), "cutout": (True, "none"), "autoaugment": (False, "autoaugment")}
+_CUTOUT_AND_POLICY = {"basic": (0, "none"), "cutout": (16, "none"), "autoaugment": (0, "autoaugment")}  # pixels
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def matches(published: Published, config: TrainConfig) -> bool:
     variant = any(key in optimizer.used_keys and getattr(optimizer, key) != getattr(plain, key) for key in _VARIANT_KEYS)
     same_method = not variant and ("rho" not in optimizer.used_keys or optimizer.rho in _radii(published))
     stated, ours = published.augmentation, config.augmentation
-    same_images = ours.crop_padding > 0 and ours.flip and _CUTOUT_AND_POLICY.get(stated) == (ours.cutout > 0, ours.policy)
+    cut = ours.cutout * ours.cutout_probability
+    same_images = ours.crop_padding == 4 and ours.flip and _CUTOUT_AND_POLICY.get(stated) == (cut, ours.policy)
     return same_data and same_model and same_training and same_method and (same_images or stated == "unstated")
 
 

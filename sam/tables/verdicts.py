@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from sam.optimizers.settings import OptimizerConfig
-from sam.schema import defaults, flat, to_dict
+from sam.schema import flat, to_dict
 from sam.tables import picks
 from sam.tables.claims import PICK, PICKS, WHERE, Arm, Claim, Tuned
-from sam.tables.conditions import Condition, RunRow, TableRow, conditions, grouped, split_match, table_row, value_text, varying
+from sam.tables.conditions import Condition, RunRow, TableRow, conditions, grouped, plain, split_match, table_row, value_text
 from sam.tables.inference import Effect, Ends, Simultaneous, of_mean, of_ratio, of_tau, over_seeds_and_images, simultaneous, unpacked
 from sam.tables.settings import RowConfig
 from sam.tables.statistics import is_finite, paired_difference, summarize
@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _AVERAGE = re.compile(r"average\[rho=([^,\]]+)\]")  # over the whole set
 ACCURACY = "test_accuracy[bn=recalibrated]"  # of gates that compare arms, where the claim's measure is no accuracy
 NOT_PICKED = "is not picked yet"
+Conditions = Sequence[Condition]
 WHOLE = ["CIFAR-10", "CIFAR-100", "CIFAR-10, 90 of 60,000 images JPEG-decoded"]
 PAPER: Mapping[str, Any] = {"model": "WRN-28-10", "data": WHOLE, "train_size": 50_000, "epochs": 200}  # for claims that name no setting
 
@@ -89,8 +90,9 @@ def rule(claim: Claim, effect: Effect, i: Simultaneous) -> str:
 
 def judge(claims: Sequence[tuple[Claim, str]], runs: Sequence[RunRow], given: Mapping[str, float]) -> list[Judged]:
     """Judge every claim (with its origin) in each setting; the tests of a family are corrected together. given: picks by name."""
-    every = conditions(runs)
-    cases = [case for claim, origin in claims for case in _cases(claim, origin, every, given)]
+    every, own = conditions(runs), [claim.seeds for claim, _ in claims if claim.seeds]
+    tuning = [replace(c, runs=tuple(r for r in c.runs if not any(a <= r.config.seed <= b for a, b in own))) for c in every]
+    cases = [case for claim, origin in claims for case in _cases(claim, origin, every, tuning, given)]
     families = grouped(enumerate(cases), lambda case: case[1].claim.family if case[1].confirmatory else case[0])
     for family, members in families.items():
         tested = [(i, case) for i, case in members if case.effect is not None and not case.stopped and case.origin != CHANGED]
@@ -108,8 +110,8 @@ def holds(where: Mapping[str, Any], run: RunRow) -> bool:
     return all(have(name) in list(map(value_text, v if isinstance(v, list) else [v])) for name, v in where.items())
 
 
-def _cases(claim: Claim, origin: str, every: Sequence[Condition], given: Mapping[str, float]) -> list[Judged]:
-    """The claim in each of its settings, not judged yet; where nothing ran, once, with the reason. every: condition of the runs."""
+def _cases(claim: Claim, origin: str, every: Conditions, tuning: Conditions, given: Mapping[str, float]) -> list[Judged]:
+    """The claim in each of its settings, not judged yet; where nothing ran, once, with the reason. tuning: runs of untested seeds."""
     if claim.effects:
         return [_of_effects(claim, origin, ROOT / file) for file in claim.effects]
     first, last = claim.seeds or (0, math.inf)
@@ -123,14 +125,15 @@ def _cases(claim: Claim, origin: str, every: Sequence[Condition], given: Mapping
         return [_correlation(claim, origin, name or ", ".join(at[:2]), own) for at, own in tasks.items()] or nothing("open")
     fixed = {key: value for key, value in claim.arms.treatment.items() if key != "measure" and not PICK.fullmatch(str(value))}
     own = split_match(RowConfig(match=fixed))[1]  # what the treatment says of its condition
-    sheets = [Sheet(claim, c, found, every, given) for c in found if c.key == {**c.key, **own} and holds(where, c.runs[0])]
+    sheets = [Sheet(claim, c, found, tuning, given) for c in found if c.key == {**c.key, **own} and holds(where, c.runs[0])]
     # What names its setting shows each arm that has run there; what does not is judged where all of its arms have.
     there = [sheet for sheet in sheets if (any if where else all)(row.ran for row in sheet.arms.values())]
+    there = [sheet for sheet in there if sheet.arms["treatment"].ran] or there[:1]
     if len(there) > 1 and claim.family is not None and origin in (PLANNED, CHANGED):
         labels = "; ".join(sheet.base.label for sheet in there)
         return nothing(f"open: its setting is found {len(there)} times ({labels})")
     if not there:
-        sheets = [Sheet(claim, c, found, every, given) for c in every if holds(where, c.runs[0])]
+        sheets = [Sheet(claim, c, found, tuning, given) for c in every if holds(where, c.runs[0])]
         unpicked = [pick for pick in claim.picks if pick not in given and all(sheet.pick(pick)[0] is None for sheet in sheets)]
         return nothing(f"open: {unpicked[0]} {NOT_PICKED}" if unpicked else "open")
     return [sheet.judged(origin, name or sheet.base.label) for sheet in there]
@@ -142,10 +145,10 @@ def _matches(arm: Arm, o: OptimizerConfig) -> bool:
 
 
 class Sheet:
-    """A claim at one condition: its arms, picks and gates. found: conditions of the claim's seeds; every: of all, tuning runs included."""
+    """A claim at one condition: its arms, picks and gates. found: conditions of the claim's seeds; tuning: of the runs to pick among."""
 
-    def __init__(self, claim: Claim, base: Condition, found: Sequence[Condition], every: Sequence[Condition], given: Mapping[str, float]):
-        self.claim, self.base, self.found, self.every = claim, base, found, every
+    def __init__(self, claim: Claim, base: Condition, found: Conditions, tuning: Conditions, given: Mapping[str, float]):
+        self.claim, self.base, self.found, self.tuning = claim, base, found, tuning
         parts = {n: float(f"{given['R'] / t.part:.6g}") for n, t in PICKS.items() if "R" in given and t == replace(PICKS["R"], part=t.part)}
         self.picked: dict[str, tuple[float | None, bool]] = {name: (value, False) for name, value in {**parts, **given}.items()}
         self.arms = {name: self.arm(arm) for name, arm in claim.arms.named.items()}
@@ -157,9 +160,9 @@ class Sheet:
         return self.picked[name]
 
     def _tuning(self, tuned: Tuned) -> list[RunRow]:
-        """The condition's runs with other seeds than the claim's."""
-        first, last = self.claim.seeds or (math.inf, -math.inf)
-        return [run for run in self.runs(self.every, tuned.match, tuned.changed) if not first <= run.config.seed <= last]
+        """The condition's runs to pick among; none where the claim names no seeds, and so tests them all."""
+        named = {*tuned.match, tuned.key.removeprefix("optimizer.")}
+        return plain(self.runs(self.tuning, tuned.match, tuned.changed), named) if self.claim.seeds else []
 
     def _rise(self, tuned: Tuned) -> tuple[float | None, bool]:
         """By the mean rises around the picked tuning runs, interpolated in the logarithms; None where no two radii enclose the ascent's."""
@@ -189,7 +192,7 @@ class Sheet:
         whole = PICK.fullmatch(str(value))
         return self.pick(whole[1])[0] if whole else PICK.sub(lambda m: f"{self.pick(m[1])[0]:g}", value) if "@" in str(value) else value
 
-    def runs(self, among: Sequence[Condition], arm: Arm, changed: Mapping[str, Any]) -> list[RunRow]:
+    def runs(self, among: Conditions, arm: Arm, changed: Mapping[str, Any]) -> list[RunRow]:
         """The runs that have an arm's values, at this condition but for what the arm says of it; none while a pick of it is open."""
         match, of_condition = split_match(RowConfig(match={name: self.filled(value) for name, value in arm.items() if name != "measure"}))
         if any(match[name] is None for name in match if PICK.fullmatch(str(arm[name]))):
@@ -199,10 +202,7 @@ class Sheet:
 
     def arm(self, arm: Arm) -> TableRow:
         """The runs of an arm; a key that it does not name, and in which they differ, has its default."""
-        runs = self.runs(self.found, arm, {})
-        own, plain = [run.own for run in runs], {f"optimizer.{name}": value for name, value in defaults(OptimizerConfig).items()}
-        free = [name for name in varying(own) if name in plain and name.removeprefix("optimizer.") not in arm]
-        runs = [run for run, has in zip(runs, own, strict=True) if all(has.get(name, plain[name]) == plain[name] for name in free)]
+        runs = plain(self.runs(self.found, arm, {}), arm)
         return table_row("", RowConfig(), runs) if runs else TableRow("", RowConfig(), self.base.config.optimizer, {}, {})
 
     def values(self, arm: Arm, row: TableRow, measure: str, log: bool = False) -> dict[int, float]:
@@ -211,9 +211,9 @@ class Sheet:
         raw = {seed: value for seed, value in row.values(measure, 1.0).items() if is_finite(value)}
         if row.finished and not raw:
             raise Stop(f"open: not measured ({measure})")
+        raw |= {seed: picks.chance(run) for seed, run in row.diverged.items()} if "accuracy" in measure else {}
         if log and min(raw.values(), default=1.0) <= 0:
             raise Stop(f"out of domain: {measure} is not positive, and has no logarithm")
-        raw |= {seed: picks.chance(run) for seed, run in row.diverged.items()} if "accuracy" in measure else {}
         return {seed: math.log(value) if log else value for seed, value in raw.items()}
 
     def compared(self, gate: Mapping[str, Any]) -> float:

@@ -207,4 +207,4 @@ def _ways(states: States, own: Mapping[str, Tensor]) -> dict[str, tuple[dict[str
 
 
 def _averaged(place: str) -> bool:
-    return not AVERAGED.isdisjoint(re.split(r"[._]", place))
+    return not AVERAGED.isdisjoint(re.split(r"[._]", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", place).lower()))

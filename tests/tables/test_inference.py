@@ -167,7 +167,24 @@ def test_outcomes_come_back_from_their_words() -> None:
         assert unpacked(words).tolist() == right.tolist()
 
 
-def test_tau_is_scipys_and_partial_tau_kendalls_formula() -> None:
+def partial(xy: float, xz: float, yz: float) -> float:
+    """Pearson's formula at r = sin(pi tau / 2), taken back."""
+    a, b, c = (math.sin(math.pi / 2 * tau) for tau in (xy, xz, yz))
+    return 2 / math.pi * math.asin((a - b * c) / math.sqrt((1 - b**2) * (1 - c**2)))
+
+
+def test_two_measures_that_follow_the_loss_alone_have_no_partial_tau() -> None:
+    draw, every = np.random.default_rng(4), ~np.eye(300, dtype=bool)
+    for strength in (1.0, 2.0):  # Kendall's own formula has 0.11 and 0.18
+        found = []
+        for _ in range(20):
+            z = draw.normal(size=300)
+            x, y = (strength * z + draw.normal(size=300) for _ in range(2))
+            found.append(partial_tau(x, y, z, every, np.ones((1, 300)))[0])
+        assert abs(np.mean(found)) < 0.03
+
+
+def test_tau_is_scipys_and_partial_tau_is_taken_on_pearsons_scale() -> None:
     draw = np.random.default_rng(9)
     x = draw.integers(0, 12, 40).astype(float)  # with ties
     z = x + draw.normal(0, 4, 40)
@@ -175,7 +192,7 @@ def test_tau_is_scipys_and_partial_tau_kendalls_formula() -> None:
     every, one = ~np.eye(40, dtype=bool), np.ones((1, 40))
     xy, xz, yz = (stats.kendalltau(a, b).statistic for a, b in ((x, y), (x, z), (y, z)))
     assert partial_tau(x, y, np.zeros(40), every, one)[0] == pytest.approx(xy)
-    assert partial_tau(x, y, z, every, one)[0] == pytest.approx((xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2)))
+    assert partial_tau(x, y, z, every, one)[0] == pytest.approx(partial(xy, xz, yz))
     doubled = [np.repeat(v, 2) for v in (x, y)]  # a setting drawn twice: pairs of it with itself do not count
     apart = np.array([[i // 2 != j // 2 for j in range(80)] for i in range(80)])
     twice = partial_tau(*doubled, np.zeros(80), apart, np.ones((1, 80)))
@@ -197,7 +214,7 @@ def test_tau_within_axes_compares_settings_that_differ_in_one_axis() -> None:
         pairs = [(i, j) for i, j in itertools.combinations(range(42), 2) if settings[i][other] == settings[j][other]]
         signs = [np.array([np.sign(v[i] - v[j]) for i, j in pairs]) for v in (x, y, z)]
         xy, xz, yz = (a @ b / math.sqrt((a @ a) * (b @ b)) if (a @ a) * (b @ b) else 0.0 for a, b in itertools.combinations(signs, 2))
-        by_hand.append(float("nan") if xz == yz == 1 else (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2)))
+        by_hand.append(float("nan") if xz == yz == 1 else partial(xy, xz, yz))
         assert axis in settings[0]
     assert math.isnan(by_hand[1])  # along lr nothing is left once the loss is known
     effect = of_tau(settings, ["rho", "lr"], x, y, z, 1)

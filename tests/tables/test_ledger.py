@@ -231,6 +231,31 @@ def test_open_claims_say_what_is_missing() -> None:
     assert verdict("one_step_is_flatter", zero).startswith("out of domain: sharpness")
 
 
+def test_runs_that_another_claim_tests_are_no_tuning_runs() -> None:
+    """Stage 2 trains SAM at R and R/3 at stage 1's condition, with seeds of its own; four claims test ten of stage 1's twenty seeds."""
+    runs = campaign()
+    others = [run(seed, 55.0, val=90.0, method="sam", rho=rho) for seed in range(2000, 2005) for rho in (R, R / 3)]
+    both = judge(load("equal_compute", "beats_sgd"), [*runs, *others], {})
+    assert both[0].verdict == "supported" and both[0].picked == {"R": R}
+    ten = judge(load("premise", "equal_compute"), runs, {})[0]
+    assert ten.picked == {"R": R}
+    assert verdict("equal_compute", runs, seeds=[]) == "open: R is not picked yet"  # all seeds are tested: none is left to pick with
+    odd = [run(s, None, val=99.0, method="sam", rho=0.8, perturb="no_norm") for s in (900, 901)]  # not what an arm would count
+    assert verdict("equal_compute", [*runs, *odd]) == "supported"
+
+
+def test_a_control_at_another_condition_is_no_second_setting() -> None:
+    """SGD of 80 epochs makes a condition of its own; the claim is about the treatment's."""
+    setting = replace(load("equal_compute")[0][0].setting, where={"model": "WRN-10-1"})
+    assert [case.verdict for case in judge(load("equal_compute", setting=setting), campaign(), {})] == ["supported"]
+
+
+def test_what_all_runs_share_is_on_one_side_of_a_bound() -> None:
+    for value, told in ((0.0, "supported"), (1.0, "contradicted")):
+        runs = [replace(r, measures=r.measures | {f"interior_ball[rho={R:g}]": value}) for r in campaign("sam")]
+        assert verdict("no_interior_maximum", runs, {"R": R}) == told
+
+
 def test_what_was_not_run_counts_as_one_in_holms_family() -> None:
     """p = 0.01 alone, and above 0.05 / 10 as the only one of ten tests."""
     only = campaign("sgd sgd2 sam", sgd2=52.45, spread=0.7)
@@ -248,8 +273,8 @@ def test_the_picks_are_those_of_the_campaigns_program(monkeypatch: pytest.Monkey
     runs = tuning(best=0.3, alpha=1.25)
     noise = [run(s, None, val=70.0, method="sam", rho=0.8, radius="uniform") for s in (900, 901)]  # another arm's tuning
     final = [run(1000, None, val=99.0, method="sam", rho=0.05)]  # a seed of the claim's
-    every = conditions([*runs, *noise, *final])
-    sheet = Sheet(load("boundary")[0][0], every[0], every, every, {})
+    every, untested = conditions([*runs, *noise, *final]), conditions([*runs, *noise])
+    sheet = Sheet(load("boundary")[0][0], every[0], every, untested, {})
     scored = {}
     for r in runs:
         if r.config.optimizer.method == "sam":
@@ -452,6 +477,9 @@ def edited(**changes: Any) -> dict[str, Any]:
     return {**yaml.safe_load((CLAIMS / "boundary.yaml").read_text()), **changes}
 
 
+CORRELATION = {"kind": "correlation", "against": "test_loss", "axes": ["epochs"], "combine": "mean", "arms": {"treatment": {}}, "gates": []}
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -474,9 +502,14 @@ def edited(**changes: Any) -> dict[str, Any]:
         ({"gates": [{"gate": "luck"}]}, "gates[0].gate=luck: must be one of training_accuracy"),
         ({"gates": [{"gate": "pick_inside_grid", "pick": "rho_R"}]}, "@rho_R: is no pick; there are R, "),
         (
-            {"kind": "correlation", "against": "test_loss", "axes": ["epochs"], "gates": [{"gate": "pick_inside_grid", "pick": "R"}]},
+            {**CORRELATION, "gates": [{"gate": "pick_inside_grid", "pick": "R"}]},
             "gates[0].gate=pick_inside_grid: kind=correlation takes precision and diverged",
         ),
+        ({"kind": "no_gain"}, "combine, measure.transform: kind=no_gain takes combine=mean"),
+        ({"kind": "log_contrast"}, "combine, measure.transform: kind=log_contrast takes"),
+        ({**CORRELATION, "axes": ["optimizer.lr", "rho"]}, "axes=rho: unknown key; known are keys of train.py"),
+        ({**CORRELATION, "arms": {"treatment": {"method": "sam", "epochs": 3}}}, "arms: kind=correlation takes a treatment of"),
+        ({**CORRELATION, "arms": {"treatment": {"method": "sam", "rho": "@R"}}}, "arms: kind=correlation takes a treatment of"),
         ({"gates": [{"gate": "diverged"}]}, "gates[0]: the gate diverged holds at_most"),
         ({"setting": {"where": {"net": "x"}}}, "setting.where.net: unknown key; known here: model, data"),
         ({"seeds": [1019, 1000]}, "seeds=[1019, 1000]: must hold the first and the last seed"),
