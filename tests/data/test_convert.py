@@ -52,6 +52,16 @@ def test_a_folder_of_images(tmp_path: Path, held_out: str) -> None:
     root = folder_of_images(tmp_path / "images", held_out)
     (root / "train" / "a" / "notes.txt").write_text("no image")
     (root / "train" / ".cache").mkdir()
+    copies = root / "train" / "a" / ".ipynb_checkpoints"
+    copies.mkdir()
+    (copies / "copy.png").write_bytes(png(IMAGES[0]))
+    (root / "test").mkdir(exist_ok=True)  # without classes, as in a competition, it is not the held-out set
+    (root / "test" / "1.png").write_bytes(png(IMAGES[0]))
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (root / "train" / "b").rename(moved / "b")
+    (root / "train" / "b").mkdir()
+    (root / "train" / "b" / "linked").symlink_to(moved / "b")
     found = converted(root)
     classes = np.array([2, 0, 1])[LABELS]  # c, a, b by name
     for split, chosen in (("train", slice(20)), ("test", slice(20, 30))):

@@ -46,6 +46,7 @@ def test_no_name() -> None:
     [
         ("xcit_nano_12_p16_224", 30, "`patch_size` should divide"),
         ("gmlp_s16_224", 8, ""),
+        ("test_convnext", 8, "Kernel size can't be greater than actual input size"),
         ("vit_tiny_patch16_224", 8, "its patches are larger than the image"),
     ],
 )

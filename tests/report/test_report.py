@@ -378,3 +378,12 @@ def test_methods_differ_in_colour_marker_or_dash(tree: Node) -> None:
     figure = [s for s in tree.all("section") if any(h.text == "Over training" for h in s.all("h3"))][-1]  # the innermost
     looks = [tuple(str(p.attributes) for p in li.all("path")) for li in next(figure.all("ul")).all("li")]
     assert len(looks) == len(set(looks)) == 4
+
+
+def test_a_run_of_two_sessions_is_of_both_commits() -> None:
+    later = made_up.ENVIRONMENT | {"commit": "0123456789ab" + "0" * 28, "command": "python train.py again"}
+    record = made_up.RECORD | {"environment": later, "segments": [{"environment": made_up.ENVIRONMENT}, {"environment": later}]}
+    page = made(*table3(), runs=[replace(row, record=record) for row in made_up.runs()])
+    header = next(page.all("header")).text
+    assert "a7befeea9c86, unmodified; then 0123456789ab, unmodified" in header
+    assert "python train.py -m experiment=demo" in page.text and "train.py again" not in page.text

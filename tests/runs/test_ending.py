@@ -1,6 +1,7 @@
 """The end of a command: runs counted by their records, and the commands that come next."""
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -138,3 +139,15 @@ def test_a_key_that_no_run_reads_is_told_once(tiny: Tiny, capsys: pytest.Capture
     assert told([sgd, sam]) == unread  # step_rule: with one step there is nothing to choose
     assert told([sgd]) == f"note: {given[0]}: no run here reads this key.\n{unread}"
     assert told([tiny(optimizer={"method": "xsam"})]) == "".join(line for line in unread.splitlines(keepends=True) if "alpha" not in line)
+
+
+def test_a_file_of_weights_that_is_gone_at_the_end(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tiny(epochs=1))
+    file = tmp_path / "weights.pt"
+    shutil.copy(identity.run_folder(tiny(epochs=1)) / "checkpoint.pt", file)
+    config = tiny(runs="second", epochs=1, init_from=str(file))
+    with ending.summed_up():
+        ending.begin([config], 0)
+        run(config)
+        file.unlink()
+    assert "1 finished, 0 failed" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sam.config import ConfigError
-from sam.runs import checkpoint, identity
+from sam.runs import checkpoint, identity, records
 from sam.runs.run import run
 from sam.settings import TrainConfig
 from sam.training.loop import Trainer
@@ -91,3 +91,41 @@ def test_other_epochs_are_refused(epochs: list[int]) -> None:
     with pytest.raises(ConfigError) as error:
         TrainConfig(epochs=3, keep_checkpoints=epochs)
     assert str(error.value) == f"keep_checkpoints={epochs}: must hold epochs from 1 to epochs=3."
+
+
+def stopped(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, epoch: int) -> list[tuple[int, int | None]]:
+    """Train until an epoch's checkpoint is to be saved; what was saved by then: (epochs done, step of the next)."""
+    saved, save = list[tuple[int, int | None]](), checkpoint.save
+
+    def failing(folder: Path, state: dict[str, Any], *kept: int) -> str:
+        if len(state.get("rows", ())) == epoch:
+            raise Stop
+        saved.append((len(state["rows"]), (state.get("epoch_so_far") or {}).get("step")))
+        return save(folder, state, *kept)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(checkpoint, "save", failing)
+        run(config)
+    return saved
+
+
+def test_epochs_that_are_over_are_not_kept_without_a_word(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped(tiny(epochs=4), monkeypatch, 3)
+    assert run(tiny(epochs=4, keep_checkpoints=[1, 4]))["status"] == "finished" and list(kept(tiny(epochs=4))) == [4]
+    assert "warning: keep_checkpoints=[1]: are over" in capsys.readouterr().err
+
+
+def test_a_checkpoint_every_so_many_steps_of_the_run(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps an epoch: after steps 4, 8 and 12, the last of which is an epoch's end."""
+    found = stopped(tiny(epochs=5, checkpoint_interval=10, checkpoint_steps=4), monkeypatch, 5)
+    assert [done for done, _ in found] == [1, 2, 3]
+
+
+def test_the_arithmetic_recorded_is_that_of_the_first_steps(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "NUMERICS", records.NUMERICS - 1)
+        stopped(tiny(epochs=4), monkeypatch, 3)
+    assert run(tiny(epochs=4))["numerics"] == records.NUMERICS - 1
+    assert run(tiny(epochs=4, force=True))["numerics"] == records.NUMERICS

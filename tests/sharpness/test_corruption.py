@@ -87,6 +87,10 @@ def break_labels(folder: Path) -> None:
     np.save(folder / "labels.npy", np.full(35, 17))
 
 
+def other_data_set(folder: Path) -> None:
+    np.save(folder / "labels.npy", np.arange(35) % 3)
+
+
 def break_count(folder: Path) -> None:
     np.save(folder / "labels.npy", np.zeros(33, dtype=np.uint8))
 
@@ -128,6 +132,7 @@ def archive(folder: Path) -> None:
         (one_label, ["labels.npy", "5 whole numbers", "()"]),
         (archive, ["labels.npy", "cannot be read as a NumPy array", "archive"]),
         (break_labels, ["labels.npy", "17", "0 to 3"]),
+        (other_data_set, ["labels.npy", "labels run from 0 to 2, but those of the data set from 0 to 3"]),
         (break_count, ["labels.npy", "5 whole numbers", "(33,)"]),
         (break_images, ["fog.npy", "(35, 8, 8, 3)", "(35, 6, 6, 3)"]),
         (break_dtype, ["fog.npy", "float32", "uint8"]),

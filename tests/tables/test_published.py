@@ -106,6 +106,8 @@ def test_augmentation_counts_where_the_source_names_one() -> None:
     assert "s01" in shown(plain) and "s16" not in shown(plain)
     cutout = replace(WRN, augmentation=replace(BASIC, cutout=16))
     assert {"f03", "f04"} <= shown(cutout) and not {"f01", "f02", "s15", "f05"} & shown(cutout)
+    for other in ({"cutout": 8}, {"cutout": 16, "cutout_probability": 0.0}, {"cutout": 16, "crop_padding": 1}):
+        assert not {"f03", "f04"} & shown(replace(WRN, augmentation=replace(BASIC, **other)))
     auto = replace(WRN, augmentation=replace(BASIC, policy="autoaugment"))
     assert {"f05", "f06"} <= shown(auto) and not {"f01", "f03", "s15"} & shown(auto)
 

@@ -124,6 +124,9 @@ def test_which_weights_were_taken_is_said_and_can_be_chosen(tmp_path: Path) -> N
     torch.save({"model_ema": prefixed("module.", OTHER), "epoch": 1}, tmp_path / "ema.pt")
     state, said = loaded(tmp_path / "ema.pt")
     assert same(state, OTHER) and said == "Weights: model_ema.module, an average by its name."
+    for content in ({"EMA": OTHER, "last": PLAIN}, {"modelEma": OTHER, "modelRaw": PLAIN}):
+        torch.save(content, tmp_path / "camel.pt")
+        assert same(loaded(tmp_path / "camel.pt")[0], PLAIN)
     first = {"ema": OTHER, "params": PLAIN, "model": {name: value + 1 for name, value in PLAIN.items()}}
     torch.save(first, tmp_path / "many.pt")
     assert same(loaded(tmp_path / "many.pt")[0], first["model"])  # as `WRAPPINGS` are ordered, not as the file is
