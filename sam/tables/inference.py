@@ -58,14 +58,15 @@ def _p(distance: float, error: float, df: int) -> float:
 
 
 def of_ratio(y: Sequence[float], x: Sequence[float], null: float) -> Effect:
-    """mean(y) / mean(x) of paired samples, by Fieller (1954): the test of a ratio r is Student's t of y - r x."""
+    """mean(y) / mean(x) of paired samples, by Fieller (1954): the test of a ratio r is Student's t of y - r x. No estimate where the
+    gain x is not told from 0, or is a loss: of that nothing can be retained."""
     n, mean = len(y), (float(np.mean(y)), float(np.mean(x)))
-    estimate = mean[0] / mean[1] if mean[1] > 0 else None  # of a loss nothing can be retained
     rest = np.asarray(y) - null * np.asarray(x)
     error = float(np.std(rest, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
-    if not error:
-        return Effect(estimate, n, null, None)
-    return Effect(estimate, n, null, _p(float(np.mean(rest)), error, n - 1), lambda alpha: fieller(mean, np.cov([y, x]) / n, n - 1, alpha))
+    ends = lambda alpha: fieller(mean, np.cov([y, x]) / n, n - 1, alpha)
+    known = mean[1] > 0 and (not error or -math.inf < ends(0.05)[0] <= ends(0.05)[1])
+    estimate = mean[0] / mean[1] if known else None
+    return Effect(estimate, n, null, _p(float(np.mean(rest)), error, n - 1), ends) if error else Effect(estimate, n, null, None)
 
 
 def fieller(means: Ends, covariance: np.ndarray, df: float, alpha: float) -> Ends:
@@ -126,8 +127,9 @@ def over_seeds_and_images(
         for k, own in enumerate(seeds):
             often = np.bincount(draw.integers(size, size=size), minlength=size).astype(np.float32)
             means[:, k] = 100 * (flat @ often).reshape(count, n)[:, own].mean(axis=1) / size
-    low, high = np.quantile(estimate(means), [0.025, 0.975])
-    return (float(low), float(high)) if math.isfinite(low + high) else None  # the reference may equal the control in some draws
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(estimate(means), [0.025, 0.975])
+    return (float(low), float(high)) if math.isfinite(low + high) else None  # the reference may gain nothing in some draws
 
 
 def partial_tau(x: np.ndarray, y: np.ndarray, z: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -306,8 +306,8 @@ def effect_of(claim: Claim, arms: Mapping[str, Sequence[float]]) -> tuple[Effect
     base = lambda m, own: m[own].mean(axis=0) if own else np.zeros(m.shape[1])
     if claim.kind == "retained_fraction":
         gains = lambda m: (m[0] - base(m, controls), m[-1] - base(m, controls))
-        ratio = lambda y, x: np.divide(y, x, out=np.full_like(y, np.inf), where=x != 0)
-        return of_ratio(*gains(sign * matrix), claim.supported_above), lambda m: ratio(*gains(m))
+        ratio = lambda y, x: np.divide(y, x, out=np.full_like(y, np.inf), where=x > 0)
+        return of_ratio(*gains(sign * matrix), claim.supported_above), lambda m: ratio(*gains(sign * m))
     against = [[i] for i in controls] if claim.combine == "least_favourable" else [controls]
     paired = [paired_difference(dict(enumerate(sign * matrix[0])), dict(enumerate(sign * base(matrix, own)))) for own in against]
     null = {"no_gain": margin, "tolerance": sign * margin, "equivalence": math.copysign(margin, paired[0].mean or 0.0)}.get(claim.kind, 0.0)

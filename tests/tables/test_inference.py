@@ -64,6 +64,7 @@ def test_fiellers_set_holds_the_ratios_that_the_paired_t_test_keeps(shape: str) 
         kept = stats.ttest_1samp(y - ratio * x, 0).pvalue >= 0.05
         assert kept == (low <= ratio <= high if low <= high else not high < ratio < low), ratio
     assert effect.p == pytest.approx(stats.ttest_1samp(y - 0.5 * x, 0).pvalue, rel=1e-9)
+    assert (effect.estimate is None) == (shape != "interval")  # nor has a gain that is not told from 0
     assert of_ratio(list(y), list(-x), 0.5).estimate is None  # a loss has no share to keep
 
 
