@@ -32,7 +32,7 @@ def main(composed: DictConfig) -> None:
     info, replicated = HydraConfig.get(), launched().size > 1
     single = info.mode == RunMode.RUN
     if single and info.sweeper.params:  # an experiment's grid: without -m, Hydra would run one of its points and say nothing
-        command = shlex.join(["python", "train.py", "-m", *info.overrides.task])
+        command = shlex.join(["python", "train.py", "-m", *sys.argv[1:]])
         print(f"error: experiment={info.runtime.choices['experiment']} is a grid of runs; start it with: {command}", file=sys.stderr)
         raise SystemExit(2)
     try:

@@ -33,6 +33,7 @@ from arguments import parse, script
 
 from sam.config import ConfigError
 from sam.core.files import write_atomic
+from sam.registry import plugin_arguments
 from sam.runs import identity, sweep
 from sam.runs.progress import Progress, progress_for
 from sam.settings import TrainConfig
@@ -193,7 +194,8 @@ def main(arguments: list[str]) -> int:
     shorter = [f"epochs={cuts[chosen][0].epochs}"] if chosen < 1 else []
     beside = ["hydra/launcher=local", f"hydra.launcher.processes={own['processes']}"] if own["processes"] > 1 else []
     grid = [*without(overrides, "seed", *(["epochs"] if shorter else [])), *shorter, f"seed=range({seeds[chosen]})"]
-    print(shlex.join(["python", "train.py", "-m", *grid, *([] if any(w.startswith("hydra/launcher") for w in grid) else beside)]))
+    other = any(w.startswith("hydra/launcher=") and w != "hydra/launcher=local" for w in grid)
+    print(shlex.join(["python", "train.py", "-m", *plugin_arguments(), *grid, *([] if other else beside)]))
     if own["out"]:
         each = [[*without(line, "seed", "epochs" if shorter else "seed"), *shorter] for line in lines]
         runs = [shlex.join([*line, f"seed={seed}"]) for seed in range(seeds[chosen]) for line in each]

@@ -78,7 +78,7 @@ def state(folder: Path, record: dict[str, Any] | None) -> tuple[str, str]:
 @script
 def main(arguments: list[str]) -> int:
     own, overrides = parse({"runs_dir": "runs", "sort": COLUMNS[:-1], "select": "{}"}, arguments, hydra=True)
-    select = OverridesParser.create().parse_override(f"select={own['select']}").value()
+    select = OverridesParser.create().parse_overrides([f"select={own['select']}"])[0].value()
     if not isinstance(select, dict):
         raise ValueError(f"select={own['select']}: must hold keys and values, as in: 'select={{optimizer.method: sam, seed: [0,1]}}'.")
     check_select(select)

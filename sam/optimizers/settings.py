@@ -24,7 +24,7 @@ class OptimizerConfig(Settings, prefix="optimizer.", rows=METHODS):
     lr: float = key(0.1, "peak learning rate", above=0)
     momentum: float = key(0.9, "of SGD", low=0, high=1)
     nesterov: bool = key(True, "Nesterov's form of SGD's momentum")
-    betas: list[float] = key([0.9, 0.999], "AdamW's decay of its two moments", low=0, high=1)
+    betas: list[float] = key([0.9, 0.999], "AdamW's decay of its two moments, both < 1", low=0, high=1)
     weight_decay: float = key(5e-4, "lambda", low=0)
     weight_decay_mode: str = key("loss", "loss: part of every gradient; optimizer: the base adds it at w", among=("loss", "optimizer"))
     weight_decay_scope: str = key("all", "which parameters decay", among=("all", "no_norm_bias"))

@@ -30,7 +30,7 @@ from sam.report.panels import Axis, Panel, Series, counts, panel_csv
 from sam.tables.statistics import is_finite
 from sam.text import printable
 
-VERSION = 1  # raise it where a picture of the same panel changes: those that lie in a folder are then drawn again
+VERSION = 2  # raise it where a picture of the same panel changes: those that lie in a folder are then drawn again
 INK, SOFT, GRID, PAGE = "#1c1e21", "#5a6068", "#e7eaee", "#fffffe"  # as in page.css
 BLACK, WHITE = "#000001", "#ffffff"  # on a surface, in both themes
 THEME = {INK: "text", SOFT: "soft", GRID: "grid", PAGE: "page"} | {colour.lower(): f"c{i}" for i, colour in enumerate(COLOURS)}
@@ -57,10 +57,11 @@ subset.Options._drop_tables_default += ["GDEF", "GPOS", "GSUB", "kern"]
 def draw(panel: Panel, form: str) -> bytes:
     """The panel as "svg" (a page has its legend beside it), "pdf" or "png"; the same panel gives the same bytes. The y axis' label stands
     above the plot, where it takes no width."""
-    legend = [] if form == "svg" else list(counts([panel]))
+    said = {} if form == "svg" else counts([panel])
+    legend = {style: f"{style.label} {note}" if "diverged" in note else style.label for style, note in said.items()}
     names = [textwrap.fill(printable(name), 26) for name in panel.y.names]
     longest = max((len(line) for name in names for line in name.split("\n")), default=0)
-    widest = max((len(printable(style.label)) for style in legend), default=0) + 7
+    widest = max((len(printable(text)) for text in legend.values()), default=0) + 7
     columns = max(1, int(55 / widest))
     rows = -(-len(legend) // columns)
     left, top, under = max(0.42, 0.06 + longest * 0.062), 0.22 if panel.y.label else 0.08, 0.36
@@ -83,7 +84,7 @@ def draw(panel: Panel, form: str) -> bytes:
     if panel.z:
         add_bar(figure, panel.z, (1 - 0.4 / WIDTH, low, 0.07 / WIDTH, tall))
     if legend:
-        handles = [Line2D([], [], label=printable(s.label), **_look(s), marker=MARKERS[s.marker], lw=1.1, ms=4) for s in legend]
+        handles = [Line2D([], [], label=printable(text), **_look(s), marker=MARKERS[s.marker], lw=1.1, ms=4) for s, text in legend.items()]
         figure.legend(handles=handles, loc="lower center", ncols=columns, borderaxespad=0.1, fontsize=min(7, 385 / widest))
     return saved(figure, form, MADE.decode() + stamp(panel))
 
@@ -118,7 +119,8 @@ def _draw_line(axes: Any, series: Series, panel: Panel, look: Look) -> None:
     low, high = _numbers(series.low or [None] * len(x), series.high or [None] * len(x))
     for part in np.ma.clump_unmasked(np.ma.masked_invalid(low + high)):
         edge = [*low[part], *high[part][::-1]]
-        axes.fill([*x[part], *x[part][::-1]], edge, color=look["color"], alpha=0.13, linewidth=0)
+        alone = part.stop - part.start == 1  # a band without width is a line
+        axes.fill([*x[part], *x[part][::-1]], edge, color=look["color"], alpha=0.5 if alone else 0.13, linewidth=1.2 * alone)
     step = max(1, -(-len(x) // 7))
     marks = {"markevery": (series.style.marker * step // 8 % step, step), "marker": MARKERS[series.style.marker], "markersize": 4.2}
     axes.plot(x, y, **look, **marks, linewidth=1.1, markeredgecolor=PAGE, markeredgewidth=0.5)
@@ -261,7 +263,7 @@ def _swatch(style: Style) -> Html:
     figure, marker = Figure((30 / INCH, 14 / INCH), dpi=INCH, frameon=False), MarkerStyle(MARKERS[style.marker])
     figure.add_artist(Line2D([0, 1], [0.5, 0.5], **_look(style), linewidth=1.8))
     shape = marker.get_path().transformed(Affine2D(marker.get_transform().get_matrix()).scale(7).translate(15, 7))
-    figure.add_artist(PathPatch(shape, facecolor=COLOURS[style.colour], edgecolor=PAGE, transform=IdentityTransform()))
+    figure.add_artist(PathPatch(shape, facecolor=COLOURS[style.colour], edgecolor=PAGE, linewidth=0.3, transform=IdentityTransform()))
     return _inline(saved(figure, "svg").decode(), "", "swatch")
 
 
@@ -275,7 +277,7 @@ def legend(panels: Sequence[Panel]) -> Html:
 
 def stamp(panel: Panel) -> str:
     """What the picture shows, as a hash: the CSV and how it is drawn."""
-    shown = panel_csv(panel), panel.x, panel.y, panel.z, [series.style for series in panel.series]
+    shown = panel_csv(panel), panel.x, panel.y, panel.z, [(series.style, series.diverged) for series in panel.series]
     return hashlib.sha256(repr((VERSION, shown)).encode("utf-8", "replace")).hexdigest()[:32]
 
 

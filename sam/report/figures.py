@@ -67,20 +67,21 @@ def sections(condition: Condition, anchors: Anchors, kept: Kept) -> list[Section
     leads = key not in ("", "ascent_steps")  # over the number of steps the differences show the results already
     curves, found = partial(lines, condition, of=of), list(families(condition.runs).items())
     training = [p for column, y in TRAINING.items() for p in curves(EPOCH, Axis(y), partial(_epochs, column), over="training")]
-    alphas = curves(EPOCH, Axis("α"), partial(_epochs, "alpha"), over="training")
+    searched = [look for look in looks(condition) if look.row.finished and getattr(look.row.optimizer, "alpha", 0) is None]
+    alphas = lines(condition, EPOCH, Axis("α"), partial(_epochs, "alpha"), of=searched or of, over="training")
     scatter = [p for _, names in found[:1] for p in against_gap(condition, anchors, names)]
     others = [p for name, at in found[1:3] for p in (*against_gap(condition, anchors, at)[:1], *over_radii(curves, name, at))]
     missing = sum(run.is_finished for run in condition.runs) * len(scatter) - sum(len(one.x) for p in scatter for one in p.series)
     hidden = f" Not shown, without a finite value: {counted(missing, 'point')}." if missing else ""
     cut = " The accuracy axis is cut below, where the first climb would flatten what tells the methods apart."
-    opening = [*differences(condition), *(over_key if leads else scatter)[: len(of) > 1]]
+    opening = [*differences(condition), *(over_key if leads else scatter)[: leads or len(of) > 1]]
     made: list[Section] = [
         (f"Results over {KEYS.get(key, key)}", over_key[leads:], SWEPT, False),
         ("Over training", training, BAND + note + (cut if any(p.y.low is not None for p in training) else ""), False),
         ("Along the kept checkpoints", along(condition, kept), BAND + note, False),
         ("Sharpness against gap", scatter[len(of) > 1 and not leads :], POINT + hidden, False),
         ("Sharpness over the measured ρ", [p for family in found[:1] for p in over_radii(curves, *family)], BAND + note, False),
-        ("XSAM's α", alphas, f"At α = 1 XSAM's step is SAM's. {BAND}{note}", False),
+        ("XSAM's α", alphas, f"At α = 1 XSAM's step is SAM's. {BAND}{note * (not searched)}", False),
         *((heading, series_curves(curves, condition, of, *own), caption + note, False) for *own, heading, caption in SERIES),
         ("Loss over planes", *landscapes(condition, of), False),
         ("Where the gradient at the ascent point leads", directions.directions(condition, of), directions.CAPTION, False),
@@ -89,7 +90,7 @@ def sections(condition: Condition, anchors: Anchors, kept: Kept) -> list[Section
     lost = lambda panels: sum(series.lost for panel in panels for series in panel.series)
     said = lambda n: f" {n} value{'s that are' if n > 1 else ' that is'} not finite: in no mean." if n else ""
     further = [(heading, panels, caption + said(lost(panels)), folded) for heading, panels, caption, folded in made if panels]
-    found_first: list[Section] = [("The finding", opening, f"{OPENING} {SWEPT}" if leads and len(of) > 1 else OPENING, False), *further]
+    found_first: list[Section] = [("The finding", opening, f"{OPENING} {SWEPT}" if leads else OPENING, False), *further]
     if condition.config.loss == "cross_entropy":
         return found_first
     return [(heading, list(map(unitless, panels)), caption.replace(NATS, ""), folded) for heading, panels, caption, folded in found_first]
@@ -126,7 +127,7 @@ def differences(condition: Condition) -> list[Panel]:
     found = []
     for look in of:
         own, base = look.row.values("test_accuracy", 1.0), baseline_for(look.row, baselines)
-        s = summarize(own.values()) if base is None else paired_difference(own, base.values("test_accuracy", 1.0))
+        s = summarize(own.values(), "logit") if base is None else paired_difference(own, base.values("test_accuracy", 1.0))
         if look.row not in baselines and s.mean is not None:
             found.append((look.style, s))
     dots = [Series(style, "whiskers", [s.mean], [i], [s.ci_low], [s.ci_high], n=s.n) for i, (style, s) in enumerate(found)]

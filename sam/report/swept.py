@@ -54,8 +54,8 @@ def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
         above = lambda look, name=name, sgd=sgd: {s: v - w for s, (v, w) in finite_pairs(look.row.values(name, 1.0), sgd).items()}
         drawn = [s for of in groups.values() if of[0] not in base for s in _over_key(of, key, above, False, anchors)]
         low = min((v for one in drawn for v in one.y if v is not None), default=0.0)
-        y = Axis(f"{label(name.partition('[')[0], '')} minus SGD's (points)", low=-CUT if low < -CUT else None)
-        level = Series(base[0].style, "level", [None], [0.0], [None], [None], n=len(base[0].row.finished))
+        y = Axis(f"{label(name, '')} minus SGD's (points)", low=-CUT if low < -CUT else None)
+        level = Series(base[0].style, "level", [None], [0.0], [None], [None], n=sum(map(is_finite, sgd.values())))
         differences = panel(condition.label, f"{label(name, '')}, minus SGD's {over}", x, y, [level, *drawn, *papers])
         panels = [*differences, *panels] if drawn else panels  # the finding: it opens the report
     return panels
@@ -63,7 +63,8 @@ def swept(condition: Condition, anchors: Anchors) -> list[Panel]:
 
 def _over_key(of: Sequence[Look], key: str, values: Callable[..., Mapping[int, float | None]], log: bool, anchors: Anchors) -> list[Series]:
     """A line through the means with its band, or with single seeds; a level for a method without the key."""
-    style, seeds, diverged = of[0].style, max(len(look.row.finished) for look in of), sum(len(look.row.diverged) for look in of)
+    style, diverged = of[0].style, sum(len(look.row.diverged) for look in of)
+    seeds = max(sum(map(is_finite, values(look).values())) for look in of)
     if key not in of[0].row.optimizer.used_keys or not is_number(getattr(of[0].row.optimizer, key)):  # alpha=null: a search
         mean, low, high = spread(values(of[0]).values(), log, seeds < BANDED)
         return [Series(style, "level", [None], [mean], [low], [high], n=seeds, diverged=diverged)]
@@ -72,7 +73,7 @@ def _over_key(of: Sequence[Look], key: str, values: Callable[..., Mapping[int, f
     method = METHODS[of[0].row.optimizer.method].label if key == "ascent_steps" else method_name(of[0].row.optimizer)
     style = replace(style, label=method + (f" ({', '.join(rest)})" if rest else ""))
     found = [(float(getattr(o.row.optimizer, key)), v, o.row.finished[seed]) for o in of for seed, v in values(o).items()]
-    line = averaged(style, [([at], [value]) for at, value, _ in found], log, diverged)
+    line = replace(averaged(style, [([at], [value]) for at, value, _ in found], log, diverged), n=seeds)
     single = replace(points(style, found, anchors, diverged), n=seeds)
     return [line] if seeds >= BANDED else [replace(line, kind="thin", low=(), high=(), n=0), single]
 

@@ -78,10 +78,11 @@ def check_size(overrides: Iterable[str]) -> None:
     points = 1.0
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         value, key = override.value(), override.key_or_group
-        listed = any(isinstance(one, list) for one in (value.list if isinstance(value, ChoiceSweep) else [value]))
-        if listed and key != "table" and os.path.isdir(CONF / key):
-            sweep = re.sub(r"[][\s]", "", override.input_line or "")
-            raise ConfigError(f"{override.input_line}: must be one option; several are a sweep, which -m starts: -m {sweep}.")
+        ones = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) and key == "table" else [value]
+        if not override.is_delete() and os.path.isdir(CONF / key) and any(isinstance(one, list | int | float | None) for one in ones):
+            raise ConfigError(f"{override.input_line}: must be one option, which --help lists; several are a sweep, -m {key}=A,B.")
+        if any(isinstance(one, RangeSweep) for one in (value if isinstance(value, list) else ones if ones != [value] else [])):
+            raise ConfigError(f"{override.input_line}: a range stands alone, beside nothing and in no list; write its numbers out.")
         if key == "plugins" and isinstance(value, ChoiceSweep):
             raise ConfigError(f"{override.input_line}: is a list of modules, not of runs; write plugins=[a,b].")
         if isinstance(value, RangeSweep):
@@ -92,6 +93,8 @@ def check_size(overrides: Iterable[str]) -> None:
         points *= len(value.list) if isinstance(value, ChoiceSweep) else 1
         if points > MOST_POINTS:
             raise ConfigError(f"{override.input_line}: makes {points:,.0f} points; a sweep holds {MOST_POINTS:,} at most, cut it up.")
+        if isinstance(value, RangeSweep) and any((number or 0) % 1 for number in (value.start, value.step)):
+            raise ConfigError(f"{override.input_line}: fractions add up to 0.30000000000000004, say; write them out: 0.1,0.2,0.3.")
 
 
 # What OmegaConf says of a value of the wrong kind -> how it must be.
@@ -105,21 +108,22 @@ def in_our_words(error: Exception) -> str:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option}: must be one of {', '.join(error.options)}."
     if isinstance(error, OverrideParseException):
-        key, _, value = str(error.override).partition("=")
+        key, _, value = map(str.strip, str(error.override).partition("="))
         return f"{error.override}: cannot be read; must be KEY=VALUE, any text but A-Z a-z 0-9 _ - . / in quotes: '{key}=\"{value}\"'."
-    if "Unexpected type for root: NoneType" in str(error):
+    if "Unexpected type for root: NoneType" in str(error) and "hydra." not in str(error):
         return "dataset.KEY, model.KEY: need dataset=... and model=..., of checkpoint=FILE; data_path=FILE.npz is where those of runs lie."
     if unknown := re.match(r"Could not override '([^']+)'\.(?:\s+To append to your config use \+(\S+))?", str(error)):
         keys = {cls.__name__: {*schema(cls), *flat(defaults(cls))} for cls in (TrainConfig, EvaluateConfig)}
         every = set[str]().union(*keys.values())
         own = keys.get(str(error.__cause__).rpartition("object_type=")[2], every)  # this command's
         close = sorted(name for name in own if name.endswith(f".{unknown[1]}"))[:1] or difflib.get_close_matches(unknown[1], own, 1)
-        near = " for this command." if unknown[1] in every else "".join(f"; did you mean {name}?" for name in close)
+        elsewhere = unknown[1] in every or os.path.isdir(CONF / unknown[1])
+        near = " for this command." if elsewhere else "".join(f"; did you mean {name}?" for name in close)
         return f"{unknown[2] or unknown[1]}: unknown key{near or '.'} --help lists all keys, --cfg hydra Hydra's own."
     if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(([^=]+)=(.*?))'(?:\n| requires)", str(error)):
         default = (flat(defaults(TrainConfig)) | flat(defaults(EvaluateConfig))).get(several[2], "")
         takes = isinstance(default, list) or re.fullmatch(r"seeds|(.*\.)?(mean|std)", several[2])
-        listed = f"; a list is {several[2]}=[{several[3]}]" if takes else ""
+        listed = f"; a list is {several[2]}=[{several[3]}]" if takes and "(" not in several[3] else ""
         return f"{several[1]}: several values are a sweep, which -m starts{listed}."
     kind = next((kind for said, kind in _KINDS.items() if said in str(error.__cause__)), None)
     if kind and (merged := re.match("Error merging override (.+?)=(.*)", str(error))):

@@ -48,6 +48,8 @@ def points(sweep: DictConfig, loader: ConfigLoader | None = None) -> list[list[s
         raise ConfigError(f"hydra/sweeper={sweeper._target_}: may choose its points as it goes, which no plan can check; use basic.")
     if sweeper.max_batch_size is not None and sweeper.max_batch_size < 1:
         raise ConfigError(f"hydra.sweeper.max_batch_size={sweeper.max_batch_size}: must be a whole number >= 1, or null.")
+    if sweep.hydra.job.chdir:
+        raise ConfigError("hydra.job.chdir=true: each run would look for runs_dir and dataset.path elsewhere; must be false.")
     parser = OverridesParser.create(loader or GlobalHydra.instance().config_loader())  # glob() asks the loader for a group's options
     task: Any = OmegaConf.to_container(sweep.hydra.overrides.task)  # a reference such as ${seed} is one of the point
     given = [*(f"{key}={values}" for key, values in (sweeper.params or {}).items()), *task]
@@ -158,6 +160,7 @@ class Preflight(Callback):
 
 def refuse(error: object, code: int = 2, *, undone: str = "run") -> NoReturn:
     print(f"error: {sentence(error)}\nNothing was {undone}.", file=sys.stderr)
+    ending._under_way = None  # there is no end to tell of
     raise SystemExit(code)
 
 

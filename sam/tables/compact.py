@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.statistics import p_short
+from sam.text import counted
 
 GAP = 2  # spaces between two columns
 LONGEST = 44  # characters of a cell's line
@@ -120,6 +121,9 @@ def _notes(block: Block, ran: Sequence[Sequence[Cell]], shown: Sequence[Sequence
         texts.append(f"† differs{versus}, paired t test, Holm-corrected p ≤ {family[0].alpha:g}")
     elif tests and not marks:
         texts.append(f"p of the paired t test{', Holm-corrected' if family else ''}")
+    own = [[c.comparison for c in row if c.comparison is not None] for row in ran]
+    beside = sum(bool(of) and not any(c.primary for c in of) for of in own)
+    texts += [f"{counted(beside, 'row')} in no row of the layout: p uncorrected, part of no test"] * bool(family and beside)
     best = "the best mean" if block.table == "Sweep" else "best, or not told apart from it"  # a sweep only describes
     texts += [f"bold: {best}"] * any(cell.best for cell in cells)
     missing = [row[block.labels - 1].text for row in block.rows if not any(row is other for other in ran)]

@@ -67,7 +67,8 @@ def best(cells: Sequence[Cell], measure: str) -> list[Cell]:
     """Mark the value cell with the best mean, and those not told apart from it: the interval of the paired difference holds 0, or, with too
     few common seeds for one, the values overlap. None of a measure without a direction, or of a single value."""
     sign = direction(measure)
-    means = {i: sign * cell.summary.mean for i, cell in enumerate(cells) if cell.summary is not None and cell.summary.mean is not None}
+    found = {i: cell.summary.mean for i, cell in enumerate(cells) if cell.summary is not None and not cell.diverged}
+    means = {i: sign * mean for i, mean in found.items() if mean is not None}
     if not sign or len(means) < 2:
         return list(cells)
     top = cells[max(means, key=lambda i: means[i])]

@@ -20,15 +20,11 @@ def footnotes(
 ) -> Iterator[str]:
     """All footnotes of the block, in order; some come several times."""
     used = [run for row in rows for run in row.shown]
-    noisy = condition.config.dataset.label_noise > 0
-    only_if = {"noise: ": noisy, "clean: ": not noisy, "published: ": bool(shown)}
     if table.source:
         yield f"Layout after {table.source}."
     yield trained_by(condition.config)
-    for note in (*table.notes, *(note for run in used for note in run.config.protocol.notes)):
-        prefix = next((p for p in only_if if note.startswith(p)), "")
-        if not prefix or only_if[prefix]:
-            yield note.removeprefix(prefix)
+    for config, notes in ((condition.config, table.notes), *((run.config, run.config.protocol.notes) for run in used)):
+        yield from said_of(config, notes, bool(shown))
     for row in rows:
         if row.changed:
             changes = (f"{key} {value_text(value)} instead of {value_text(condition.key[key])}" for key, value in row.changed.items())
@@ -56,6 +52,16 @@ def footnotes(
         yield from known.notes(run.data_fingerprint, run.data_notes)
 
 
+def said_of(config: TrainConfig, notes: Sequence[str], published: bool = False) -> Iterator[str]:
+    """Those of the notes that hold here, without their condition."""
+    noisy = config.dataset.label_noise > 0
+    only_if = {"noise: ": noisy, "clean: ": not noisy, "published: ": published}
+    for note in notes:
+        prefix = next((p for p in only_if if note.startswith(p)), "")
+        if not prefix or only_if[prefix]:
+            yield note.removeprefix(prefix)
+
+
 def trained_by(c: TrainConfig) -> str:
     """The training recipe shared by all rows, in one line."""
     o, a = c.optimizer, c.augmentation
@@ -67,12 +73,14 @@ def trained_by(c: TrainConfig) -> str:
     where = f"in the {o.weight_decay_mode}{'' if o.weight_decay_scope == 'all' else ', without normalisation and biases'}"
     cutout = f"Cutout {a.cutout}" + (f" at {a.cutout_probability:g}" if a.cutout_probability < 1 else "")
     crop = f"crop {a.crop_padding} ({a.padding_mode})"
+    sgd = f"momentum {o.momentum:g}{' (Nesterov)' if o.nesterov else ''}"
+    base = sgd if o.base == "sgd" else f"AdamW, betas {', '.join(f'{b:g}' for b in o.betas)}"
     used = {"flip": a.flip, crop: a.crop_padding, a.policy: a.policy != "none", cutout: a.cutout}
     pictures = [text for text, here in used.items() if here]
     return (
         f"Trained by: {counted(c.epochs, 'epoch')}{held}, batch {c.batch_size}{m},"
         f" last partial batch {'dropped' if c.drop_last else 'kept'};"
-        f" lr {o.lr:g}, {schedule.get(c.schedule, c.schedule)}{warmup}; momentum {o.momentum:g}{' (Nesterov)' if o.nesterov else ''};"
+        f" lr {o.lr:g}, {schedule.get(c.schedule, c.schedule)}{warmup}; {base};"
         f" weight decay {o.weight_decay:g}{f' {where}' if o.weight_decay else ''}; augmentation {', '.join(pictures) or 'none'};"
         f" {f'clipping at {o.grad_clip:g}' if o.grad_clip else 'no clipping'};"
         f"{'' if c.loss == 'cross_entropy' else f' loss {c.loss};'}"
@@ -96,8 +104,9 @@ def _notes_on_numbers(rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]])
         yield f"Below {MIN_SEEDS} seeds, or with a seed at 0 or 100%, the smallest to the largest value in place of an interval."
     if any(cell.best for _, cell in cells):
         yield (
-            "Bold: the best mean of its column, and what the 95% interval of the paired difference (below three common seeds, the overlap"
-            " of the values) does not tell apart from it. It describes, and is not corrected for the number of rows."
+            "Bold: the best mean of its column, of rows without a diverged run, and what the 95% interval of the paired difference (below"
+            " three common seeds, the overlap of the values) does not tell apart from it. It describes, and is not corrected for the"
+            " number of rows."
         )
     lists = {row.label: sorted({*row.finished, *row.diverged}) for row in rows if row.ran}
     seeds = {label: f"{', '.join(map(str, own))} ({len(own)})" for label, own in lists.items()}
@@ -178,7 +187,7 @@ def finding(table: TableConfig, rows: Sequence[TableRow], lines: Sequence[Sequen
     if found:
         named = lambda column: "" if "accuracy" in column.lower() else f"{column}: "
         return "; ".join(named(column) + "; ".join(_told(told, same, FEW)) for column, told, same in found) + "."
-    first = next((cell.column for line in lines for cell in line if cell.best), "")
+    first = next((own[0].column for own in zip(*lines, strict=True) if any(cell.best for cell in own)), "")
     name = lambda label: f"{table.row_header} {label}" if label[:1].isdigit() else label
     best = [(name(row.label), cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.best and cell.column == first]
     texts = [f"{label} ({cell.parts[0]}, n {cell.summary.n})" for label, cell in best if cell.summary is not None]

@@ -103,18 +103,19 @@ def _measures(own: Sequence[Grid]) -> tuple[str, str]:
 
 def _block(own: Sequence[Grid], command: Command) -> tuple[list[Block], list[str]]:
     judge, result = _measures(own)
-    validated, said = judge.startswith("val"), ", BatchNorm recalibrated" if judge.endswith(RECALIBRATED) else ""
+    validated = judge.startswith("val")
+    said, its = (", BatchNorm recalibrated" if name.endswith(RECALIBRATED) else "" for name in (judge, result))
     shown = {f"Validation accuracy (%){said}": judge} if validated else {}
-    shown[f"Test accuracy (%){'' if validated else f', {OPTIMISTIC}'}"] = result
+    shown[f"Test accuracy (%){its}{'' if validated else f', {OPTIMISTIC}'}"] = result
     columns = expand([ColumnConfig(key="accuracy", header=header, measure=measure) for header, measure in shown.items()], [])
-    header = ("Method", "Picked", *shown, "Test accuracy (%), nested by seed")
+    header = ("Method", "Picked", *shown, f"Test accuracy (%){its}, nested by seed")
     picked = [one for grid in own if (one := _picked(grid, judge, columns, header[-1], result)) is not None]
     if not picked:
         return [], []
     best = max(picked, key=lambda one: one.score)
     where = f" at {at_text(best.at)}" if best.at else ""
     reached = best.cells[-2].summary
-    text = f"{summary_parts(reached, 2)[0]}%" if reached is not None and reached.n else f"validation accuracy {best.score:.2f}%"
+    text = f"{summary_parts(reached, 2)[0]}%{its}" if reached is not None and reached.n else f"validation accuracy {best.score:.2f}%"
     first = own[0].points[0][1][0]
     guess = f"chance ({chance(first):g}%)" if chance(first) else "0%"
     final = picked if validated else []  # those without a pick too: what they are compared with

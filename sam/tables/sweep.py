@@ -11,6 +11,7 @@ from sam.optimizers.settings import METHODS
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.columns import Column, available, expand
 from sam.tables.conditions import RunRow, TableRow, condition_label, grouped, is_number, method_name, order, table_row, value_text, varying
+from sam.tables.footnotes import said_of
 from sam.tables.settings import RowConfig, SweepConfig
 from sam.tables.statistics import summary_parts
 
@@ -183,7 +184,7 @@ def _notes(config: SweepConfig, found: Sequence[Grid]) -> tuple[str, ...]:
         "± is the sample standard deviation over seeds; n counts seeds, diverged runs are in no mean.",
         "Bold: the largest mean accuracy, the smallest mean of any other measure, among cells without a diverged run. It describes; the"
         " largest of many cells is larger than its method's expectation.",
-        *config.notes,
+        *(*config.notes, *(note for run in runs for note in said_of(run.config, run.config.protocol.notes))),
         *(f"{run.folder} is left out: seed {run.config.seed} was run more than once." for row in rows for run in row.duplicates),
         f"Data fingerprint: {', '.join(dict.fromkeys(run.data_fingerprint or 'unknown' for run in runs))}.",
         *(note for run in runs for note in known_data.notes(run.data_fingerprint, run.data_notes)),

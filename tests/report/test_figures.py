@@ -149,9 +149,12 @@ def test_a_sweep_shows_differences_from_sgd_over_common_seeds(measure: str) -> N
     rows += [replace(made_up.run(OptimizerConfig.of(rho=0.9), 0, 40.0), measures={measure: 40.0})]
     panel = by_title(panels_of(rows), "minus SGD's over the ρ of training")
     level, line, points = panel.series[:3]
-    assert panel.y.label == f"{'Validation' if 'val' in measure else 'Test'} accuracy minus SGD's (points)" and panel.y.low == -10
+    assert (
+        panel.y.label == f"{'Validation accuracy, BatchNorm recalibrated' if 'val' in measure else 'Test accuracy'} minus SGD's (points)"
+        and panel.y.low == -10
+    )
     assert (level.kind, list(level.y)) == ("level", [0.0]) and list(line.x) == [0.02, 0.1, 0.2, 0.5, 0.9]
-    assert line.y == pytest.approx([10 * 0.02, 1.0, 2.0, 5.0, -50.0]) and points.n == 2  # seeds, of SAM
+    assert line.y == pytest.approx([10 * 0.02, 1.0, 2.0, 5.0, -50.0]) and points.n == 1  # seed that both have
     alone = [row for row in rows if row.config.optimizer.method != "sgd"]
     assert not any("minus" in panel.title for panel in panels_of(alone))
 
@@ -396,7 +399,7 @@ def test_what_is_no_number_is_a_level_and_diverged_runs_are_counted() -> None:
     rows = [made_up.run(OptimizerConfig.of(method="sgd"), seed, 90.0) for seed in range(5)]
     rows += [made_up.run(o, seed, 91.0, lost_at=lost(o, seed)) for o in tried for seed in range(5)]
     line, level = by_title(panels_of(rows), "minus SGD's").series[1:3]
-    assert (line.kind, line.n, line.diverged) == ("line", 9, 6) and level.kind == "level" and level.n == 5
+    assert (line.kind, line.n, line.diverged) == ("line", 5, 6) and level.kind == "level" and level.n == 5
     zero = by_title(panels_of(rows), "minus SGD's").series[0]
     assert zero.n == 5
     lost_base = [made_up.run(OptimizerConfig.of(method="sgd"), 0, 90.0, lost_at=3), *rows[5:]]
@@ -424,3 +427,18 @@ def test_panels_whose_names_are_the_same_once_cut_are_all_written() -> None:
 
 def test_an_accuracy_has_its_unit_whatever_its_batchnorm() -> None:
     assert figures.label("test_accuracy[bn=recalibrated]") == "Test accuracy, BatchNorm recalibrated (%)"
+
+
+def test_one_method_over_many_radii_opens_with_its_accuracy() -> None:
+    for count in (3, 9, 12):
+        rows = [made_up.run(OptimizerConfig.of(rho=0.1 * k), seed, 90.0 + k) for k in range(1, count + 1) for seed in range(2)]
+        titles = [panel.title for panel in panels_of(rows)]
+        assert any(title.startswith("Test accuracy over the ρ") for title in titles), count
+
+
+def test_the_panel_of_alpha_shows_the_search() -> None:
+    kinds = {None: [0.5, 2.0], 1.25: [1.25, 1.25]}
+    rows = [made_up.run(OptimizerConfig.of(method="xsam", rho=0.1 * k, alpha=a), 0, 90.0 + (a or 0)) for a in kinds for k in range(1, 6)]
+    rows = [replace(r, epochs=[{**e, "alpha": kinds[r.config.optimizer.alpha][int(e["epoch"]) % 2]} for e in r.epochs]) for r in rows]
+    panel = by_title(panels_of(rows), "α over training")
+    assert panel.series and all(set(series.y) == {0.5, 2.0} for series in panel.series)

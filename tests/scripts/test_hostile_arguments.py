@@ -3,6 +3,7 @@
 import json
 import lzma
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,22 @@ def test_packed_rows_from_elsewhere_stay_inside(packed: bytes, tmp_path: Path) -
     with pytest.raises(ValueError, match=r"000.json.xz: "):
         rows.unpack(str(tmp_path / "packed"), tmp_path / "a" / "runs", None)
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("optimizer.rho=range(0.1,0.4,0.1)", "fractions add up to"),  # Hydra's has 0.30000000000000004, and the stop
+        ("optimizer=null", "must be one option"),
+        ("protocol=3", "must be one option"),
+        ("optimizer=[sgd,sam]", "must be one option"),
+        ("seed=range(3),7", "a range stands alone"),
+        ("keep_checkpoints=[range(3)]", "a range stands alone"),
+    ],
+)
+def test_what_hydra_takes_and_nobody_means(override: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{override}: {told}")):
+        check_size([override])
+    check_size(
+        ["table=[table2,table3]", "~optimizer", "seed=shuffle(range(3))", "optimizer.rho=0.1,0.2", "init_from=null", "seed=range(3)"]
+    )

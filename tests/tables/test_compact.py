@@ -119,3 +119,25 @@ def test_a_difference_over_fewer_seeds_says_so_and_a_sweeps_bold_is_the_best_mea
     assert any("(n=3, p " in cell for row in texts(block) for cell in row), texts(block)
     swept = replace(planted(), table="Sweep")
     assert "bold: the best mean" in compact(swept).notes[0] and "not told apart" not in compact(swept).notes[0]
+
+
+def test_what_was_found_is_of_the_first_column() -> None:
+    """A network at chance has the smallest gap, and stands before the best."""
+    gaps = {"gap": {"SGD": np.array([1e-4]), "SAM": np.array([0.2])}}
+    (block,) = build(load("table3"), runs_of({"SGD": np.array([10.0]), "SAM": np.array([95.0])}, gaps), [])
+    assert block.finding == "Accuracy (%): best is SAM (95.00, n 1); nothing was tested."
+
+
+def test_the_survivor_of_diverged_runs_is_not_the_best() -> None:
+    runs = runs_of({"SGD": np.array([90.0, 90.1, 90.2]), "SAM": np.array([95.0, 95.0, 95.0])})
+    gone = lambda r: r.config.optimizer.method == "sam" and r.config.seed > 0
+    lost = [replace(r, status="diverged", diverged_epoch=1) if gone(r) else r for r in runs]
+    (block,) = build(load("table3"), lost, [])
+    assert best(block, "Accuracy (%)") == []  # one row is left, and none is bold
+
+
+def test_rows_outside_of_the_family_are_said_to_be_uncorrected() -> None:
+    runs = runs_of({"SGD": np.array([90.0, 91.0, 92.0]), "SAM": np.array([93.0, 94.1, 95.2])})
+    own = [replace(r, config=replace(r.config, optimizer=OptimizerConfig.of(method="vasso")), setting="vasso") for r in runs[3:]]
+    (block,) = build(load("table3"), [*runs, *own], [], own)
+    assert "Holm-corrected; 1 row in no row of the layout: p uncorrected, part of no test" in compact(block, 200).notes[0]

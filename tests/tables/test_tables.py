@@ -346,6 +346,8 @@ def test_every_table_says_by_what_recipe_its_rows_were_trained() -> None:
         " 0.5 epochs of warm-up; momentum 0; weight decay 0.001 in the optimizer, without normalisation and biases; augmentation flip,"
         " crop 4 (zeros), Cutout 16 at 0.5; clipping at 5; label smoothing 0.1; precision bf16."
     ) in block.notes
+    (block,) = build(load("table2"), [run(other, base="adamw", betas=[0.9, 0.95])], [0.05])
+    assert any("; AdamW, betas 0.9, 0.95; weight decay" in note for note in block.notes)
     (block,) = build(load("table2"), [run(replace(WRN, epochs=1))], [0.05])
     assert ", 1 epoch, " in block.title
 
