@@ -28,7 +28,9 @@ def begin(plans: Sequence[TrainConfig], before: int | None = None, *, waits: boo
     global _under_way
     for line in identity.unread(plans, given) if not launched().rank else ():
         print(f"note: {printable(line)}: no run here reads this key.", file=sys.stderr)
-    folders = dict.fromkeys(map(identity.run_folder, plans))  # each once, and now: a file that names one may be gone at the end
+    folders = dict[Path, None]()  # each once
+    with suppress(ValueError):  # of data that are not there: the run will say so
+        folders = dict.fromkeys(map(identity.run_folder, plans))  # now: a file that names one may be gone at the end
     _under_way = functools.partial(_lines, plans, folders, before, waits, time.monotonic())
 
 
@@ -46,8 +48,7 @@ def summed_up() -> Iterator[None]:
         progress.end_sweep(whole=not stopped)
         lines, _under_way = _under_way, None
         if lines is not None and not launched().rank:
-            with suppress(ValueError):  # of data that are not there: the run has said so
-                print("".join(f"{printable(line)}\n" for line in lines(stopped)), end="", flush=True)
+            print("".join(f"{printable(line)}\n" for line in lines(stopped)), end="", flush=True)
 
 
 def _lines(
