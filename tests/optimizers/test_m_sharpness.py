@@ -68,7 +68,8 @@ def test_groups_descend_along_the_mean_of_their_own_gradients(name: str) -> None
 
     def moved(data) -> np.ndarray:
         model = Net()
-        optimizer = of(method=name, rho=RHO, alpha=0.7)(torch.optim.SGD(model.parameters(), lr=LR), loss_decay=DECAY, passes=Passes(model))
+        base = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
+        optimizer = of(method=name, rho=RHO, alpha=0.7)(base, loss_decay=DECAY, passes=Passes(model))
         if optimizer.generators:
             pytest.skip("each group has draws of its own")
         w = flat(model.parameters())

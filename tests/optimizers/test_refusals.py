@@ -25,6 +25,7 @@ from sam.optimizers.settings import OptimizerConfig
 from sam.optimizers.xsam import XSAM
 
 METHODS = [row.load() for row in REGISTRY.values()]
+PHASE = {LateSAM: {"first": 0}}  # what has no default
 NAN = float("nan")
 SETTINGS = [
     *((method, "rho", value) for method in METHODS for value in (-1, NAN, float("inf"), None, "0.05", [0.05])),
@@ -49,9 +50,9 @@ SETTINGS = [
 @pytest.mark.contract
 @pytest.mark.parametrize(("method", "name", "value"), SETTINGS)
 def test_a_setting_out_of_its_bounds(method: Any, name: str, value: object) -> None:
-    base = torch.optim.SGD(Net().parameters(), lr=0.1)
+    base = torch.optim.SGD(Net().parameters(), lr=0.1, momentum=0.9)
     with pytest.raises(ConfigError) as caught:
-        method(base, **{name: value})
+        method(base, **PHASE.get(method, {}), **{name: value})
     assert str(caught.value).startswith(f"{method.__name__}: {name}=") and "must" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -182,7 +183,8 @@ CLOSURES = {
 def test_a_closure_that_trains_nothing_is_an_error_at_the_first_step(method: Any, kind: str) -> None:
     words, make = CLOSURES[kind]
     model = Net()
-    optimizer = method(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.1, passes=Passes(model))
+    base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = method(base, rho=0.1, passes=Passes(model), **PHASE.get(method, {}))
     before = [t.detach().clone() for t in model.state_dict().values()]
     with pytest.raises(ConfigError, match=words) as caught:
         optimizer.step(make(model))
