@@ -51,14 +51,14 @@ class Scaled(nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for the CPU needs g++")
-def test_the_ninth_network_of_a_process_is_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ninth_network_of_a_process_is_compiled_too() -> None:
     """torch's limit of 8 would leave it eager, with other digits than the same run has in a process of its own."""
-    for name in ("recompile_limit", "fail_on_recompile_limit_hit"):
-        monkeypatch.setattr(torch._dynamo.config, name, getattr(torch._dynamo.config, name))
-    torch._dynamo.utils.counters.clear()
-    for size in range(2, 12):
-        graphs.compiled(Scaled(), "default", torch.device("cpu"))(torch.ones(size))
-    assert torch._dynamo.utils.counters["frames"]["ok"] == 10
+    config = torch._dynamo.config
+    with config.patch({name: getattr(config, name) for name in ("recompile_limit", "fail_on_recompile_limit_hit")}):  # put back after it
+        torch._dynamo.utils.counters.clear()
+        for size in range(2, 12):
+            graphs.compiled(Scaled(), "default", torch.device("cpu"))(torch.ones(size))
+        assert torch._dynamo.utils.counters["frames"]["ok"] == 10
 
 
 def test_compiled_runs_have_an_identity_of_their_own(tiny: Tiny) -> None:
