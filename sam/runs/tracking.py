@@ -23,7 +23,8 @@ from typing import Any
 from sam.core.files import number
 from sam.optimizers.settings import METHODS, OptimizerConfig
 from sam.runs import progress, records
-from sam.runs.identity import identity
+from sam.runs.command import BASE
+from sam.runs.identity import fingerprint, identity
 from sam.runs.signals import SAVE_AND_LEAVE
 from sam.schema import flat
 from sam.settings import TrackingConfig, TrainConfig
@@ -34,6 +35,10 @@ LEAVING = 5.0  # seconds for W&B's end when a run was told to leave, or failed: 
 OFFLINE = 10.0  # seconds for W&B to start, counted when a run has ended; and to log offline what no server took
 OFFLINE_WORD = "offline: "  # and why
 RETRY_AFTER = 600.0  # seconds without trying a server that did not answer: a sweep must not wait for it again at every run
+# Keys that a run's series, or its labels in the default group, hold already: the method's own among them.
+_SHARED = "|".join(f.name for f in dataclasses.fields(OptimizerConfig) if f.name not in ("method", "lr", "weight_decay"))
+_LABELLED = r"dataset[.](name|train_size|label_noise|sample)|model[.](name|depth|width|norm|timm_name)"
+_TOLD = re.compile(rf"(seed|epochs|{_LABELLED}|optimizer[.](?!({_SHARED})$).*)$")
 _unreachable_until = 0.0
 _told: set[str] = set()  # why W&B is offline, as far as this process or one before it in a sweep has said it
 _say: Callable[[str], None] = lambda word: None  # to the process that trains, if this is another
@@ -119,16 +124,17 @@ class WandbTracker:
         tracking, commit, images = config.tracking, record["environment"].get("commit"), record["data"]["fingerprint"]
         provenance = {"setting": record["setting"], "commit": commit, "data_fingerprint": images}  # to find runs by, at the top of a config
         alike = f"{config.dataset.label} {config.model.label} {config.protocol.name} {config.epochs} epochs lr {config.optimizer.lr:g}"
-        shared = {f.name for f in dataclasses.fields(OptimizerConfig)} - {"method", "lr", "weight_decay"}
-        for key, value in flat(identity(config)).items():  # nor may the mean over seeds mix what else differs
-            if (name := key.removeprefix("optimizer.")) in shared or ("." not in key and key not in ("seed", "epochs")):
-                alike += f" {name}={value}"
+        own, usual, every = flat(record["identity"]), flat(identity(BASE)), flat(record["config"])
+        for key in dict.fromkeys([*own, *usual]):  # nor may the mean over seeds mix what else differs
+            if own.get(key) != usual.get(key) and not _TOLD.match(key):
+                alike += f" {key.rpartition('.')[2]}={own.get(key, every.get(key))}"
+        alike = alike if len(alike) <= 128 else f"{alike[:111]} {fingerprint({'group': alike})}"  # what W&B takes
         options: dict[str, Any] = {
             "project": tracking.project,
             "entity": tracking.entity,
             "id": run_id(record, self._folder),
             "name": f"{series(config.optimizer)[:110]} seed={config.seed}"[:128],
-            "group": tracking.group or alike[:128],  # everything but method, radius and seed; W&B takes 128 characters
+            "group": tracking.group or alike,  # everything but method, radius and seed
             "tags": tracking.tags or None,
             "notes": tracking.notes,
             "job_type": job_type,

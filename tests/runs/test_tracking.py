@@ -12,6 +12,7 @@ import pytest
 from sam.config import ConfigError
 from sam.optimizers.settings import OptimizerConfig
 from sam.runs import identity, records, tracking
+from sam.runs.command import BASE
 from sam.runs.progress import Progress
 from sam.runs.run import run
 from sam.runs.tracking import series, sync_command
@@ -93,7 +94,7 @@ def test_it_mirrors_rows_and_summary(tiny: Tiny, wandb: Callable[..., Calls]) ->
     assert (options["id"], options["name"], options["project"]) == (record["fingerprint"], "XSAM N=1 rho=0.1 seed=0", "mine")
     assert options["mode"] == "offline" and options["resume"] == "allow"  # no key, so nothing waits for a server
     assert options["config"]["optimizer"]["rho"] == 0.1
-    assert options["group"] == "digits, 96 training images WRN-10-1 tiwary2024 2 epochs lr 0.1 batch_size=40"
+    assert options["group"] == "digits, 96 training images WRN-10-1 tiwary2024 2 epochs lr 0.1 batch_size=40 crop_padding=0 flip=False"
     assert (options["tags"], options["notes"]) == (None, None)  # W&B's own variables decide
     assert options["config"]["commit"] == record["environment"]["commit"]
     assert options["config"]["data_fingerprint"] == record["data"]["fingerprint"]
@@ -119,7 +120,7 @@ def test_group_tags_and_notes_stay_those_of_the_run_when_it_is_measured(tiny: Ti
 
 def test_the_group_that_the_docs_and_the_dashboard_show_is_a_default_one(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
     calls, config = wandb(), tiny(epochs=1)
-    record = run(config) | {"config": to_dict(TrainConfig())}
+    record = run(config) | {"config": to_dict(BASE), "identity": identity.identity(BASE)}
     tracking.mirror_sharpness(TrackingConfig(backend="wandb", mode="offline"), [(identity.run_folder(config), record, {"gap": 1.0})])
     for page in ("docs/wandb.md", "scripts/dashboard.py"):
         assert re.search(f'[`"]{re.escape(calls[0][1]["group"])}[`"]', (tracking.ROOT / page).read_text()), page
@@ -290,8 +291,9 @@ def test_a_series_is_one_setting(options: dict[str, Any], expected: str) -> None
 
 def test_settings_that_no_series_names_have_groups_of_their_own(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
     calls = wandb()
-    other = [{"batch_size": 24}, {"precision": "bf16"}, {"optimizer": {"momentum": 0.5}}]
+    other = [{"batch_size": 24}, {"precision": "bf16"}, {"optimizer": {"momentum": 0.5}}, {"augmentation": {"flip": True}}]
+    other += [{"model": {"dropout": 0.1}}, {"model": {"shortcut": "zero_pad"}}, {"dataset": {"val_fraction": 0.1}}]
     for settings in ({}, *other, {"seed": 3}, {"optimizer": {"rho": 0.3}}):
         run(tiny(tracking={"backend": "wandb"}, epochs=1, **settings))
     groups = [options["group"] for name, options in calls if name == "init"]
-    assert len({*groups[:4]}) == 4 and groups[4] == groups[5] == groups[0]
+    assert len({*groups[:8]}) == 8 and groups[8] == groups[9] == groups[0]

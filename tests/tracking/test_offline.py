@@ -56,7 +56,9 @@ def it_is_what_it_is_called(segments: list[Entries], record: dict[str, Any]) -> 
         (run,) = of(entries, "run")
         assert run["run_id"] == record["fingerprint"]
         assert run["display_name"] == "XSAM N=2 rho=0.05 seed=1"
-        assert run["run_group"] == "digits, 128 training images WRN-10-1 tiwary2024 20 epochs lr 0.1 batch_size=64"
+        assert (
+            run["run_group"] == "digits, 128 training images WRN-10-1 tiwary2024 20 epochs lr 0.1 batch_size=64 crop_padding=0 flip=False"
+        )
         assert (run["job_type"], run["project"]) == (job_type, "sam")
         config = run["config"]["update"]
         top = {"method": "XSAM", "n": 2, "rho": 0.05, "alpha": None, "seed": 1, "series": "XSAM N=2 rho=0.05", "setting": record["setting"]}
