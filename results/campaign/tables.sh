@@ -20,6 +20,7 @@ radii=() # of stages whose tuning is done
 if eval "$("$python" $here/picks.py sam 2>/dev/null)" && [ -n "${R:-}" ]; then radii+=("stage1=$R" "stage4=$R"); fi
 if eval "$("$python" $here/picks.py resnet20 2>/dev/null)" && [ -n "${R3:-}" ]; then radii+=("stage3=$R3"); fi
 [ ! -d "$runs/stage1" ] || "$python" $here/arms.py $runs/stage1 $here/stage1/arms.md
+[ ! -d "$runs/stage2" ] || "$python" $here/cells.py $runs/stage2 $here/stage2/cells
 if eval "$("$python" $here/picks.py sgd 2>/dev/null)" && [ -n "${lr:-}" ]; then "$python" $here/opening.py $runs $here/opening "$lr" "$decay"; fi
 "$python" $here/beside.py $runs docs/beside-the-papers.md "${radii[@]}"
 "$python" scripts/claims.py rows=$here/rows readme=README.md out=$here/ledger

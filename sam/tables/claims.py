@@ -47,6 +47,7 @@ class Tuned:
     rise: bool = False
 
 
+_BASE = {"dataset.train_size": 4000, "epochs": 40, "dataset.label_noise": 0.0, "augmentation.flip": False, "augmentation.crop_padding": 0}
 _SAM: Arm = {"method": "sam", "ascent_steps": 1, "radius": "fixed"}
 PICKS = {
     **{name: Tuned(_SAM, part=part) for name, part in (("R", 1), ("R_half", 2), ("R_sqrt3", 3**0.5), ("R_third", 3), ("R_twice", 0.5))},
@@ -54,6 +55,7 @@ PICKS = {
     "rho_rand": Tuned({"method": "rand_sam", "radius": "fixed"}),
     "rho_rise": Tuned(_SAM, rise=True),
     "R3": Tuned(_SAM, changed={"dataset.val_size": 10_000}),
+    "R_base": Tuned(_SAM, changed=_BASE),
 }
 
 

@@ -76,9 +76,9 @@ def build(judged: Sequence[Judged]) -> list[Block]:
 
 
 def short(judged: Sequence[Judged]) -> Block:
-    """The ledger of a README, one row a claim with a line for each setting: the planned ones, and of all others those judged."""
+    """The ledger of a README, one row a claim with a line for each setting: the planned ones, and of all others those with a verdict."""
     by = lambda case: (not case.confirmatory, _in_order(case.claim.id))
-    shown = sorted((case for case in judged if case.confirmatory or case.interval), key=by)
+    shown = sorted((case for case in judged if case.confirmatory or (case.interval and case.claim.kind != "descriptive")), key=by)
     others = sorted({case.claim.id for case in judged} - {case.claim.id for case in shown}, key=_in_order)
     why = lambda case: ", and ".join(dict.fromkeys([case.origin or "planned", case.verdict.partition(":")[0]]))
     left = grouped([case for name in others for case in judged if case.claim.id == name], why)
@@ -94,7 +94,7 @@ def short(judged: Sequence[Judged]) -> Block:
     notes.append("Holm's correction over the planned ones; every other stands alone, at 95%. From claim to verdict: docs/claims.md.")
     notes += [f"{words.capitalize()}: {', '.join(dict.fromkeys(case.claim.id for case in own))}." for words, own in left.items()]
     header = (*HEADER[:2], "Setting", *HEADER[3:6])
-    return Block(TABLE, "Planned claims, and others that have a result", 1, header, tuple(rows), tuple(notes), about=TABLE)
+    return Block(TABLE, "Planned claims, and others that have a verdict", 1, header, tuple(rows), tuple(notes), about=TABLE)
 
 
 def _in_order(name: str) -> tuple[int, str]:

@@ -100,7 +100,8 @@ def judge(claims: Sequence[tuple[Claim, str]], runs: Sequence[RunRow], given: Ma
         intervals = simultaneous([case.effect for _, case in tested if case.effect], tests, level)
         for (i, case), interval in zip(tested, intervals, strict=True):
             cases[i] = replace(case, interval=interval)
-    return cases
+    named = {case.base.label: case.place for case in cases if case.base and case.claim.setting.name}  # by the claims that name it
+    return [replace(case, place=named.get(case.place, case.place)) for case in cases]
 
 
 def holds(where: Mapping[str, Any], run: RunRow) -> bool:
@@ -115,8 +116,7 @@ def _cases(claim: Claim, origin: str, every: Conditions, tuning: Conditions, giv
     if claim.effects:
         return [_of_effects(claim, origin, ROOT / file) for file in claim.effects]
     first, last = claim.seeds or (0, math.inf)
-    found = [replace(c, runs=tuple(run for run in c.runs if first <= run.config.seed <= last)) for c in every]
-    found = [c for c in found if c.runs]
+    found = [replace(c, runs=runs) for c in every if (runs := tuple(run for run in c.runs if first <= run.config.seed <= last))]
     where, name = claim.setting.where, claim.setting.name
     nothing = lambda why: [Judged(claim, origin, name or "any", stopped=why)]
     if claim.kind == "correlation":

@@ -244,6 +244,23 @@ def test_runs_that_another_claim_tests_are_no_tuning_runs() -> None:
     assert verdict("equal_compute", [*runs, *odd]) == "supported"
 
 
+def test_the_grid_of_claim_1_stands_on_the_pick_of_its_base_cell() -> None:
+    """SAM at R wins in the small noisy cell and loses in the base cell; nothing was tuned but in the latter, which other claims name."""
+    noisy = {"dataset": replace(BASE.dataset, train_size=1000, label_noise=0.2), "epochs": 156}
+    cells = []
+    for where, gain in ((noisy, 4.0), (dict[str, Any](), -2.0)):
+        for s in range(2000, 2005):
+            cells += [run(s, 50.0 + s % 7, method="sgd", **where), run(s, 50.0 + s % 7 + gain, method="sam", rho=R, **where)]
+    judged = judge([*load("beats_sgd"), *load("equal_compute")], [*campaign(), *cells], {})
+    of = {case.place: case for case in judged if case.claim.id == "1"}
+    base, other = of.pop("mechanism"), *of.values()
+    assert base.effect and other.effect and (base.effect.estimate, other.effect.estimate) == (-2.0, 4.0)
+    assert base.picked == other.picked == {"R_base": R} and base.verdict == other.verdict == "descriptive: no verdict"
+    assert "20% wrong" in other.place and "mechanism" in judged[-1].place
+    short = ledger.short(judged)
+    assert [row[0].parts[0][:2] for row in short.rows] == ["2."] and "Planned, and descriptive: 1." in short.notes
+
+
 def test_a_control_at_another_condition_is_no_second_setting() -> None:
     """SGD of 80 epochs makes a condition of its own; the claim is about the treatment's."""
     setting = replace(load("equal_compute")[0][0].setting, where={"model": "WRN-10-1"})

@@ -1,6 +1,7 @@
-"""What the campaign's README shows of stage 1: the points of its opening figure, and its table of arms."""
+"""What the campaign's README shows: the points of its opening figure, its table of arms, and its grid of cells."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import made_up
@@ -63,3 +64,26 @@ def test_the_table_of_arms_and_its_differences() -> None:
 def test_the_readmes_table_is_the_one_made_of_the_rows() -> None:
     made, page = ((made_up.ROOT / "results/campaign" / name).read_text("utf-8") for name in ("stage1/arms.md", "README.md"))
     assert made.partition("\n\n")[0] in page
+
+
+def test_the_grid_pairs_sam_with_the_sgd_of_its_own_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(made_up.ROOT / "results" / "campaign"))
+    cells = made_up.program("campaign/cells.py")
+    made = []
+    for flip, noise, size, gain in ((True, 0.0, 1000, 1.0), (False, 0.2, 4000, -2.0), (False, 0.0, 1000, 0.5)):
+        for seed in range(3):
+            for keys in ({"method": "sgd"}, {"rho": 0.05}):
+                row = run(1.0, seed, **keys)
+                better = gain + 0.1 * seed if "rho" in keys else 0.0
+                dataset = replace(row.config.dataset, label_noise=noise, train_size=size)
+                config = replace(row.config, dataset=dataset, augmentation=replace(row.config.augmentation, flip=flip, crop_padding=0))
+                reached = {cells.ACCURACY: 40.0 + 3 * seed + better, cells.LOSS: 0.5, cells.SHARPNESS: 0.01}
+                made.append(replace(row, config=config, measures=reached))
+    monkeypatch.setattr(cells, "stored_runs", lambda config, problems: made)
+    cells.main(tmp_path, tmp_path / "cells")
+    _, _, *lines = (tmp_path / "cells.md").read_text().splitlines()
+    assert lines[0] == "| none | 0% | 1,000 | 3 | 43.00 | +0.60 [+0.35, +0.85] | 0.5, 0.5 | 10.00, 10.00 |"
+    assert lines[1].startswith("| none | 20% | 4,000 | 3 | 43.00 | -1.90 [-2.15, -1.65] |")  # half widths: 4.303 x 0.1 / sqrt 3
+    assert lines[2].startswith("| flip | 0% | 1,000 | 3 | 43.00 | +1.10 [+0.85, +1.35] |")
+    assert (tmp_path / "cells.csv").read_text().splitlines()[1].startswith("none,0.0,1000,0.05,3,0.6")
+    assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".csv", ".png", ".pdf"}
