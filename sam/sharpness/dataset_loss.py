@@ -149,10 +149,6 @@ class DatasetLoss:
             self.progress(len(inputs))
         return torch.cat(found)
 
-    def sample_losses(self) -> Tensor:
-        """Return the loss of every sample at the current weights, (n,) in the order of the data: one forward over the set."""
-        return self.criterion(self.outputs(), self.labels)
-
     def value_and_gradient(self) -> tuple[Value, Vector]:
         """Return L and its gradient at the current weights: one forward and backward over the set."""
         total = torch.zeros(2, dtype=torch.float64, device=self.labels.device)

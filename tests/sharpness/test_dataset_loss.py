@@ -91,7 +91,7 @@ def test_the_losses_of_the_samples_come_in_their_order_and_have_the_mean_of_the_
     net, (x, y), done = network(), samples(), []
     loss = DatasetLoss(net, x, y, batch_size=batch_size, batchnorm=batchnorm, progress=done.append)
     with loss.measuring():
-        losses, whole = loss.sample_losses(), loss.value()
+        losses, whole = loss.criterion(loss.outputs(), loss.labels), loss.value()
         expected = [functional.cross_entropy(loss.batch_outputs(a), b, reduction="none") for a, b in loss.batches()]
     assert losses.shape == (23,) and torch.equal(losses, torch.cat(expected).detach())
     assert losses.mean().item() == pytest.approx(whole.loss, rel=1e-13)
