@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from data.torchvision_guard import ensure
 from models import build
+from models.networks import DenseLayer
 
 COUNTS = {
     "vgg11_bn": (28_149_514, 28_518_244, 28_927_944),
@@ -71,3 +73,23 @@ def test_vgg_head_dropout_is_the_option(dropout: float) -> None:
         model = build("vgg11_bn", classes=10, channels=3, image_size=32, dropout=dropout)
     assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [dropout, dropout]
     assert all(m.bias is not None for m in model.modules() if isinstance(m, nn.Conv2d))
+
+
+def test_resnet18_is_torchvisions_with_another_stem() -> None:
+    ensure()
+    from torchvision.models import resnet18
+
+    ours, peer = build("resnet18", classes=7, channels=3, image_size=8), resnet18(num_classes=7)
+    peer.conv1, peer.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    peer.load_state_dict(dict(zip(peer.state_dict(), ours.state_dict().values(), strict=True)))
+    x = torch.randn(4, 3, 8, 8)
+    torch.testing.assert_close(ours(x), peer(x))
+
+
+def test_a_dense_layer_is_torchvisions() -> None:
+    ensure()
+    from torchvision.models.densenet import _DenseLayer
+
+    ours, peer, x = DenseLayer(8), _DenseLayer(8, 32, 4, 0.0), torch.randn(4, 8, 4, 4)
+    peer.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(ours(x), torch.cat([x, peer([x])], 1))

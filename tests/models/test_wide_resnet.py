@@ -176,3 +176,11 @@ def test_without_batch_norm_an_image_is_alone_in_its_batch() -> None:
 def test_an_unknown_norm_is_refused() -> None:
     with pytest.raises(ModelError, match="norm layer: must be one of batch, group, none"):
         on_meta(depth=10, width=1, classes=10, norm="layer")
+
+
+def test_dropout_stands_behind_the_first_convolution_of_a_block() -> None:
+    model, met = build("wide_resnet", classes=10, channels=1, image_size=8, depth=10, width=1, dropout=0.3), []
+    for name, module in model.blocks[1].named_children():
+        module.register_forward_hook(lambda *_, name=name: met.append(name))
+    model(torch.randn(2, 1, 8, 8))
+    assert met == ["norm1", "conv1", "dropout", "norm2", "conv2", "shortcut"]

@@ -75,3 +75,13 @@ def test_what_cannot_go_together_is_refused() -> None:
     OptimizerConfig.of(base="adamw", momentum=0.0)  # which it does not read
     with pytest.raises(ConfigError, match=r"optimizer.momentum=0 with optimizer.method=momentum_sam"):
         OptimizerConfig.of(method="momentum_sam", momentum=0.0, nesterov=False)
+
+
+def test_momentum_sam_climbs_against_adamws_first_moment() -> None:
+    found = trained(20, method="momentum_sam", base="adamw", lr=0.01, betas=[0.8, 0.95], rho=0.2, weight_decay=0.0)
+    w, h, m, v = Quadratic().w.detach(), Quadratic().h, torch.zeros(3).double(), torch.zeros(3).double()
+    for t in range(1, 21):
+        g = h @ (w - 0.2 * m / m.norm() if t > 1 else w)
+        m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g * g
+        w = w - 0.01 * (m / (1 - 0.8**t)) / ((v / (1 - 0.95**t)).sqrt() + 1e-8)
+    torch.testing.assert_close(found, w, rtol=1e-10, atol=0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from optimizer_oracles import Bowl, Net, arc, batch, buffers, flat, net_closure, net_gradient, sam_gradient, same, unit, xsam_plane
-from registered import of
+from registered import EVERY_STEP, of, passes
 from torch import nn
 from torch.nn import functional
 
@@ -184,3 +184,25 @@ def test_one_group_is_the_plain_step() -> None:
         optimizer.step(wrap(net_closure(model, batch())))
         results.append([p.detach() for p in model.parameters()])
     assert same(*results)
+
+
+def test_statistics_are_means_over_the_groups() -> None:
+    model, optimizer, w, _, _ = one_step(SAM)
+    lengths = [np.linalg.norm(grad_of(model, data)(w)) for data in groups()]
+    assert optimizer.stats["grad_norm"].item() == pytest.approx(weighted(lengths), rel=1e-6)
+    assert optimizer.stats["eps_over_rho"].item() == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("name", METHODS)
+def test_another_batch_perturbs_and_the_own_one_descends(name: str) -> None:
+    model, met = Net(), []
+
+    def closure_of(whose: str, data):
+        inner = net_closure(model, data)
+        return lambda backward=True: (met.append(whose), inner(backward))[1]
+
+    base = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
+    optimizer = of(method=name, rho=RHO, alpha=0.7, **EVERY_STEP)(base, passes=Passes(model))
+    optimizer.step(closure_of("own", batch(6)), ascent=closure_of("other", batch(6, 1)))
+    assert met == ["other"] * (passes()[name] - 1) + ["own"]

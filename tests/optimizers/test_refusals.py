@@ -295,3 +295,16 @@ def test_frozen_weights_do_not_decay() -> None:
 
     optimizer.step(closure)
     assert float(optimizer.stats["decay_ratio"]) == pytest.approx(2.5 / math.hypot(1 + 1.5, 2.0))  # 0.5 ||w|| over the gradient with it
+
+
+def test_the_pull_of_several_groups_is_one_vectors() -> None:
+    w, v = (torch.nn.Parameter(torch.tensor([3.0, 4.0])) for _ in range(2))
+    optimizer = SAM(torch.optim.SGD([{"params": [w]}, {"params": [v], "rho": 0.2}], lr=0.1), rho=0.1, loss_decay=0.5)
+
+    def closure() -> Tensor:
+        loss = 0 * (w.sum() + v.sum())
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)
+    assert float(optimizer.stats["decay_ratio"]) == pytest.approx(1)  # the gradient is lambda w alone

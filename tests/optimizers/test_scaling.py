@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from optimizer_oracles import Net, batch, flat, net_closure, same
-from registered import passes, registered
+from registered import of, passes, registered
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,10 +23,11 @@ METHODS: dict[str, Callable[..., Method]] = {
     **registered(rho=0.1),
     "sam_clipped": lambda base, **k: SAM(base, rho=0.1, grad_clip=0.05, **k),
     "sam_n3_mean": lambda base, **k: SAM(base, rho=0.1, steps=3, rule="project", descent_gradient="mean", **k),
+    "usam": of(method="weighted_sam", rho=0.1, normalized=False),
     "sam_filter": lambda base, **k: SAM(base, rho=0.1, steps=2, norm_scope="filter", **k),
     "xsam": lambda base, **k: XSAM(base, rho=0.1, steps=2, search_interval=3, **k),
 }
-PASSES = passes() | {"sam_clipped": 2, "sam_n3_mean": 4, "sam_filter": 3, "xsam": 3}
+PASSES = passes() | {"sam_clipped": 2, "sam_n3_mean": 4, "sam_filter": 3, "usam": 2, "xsam": 3}
 
 
 def build(name: str, scaling: LossScale | None, fused: bool = True, dtype: torch.dtype = torch.float64) -> tuple[Net, Method]:

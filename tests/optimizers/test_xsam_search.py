@@ -246,3 +246,18 @@ def test_a_closure_that_cannot_skip_the_backward_pass_is_refused() -> None:
     with pytest.raises(ValueError, match="backward=True"):
         XSAM(torch.optim.SGD([w], lr=0.1)).step(closure)
     XSAM(torch.optim.SGD([w], lr=0.1), alpha=0.5).step(closure)  # a constant alpha needs no probe
+
+
+def test_probes_reach_twice_the_largest_of_several_radii() -> None:
+    bowl, points = Bowl(), []
+    parameters = bowl.parameters()
+    inner = bowl.closure(parameters)
+
+    def closure(backward: bool = True):
+        if not backward:
+            points.append(flat(parameters) - bowl.start)
+        return inner(backward)
+
+    groups = [{"params": parameters[:1], "rho": 0.1}, {"params": parameters[1:], "rho": 0.4}]
+    XSAM(torch.optim.SGD(groups, lr=0.0)).step(closure)
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 0.8, rtol=1e-9)

@@ -85,6 +85,8 @@ def test_at_small_rho_a_quadratic_wants_alpha_as_far_as_the_radius_reaches(steps
         wanted = max((r - a) / (1 - a), 0.0)
         assert values[f"direction_alpha[rho=0.003,reach={r:g},k={steps}]"] == pytest.approx(wanted, abs=0.06)
     assert values[f"direction_edge[rho=0.003,reach=2,k={steps}]"] == 0
+    short = one_batch(h, g, w, [0.003], reach=[2.0], ascent_steps=[steps], steps=2, restarts=0, angles=4, alphas=[0.0, 0.5])
+    assert short[f"direction_edge[rho=0.003,reach=2,k={steps}]"] == 1
 
 
 def test_the_gradient_at_the_ascent_point_wins_from_half_the_radius_on() -> None:

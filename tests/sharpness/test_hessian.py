@@ -114,6 +114,8 @@ def test_the_trace_and_its_standard_error() -> None:
         task.config = SharpnessConfig.of(notions=["hessian"], seed=seed, batch_size=23, hessian=task.config.hessian)
         found = measure(task).values
         assert found["trace_stderr"] > 0  # type: ignore[operator]
+        share = found["trace_stderr"] / found["trace"]  # type: ignore[operator]
+        assert found["limit_average_stderr[rho=0.05]"] / found["limit_average[rho=0.05]"] == pytest.approx(share)  # type: ignore[operator]
         scores.append((found["trace"] - exact) / found["trace_stderr"])  # type: ignore[operator]
     assert max(map(abs, scores)) < 5 and min(map(abs, scores)) > 0  # calibration: test_krylov.py
 

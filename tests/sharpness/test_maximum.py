@@ -11,7 +11,7 @@ from torch import nn
 from sam.config import ConfigError
 from sam.sharpness.context import Context, Sizes, Split
 from sam.sharpness.maximum import work
-from sam.sharpness.projected_ascent import Ball, Search, ascend, checkpoints, search_balls
+from sam.sharpness.projected_ascent import Ball, Search, ascend, ascents, checkpoints, search_balls
 from sam.sharpness.settings import MaximumConfig, NStepConfig, SharpnessConfig
 
 THOROUGH = MaximumConfig(steps=100, restarts=1)
@@ -273,3 +273,13 @@ def test_settings_that_cannot_be_used_are_refused_by_name(settings: dict[str, fl
     (key,) = settings
     with pytest.raises(ConfigError, match=rf"^sharpness\.maximum\.{key}="):
         MaximumConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_the_spread_is_what_the_worst_ascent_lacks() -> None:
+    h, g, w = random_problem()
+    search, ball = Search(steps=2, momentum=0.0, restarts=2), Ball("l2", 1.0)
+    stream = lambda name: torch.Generator().manual_seed(sum(map(ord, name)))
+    with quadratic(h, g, w).loss().around() as here:
+        ends = [max(path[1:]) for path, _ in ascents(here, ball, search, stream)]
+        (found,) = search_balls(here, [ball], search, stream)
+    assert found.spread == pytest.approx(max(ends) - min(ends)) and found.spread > 0.01

@@ -104,3 +104,12 @@ def test_interval_within_methods_covers_zero_however_much_of_a_seed_the_methods_
         found = within(grouped(x, y))
         missed += found.ci_low is not None and found.ci_high is not None and not found.ci_low <= 0 <= found.ci_high
     assert missed / 300 < 0.09
+
+
+def test_within_pays_a_degree_of_freedom_for_each_row() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(20, 4))
+    found = within(grouped(x, x + 2 * rng.normal(size=(20, 4))))
+    assert found.rho is not None and found.ci_low is not None
+    half = stats.norm.ppf(0.975) * math.sqrt((1 + found.rho**2 / 2) / (80 - 20 - 2))
+    assert found.ci_low == pytest.approx(math.tanh(math.atanh(found.rho) - half))

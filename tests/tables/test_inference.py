@@ -249,3 +249,11 @@ def test_the_committed_simulation_says_so_too(simulation: Any) -> None:
         families = list(csv.DictReader(file))
     assert len(families) == 2 * len(simulation.FAMILIES)
     assert all(float(row["Holm's region misses"]) <= 0.06 and float(row["printed intervals miss"]) <= 0.1 for row in families)
+
+
+def test_the_p_of_a_tau_is_the_level_at_which_its_interval_reaches_zero() -> None:
+    settings, draw = grid()[0], np.random.default_rng(0)
+    x, y = draw.normal(size=(2, 42)) + 0.6 * draw.normal(size=42)
+    effect = of_tau(settings, ["rho", "lr"], x, y, np.zeros(42), 1)
+    assert effect.p is not None and 0.02 < effect.p < 0.3
+    assert effect.at(1.1 * effect.p)[0] > 0 >= effect.at(0.9 * effect.p)[0]

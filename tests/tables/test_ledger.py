@@ -150,6 +150,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
     "N = 5 gains perhaps": ("more_steps_do_not_improve", {"n5": 53.5}, "undecided"),
     "Rand-SAM keeps nothing": ("random_keeps_gain", {"rand": 50.1}, "contradicted"),
     "Rand-SAM keeps a part": ("random_keeps_gain", {"rand": 51.2, "spread": 0.6}, "undecided"),
+    "Rand-SAM keeps less than half, more than a quarter": ("random_keeps_gain", {"rand": 51.2, "spread": 0.2}, "undecided"),
     "SAM gains too little to divide by": ("random_keeps_gain", {"sam": 50.05, "rand": 50.05, "spread": 1.0}, "undecided"),
     "U[0, R] loses to one radius alone": ("boundary", {"half": 50.0}, "contradicted"),
     "U[0, R] wins": ("boundary", {"uniform": 53.0}, "opposite"),
@@ -437,7 +438,7 @@ def test_which_images_are_right_is_asked_of_each_arms_own_measure() -> None:
     ]
     arms = {"treatment": ARMS["sam"], "controls": [ARMS["sam"] | {"measure": "test_accuracy"}]}
     (case,) = judge([(own("difference", arms=arms), ADDED)], runs, {})
-    assert case.drawn is not None and case.drawn[0] < 12.5 < case.drawn[1]
+    assert case.drawn == (0.0, 37.5)  # of eight images drawn again, none to three are the one
     arms["controls"][0]["measure"] = "train_accuracy"  # of no test image
     (case,) = judge([(own("difference", arms=arms), ADDED)], runs, {})
     assert case.verdict in ("opposite", "supported", "undecided", "contradicted")
@@ -631,3 +632,21 @@ def test_a_ratio_without_a_gain_in_some_draws_has_no_drawn_interval() -> None:
     arms = np.array([[50, 50.25, 51], [50, 50.5, 51], [50, 50.5, 52]])
     with np.errstate(divide="ignore", invalid="ignore"):
         assert over_seeds_and_images(arms, lambda m: (m[0] - m[1]) / (m[2] - m[1]), None, None) is None
+
+
+def test_a_correlation_that_the_training_loss_makes_is_none() -> None:
+    """Sharpness and error follow the training loss, each with noise of its own."""
+    draw, runs = random.Random(0), []
+    for rho, lr in ((rho, lr) for rho in range(1, 8) for lr in range(1, 7)):
+        loss = draw.gauss(0, 1)
+        made = run(0, 50 - loss + draw.gauss(0, 0.5), sharp=loss + draw.gauss(0, 0.5), method="sam", rho=rho / 10, lr=lr / 10)
+        runs.append(replace(made, measures={**made.measures, "train_loss": loss}))
+    keys = {"measure": {"name": SHARP}, "against": ACCURACY, "axes": ["optimizer.rho", "optimizer.lr"], "arms": {}}
+    (case,) = judge([(own("correlation", direction="lower", n=40, seeds=[], margin=0.1, **keys), ADDED)], runs, {})
+    assert case.effect is not None and case.effect.estimate is not None and abs(case.effect.estimate) < 0.2 and case.verdict != "supported"
+
+
+def test_drawn_holds_the_binomial_error_of_the_test_images() -> None:
+    (case,) = judge(load("equal_compute"), campaign("sgd sgd2 sam"), {})
+    arms = np.array([[case.values[name][seed] for seed in range(1000, 1020)] for name in ("treatment", "controls[0]")])
+    assert case.drawn == over_seeds_and_images(arms, lambda m: m[0] - m[1], 10_000)

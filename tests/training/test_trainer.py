@@ -282,3 +282,11 @@ def test_the_time_of_an_epoch_holds_the_wait_for_its_last_steps(tiny: Tiny, trai
     monkeypatch.setattr(ours.objective, "totals", slow)
     row = ours.run_epoch(lambda units: None)
     assert row["train_seconds"] > 0.5 and row["seconds"] > row["train_seconds"]
+
+
+def test_a_rows_statistics_are_means_over_its_steps(tiny: Tiny, trainer: Make) -> None:
+    """Of the costlier ones, over every tenth step."""
+    made, seen = trainer(tiny(optimizer={"ascent_steps": 3}, batch_size=8)), []
+    row = made.run_epoch(lambda units: None, lambda: seen.append(dict(made.optimizer.stats)))
+    for name, of in (("grad_norm", seen), ("cos_g_eps", seen[::10])):
+        assert row[name] == pytest.approx(sum(stats[name].item() for stats in of) / len(of), rel=1e-5)
