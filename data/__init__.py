@@ -89,6 +89,10 @@ def load(*, seed: int | None = None, **settings: Any) -> "ImageData":
     raw = replace(raw, **{key: values for key, values in (("mean", s.mean), ("std", s.std)) if values is not None})  # type: ignore[arg-type]
     if not all(raw.std):
         raise DataError(f"dataset.path={s.path}: a channel of train_images has one value everywhere; give dataset.mean and dataset.std.")
+    if (raw.train_labels[1:] >= raw.train_labels[:-1]).all() and not (raw.train_labels[1:] > raw.train_labels[:-1]).all():
+        raw = replace(
+            raw, notes=(*raw.notes, "training images in the order of their classes: batches of sharpness.m hold one class or two")
+        )
     images = image_data.build(raw, wanted.train_size, wanted.val_size, s.label_noise, seed if s.sample == "seed" else None)
     if known.is_genuine(s.name, s.path, images.fingerprint):
         return images

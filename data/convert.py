@@ -36,6 +36,9 @@ def convert(source: str, out: str, size: int | None = None) -> None:
         if size and not first and images.dtype == np.uint8 and images.ndim in (3, 4) and 0 not in images.shape:
             images = _resized(images, size)
         npz.checked_shape(f"source={source}", f"{split}_images", images.shape, images.dtype)
+        if len(images) == len(labels) and (labels[1:] >= labels[:-1]).all():  # by class: a batch in the set's order would hold one or two
+            order = np.random.RandomState(0).permutation(len(labels))
+            images, labels = images[order], labels[order]
         arrays |= {f"{split}_images": images, f"{split}_labels": labels.astype(np.int64)}
     save(source, out, arrays)
 
@@ -113,6 +116,8 @@ def _parquet(folder: Path, size: int | None) -> Iterator[Split]:
     splits = []
     for paths in (sorted(folder.glob("**/train*.parquet")), _held_out(folder, "**/{}*.parquet")):
         encoded: list[Encoded] = []
+        if len(places := sorted({str(path.parent) for path in paths})) > 1:
+            raise DataError(f"source={folder}: holds several data sets, in {' and '.join(places)}; give the folder of one.")
         for path in paths:
             file = _readable(parquet.ParquetFile, path)
             groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
@@ -124,7 +129,7 @@ def _parquet(folder: Path, size: int | None) -> Iterator[Split]:
                 raise DataError(f"source={path}: must hold one column of images (bytes) and a column label; it holds {columns}.")
             table = _readable(file.read, path, [*image, *label[:1]])
             for shown, number in zip(*(table[name].to_pylist() for name in (image[0], label[0])), strict=True):
-                if number is None or not shown or shown["bytes"] is None:
+                if number is None or number < 0 or not shown or shown["bytes"] is None:
                     raise DataError(f"source={path}: image {len(encoded)} has no bytes, or no label.")
                 encoded.append((f"{path}, image {len(encoded)}", shown["bytes"], number))
         splits.append(encoded)

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import io
 import os
+import shlex
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -67,12 +68,8 @@ def arrays(name: str, path: str) -> RawData:
         exact = np.concatenate([arrays.pop("train_exact"), arrays.pop("test_exact")])
         if decoded := np.count_nonzero(~exact):
             notes = (f"{Path(path).name}, {decoded:,} of {len(exact):,} images JPEG-decoded",)
-    if name in CIFAR_STATISTICS:
-        mean, std = map(np.array, CIFAR_STATISTICS[name])
-        classes = DATASETS[name].about.classes
-    else:
-        mean, std = pixel_statistics(arrays["train_images"])
-        classes = int(arrays["train_labels"].max()) + 1
+    mean, std = map(np.array, CIFAR_STATISTICS[name]) if name in CIFAR_STATISTICS else pixel_statistics(arrays["train_images"])
+    classes = DATASETS[name].about.classes if DATASETS[name].about else int(arrays["train_labels"].max()) + 1
     return RawData(**arrays, classes=classes, mean=mean, std=std, notes=notes)
 
 
@@ -161,5 +158,6 @@ def _cifar_missing(name: str, root: str, source: Any, cause: str) -> str:
     damaged = [file for file, md5 in sums.items() if file not in missing and not check_integrity(str(folder / file), md5)]
     found = [f"{', '.join(files)} {how}" for files, how in ((missing, "missing"), (damaged, "damaged (MD5 differs)")) if files]
     state = "; ".join(found) or "the files are there but cannot be read"
-    cure = f"run `python scripts/prepare_data.py dataset={name} root={root}` on a machine with a network and copy the folder here"
+    again = f"python scripts/prepare_data.py dataset={name} {shlex.quote(f'root={root}')}"
+    cure = f"run `{again}` on a machine with a network and copy the folder here"
     return f"dataset={name}: {folder} must hold {', '.join(sums)} ({state}; {cause}); {cure}, or give dataset.path=FILE.npz."

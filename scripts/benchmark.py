@@ -256,7 +256,9 @@ def peak(bench: Bench) -> float:
         step()
     if bench.device.type == "cuda":
         return torch.cuda.max_memory_allocated(bench.device) / 1e6
-    return next(float(line.split()[1]) / 1e3 for line in Path("/proc/self/status").read_bytes().splitlines() if line.startswith(b"VmHWM"))
+    status = Path("/proc/self/status")  # Linux has it
+    lines = status.read_bytes().splitlines() if status.exists() else []
+    return next((float(line.split()[1]) / 1e3 for line in lines if line.startswith(b"VmHWM")), math.nan)
 
 
 PARTS = {"methods": methods, "evaluator": evaluator, "memory": memory}  # in the order in which they are made

@@ -7,6 +7,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from importlib import import_module, metadata
 
 from arguments import ROOT, parse, script
 
-INSTALL = f"{sys.executable} -m pip install -r {ROOT / 'requirements.txt'}"
+INSTALL = shlex.join([sys.executable, "-m", "pip", "install", "-r", str(ROOT / "requirements.txt")])
 OPTIONAL = ("torchvision", "wandb", "timm", "safetensors")  # the demo runs without them
 TINY = "dataset=digits model=wrn_10_1 dataset.train_size=64 batch_size=32 epochs=1 threads=1 device=cpu"
 
@@ -34,7 +35,7 @@ def images(root: str) -> Iterator[tuple[str, ...]]:
     import_module("data.torchvision_guard").ensure()
     yield "ok", f"torchvision {import_module('torchvision').__version__} can be imported beside this torch"
     for name, last in (("cifar10", "cifar-10-batches-py/test_batch"), ("cifar100", "cifar-100-python/meta")):
-        cure = f"{sys.executable} {ROOT / 'scripts' / 'prepare_data.py'} dataset={name} root={root}"  # which checks the MD5 sums
+        cure = shlex.join([sys.executable, str(ROOT / "scripts" / "prepare_data.py"), f"dataset={name}", f"root={root}"])  # checks MD5 sums
         yield ("ok", f"{name} in {root}") if os.path.isfile(f"{root}/{last}") else ("note", f"{name} is not in {root}", cure)
 
 

@@ -79,11 +79,11 @@ def main(arguments: list[str]) -> int:
     own, overrides = parse({"throttle": int, "max_array": 1000, "runs_per_task": 1, "sbatch": ""}, arguments, hydra=True)
     program, what, replicas = None, "runs", 1
     own["sbatch"] = sbatch_options(own["sbatch"])  # before anything is written
-    if overrides[:1] == ["evaluate"]:
+    if "evaluate" in overrides:
         from sam.evaluation.evaluate import finished  # imports torch
 
         program, what = "evaluate_sharpness.py", "shares"
-        hydra, name, given, options = sweep.opened(overrides[1:], "evaluate")
+        hydra, name, given, options = sweep.opened([word for word in overrides if word != "evaluate"], "evaluate")
         config = resolve(EvaluateConfig, hydra.config_loader.load_configuration(name, [*given, "part=0"], RunMode.RUN))
         finished(config, [])  # or there is nothing to submit
         points = [[*options, *given, f"part={part}"] for part in range(config.parts)]

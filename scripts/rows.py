@@ -99,10 +99,13 @@ def unpack(folder: str, runs_dir: Path, branch: str | None) -> str:
     if not (runs := packed(folder, branch)):
         raise ValueError(f"unpack={folder}{f', branch={branch}' if branch else ''}: holds no packed runs; must be what pack= wrote.")
     new = [name for name, texts in runs.items() if lacking(runs_dir / name, texts)]
+    same = lambda path, text: path.is_file() and path.read_bytes() == text.encode()
+    older = [name for name in runs if name not in new and not all(same(runs_dir / name / file, text) for file, text in runs[name].items())]
+    other = f", {len(older)} of them with other content, such as {older[0]}; move them to unpack these" if older else ""
     for name in new:
         for file in (f for f in reversed(FILES) if f in runs[name]):  # the record last: a folder without it is no run yet
             write_atomic(runs_dir / name / file, runs[name][file])
-    return f"{runs_dir}: {len(new)} of {len(runs)} packed runs unpacked; the others were there."
+    return f"{runs_dir}: {len(new)} of {len(runs)} packed runs unpacked; the others were there{other}."
 
 
 @script

@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"select={own['select']}: must hold keys and values, as in: 'select={{optimizer.method: sam, seed: [0,1]}}'.")
     check_select(select)
     if not overrides:
-        given = OverridesParser.create().parse_override(f"runs_dir={own['runs_dir']}")
+        given = OverridesParser.create().parse_overrides([f"runs_dir={own['runs_dir']}"])[0]
         places = [str(place) for place in (given.sweep_iterator() if given.is_sweep_override() else [given.value()])]
         runs: dict[Path, TrainConfig | None] = dict.fromkeys(folder for place in places for folder in records.run_folders(Path(place)))
     else:
@@ -94,6 +94,8 @@ def main(arguments: list[str]) -> int:
         return 1
     rows, by = [row(folder, config) for folder, config in runs.items()], own["sort"]
     rows = [row for row in rows if not select or (row["config"] is not None and selected(row["config"], select))]
+    if not rows:
+        raise ValueError(f"select={own['select']}: no run here has these settings.")
     rows = rows if by == "run" else sorted(rows, key=lambda row: (row[by] is None, row[by]))  # as they lie in the folder where they tie
     print("\n".join(table(rows)))
     counts = Counter(row["state"] for row in rows)

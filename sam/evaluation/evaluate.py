@@ -120,7 +120,8 @@ def _final_command(run: RunRow, seeds: Sequence[int]) -> str:
     words = shlex.split(train_command(dataclasses.replace(run.config, seed=TrainConfig.seed, dataset=everything)))
     if notes := run.config.protocol.notes:  # they belong below the final tables too
         words.append(f"protocol.notes={hydra_value(notes)}")
-    folder = f"{Path(run.folder).parent}_final"
+    parent = Path(run.folder).parent
+    folder = f"{parent if parent.name.strip('.') else parent.resolve()}_final"
     return shlex.join([*words[:2], "-m", *words[2:], f"seed={','.join(map(str, seeds))}", f"runs_dir={hydra_value(folder)}"])
 
 
@@ -170,7 +171,7 @@ def finished(config: EvaluateConfig, problems: list[str]) -> list[Run]:
         none = f"runs_dir={config.runs_dir}: holds no finished run{others and f' ({others})'}"
         raise ConfigError(f"{none}; train first, for example: python train.py -m experiment=demo")
     if config.seeds is not None:
-        done = [(folder, record) for folder, record in done if record["config"].get("seed", 0) in config.seeds]
+        found, done = ([run for run in of if run[1]["config"].get("seed", 0) in config.seeds] for of in (found, done))
         if not done:
             raise ConfigError(f"seeds={config.seeds}: no finished run below {config.runs_dir} has one of these seeds.")
     if select := config.select or {}:

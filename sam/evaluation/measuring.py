@@ -84,7 +84,7 @@ def part_of(done: Sequence[Run], part: int, parts: int, sharpness: SharpnessConf
 def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str]) -> dict[Path, Result]:
     """Read stored rows and measure what they lack. Rows by run folder, and with config.kept by file of a kept checkpoint too."""
     rows: dict[Path, Result] = {}
-    pending: list[_Pending] = []
+    pending, every = list[_Pending](), dataclasses.replace(config.sharpness, notions=["all"])  # what is stored of others is shown too
     for folder, record in done:
         try:
             run, files = records.run_config(record), kept_files(folder, record) if config.kept else {}
@@ -102,9 +102,10 @@ def measure_runs(done: Sequence[Run], config: EvaluateConfig, problems: list[str
                     continue
                 found = data.file_fingerprint(file, "checkpoint") if file.is_file() else ""
                 known = str(sha256 or found)[:16]
-                keys = storing.keys(known, record["data"]["fingerprint"], config.sharpness, splits, run.loss)
+                keys = storing.keys(known, record["data"]["fingerprint"], every, splits, run.loss)
                 have = stored if not there or (found == known and not config.force) else {}  # loading it will name the problem
-                lacking = _Pending(folder, record, run, file, epoch, {notion: key for notion, key in keys.items() if key not in have})
+                wanted = {notion: key for notion, key in keys.items() if notion.name in config.sharpness.chosen and key not in have}
+                lacking = _Pending(folder, record, run, file, epoch, wanted)
                 rows[lacking.source] = merge(have[key] for key in keys.values() if key in have)
                 if lacking.keys and there:
                     pending.append(lacking)

@@ -180,6 +180,9 @@ def _split(part: Any, name: str, device: torch.device, seed: int) -> Split:
         raise ConfigError(f"data ({name}): {len(inputs)} inputs and {len(labels)} labels; both must be equally many, and at least one.")
     if bad := len(inputs) - int(inputs.isfinite().reshape(len(inputs), -1).all(1).sum()):
         raise ConfigError(f"data ({name}): {bad} of {len(inputs)} inputs hold NaN or infinity.")
+    if bool((labels[1:] >= labels[:-1]).all()):  # by class, as an ImageFolder is: batches of m would hold one or two classes
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
+        inputs, labels = inputs[order], labels[order]
     return Split(inputs.to(device), labels.to(device, torch.int64))
 
 

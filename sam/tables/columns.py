@@ -69,14 +69,15 @@ _POSITIVE = re.compile(
     r"sharpness|ascent_loss|\w*_loss$|(first|second)_order|limit_|average|maximum|n_step(?!_cosine|_gain)|adaptive_|keskar|lambda1_over_loss$|"
     r"(landscape_)?eigenvalue(?!_min)|trace|(grad|weight)_norm$|(mean_)?eps_over_rho$|spectrum_|ece$|epoch_seconds$"
 )
+_SHARE = re.compile(r"interior_(ray|ball)$|direction_(wins|edge)$|cos_gradient_top$|gradient_top_share$")  # from 0 to 1
 _UP = re.compile(r"(last5_)?(test|val|corruption)_accuracy")
 _DOWN = re.compile(r"(last5_)?(test|val|corruption)_loss|(error_)?gap(_\w+)?$|ece$")
 
 
 def interval_scale(measure: str) -> str:
-    """Scale of the measure's interval (a key of `statistics.SCALES`): logit for accuracies in percent, log for positive measures."""
+    """Scale of the measure's interval (a key of `statistics.SCALES`): logit for accuracies and shares, log for positive measures."""
     name = measure.partition("[")[0]
-    return "logit" if name.endswith("accuracy") else "log" if _POSITIVE.match(name) else ""
+    return "logit" if name.endswith("accuracy") or _SHARE.match(name) else "log" if _POSITIVE.match(name) else ""
 
 
 def direction(measure: str) -> int:
@@ -155,7 +156,8 @@ class Column:
         if not row.ran:
             return Cell("value", ("not run",), self.header)
         values = self.values(row)
-        summary = summarize(values.values(), interval_scale(self.measure), top=100 * self.config.scale)
+        top = self.config.scale * (1 if _SHARE.match(self.measure.partition("[")[0]) else 100)
+        summary = summarize(values.values(), interval_scale(self.measure), top=top)
         lost = [self.measure in run.measures for seed, run in row.finished.items() if not is_finite(values[seed])]  # was it measured
         parts = ("no finite value",) if summary.n == 0 and any(lost) else summary_parts(summary, self.config.digits)
         parts = parts if any(lost) else tuple(part.replace("without a finite value", "not measured") for part in parts)

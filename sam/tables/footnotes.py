@@ -12,7 +12,7 @@ from sam.tables.conditions import Condition, RunRow, TableRow, value_text
 from sam.tables.published import Published, citations
 from sam.tables.settings import ColumnConfig, TableConfig
 from sam.tables.statistics import MIN_RUNS, MIN_SEEDS, Paired, decimals, fixed, p_short, rounded
-from sam.text import counted
+from sam.text import counted, printable
 
 
 def footnotes(
@@ -92,13 +92,13 @@ def _notes_on_numbers(rows: Sequence[TableRow], lines: Sequence[Sequence[Cell]])
     cells = [(row, cell) for row, line in zip(rows, lines, strict=True) for cell in line]
     summaries = [cell.summary for _, cell in cells if cell.summary is not None]
     moved = {s.scale for s in summaries if s.scale and s.std and s.ci_low is not None}
-    scales = {"logit": "accuracies on the logit scale", "log": "positive measures on the log scale"}
+    scales = {"logit": "accuracies and shares on the logit scale", "log": "positive measures on the log scale"}
     where = " and ".join(text for name, text in scales.items() if name in moved)
     yield "± is the sample standard deviation over seeds; [ ] is the 95% confidence interval of the mean (Student's t); n counts seeds."
     if moved:
         yield (
-            f"Intervals of {where} are taken there and transformed back: of a centre near the median, within the measure's bounds, and not"
-            " symmetric about the mean."
+            f"Intervals of {where} are taken there and transformed back: of a centre near the median, within the measure's bounds, not"
+            " symmetric about the mean, and with a seed far out beside it."
         )
     if any(s.std and s.ci_low is None for s in summaries):
         yield f"Below {MIN_SEEDS} seeds, or with a seed at 0 or 100%, the smallest to the largest value in place of an interval."
@@ -210,16 +210,23 @@ def _tested(
     """Per column: its header, what differs, what is not told apart from which baseline, and what could not be tested or is equivalent;
     without exploratory differences."""
     name = lambda label: f"{table.row_header} {label}" if label[:1].isdigit() else label
-    every = [(name(row.label), cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.comparison is not None]
+    every = [(row.label, cell) for row, line in zip(rows, lines, strict=True) for cell in line if cell.comparison is not None]
+    lost = {printable(row.label): len(row.diverged) for row in rows}
     named = next((column for column in table.columns if column.key == table.primary), ColumnConfig())
     for column in dict.fromkeys(cell.column for _, cell in every):
         told, same, untested, equal = list[str](), dict[str, list[str]](), list[str](), list[str]()
-        for label, cell in every:
-            c, d, base = cell.comparison, cell.paired, name(cell.baseline)
+        for own, cell in every:
+            c, d, label, base, gone = (
+                cell.comparison,
+                cell.paired,
+                name(own),
+                name(cell.baseline),
+                lost[printable(own)] + lost[cell.baseline],
+            )
             if cell.column != column or c is None or d is None:
                 continue
             if c.p_holm is not None and c.significant:
-                told.append(f"{label} is {_size(d, base, named)} (Holm {p_short(c.p_holm)}, n {d.n})")
+                told.append(f"{label} is {_size(d, base, named)} (Holm {p_short(c.p_holm)}, n {d.n}{f', {gone} diverged' * bool(gone)})")
             elif c.p_holm is not None:
                 same.setdefault(base, []).append(f"{label} ({p_short(c.p_holm)})")
             elif c.primary:

@@ -18,8 +18,8 @@ CSV = Path(__file__).with_name("paper_values.csv")
 _UNCERTAINTY = {"std": "std", "std?": "std?", "ci95": "95% CI", "ci68": "68% CI", "median": "median", "unstated": "± unstated"}
 # Keys that make another method of the same name; a published value belongs to the plain one.
 _VARIANT_KEYS = ("step_rule", "descent_gradient", "perturb", "norm_scope", "radius")
-# Beside crop and flip. Any other wording matches nothing, "unstated" everything.
-_CUTOUT_AND_POLICY = {"basic": (0, "none"), "cutout": (16, "none"), "autoaugment": (0, "autoaugment")}  # pixels
+# Beside crop and flip. Any other wording matches nothing ("autoaugment" too: Foret's policy is not torchvision's), "unstated" everything.
+_CUTOUT_AND_POLICY = {"basic": (0, "none"), "cutout": (16, "none")}  # pixels
 
 
 @dataclass(frozen=True)

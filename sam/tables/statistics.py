@@ -160,18 +160,18 @@ def interval(s: Summary | RankCorrelation, digits: int, sign: bool = False) -> t
 
 def p_text(p: float) -> str:
     """ "= 0.12", or "< 0.001"."""
-    return f"= {p:.2g}" if p >= 0.001 else "< 0.001"
+    return f"= {p:.{2 + (f'{p:.2g}' == '0.05')}g}" if p >= 0.001 else "< 0.001"
 
 
 def p_short(p: float) -> str:
     """ "p 0.12", "p 2e-5"."""
-    return f"p {p:.2g}" if p >= 0.001 else f"p {p:.0e}".replace("e-0", "e-")
+    return f"p {p:.{2 + (f'{p:.2g}' == '0.05')}g}" if p >= 0.001 else f"p {p:.0e}".replace("e-0", "e-")
 
 
 def paired_parts(d: Paired, digits: int, p_holm: float | None = None) -> tuple[str, ...]:
     """Pieces of text: "+0.10", "[-0.05, +0.25]", "n = 3, p = 0.12 (Holm 0.24)"; below three pairs "-0.05 to +0.25"."""
     if d.mean is None:
-        return ("no common seed",)
+        return ("–",) if d.excluded else ("no common seed",)
     digits = decimals(d.std, digits)
     parts = (rounded(d.mean, digits, sign=True), *(interval(d, digits, sign=True) if d.std else ()))
     if d.p is None:

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import shutil
 import struct
 import sys
 import types
@@ -65,7 +66,8 @@ def test_a_folder_of_images(tmp_path: Path, held_out: str) -> None:
     found = converted(root)
     classes = np.array([2, 0, 1])[LABELS]  # c, a, b by name
     for split, chosen in (("train", slice(20)), ("test", slice(20, 30))):
-        order = np.argsort(classes[chosen], kind="stable")
+        order = np.argsort(classes[chosen], kind="stable")  # as the folder lists them; then shuffled
+        order = order[np.random.RandomState(0).permutation(len(order))]
         assert np.array_equal(found[f"{split}_images"], IMAGES[chosen][order])
         assert np.array_equal(found[f"{split}_labels"], classes[chosen][order])
 
@@ -269,6 +271,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield folder.parent
 
 
+def test_two_data_sets_below_one_folder_are_not_made_one(hub: Path) -> None:
+    shutil.copytree(hub / "data", hub / "noisy")
+    with pytest.raises(DataError, match=r"hub: holds several data sets, in .*hub/data and .*hub/noisy; give the folder of one"):
+        converted(hub)
+
+
 def test_parquet(hub: Path) -> None:
     found = converted(hub)
     assert np.array_equal(found["train_images"], IMAGES[:20]) and np.array_equal(found["train_labels"], LABELS[:20])
@@ -280,6 +288,7 @@ def test_parquet(hub: Path) -> None:
     [
         ({"img": [{"bytes": None, "path": "x"}], "label": [0]}, "image 0 has no bytes"),
         ({"img": [None], "label": [0]}, "image 0 has no bytes"),
+        ({"img": [{"bytes": png(IMAGES[0]), "path": ""}], "label": [-1]}, "image 0 has no bytes, or no label"),
         ({"img": [{"bytes": b"x", "path": ""}], "label": [0]}, "parquet, image 0: cannot be read"),
         ({"img": [], "name": []}, "must hold one column of images (bytes) and a column label"),
     ],

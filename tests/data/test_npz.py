@@ -209,7 +209,7 @@ def test_labels_are_what_the_head_means_or_a_sentence_says_how_to_make_them(tmp_
         {"classes": 3},
     ],
 )
-def test_a_plug_ins_reader_returns_what_its_row_says(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plug_ins_reader_returns_what_its_row_says(change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = {"train_labels": np.arange(30) % 4, "test_labels": np.arange(12) % 4}
     own = arrays() | labels | {"classes": 4, "mean": np.full(3, 0.5), "std": np.full(3, 0.5)} | change
     row = replace(DATASETS["digits"], target="elsewhere:reader", about=Description("mine", 30, 12, 6, 3, 4))
@@ -217,6 +217,16 @@ def test_a_plug_ins_reader_returns_what_its_row_says(change: dict[str, Any], mon
     monkeypatch.setitem(DATASETS, "digits", row)
     if not change:
         assert len(load(name="digits").train_labels) == 30
+        np.savez(tmp_path / "own.npz", **arrays() | {"train_labels": np.arange(30) % 3, "test_labels": np.arange(12) % 4})
+        monkeypatch.setitem(DATASETS, "mine", row)  # as described, though no training image is of the last class
+        assert load(name="mine", path=str(tmp_path / "own.npz")).classes == 4
     else:
         with pytest.raises(DataError, match=r"^dataset=digits: its reader returned \[.*\]; its row says \[.*\], labels 0 to 3\.$"):
             load(name="digits")
+
+
+@pytest.mark.parametrize(("labels", "noted"), [(np.sort(np.arange(30) % 4), True), (np.arange(30) % 4, False)], ids=["sorted", "mixed"])
+def test_training_images_in_the_order_of_their_classes_are_noted(labels: np.ndarray, noted: bool, tmp_path: Path) -> None:
+    np.savez(tmp_path / "own.npz", **arrays() | {"train_labels": labels, "test_labels": np.arange(12) % 4})
+    notes = load(name="arrays", path=str(tmp_path / "own.npz")).notes
+    assert any("in the order of their classes" in note for note in notes) is noted

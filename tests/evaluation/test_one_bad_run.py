@@ -191,3 +191,13 @@ def test_a_guard_that_was_left_is_given_up(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["sharpness.json"]
     with pytest.raises(files.StorageError, match="could not be written"):
         stored_row(tmp_path / "sharpness.json" / "below")
+
+
+def test_what_was_measured_before_stays_in_the_tables(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second command asks for one more notion: that one alone is measured, and the gap's rows are shown with it."""
+    first = evaluated(runs)
+    monkeypatch.setattr("sam.sharpness.gap.measure", lambda context, part: pytest.fail("was measured before"))
+    second = evaluated(runs, notions=["ascent"])
+    assert [run.measures["gap"] for run in second.runs] == [run.measures["gap"] for run in first.runs] != [None] * 3
+    assert all("sharpness[rho=0.05,bn=eval,batch=all]" in run.measures for run in second.runs)
+    assert first.blocks[0].rows == second.blocks[0].rows and second.problems == []

@@ -96,3 +96,12 @@ def test_nothing_to_unpack_is_said(
     error = capsys.readouterr().err
     assert error.startswith(f"error: {words}") and error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_of_older_rows_is_named(packed: str, tmp_path: Path) -> None:
+    assert rows.unpack(packed, tmp_path / "runs", None).endswith("1 of 1 packed runs unpacked; the others were there.")
+    assert rows.unpack(packed, tmp_path / "runs", None).endswith("0 of 1 packed runs unpacked; the others were there.")
+    (tmp_path / "runs" / RUN / "sharpness.json").write_text('{"format": 2, "rows": {}}')
+    assert f"0 of 1 packed runs unpacked; the others were there, 1 of them with other content, such as {RUN};" in rows.unpack(
+        packed, tmp_path / "runs", None
+    )

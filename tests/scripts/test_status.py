@@ -64,3 +64,10 @@ def test_it_shows_the_selected_runs_alone(runs: Path, capsys: pytest.CaptureFixt
     assert line.split()[1:6] == ["finished", "SAM", "1", "0.1", "2"] and counted == "1 finished"
     assert status.main([f"runs_dir={runs}", "select=3"]) == 2
     assert capsys.readouterr().err.startswith("error: select=3: must hold keys and values, as in: ")
+
+
+def test_a_selection_without_runs_is_said(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status.main([f"runs_dir={runs}", "select={seed: [900]}"]) == 2
+    assert capsys.readouterr().err == "error: select={seed: [900]}: no run here has these settings.\n"
+    assert status.main(["runs_dir=my runs (copy)"]) == 2
+    assert "runs_dir=my runs (copy)" in capsys.readouterr().err

@@ -342,3 +342,14 @@ def test_importing_the_package_is_light() -> None:
     light = "import sys, sam.sharpness; assert not {'torch', 'numpy', 'hydra'} & set(sys.modules)"
     program = f"{light}; sam.sharpness.evaluate; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
+
+
+def test_a_set_in_the_order_of_its_classes_is_mixed() -> None:
+    """Batches of one class are no batches of the set: their statistics lie far from those of mixed batches."""
+    torch.manual_seed(0)
+    net, labels = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3)), torch.arange(3).repeat_interleave(40)
+    x = 5 * nn.functional.one_hot(labels, 3).float() + torch.randn(120, 3)
+    order = torch.randperm(120)
+    name = "train_loss[bn=train]"
+    by_class, mixed = (sam.sharpness.evaluate(net, (x[o], labels[o]), notions=["ascent"], m=40)[name] for o in (torch.arange(120), order))
+    assert by_class == pytest.approx(mixed, rel=0.1)

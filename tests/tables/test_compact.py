@@ -8,9 +8,11 @@ import pytest
 from test_table_tests import load, planted, runs_of
 
 from sam.optimizers.settings import OptimizerConfig
+from sam.schema import from_dict
 from sam.tables.cells import Block
 from sam.tables.columns import direction, interval_scale
 from sam.tables.compact import compact, widths
+from sam.tables.settings import TableConfig
 from sam.tables.table import build
 
 
@@ -97,7 +99,9 @@ def test_best_is_with_what_the_paired_interval_does_not_tell_apart() -> None:
         ("eigenvalue[k=1]", 0, "log"),
         ("eigenvalue_min", 0, ""),
         ("lambda1_over_loss[subset=512]", 0, "log"),
-        ("cos_gradient_top", 0, ""),
+        ("cos_gradient_top", 0, "logit"),
+        ("interior_ball[rho=0.05]", 0, "logit"),
+        ("interior_ball_length[rho=0.05]", 0, ""),
         ("n_step_cosine[rho=0.05,n=3,rule=split]", 0, ""),
         ("my_plugin_notion", 0, ""),
     ],
@@ -141,3 +145,15 @@ def test_rows_outside_of_the_family_are_said_to_be_uncorrected() -> None:
     own = [replace(r, config=replace(r.config, optimizer=OptimizerConfig.of(method="vasso")), setting="vasso") for r in runs[3:]]
     (block,) = build(load("table3"), [*runs, *own], [], own)
     assert "Holm-corrected; 1 row in no row of the layout: p uncorrected, part of no test" in compact(block, 200).notes[0]
+
+
+def test_the_interval_of_a_share_stays_between_0_and_1() -> None:
+    """|cos| 0.2, 0.7, 0.4: on its own scale the interval would reach from -0.2 to 1.1."""
+    measure = "cos_gradient_top"
+    raw = {"title": "T", "row_header": "M", "rows": [{"label": "SAM", "match": {"method": "sam"}}]}
+    table = from_dict(TableConfig, {**raw, "columns": [{"key": "cos", "header": "cos", "measure": measure}]})
+    runs = [made_up.run(OptimizerConfig.of(), seed, 90.0) for seed in range(3)]
+    runs = [replace(run, measures={**run.measures, measure: cos}) for run, cos in zip(runs, (0.2, 0.7, 0.4), strict=True)]
+    summary = build(table, runs, [0.05])[0].rows[0][1].summary
+    assert summary is not None and summary.ci_low is not None and summary.ci_high is not None
+    assert 0 < summary.ci_low < 0.2 < 0.7 < summary.ci_high < 1

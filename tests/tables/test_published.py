@@ -109,7 +109,7 @@ def test_augmentation_counts_where_the_source_names_one() -> None:
     for other in ({"cutout": 8}, {"cutout": 16, "cutout_probability": 0.0}, {"cutout": 16, "crop_padding": 1}):
         assert not {"f03", "f04"} & shown(replace(WRN, augmentation=replace(BASIC, **other)))
     auto = replace(WRN, augmentation=replace(BASIC, policy="autoaugment"))
-    assert {"f05", "f06"} <= shown(auto) and not {"f01", "f03", "s15"} & shown(auto)
+    assert not {"f01", "f03", "f05", "f06", "s15"} & shown(auto)  # theirs is another policy
 
 
 def test_radius_and_variant() -> None:

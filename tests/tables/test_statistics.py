@@ -174,6 +174,23 @@ def test_what_rounds_to_zero_has_no_sign() -> None:
     assert equal.mean == 0 and paired_parts(equal, 2) == ("0.00", "n = 2, all equal")
 
 
-@pytest.mark.parametrize(("p", "text"), [(0.1234, "p 0.12"), (0.048, "p 0.048"), (2.1e-5, "p 2e-5"), (3e-12, "p 3e-12"), (1.0, "p 1")])
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (0.1234, "p 0.12"),
+        (0.048, "p 0.048"),
+        (0.0504, "p 0.0504"),
+        (0.0496, "p 0.0496"),
+        (0.05, "p 0.05"),
+        (2.1e-5, "p 2e-5"),
+        (3e-12, "p 3e-12"),
+        (1.0, "p 1"),
+    ],
+)
 def test_short_p(p: float, text: str) -> None:
     assert p_short(p) == text
+
+
+def test_seeds_without_a_value_are_no_missing_seeds() -> None:
+    assert paired_parts(paired_difference({0: None, 1: 2.0}, {0: 1.0, 1: None}), 2) == ("–",)
+    assert paired_parts(paired_difference({0: 1.0}, {1: 1.0}), 2) == ("no common seed",)

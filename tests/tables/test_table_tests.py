@@ -178,3 +178,14 @@ def test_a_null_table_finds_something_in_five_of_a_hundred() -> None:
         p_values.append(cells["SAM"].paired.p)  # type: ignore[union-attr]
     assert 0.012 < np.mean(found) < 0.088  # 5% ± 3 standard errors; uncorrected it would be near 12%
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
+
+
+def test_what_was_found_among_survivors_names_those_that_diverged() -> None:
+    draw = np.random.default_rng(0)
+    runs = runs_of({"SGD": (sgd := 90 + draw.normal(size=6)), "SAM": sgd + 5 + 0.1 * draw.normal(size=6)})
+    lost = [
+        replace(run, status="diverged", diverged_epoch=1, measures={}) if run.folder.endswith(("SAM-0", "SGD-5")) else run for run in runs
+    ]
+    whole, survivors = (build(load("table3"), of, [0.05])[0].finding for of in (runs, lost))
+    assert ", n 6)" in whole and "diverged" not in whole
+    assert ", n 4, 2 diverged)" in survivors
