@@ -90,9 +90,7 @@ def load(*, seed: int | None = None, **settings: Any) -> "ImageData":
     if not all(raw.std):
         raise DataError(f"dataset.path={s.path}: a channel of train_images has one value everywhere; give dataset.mean and dataset.std.")
     if (raw.train_labels[1:] >= raw.train_labels[:-1]).all() and not (raw.train_labels[1:] > raw.train_labels[:-1]).all():
-        raw = replace(
-            raw, notes=(*raw.notes, "training images in the order of their classes: batches of sharpness.m hold one class or two")
-        )
+        raw = replace(raw, notes=(*raw.notes, "training images sorted by class: batches of sharpness.m hold one or two classes"))
     images = image_data.build(raw, wanted.train_size, wanted.val_size, s.label_noise, seed if s.sample == "seed" else None)
     if known.is_genuine(s.name, s.path, images.fingerprint):
         return images

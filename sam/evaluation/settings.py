@@ -39,10 +39,7 @@ class EvaluateConfig(Settings):
     processes: int = key(1, "checkpoints measured at a time, each in a process of its own", low=1)
     part: int | None = key(None, "measure only the part-th (from 0) of `parts` equal shares of the runs, and make no tables")
     parts: int = key(1, "how many shares", low=1, high=10_000)
-    stored: bool = key(
-        False,
-        "measure nothing: tables of what is stored beside the runs, as of unpacked ones (scripts/rows.py), at the radii sharpness.rho",
-    )
+    stored: bool = key(False, "measure nothing: tables of what is stored beside the runs (unpacked ones, say), at sharpness.rho")
     kept: bool = key(False, "measure kept checkpoints (keep_checkpoints) too; what was found along the epochs goes to kept.csv")
     device: str = key("auto", "auto | cpu | cuda | cuda:N")
     threads: int | None = key(None, "of the CPU; null: torch's choice", low=1, high=4096)

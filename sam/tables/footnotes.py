@@ -216,13 +216,8 @@ def _tested(
     for column in dict.fromkeys(cell.column for _, cell in every):
         told, same, untested, equal = list[str](), dict[str, list[str]](), list[str](), list[str]()
         for own, cell in every:
-            c, d, label, base, gone = (
-                cell.comparison,
-                cell.paired,
-                name(own),
-                name(cell.baseline),
-                lost[printable(own)] + lost[cell.baseline],
-            )
+            c, d, label, base = cell.comparison, cell.paired, name(own), name(cell.baseline)
+            gone = lost[printable(own)] + lost[cell.baseline]
             if cell.column != column or c is None or d is None:
                 continue
             if c.p_holm is not None and c.significant:

@@ -229,4 +229,4 @@ def test_a_plug_ins_reader_returns_what_its_row_says(change: dict[str, Any], tmp
 def test_training_images_in_the_order_of_their_classes_are_noted(labels: np.ndarray, noted: bool, tmp_path: Path) -> None:
     np.savez(tmp_path / "own.npz", **arrays() | {"train_labels": labels, "test_labels": np.arange(12) % 4})
     notes = load(name="arrays", path=str(tmp_path / "own.npz")).notes
-    assert any("in the order of their classes" in note for note in notes) is noted
+    assert any("sorted by class" in note for note in notes) is noted
