@@ -88,7 +88,8 @@ def store(path: Path, key: str, name: str, result: Result, settings: Mapping[str
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with lock.alone(path):  # of two that read, add and write at once, one would lose its row
-            content = json.dumps({"format": 2, "rows": _read(path) | {key: row | {"digest": _digest(key, row)}}}, indent=1, allow_nan=False)
+            rows = {other: old for other, old in _read(path).items() if other != key} | {key: row | {"digest": _digest(key, row)}}
+            content = json.dumps({"format": 2, "rows": rows}, indent=1, allow_nan=False)  # the newest last: of_final takes it
             write_atomic(path, content + "\n")
     except OSError as error:
         raise StorageError(f"{path}: could not be written ({error.strerror}).") from error

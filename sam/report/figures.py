@@ -71,7 +71,7 @@ def sections(condition: Condition, anchors: Anchors, kept: Kept) -> list[Section
     alphas = lines(condition, EPOCH, Axis("α"), partial(_epochs, "alpha"), of=searched or of, over="training")
     scatter = [p for _, names in found[:1] for p in against_gap(condition, anchors, names)]
     others = [p for name, at in found[1:3] for p in (*against_gap(condition, anchors, at)[:1], *over_radii(curves, name, at))]
-    missing = sum(run.is_finished for run in condition.runs) * len(scatter) - sum(len(one.x) for p in scatter for one in p.series)
+    missing = sum(len(look.row.finished) for look in looks(condition)) * len(scatter) - sum(len(one.x) for p in scatter for one in p.series)
     hidden = f" Not shown, without a finite value: {counted(missing, 'point')}." if missing else ""
     cut = " The accuracy axis is cut below, where the first climb would flatten what tells the methods apart."
     opening = [*differences(condition), *(over_key if leads else scatter)[: leads or len(of) > 1]]

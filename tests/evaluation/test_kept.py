@@ -13,7 +13,7 @@ import torch
 
 import data
 import sam.sharpness
-from sam.evaluation import storing
+from sam.evaluation import measuring, storing
 from sam.evaluation.evaluate import Evaluation, evaluate, measured_epochs, trajectories
 from sam.evaluation.settings import EvaluateConfig
 from sam.optimizers.settings import OptimizerConfig
@@ -60,6 +60,11 @@ def test_a_notion_is_told_what_trained_the_network(trained: Path, tmp_path: Path
     measured(Path(shutil.copytree(trained, tmp_path / "runs")), sharpness=config)
     batch = records.run_config(next(record for _, record in records.find_runs(trained))).batch_size
     assert sorted(told) == [("sam", batch), ("sgd", batch)]
+
+
+def test_a_network_trained_in_groups_is_measured_on_batches_of_their_size() -> None:
+    pending = measuring._Pending(Path("run"), {}, TrainConfig(batch_size=128, m=32), Path("run/checkpoint.pt"), None, {})
+    assert pending.batch == 32
 
 
 def test_every_epoch_is_a_line_and_no_table_knows(trained: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from sam.evaluation.evaluate import Evaluation, evaluate
 from sam.evaluation.settings import EvaluateConfig
 from sam.schema import from_dict
 from sam.sharpness.context import Result
+from sam.sharpness.settings import SharpnessConfig
 
 (FINISHED,) = (Path(__file__).parents[1] / "fixtures/runs/finished").iterdir()
 TABLE = {
@@ -136,6 +137,17 @@ def rows_of(path: Path) -> dict[str, Any]:
 
 def stored_row(path: Path) -> None:
     storing.store(path, "key", "gap", Result({"gap": 0.5}, {"curve": {"x": [1.0, None]}}), {"version": 1}, "run")
+
+
+def test_of_two_rows_with_one_name_the_one_measured_last_is_taken(tmp_path: Path) -> None:
+    """m is in no name; what is measured anew, with force, is the later one."""
+    record = {"status": "finished", "fingerprint": "f", "checkpoint_sha256": "a" * 64, "data": {"fingerprint": "d"}}
+    name = "sharpness[rho=0.05,bn=eval,batch=m]"
+    for m, value in ((128, 1.0), (64, 2.0), (128, 3.0)):
+        config = SharpnessConfig.of(notions=["ascent"], m=m)
+        ((notion, key),) = storing.keys("a" * 16, "d", config, ("test",), "cross_entropy").items()
+        storing.store(tmp_path / "sharpness.json", key, notion.name, Result({name: value}), notion.settings(config, "cross_entropy"), "f")
+        assert storing.of_final(tmp_path, record).values[name] == value
 
 
 def test_a_row_knows_its_run_and_its_key(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def test_panels_hold_the_methods_and_the_exact_quadratic(k: int) -> None:
     assert labels == [*(look.style.label for look in of), "exact quadratic, ρ → 0"]
     assert list(alpha.series[-1].y) == ([0.5, 1, 2] if k == 1 else [pytest.approx(x) for x in (1 / 3, 1.0, 7 / 3)])
     assert ("exact quadratic, ρ → 0" in [one.style.label for one in wins.series]) == (k == 1)  # the threshold is of one step
+    assert k > 1 or (wins.series[-1].x, wins.series[-1].y) == ([0.0, 0.5, 0.5, 2.0], [0.0, 0.0, 1.0, 1.0])
     assert list(alpha.series[0].y) == [pytest.approx(x) for x in (0.25, 0.5, 1.0)]
     assert len(shares) == len(of) and all(len(panel.series) == 5 for panel in shares)
     assert directions(condition, looks(condition)) == []  # nothing was measured
@@ -55,3 +56,12 @@ def test_maps_side_by_side_are_one_figure() -> None:
         picture = sheets.sheet([panel, panel, panel], ["SAM", "N = 5 <&>", "$x$"], form)
         assert picture.startswith(start) and picture == sheets.sheet([panel, panel, panel], ["SAM", "N = 5 <&>", "$x$"], form)
     assert panel_csv(panel).count("\n") == 1 + 9 + 4 + 3
+
+
+def test_each_share_has_the_name_of_its_direction() -> None:
+    condition = next(c for c in conditions(runs()) if len(looks(c)) > 1)
+    found = {f"direction_share[v={v},rho=0.1,reach=1,k=1]": i / 8 for i, v in enumerate(("g0", "g1", "arc", "plane", "random"))}
+    made = replace(condition, runs=tuple(replace(run, measures=found) for run in condition.runs))
+    panel, *_ = directions(made, [look for look in looks(made) if look.row.finished])
+    names = ("g_0, at w", "g_k, at the ascent point", "XSAM's arc (α*)", "the plane's best", "random")
+    assert {one.style.label: list(one.y) for one in panel.series} == {name: [i / 8] for i, name in enumerate(names)}

@@ -13,7 +13,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import made_up
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from data.settings import DatasetConfig
 from models.settings import ModelConfig
@@ -22,7 +24,7 @@ from sam.optimizers.settings import MultiStepConfig, OptimizerConfig, Perturbing
 from sam.registry import Row
 from sam.report import drawing, figures
 from sam.report.looks import COLOURS, MARKERS, ORDER, Style, looks, method_name
-from sam.report.panels import Axis, Panel, Series, averaged, in_words, panel_csv, stem
+from sam.report.panels import Axis, Panel, Series, averaged, counts, in_words, panel_csv, stem
 from sam.report.planes import plane_of
 from sam.settings import ProtocolConfig, TrainConfig
 from sam.tables.conditions import Condition, RunRow, conditions
@@ -442,3 +444,55 @@ def test_the_panel_of_alpha_shows_the_search() -> None:
     rows = [replace(r, epochs=[{**e, "alpha": kinds[r.config.optimizer.alpha][int(e["epoch"]) % 2]} for e in r.epochs]) for r in rows]
     panel = by_title(panels_of(rows), "α over training")
     assert panel.series and all(set(series.y) == {0.5, 2.0} for series in panel.series)
+
+
+def test_curves_and_points_are_the_numbers_of_their_runs() -> None:
+    row = made_up.run(OptimizerConfig.of(), 0, 90.0)
+    row = replace(row, epochs=[{**epoch, "val_accuracy": 1.0} for epoch in row.epochs])
+    epochs, line, sharp = row.epochs, row.series["line_gradient[subset=512]"], [row.measures[SHARPNESS.format(rho)] for rho in made_up.RHOS]
+    wanted = {
+        "Test accuracy over training": ([e["epoch"] for e in epochs], [e["test_accuracy"] for e in epochs]),
+        "Sharpness over the measured ρ": (made_up.RHOS, sharp),
+        "Along the gradient, 512 images": (line["t"], line["loss"]),
+        "Sharpness, ρ 0.05, against the generalisation gap": (sharp[:1], [row.measures["gap"]]),
+    }
+    drawn = {panel.title: panel.series[0] for panel in panels_of([row])}
+    assert {title: (list(drawn[title].x), list(drawn[title].y)) for title in wanted} == wanted
+
+
+def test_what_is_drawn_stands_at_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Series(Style("a"), "line", [1.0, 2.0, 4.0], [5.0, 3.0, 4.0], [4.0, 2.0, 3.0], [7.0, 5.0, 6.0])
+    whiskers = Series(Style("b"), "whiskers", [2.0], [1.0], [0.5], [4.0])
+    axes = Figure().add_subplot()
+    drawing.plot(axes, Panel("n", "t", "w", Axis("X"), Axis("Y"), [line, whiskers]))
+    (curve,), (band,), (bars, dots) = axes.lines, axes.patches, axes.collections
+    assert curve.get_xydata().tolist() == [[1, 5], [2, 3], [4, 4]]
+    assert band.get_xy().tolist()[:6] == [[1, 4], [2, 2], [4, 3], [4, 6], [2, 5], [1, 7]]
+    assert np.array(bars.get_segments()).tolist() == [[[0.5, 1], [4, 1]]] and dots.get_offsets().tolist() == [[2, 1]]
+    met: list[tuple[list[float], list[float], list[list[float]]]] = []
+    monkeypatch.setattr(drawing, "_fill", lambda axes, z, xs, ys, values: met.append((xs, ys, values.tolist())))
+    x, y = zip(*itertools.product([0.0, 1.0], [0.0, 1.0, 2.0]), strict=True)
+    surface = Series(Style(""), "surface", x, y, z=[1 + a + 10 * b for a, b in zip(x, y, strict=True)])
+    drawing.plot(axes, Panel("n", "t", "w", Axis("X"), Axis("Y"), [surface], Axis("Loss", low=1.0, high=22.0)))
+    assert met == [([0, 1], [0, 1, 2], [[1, 2], [11, 12], [21, 22]])]  # a row of the picture is a y
+
+
+def test_what_is_not_shown_and_what_a_legend_stands_for_is_counted() -> None:
+    rows = made_up.runs()
+    rows[0] = replace(rows[0], measures={**rows[0].measures, SHARPNESS.format(0.5): None})  # of 8 finished runs at two radii
+    sections = {heading: (panels, caption) for _, own in figures.gallery(rows, {}) for heading, panels, caption, _ in own}
+    assert sections["Sharpness against gap"][1].endswith(" Not shown, without a finite value: 1 point.")
+    assert list(counts(sections["Spectra"][0]).values()) == [f"(n = {n})" for n in (3, 2, 1, 2)]  # a line a seed
+
+
+def test_marks_of_another_radius_stand_on_its_own_plane() -> None:
+    own, name = made_up.runs()[0].series, "plane_xsam[rho=0.05,subset=512]"
+    other = {known.replace("rho=0.05", "rho=0.5"): columns for known, columns in own.items()}
+    assert plane_of({**own, **other}, name) == plane_of(own, name)
+
+
+def test_a_run_that_lies_twice_is_no_missing_point() -> None:
+    runs = made_up.runs()
+    twice = [*runs, replace(runs[0], folder=f"elsewhere/{Path(runs[0].folder).name}")]
+    told = lambda of: [text for _, own in figures.gallery(of, {}) for heading, _, text, _ in own if heading == "Sharpness against gap"]
+    assert told(twice) == told(runs) and "without a finite value" not in told(twice)[0]

@@ -158,7 +158,13 @@ def test_a_difference_shows_the_runs_of_both_rows(tree: Node) -> None:
     cell = next(c for c in tree.all("td", class_="difference") if "seed 1" in c.text)
     here, there = cell.all("div", class_="behind")
     assert here.text.startswith("this row") and len(list(here.all("a"))) and len(list(there.all("a")))
-    assert {a.text for a in here.all("a")}.isdisjoint({a.text for a in there.all("a")})
+    assert there.text.startswith("SGD") and [{"-sgd-" in a.text for a in side.all("a")} for side in (here, there)] == [{False}, {True}]
+
+
+def test_the_line_of_a_run_ends_with_its_test_accuracy(tree: Node) -> None:
+    lines = [next(entry.all("summary")).text for entry in tree.all("details", class_="run")]
+    reached = [f"{r.measures['test_accuracy']:.2f}% test accuracy" if r.is_finished else "diverged in epoch 4" for r in made_up.runs()]
+    assert [line.partition(" ")[2] for line in lines] == reached
 
 
 def test_a_rank_correlation_shows_both_numbers_of_its_runs(tree: Node, monkeypatch: pytest.MonkeyPatch) -> None:

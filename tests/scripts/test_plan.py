@@ -38,6 +38,8 @@ def test_seeds_epochs_and_what_they_detect(a_second: None, capsys: pytest.Captur
     hours = 12.5 * seconds / 3600 / 2  # of two processes: twelve seeds and a half
     grid = [*GRID, "epochs=16", "eval_interval=2", "seed=range(3)", f"runs_dir={tmp_path}"]
     lines = printed(capsys, *grid, f"hours={hours}", "processes=2", "spread=0.6", "tests=4", f"out={tmp_path / 'grid.txt'}")
+    ms, minutes = map(float, lines[1].split()[-2:])  # of SGD
+    assert ms == 1000 and minutes == pytest.approx((160 + evaluations * 797 / 64 / 3) / 60, rel=5e-3)
     at = next(i for i, line in enumerate(lines) if "seeds that fit" in line)
     epochs, a_seed, fit, detected = lines[at + 1].split()
     assert (epochs, fit) == ("16", "12")

@@ -105,3 +105,11 @@ def test_a_folder_of_older_rows_is_named(packed: str, tmp_path: Path) -> None:
     assert f"0 of 1 packed runs unpacked; the others were there, 1 of them with other content, such as {RUN};" in rows.unpack(
         packed, tmp_path / "runs", None
     )
+
+
+def test_a_run_of_a_later_file_replaces_that_of_an_earlier_one(packed: str, tmp_path: Path) -> None:
+    shutil.copytree(FINISHED, tmp_path / "again")
+    (tmp_path / "again" / RUN / "sharpness.json").unlink()
+    before = rows.packed(packed)[RUN]
+    rows.pack(packed, tmp_path / "again")
+    assert rows.packed(packed) == {RUN: {name: before[name] for name in ("run.json", "metrics.csv")}}

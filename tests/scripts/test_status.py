@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sam.runs import identity
+from sam.runs import identity, records
 from sam.runs.run import run
+from sam.schema import to_dict
 from sam.settings import TrainConfig
 from scripts import status
 
@@ -71,3 +72,10 @@ def test_a_selection_without_runs_is_said(runs: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "error: select={seed: [900]}: no run here has these settings.\n"
     assert status.main(["runs_dir=my runs (copy)"]) == 2
     assert "runs_dir=my runs (copy)" in capsys.readouterr().err
+
+
+def test_what_is_left_goes_by_the_epochs_so_far(tmp_path: Path) -> None:
+    """Three of twelve took thirty seconds."""
+    records.write_metrics(tmp_path, [{"epoch": i, "seconds": 10.0 * i} for i in (1, 2, 3)])
+    found = status.state(tmp_path, {"status": "running", "config": to_dict(TrainConfig(epochs=12))})
+    assert found == ("preempted", "epoch 3 of 12, about 1:30 of work left; its process is gone")

@@ -1,6 +1,7 @@
 """The page that sets the campaign beside the papers: which runs it compares, and when it says that signs agree."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import made_up
@@ -57,3 +58,13 @@ def test_the_printed_values_are_those_of_the_source(beside: Any) -> None:
         "N = 1 minus N = 2, 3, 5, log sharpness",
         "N = 5 minus N = 1, generalisation gap",
     }
+
+
+@pytest.mark.parametrize(("gain", "said"), [(2.0, "agree"), (-2.0, "differ")])
+def test_the_page_says_whether_the_signs_are_the_same(
+    beside: Any, gain: float, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stage1").mkdir()
+    monkeypatch.setattr(beside, "stored_runs", lambda config, problems: rows(gain))
+    (line,) = [line for line in beside.page(tmp_path, {"stage1": 0.2}).splitlines() if "minus SGD, accuracy" in line]
+    assert line.startswith("| SAM minus SGD, accuracy | +0.8 (Foret") and line.endswith(f"] | stage1, R = 0.2 | 4 | {said} |")

@@ -74,3 +74,8 @@ def test_a_wide_pivot_goes_across_both_columns() -> None:
     assert r"\begin{table}" in latex([pivot(4)], "s") and r"\begin{table*}" in latex([pivot(12)], "s")
     assert latex([pivot(12)], "s").count(r"\begin{tabular}{@{}l") == 2
     assert all(f"rho {0.05 * 2**i:g}" in latex([pivot(12)], "s") for i in range(12))
+
+
+def test_the_long_form_has_a_difference_in_the_line_of_its_column() -> None:
+    (line,) = [line for line in latex_full([planted()]).splitlines() if ", SAM & Accuracy" in line]
+    assert line.partition(" & difference from row SGD: ")[2].startswith(r"+0.80\quad {[}+0.76, +0.85]")

@@ -104,6 +104,9 @@ def test_rank_correlations_are_printed_from_40_runs_on() -> None:
         assert ("Rank correlations are printed from 40 runs on; here are 36." in text) != shown
         (pair,) = blocks[0].correlations  # for programs it is there in any case
         line = next(x for x in csv.DictReader(io.StringIO(render.csv(blocks))) if x["row"] == "all runs")
+        every = [x["text"] for x in csv.DictReader(io.StringIO(render.csv(blocks))) if x["row"] in render.CORRELATION_HEADER]
+        numbers = [f"{r.rho:+.2f}" for r in (pair.across, pair.within, pair.between)]
+        assert not shown or ([text.split()[0] for text in every] == numbers and len(set(numbers)) == 3)
         assert float(line["rank_correlation"]) == pair.across.rho and ("fewer than 40 runs" in line["text"]) != shown
 
 
@@ -125,6 +128,26 @@ def test_csv_has_every_number_of_the_tests() -> None:
     assert [x["row"] for x in pair] == ["all runs", "within methods", "between methods"]
     assert [float(x["rank_correlation"]) for x in pair] == [found.across.rho, found.within.rho, found.between.rho]
     assert pair[1]["ci_low"] == repr(found.within.ci_low) and pair[2]["n"] == "4"
+
+
+def test_csv_has_the_intervals() -> None:
+    block = planted()
+    lines = {x["row"]: x for x in csv.DictReader(io.StringIO(render.csv([block]))) if x["column"] == "Accuracy (%)"}
+    for label, cell in differences(block).items():
+        own = next(c.summary for row in block.rows for c in row if row[block.labels - 1].text == label and c.kind == "value")
+        for prefix, found in (("", own), ("difference_", cell.paired)):
+            assert {name: lines[label][prefix + name] for name in NUMBERS} == {name: repr(getattr(found, name)) for name in NUMBERS}
+
+
+NUMBERS = ("n", "mean", "std", "ci_low", "ci_high", "low", "high")
+
+
+def test_welchs_p_is_of_the_runs_of_both_rows() -> None:
+    block = planted()
+    values = {row[block.labels - 1].text: next(c.numbers for c in row if c.kind == "value") for row in block.rows}
+    for label, cell in differences(block).items():
+        assert cell.comparison is not None and cell.comparison.welch is not None
+        assert cell.comparison.welch.p == pytest.approx(stats.ttest_ind(values[label], values["SGD"], equal_var=False).pvalue)
 
 
 def test_difference_cell_says_everything_in_few_words() -> None:

@@ -150,6 +150,13 @@ def test_sweep_is_split_and_compared_at_equal_radius() -> None:
     assert first.baseline == "1 (rho 0.05)" and first.paired.mean == -30.0  # type: ignore[union-attr]
 
 
+def test_of_baselines_at_one_radius_the_one_with_most_settings_in_common_counts() -> None:
+    tried = [(1, "all", 90.0), (1, "no_norm", 80.0), (2, "no_norm", 82.0)]
+    (block,) = build(load("table2"), [run(accuracy=a, ascent_steps=n, perturb=p) for n, p, a in tried], [0.05])
+    found = cell(block, "2", "Accuracy", "difference")
+    assert found.baseline == "1 (perturb no_norm)" and found.paired is not None and found.paired.mean == 2.0
+
+
 SWEEP = [(0.05, 1, 90.0), (0.1, 1, 81.0), (10.0, 2, 60.0), (0.05, 2, 91.0), (0.1, 2, 83.0)]
 
 
