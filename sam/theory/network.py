@@ -37,7 +37,7 @@ class Regression:
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
     def interpolate(self, weights: Vector, longest: float = 0.5) -> None:
-        """Move the weights, in place, to a point of zero loss: Gauss-Newton steps of the least norm, cut at `longest`. ArithmeticError if
+        """Move the weights, in place, to a point of zero loss: Gauss-Newton steps of the least norm, cut at `longest`. ValueError if
         there is none near."""
         for _ in range(200):
             residuals = self.residuals(weights).detach()
@@ -48,13 +48,13 @@ class Regression:
             step *= min(1.0, longest / step.norm().item())
             shift(weights, step, -1.0)
         if residuals.abs().max() > 1e-10:
-            raise ArithmeticError("no interpolating point was found; take fewer samples or more hidden units.")
+            raise ValueError("no interpolating point was found; take fewer samples or more hidden units.")
 
     def measure(self, weights: Vector) -> Record:
         """The eigenvalues of J J'/n, and the gradient J'r/n in the basis of its eigenvectors, J'u / ||J'u||.
 
         cosine, cosine_smallest: |cos| with the top one and with that of the smallest eigenvalue; near_top: with the span of those within a
-        tenth of λ1, as the top one may not stay alone. random_level: the mean |cos| of a direction drawn in the row space of J."""
+        tenth of λ1, as the top one may not stay alone. random_level: sqrt(2 / (pi n)), near that of a random one (n = 8: 0.28 for 0.29)."""
         n = len(self.targets)
         jacobian = self.jacobian(weights)
         values, left = torch.linalg.eigh(jacobian @ jacobian.T / n)

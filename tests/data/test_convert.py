@@ -234,6 +234,18 @@ def test_a_class_that_was_not_trained_on_and_an_empty_one_are_named(tmp_path: Pa
         converted(root)
 
 
+def test_a_class_without_test_images_shifts_no_number(tmp_path: Path) -> None:
+    root = folder_of_images(tmp_path / "images")
+    shutil.rmtree(root / "test" / "a")
+    assert set(converted(root)["test_labels"].tolist()) == {1, 2}
+
+
+def test_beside_validation_images_those_of_the_test_are_held_out(tmp_path: Path) -> None:
+    root = folder_of_images(tmp_path / "images")
+    shutil.copytree(root / "train", root / "val")
+    assert len(converted(root)["test_labels"]) == 10
+
+
 def test_what_lies_there_is_not_overwritten(tmp_path: Path) -> None:
     converted(npy(tmp_path / "a"))
     with pytest.raises(DataError, match="is there already, with other contents"):

@@ -1,5 +1,6 @@
 """Arrays from a file: good ones agree with `describe`, damaged ones are named in one sentence by `describe` and `load` alike."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ def test_describe_agrees_with_load(tmp_path: Path, channels: int | None, compres
     np.testing.assert_array_equal(whole.test_labels, values["test_labels"])
     np.testing.assert_allclose(data.mean, (expected / 255).mean(axis=(0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(data.std, (expected / 255).std(axis=(0, 1, 2)), rtol=1e-6)
+
+
+def test_statistics_are_those_of_all_images_however_many(tmp_path: Path) -> None:
+    """They are counted a thousand at a time."""
+    values = arrays(n=2100)
+    data, pixels = load(name="arrays", path=written(tmp_path, values)), values["train_images"] / 255
+    np.testing.assert_allclose(data.mean, pixels.mean(axis=(0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(data.std, pixels.std(axis=(0, 1, 2)), rtol=1e-6)
 
 
 def test_layout_in_the_file_does_not_change_the_fingerprint(tmp_path: Path) -> None:
@@ -159,6 +168,9 @@ def test_file_fingerprint(tmp_path: Path) -> None:
     assert file_fingerprint(path) == file_fingerprint(str(path)) == "ba7816bf8f01cfea"
     path.write_bytes(b"abcd")
     assert file_fingerprint(path) == "88d4266fd4e6338d"
+    path.write_bytes(b"abce")  # as many bytes, at another time
+    os.utime(path, ns=(0, 0))
+    assert file_fingerprint(path) != "88d4266fd4e6338d"
     with pytest.raises(DataError, match="No such file"):
         file_fingerprint(tmp_path / "missing")
 

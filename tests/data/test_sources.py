@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from data import DataError, load, torchvision_guard
+from data.sources import CIFAR_STATISTICS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,6 +65,8 @@ def test_cifar_files_are_read(
     np.testing.assert_array_equal(data.train_images.reshape(-1, 3072), written["train"])
     np.testing.assert_array_equal(data.test_images.reshape(-1, 3072), written["test"])
     assert data.train_labels.tolist() == [0, 1, 2, 3, 9] * files and data.classes == {"cifar10": 10, "cifar100": 100}[name]
+    for found, known in zip((data.mean, data.std), CIFAR_STATISTICS[name], strict=True):  # as from a file
+        assert found.tolist() == pytest.approx(known)
     assert [note.startswith(f"{name.upper().replace('R1', 'R-1')}, every image exact") for note in data.notes] == [True]
     first = next((tmp_path / source.base_folder).glob("*1" if name == "cifar10" else "train"))
     first.write_bytes(first.read_bytes() + b"x")

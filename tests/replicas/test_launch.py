@@ -1,13 +1,16 @@
 """Who was started, where they meet, and what is refused before anything is built."""
 
+import signal
 from typing import Any
 
 import pytest
+import torch
 
 from sam.config import ConfigError
 from sam.core.replicas import ReplicaError, Replicas
 from sam.runs import distributed, run
 from sam.runs.distributed import Launch, launched, meeting_point, take_device, with_replicas
+from sam.runs.signals import Preempted
 from sam.schema import from_dict
 from sam.settings import TrainConfig
 from sam.training import cost
@@ -45,6 +48,7 @@ def test_the_meeting_point_is_what_is_set_or_follows_from_the_step() -> None:
     assert meeting_point(STEP | {"SLURM_PROCID": "3", "SLURM_LOCALID": "3"}) == (host, port)
     assert meeting_point(STEP | {"SLURM_STEP_ID": "1"})[1] != port  # steps side by side on one machine
     assert meeting_point(STEP | {"SLURM_JOB_ID": "71"})[1] != port
+    assert meeting_point(STEP | {"SLURM_STEP_ID": "1"}) != meeting_point(STEP | {"SLURM_JOB_ID": "71"})  # the next job's first step
     with pytest.raises(ConfigError, match="MASTER_ADDR is not set"):
         meeting_point(STEP | {"SLURM_STEP_NUM_NODES": "2"})
 
@@ -120,12 +124,39 @@ def test_the_others_are_told_once_how_it_goes_on_or_why_it_does_not() -> None:
         tell(state=None)
         raise RuntimeError("in training: the others find the connection closed")
     assert first.said == [{"state": None}]
+    first = Told(0)
+    with pytest.raises(Preempted), distributed.telling(first):
+        raise Preempted(signal.SIGTERM)
+    assert first.said == []  # they got the signal too, and an error would cost them the code that requeues
 
 
 def test_the_others_do_what_they_are_told() -> None:
     with pytest.raises(ReplicaError, match="the first process of this run stopped: the disk is full"):
         run._work(config(replicas=2), Told(1, {"error": "the disk is full"}))
     assert run._work(config(replicas=2), Told(1, {"record": {"status": "finished"}})) == {"status": "finished"}
+
+
+def test_the_others_read_the_images_of_the_runs_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(seed: int, **settings: Any) -> None:
+        raise ReplicaError(f"images of seed {seed}")
+
+    monkeypatch.setattr("data.load", load)
+    monkeypatch.setattr(distributed, "refuse_shared_gpus", lambda *_: None)
+    with pytest.raises(ReplicaError, match="images of seed 3"):
+        run._work(config(replicas=2, seed=3, device="cpu"), Told(1, {"state": None}))
+
+
+def test_a_process_takes_the_gpu_of_its_rank_on_its_own_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in TORCHRUN.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr("sam.core.device.pick_device", lambda name: torch.device("cuda" if name == "auto" else name))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    assert take_device(config()) == torch.device("cuda:1")  # rank 3 of 4, the second of the second machine
+    shared = Told(0)
+    shared.gather = lambda value: [value, value]  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match="replicas=2: two processes would share a GPU"):
+        distributed.refuse_shared_gpus(shared, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

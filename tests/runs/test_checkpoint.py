@@ -49,6 +49,14 @@ def test_saving_returns_the_hash_of_the_file(tmp_path: Path) -> None:
     assert digest == hashlib.sha256((tmp_path / "checkpoint.pt").read_bytes()).hexdigest()
 
 
+def test_a_whole_checkpoint_of_another_moment_is_not_the_one_that_the_record_names(tmp_path: Path) -> None:
+    record = {"fingerprint": "own", "checkpoint_sha256": checkpoint.save(tmp_path, STATE | {"fingerprint": "own"})}
+    assert checkpoint.load(tmp_path, record=record)["seconds"] == 1.5
+    checkpoint.save(tmp_path, STATE | {"fingerprint": "own", "seconds": 0.5})
+    with pytest.raises(CheckpointError, match=r"its SHA-256 is not that of run\.json"):
+        checkpoint.load(tmp_path, record=record)
+
+
 def test_a_failed_write_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint.save(tmp_path, STATE)
     before = (tmp_path / "checkpoint.pt").read_bytes()

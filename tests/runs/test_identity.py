@@ -4,15 +4,20 @@ import dataclasses
 import hashlib
 import re
 import shutil
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data import DataError
+from data.settings import DATASETS
+from models.settings import MODELS
+from sam.optimizers import settings as optimizers
 from sam.runs.identity import identity, run_fingerprint, run_folder, run_name, setting
 from sam.schema import from_dict
-from sam.settings import TrainConfig
+from sam.settings import SCHEDULES, TrainConfig
 
 
 def config(**values: Any) -> TrainConfig:
@@ -133,6 +138,15 @@ def test_a_data_file_counts_by_its_bytes_not_by_its_path(tmp_path: Path) -> None
     assert str(tmp_path) not in str(identity(values[0]))
     with pytest.raises(DataError, match="cannot be read"):
         identity(config(dataset={"name": "arrays", "path": str(tmp_path / "none.npz")}))
+
+
+@pytest.mark.parametrize(
+    ("rows", "name"), [(optimizers.METHODS, "sam"), (MODELS, "wide_resnet"), (DATASETS, "cifar10"), (SCHEDULES, "cosine_step")]
+)
+def test_a_row_of_a_plug_in_counts_with_its_version(rows: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "theirs", types.SimpleNamespace(VERSION=2))  # type: ignore[arg-type]
+    monkeypatch.setitem(rows, name, dataclasses.replace(rows[name], target="theirs:it"))
+    assert identity(config()) == {"plugins": {"theirs": "2"}}
 
 
 def test_names_are_readable_and_safe_in_a_file_system() -> None:

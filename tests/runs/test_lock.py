@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -78,6 +79,14 @@ def test_a_recycled_pid_is_not_the_owner(tmp_path: Path) -> None:
     (tmp_path / lock.LOCK).write_text(json.dumps({"host": platform.node(), "pid": os.getpid(), "process_start": "1", "token": "t"}))
     holder = lock.owner(tmp_path)
     assert holder is not None and not lock.is_alive(holder)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
+def test_a_later_process_has_a_later_start() -> None:
+    with subprocess.Popen(["sleep", "9"]) as later:
+        starts = [lock._process_start(pid) for pid in (os.getpid(), later.pid)]
+        later.kill()
+    assert int(starts[0] or 0) < int(starts[1] or 0) and lock._process_start(later.pid) is None
 
 
 def test_an_unreadable_lock_does_not_block_for_ever(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 import data
 from sam.config import ConfigError
 from sam.core.device import number_format
-from sam.runs import checkpoint, identity, records, sweep
+from sam.runs import checkpoint, identity, lock, records, sweep
 from sam.runs.progress import Progress
 from sam.runs.run import run
 from sam.settings import TrainConfig
@@ -422,6 +422,21 @@ def test_the_record_and_the_checkpoint(tiny: Tiny) -> None:
     assert record["environment"]["versions"]["torch"] == torch.__version__
     assert record["checkpoint_sha256"] == hashlib.sha256((folder / "checkpoint.pt").read_bytes()).hexdigest()
     assert record["parameters"] == sum(value.numel() for name, value in saved(config)["model"].items() if not is_buffer(name))
+
+
+def test_a_run_that_lost_its_lock_leaves_the_record_to_its_new_owner(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, advance = identity.run_folder(tiny()), Progress.advance
+
+    def robbed(self: Progress, units: float) -> None:
+        (folder / lock.LOCK).write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "theirs"}))
+        advance(self, units)
+
+    monkeypatch.setattr(Progress, "advance", robbed)
+    with pytest.raises(lock.LockedError, match="the lock was lost to another process"):
+        run(tiny())
+    record = records.read_run(folder)
+    assert record is not None and record["status"] == "running"
+    assert sorted(path.name for path in folder.iterdir()) == ["lock.json", "run.json"]
 
 
 def test_the_hash_is_that_of_the_file_whenever_the_run_was_stopped(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,24 @@ def test_a_process_that_was_started_to_ignore_ctrl_c_goes_on_ignoring_it() -> No
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def test_a_run_under_nohup_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with watching() as interrupts:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupts.signum is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step() -> None:
+    with pytest.raises(KeyboardInterrupt), watching() as interrupts:
+        interrupts.waits = True
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.signum == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 def handles(pid: int, number: int) -> bool:
     """True once the process has a handler of its own for the signal."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines())

@@ -101,6 +101,8 @@ def test_it_mirrors_rows_and_summary(tiny: Tiny, wandb: Callable[..., Calls]) ->
     rows = [values for name, values in calls if name == "log"]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert rows[1]["test/accuracy"] == record["final"]["test_accuracy"] and not any("probe_losses" in key for key in rows[1])
+    assert (rows[1]["cost/grad_evals"], rows[1]["cost/forwards"]) == (record["cost"]["backwards"], record["cost"]["forwards"])
+    assert rows[1]["cost/wall_s"] == record["seconds"] > rows[1]["cost/train_s"]
     assert calls[-2][1]["status"] == "finished" and calls[-2][1]["final/test_loss"] == record["final"]["test_loss"]
     assert calls[-1][1] == 0
 
@@ -297,3 +299,11 @@ def test_settings_that_no_series_names_have_groups_of_their_own(tiny: Tiny, wand
         run(tiny(tracking={"backend": "wandb"}, epochs=1, **settings))
     groups = [options["group"] for name, options in calls if name == "init"]
     assert len({*groups[:8]}) == 8 and groups[8] == groups[9] == groups[0]
+
+
+def test_groups_that_are_too_long_for_wandb_stay_two(tiny: Tiny, wandb: Callable[..., Calls]) -> None:
+    calls = wandb()
+    for size in (24, 48):
+        run(tiny(tracking={"backend": "wandb"}, epochs=1, batch_size=size, protocol={"name": 99 * "p"}))
+    groups = [options["group"] for name, options in calls if name == "init"]
+    assert len({*groups}) == 2 and {len(group) for group in groups} == {128}

@@ -9,6 +9,7 @@ import torch
 import yaml
 from torch import Tensor
 
+import data
 from sam.schema import from_dict
 from sam.theory import figures
 from sam.theory.network import Regression, branch, sam_edge, shift, starting_point
@@ -56,12 +57,36 @@ def test_near_the_top_counts_what_is_within_a_tenth_of_it() -> None:
     found = task.measure(weights)
     assert found["near_top"] >= found["cosine"]
     assert (found["near_top"] == pytest.approx(found["cosine"])) == (found["second"] < 0.9 * found["top"])
+    task = Regression(torch.tensor([[1.0], [-1.0]]).double(), torch.tensor([1.0, -1.0]).double())  # eigenvalues 101 and 100
+    found = task.measure([w.double() for w in (torch.zeros(1, 1), torch.zeros(1), torch.full((1,), 10.0), torch.full((1,), 0.5))])
+    assert found["near_top"] == pytest.approx(1) and found["cosine"] == pytest.approx((101 / 501) ** 0.5)
 
 
 def test_the_loss_of_a_sample_and_of_all() -> None:
     task, weights = starting_point(network(kick=0.5), 0)
     singles = [task.loss(weights, torch.tensor([k])).item() for k in range(6)]
     assert task.loss(weights).item() == pytest.approx(sum(singles) / 6) == pytest.approx(task.measure(weights)["loss"])
+
+
+def test_digits_are_centred_of_norm_one_and_odd_or_even_by_their_own_label() -> None:
+    digits = data.load(name="digits")
+    images = digits.train_images.double().flatten(1)
+    task, _ = starting_point(network(inputs="digits"), 0)
+    nearest = (task.inputs @ torch.nn.functional.normalize(images - images.mean(0)).T).max(1)
+    assert nearest.values.tolist() == pytest.approx([1] * 6)
+    assert task.targets.tolist() == [1.0 if label % 2 else -1.0 for label in digits.train_labels[nearest.indices].tolist()]
+
+
+def test_the_start_is_a_kick_off_the_interpolating_point() -> None:
+    at, off = (torch.cat([w.detach().flatten() for w in starting_point(network(kick=kick), 0)[1]]) for kick in (1e-300, 0.3))
+    assert (off - at).norm().item() == pytest.approx(0.3)
+
+
+def test_a_batch_of_one_may_be_any_of_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, loss = set(), Regression.loss
+    monkeypatch.setattr(Regression, "loss", lambda self, w, chosen: (drawn.add(int(chosen)), loss(self, w, chosen))[1])
+    branch(network(arms={"SGD, batch 1": {"batch": 1}}, part=0.1), "SGD, batch 1", 0)
+    assert drawn == set(range(6))
 
 
 def test_arms_start_at_one_point_and_starting_points_differ() -> None:
@@ -74,7 +99,7 @@ def test_arms_start_at_one_point_and_starting_points_differ() -> None:
 def test_where_nothing_interpolates_it_is_said() -> None:
     task = Regression(torch.zeros(2, 3, dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64))  # one input, two targets
     weights = [torch.ones(2, 3), torch.ones(2), torch.ones(2), torch.ones(1)]
-    with pytest.raises((ArithmeticError, torch.linalg.LinAlgError)):
+    with pytest.raises((ValueError, torch.linalg.LinAlgError)):
         task.interpolate([w.double() for w in weights])
 
 
@@ -96,7 +121,7 @@ def test_the_sam_edge_is_where_a_step_along_the_top_turns_the_gradient_round() -
 def made_up(top: float, trace: float, cosine: float, start: int) -> list[dict[str, float]]:
     """A walk whose eigenvalues end at these multiples of their start."""
     fixed = {"second": 1.0, "near_top": cosine, "cosine_smallest": 0.1, "random_level": 0.3, "grad_norm": 1.0, "loss": 0.1}
-    row = lambda step, a, b: {"step": step, "top": 2.0 * a, "trace": 5.0 * b, "smallest": 0.1, "cosine": cosine, **fixed}
+    row = lambda step, a, b: {"step": step, "top": 2.0 * a, "trace": 5.0 * b, "smallest": 0.1 * b, "cosine": cosine, **fixed}
     return [row(0.0, 1.0, 1.0), row(1.0, top * (1 + 0.01 * start), trace)]
 
 
@@ -106,13 +131,20 @@ def test_contrasts_are_paired_over_the_starting_points() -> None:
         "SAM": (0.5, 0.9, 0.8),
         "SAM, batch 1": (0.5, 0.6, 0.5),
         "SGD, batch 1": (1, 1, 0.1),
-        "GD on L^Asc": (1, 1, 0.1),
+        "GD on L^Asc": (1, 0.7, 0.1),
     }
     walks = {(arm, start): made_up(*values, start) for arm, values in arms.items() for start in range(3)}
     rows = {(row["claim"], row["effect"]): row for row in figures.contrasts(walks)}
     fall, aligned, interaction = rows["8", "Δ log λ1"], rows["8", "mean |cos| with the top eigenvector"], rows["9", "Δ log Tr - Δ log λ1"]
     assert fall["mean"] == pytest.approx(math.log(0.5)) and fall["n"] == 3 and aligned["mean"] == pytest.approx(0.6)
-    assert interaction["mean"] == pytest.approx(math.log(0.6 / 0.9)) and rows["10", "Δ log λ_M"]["mean"] == 0
+    assert interaction["mean"] == pytest.approx(math.log(0.6 / 0.9)) and rows["10", "Δ log λ_M"]["mean"] == pytest.approx(math.log(0.7))
+
+
+def test_an_end_is_the_mean_of_the_last_tenth_and_a_cosine_that_of_the_way() -> None:
+    fixed = {"trace": 1.0, "near_top": 1.0, "cosine_smallest": 1.0, "random_level": 0.3, "loss": 0.1}
+    rows = [fixed | {"top": math.exp(i), "smallest": math.exp(-i), "cosine": float(i > 0)} for i in range(21)]
+    (found,) = figures.effects({("SAM", 0): rows})
+    assert (found["top"], found["smallest"], found["cosine"]) == pytest.approx((19.5, -19.5, 1))
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
