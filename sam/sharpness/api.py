@@ -61,7 +61,8 @@ def evaluate(
              an ImageData (`data.load`), whose uint8 images are normalised with its mean and std;
              a pair of tensors or arrays (inputs, labels), where inputs are what the model takes, and labels are class numbers;
              a torch Dataset of such pairs, or a DataLoader: what one pass over it yields, with its random draws seeded with `seed`;
-             a pair (train, test), or a dictionary {"train": ..., "test": ...}, of any of these three.
+             a pair (train, test), or a dictionary {"train": ..., "test": ...}, of any of these three, taken in a random order (of `seed`)
+             where it is sorted by class.
     notions  names of `sam.sharpness.settings.NOTIONS`, or ["all"]; docs/measures.md says what each returns.
     loss     cross_entropy | mse: what the model was trained with, and every notion measures.
     settings other keys of `sam.sharpness.settings.SharpnessConfig`: m=128, batchnorm=["eval"], hessian={"probes": 50}, ...
