@@ -57,6 +57,12 @@ def test_the_file_of_timms_own_saver(tmp_path: Path) -> None:
     assert json.loads(first.file.read_text())["rows"] == rows
 
 
+def test_force_measures_what_is_stored_anew(tmp_path: Path) -> None:
+    torch.save(network(0).state_dict(), tmp_path / "w.pt")
+    stamps = [measured(tmp_path / "w.pt", force=force).file.stat().st_mtime_ns for force in (False, False, True)]
+    assert stamps[0] == stamps[1] < stamps[2]
+
+
 def test_a_choice_needs_a_file() -> None:
     with pytest.raises(ConfigError, match=r"checkpoint_key=\.\.\.: belongs to checkpoint=FILE"):
         EvaluateConfig(checkpoint_key="state_dict_ema")

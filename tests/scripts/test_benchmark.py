@@ -76,7 +76,10 @@ def test_xsam_over_an_epoch_spreads_its_search(script: ModuleType, one_thread: N
     """6,250 steps of batch 8, one of them with the search: by hand from made-up seconds."""
     made_up = {"sam": [2.0, 2.0, 4.0], "xsam": [2.0, 2.2, 4.8], "xsam_search": [9.0, math.nan, 9.4]}
     monkeypatch.setattr(script, "interleave", lambda bench, names, *rest: {n: made_up.get(n, [1.0, 1.0, 2.0]) for n in names})
-    spread = script.methods(script.Bench(script.PRESETS["tiny"]))["xsam_over_an_epoch"]
+    monkeypatch.setattr(script.Bench, "seconds", lambda *_: 0.5)
+    found = script.methods(script.Bench(script.PRESETS["tiny"]))
+    assert found["pipeline_images_per_second"] == 16
+    spread = found["xsam_over_an_epoch"]
     search = ((9.0 + 4.7) / 2 - 2.2) / 2 / 6250
     assert spread["steps_per_epoch"] == 6250 and spread["over_sam"]["median"] == pytest.approx(1.1 + search, abs=1e-9)
 
@@ -99,6 +102,12 @@ def test_every_round_has_an_order_of_its_own_and_searches_sit_out(script: Module
     plain = [name for name in timed if name != "xsam_search"][::2]
     rounds = [tuple(plain[k : k + 3]) for k in range(0, 18, 3)]
     assert all(sorted(order) == ["a", "b", "c"] for order in rounds) and len(set(rounds)) > 1
+
+
+def test_the_seconds_of_several_steps_are_those_of_one(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([1.0, 7.0])
+    monkeypatch.setattr(script.time, "process_time", lambda: next(ticks))
+    assert script.Bench(script.PRESETS["tiny"]).seconds(lambda: None, 3) == 2
 
 
 def test_quartiles_and_ratios(script: ModuleType) -> None:

@@ -13,6 +13,7 @@ def test_a_short_edition_writes_tables_and_figures(tmp_path: Path, capsys: pytes
     out = tmp_path / "out"
     rows = list(csv.DictReader((out / "trajectories.csv").open()))
     assert len(rows) == 5 * 2 * 3 and {row["arm"] for row in rows} == {"GD", "SGD, batch 1", "SAM", "SAM, batch 1", "GD on L^Asc"}
+    assert len({row["top"] for row in rows if row["step"] == "0.0"}) == 2  # two starting points, the same for every arm
     assert len(list(csv.DictReader((out / "effects.csv").open()))) == 10
     assert {row["n"] for row in csv.DictReader((out / "contrasts.csv").open())} == {"2"}
     for name in ("contrasts-between-methods", "lambda1-under-sam-beside-the-sam-edge-of-stability"):

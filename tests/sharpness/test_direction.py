@@ -1,6 +1,7 @@
 """XSAM's premise on exact quadratics: the best point against the trust region, directions against their closed forms, alpha* against brute
 force and against what a quadratic predicts; and how means over batches are taken."""
 
+import itertools
 import math
 
 import numpy as np
@@ -75,6 +76,17 @@ def test_rises_shares_and_cosines_are_those_of_the_quadratic(steps: int, reach: 
     assert values[f"direction_low[v=random,{where}]"] == low_share
 
 
+def test_the_best_rise_of_a_radius_is_that_of_its_own_ball() -> None:
+    """Two radii, each with two reaches: 0.2, 0.4 twice, and 0.8."""
+    h, g, w = convex()
+    values = one_batch(h, g, w, [0.2, 0.4], reach=[1.0, 2.0], angles=36)
+    for rho, reach in itertools.product((0.2, 0.4), (1, 2)):
+        best = trust_region(h, g, rho * reach)
+        assert values[f"direction_best[rho={rho:g},reach={reach}]"] == pytest.approx(best, rel=1e-6)
+        own = values[f"direction_rise[v=g1,rho={rho:g},reach={reach},k=1]"]
+        assert values[f"direction_share[v=g1,rho={rho:g},reach={reach},k=1]"] == pytest.approx(own / best, rel=1e-6)  # type: ignore[operator]
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_at_small_rho_a_quadratic_wants_alpha_as_far_as_the_radius_reaches(steps: int) -> None:
     """alpha* -> (r - a) / (1 - a), a = (k - 1) / (2 k): with one step, r = R / rho itself."""
@@ -133,6 +145,17 @@ def test_means_over_batches_and_transfer_to_the_next_one() -> None:
         math.sqrt(2) * values["direction_alpha_stderr[rho=0.3,reach=1,k=1]"]  # type: ignore[operator]
     )
     assert values["direction_loss"] == pytest.approx(OFFSET + np.mean([(w @ h @ w) / 2 + (g - h @ w) @ w for h, g in batches]))
+
+
+def test_what_one_batch_does_not_define_has_no_mean() -> None:
+    _, w, inputs = several(4)
+    own = DirectionConfig(batches=2, batch_size=2, reach=[1.0], steps=2, alphas=[0.0, 1.0], angles=4)
+    context = Context(Quadratic(w), Split(inputs, torch.zeros(4, dtype=torch.int64)), None, SharpnessConfig.of(rho=[0.3], direction=own))
+    inputs[torch.randperm(4, generator=context.generator("direction"))[:2]] = 0  # no gradient
+    values = measure("direction", context)
+    for name in ("share[v=g1,rho=0.3,reach=1,k=1]", "wins[rho=0.3,reach=1,k=1]", "alpha[rho=0.3,reach=1,k=1]"):
+        assert values[f"direction_{name}"] is None and values[f"direction_{name.replace('[', '_stderr[', 1)}"] is None
+    assert values["direction_loss"] is not None
 
 
 def test_with_one_batch_there_is_no_transfer_and_no_error() -> None:

@@ -10,6 +10,7 @@ from sharpness_toys import Quadratics, dense
 from torch import Tensor, nn
 from torch.nn import functional
 
+import sam.sharpness
 from sam.config import ConfigError
 from sam.sharpness import hessian
 from sam.sharpness.context import Context, Measures, Notion, Result, Sizes, Split, measure, subset_indices, suffix
@@ -197,6 +198,14 @@ def test_lambda_m_is_the_smallest_eigenvalue_that_is_not_zero() -> None:
     found = on(q @ diagonal(5, 0.25, 0, 0) @ q.T, W)
     assert found["limit_ascent[rho=0.1]"] == pytest.approx(0.005 * 0.25, rel=1e-9)
     assert abs(found["eigenvalue_min"]) < 1e-12  # type: ignore[arg-type]
+
+
+def test_in_single_precision_rounding_is_no_lambda_m() -> None:
+    """A linear classifier: its loss is convex, and adding to all logits changes nothing."""
+    torch.manual_seed(0)
+    net, pair = nn.Linear(3, 2), (torch.randn(40, 3), torch.arange(40) % 2)
+    found = [sam.sharpness.evaluate(n, pair, "hessian", 0.1)["limit_ascent[rho=0.1]"] for n in (net, copy.deepcopy(net).double())]
+    assert found[1] is not None and found[0] == pytest.approx(found[1], rel=1e-2)
 
 
 def test_lambda_m_is_not_given_where_only_the_ends_of_the_spectrum_are_known() -> None:

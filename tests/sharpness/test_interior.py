@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from sharpness_toys import fails_cleanly, hold_the_rules, measure, quadratic, random_problem
+from sharpness_toys import fails_cleanly, hold_the_rules, measure, net_context, quadratic, random_problem
 from torch import Tensor, nn
 
 import sam.sharpness
@@ -95,9 +95,11 @@ def test_the_batches_are_those_of_training() -> None:
         assert (found["interior_batches"], found["interior_batch_size"]) == (10 // expected, expected)
 
 
-def test_where_nothing_rises_nothing_is_said() -> None:
-    flat = quadratic(np.zeros((6, 6)), np.zeros(6), np.zeros(6), n=4, rho=[0.5], interior=InteriorConfig(batch_size=2))
-    flat.train.inputs[:] = 0
+@pytest.mark.parametrize("images", [4, 2])
+def test_where_nothing_rises_nothing_is_said(images: int) -> None:
+    """On every batch, or on the first alone: a share of the others would not be one of the batches."""
+    flat = quadratic(np.eye(6), np.ones(6), np.zeros(6), n=4, rho=[0.5], interior=InteriorConfig(batch_size=2))
+    flat.train.inputs[torch.randperm(4, generator=flat.generator("interior"))[:images]] = 0
     values = measure("interior", flat)
     assert {name for name, value in values.items() if value is not None} == {"interior_batches", "interior_batch_size"}
 
@@ -107,6 +109,11 @@ def test_the_rules_of_measuring(batchnorm: str) -> None:
     options = {"rho": [0.5, 0.05], "m": 5, "interior": InteriorConfig(points=4, steps=3, batchnorm=batchnorm)}
     hold_the_rules("interior", **options)
     fails_cleanly("interior", **options)
+
+
+def test_a_batch_has_one_mean_and_variance_whatever_m_is() -> None:
+    context = net_context(m=5, interior=InteriorConfig(batch_size=6, batchnorm="train"))
+    assert [len(list(loss.batches())) for loss in context.training_batches(context.config.interior, "interior")] == [1, 1]
 
 
 def test_batch_statistics_are_said_in_the_name() -> None:

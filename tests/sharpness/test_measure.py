@@ -298,6 +298,14 @@ def test_the_rows_and_their_work(config: SharpnessConfig, notions: list[str], tm
 # ---------------------------------------------------------------------------------------------------------- L^Asc over a subset
 
 
+def test_the_images_of_a_subset_never_change() -> None:
+    """The keys of stored rows hold their number alone."""
+    assert subset_indices(50_000, 5).tolist() == GOLDEN and set(GOLDEN) < set(subset_indices(50_000, 512).tolist())
+
+
+GOLDEN = [3685, 4648, 16542, 17819, 36241]
+
+
 @pytest.mark.parametrize("modes", [["eval"], ["eval", "train", "recalibrated"]])
 def test_ascent_over_a_subset_and_the_gap_over_all(modes: list[str]) -> None:
     """The same as the whole measure on a training set of these images alone; only the gap and the statistics see all of them."""

@@ -10,6 +10,8 @@ from torch import nn
 
 import sam.sharpness
 from sam.config import ConfigError
+from sam.core import seeds
+from sam.sharpness.context import random_like
 from sam.sharpness.rounding import ROUND, readable, realized, to_tf32
 from sam.sharpness.settings import RoundingConfig
 
@@ -80,6 +82,20 @@ def test_it_is_where_the_cosine_passes_the_bound_in_a_network() -> None:
         assert cosines[0] < 0.9 <= cosines[1]  # type: ignore[operator]
     finer = sam.sharpness.evaluate(net, pair, "rounding")
     assert finer["rounding_readable[to=fp16,along=random]"] < finer["rounding_readable[to=bf16,along=random]"] / 4  # type: ignore[operator]
+
+
+def test_of_a_network_whose_normalisation_keeps_float32_along_both_ways() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 50), nn.BatchNorm1d(50), nn.Tanh(), nn.Linear(50, 3)).eval()
+    nn.init.constant_(net[1].weight, 4.0)  # in bf16 a step of 0.03
+    x, y, weights = torch.randn(40, 2), torch.arange(40) % 3, [p.detach() for p in net.parameters()]
+    found = sam.sharpness.evaluate(net, (x, y), "rounding", 0.05)
+    gradient = torch.autograd.grad(nn.functional.cross_entropy(net(x), y), list(net.parameters()))
+    for along, way in (("gradient", gradient), ("random", random_like(weights, seeds.generator("cpu", 0, "rounding")))):
+        unit = [u / torch.cat([v.flatten() for v in way]).norm() for u in way]
+        expected = realized(weights, unit, 0.05, rounded=[True, True, False, False, True, True], to="bf16")
+        measured = (found[f"rounding_{name}[to=bf16,along={along},rho=0.05]"] for name in ("length", "cosine"))
+        assert tuple(measured) == pytest.approx(expected, rel=1e-3)
 
 
 def test_at_small_rho_the_cosine_goes_with_its_root() -> None:

@@ -147,6 +147,27 @@ def test_an_end_is_the_mean_of_the_last_tenth_and_a_cosine_that_of_the_way() -> 
     assert (found["top"], found["smallest"], found["cosine"]) == pytest.approx((19.5, -19.5, 1))
 
 
+def test_the_panels_of_a_network_hold_its_walks() -> None:
+    arms = {"SAM": (0.5, 0.9, 0.8), "GD": (1.0, 1.0, 0.2)}
+    walks = {(arm, start): made_up(*values, 0) for arm, values in arms.items() for start in range(2)}
+    config = network(arms={"GD": {}, "SAM": {"method": "sam", "lr": 0.1, "rho": 0.05}})
+    drawn = {panel.title: panel.series for panel in figures.of_network(config, walks)}
+    sam, gd = drawn["λ1 relative to the starting point"]
+    assert (sam.style.label, list(sam.x), list(sam.y), list(gd.y)) == ("SAM", [0, 1], [1, 0.5], [1, 1])
+    top, edge = drawn["λ1 under SAM beside the SAM edge of stability"]
+    assert (list(top.y), list(edge.y)) == ([2, 1], [sam_edge(1.0, 0.1, 0.05)] * 2)
+    _, fall, _ = drawn["Contrasts between methods"][:3]
+    assert (fall.style.label, fall.x[0], fall.y) == ("SAM", pytest.approx(math.log(0.5)), [0])
+
+
+def test_the_panels_of_the_toy_hold_its_path_and_smooth_what_jumps() -> None:
+    rows = [{"step": float(i), "x1": 0.1 * i, "x2": 0.5, "cos_top": float(i), "cos_smallest": 0.0} for i in range(3)]
+    path, top, smallest = (panel.series[0] for panel in figures.of_toy({("SAM", 0): rows}))
+    assert (path.x, path.y) == ([0.0, 0.1, 0.2], [0.5] * 3)
+    assert (top.x, top.y, smallest.y) == ([0, 0.5, 1], [1] * 3, [0] * 3)
+    assert figures.smooth([float(i * i) for i in range(5)], 3) == pytest.approx([0.5, 5 / 3, 14 / 3, 29 / 3, 12.5])
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_an_experiment_is_a_document(name: str) -> None:
     text = (ROOT / "conf/theory" / f"{name}.yaml").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sam.config import ConfigError
 from sam.schema import from_dict
+from sam.theory import toys
 from sam.theory.limits import table
 from sam.theory.settings import NetworkConfig, TheoryConfig
 from sam.theory.toys import ENDS, cycle, heights, toy, toy_ascent_gradient, toy_trajectory
@@ -84,6 +85,13 @@ def test_on_a_quadratic_sam_ends_in_the_cycle_of_the_closed_form(lr: float, rho:
     found, predicted = cycle(lr, rho, n, mean, steps=300)
     assert found == pytest.approx(predicted, rel=1e-6)
     assert predicted == pytest.approx(lr * rho * 5 / (2 - lr * 5) * (0.75 if mean else 1))
+
+
+def test_a_row_of_the_cycles_says_what_was_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    walked: list[tuple] = []
+    monkeypatch.setattr(toys, "cycle", lambda *given: walked.append(given) or (1.0, 1.0))
+    rows = toys.cycles()
+    assert [(row["lr"], row["rho"], row["ascent_steps"], row["descent_gradient"] == "mean") for row in rows] == walked
 
 
 def test_the_notions_tend_to_their_limiting_regularisers() -> None:

@@ -143,6 +143,17 @@ def test_a_run_whose_first_epochs_only_find_the_scale_has_not_diverged(tiny: Tin
     assert math.isfinite(record["final"]["train_loss"])
 
 
+def test_what_was_skipped_before_a_run_was_stopped_is_no_divergence(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More steps than an epoch has were skipped by the checkpoint that it continues from."""
+    monkeypatch.setattr(loop, "loss_scale", lambda precision, device: LossScale(device, start=2.0**24))
+    config, train = tiny(precision="fp16", epochs=6), Trainer.run_epoch
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Trainer, "run_epoch", lambda self, *given: 1 / 0 if self.epoch == 5 else train(self, *given))
+        run(config)
+    record = run(config)
+    assert record["status"] == "finished" and record["epochs"] == 6 and record["cost"]["skipped"] >= 3
+
+
 @pytest.mark.parametrize("epochs", [1, 40])
 def test_a_run_that_no_scale_can_help_has_diverged(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     """One that is not finite without any scaling, or that has reached its end without a single step."""
