@@ -22,6 +22,9 @@ def test_batches_of_any_size_estimate_the_trace_over_samples() -> None:
         found = sam.sharpness.evaluate(model, (x, y), "gradient_variance", m=m)
         value, error = found["gradient_variance"], found["gradient_variance_stderr"]
         assert value == pytest.approx(exact, abs=3 * error) and 0 < error < 0.5 * exact
+    batches = torch.stack(each).split(200)  # of 200, 200 and 1
+    by_hand = sum(len(b) * (b.mean(0) - torch.stack(each).mean(0)).norm().item() ** 2 for b in batches) / (len(batches) - 1)
+    assert sam.sharpness.evaluate(model, (x, y), "gradient_variance", m=200)["gradient_variance"] == pytest.approx(by_hand, rel=1e-4)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert sam.sharpness.evaluate(model, (x, y), "gradient_variance", m=500) == {
         "gradient_variance": None,

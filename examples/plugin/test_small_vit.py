@@ -12,6 +12,8 @@ def test_logits_and_parameters() -> None:
     torch.manual_seed(0)
     model = models.build("small_vit", classes=7, channels=3, image_size=8, patch=2, blocks=2, dim=16, heads=2)
     assert isinstance(model, small_vit.SmallViT) and model(torch.randn(5, 3, 8, 8)).shape == (5, 7)
+    images = torch.randn(2, 3, 8, 8)
+    assert (model(images) - model(images.roll(2, 3))).abs().max() > 1e-4  # the same patches, elsewhere
     block = 4 * 16 * 16 + 4 * 16 + 2 * 16 * 32 + 32 + 16 + 4 * 16  # attention, feed-forward, two norms
     assert sum(p.numel() for p in model.parameters()) == (3 * 4 + 1) * 16 + 16 + 17 * 16 + 2 * block + 2 * 16 + 17 * 7
 

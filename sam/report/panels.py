@@ -216,6 +216,6 @@ def counts(panels: Iterable[Panel]) -> dict[Style, str]:
         for style in styles:
             own = [one for one in panel.series if one.style == style]
             found.setdefault(style, []).append(sum(one.n for one in own))
-            lost[style] = max(one.diverged for one in own)
+            lost[style] = max([lost.get(style, 0), *(one.diverged for one in own)])
     words = {style: " to ".join(map(str, dict.fromkeys((min(n), max(n))))) for style, n in found.items()}
     return {style: f"(n = {n}{f', {lost[style]} diverged and left out' if lost[style] else ''})" for style, n in words.items()}

@@ -93,3 +93,26 @@ def test_a_dense_layer_is_torchvisions() -> None:
     ours, peer, x = DenseLayer(8), _DenseLayer(8, 32, 4, 0.0), torch.randn(4, 8, 4, 4)
     peer.load_state_dict(ours.state_dict())
     torch.testing.assert_close(ours(x), torch.cat([x, peer([x])], 1))
+
+
+def test_densenet121_is_torchvisions_with_another_stem_and_bare_transitions() -> None:
+    ensure()
+    from torchvision.models import DenseNet
+
+    ours, peer = build("densenet121", classes=7, channels=3, image_size=8), DenseNet(num_classes=7)
+    features = peer.features
+    features.conv0, features.norm0, features.relu0 = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity(), nn.Identity()
+    features.pool0 = features.transition1.relu = features.transition2.relu = features.transition3.relu = nn.Identity()
+    peer.load_state_dict(dict(zip(peer.state_dict(), ours.state_dict().values(), strict=True)))
+    x = torch.randn(4, 3, 8, 8)
+    torch.testing.assert_close(ours(x), peer(x))
+
+
+def test_vggs_layers_are_torchvisions() -> None:
+    ensure()
+    from torchvision.models.vgg import cfgs, make_layers
+
+    ours, peer, x = build("vgg11_bn", classes=7, channels=3, image_size=32), make_layers(cfgs["A"], True), torch.randn(2, 3, 32, 32)
+    peer.load_state_dict(ours.features.state_dict())
+    torch.testing.assert_close(ours.features(x), peer(x))
+    assert [type(layer) for layer in ours.head] == [*[nn.Linear, nn.ReLU, nn.Dropout] * 2, nn.Linear]

@@ -120,3 +120,6 @@ def test_seeds_draw_other_directions_without_a_generator_of_their_own() -> None:
         return np.array(seen)
 
     assert (eps(1) == eps(1)).all() and not np.allclose(eps(1), eps(2))
+    torch.manual_seed(1)
+    weights = torch.randn(4, dtype=torch.float64).numpy()  # as a model's are made
+    assert not np.allclose(eps(1)[0] / RHO, weights / np.linalg.norm(weights))

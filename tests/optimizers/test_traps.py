@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from sam.core import vectors
 from sam.core.passes import Passes
-from sam.optimizers.sam import SAM
+from sam.optimizers.sam import SAM, RandSAM
 from sam.optimizers.xsam import XSAM
 
 RHO = 0.5
@@ -77,6 +77,20 @@ def test_trap_a_ours_inside_a_callers_context(method: type, inner: bool) -> None
     assert losses[1] - losses[0] == pytest.approx(sharpness_in_float32(), rel=0.05)
     with autocast():
         assert functional.cross_entropy(model(x).float(), y).item() == after
+
+
+def test_trap_a_what_a_caller_has_cached_is_not_what_a_perturbed_first_pass_sees() -> None:
+    model, x, y = mlp()
+
+    def closure(backward: bool = True):
+        loss = functional.cross_entropy(model(x).float(), y)
+        loss.backward()
+        return loss
+
+    optimizer = RandSAM(torch.optim.SGD(model.parameters(), lr=0.0), rho=RHO, passes=Passes(model))
+    with autocast():
+        before = functional.cross_entropy(model(x).float(), y).item()
+        assert optimizer.step(closure).item() != before
 
 
 # WRN-28-10's shape classes, 36.5 M entries: few tensors, long rows; views of one buffer keep memory at 146 MB.

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from made_up import runs
+from matplotlib.axes import Axes
 
 from sam.report import planes, sheets
 from sam.report.directions import curves, directions
@@ -65,3 +66,17 @@ def test_each_share_has_the_name_of_its_direction() -> None:
     panel, *_ = directions(made, [look for look in looks(made) if look.row.finished])
     names = ("g_0, at w", "g_k, at the ascent point", "XSAM's arc (α*)", "the plane's best", "random")
     assert {one.style.label: list(one.y) for one in panel.series} == {name: [i / 8] for i, name in enumerate(names)}
+
+
+def test_train_mode_batchnorm_has_curves_of_its_own() -> None:
+    found = curves(measured(0.5) | {name.replace("]", ",bn=train]"): value for name, value in measured(1.0).items()})
+    assert [found["alpha", "", "0.1", 1, said][1] for said in ("", ",bn=train")] == [(0.25, 0.5, 1.0), (0.5, 1.0, 2.0)]
+
+
+def test_each_map_stands_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[tuple[Axes, Panel]] = []
+    monkeypatch.setattr(sheets, "plot", lambda *drawn: met.append(drawn))
+    maps = [Panel(name, "t", "w", Axis("x"), Axis("y"), [], Axis("Loss", low=1.0, high=9.0)) for name in "abc"]
+    sheets.sheet(maps, ["A", "B", "C"], "png")
+    in_order = sorted(met, key=lambda drawn: drawn[0].get_position().x0)
+    assert [(axes.get_title(), panel.name) for axes, panel in in_order] == [("A", "a"), ("B", "b"), ("C", "c")]

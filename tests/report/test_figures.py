@@ -23,9 +23,9 @@ from sam.optimizers.settings import METHODS as REGISTERED
 from sam.optimizers.settings import MultiStepConfig, OptimizerConfig, PerturbingConfig
 from sam.registry import Row
 from sam.report import drawing, figures
-from sam.report.looks import COLOURS, MARKERS, ORDER, Style, looks, method_name
+from sam.report.looks import COLOURS, LINES, MARKERS, ORDER, Style, looks, method_name
 from sam.report.panels import Axis, Panel, Series, averaged, counts, in_words, panel_csv, stem
-from sam.report.planes import plane_of
+from sam.report.planes import landscapes, plane_of
 from sam.settings import ProtocolConfig, TrainConfig
 from sam.tables.conditions import Condition, RunRow, conditions
 from sam.tables.statistics import paired_difference
@@ -496,3 +496,57 @@ def test_a_run_that_lies_twice_is_no_missing_point() -> None:
     twice = [*runs, replace(runs[0], folder=f"elsewhere/{Path(runs[0].folder).name}")]
     told = lambda of: [text for _, own in figures.gallery(of, {}) for heading, _, text, _ in own if heading == "Sharpness against gap"]
     assert told(twice) == told(runs) and "without a finite value" not in told(twice)[0]
+
+
+def test_paths_levels_and_marks_stand_at_their_numbers() -> None:
+    axes, of = Figure().add_subplot(), Style("a")
+    path, level = Series(of, "thin", [1.0, 2.0], [5.0, 3.0]), Series(of, "level", [None], [3.0], [2.0], [4.0])
+    mark, named = Series(of, "mark", [0.5], [None], names=["papers' ρ"]), Series(of, "named", [1.0], [2.0], names=["w"])
+    drawing.plot(axes, Panel("n", "t", "w", Axis("X"), Axis("Y"), [path, level, mark, named]))
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 5], [2, 3]], [[0, 3], [1, 3]], [[0.5, 0], [0.5, 1]], [[1, 2]]]
+    (band,) = axes.patches
+    assert band.get_patch_transform().transform_path(band.get_path()).get_extents().intervaly.tolist() == [2, 4]
+    assert [(text.get_text(), text.xy) for text in axes.texts] == [("papers' ρ", (0.5, 0)), ("w", (1.0, 2.0))]
+
+
+def test_a_paper_s_figure_has_each_method_in_its_look_and_under_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[Figure] = []
+    monkeypatch.setattr(drawing, "saved", lambda figure, *_: met.append(figure))
+    styles = [Style("SAM", 2, 0, 2), Style("XSAM", 6, 1, 6)]
+    lines = [Series(style, "line", [0.0, 1.0], [i, 1.0]) for i, style in enumerate(styles)]
+    dots = [Series(style, "whiskers", [5.0], [i], [4.0], [6.0]) for i, style in enumerate(styles)]
+    for y, series in ((Axis("Y"), lines), (Axis("", names=("SAM", "XSAM")), dots)):
+        drawing.draw(Panel("n", "t", "w", Axis("X"), y, series), "pdf")
+    look = lambda of: [(one.get_color(), one.get_linestyle(), one.get_marker()) for one in of]
+    (curves,), (names,), (legend,) = met[0].axes, met[1].axes, met[0].legends
+    assert look(curves.lines) == look(legend.legend_handles) == [(COLOURS[s.colour], LINES[s.dash], MARKERS[s.marker]) for s in styles]
+    assert [text.get_text() for text in legend.get_texts()] == ["SAM", "XSAM"]
+    assert {text.get_text(): at for at, text in zip(names.get_yticks(), names.get_yticklabels(), strict=True)} == {"SAM": 0, "XSAM": 1}
+
+
+def test_a_colour_is_one_loss_in_all_maps_of_a_plane() -> None:
+    condition = one(made_up.runs())
+    panels, _ = landscapes(condition, [look for look in reversed(looks(condition)) if look.row.finished])  # the widest last
+    losses = [v for panel in panels for v in panel.series[0].z if v is not None]
+    assert len(panels) == 4 and {(panel.z.low, panel.z.high) for panel in panels if panel.z} == {(min(losses), max(losses))}
+    axes, surface = Figure().add_subplot(), Series(Style(""), "surface", [0.0, 0.0, 1.0, 1.0], [0.0, 1.0] * 2, z=[2.0, 3.0, 4.0, 5.0])
+    drawing.plot(axes, Panel("n", "t", "w", Axis("X"), Axis("Y"), [surface], Axis("Loss", low=1.0, high=9.0)))
+    assert axes.collections[0].levels.tolist()[:: drawing.LEVELS - 1] == [1.0, 9.0]
+
+
+def test_two_methods_over_one_key_are_two_lines() -> None:
+    swept = [OptimizerConfig.of(rho=rho, ascent_steps=n) for n in (1, 5) for rho in (0.1, 0.2, 0.4)]
+    rows = [made_up.run(o, seed, 90.0 + o.ascent_steps + o.rho) for o in swept for seed in range(5)]
+    found = {s.style.label: list(s.y) for s in by_title(panels_of(rows), "Test accuracy over the ρ of training").series}
+    assert found == {f"SAM N={n}": pytest.approx([90 + n + rho for rho in (0.1, 0.2, 0.4)]) for n in (1, 5)}
+
+
+def test_an_axis_that_is_cut_below_shows_the_last_three_quarters_whole() -> None:
+    panel = by_title(panels_of(made_up.runs()), "Test accuracy over training")
+    late = [v for series in panel.series for edge in (series.y, series.low) for v in edge[len(series.x) // 4 :] if v is not None]
+    assert panel.y.low is not None and min(v for s in panel.series for v in s.y if v is not None) < panel.y.low < min(late)
+
+
+def test_a_legend_of_several_panels_names_the_diverged_of_any() -> None:
+    panel = lambda diverged: Panel("n", "t", "w", Axis("x"), Axis("y"), [Series(Style("a"), "line", [1.0], [1.0], n=2, diverged=diverged)])
+    assert counts([panel(1), panel(0)]) == counts([panel(0), panel(1)]) == {Style("a"): "(n = 2, 1 diverged and left out)"}

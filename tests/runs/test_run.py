@@ -267,6 +267,7 @@ COSTS = {  # (optimizer, other keys) -> forwards and backwards of 2 epochs of 3 
     "xsam: one search in all": ({"method": "xsam", "alpha_refresh": 9.0, "ascent_steps": 2}, {}, 18 + 21, 18),
     "xsam: in groups of 16": ({"method": "xsam"}, {"m": 16}, 12 + 2 * 21, 12),
     "xsam: constant": ({"method": "xsam", "alpha": 0.5}, {}, 12, 12),
+    "late: the second epoch": ({"method": "late_sam", "start": 0.5}, {}, 9, 9),
 }
 
 

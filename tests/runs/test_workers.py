@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from sam.runs import workers
+from hydra_plugins.sam_launchers.launchers import LocalLauncher
+from sam.runs import sweep, workers
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("dataset=digits", "model=wrn_10_1", "dataset.train_size=128", "batch_size=64", "threads=1", "device=cpu")
@@ -186,3 +188,15 @@ def test_work_without_handlers_of_its_own_leaves_at_once(tmp_path: Path, number:
     process.send_signal(number)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == code and "Traceback" not in stderr, stderr
+
+
+def test_the_run_that_failed_is_named_beside_finished_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launcher, points = LocalLauncher(), [[f"seed={i}"] for i in range(4)]
+    launcher.config = OmegaConf.create({"hydra": {"job": {"name": "train"}, "sweep": {"dir": str(tmp_path)}}})
+    monkeypatch.setattr(sweep, "compose", lambda points, config: points)
+    monkeypatch.setattr(sweep, "unfinished", lambda plans: [1, 3])
+    monkeypatch.setattr(workers, "run_all", lambda task, plans, processes: ["it died" if plan == ["seed=3"] else None for plan in plans])
+    ends = [end.status.name for end in launcher.launch(points, 0)]
+    assert ends == ["COMPLETED"] * 3 + ["FAILED"] and capsys.readouterr().err == "failed: seed=3: it died\n"

@@ -1,5 +1,6 @@
 """scripts/claims.py: the ledger of committed rows, of one's own documents, and of a page between its markers."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -44,6 +45,19 @@ def test_own_documents_and_the_one_that_the_docs_show(tmp_path: Path, capsys: py
     assert claims.main([f"rows={ROWS}", f"claims={tmp_path}"]) == 0
     assert "descriptive" in capsys.readouterr().out
     assert ledger.documents(tmp_path, None, {})[0][1] == "in no plan"
+
+
+def test_given_picks_and_a_plan_of_ones_own_count(tmp_path: Path) -> None:
+    own, plan = tmp_path / "mine.yaml", tmp_path / "plan.sha256"
+    own.write_text(
+        "{id: x, statement: s, source: ours, kind: tolerance, margin: 1, n: 2, seeds: [0, 1], family: {name: mine, tests: 1},"
+        " measure: {name: test_accuracy}, arms: {treatment: {method: sam, ascent_steps: 2, rho: '@R'}}}"
+    )
+    plan.write_text(f"{hashlib.sha256(own.read_bytes()).hexdigest()}  mine.yaml\n")
+    given = [f"runs_dir={ROOT / 'tests/fixtures/runs/finished'}", f"claims={tmp_path}", f"hashes={plan}", "picks={R: 0.05}"]
+    assert claims.main([*given, f"out={tmp_path / 'out'}"]) == 0
+    (line,) = json.loads((tmp_path / "out" / "ledger.json").read_text())
+    assert (line["verdict"], line["confirmatory"], line["n"]) == ("open: 1 of 2", True, 1)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
+
+from hydra_plugins.sam_launchers import launchers
+from sam.runs import sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("dataset=digits", "model=wrn_10_1", "epochs=1", "threads=1")
@@ -104,3 +109,34 @@ def test_the_shares_of_an_evaluation_are_listed_with_their_program(tmp_path: Pat
 def test_a_bad_point_is_refused_before_anything_is_listed(argument: str, says: str, tmp_path: Path) -> None:
     refused = grid(*TINY, argument, cwd=tmp_path)
     assert refused.returncode == 2 and says in refused.stderr and not refused.stdout and not lists(tmp_path)
+
+
+def test_the_job_that_failed_is_named_beside_finished_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    launcher, points = (
+        launchers.SamSlurmLauncher(signal_delay_s=1, timeout_min=9, submitit_folder="logs/%j"),
+        [[f"seed={i}"] for i in range(4)],
+    )
+    launcher.config = OmegaConf.create({"hydra": {"job": {"name": "train"}}})
+    submit = lambda points, first: [SimpleNamespace(job_id=f"7_{i}", paths=SimpleNamespace(stdout="log")) for i in range(len(points))]
+    monkeypatch.setattr(launcher, "_submit", submit)
+    monkeypatch.setattr(sweep, "compose", lambda points, config: points)
+    monkeypatch.setattr(sweep, "unfinished", lambda plans: [1, 3])
+    monkeypatch.setattr(launchers, "_collect", lambda jobs: {"7_1": "it died"})
+    ends = [end.status.name for end in launcher.launch(points, 0)]
+    assert ends == ["COMPLETED"] * 3 + ["FAILED"] and "failed: seed=3 (job 7_1): it died; log: log\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("queue", "lost"),
+    [([None, None, ["7_0"]], False), ([[], ["7_0"], []], False), ([["7_0"], [], []], True)],
+    ids=["a queue that cannot tell", "a result that is seen late", "cancelled"],
+)
+def test_a_job_is_lost_that_two_looks_in_a_row_do_not_find(
+    queue: list[list[str] | None], lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, done = list(queue), SimpleNamespace(exists=lambda: not looks and not lost)
+    monkeypatch.setattr(launchers, "QUEUE_EVERY", 0.0)
+    monkeypatch.setattr(launchers, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=lambda seconds: None))
+    monkeypatch.setattr(launchers, "_queue", lambda *options: looks.pop(0) if looks else [])
+    failures = launchers._collect([SimpleNamespace(job_id="7_0", exception=lambda: None, paths=SimpleNamespace(result_pickle=done))])
+    assert list(failures) == ["7_0"] * lost and not looks

@@ -147,13 +147,21 @@ def test_rows_outside_of_the_family_are_said_to_be_uncorrected() -> None:
     assert "Holm-corrected; 1 row in no row of the layout: p uncorrected, part of no test" in compact(block, 200).notes[0]
 
 
-def test_the_interval_of_a_share_stays_between_0_and_1() -> None:
+@pytest.mark.parametrize("scale", [1, 100])
+def test_the_interval_of_a_share_stays_between_0_and_1(scale: float) -> None:
     """|cos| 0.2, 0.7, 0.4: on its own scale the interval would reach from -0.2 to 1.1."""
     measure = "cos_gradient_top"
     raw = {"title": "T", "row_header": "M", "rows": [{"label": "SAM", "match": {"method": "sam"}}]}
-    table = from_dict(TableConfig, {**raw, "columns": [{"key": "cos", "header": "cos", "measure": measure}]})
+    table = from_dict(TableConfig, {**raw, "columns": [{"key": "cos", "header": "cos", "measure": measure, "scale": scale}]})
     runs = [made_up.run(OptimizerConfig.of(), seed, 90.0) for seed in range(3)]
     runs = [replace(run, measures={**run.measures, measure: cos}) for run, cos in zip(runs, (0.2, 0.7, 0.4), strict=True)]
     summary = build(table, runs, [0.05])[0].rows[0][1].summary
     assert summary is not None and summary.ci_low is not None and summary.ci_high is not None
-    assert 0 < summary.ci_low < 0.2 < 0.7 < summary.ci_high < 1
+    assert 0 < summary.ci_low < 0.2 * scale < 0.7 * scale < summary.ci_high < scale
+
+
+def test_the_best_gap_is_the_smallest() -> None:
+    accuracy = {"SGD": np.array([90.0, 91.0, 92.0]), "SAM": np.array([93.0, 94.1, 95.2])}
+    gaps = {label: 1 - values / 100 for label, values in accuracy.items()}
+    (block,) = build(load("table3"), runs_of(accuracy, {"gap": gaps}), [])
+    assert best(block, "Gap ×10³") == best(block, "Accuracy (%)") == ["SAM"]

@@ -32,6 +32,7 @@ def test_a_mean_is_students() -> None:
         assert paired(values, null).p == pytest.approx(expected.pvalue, rel=1e-9)
         assert paired(values, null).at(0.01) == pytest.approx(tuple(expected.confidence_interval(0.99)), rel=1e-9)
     assert paired([1.0] * 5).p is None and paired([1.0] * 5).at(0.05) == (-math.inf, math.inf)
+    assert paired([1.0] * 2, 0.5).p is None and paired([1.0] * 3, 0.5).p == 0  # two that are alike are no proof
 
 
 def test_fiellers_interval_is_his_formula() -> None:
@@ -257,3 +258,11 @@ def test_the_p_of_a_tau_is_the_level_at_which_its_interval_reaches_zero() -> Non
     effect = of_tau(settings, ["rho", "lr"], x, y, np.zeros(42), 1)
     assert effect.p is not None and 0.02 < effect.p < 0.3
     assert effect.at(1.1 * effect.p)[0] > 0 >= effect.at(0.9 * effect.p)[0]
+
+
+def test_what_is_not_rejected_has_holms_own_interval() -> None:
+    """At the level that the rejected ones leave: of three tests, with one rejected, 0.05 / 2."""
+    effects = [normal(5.0), normal(0.1), normal(-0.3)]
+    found = simultaneous(effects, 3, 0.05)
+    assert [one.side for one in found] == [1, 0, 0]
+    assert [(one.low, one.high) for one in found[1:]] == [pytest.approx(effect.at(0.05 / 2)) for effect in effects[1:]]

@@ -483,6 +483,8 @@ def test_a_correlation_counts_settings_and_takes_the_training_loss_away() -> Non
     assert few.verdict == "open: 20 of 40 settings"
     (missing,) = judge([(replace(claim, against="test_loss"), ADDED)], runs, {})
     assert missing.verdict == "open: not measured (test_loss)"
+    wide = [replace(r, config=replace(r.config, model=ModelConfig.of(depth=16)), setting=f"{r.setting}, deeper") for r in runs]
+    assert [case.effect.n for case in judge([(claim, ADDED)], [*runs, *wide], {}) if case.effect] == [42, 42]  # a network's own
     for gates, told in (
         ([{"gate": "precision", "is": "bf16"}], "precision fp32, not bf16"),
         ([{"gate": "precision", "is": "fp32"}, {"gate": "diverged", "at_most": -1}], "0 of 84 runs diverged"),
@@ -650,3 +652,27 @@ def test_drawn_holds_the_binomial_error_of_the_test_images() -> None:
     (case,) = judge(load("equal_compute"), campaign("sgd sgd2 sam"), {})
     arms = np.array([[case.values[name][seed] for seed in range(1000, 1020)] for name in ("treatment", "controls[0]")])
     assert case.drawn == over_seeds_and_images(arms, lambda m: m[0] - m[1], 10_000)
+
+
+def test_a_diverged_run_has_no_sharpness() -> None:
+    gone = lambda r: r.config.seed == 1003 and getattr(r.config.optimizer, "ascent_steps", 1) == 3
+    runs = [replace(r, status="diverged", diverged_epoch=2, measures={}) if gone(r) else r for r in campaign("sgd sam n2 n3 n5")]
+    (case,) = judge(load("one_step_is_flatter", gates=[]), runs, {})
+    assert case.verdict == "open: 19 of 20" and case.effect is not None and case.effect.n == 19
+
+
+def test_a_part_is_retained_of_what_should_fall() -> None:
+    arms = {"treatment": ARMS["rand"], "controls": [ARMS["sgd"]], "reference": ARMS["sam"]}
+    claim = own("retained_fraction", direction="lower", margin=None, measure={"name": SHARP}, arms=arms)
+    (case,) = judge([(claim, ADDED)], campaign("sgd sam rand", sharp={"sgd": 0.01, "sam": 0.005, "rand": 0.006}), {})
+    assert case.verdict == "supported" and case.effect is not None and case.effect.estimate == pytest.approx(0.8, abs=0.1)
+
+
+def test_a_family_of_ones_own_has_its_level_and_counts_no_edited_claim() -> None:
+    runs, family = campaign("sgd sgd2 sam", sgd=40.0, sgd2=52.8, spread=0.37), {"name": "mine", "tests": 2, "level": 0.4}
+    small = own("difference", family=family)
+    large = replace(small, id="y", arms=replace(small.arms, controls=[ARMS["sgd"]]))
+    case, edited = judge([(small, PLANNED), (large, CHANGED)], runs, {})
+    assert case.effect is not None and case.effect.p is not None and case.interval is not None
+    assert case.interval.p_holm == pytest.approx(2 * case.effect.p) and 0.05 < case.interval.p_holm < 0.4 and case.interval.side == 1
+    assert edited.interval is None

@@ -8,7 +8,9 @@ import made_up
 import pytest
 
 from sam.optimizers.settings import OptimizerConfig
+from sam.settings import TrainConfig
 from sam.tables.conditions import RunRow
+from sam.training import graphs, loop
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,22 @@ def test_arms_with_another_rule_are_no_point(opening: Any) -> None:
     assert [opening.name_of(run(1.0, **keys)) for keys in plain] == ["SGD", "SAM N=1", "SAM N=5", "XSAM", "Rand-SAM"]
     other = [{"method": "sam", "radius": "uniform"}, {"method": "xsam", "alpha": 0.0}, {"method": "sam", "ascent_steps": 2}]
     assert [opening.name_of(run(1.0, **keys)) for keys in other] == ["", "", ""]
+
+
+def test_the_arms_are_those_at_sgds_pick(opening: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = [run(1.0, lr=lr, weight_decay=decay, **keys) for lr in (0.1, 0.2) for decay in (0.0, 1e-3) for keys in ({"method": "sgd"}, {})]
+    monkeypatch.setattr(opening, "stored_runs", lambda config, problems: [*every, replace(every[7], status="diverged")])
+    found = opening.arms(Path("runs"), 0.2, 1e-3)
+    assert found == {("SGD", 0.0, 40): {0: every[6]}, ("SAM N=1", 0.05, 40): {0: every[7]}}
+
+
+def test_a_queue_with_graphs_trains_the_runs_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, met = made_up.program("campaign/one_queue.py"), list[TrainConfig]()
+    monkeypatch.setattr(loop, "steps_for", None)  # and back after the test
+    monkeypatch.setattr(graphs, "steps_for", lambda config, *parts: met.append(config))
+    monkeypatch.setattr(queue, "run", lambda config: [met.append(config), loop.steps_for(config)])
+    queue.run_graphed(made_up.BASE)
+    assert met == [made_up.BASE, replace(made_up.BASE, cuda_graph=True)]  # by the plan's name, and its steps as graphs
 
 
 def test_a_point_is_the_mean_difference_at_equal_seeds_or_the_mean_itself(opening: Any) -> None:

@@ -1,8 +1,11 @@
 """Picks on validation, against numpy and against the campaign's own program; nested by seed; what is said of them."""
 
+import itertools
 import random
 import shlex
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import made_up
@@ -117,6 +120,8 @@ def test_an_edge_is_marked() -> None:
     block, _ = built(runs)
     assert row(block, "SAM N=1")["Picked"].parts == ("rho 0.2", "(rho: largest tried)")
     assert "rho 0.2 (rho: largest tried)" in latex([block], "sweep")  # in the compact form too
+    block, _ = built([run(s, 90.0 - 10 * rho + 0.1 * s, 80.0, rho=rho) for rho in (0.1, 0.2) for s in range(3)])
+    assert row(block, "SAM N=1")["Picked"].parts == ("rho 0.1", "(rho: smallest tried)")
 
 
 def test_recalibrated_accuracy_picks_where_every_run_has_it() -> None:
@@ -145,3 +150,59 @@ def test_nothing_is_picked_among_tasks() -> None:
 def test_missing_seeds_are_said() -> None:
     note = "Settings have different seeds here: some runs are missing, and a pick may change with them."
     assert note not in built(sweep())[0].notes and note in built(sweep()[1:])[0].notes
+
+
+def test_picked_with_one_kind_of_statistics_is_shown_with_the_same() -> None:
+    runs = [replace(r, measures={**r.measures, "test_accuracy[bn=recalibrated]": 1.0}) for r in sweep()]
+    assert row(built(runs)[0], "SAM N=1")["Test accuracy (%)"].parts == ("84.0 ± 1.0", "n = 3")
+
+
+Runs = list[tuple[Path, dict[str, Any]]]
+
+
+def trials(best: tuple[float, ...], keys: list[str], lost: float | None = None, **grid: Any) -> Runs:
+    """Two seeds of each setting of a grid; the best one reaches 60, all others 50. lost: the value of the first key that diverges."""
+    names, settings = list(grid), list(itertools.product(*(v if isinstance(v, list) else [v] for v in grid.values())))
+    found = []
+    for values, seed in itertools.product(settings, (900, 901)):
+        optimizer = dict(zip(names, values, strict=True))
+        at = tuple(optimizer[key] for key in keys)
+        record = {"status": "diverged" if at[0] == lost else "finished", "config": {"seed": seed, "optimizer": optimizer}}
+        found.append((Path(f"{60.0 if at == best else 50.0}"), record))
+    return found
+
+
+def test_each_pick_of_the_campaign_is_made_from_its_own_grid(campaign: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One grid for a method, number of steps, and XSAM's search or constant alpha; each has another best value. SAM's largest radius
+    diverges, and counts as chance."""
+    rhos, sam = [0.05, 0.1, 0.2, 0.3, 0.4], {"method": "sam", "alpha": None}
+    base, rates = {"method": "sgd", "rho": 0.0}, {"lr": [0.05, 0.1, 0.2], "weight_decay": [0.0, 1e-3, 2e-3]}
+    made = trials((0.1, 1e-3), ["lr", "weight_decay"], **base, **rates)
+    made += trials((0.3,), ["rho"], lost=0.4, **sam, ascent_steps=1, rho=rhos) + trials((0.05,), ["rho"], **sam, ascent_steps=5, rho=rhos)
+    made += trials((0.1,), ["rho"], method="xsam", ascent_steps=1, alpha=None, rho=rhos)
+    made += trials((0.75,), ["alpha"], method="xsam", ascent_steps=1, alpha=[0.25, 1.5, 0.75], rho=0.05)
+    made += trials((0.2,), ["rho"], method="rand_sam", ascent_steps=None, alpha=None, rho=rhos)
+    monkeypatch.setattr(campaign.records, "find_runs", lambda folder: made)
+    monkeypatch.setattr(campaign, "values_of", lambda folder: {campaign.MEASURE: float(str(folder))})
+    found = {name: campaign.PICKS[name]() for name in ("sgd", "sam_n5", "xsam", "rand_sam", "alpha")}
+    assert found == {
+        **{"sgd": {"lr": 0.1, "decay": 1e-3}, "sam_n5": {"rho_sam_n5": 0.05}, "xsam": {"rho_xsam": 0.1}},
+        **{"rand_sam": {"rho_rand": 0.2}, "alpha": {"alpha": 0.75}},
+    }
+    assert campaign.sam()["R"] == 0.3
+    monkeypatch.setattr(campaign.records, "find_runs", lambda folder: trials((0.1, 2e-3), ["lr", "weight_decay"], **base, **rates))
+    with pytest.raises(campaign.AtEdge, match=r"0\.002 is the largest value of its grid"):
+        campaign.sgd()
+
+
+def test_the_familys_picks_mark_both_ends_and_count_a_diverged_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    family, rhos = made_up.program("family/picks.py"), [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    best = {"asam": 0.1, "gsam": 0.2, "rwp": 0.6}
+    for name in best:
+        (tmp_path / name).mkdir()
+    found = lambda arm: trials((best[arm.name],), ["rho"], lost=0.3, rho=rhos)
+    monkeypatch.setattr(family.records, "find_runs", found)
+    monkeypatch.setattr(family, "stored", lambda file: {"": SimpleNamespace(values={family.MEASURE: float(str(file.parent))})})
+    family.main("radii", tmp_path)
+    end = " (an end of its grid)"
+    assert [line.partition(";")[0] for line in capsys.readouterr().out.splitlines()] == [f"asam: 0.1{end}", "gsam: 0.2", f"rwp: 0.6{end}"]

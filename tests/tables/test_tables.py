@@ -23,6 +23,7 @@ from sam.tables import render
 from sam.tables.cells import EMPTY, Block, Cell
 from sam.tables.compact import compact
 from sam.tables.conditions import RunRow, conditions
+from sam.tables.footnotes import FEW, _told
 from sam.tables.latex import escape_latex, latex, latex_full
 from sam.tables.published import lookup
 from sam.tables.render import grids
@@ -171,6 +172,8 @@ def test_learning_rate_noise_precision_and_data_make_blocks_seeds_and_devices_do
     noisy = replace(DEMO, dataset=replace(DEMO.dataset, label_noise=0.2))
     runs = [run(), run(seed=1), run(lr=0.05), run(noisy), run(replace(DEMO, precision="bf16")), run(data="d2")]
     assert len(conditions([*runs, run(replace(DEMO, checkpoint_steps=5, eval_interval=0, keep_checkpoints=[1]), seed=2)])) == 5
+    elsewhere = ({"threads": 3}, {"dataset": replace(DEMO.dataset, root="/mnt")}, {"protocol": ProtocolConfig("demo", ["said"])})
+    assert len(conditions([run(), *(run(replace(DEMO, **change), seed=1) for change in elsewhere)])) == 1
     blocks = build(load("table2"), runs, [0.05])
     assert [c.label for c in conditions(runs)] == [b.title.removeprefix("Table 2 layout, ") for b in blocks]
     assert len(blocks) == 5 and len({b.title for b in blocks}) == 5
@@ -291,6 +294,13 @@ def test_other_images_get_neither_the_name_nor_the_published_values() -> None:
         assert f"{label}, WRN-28-10" not in swapped and "ublished (" not in swapped
 
 
+def test_a_published_value_stands_beside_no_measure_of_some_images() -> None:
+    table = load("table2")
+    some = [replace(c, measure=c.measure.replace("batch=all", "batch=all,subset=512")) for c in table.columns]
+    (block,) = build(replace(table, columns=some), [run(WRN)], [0.05])
+    assert [header.partition(" (")[0] for header in block.header if "published" in header] == ["Accuracy", "Gap ×10³: published"]
+
+
 def test_table3_picks_the_data_set_and_says_what_was_copied() -> None:
     runs = [
         run(replace(WRN, dataset=DatasetConfig(name=d)), method=m) for d in ("cifar10", "cifar100") for m in ("sgd", "rand_sam", "xsam")
@@ -357,6 +367,8 @@ def test_every_table_says_by_what_recipe_its_rows_were_trained() -> None:
     assert any("; AdamW, betas 0.9, 0.95; weight decay" in note for note in block.notes)
     (block,) = build(load("table2"), [run(replace(WRN, epochs=1))], [0.05])
     assert ", 1 epoch, " in block.title
+    (block,) = build(load("table2"), [run(replace(DEMO, dataset=replace(DEMO.dataset, val_size=300)))], [0.05])
+    assert any("30 epochs (300 training images held out for validation), batch" in note for note in block.notes)
 
 
 @pytest.mark.parametrize(("decay", "method", "said"), [(5e-4, "xsam", 1), (0.0, "xsam", 0), (5e-4, "sam", 0)])
@@ -440,6 +452,14 @@ def test_mistakes_in_a_table_are_refused() -> None:
             from_dict(TableConfig, values)
     with pytest.raises(ConfigError, match="ascent_stepz"):
         build(replace(table, rows=[table.rows[0], replace(table.rows[1], match={"ascent_stepz": 2})]), [run()], [0.05])
+
+
+def test_sentences_on_numbers() -> None:
+    assert _told(list("abcde"), {}, FEW) == ["a", "b", "c", "2 more differ"]
+    runs = [run(seed=s, accuracy=90.0 + s) for s in range(3)]  # only accuracies have a spread
+    (block,) = build(load("table2"), runs, [0.05])
+    (note,) = (note for note in block.notes if note.startswith("Intervals of "))
+    assert note.startswith("Intervals of accuracies and shares on the logit scale are taken there and transformed back")
 
 
 # ------------------------------------------------------------------------------------------- rows from another condition

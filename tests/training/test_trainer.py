@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 import data
+from data.augment import Augment
 from models.settings import ModelConfig
 from sam.config import ConfigError
 from sam.core import seeds
-from sam.core.replicas import Replicas
+from sam.core.replicas import ReplicaError, Replicas
 from sam.schema import to_dict
 from sam.settings import TrainConfig
 from sam.training.loop import Trainer
@@ -290,3 +291,47 @@ def test_a_rows_statistics_are_means_over_its_steps(tiny: Tiny, trainer: Make) -
     row = made.run_epoch(lambda units: None, lambda: seen.append(dict(made.optimizer.stats)))
     for name, of in (("grad_norm", seen), ("cos_g_eps", seen[::10])):
         assert row[name] == pytest.approx(sum(stats[name].item() for stats in of) / len(of), rel=1e-5)
+
+
+def test_images_are_augmented_by_the_draws_of_seed_and_epoch(tiny: Tiny, trainer: Make, arrays: str) -> None:
+    changes = {"crop_padding": 4, "flip": True, "cutout": 4}
+    options: dict[str, Any] = {"dataset": {"name": "arrays", "path": arrays, "train_size": None}, "augmentation": changes, "seed": 3}
+    made, by_hand, expected = trainer(tiny(optimizer={"method": "sgd"}, **options)), Augment(**changes), []
+    for epoch in range(2):
+        order, draws = (seeds.generator("cpu", 3, stream, epoch) for stream in ("order", "augment"))
+        for chosen in torch.randperm(90, generator=order).split(40):
+            expected.append(by_hand(made.data.train_images[chosen], draws, made.data.mean, made.data.std))
+    assert all(torch.equal(a, b) for a, b in zip(images_met(made), expected, strict=True))
+
+
+def test_a_methods_draws_come_from_the_seeds_own_stream(tiny: Tiny, trainer: Make) -> None:
+    for seed in (0, 3):
+        (stream,) = trainer(tiny(seed=seed, optimizer={"method": "rand_sam"})).optimizer.generators
+        assert torch.equal(stream.get_state(), seeds.generator("cpu", seed, "method").get_state())
+
+
+def test_a_continued_run_counts_the_seconds_of_every_session(tiny: Tiny, trainer: Make) -> None:
+    def leave() -> None:
+        raise StopIteration
+
+    first, second = trainer(tiny()), trainer(tiny())
+    first.run_epoch(lambda units: None)
+    with pytest.raises(StopIteration):
+        first.run_epoch(lambda units: None, leave)
+    state = first.state_dict()
+    state["seconds"] += 1000
+    state["epoch"]["seconds"] += 100
+    second.load_state_dict(state)
+    row = second.run_epoch(lambda units: None)
+    assert 100 < row["train_seconds"] < 1000 and row["seconds"] > 1100
+
+
+def test_replicas_whose_weights_came_apart_are_an_error(tiny: Tiny, trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, said = trainer(tiny()), list[Any]()
+    made.replicas = Replicas(0, 2)
+    monkeypatch.setattr(made.replicas, "gather", lambda own: (said.append(own), [own, said[0]])[1])
+    made._assert_equal_weights()
+    with torch.no_grad():
+        made.optimizer.parameters[0].view(-1)[0] += 1e-3
+    with pytest.raises(ReplicaError, match="no longer hold the same weights"):
+        made._assert_equal_weights()
