@@ -85,7 +85,6 @@ def test_the_readmes_table_is_the_one_made_of_the_rows() -> None:
 
 
 def test_the_grid_pairs_sam_with_the_sgd_of_its_own_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(made_up.ROOT / "results" / "campaign"))
     cells = made_up.program("campaign/cells.py")
     made = []
     for flip, noise, size, gain in ((True, 0.0, 1000, 1.0), (False, 0.2, 4000, -2.0), (False, 0.0, 1000, 0.5)):
