@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[up]) for up in (2, 0)]  # the project, and arms.py
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import matplotlib
 from arms import ACCURACY, LOSS, SHARPNESS, difference, values
