@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,18 @@ def planned(hydra: Any, name: str, runs: Path) -> list[TrainConfig]:
     return [replace(config, seed=seed) for config in configs for seed in range(first, first + (1 if name == "claim_correlation" else 2))]
 
 
+def thousand(seeds: Sequence[int]) -> int:
+    """The first seed of its stage: what keeps epochs begins a few later."""
+    return seeds[0] // 1000 * 1000
+
+
 def smaller(path: Path, to: Path) -> None:
     """Copy a claim as of this edition: two seeds, any setting, all 48 images, one epoch."""
     claim: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8").replace(",subset=512", "").replace("epochs: 40", "epochs: 1"))
     claim["setting"]["where"], claim["n"] = {}, 4 if claim["kind"] == "correlation" else 2
     claim.pop("family", None)
+    if claim.get("seeds"):
+        claim["seeds"] = [thousand(claim["seeds"]), claim["seeds"][1]]
     (to / path.name).write_text(yaml.safe_dump(claim), encoding="utf-8")
 
 
@@ -83,7 +90,7 @@ def smaller(path: Path, to: Path) -> None:
 def test_its_runs_measured_as_its_header_says_reach_the_ledger(name: str, hydra: Any, tmp_path: Path) -> None:
     own, runs, (first, _, filled) = tmp_path / "claims", tmp_path / "runs", CASES[name]
     own.mkdir()
-    mine = [path for path in FILES if (claims.read(path).seeds or [0])[0] == first]
+    mine = [path for path in FILES if thousand(claims.read(path).seeds or [0]) == first]
     for path in mine:
         smaller(path, own)
     for config in planned(hydra, name, runs):
@@ -94,7 +101,7 @@ def test_its_runs_measured_as_its_header_says_reach_the_ledger(name: str, hydra:
             given = [word for word in words[1:] if "subset=" not in word and not word.startswith("runs_dir=")]
             whole = hydra.compose_config("evaluate", [*given, *QUICK, f"runs_dir={runs}"], RunMode.RUN, False)
             measure_runs(list(records.find_runs(runs)), resolve(EvaluateConfig, whole), problems)
-    picks = {"R": 0.3, "alpha": 1.5}
+    picks = {"R": 0.3, "R_base": 0.3, "alpha": 1.5}
     rows = stored_runs(EvaluateConfig(runs_dir=str(runs)), problems)
     judged = judge(ledger.documents(own, None, picks), rows, picks)
     assert problems == [] and {case.claim.id for case in judged} == {claims.read(path).id for path in mine}
@@ -110,7 +117,7 @@ def test_each_claim_has_an_experiment() -> None:
         assert all(f"# {word}" in header for word in (*WORDS, "Expect:")), name
         assert ["scripts/claims.py"] in [line[:1] for line in commands_of(name)]
     first = {seed for seed, _, _ in CASES.values()} | {8000}  # 12c's, timed alone
-    assert all(claim.seeds[0] in first for path in LATER if not (claim := claims.read(path)).effects)
+    assert all(thousand(claim.seeds) in first for path in LATER if not (claim := claims.read(path)).effects)
 
 
 @pytest.mark.parametrize("path", LATER, ids=lambda path: path.stem)
