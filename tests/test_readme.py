@@ -281,6 +281,5 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_readme_is_short_and_points_to_every_page() -> None:
-    before, _, rest = README.partition("<!-- claims: begin -->")  # the ledger grows with its verdicts
-    assert len(before.splitlines()) + len(rest.partition("<!-- claims: end -->")[2].splitlines()) <= 175
+    assert len(README.splitlines()) <= 200
     assert all(f"docs/{page.name}" in README for page in (ROOT / "docs").glob("*.md"))
