@@ -1,9 +1,10 @@
-"""Stage 1, arm by arm: accuracy with its paired difference from SGD, training loss and sharpness; and N steps against one.
+"""Stage 1, arm by arm: accuracy and test loss with their paired differences from SGD, training loss, sharpness; and N steps against one.
 
     python results/campaign/arms.py runs/campaign/stage1 results/campaign/stage1/arms.md
 
-Test accuracy with BatchNorm recalibrated; L(w) and L^Asc - L at rho 0.05 on all training images, running statistics. Means over seeds; in
-brackets the 95% interval of a mean difference over common seeds (Student's t). No correction: it describes.
+Test accuracy and loss with BatchNorm recalibrated; L(w) and L^Asc - L at rho 0.05 on all training images, running statistics. Means over
+seeds; in brackets the 95% interval of a mean difference over common seeds (Student's t), uncorrected; p: of the accuracy's differences,
+after Holm's correction over the table. It describes: the plan's ten tests are others.
 """
 
 import math
@@ -19,9 +20,10 @@ from sam.evaluation.evaluate import stored_runs
 from sam.evaluation.settings import EvaluateConfig
 from sam.optimizers.settings import METHODS
 from sam.tables.conditions import RunRow, grouped
-from sam.tables.statistics import is_finite, paired_difference
+from sam.tables.statistics import holm, is_finite, paired_difference
 
-ACCURACY, LOSS, SHARPNESS = "test_accuracy[bn=recalibrated]", "train_loss", "sharpness[rho=0.05,bn=eval,batch=all]"
+ACCURACY, TEST_LOSS = "test_accuracy[bn=recalibrated]", "test_loss[bn=recalibrated]"
+LOSS, SHARPNESS = "train_loss", "sharpness[rho=0.05,bn=eval,batch=all]"
 SGD, ONE = "SGD", "SAM at 0.05"
 Arms = Mapping[str, list[RunRow]]
 
@@ -52,14 +54,19 @@ def difference(runs: list[RunRow], base: list[RunRow], measure: str, log: bool =
 
 
 def lines(arms: Arms) -> Iterator[str]:
-    yield "| arm | n | accuracy (%) | minus SGD [95%] | L(w) | L^Asc - L at ρ 0.05, ×10³ |"
-    yield "|---|---|---|---|---|---|"
-    for name, runs in arms.items():
+    yield "| arm | n | accuracy (%) | minus SGD [95%] | Holm p | test loss minus SGD's [95%] | L(w) | L^Asc - L at ρ 0.05, ×10³ |"
+    yield "|---|---|---|---|---|---|---|---|"
+    base = values(arms[SGD], ACCURACY)
+    corrected = holm([paired_difference(values(runs, ACCURACY), base).p for runs in arms.values()])
+    for (name, runs), p in zip(arms.items(), corrected, strict=True):
         accuracy, losses, sharp = (values(runs, measure) for measure in (ACCURACY, LOSS, SHARPNESS))
         if accuracy and losses and sharp:
-            versus = "" if name == SGD else difference(runs, arms[SGD], ACCURACY)
-            numbers = f"{mean(accuracy.values()):.2f} | {versus} | {mean(losses.values()):.4f} | {1000 * mean(sharp.values()):.2f}"
-            yield f"| {name} | {len(accuracy)} | {numbers} |"
+            losses_, p_ = difference(runs, arms[SGD], TEST_LOSS), "" if p is None else f"{p:.3f}"
+            versus = " |  | " if name == SGD else f"{difference(runs, arms[SGD], ACCURACY)} | {p_} | {losses_}"
+            yield (
+                f"| {name} | {len(accuracy)} | {mean(accuracy.values()):.2f} | {versus} | {mean(losses.values()):.4f} |"
+                f" {1000 * mean(sharp.values()):.2f} |"
+            )
     yield ""
     for name, runs in arms.items():
         if name.startswith("SAM, N"):

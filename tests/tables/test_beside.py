@@ -34,6 +34,9 @@ def test_a_sign_counts_where_the_interval_leaves_zero(beside: Any, gain: float, 
     found = rows(gain) if gain else [*rows(0.0)[:4], *(run(50.0 + s + (-1) ** s, s, rho=0.2) for s in range(4))]
     text, n, own = beside.ours(found, beside.sam(), [beside.SGD], beside.ACCURACY, 0.2)
     assert (n, own) == (4, sign) and (gain == 0 or text.startswith(f"{gain + 0.03:+.2f} ["))
+    if gain:  # SGD of twice the epochs has 99 in `rows`
+        longer, n, _ = beside.ours(found, beside.sam(), [beside.SGD | {"times": 2}], beside.ACCURACY, 0.2)
+        assert n == 4 and longer.startswith(f"{gain + 50 + 1.5 + 0.03 - 99:+.2f} [")
 
 
 def test_the_mean_of_several_arms_in_logarithms(beside: Any) -> None:

@@ -72,9 +72,12 @@ def test_the_table_of_arms_and_its_differences() -> None:
     for name, gain in zip(made, (0.0, 1.0, 3.0), strict=True):
         for seed in range(3):
             row = {arms.ACCURACY: 50.0 + seed + gain + 0.1 * seed * gain, arms.LOSS: 0.5, arms.SHARPNESS: 0.01 * (1 + gain)}
+            row[arms.TEST_LOSS] = 2.0 - 0.1 * row[arms.ACCURACY]
             made[name].append(replace(run(1.0, seed), measures=row))
     _, _, sgd, sam, many, _, told = arms.lines(made)
-    assert sgd == "| SGD | 3 | 51.00 |  | 0.5000 | 10.00 |" and sam.startswith("| SAM at 0.05 | 3 | 52.10 | +1.10 [+0.85, +1.35] |")
+    assert sgd == "| SGD | 3 | 51.00 |  |  |  | 0.5000 | 10.00 |"
+    # t 19.05 of 2 degrees of freedom: p 0.0027 in both, times 2 by Holm, and the second no smaller
+    assert sam == "| SAM at 0.05 | 3 | 52.10 | +1.10 [+0.85, +1.35] | 0.005 | -0.11 [-0.13, -0.09] | 0.5000 | 20.00 |"
     assert many.startswith("| SAM, N = 5 at 0.05 | 3 | 54.30 | +3.30 [+2.55, +4.05] |")  # half widths: 4.303 sd / sqrt 3, sd 0.1 and 0.3
     assert told == "- SAM, N = 5 at 0.05 minus N = 1: accuracy +2.20 [+1.70, +2.70] points; log(L^Asc - L) +0.69 [+0.69, +0.69]."
 
