@@ -253,10 +253,9 @@ def check_match(spec: RowConfig) -> None:
         check_setting(TrainConfig, key, value, f"rows: {spec.label}.match.{key}")
 
 
-def row_matches(match: Mapping[str, Any], optimizer: OptimizerConfig) -> bool:
-    """True if the optimizer equals `match`; keys that are idle here (step_rule at one step) match anything."""
-    o = optimizer
-    return all(hasattr(o, key) and (key not in o.used_keys or getattr(o, key) == value) for key, value in match.items())
+def row_matches(match: Mapping[str, Any], o: OptimizerConfig, by: Callable[[Any], Any] = lambda value: value) -> bool:
+    """True if the optimizer has the values of `match`, compared `by`; keys that are idle here (step_rule at one step) match anything."""
+    return all(hasattr(o, key) and (key not in o.used_keys or by(getattr(o, key)) == by(value)) for key, value in match.items())
 
 
 def distinguish(optimizers: Sequence[OptimizerConfig]) -> list[str]:

@@ -2,6 +2,7 @@
 contradicts nothing; docs/claims.md tells the rule."""
 
 import csv
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from sam.optimizers.settings import OptimizerConfig
 from sam.schema import flat, to_dict
 from sam.tables import picks
 from sam.tables.claims import PICK, PICKS, WHERE, Arm, Claim, Tuned
-from sam.tables.conditions import Condition, RunRow, TableRow, conditions, grouped, plain, split_match, table_row, value_text
+from sam.tables.conditions import Condition, RunRow, TableRow, conditions, grouped, plain, row_matches, split_match, table_row, value_text
 from sam.tables.inference import Effect, Ends, Simultaneous, of_mean, of_ratio, of_tau, over_seeds_and_images, simultaneous, unpacked
 from sam.tables.settings import RowConfig
 from sam.tables.statistics import is_finite, paired_difference, summarize
@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _AVERAGE = re.compile(r"average\[rho=([^,\]]+)\]")  # over the whole set
 ACCURACY = "test_accuracy[bn=recalibrated]"  # of gates that compare arms, where the claim's measure is no accuracy
 NOT_PICKED = "is not picked yet"
+_matches = functools.partial(row_matches, by=value_text)  # numbers alike to six digits, which is what names and picks hold
 Conditions = Sequence[Condition]
 WHOLE = ["CIFAR-10", "CIFAR-100", "CIFAR-10, 90 of 60,000 images JPEG-decoded"]
 PAPER: Mapping[str, Any] = {"model": "WRN-28-10", "data": WHOLE, "train_size": 50_000, "epochs": 200}  # for claims that name no setting
@@ -137,11 +138,6 @@ def _cases(claim: Claim, origin: str, every: Conditions, tuning: Conditions, giv
         unpicked = [pick for pick in claim.picks if pick not in given and all(sheet.pick(pick)[0] is None for sheet in sheets)]
         return nothing(f"open: {unpicked[0]} {NOT_PICKED}" if unpicked else "open")
     return [sheet.judged(origin, name or sheet.base.label) for sheet in there]
-
-
-def _matches(arm: Arm, o: OptimizerConfig) -> bool:
-    """As `conditions.row_matches`, with numbers alike to six digits, which is what names and picks hold."""
-    return all(hasattr(o, k) and (k not in o.used_keys or value_text(getattr(o, k)) == value_text(v)) for k, v in arm.items())
 
 
 class Sheet:
