@@ -165,7 +165,7 @@ def p_text(p: float) -> str:
 
 def p_short(p: float) -> str:
     """ "p 0.12", "p 2e-5"."""
-    return f"p {p:.{2 + (f'{p:.2g}' == '0.05')}g}" if p >= 0.001 else f"p {p:.0e}".replace("e-0", "e-")
+    return p_text(p).replace("=", "p") if p >= 0.001 else f"p {p:.0e}".replace("e-0", "e-")
 
 
 def paired_parts(d: Paired, digits: int, p_holm: float | None = None) -> tuple[str, ...]:
