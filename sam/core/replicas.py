@@ -107,10 +107,7 @@ def join_statistics(model: nn.Module, buffers: list[Tensor], begin: list[Tensor]
     old = torch.cat([before[id(b)] for b in moments]).double()
     momenta, features = tuple(float(layer.momentum or 0.0) for layer in layers), tuple(layer.num_features for layer in layers)
     kept, lengths = _layout(momenta, features, old.device)
-
-    def keeping(n: Tensor) -> Tensor:
-        return (kept**n).repeat_interleave(lengths, output_size=len(old))
-
+    keeping = lambda n: (kept**n).repeat_interleave(lengths, output_size=len(old))
     counts = (torch.stack(counters) - torch.stack([before[id(b)] for b in counters])).double()
     every = torch.zeros(replicas.size, len(counts) + len(old), dtype=torch.float64, device=old.device)
     every[replicas.rank] = torch.cat([counts, torch.cat(moments).double() - keeping(counts) * old])

@@ -3,7 +3,6 @@ alpha, and what share of the best rise each direction gets; with what an exact q
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from sam.report.looks import Look, Style
 from sam.report.panels import Axis, Panel, Series, averaged, panel
@@ -45,11 +44,9 @@ def directions(condition: Condition, of: Sequence[Look]) -> list[Panel]:
     """Panels of all that was measured: wins and alpha* with a line a method, shares with a panel a method; one for each rho and k."""
     known = {run.folder: curves(run.measures) for look in of for run in look.row.finished.values()}
     keys = {key[2:]: None for found in known.values() for key in found}
+    of_look = lambda look, key: [found[key] for run in look.row.finished.values() if key in (found := known[run.folder])]
+    mean = lambda look, style, *key: averaged(style, of_look(look, key))
     made = list[Panel]()
-
-    def mean(look: Look, style: Style, *key: Any) -> Series:
-        return averaged(style, [found[key] for run in look.row.finished.values() if key in (found := known[run.folder])])
-
     for rho, k, said in keys:
         words = f", ρ {rho}{f', k = {k}' if k > 1 else ''}{', train-mode BatchNorm' if said else ''}"
         for kind, axis in (("wins", Axis(f"Batches on which g_{k} rises above g_0 (share)", low=-0.05, high=1.05)), ("alpha", Axis("α*"))):

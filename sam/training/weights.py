@@ -198,11 +198,8 @@ def _ways(states: States, own: Mapping[str, Tensor]) -> dict[str, tuple[dict[str
             inside = {name: new for name, new in inside.items() if new in own or "." in new or tensors[name].ndim}  # but for n_averaged
             state = {new: tensors[name] for name, new in inside.items()}
             found[f"{at}.{begin}".strip(".")] = state, [name for name in tensors if name not in inside]
-
-    def preference(place: str) -> tuple[list[int], bool]:
-        ranks = [WRAPPINGS.index(part) if part in WRAPPINGS else len(WRAPPINGS) for part in place.split(".") if part]
-        return ranks, _averaged(place)
-
+    rank = lambda part: WRAPPINGS.index(part) if part in WRAPPINGS else len(WRAPPINGS)
+    preference = lambda place: ([rank(part) for part in place.split(".") if part], _averaged(place))
     return {place: found[place] for place in sorted(found, key=preference)}
 
 
