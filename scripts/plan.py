@@ -53,8 +53,7 @@ class _Timed(Exception):
 
 def rate_key(config: TrainConfig) -> str:
     """What decides how long a pass takes: the identity without seed and epochs."""
-    values = identity.identity(config)
-    return identity.fingerprint({key: value for key, value in values.items() if key not in ("seed", "epochs")})
+    return identity.fingerprint({key: value for key, value in identity.identity(config).items() if key not in ("seed", "epochs")})
 
 
 def seconds_per_pass(config: TrainConfig, steps: int, progress: Progress) -> float:

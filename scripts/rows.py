@@ -110,8 +110,7 @@ def unpack(folder: str, runs_dir: Path, branch: str | None) -> str:
 
 @script
 def main(arguments: list[str]) -> int:
-    keys = {"pack": str, "unpack": str, "branch": str, "runs_dir": "runs"}
-    own, _ = parse(keys, arguments)
+    own, _ = parse({"pack": str, "unpack": str, "branch": str, "runs_dir": "runs"}, arguments)
     if (own["pack"] is None) == (own["unpack"] is None):
         raise ValueError("give pack=FOLDER or unpack=FOLDER, and only one of them.")
     runs_dir = Path(own["runs_dir"])

@@ -117,8 +117,7 @@ def join_statistics(model: nn.Module, buffers: list[Tensor], begin: list[Tensor]
         n, c = row.split([len(counts), len(old)])
         joined = keeping(n) * joined + c
     vectors.copy_(moments, list(joined.to(moments[0].dtype).split([len(b) for b in moments])))
-    total = every[:, : len(counts)].sum(0).long()
-    for counter, n in zip(counters, total, strict=True):
+    for counter, n in zip(counters, every[:, : len(counts)].sum(0).long(), strict=True):
         counter.copy_(before[id(counter)] + n)
 
 

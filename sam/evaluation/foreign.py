@@ -43,8 +43,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Checkpoint:
     images = data.load(**to_dict(dataset))
     what = _subject(config.model, dataset, images) | ({} if config.checkpoint_key is None else {"weights": config.checkpoint_key})
     model = build_model(TrainConfig(model=config.model), images)  # every weight is replaced
-    parameters = sum(p.numel() for p in model.parameters())
-    sizes = Sizes(len(images.train_labels), len(images.test_labels), parameters, len(images.val_labels))
+    sizes = Sizes(len(images.train_labels), len(images.test_labels), sum(p.numel() for p in model.parameters()), len(images.val_labels))
     keys = storing.keys(data.file_fingerprint(path), images.fingerprint, config.sharpness, sizes.splits, config.loss, subject=what)
     file = (Path(config.out) if config.out else path.parent) / f"{path.name}.sharpness.json"
     rows = {key: row for key, row in storing.stored(file).items() if not config.force}

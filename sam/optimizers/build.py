@@ -54,8 +54,7 @@ def build(
         base: Optimizer = AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
     else:
         base = SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
-    shared = replicas if share_groups else ALONE
-    return around(base, config, passes=Passes(model, replicas), replicas=shared, scaling=scaling, **run)
+    return around(base, config, passes=Passes(model, replicas), replicas=replicas if share_groups else ALONE, scaling=scaling, **run)
 
 
 def around(

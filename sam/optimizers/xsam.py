@@ -119,8 +119,7 @@ class XSAM(Method):
         self.record("psi", plane.psi)
         if self.defer:
             radius = 2 * max(self._members.radii) if self.rho_max is None else self.rho_max
-            points = (plane.point(self.points, alpha, radius) for alpha in self.alphas)
-            losses = [self.probe(closure, at).double() for at in points]
+            losses = [self.probe(closure, plane.point(self.points, alpha, radius)).double() for alpha in self.alphas]
             self._probes += torch.stack([*losses, plane.psi.double()]) * self._weight  # psi: finite if the step is
         return loss, (plane, gradient)
 

@@ -170,8 +170,7 @@ def _steps(z: Axis, low: Any, high: Any, number: int) -> Any:
 
 
 def _fill(axes: Any, z: Axis, xs: Any, ys: Any, values: Any) -> None:
-    norm = LogNorm() if z.log else None
-    filled = axes.contourf(xs, ys, values, _steps(z, z.low, z.high, LEVELS), norm=norm, cmap="viridis")
+    filled = axes.contourf(xs, ys, values, _steps(z, z.low, z.high, LEVELS), norm=LogNorm() if z.log else None, cmap="viridis")
     filled.set(edgecolor="face", linewidth=0.4)  # closes the seams between neighbours
 
 

@@ -47,8 +47,7 @@ def footnotes(blocks: Mapping[str, Block], notes: Mapping[str, int]) -> Html:
 
 def _marks(notes: Sequence[str], trace: Trace) -> list[Html]:
     """Numbers of the notes, each a link, with a space before it."""
-    numbers = sorted(trace.notes[note] for note in notes)
-    return [join(" ", el("a", n, href=f"#note-{n}", aria_label=f"note {n}")) for n in numbers]
+    return [join(" ", el("a", n, href=f"#note-{n}", aria_label=f"note {n}")) for n in sorted(trace.notes[note] for note in notes)]
 
 
 def _about(name: str, block: Block, trace: Trace) -> Html | None:

@@ -88,8 +88,7 @@ def _labels(file: Path, context: Context) -> np.ndarray:
     labels = _open(file)
     classes = max(int(split.labels.max()) + 1 for split in (context.train, context.test) if split is not None)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0 or len(labels) % SEVERITIES:
-        wanted = f"{SEVERITIES} whole numbers for each test image"
-        raise ConfigError(f"{file}: must hold {wanted}, not {labels.dtype} {labels.shape}.")
+        raise ConfigError(f"{file}: must hold {SEVERITIES} whole numbers for each test image, not {labels.dtype} {labels.shape}.")
     if labels.min() < 0 or labels.max() != classes - 1:  # fewer: of CIFAR-10 beside CIFAR-100
         raise ConfigError(f"{file}: labels run from {labels.min()} to {labels.max()}, but those of the data set from 0 to {classes - 1}.")
     return labels.astype(np.int64)

@@ -53,8 +53,7 @@ def trace(product: krylov.Product, draw: Callable[[int], Tensor], probes: int, k
         rows = draw(min(TOGETHER, probes - len(values)))
         if len(known):
             krylov.project_out(rows, known)
-        products = product(rows)
-        values += [float(krylov.inner(z[None], h[None])) for z, h in zip(rows, products, strict=True)]
+        values += [float(krylov.inner(z[None], h[None])) for z, h in zip(rows, product(rows), strict=True)]
     mean = math.fsum(values) / probes if all(map(math.isfinite, values)) else math.nan
     return part + mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (probes - 1) / probes)
 

@@ -63,8 +63,7 @@ class Krylov:
         return self.rows[: self.size]
 
     def _set_next(self, x: Tensor) -> None:
-        length = float(inner(x, x).sqrt())
-        self.rows[self.size] = x[0] / length
+        self.rows[self.size] = x[0] / float(inner(x, x).sqrt())
 
     def refresh(self) -> None:
         """Replace the next vector by a random one, orthogonal to the basis."""

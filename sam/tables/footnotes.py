@@ -46,8 +46,7 @@ def footnotes(
         if o.method == "xsam" and o.weight_decay_mode == "loss" and o.weight_decay:
             yield _XSAM_DECAY
     yield from citations(shown)
-    prints = dict.fromkeys(run.data_fingerprint or "unknown" for run in used)
-    yield f"Data fingerprint: {', '.join(prints)}."
+    yield f"Data fingerprint: {', '.join(dict.fromkeys(run.data_fingerprint or 'unknown' for run in used))}."
     for run in used:
         yield from known.notes(run.data_fingerprint, run.data_notes)
 

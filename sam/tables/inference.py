@@ -152,8 +152,7 @@ def of_tau(settings: Sequence[Mapping[str, Any]], axes: Sequence[str], x: np.nda
     words = [{name: repr(value) for name, value in setting.items()} for setting in settings]
     without = {axis: [repr(sorted((k, v) for k, v in own.items() if k != axis)) for own in words] for axis in axes}
     pairs = {axis: np.array([[a == b and i != j for j, b in enumerate(of)] for i, a in enumerate(of)]) for axis, of in without.items()}
-    draw = np.random.default_rng(0)
-    weights = np.vstack([np.ones(n), draw.multinomial(n, np.full(n, 1 / n), DRAWS)]) if n else np.ones((1, 0))
+    weights = np.vstack([np.ones(n), np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), DRAWS)]) if n else np.ones((1, 0))
     each = [sign * partial_tau(x, y, z, of, weights) for of in pairs.values() if of.any()]
     exists = np.isfinite(each)
     if not each or not exists[:, 0].any():

@@ -94,8 +94,7 @@ def judge(claims: Sequence[tuple[Claim, str]], runs: Sequence[RunRow], given: Ma
     every, own = conditions(runs), [claim.seeds for claim, _ in claims if claim.seeds]
     tuning = [replace(c, runs=tuple(r for r in c.runs if not any(a <= r.config.seed <= b for a, b in own))) for c in every]
     cases = [case for claim, origin in claims for case in _cases(claim, origin, every, tuning, given)]
-    families = grouped(enumerate(cases), lambda case: case[1].claim.family if case[1].confirmatory else case[0])
-    for family, members in families.items():
+    for family, members in grouped(enumerate(cases), lambda case: case[1].claim.family if case[1].confirmatory else case[0]).items():
         tested = [(i, case) for i, case in members if case.effect is not None and not case.stopped and case.origin != CHANGED]
         tests, level = (1, 0.05) if isinstance(family, int) or family is None else (family.tests, family.level)
         intervals = simultaneous([case.effect for _, case in tested if case.effect], tests, level)

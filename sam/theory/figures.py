@@ -97,8 +97,7 @@ def of_network(config: NetworkConfig, walks: Walks) -> list[Panel]:
     random = Series(Style("random direction", 8, 2, 8), "level", [None], [level], [None], [None])
     cosines = lines(lambda rows: smooth([row["cosine"] for row in rows], 5), False)
     panels += panel("", "Alignment of the gradient with the top eigenvector", PART, Axis("|cos|", low=0, high=1.05), [*cosines, random])
-    losses = lines(lambda rows: [row["loss"] for row in rows], True)
-    panels += panel("", "Training loss", PART, Axis("Loss", log=True, low=1e-12), losses)
+    panels += panel("", "Training loss", PART, Axis("Loss", log=True, low=1e-12), lines(lambda rows: [row["loss"] for row in rows], True))
     if arm := config.arms.get("SAM"):
         edges = paths("SAM", lambda rows: [sam_edge(row["grad_norm"], arm.lr, arm.rho) for row in rows])
         tops = paths("SAM", lambda rows: [row["top"] for row in rows])

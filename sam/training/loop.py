@@ -174,8 +174,7 @@ class Trainer:
             began = time.perf_counter()
             epoch.rate = learning_rate(config, self.epoch * self.steps_per_epoch + epoch.step, self.steps_per_epoch)
             images = self.augment(data.train_images[chosen], epoch.draws, data.mean, data.std)
-            labels = data.train_labels[chosen]
-            self._take_step(images, labels, epoch.rate, diagnose=epoch.step % DIAGNOSE_EVERY == 0)
+            self._take_step(images, data.train_labels[chosen], epoch.rate, diagnose=epoch.step % DIAGNOSE_EVERY == 0)
             bad = self.optimizer.bad if scaled else None  # an overflow that only lowers the scale is left out of the means
             self.objective.settle(bad)
             for name, value in self.optimizer.stats.items():
