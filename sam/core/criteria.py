@@ -1,6 +1,7 @@
 """The losses that a run may be trained with, and is then measured with: outputs (b, classes) and labels (b,) -> losses (b,)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,10 +9,7 @@ from torch.nn import functional
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
-
-def cross_entropy(outputs: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, reduction: str = "none") -> Tensor:
-    """Cross-entropy in nats of the softmax of the outputs: (b,), or 0-d with reduction="mean"."""
-    return functional.cross_entropy(outputs, labels, label_smoothing=label_smoothing, reduction=reduction)
+cross_entropy = partial(functional.cross_entropy, reduction="none")  # in nats, of the softmax of the outputs
 
 
 def mse(outputs: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, reduction: str = "none") -> Tensor:
