@@ -40,10 +40,9 @@ class WideResNet(nn.Module):
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
             raise ModelError(f"WideResNet depth {depth}: must be 6n + 4: 10, 16, 22, 28, 34, 40, ...")
-        if shortcut not in SHORTCUTS:
-            raise ModelError(f"WideResNet shortcut {shortcut}: must be one of {', '.join(SHORTCUTS)}.")
-        if norm not in NORMS:
-            raise ModelError(f"WideResNet norm {norm}: must be one of {', '.join(NORMS)}.")
+        for name, kind, known in (("shortcut", shortcut, SHORTCUTS), ("norm", norm, NORMS)):
+            if kind not in known:
+                raise ModelError(f"WideResNet {name} {kind}: must be one of {', '.join(known)}.")
         self.stem = conv3x3(channels, 16)
         blocks: list[nn.Module] = []
         inputs = 16
