@@ -36,16 +36,16 @@ class Regression:
         parts = torch.func.jacrev(lambda *w: self.residuals(list(w)), argnums=tuple(range(len(weights))))(*(w.detach() for w in weights))
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
-    def interpolate(self, weights: Vector, longest: float = 0.5) -> None:
-        """Move the weights, in place, to a point of zero loss: Gauss-Newton steps of the least norm, cut at `longest`. ValueError if
-        there is none near."""
+    def interpolate(self, weights: Vector) -> None:
+        """Move the weights, in place, to a point of zero loss: Gauss-Newton steps of the least norm, cut at 0.5. ValueError if there is
+        none near."""
         for _ in range(200):
             residuals = self.residuals(weights).detach()
             if residuals.abs().max() < 1e-13:
                 return
             jacobian = self.jacobian(weights)
             step = jacobian.T @ torch.linalg.solve(jacobian @ jacobian.T, residuals)
-            step *= min(1.0, longest / step.norm().item())
+            step *= min(1.0, 0.5 / step.norm().item())
             shift(weights, step, -1.0)
         if residuals.abs().max() > 1e-10:
             raise ValueError("no interpolating point was found; take fewer samples or more hidden units.")
