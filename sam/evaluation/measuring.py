@@ -196,7 +196,6 @@ def _without(rows: dict[Path, Result], run: _Pending) -> None:
 
 def _read_ahead(pending: Sequence[_Pending]) -> Iterator[tuple[_Pending, Future[dict[str, torch.Tensor]]]]:
     """Yield each checkpoint with its weights in host memory, reading the next one in the background."""
-
     read = lambda run: checkpoint.load(run.folder, name=run.file.name, record=run.record)["model"]
     with ThreadPoolExecutor(1) as reader:
         ahead = [reader.submit(read, run) for run in pending[:1]]

@@ -189,10 +189,8 @@ def _draw_named(axes: Any, series: Series, panel: Panel, look: Look) -> None:
     for x, y, name, shape in zip(series.x, series.y, series.names, MARKERS, strict=False):
         if is_finite(x) and is_finite(y):
             axes.plot(x, y, shape, color=WHITE, markeredgecolor=BLACK, markersize=4.5, markeredgewidth=0.6)
-            plate = {"boxstyle": "round,pad=0.1", "facecolor": WHITE, "edgecolor": "none", "alpha": 0.75}
-            axes.annotate(
-                printable(name), (x, y), BESIDE.get(name, (5, 5)), textcoords="offset points", color=BLACK, fontsize=7, bbox=plate
-            )
+            box = {"boxstyle": "round,pad=0.1", "facecolor": WHITE, "edgecolor": "none", "alpha": 0.75}
+            axes.annotate(printable(name), (x, y), BESIDE.get(name, (5, 5)), textcoords="offset points", color=BLACK, fontsize=7, bbox=box)
 
 
 DRAWN: dict[str, Callable[[Any, Series, Panel, Look], None]] = {
