@@ -98,8 +98,7 @@ class Passes:
         for dtype in {b.dtype for b in self._buffers}:
             now, found = ([b for b in side if b.dtype == dtype] for side in (self._buffers, self._begin))
             flat = [torch.cat([b.reshape(-1) for b in side]) for side in (found, now)]
-            kept = torch.where(bad, flat[0], flat[1]).split([b.numel() for b in now])
-            vectors.copy_(now, [k.view_as(b) for k, b in zip(kept, now, strict=True)])
+            vectors.copy_(now, vectors.shaped(torch.where(bad, flat[0], flat[1]), now))
 
     def before(self) -> None:
         """Call before every forward pass of the step."""

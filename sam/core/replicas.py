@@ -37,12 +37,11 @@ class Replicas:
         """Replace every tensor (all on one device) by its sum over the processes, in one exchange."""
         if self.size == 1 or not tensors:
             return
-        sizes = [t.numel() for t in tensors]
-        place = (sum(sizes), reduce(torch.promote_types, [t.dtype for t in tensors]), tensors[0].device)
+        place = (sum(t.numel() for t in tensors), reduce(torch.promote_types, [t.dtype for t in tensors]), tensors[0].device)
         room = self._rooms.get(place)
         if room is None:
             room = self._rooms[place] = torch.empty(place[0], dtype=place[1], device=place[2])
-        views = [piece.view(t.shape) for piece, t in zip(room.split(sizes), tensors, strict=True)]
+        views = vectors.shaped(room, tensors)
         torch._foreach_copy_(views, list(tensors))
         with _exchanging():
             dist.all_reduce(room)

@@ -88,6 +88,11 @@ def _rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return _wide(a).flatten(1), _wide(b).flatten(1)
 
 
+def shaped(flat: Tensor, x: Sequence[Tensor]) -> Vector:
+    """Views of a vector (D,), in the shapes of `x`."""
+    return [piece.view_as(t) for piece, t in zip(flat.split([t.numel() for t in x]), x, strict=True)]
+
+
 def empty_like(x: Vector) -> Vector:
     return [torch.empty_like(t, memory_format=torch.preserve_format) for t in x]
 

@@ -24,8 +24,7 @@ class Hessian:
 
     def __init__(self, loss: DatasetLoss) -> None:
         self.loss, self.points = loss, loss.points
-        self.sizes = [p.numel() for p in self.points]
-        self.length = sum(self.sizes)
+        self.length = sum(p.numel() for p in self.points)
 
     def __call__(self, rows: Tensor) -> Tensor:
         products = self.loss.hessian_vector_products([self.unflatten(row) for row in rows])
@@ -36,7 +35,7 @@ class Hessian:
 
     def unflatten(self, row: Tensor) -> Vector:
         """Return views of a row (D,), shaped like the parameters."""
-        return [piece.view(p.shape) for piece, p in zip(row.split(self.sizes), self.points, strict=True)]
+        return vectors.shaped(row, self.points)
 
     def draw(self, generator: torch.Generator, count: int = 1) -> Tensor:
         """Draw Rademacher rows, entries ±1, (count, D), from a CPU generator."""

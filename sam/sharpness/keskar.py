@@ -39,8 +39,7 @@ def lbfgsb(w: Around, box: Ball, iterations: int) -> list[float]:
             return 0.0, -slope / unit
         if len(visited) == 2 * iterations:
             raise _Enough
-        pieces = torch.from_numpy(x).split([p.numel() for p in w.start])
-        box.move(w, [piece.reshape(p.shape).to(p) for piece, p in zip(pieces, w.start, strict=True)])
+        box.move(w, [u.to(p) for u, p in zip(vectors.shaped(torch.from_numpy(x), w.start), w.start, strict=True)])
         value, gradient = w.loss.value_and_gradient()
         visited.append(value.loss)
         along = _flat(gradient, box)

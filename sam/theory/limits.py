@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sam.core.ascent import Ascent
-from sam.theory.network import shaped, starting_point
+from sam.core.vectors import shaped
+from sam.theory.network import starting_point
 from sam.theory.settings import NetworkConfig
 
 Value = Callable[[Tensor], Tensor]  # weights (D,) -> loss

@@ -73,13 +73,7 @@ class Regression:
 def shift(weights: Vector, direction: Tensor, factor: float) -> None:
     """weights <- weights + factor * direction (D,), in place."""
     with torch.no_grad():
-        vectors.add_(weights, shaped(direction, weights), factor)
-
-
-def shaped(vector: Tensor, weights: Vector) -> Vector:
-    """A vector (D,) as tensors like the weights."""
-    pieces = vector.split([w.numel() for w in weights])
-    return [piece.view_as(w) for piece, w in zip(pieces, weights, strict=True)]
+        vectors.add_(weights, vectors.shaped(direction, weights), factor)
 
 
 def starting_point(config: NetworkConfig, seed: int) -> tuple[Regression, Vector]:
