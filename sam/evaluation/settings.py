@@ -65,7 +65,7 @@ class EvaluateConfig(Settings):
             for name, value in (("mean", self.mean), ("std", self.std)):
                 if value is not None and getattr(self.dataset, name) is not None:
                     raise ConfigError(f"{name}={value}: is short for dataset.{name}, which is given too; leave one of them out.")
-        if self.stored and (other := [name for name in ("kept", "force", "part") if getattr(self, name) is not getattr(type(self), name)]):
+        if self.stored and (other := changed("kept", "force", "part")):
             raise ConfigError(f"stored=true: measures nothing, and {other[0]}=... asks for it; leave one of them out.")
         if self.part is None and self.parts > 1:
             every = f"-m 'part=range({self.parts})'"
