@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import data
 from sam.config import ConfigError
@@ -88,7 +88,7 @@ def traces(names: Iterable[str]) -> list[str]:
     return [name for name in sorted(names) if any(fnmatch.fnmatchcase(name, trace) for trace in TRACES)]
 
 
-def is_done(record: Mapping[str, Any] | None) -> bool:
+def is_done(record: Mapping[str, Any] | None) -> TypeGuard[dict[str, Any]]:
     """Finished or diverged: there is nothing left to run."""
     return record is not None and record.get("status") in (FINISHED, DIVERGED)
 

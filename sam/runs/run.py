@@ -44,7 +44,7 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
     force = config.force and not (progress.shared and key in progress.shared.finished)  # points of a sweep with one identity run once
     with distributed.telling(replicas) as tell:
         record = records.existing(config)
-        if record is not None and records.is_done(record) and not force:
+        if records.is_done(record) and not force:
             if progress.shared is None:  # a sweep's plan has said it
                 print(f"{record['name']}: {record['status']} already; nothing to do (force=true redoes it).", file=sys.stderr)
             tell(record=record)
@@ -57,7 +57,7 @@ def _lead(config: TrainConfig, description: data.Description, replicas: Replicas
             watching() as interrupts,
         ):
             record = records.existing(config)  # another process may have finished it while this one waited for the lock
-            if record is not None and records.is_done(record) and not force:
+            if records.is_done(record) and not force:
                 tell(record=record)
                 return record
             images = data.load(**to_dict(config.dataset), seed=config.seed)

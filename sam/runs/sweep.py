@@ -217,6 +217,6 @@ def _status(config: TrainConfig, folder: Path) -> str:
         return "damaged"  # the run will say how; the others go on
     if config.force and not records.force_began(config, record):
         return "to run"
-    if record is not None and records.is_done(record):
+    if records.is_done(record):
         return str(record["status"])
     return "to continue" if records.can_continue(folder) else "to run"
