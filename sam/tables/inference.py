@@ -42,15 +42,20 @@ class Simultaneous:
     p_holm: float
 
 
-def of_mean(d: Paired, null: float = 0.0) -> Effect:
-    """Student's t of paired differences."""
-    if null and d.mean is not None and d.n > 2 and not d.std:  # all alike: on which side of a bound is plain
-        return Effect(d.mean, d.n, null, float(d.mean == null), lambda alpha: (d.mean or 0.0, d.mean or 0.0))
-    if d.mean is None or not d.std:
+def of_mean(d: Paired, null: float = 0.0, span: Ends | None = None) -> Effect:
+    """Student's t of paired differences. Units that are all alike have none; of what lies within `span` they have exact bounds: what the
+    mean may be if a share 1 - (alpha / 2)^(1 / n) of all units is unlike these n, and was not met."""
+    if d.mean is None or not (d.std or span):
         return Effect(d.mean, d.n, null, None)
-    mean, error, df = d.mean, d.std / math.sqrt(d.n), d.n - 1
+    mean, n = d.mean, d.n
+    if span and not d.std:
+        end, unmet = span[null > mean], lambda alpha: 1 - (alpha / 2) ** (1 / n)
+        p = 2 * max(0.0, 1 - (null - mean) / (end - mean)) ** n if null != mean else 1.0
+        towards = lambda side, alpha: mean + unmet(alpha) * (span[side] - mean)
+        return Effect(mean, n, null, min(1.0, p), lambda alpha: (towards(0, alpha), towards(1, alpha)))
+    error, df = (d.std or 0.0) / math.sqrt(n), n - 1
     half = lambda alpha: float(stdtrit(df, 1 - alpha / 2)) * error
-    return Effect(mean, d.n, null, _p(mean - null, error, df), lambda alpha: (mean - half(alpha), mean + half(alpha)))
+    return Effect(mean, n, null, _p(mean - null, error, df), lambda alpha: (mean - half(alpha), mean + half(alpha)))
 
 
 def _p(distance: float, error: float, df: int) -> float:
@@ -129,7 +134,7 @@ def over_seeds_and_images(
             means[:, k] = 100 * (flat @ often).reshape(count, n)[:, own].mean(axis=1) / size
     with np.errstate(invalid="ignore"):
         low, high = np.quantile(estimate(means), [0.025, 0.975])
-    return (float(low), float(high)) if math.isfinite(low + high) else None  # the reference may gain nothing in some draws
+    return (float(low), float(high)) if math.isfinite(low + high) and low < high else None  # a reference may gain nothing; all may be alike
 
 
 def partial_tau(x: np.ndarray, y: np.ndarray, z: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:

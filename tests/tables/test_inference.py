@@ -32,7 +32,21 @@ def test_a_mean_is_students() -> None:
         assert paired(values, null).p == pytest.approx(expected.pvalue, rel=1e-9)
         assert paired(values, null).at(0.01) == pytest.approx(tuple(expected.confidence_interval(0.99)), rel=1e-9)
     assert paired([1.0] * 5).p is None and paired([1.0] * 5).at(0.05) == (-math.inf, math.inf)
-    assert paired([1.0] * 2, 0.5).p is None and paired([1.0] * 3, 0.5).p == 0  # two that are alike are no proof
+    assert paired([1.0] * 3, 0.5).p is None  # units that are alike have no spread to tell by
+
+
+@pytest.mark.parametrize(("share", "null", "n"), [(0.0, 0.05, 10), (0.0, 0.05, 80), (1.0, 0.95, 10), (1.0, 0.05, 3)])
+def test_a_share_without_spread_has_clopper_and_pearsons_bounds(share: float, null: float, n: int) -> None:
+    """Of n units, all of share 0 or 1, the exact interval of the share of units that are so; a share counted downwards is its mirror."""
+    for sign in (1, -1):
+        own = paired_difference(dict.fromkeys(range(n), sign * share), dict.fromkeys(range(n), 0.0))
+        found = of_mean(own, sign * null, (min(sign, 0), max(sign, 0)))
+        for alpha in (0.05, 0.005):
+            exact = stats.binomtest(round(n * share), n).proportion_ci(1 - alpha)
+            assert tuple(sorted(sign * end for end in found.at(alpha))) == pytest.approx((exact.low, exact.high), abs=1e-12)
+        met = found.at(found.p or 0.0)  # p is the level at which the interval meets the null value
+        assert found.p == 1.0 or min(abs(end - sign * null) for end in met) < 1e-12
+    assert found.p == pytest.approx(min(1.0, 2 * (1 - abs(share - null)) ** n), rel=1e-9)
 
 
 def test_fiellers_interval_is_his_formula() -> None:

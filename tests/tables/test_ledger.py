@@ -268,8 +268,8 @@ def test_a_control_at_another_condition_is_no_second_setting() -> None:
     assert [case.verdict for case in judge(load("equal_compute", setting=setting), campaign(), {})] == ["supported"]
 
 
-def test_what_all_runs_share_is_on_one_side_of_a_bound() -> None:
-    for value, told in ((0.0, "supported"), (1.0, "contradicted")):
+def test_what_all_runs_share_is_judged_by_its_exact_bounds() -> None:
+    for value, told in ((0.0, "undecided"), (1.0, "contradicted")):  # ten runs without one leave up to 31% open
         runs = [replace(r, measures=r.measures | {f"interior_ball[rho={R:g}]": value}) for r in campaign("sam")]
         assert verdict("no_interior_maximum", runs, {"R": R}) == told
 
