@@ -140,9 +140,8 @@ def _notes_on_tests(table: TableConfig, lines: Sequence[Sequence[Cell]]) -> Iter
     if headers:
         tests = counted(number, "test") if number else "no test could be made"
         yield (
-            f"The test that this layout names in advance (a study's own plan may name others): {', '.join(headers)}, at level"
-            f" {table.alpha:g} after Holm's correction within this block ({tests}); Holm: the corrected p. Differences in other columns are"
-            " exploratory, and not corrected."
+            f"The layout's test, named in advance (a study's plan may name others): {', '.join(headers)}, at level {table.alpha:g} after"
+            f" Holm's correction within this block ({tests}); Holm: the corrected p. Other differences are exploratory, not corrected."
         )
     elif found:
         yield "No test was named in advance: all differences are exploratory, and not corrected for the number of comparisons."
