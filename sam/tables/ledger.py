@@ -69,7 +69,7 @@ def build(judged: Sequence[Judged]) -> list[Block]:
         ordered = sorted(own, key=lambda case: _in_order(case.claim.id))
         by_word = grouped(ordered, lambda case: case.verdict.partition(":")[0])
         found = ", ".join(f"{len(cases)} {word} ({', '.join(case.claim.id for case in cases)})" for word, cases in by_word.items())
-        finding = f"{'Confirmatory' if family else 'Descriptive'} claims: {found}."
+        finding = f"{'Confirmatory' if family else 'Descriptive'} claims: {found}; each setting counts."
         notes = (*NOTES, "A test of the family that was not run counts as p = 1.") if family else NOTES
         blocks.append(Block(TABLE, title, 1, HEADER, tuple(map(_row, ordered)), notes, finding=finding, about=TABLE, brief=BRIEF))
     return sorted(blocks, key=lambda block: "descriptive" in block.title)
