@@ -137,8 +137,8 @@ def spread_of(runs_dir: str) -> float:
         for difference in (paired_difference(own, base) for own in values):
             if difference.std is not None:
                 squares, free = squares + (difference.n - 1) * difference.std**2, free + difference.n - 1
-    if not free:
-        raise ConfigError(f"runs={runs_dir}: holds no two settings with two finished seeds in common; give spread=... instead.")
+    if not squares:
+        raise ConfigError(f"runs={runs_dir}: holds no two settings with two finished seeds in common that vary; give spread=... instead.")
     return math.sqrt(squares / free)
 
 

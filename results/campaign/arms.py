@@ -50,7 +50,7 @@ def difference(runs: list[RunRow], base: list[RunRow], measure: str, log: bool =
     d = paired_difference(values(runs, measure, log), values(base, measure, log))
     if d.mean is None:
         return ""
-    return f"{d.mean:+.2f}" + (f" [{d.ci_low:+.2f}, {d.ci_high:+.2f}]" if d.ci_low is not None and d.ci_high is not None else "")
+    return f"{d.mean:+.2f}" + (f" [{d.ci_low:+.2f}, {d.ci_high:+.2f}]" if d.ci_low is not None and d.ci_high is not None else f" (n {d.n})")
 
 
 def lines(arms: Arms) -> Iterator[str]:

@@ -69,7 +69,7 @@ _POSITIVE = re.compile(
     r"sharpness|ascent_loss|\w*_loss$|(first|second)_order|limit_|average|maximum|n_step(?!_cosine|_gain)|adaptive_|keskar|lambda1_over_loss$|"
     r"(landscape_)?eigenvalue(?!_min)|trace|(grad|weight)_norm$|(mean_)?eps_over_rho$|spectrum_|ece$|epoch_seconds$"
 )
-_SHARE = re.compile(r"interior_(ray|ball)$|direction_(wins|edge)$|cos_gradient_top$|gradient_top_share$")  # from 0 to 1
+_SHARE = re.compile(r"interior_(ray|ball)$|direction_(wins|edge|low)$|cos_gradient_top$|gradient_top_share$")  # from 0 to 1
 _UP = re.compile(r"(last5_)?(test|val|corruption)_accuracy")
 _DOWN = re.compile(r"(last5_)?(test|val|corruption)_loss|(error_)?gap(_\w+)?$|ece$")
 

@@ -72,14 +72,14 @@ def best(cells: Sequence[Cell], measure: str) -> list[Cell]:
     if not sign or len(means) < 2:
         return list(cells)
     top = cells[max(means, key=lambda i: means[i])]
-    return [replace(cell, best=i in means and not _told_apart(cell, top)) for i, cell in enumerate(cells)]
+    return [replace(cell, best=i in means and not _worse(cell, top, sign)) for i, cell in enumerate(cells)]
 
 
-def _told_apart(cell: Cell, other: Cell) -> bool:
+def _worse(cell: Cell, other: Cell, sign: int) -> bool:
     a, b = (dict(zip(c.seeds, filter(is_finite, c.numbers), strict=True)) for c in (cell, other))
     difference = stats.paired_difference(a, b)
     if difference.ci_low is not None and difference.ci_high is not None:
-        return not difference.ci_low <= 0 <= difference.ci_high
+        return max(sign * difference.ci_low, sign * difference.ci_high) < 0
     return max(a.values()) < min(b.values()) or max(b.values()) < min(a.values())
 
 

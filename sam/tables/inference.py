@@ -7,6 +7,7 @@ are covered has a proof for independent tests (Shaffer 1980); for tests that sha
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,20 +43,18 @@ class Simultaneous:
     p_holm: float
 
 
-def of_mean(d: Paired, null: float = 0.0, span: Ends | None = None) -> Effect:
-    """Student's t of paired differences. Units that are all alike have none; of what lies within `span` they have exact bounds: what the
-    mean may be if a share 1 - (alpha / 2)^(1 / n) of all units is unlike these n, and was not met."""
-    if d.mean is None or not (d.std or span):
+def of_mean(d: Paired, null: float = 0.0, end: int = 0) -> Effect:
+    """Student's t of paired differences; units that are all alike have none. Of shares, which lie between 0 and `end` (1, or -1), no end is
+    nearer than the exact bound: what the mean may be if 1 - (alpha / 2)^(1 / n) of all units are unlike these n, and were not met."""
+    if d.mean is None or not (d.std or end):
         return Effect(d.mean, d.n, null, None)
-    mean, n = d.mean, d.n
-    if span and not d.std:
-        end, unmet = span[null > mean], lambda alpha: 1 - (alpha / 2) ** (1 / n)
-        p = 2 * max(0.0, 1 - (null - mean) / (end - mean)) ** n if null != mean else 1.0
-        towards = lambda side, alpha: mean + unmet(alpha) * (span[side] - mean)
-        return Effect(mean, n, null, min(1.0, p), lambda alpha: (towards(0, alpha), towards(1, alpha)))
-    error, df = (d.std or 0.0) / math.sqrt(n), n - 1
-    half = lambda alpha: float(stdtrit(df, 1 - alpha / 2)) * error
-    return Effect(mean, n, null, _p(mean - null, error, df), lambda alpha: (mean - half(alpha), mean + half(alpha)))
+    mean, n, error = d.mean, d.n, (d.std or 0.0) / math.sqrt(d.n)
+    low, high = (min(end, 0), max(end, 0)) if end else (mean, mean)
+    t = lambda alpha: float(stdtrit(n - 1, 1 - alpha / 2)) * error if error else 0.0
+    half = lambda alpha, end: max(t(alpha), (1 - (alpha / 2) ** (1 / n)) * abs(end - mean))
+    out, room = abs(null - mean), abs((high if null > mean else low) - mean)
+    p = max(2 * (1 - out / room) ** n if out < room else float(not out), _p(out, error, n - 1) if error else 0.0)
+    return Effect(mean, n, null, min(1.0, p), lambda alpha: (mean - half(alpha, low), mean + half(alpha, high)))
 
 
 def _p(distance: float, error: float, df: int) -> float:
@@ -67,10 +66,9 @@ def of_ratio(y: Sequence[float], x: Sequence[float], null: float) -> Effect:
     gain x is not told from 0, or is a loss: of that nothing can be retained."""
     n, mean = len(y), (float(np.mean(y)), float(np.mean(x)))
     rest = np.asarray(y) - null * np.asarray(x)
-    error = float(np.std(rest, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    error = float(np.std(rest, ddof=1)) / math.sqrt(n) if np.ptp(rest) > 1e-9 * np.abs([y, x]).max() else 0.0  # less is rounding
     ends = lambda alpha: fieller(mean, np.cov([y, x]) / n, n - 1, alpha)
-    known = mean[1] > 0 and (not error or -math.inf < ends(0.05)[0] <= ends(0.05)[1])
-    estimate = mean[0] / mean[1] if known else None
+    estimate = mean[0] / mean[1] if mean[1] > 0 and error > 0 and -math.inf < ends(0.05)[0] <= ends(0.05)[1] else None
     return Effect(estimate, n, null, _p(float(np.mean(rest)), error, n - 1), ends) if error else Effect(estimate, n, null, None)
 
 
@@ -134,7 +132,7 @@ def over_seeds_and_images(
             means[:, k] = 100 * (flat @ often).reshape(count, n)[:, own].mean(axis=1) / size
     with np.errstate(invalid="ignore"):
         low, high = np.quantile(estimate(means), [0.025, 0.975])
-    return (float(low), float(high)) if math.isfinite(low + high) and low < high else None  # a reference may gain nothing; all may be alike
+    return (float(low), float(high)) if math.isfinite(low + high) and high - low > 1e-12 else None  # a gain may be 0; all may be alike
 
 
 def partial_tau(x: np.ndarray, y: np.ndarray, z: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -164,6 +162,7 @@ def of_tau(settings: Sequence[Mapping[str, Any]], axes: Sequence[str], x: np.nda
         return Effect(None, n, 0.0, None)
     values = np.where(exists, each, 0).sum(axis=0) / np.maximum(exists.sum(axis=0), 1)
     drawn = values[1:][exists[:, 1:].any(axis=0)]
-    p = min(1.0, 2 * (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (len(drawn) + 1))
-    ends = lambda alpha: (float(np.quantile(drawn, alpha / 2)), float(np.quantile(drawn, 1 - alpha / 2)))
+    least = min(2 / math.prod(map(math.factorial, Counter(of).values())) for of in without.values())  # one of all orders of the settings
+    p = min(1.0, max(least, 2 * (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (len(drawn) + 1)))
+    ends = lambda alpha: (float(np.quantile(drawn, alpha / 2)), float(np.quantile(drawn, 1 - alpha / 2))) if alpha >= least else NOWHERE
     return Effect(float(values[0]), n, 0.0, p, ends)

@@ -149,13 +149,14 @@ def _effect(case: Judged) -> tuple[str, ...]:
     effect, i, unit = case.effect, case.interval, "" if case.claim.kind in ("retained_fraction", "correlation") else case.claim.measure.unit
     if effect is None or effect.estimate is None:
         return EMPTY
-    ends = _ends((i.low, i.high), effect.null if i.side else None) if i else ""
-    drawn = (f"drawn {_ends(case.drawn)}",) if case.drawn else ()
-    return (f"{rounded(effect.estimate, 2, sign=True)} {ends}".rstrip(), *((unit,) if unit else ()), *drawn)
+    digits = 2 + (0 < abs(case.claim.margin or 0.0) < 0.1)  # an end can be told from the margin
+    ends = _ends((i.low, i.high), digits, effect.null if i.side else None) if i else ""
+    drawn = (f"drawn {_ends(case.drawn, digits)}",) if case.drawn else ()
+    return (f"{rounded(effect.estimate, digits, sign=True)} {ends}".rstrip(), *((unit,) if unit else ()), *drawn)
 
 
-def _ends(ends: Ends, excluded: float | None = None) -> str:
-    text = [("∞" if end > 0 else "-∞") if math.isinf(end) else rounded(end, 2, sign=True) for end in ends]
+def _ends(ends: Ends, digits: int, excluded: float | None = None) -> str:
+    text = [("∞" if end > 0 else "-∞") if math.isinf(end) else rounded(end, digits, sign=True) for end in ends]
     left, right = "(" if ends[0] in (excluded, -math.inf) else "[", ")" if ends[1] in (excluded, math.inf) else "]"
     return f"{left}{text[0]}, {text[1]}{right}" if ends[0] <= ends[1] else f"all but ({text[1]}, {text[0]})"
 

@@ -306,9 +306,9 @@ def effect_of(claim: Claim, arms: Mapping[str, Sequence[float]]) -> tuple[Effect
     against = [[i] for i in controls] if claim.combine == "least_favourable" else [controls]
     paired = [paired_difference(dict(enumerate(sign * matrix[0])), dict(enumerate(sign * base(matrix, own)))) for own in against]
     null = {"no_gain": margin, "tolerance": sign * margin, "equivalence": math.copysign(margin, paired[0].mean or 0.0)}.get(claim.kind, 0.0)
-    least = min(paired, key=lambda d: (d.mean or 0.0) * math.sqrt(d.n) / d.std if d.std else math.copysign(math.inf, d.mean or 0.0))
-    span = (min(sign, 0), max(sign, 0)) if claim.measure.unit.startswith("share") and not controls else None
-    return of_mean(least, null, span), lambda m: sign * (m[0] - base(m, against[paired.index(least)]))
+    least = min(paired, key=lambda d: (bool(d.std), (d.mean or 0.0) / (d.std or 1.0)))  # one without spread has no test, and decides
+    share = claim.measure.unit.startswith("share") and not controls and 0 <= matrix.min() <= matrix.max() <= 1
+    return of_mean(least, null, sign * share), lambda m: sign * (m[0] - base(m, against[paired.index(least)]))
 
 
 def _of_effects(claim: Claim, origin: str, file: Path) -> Judged:

@@ -83,6 +83,13 @@ def test_best_is_with_what_the_paired_interval_does_not_tell_apart() -> None:
     assert len(best(block, "Gap ×10³")) == 4  # all equal
 
 
+def test_best_is_what_is_better_where_seeds_are_missing() -> None:
+    """SAM's mean over five seeds is highest; on the three that XSAM has, XSAM is above it."""
+    accuracy = {"SAM": np.array([90.0, 90.5, 91.0, 95.0, 95.5]), "XSAM": np.array([91.0, 91.6, 92.1])}
+    (block,) = build(load("table3"), runs_of(accuracy), [0.05])
+    assert best(block, "Accuracy (%)") == ["SAM", "XSAM"]
+
+
 @pytest.mark.parametrize(
     ("measure", "better", "scale"),
     [
@@ -101,6 +108,7 @@ def test_best_is_with_what_the_paired_interval_does_not_tell_apart() -> None:
         ("lambda1_over_loss[subset=512]", 0, "log"),
         ("cos_gradient_top", 0, "logit"),
         ("interior_ball[rho=0.05]", 0, "logit"),
+        ("direction_low[rho=0.05]", 0, "logit"),
         ("interior_ball_length[rho=0.05]", 0, ""),
         ("n_step_cosine[rho=0.05,n=3,rule=split]", 0, ""),
         ("my_plugin_notion", 0, ""),

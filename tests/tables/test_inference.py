@@ -40,13 +40,43 @@ def test_a_share_without_spread_has_clopper_and_pearsons_bounds(share: float, nu
     """Of n units, all of share 0 or 1, the exact interval of the share of units that are so; a share counted downwards is its mirror."""
     for sign in (1, -1):
         own = paired_difference(dict.fromkeys(range(n), sign * share), dict.fromkeys(range(n), 0.0))
-        found = of_mean(own, sign * null, (min(sign, 0), max(sign, 0)))
+        found = of_mean(own, sign * null, sign)
         for alpha in (0.05, 0.005):
             exact = stats.binomtest(round(n * share), n).proportion_ci(1 - alpha)
             assert tuple(sorted(sign * end for end in found.at(alpha))) == pytest.approx((exact.low, exact.high), abs=1e-12)
         met = found.at(found.p or 0.0)  # p is the level at which the interval meets the null value
         assert found.p == 1.0 or min(abs(end - sign * null) for end in met) < 1e-12
     assert found.p == pytest.approx(min(1.0, 2 * (1 - abs(share - null)) ** n), rel=1e-9)
+
+
+def test_a_share_with_some_spread_is_told_no_better_than_one_without() -> None:
+    """Ten runs with no interior maximum leave 31% open; that one of them has a few is no evidence for less. Far from the end t is wider."""
+    of = lambda values, null: of_mean(paired_difference(dict(enumerate(values)), dict.fromkeys(range(len(values)), 0.0)), null, 1)
+    none, few = of([0.0] * 10, 0.05), of([0.0] * 9 + [0.05], 0.05)
+    assert few.at(0.05)[1] >= none.at(0.05)[1] and few.p == none.p == 1.0
+    values = [0.2, 0.9, 0.4, 0.6, 0.1]
+    assert of(values, 0.0).at(0.05)[0] == pytest.approx(paired(values).at(0.05)[0]) and of(values, 0.0).at(0.05)[0] < 0.44 * 0.025**0.2
+    assert of([1.0] * 4, 1.5).p == 0.0  # a null value that no share can have
+
+
+def test_a_ratio_is_not_made_of_rounding_nor_of_one_seed() -> None:
+    counts = np.array([301, 305, 317])
+    base, kept, whole = (100 * (counts + more) / 360 for more in (0, 3, 5))
+    assert of_ratio(kept - base, whole - base, 0.5) == Effect(None, 3, 0.5, None)
+    assert of_ratio([0.5], [0.01], 0.5).estimate is None
+
+
+def test_tau_of_few_settings_is_no_surer_than_their_orders() -> None:
+    """Three settings have six orders, of which two agree wholly: no test of 5% can be made of them. Of five one in 60."""
+    x = np.arange(5.0)
+    grid = [{"rho": k, "lr": 0} for k in range(5)]
+    for n, told in ((3, False), (4, False), (5, True)):
+        found = of_tau(grid[:n], ["rho"], x[:n], x[:n], np.zeros(n), 1)
+        assert found.estimate == pytest.approx(1) and (found.p or 0.0) == pytest.approx(2 / math.factorial(n))
+        assert (found.at(0.05)[0] > 0) is told
+    one_pair = [{"rho": 0, "lr": 0}, {"rho": 1, "lr": 0}, *({"rho": k, "lr": k} for k in range(2, 40))]
+    draw = np.random.default_rng(0)
+    assert of_tau(one_pair, ["rho"], draw.normal(size=40), draw.normal(size=40), np.zeros(40), 1).p == 1.0
 
 
 def test_fiellers_interval_is_his_formula() -> None:

@@ -404,6 +404,20 @@ def own(kind: str, **keys: Any) -> Claim:
     return from_dict(Claim, {**base, "kind": kind, "arms": arms, "seeds": [1000, 1019], **keys})
 
 
+def test_a_control_that_the_treatment_equals_is_not_beaten() -> None:
+    """Above both controls is claimed; the treatment has one's very numbers."""
+    arms = {"treatment": ARMS["sam"], "controls": [ARMS["sgd"], ARMS["sgd2"]]}
+    runs = campaign("sgd sam sgd2", sgd=54.0, sgd2=50.0)
+    same = {r.config.seed: r.measures for r in runs if r.config.optimizer.method == "sam" and r.config.seed >= 1000}
+    runs = [replace(r, measures=same[r.config.seed]) if _is_sgd(r) and r.config.epochs == 40 else r for r in runs]
+    (case,) = judge([(own("difference", combine="least_favourable", arms=arms), ADDED)], runs, {})
+    assert case.verdict == "undecided" and case.effect is not None and (case.effect.estimate, case.effect.p) == (0.0, None)
+
+
+def _is_sgd(row: RunRow) -> bool:
+    return row.config.optimizer.method == "sgd" and row.config.seed >= 1000
+
+
 def test_the_kinds_of_later_claims() -> None:
     of = lambda claim, **means: judge([(claim, ADDED)], campaign("sam sgd2", **means), {})[0].verdict
     assert of(own("equivalence"), sgd2=53.1) == "supported"
