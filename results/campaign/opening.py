@@ -3,9 +3,11 @@
     python results/campaign/opening.py runs/campaign results/campaign/opening LR DECAY   # .png, .pdf and .csv; SGD's pick
 
 Small open marks: stage 0, validation images, one of the two tuning seeds each, at SGD's pick. Large ones: stage 1, test images, the mean
-over seeds with its 95% interval (Student's t), paired by seed above. BatchNorm is recalibrated for accuracies; below it runs.
+over seeds with its 95% interval (Student's t), paired by seed above. BatchNorm is recalibrated for accuracies. Below are
+geometric means, with running statistics.
 """
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,16 +59,19 @@ def arms(folder: Path, lr: float, decay: float) -> dict[tuple[str, float, int], 
 
 
 def points(found: dict[tuple[str, float, int], Arm], measure: str, scale: float, name: str, paired: bool) -> Iterator[Line]:
-    """A point an arm of the method: radius, n, mean and 95% interval of the measure, or of its difference from SGD's at equal seeds."""
+    """A point an arm of the method: radius, n, mean and 95% interval of the difference from SGD's at equal seeds, or the geometric mean of
+    the measure with that of its logarithms."""
     usual = min(epochs for _, _, epochs in found)
     of = lambda arm: {s: v * scale for s, run in arm.items() if is_finite(v := run.measures.get(measure))}
     base = of(found.get(("SGD", 0.0, usual), {}))
     for (method, rho, epochs), arm in sorted(found.items()):
         if method == name and (epochs == usual or name == "SGD"):
-            s = paired_difference(of(arm), base) if paired else summarize(of(arm).values(), "log")
+            s = paired_difference(of(arm), base) if paired else summarize([math.log(v) for v in of(arm).values()])
+            back = float if paired else math.exp
             if s.mean is not None and not (paired and method == "SGD" and epochs == usual):
                 low, high = (s.ci_low, s.ci_high) if s.ci_low is not None else (s.mean, s.mean)
-                yield {"method": method, "rho": rho, "epochs": epochs, "n": s.n, "mean": s.mean, "low": low, "high": high}
+                ends = {"mean": back(s.mean), "low": back(low), "high": back(high)}
+                yield {"method": method, "rho": rho, "epochs": epochs, "n": s.n} | ends
 
 
 def main(runs: Path, out: Path, lr: float, decay: float) -> None:
@@ -106,7 +111,7 @@ def main(runs: Path, out: Path, lr: float, decay: float) -> None:
             axes.set(xscale="log", yscale="log", xlabel="ρ of training")
             for which in "xy":
                 scale(axes, which, Axis("", log=True))
-            axes.set_title(title if at else f"{title}; this row's intervals: of logarithms", loc="left", fontsize=7)
+            axes.set_title(title if at else f"{title}; this row: geometric means", loc="left", fontsize=7)
         for form, dates in (("png", {}), ("pdf", {"CreationDate": None})):
             figure.savefig(out.with_suffix(f".{form}"), dpi=200, metadata=dates, facecolor="white")
     write_atomic(out.with_suffix(".csv"), csv_text(rows, ("panel", "method", "rho", "epochs", "seed", "n", "mean", "low", "high")))
@@ -122,7 +127,7 @@ def drawn(axes: Any, line: Iterator[Line], name: str, rows: list[Line], panel: s
     rows += [{"panel": panel} | point for point in found]
     x = [point["rho"] * (0.88 + 0.08 * METHODS.index(name)) for point in found]
     y, low, high = ([max(point[key], CUT) for point in found] for key in ("mean", "low", "high"))
-    axes.vlines(x, low, high, colors=look(name)["color"], lw=1.1)  # apart: an interval on the log scale need not hold the mean
+    axes.vlines(x, low, high, colors=look(name)["color"], lw=1.1)
     axes.plot(x, y, **look(name), ms=4.5, lw=0, label=name)
 
 
