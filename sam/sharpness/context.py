@@ -97,6 +97,10 @@ class Context:
     _seen: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
+    def splits(self) -> list[str]:
+        return [split for split in MEASURED_SPLITS if getattr(self, split) is not None]
+
+    @property
     def sizes(self) -> Sizes:
         test, val = (0 if split is None else len(split.labels) for split in (self.test, self.val))
         return Sizes(len(self.train.labels), test, sum(p.numel() for p in self.model.parameters()), val, self.batch)
@@ -276,4 +280,4 @@ def work(names: Iterable[str | Notion], sizes: Sizes, config: SharpnessConfig) -
 
 def measure(context: Context) -> Result:
     """Measure the notions of the context's config as one result. The model is left bitwise as it was."""
-    return merge(row.measure(context) for name in context.config.chosen for row in Notion(name).rows(context.config, context.sizes.splits))
+    return merge(row.measure(context) for name in context.config.chosen for row in Notion(name).rows(context.config, context.splits))

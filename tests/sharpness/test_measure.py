@@ -276,7 +276,7 @@ def test_the_rows_and_their_work(config: SharpnessConfig, notions: list[str], tm
     """Each row is known by what can change it, is stored as soon as it is known, and all of them cost what was foretold."""
     config, done, sizes = dataclasses.replace(config, notions=notions), list[float](), Sizes(26, 15, val=11)
     context, path = validated(config, progress=done.append), tmp_path / "sharpness.json"
-    keys = storing.keys("checkpoint", "data", config, context.sizes.splits, "cross_entropy")
+    keys = storing.keys("checkpoint", "data", config, context.splits, "cross_entropy")
     found = storing.measure(context, keys, path, lambda name: None)
     tests = 0 if config is not ALL_MODES and config.gap.splits == ["val"] else 15
     training = 26 * (2 * 3 * (3 + 1) if "ascent" in notions else 3)
