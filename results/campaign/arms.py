@@ -40,8 +40,15 @@ def name_of(run: RunRow) -> str:
     return f"{METHODS[o.method].label}{f', N = {steps}' if steps > 1 else ''} at {radius}{searched}"
 
 
+def by_seed(runs: list[RunRow]) -> dict[int, RunRow]:
+    found = {run.config.seed: run for run in runs}
+    if len(found) < len(runs):
+        raise ValueError(f"{name_of(runs[0])}: {len(runs)} runs of {len(found)} seeds: two settings have one name")
+    return found
+
+
 def values(runs: list[RunRow], measure: str, log: bool = False) -> dict[int, float]:
-    found = {run.config.seed: run.measures.get(measure) for run in runs}
+    found = {seed: run.measures.get(measure) for seed, run in by_seed(runs).items()}
     return {seed: math.log(value) if log else value for seed, value in found.items() if is_finite(value)}
 
 

@@ -12,7 +12,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from arms import by_seed
 
 from sam.evaluation.evaluate import stored_runs
 from sam.evaluation.settings import EvaluateConfig
@@ -54,7 +57,7 @@ def of_arm(runs: list[RunRow], arm: Arm, r: float) -> dict[int, RunRow]:
     """Seed -> run of an arm at radius R, of the stage's usual length of training, or of so many times that length."""
     usual = min(run.config.epochs for run in runs) * arm.get("times", 1)
     fits = lambda o: all(getattr(o, k, None) == v for k, v in arm.items() if k != "times") and ("rho" not in o.used_keys or o.rho == r)
-    return {run.config.seed: run for run in runs if run.is_finished and run.config.epochs == usual and fits(run.config.optimizer)}
+    return by_seed([run for run in runs if run.is_finished and run.config.epochs == usual and fits(run.config.optimizer)])
 
 
 def value(run: RunRow, measure: str, r: float) -> float | None:
@@ -69,11 +72,11 @@ def value(run: RunRow, measure: str, r: float) -> float | None:
 
 def ours(runs: list[RunRow], first: Arm, others: list[Arm], measure: str, r: float) -> tuple[str, int, int]:
     """(difference with its interval, n, its sign: 0 if it is not told from 0)."""
-    by_seed = lambda arm: {seed: value(run, measure, r) for seed, run in of_arm(runs, arm, r).items()}
-    sides = [by_seed(arm) for arm in others]
+    of = lambda arm: {seed: value(run, measure, r) for seed, run in of_arm(runs, arm, r).items()}
+    sides = [of(arm) for arm in others]
     common = set.intersection(*(set(side) for side in sides))
     other = {s: mean(v for v in (side[s] for side in sides) if v is not None) for s in common if all(is_finite(side[s]) for side in sides)}
-    d = paired_difference(by_seed(first), other)
+    d = paired_difference(of(first), other)
     if d.mean is None:
         return "–", 0, 0
     told = d.ci_low is not None and d.ci_high is not None and d.ci_low * d.ci_high > 0

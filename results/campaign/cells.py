@@ -6,6 +6,7 @@ Test accuracy with BatchNorm recalibrated, paired by seed; brackets and bars: th
 correction: it describes. L(w): final training loss on the training images with the labels of the training, running statistics.
 """
 
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,7 +61,7 @@ def points(cells: Mapping[Cell, Arms], radii: list[float]) -> Iterator[dict[str,
         for rho in radii:
             d = paired_difference(values(arms.get(rho, []), ACCURACY), values(arms[0.0], ACCURACY))
             if d.mean is not None:
-                low, high = (d.ci_low, d.ci_high) if d.ci_low is not None else (d.mean, d.mean)
+                low, high = (d.ci_low, d.ci_high) if d.ci_low is not None else (math.nan, math.nan)
                 where = {"augmentation": augmentation, "wrong_labels": noise, "images": images, "rho": rho}
                 yield where | {"n": d.n, "mean": d.mean, "low": low, "high": high}
 

@@ -69,7 +69,7 @@ def points(found: dict[tuple[str, float, int], Arm], measure: str, scale: float,
             s = paired_difference(of(arm), base) if paired else summarize([math.log(v) for v in of(arm).values()])
             back = float if paired else math.exp
             if s.mean is not None and not (paired and method == "SGD" and epochs == usual):
-                low, high = (s.ci_low, s.ci_high) if s.ci_low is not None else (s.mean, s.mean)
+                low, high = (s.ci_low, s.ci_high) if s.ci_low is not None else (math.nan, math.nan)
                 ends = {"mean": back(s.mean), "low": back(low), "high": back(high)}
                 yield {"method": method, "rho": rho, "epochs": epochs, "n": s.n} | ends
 

@@ -50,7 +50,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Paired(Summary):
-    """a - b over common seeds. p: of the two-sided paired t test; None for n < 2, and if all differences are equal (0/0 or infinite)."""
+    """a - b over common seeds. p: of the two-sided paired t test; None for n < 2, and if all differences are equal (0/0 or infinite): nor
+    is there an interval then, since equal differences tell nothing of their spread."""
 
     p: float | None = None
     seeds: tuple[int, ...] = ()
@@ -113,7 +114,7 @@ def paired_difference(a: Mapping[int, float | None], b: Mapping[int, float | Non
             differences = [0.0 if abs(mean) <= rounding else mean] * len(pairs)
     s = summarize(differences)
     p = float(2 * stdtr(s.n - 1, -abs(s.mean) * math.sqrt(s.n) / s.std)) if s.mean is not None and s.std else None
-    return Paired(**vars(s) | {"excluded": excluded}, p=p, seeds=tuple(pairs))
+    return Paired(**vars(s) | {"excluded": excluded} | ({"ci_low": None, "ci_high": None} if p is None else {}), p=p, seeds=tuple(pairs))
 
 
 def decimals(spread: float | None, digits: int) -> int:

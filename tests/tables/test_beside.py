@@ -47,6 +47,17 @@ def test_the_mean_of_several_arms_in_logarithms(beside: Any) -> None:
     assert beside.ours(found, beside.RAND, [beside.SGD], beside.ACCURACY, 0.2) == ("–", 0, 0)
 
 
+def test_a_difference_that_is_equal_in_all_seeds_has_no_interval_and_no_sign(beside: Any) -> None:
+    found = [run(50.0 + 0.1 * keys.get("rho", 0) + s, s, **keys) for s in range(4) for keys in ({"method": "sgd"}, {"rho": 0.2})]
+    assert beside.ours(found, beside.sam(), [beside.SGD], beside.ACCURACY, 0.2) == ("+0.02", 4, 0)
+
+
+def test_two_settings_of_one_name_are_not_one_arm(beside: Any) -> None:
+    found = [run(50.0, s, method="sgd", weight_decay=decay) for s in range(2) for decay in (0.0, 1e-3)]
+    with pytest.raises(ValueError, match="SGD: 4 runs of 2 seeds"):
+        beside.of_arm(found, beside.SGD, 0.2)
+
+
 def test_the_gap_is_in_the_papers_unit(beside: Any) -> None:
     found = [replace(run(50.0, s, rho=0.2, ascent_steps=n), measures={"gap": 0.1 + 0.004 * (n == 5)}) for s in range(2) for n in (1, 5)]
     assert beside.ours(found, beside.sam(5), [beside.sam()], "gap", 0.2)[0] == "+4.00"

@@ -1,5 +1,6 @@
 """What the campaign's README shows: the points of its opening figure, its table of arms, and its grid of cells."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def test_a_point_is_the_mean_difference_at_equal_seeds_or_the_mean_itself(openin
     assert (point["rho"], point["n"]) == (0.2, 3) and point["mean"] == pytest.approx(2.1)
     assert (point["low"], point["high"]) == pytest.approx((2.1 - 4.302653 * 0.1 / 3**0.5, 2.1 + 4.302653 * 0.1 / 3**0.5), rel=1e-6)
     (point,) = opening.points(found, "accuracy", 1.0, "SGD", True)  # of SGD only the one that was trained longer
-    assert (point["epochs"], point["mean"], point["low"], point["high"]) == (80, 1.0, 1.0, 1.0)
+    assert (point["epochs"], point["mean"]) == (80, 1.0)
+    assert math.isnan(point["low"]) and math.isnan(point["high"])  # equal in all seeds: nothing says how far it scatters
     (point,) = opening.points(found, "loss", 1000.0, "SAM N=1", False)
     assert point["n"] == 4 and point["mean"] == pytest.approx(1000 * 1000**0.5)  # of 1, 10, 100 and 1000
 
@@ -79,7 +81,7 @@ def test_the_table_of_arms_and_its_differences() -> None:
     # t 19.05 of 2 degrees of freedom: p 0.0027 in both, times 2 by Holm, and the second no smaller
     assert sam == "| SAM at 0.05 | 3 | 52.10 | +1.10 [+0.85, +1.35] | 0.005 | -0.11 [-0.13, -0.09] | 0.5000 | 20.00 |"
     assert many.startswith("| SAM, N = 5 at 0.05 | 3 | 54.30 | +3.30 [+2.55, +4.05] |")  # half widths: 4.303 sd / sqrt 3, sd 0.1 and 0.3
-    assert told == "- SAM, N = 5 at 0.05 minus N = 1: accuracy +2.20 [+1.70, +2.70] points; log(L^Asc - L) +0.69 [+0.69, +0.69]."
+    assert told == "- SAM, N = 5 at 0.05 minus N = 1: accuracy +2.20 [+1.70, +2.70] points; log(L^Asc - L) +0.69 (n 3)."
 
 
 def test_the_readmes_table_is_the_one_made_of_the_rows() -> None:
