@@ -75,7 +75,7 @@ def test_published_values_keep_their_mark_and_lose_their_id() -> None:
 def test_best_is_with_what_the_paired_interval_does_not_tell_apart() -> None:
     seeds = np.array([90.0, 94.0, 98.0, 92.0])
     noise = np.array([0.1, -0.1, 0.05, -0.05])
-    accuracy = {"SGD": seeds - 1 + noise, "Rand-SAM": seeds + 0.02 + noise, "SAM": seeds, "XSAM": seeds[:1] - 3}
+    accuracy = {"SGD": seeds - 1 - noise, "Rand-SAM": seeds + 0.02 + noise, "SAM": seeds, "XSAM": seeds[:1] - 3}
     (block,) = build(load("table3"), runs_of(accuracy), [0.05])
     # seeds spread by points, and pairing still sees that SGD is one point below; XSAM's single run lies below all but is within no range
     assert best(block, "Accuracy (%)") == ["Rand-SAM", "SAM"]
