@@ -65,7 +65,7 @@ def _cell(
 
 def best(cells: Sequence[Cell], measure: str) -> list[Cell]:
     """Mark the value cell with the best mean, and those not told apart from it: the interval of the paired difference holds 0, or, where
-    there is none (too few common seeds, equal differences), the values overlap. None of a measure without a direction, or of a single value."""
+    there is none (too few common seeds, equal differences), the values overlap. No measure without a direction, no single value."""
     sign = direction(measure)
     found = {i: cell.summary.mean for i, cell in enumerate(cells) if cell.summary is not None and not cell.diverged}
     means = {i: sign * mean for i, mean in found.items() if mean is not None}
