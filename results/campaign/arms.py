@@ -41,6 +41,7 @@ def name_of(run: RunRow) -> str:
 
 
 def by_seed(runs: list[RunRow]) -> dict[int, RunRow]:
+    """Seed -> run of one arm. ValueError: a seed stands twice, in two settings that the page gives one name."""
     found = {run.config.seed: run for run in runs}
     if len(found) < len(runs):
         raise ValueError(f"{name_of(runs[0])}: {len(runs)} runs of {len(found)} seeds: two settings have one name")

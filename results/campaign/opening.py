@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import matplotlib
+from arms import by_seed
 from matplotlib.figure import Figure
 
 from sam.core.files import write_atomic
@@ -50,12 +52,12 @@ def name_of(run: RunRow) -> str:
 
 def arms(folder: Path, lr: float, decay: float) -> dict[tuple[str, float, int], Arm]:
     """(method, radius, epochs) -> runs of a stage at SGD's pick; of SGD the radius is 0."""
-    found: dict[tuple[str, float, int], Arm] = {}
+    found: dict[tuple[str, float, int], list[RunRow]] = {}
     for run in stored_runs(EvaluateConfig(runs_dir=str(folder)), []):
         o = run.config.optimizer
         if run.is_finished and (o.lr, o.weight_decay) == (lr, decay) and (name := name_of(run)):
-            found.setdefault((name, getattr(o, "rho", 0.0), run.config.epochs), {})[run.config.seed] = run
-    return found
+            found.setdefault((name, getattr(o, "rho", 0.0), run.config.epochs), []).append(run)
+    return {key: by_seed(runs) for key, runs in found.items()}
 
 
 def points(found: dict[tuple[str, float, int], Arm], measure: str, scale: float, name: str, paired: bool) -> Iterator[Line]:

@@ -38,6 +38,15 @@ def test_the_arms_are_those_at_sgds_pick(opening: Any, monkeypatch: pytest.Monke
     assert found == {("SGD", 0.0, 40): {0: every[6]}, ("SAM N=1", 0.05, 40): {0: every[7]}}
 
 
+def test_two_settings_of_one_name_are_not_one_point(opening: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = [
+        replace(row, config=replace(row.config, batch_size=size)) for size in (64, 128) for row in [run(1.0, lr=0.2, weight_decay=0.0)]
+    ]
+    monkeypatch.setattr(opening, "stored_runs", lambda config, problems: twice)
+    with pytest.raises(ValueError, match="2 runs of 1 seeds"):
+        opening.arms(Path("runs"), 0.2, 0.0)
+
+
 def test_a_queue_with_graphs_trains_the_runs_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     queue, met = made_up.program("campaign/one_queue.py"), list[TrainConfig]()
     monkeypatch.setattr(loop, "steps_for", None)  # and back after the test
